@@ -1,0 +1,4 @@
+//! Moves bytes between a client and its upstream: raw TCP, and HTTP behind one interface. Knows
+//! nothing of BPF, of ports or of where the two sockets came from.
+
+pub mod http;

@@ -1,0 +1,6 @@
+//! weir: captures a workload's TCP connections in the kernel, finds out which protocol each one
+//! speaks, forwards it and reports what it saw. The modules follow the path of a connection;
+//! `docs/ARCHITECTURE.md` has the map.
+
+pub mod decision;
+pub mod forward;

@@ -1,0 +1,3 @@
+//! Parses the command line, runs one verb and maps its outcome to an exit code.
+
+fn main() {}

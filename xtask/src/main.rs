@@ -1,0 +1,3 @@
+//! Development tasks of weir, one file per verb.
+
+fn main() {}
