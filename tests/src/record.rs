@@ -32,10 +32,10 @@ impl Record {
         self.0[field].as_u64().unwrap_or_default()
     }
 
-    /// Whether the record has the type.
+    /// Whether the record is of the kind.
     #[must_use]
     pub fn is(&self, kind: &str) -> bool {
-        self.0["type"] == kind
+        self.0["kind"] == kind
     }
 
     fn goes_to(&self, port: u16) -> bool {

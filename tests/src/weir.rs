@@ -117,7 +117,9 @@ impl<'a> Exec<'a> {
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let records = self.lab.dir().join(format!("records-{number}.json"));
         let mut command = self.lab.client.command(binary()?);
-        command.arg("exec").arg("--record").arg(&records).args(&self.flags);
+        command.arg("exec").arg("--record").arg(&records);
+        // Tests run side by side: the default path is one for the whole machine.
+        command.arg("--control").arg(records.with_extension("sock")).args(&self.flags);
         command.arg("--").args(arguments);
         Ok((command, records))
     }
