@@ -2,5 +2,6 @@
 //! speaks, forwards it and reports what it saw. The modules follow the path of a connection;
 //! `docs/ARCHITECTURE.md` has the map.
 
+pub mod capture;
 pub mod decision;
 pub mod forward;

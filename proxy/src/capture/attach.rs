@@ -1,0 +1,114 @@
+//! Attaches the programs to a workload's cgroup. Whatever is attached is detached again when the
+//! value is dropped or the process ends: links live in file descriptors.
+
+use std::{fs::File, path::Path};
+
+use aya::programs::{CgroupAttachMode, CgroupSockAddr, CgroupSockopt, SockOps};
+
+use super::{CaptureError, Kernel};
+
+/// The name hooks and the option hook come first: no application may see a redirected socket
+/// before they answer for it. The connect hooks come last.
+const NAME_HOOKS: [&str; 4] = ["getpeername4", "getpeername6", "getsockname4", "getsockname6"];
+const CONNECT_HOOKS: [&str; 2] = ["connect4", "connect6"];
+const STREAM_HOOK: &str = "workload_stream";
+const PROXY_STREAM_HOOK: &str = "proxy_stream";
+const OPTION_HOOK: &str = "getsockopt";
+
+/// What to attach besides the hooks that are always there.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AttachOptions<'a> {
+    /// The proxy's own cgroup, where `sk_msg` is on.
+    pub proxy_cgroup: Option<&'a Path>,
+}
+
+/// Proof that the programs are attached.
+#[derive(Debug)]
+pub struct Attachment(());
+
+impl Attachment {
+    /// Loads and attaches every program. On an error nothing stays attached once `kernel` is
+    /// dropped, and no connection has been redirected: the connect hooks come last.
+    ///
+    /// # Errors
+    /// The first program that the kernel refuses, with the cgroup.
+    pub fn new(
+        kernel: &mut Kernel,
+        cgroup: &Path,
+        options: AttachOptions<'_>,
+    ) -> Result<Self, CaptureError> {
+        let dir = open(cgroup)?;
+        sock_ops(kernel, STREAM_HOOK, &dir, cgroup)?;
+        if let Some(own) = options.proxy_cgroup {
+            sock_ops(kernel, PROXY_STREAM_HOOK, &open(own)?, own)?;
+        }
+        for name in NAME_HOOKS {
+            sock_addr(kernel, name, &dir, cgroup)?;
+        }
+        option(kernel, &dir, cgroup)?;
+        for name in CONNECT_HOOKS {
+            sock_addr(kernel, name, &dir, cgroup)?;
+        }
+        Ok(Self(()))
+    }
+}
+
+// === helpers ===
+
+fn open(cgroup: &Path) -> Result<File, CaptureError> {
+    File::open(cgroup).map_err(|source| CaptureError::Cgroup {
+        action: "open",
+        path: cgroup.into(),
+        source,
+        hint: "",
+    })
+}
+
+fn sock_addr(
+    kernel: &mut Kernel,
+    name: &'static str,
+    dir: &File,
+    cgroup: &Path,
+) -> Result<(), CaptureError> {
+    let program: &mut CgroupSockAddr = program(kernel, name)?;
+    program.load().map_err(refused(name))?;
+    program.attach(dir, CgroupAttachMode::Single).map_err(detached(name, cgroup)).map(drop)
+}
+
+fn sock_ops(
+    kernel: &mut Kernel,
+    name: &'static str,
+    dir: &File,
+    cgroup: &Path,
+) -> Result<(), CaptureError> {
+    let program: &mut SockOps = program(kernel, name)?;
+    program.load().map_err(refused(name))?;
+    program.attach(dir, CgroupAttachMode::Single).map_err(detached(name, cgroup)).map(drop)
+}
+
+fn option(kernel: &mut Kernel, dir: &File, cgroup: &Path) -> Result<(), CaptureError> {
+    let program: &mut CgroupSockopt = program(kernel, OPTION_HOOK)?;
+    program.load().map_err(refused(OPTION_HOOK))?;
+    program.attach(dir, CgroupAttachMode::Single).map_err(detached(OPTION_HOOK, cgroup)).map(drop)
+}
+
+pub(super) fn program<'a, P>(
+    kernel: &'a mut Kernel,
+    name: &'static str,
+) -> Result<&'a mut P, CaptureError>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
+{
+    kernel.ebpf.program_mut(name).ok_or(CaptureError::Missing(name))?.try_into().map_err(refused(name))
+}
+
+pub(super) fn refused(name: &'static str) -> impl Fn(aya::programs::ProgramError) -> CaptureError {
+    move |error| CaptureError::Program { name, source: Box::new(error) }
+}
+
+fn detached<'a>(
+    name: &'static str,
+    cgroup: &'a Path,
+) -> impl Fn(aya::programs::ProgramError) -> CaptureError + 'a {
+    move |error| CaptureError::Attach { name, cgroup: cgroup.into(), source: Box::new(error) }
+}
