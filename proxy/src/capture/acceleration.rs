@@ -16,8 +16,7 @@ use weir_common::{TupleKey, maps};
 
 use super::{
     CaptureError, Kernel, KernelOptions,
-    attach::{program, refused},
-    kernel,
+    attach::{refused, with_program},
     listener::netns_cookie,
     original::to_words,
 };
@@ -36,12 +35,9 @@ impl Kernel {
     ///
     /// # Errors
     /// Where the kernel refuses it.
-    pub fn accelerate(&mut self) -> Result<(), CaptureError> {
-        let map: SockHash<MapData, TupleKey> = kernel::take(&mut self.ebpf, maps::PEERS)?;
-        let fd = map.fd().try_clone().map_err(no_descriptor)?;
-        let program: &mut SkMsg = program(self, PROGRAM)?;
-        program.load().map_err(refused(PROGRAM))?;
-        program.attach(&fd).map_err(refused(PROGRAM)).map(drop)
+    pub fn accelerate(&self) -> Result<(), CaptureError> {
+        let map: SockHash<MapData, TupleKey> = self.take(maps::PEERS)?;
+        redirect_through(self, &map)
     }
 }
 
@@ -51,19 +47,27 @@ impl Kernel {
 /// # Errors
 /// [`CaptureError::SelfTest`] with what went wrong.
 pub fn self_test() -> Result<(), CaptureError> {
-    let mut kernel = Kernel::load(KernelOptions { workload: TEST_WORKLOAD, log_level: 0 })?;
-    let map: SockHash<MapData, TupleKey> = kernel::take(&mut kernel.ebpf, maps::PEERS)?;
-    let fd = map.fd().try_clone().map_err(no_descriptor)?;
-    let program: &mut SkMsg = program(&mut kernel, PROGRAM)?;
-    program.load().map_err(refused(PROGRAM))?;
-    program.attach(&fd).map_err(refused(PROGRAM))?;
+    let kernel = Kernel::load(KernelOptions { workload: TEST_WORKLOAD, log_level: 0 })?;
+    let map: SockHash<MapData, TupleKey> = kernel.take(maps::PEERS)?;
+    redirect_through(&kernel, &map)?;
     exercise(map).map_err(CaptureError::SelfTest)
 }
 
 // === helpers ===
 
-fn no_descriptor(source: std::io::Error) -> CaptureError {
-    CaptureError::Map { action: "open", map: maps::PEERS, source }
+fn redirect_through(
+    kernel: &Kernel,
+    map: &SockHash<MapData, TupleKey>,
+) -> Result<(), CaptureError> {
+    let fd = map.fd().try_clone().map_err(|source| CaptureError::Map {
+        action: "open",
+        map: maps::PEERS,
+        source,
+    })?;
+    with_program(kernel, PROGRAM, |program: &mut SkMsg| {
+        program.load().map_err(refused(PROGRAM))?;
+        program.attach(&fd).map_err(refused(PROGRAM)).map(drop)
+    })
 }
 
 fn exercise(mut map: SockHash<MapData, TupleKey>) -> Result<(), String> {
@@ -130,7 +134,6 @@ fn pair(
     if both {
         insert(map, &right)?;
     }
-    // Neither end has the other's side of the pair while `both` is false, except itself.
     Ok((left, right))
 }
 

@@ -33,7 +33,7 @@ impl Attachment {
     /// # Errors
     /// The first program that the kernel refuses, with the cgroup.
     pub fn new(
-        kernel: &mut Kernel,
+        kernel: &Kernel,
         cgroup: &Path,
         options: AttachOptions<'_>,
     ) -> Result<Self, CaptureError> {
@@ -65,41 +65,52 @@ fn open(cgroup: &Path) -> Result<File, CaptureError> {
 }
 
 fn sock_addr(
-    kernel: &mut Kernel,
+    kernel: &Kernel,
     name: &'static str,
     dir: &File,
     cgroup: &Path,
 ) -> Result<(), CaptureError> {
-    let program: &mut CgroupSockAddr = program(kernel, name)?;
-    program.load().map_err(refused(name))?;
-    program.attach(dir, CgroupAttachMode::Single).map_err(detached(name, cgroup)).map(drop)
+    with_program(kernel, name, |program: &mut CgroupSockAddr| {
+        program.load().map_err(refused(name))?;
+        program.attach(dir, CgroupAttachMode::Single).map_err(detached(name, cgroup)).map(drop)
+    })
 }
 
 fn sock_ops(
-    kernel: &mut Kernel,
+    kernel: &Kernel,
     name: &'static str,
     dir: &File,
     cgroup: &Path,
 ) -> Result<(), CaptureError> {
-    let program: &mut SockOps = program(kernel, name)?;
-    program.load().map_err(refused(name))?;
-    program.attach(dir, CgroupAttachMode::Single).map_err(detached(name, cgroup)).map(drop)
+    with_program(kernel, name, |program: &mut SockOps| {
+        program.load().map_err(refused(name))?;
+        program.attach(dir, CgroupAttachMode::Single).map_err(detached(name, cgroup)).map(drop)
+    })
 }
 
-fn option(kernel: &mut Kernel, dir: &File, cgroup: &Path) -> Result<(), CaptureError> {
-    let program: &mut CgroupSockopt = program(kernel, OPTION_HOOK)?;
-    program.load().map_err(refused(OPTION_HOOK))?;
-    program.attach(dir, CgroupAttachMode::Single).map_err(detached(OPTION_HOOK, cgroup)).map(drop)
+fn option(kernel: &Kernel, dir: &File, cgroup: &Path) -> Result<(), CaptureError> {
+    with_program(kernel, OPTION_HOOK, |program: &mut CgroupSockopt| {
+        program.load().map_err(refused(OPTION_HOOK))?;
+        program
+            .attach(dir, CgroupAttachMode::Single)
+            .map_err(detached(OPTION_HOOK, cgroup))
+            .map(drop)
+    })
 }
 
-pub(super) fn program<'a, P>(
-    kernel: &'a mut Kernel,
+/// Runs `action` on a program of the object.
+pub(super) fn with_program<P, T>(
+    kernel: &Kernel,
     name: &'static str,
-) -> Result<&'a mut P, CaptureError>
+    action: impl FnOnce(&mut P) -> Result<T, CaptureError>,
+) -> Result<T, CaptureError>
 where
-    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
+    for<'a> &'a mut P:
+        TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
 {
-    kernel.ebpf.program_mut(name).ok_or(CaptureError::Missing(name))?.try_into().map_err(refused(name))
+    let mut object = kernel.object();
+    let program = object.program_mut(name).ok_or(CaptureError::Missing(name))?;
+    action(program.try_into().map_err(refused(name))?)
 }
 
 pub(super) fn refused(name: &'static str) -> impl Fn(aya::programs::ProgramError) -> CaptureError {

@@ -6,7 +6,7 @@ use aya::maps::{MapData, RingBuf};
 use tokio::io::unix::AsyncFd;
 use weir_common::{CloseEvent, Reason, maps};
 
-use super::{CaptureError, Captured, Kernel, kernel};
+use super::{CaptureError, Captured, Kernel};
 
 /// How a connection that went direct ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +41,8 @@ impl Events {
     ///
     /// # Errors
     /// Where the object has no such map, or its descriptor cannot be watched.
-    pub fn new(kernel: &mut Kernel) -> Result<Self, CaptureError> {
-        let ring = kernel::take(&mut kernel.ebpf, maps::EVENTS)?;
+    pub fn new(kernel: &Kernel) -> Result<Self, CaptureError> {
+        let ring = kernel.take(maps::EVENTS)?;
         // SAFETY: the ring buffer owns its descriptor and keeps it for as long as it lives.
         let ring = unsafe { AsyncFd::register(ring) }.map_err(|error| CaptureError::Map {
             action: "watch",

@@ -34,7 +34,7 @@ pub struct KernelOptions {
 
 /// The programs and maps of one workload.
 pub struct Kernel {
-    pub(super) ebpf: Ebpf,
+    ebpf: Mutex<Ebpf>,
     pub(super) workload: WorkloadId,
     pub(super) workloads: Table<WorkloadId, WorkloadConfig>,
     pub(super) heartbeats: Table<WorkloadId, u64>,
@@ -82,7 +82,7 @@ impl Kernel {
             counters: Mutex::new(take(&mut ebpf, maps::COUNTERS)?),
             skip_cidrs: Prefixes::take(&mut ebpf, maps::SKIP_CIDRS)?,
             routes: Prefixes::take(&mut ebpf, maps::ROUTES)?,
-            ebpf,
+            ebpf: Mutex::new(ebpf),
         })
     }
 
@@ -90,6 +90,19 @@ impl Kernel {
     #[must_use]
     pub const fn workload(&self) -> WorkloadId {
         self.workload
+    }
+
+    /// The object, for what is still in it: programs, and maps that nobody has taken.
+    pub(super) fn object(&self) -> MutexGuard<'_, Ebpf> {
+        lock(&self.ebpf)
+    }
+
+    /// Moves a map out of the object.
+    pub(super) fn take<T>(&self, name: &'static str) -> Result<T, CaptureError>
+    where
+        T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
+    {
+        take(&mut self.object(), name)
     }
 
     /// Replaces what the hooks know about the workload.
@@ -178,7 +191,7 @@ fn object() -> Result<Cow<'static, [u8]>, CaptureError> {
 }
 
 /// Moves a map out of the object, as the type that userspace uses it by.
-pub(super) fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, CaptureError>
+fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, CaptureError>
 where
     T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
 {

@@ -36,7 +36,7 @@ impl Listeners {
     ///
     /// # Errors
     /// Where no IPv4 listener can be opened; without IPv6 there is just none for it.
-    pub fn open(kernel: &mut Kernel) -> Result<Self, CaptureError> {
+    pub fn open(kernel: &Kernel) -> Result<Self, CaptureError> {
         let v4 = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).map_err(|source| {
             CaptureError::Socket {
                 action: "listen on 127.0.0.1",
@@ -50,7 +50,7 @@ impl Listeners {
             Ok(v6) => sockets.push((ListenerKind::Outbound6, v6)),
             Err(error) => tracing::info!(%error, "no listener on ::1: IPv6 goes direct"),
         }
-        let map = Mutex::new(kernel::take(&mut kernel.ebpf, maps::LISTENERS)?);
+        let map = Mutex::new(kernel.take(maps::LISTENERS)?);
         Ok(Self { workload: kernel.workload, map, sockets, netns_cookie })
     }
 

@@ -48,8 +48,8 @@ impl Originals {
     ///
     /// # Errors
     /// Where the object has no such map.
-    pub fn new(kernel: &mut Kernel, netns_cookie: u64) -> Result<Self, CaptureError> {
-        let map = kernel.ebpf.take_map(maps::PENDING);
+    pub fn new(kernel: &Kernel, netns_cookie: u64) -> Result<Self, CaptureError> {
+        let map = kernel.object().take_map(maps::PENDING);
         let Some(Map::HashMap(data)) = map else {
             return Err(CaptureError::Missing(maps::PENDING));
         };

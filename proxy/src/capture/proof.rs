@@ -37,13 +37,13 @@ pub struct Proof {
 /// # Errors
 /// Whatever kept the connection from being captured.
 pub fn run() -> Result<Proof, CaptureError> {
-    let mut kernel = Kernel::load(KernelOptions { workload: PROOF_WORKLOAD, log_level: 0 })?;
+    let kernel = Kernel::load(KernelOptions { workload: PROOF_WORKLOAD, log_level: 0 })?;
     kernel.configure(WorkloadConfig { flags: flags::CAPTURE_LOOPBACK, ..WorkloadConfig::default() })?;
-    let listeners = Listeners::open(&mut kernel)?;
-    let originals = Originals::new(&mut kernel, listeners.netns_cookie)?;
+    let listeners = Listeners::open(&kernel)?;
+    let originals = Originals::new(&kernel, listeners.netns_cookie)?;
     listeners.offer()?;
     let cgroup = Transient::create(&format!("weir-check-{}", std::process::id()))?;
-    let _attached = Attachment::new(&mut kernel, cgroup.path(), AttachOptions::default())?;
+    let _attached = Attachment::new(&kernel, cgroup.path(), AttachOptions::default())?;
 
     // Nobody ever connects to it: a captured connection ends at the proxy's listener.
     let io = |action| move |source| CaptureError::Socket { action, source, hint: "" };
