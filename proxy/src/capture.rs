@@ -17,9 +17,9 @@ pub mod proof;
 mod routes;
 
 pub use acceleration::self_test as sk_msg_self_test;
-pub use attach::{Attachment, AttachOptions};
+pub use attach::{AttachOptions, attach};
 pub use error::CaptureError;
-pub use events::Events;
+pub use events::{DirectClose, Events};
 pub use heartbeat::Heartbeat;
 pub use kernel::{Kernel, KernelOptions};
 pub use listener::{Listeners, netns_cookie};

@@ -1,5 +1,5 @@
 //! Attaches the programs to a workload's cgroup. Whatever is attached is detached again when the
-//! value is dropped or the process ends: links live in file descriptors.
+//! `Kernel` is dropped or the process ends: links live in file descriptors.
 
 use std::{fs::File, path::Path};
 
@@ -22,35 +22,29 @@ pub struct AttachOptions<'a> {
     pub proxy_cgroup: Option<&'a Path>,
 }
 
-/// Proof that the programs are attached.
-#[derive(Debug)]
-pub struct Attachment(());
-
-impl Attachment {
-    /// Loads and attaches every program. On an error nothing stays attached once `kernel` is
-    /// dropped, and no connection has been redirected: the connect hooks come last.
-    ///
-    /// # Errors
-    /// The first program that the kernel refuses, with the cgroup.
-    pub fn new(
-        kernel: &Kernel,
-        cgroup: &Path,
-        options: AttachOptions<'_>,
-    ) -> Result<Self, CaptureError> {
-        let dir = open(cgroup)?;
-        sock_ops(kernel, STREAM_HOOK, &dir, cgroup)?;
-        if let Some(own) = options.proxy_cgroup {
-            sock_ops(kernel, PROXY_STREAM_HOOK, &open(own)?, own)?;
-        }
-        for name in NAME_HOOKS {
-            sock_addr(kernel, name, &dir, cgroup)?;
-        }
-        option(kernel, &dir, cgroup)?;
-        for name in CONNECT_HOOKS {
-            sock_addr(kernel, name, &dir, cgroup)?;
-        }
-        Ok(Self(()))
+/// Loads and attaches every program. On an error nothing stays attached once `kernel` is dropped,
+/// and no connection has been redirected: the connect hooks come last.
+///
+/// # Errors
+/// The first program that the kernel refuses, with the cgroup.
+pub fn attach(
+    kernel: &Kernel,
+    cgroup: &Path,
+    options: AttachOptions<'_>,
+) -> Result<(), CaptureError> {
+    let dir = open(cgroup)?;
+    sock_ops(kernel, STREAM_HOOK, &dir, cgroup)?;
+    if let Some(own) = options.proxy_cgroup {
+        sock_ops(kernel, PROXY_STREAM_HOOK, &open(own)?, own)?;
     }
+    for name in NAME_HOOKS {
+        sock_addr(kernel, name, &dir, cgroup)?;
+    }
+    option(kernel, &dir, cgroup)?;
+    for name in CONNECT_HOOKS {
+        sock_addr(kernel, name, &dir, cgroup)?;
+    }
+    Ok(())
 }
 
 // === helpers ===

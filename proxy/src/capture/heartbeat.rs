@@ -7,13 +7,14 @@ use super::{CaptureError, Kernel, original::now_ns};
 
 /// How often the proxy writes.
 const INTERVAL: Duration = Duration::from_millis(250);
-/// How old a heartbeat may be. Eight intervals: a busy machine must not look like a hung proxy.
-pub(crate) const LIMIT: Duration = Duration::from_secs(2);
-
 /// Keeps a workload's heartbeat fresh for as long as the runtime runs its tasks.
 pub struct Heartbeat;
 
 impl Heartbeat {
+    /// How old a heartbeat may be, in nanoseconds: eight intervals, because a busy machine must
+    /// not look like a hung proxy.
+    pub const LIMIT_NS: u64 = 8 * INTERVAL.as_nanos() as u64;
+
     /// Writes one heartbeat now.
     ///
     /// # Errors

@@ -13,7 +13,8 @@ use nix::unistd::write;
 use weir_common::{Reason, WorkloadConfig, flags};
 
 use super::{
-    AttachOptions, Attachment, CaptureError, Captured, Kernel, KernelOptions, Listeners, Originals,
+    AttachOptions, CaptureError, Captured, Kernel, KernelOptions, Listeners, Originals,
+    attach,
     cgroup::Transient,
 };
 
@@ -43,7 +44,7 @@ pub fn run() -> Result<Proof, CaptureError> {
     let originals = Originals::new(&kernel, listeners.netns_cookie)?;
     listeners.offer()?;
     let cgroup = Transient::create(&format!("weir-check-{}", std::process::id()))?;
-    let _attached = Attachment::new(&kernel, cgroup.path(), AttachOptions::default())?;
+    attach(&kernel, cgroup.path(), AttachOptions::default())?;
 
     // Nobody ever connects to it: a captured connection ends at the proxy's listener.
     let io = |action| move |source| CaptureError::Socket { action, source, hint: "" };
