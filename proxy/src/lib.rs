@@ -4,3 +4,5 @@
 
 pub mod decision;
 pub mod forward;
+pub mod names;
+pub mod ports;
