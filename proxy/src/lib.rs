@@ -6,3 +6,5 @@ pub mod decision;
 pub mod forward;
 pub mod names;
 pub mod ports;
+pub mod telemetry;
+pub mod units;

@@ -1,9 +1,7 @@
 //! Serde by name for the enums shared with the kernel, which know nothing of serde themselves.
 //! The names are those of [`crate::decision`].
 
-use crate::decision::{
-    Direction, PortState, Source, direction_name, source_name, state_name,
-};
+use crate::decision::{Direction, PortState, Source, direction_name, source_name, state_name};
 
 macro_rules! by_name {
     ($(#[$doc:meta])* $module:ident, $type:ty, $name:path, [$($variant:expr),+ $(,)?]) => {
@@ -22,14 +20,19 @@ macro_rules! by_name {
                 ALL.iter().copied().find(|value| $name(*value) == name)
             }
 
-            pub(crate) fn serialize<S: Serializer>(
+            /// Writes the name.
+            pub fn serialize<S: Serializer>(
                 value: &$type,
                 serializer: S,
             ) -> Result<S::Ok, S::Error> {
                 serializer.serialize_str($name(*value))
             }
 
-            pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+            /// Reads the name.
+            ///
+            /// # Errors
+            /// For an unknown name, with the known ones.
+            pub fn deserialize<'de, D: Deserializer<'de>>(
                 deserializer: D,
             ) -> Result<$type, D::Error> {
                 let name = String::deserialize(deserializer)?;
@@ -49,14 +52,19 @@ macro_rules! by_name {
 
                 use super::*;
 
-                pub(crate) fn serialize<S: Serializer>(
+                /// Writes the name, or nothing.
+                pub fn serialize<S: Serializer>(
                     value: &Option<$type>,
                     serializer: S,
                 ) -> Result<S::Ok, S::Error> {
                     value.map($name).serialize(serializer)
                 }
 
-                pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+                /// Reads the name, or nothing.
+                ///
+                /// # Errors
+                /// For an unknown name, with the known ones.
+                pub fn deserialize<'de, D: Deserializer<'de>>(
                     deserializer: D,
                 ) -> Result<Option<$type>, D::Error> {
                     #[derive(Deserialize)]

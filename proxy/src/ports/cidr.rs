@@ -92,9 +92,8 @@ impl Cidr {
             Some((address, length)) => (address, Some(length)),
             None => (text, None),
         };
-        let address: IpAddr = address
-            .parse()
-            .map_err(|_| CidrError::Address { column, text: text.to_owned() })?;
+        let address: IpAddr =
+            address.parse().map_err(|_| CidrError::Address { column, text: text.to_owned() })?;
         let max = if address.is_ipv4() { 32 } else { 128 };
         let length = match length {
             None => max,

@@ -128,8 +128,7 @@ impl Table {
     fn new(input: PolicyInput) -> Self {
         let mut rules = BTreeMap::new();
         for port in input.opaque.iter() {
-            let source =
-                if is_default_opaque(port) { Source::Default } else { Source::Config };
+            let source = if is_default_opaque(port) { Source::Default } else { Source::Config };
             rules.insert(port, (PortState::Opaque, source));
         }
         for port in DEFAULT_OPAQUE_PORTS.into_iter().filter(|port| !input.opaque.contains(*port)) {
@@ -145,7 +144,11 @@ impl Table {
     fn get(&self, port: u16) -> PortStatus {
         let (state, source) =
             self.rules.get(&port).copied().unwrap_or((PortState::Detect, Source::Default));
-        PortStatus { state, source, included: self.include.is_empty() || self.include.contains(port) }
+        PortStatus {
+            state,
+            source,
+            included: self.include.is_empty() || self.include.contains(port),
+        }
     }
 }
 

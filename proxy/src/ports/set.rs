@@ -24,7 +24,9 @@ impl PortSet {
         let mut merged: Vec<(u16, u16)> = Vec::with_capacity(sorted.len());
         for (first, last) in sorted {
             match merged.last_mut() {
-                Some((_, end)) if u32::from(first) <= u32::from(*end) + 1 => *end = (*end).max(last),
+                Some((_, end)) if u32::from(first) <= u32::from(*end) + 1 => {
+                    *end = (*end).max(last)
+                }
                 _ => merged.push((first, last)),
             }
         }

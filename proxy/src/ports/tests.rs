@@ -150,4 +150,3 @@ proptest! {
         prop_assert_eq!(CidrList::parse(&cidr.to_string()).unwrap().0, vec![cidr]);
     }
 }
-
