@@ -5,3 +5,7 @@
 pub mod capture;
 pub mod decision;
 pub mod forward;
+pub mod names;
+pub mod ports;
+pub mod telemetry;
+pub mod units;
