@@ -2,3 +2,5 @@
 //! nothing of BPF, of ports or of where the two sockets came from.
 
 pub mod http;
+mod http1;
+mod http2;
