@@ -4,3 +4,6 @@
 pub mod http;
 mod http1;
 mod http2;
+
+#[cfg(test)]
+mod http_testing;

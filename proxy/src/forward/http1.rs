@@ -10,6 +10,8 @@ mod body;
 mod head;
 mod messages;
 mod pipe;
+#[cfg(test)]
+mod tests;
 
 use std::future::poll_fn;
 use std::pin::Pin;

@@ -173,7 +173,11 @@ mod tests {
             (Framing::UntilEof, b"abc", (3, 3, false)),
             (Framing::Chunked, b"0\r\n\r\nGET", (5, 0, true)),
             (Framing::Chunked, b"3\r\nabc\r\n0\r\n\r\nGET", (13, 3, true)),
-            (Framing::Chunked, b"3;x=\"y\"\r\nabc\r\nA \r\n0123456789\r\n0\r\n\r\n", (36, 13, true)),
+            (
+                Framing::Chunked,
+                b"3;x=\"y\"\r\nabc\r\nA \r\n0123456789\r\n0\r\n\r\n",
+                (35, 13, true),
+            ),
             (Framing::Chunked, b"3\nabc\n0\n\nGET", (9, 3, true)),
             (Framing::Chunked, b"1\r\na\r\n0\r\nX: y\r\nZ: 0\r\n\r\nGET", (23, 1, true)),
             (Framing::Chunked, b"5\r\nab", (5, 2, false)),

@@ -9,6 +9,8 @@ use crate::forward::http::{HttpLimits, RequestInfo, is_grpc};
 /// Heads with more fields than this take a second, larger table.
 const USUAL_HEADERS: usize = 64;
 
+pub(super) const TOO_LARGE: &str = "head larger than the limit";
+
 /// The start of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RequestHead {
@@ -176,6 +178,18 @@ fn split_target(target: &str, kind: Kind) -> (Option<&str>, &str) {
     }
 }
 
+// === impl Parsed ===
+
+impl<T> Parsed<T> {
+    /// Refuses a head that is larger than the limit even if it came in one piece.
+    pub(super) fn bounded(self, limits: &HttpLimits) -> Self {
+        match self {
+            Self::Complete(_, length) if length > limits.max_head_bytes => Self::Invalid(TOO_LARGE),
+            parsed => parsed,
+        }
+    }
+}
+
 // === impl Fields ===
 
 impl Fields {
@@ -193,7 +207,9 @@ impl Fields {
                     fields.grpc = is_grpc(value);
                 }
                 14 if header.name.eq_ignore_ascii_case("content-length") => fields.length(value)?,
-                17 if header.name.eq_ignore_ascii_case("transfer-encoding") => fields.codings(value),
+                17 if header.name.eq_ignore_ascii_case("transfer-encoding") => {
+                    fields.codings(value)
+                }
                 _ => {}
             }
         }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::body::{Body, Framing};
-use super::head::{self, Kind, Parsed, ResponseHead};
+use super::head::{self, Kind, Parsed, ResponseHead, TOO_LARGE};
 use super::pipe::Pipe;
 use crate::forward::http::{ExchangeEnd, ExchangeSink, HttpLimits, Side, Tracker, Untracked};
 
@@ -122,7 +122,7 @@ impl Messages {
                     if !search.is_worth_parsing(input) {
                         return self.check_size(Side::Client, input.len());
                     }
-                    match head::request(input, &self.limits) {
+                    match head::request(input, &self.limits).bounded(&self.limits) {
                         Parsed::Complete(head, length) => {
                             pipe.clear(length);
                             self.request_started(head);
@@ -169,7 +169,7 @@ impl Messages {
                     if !search.is_worth_parsing(input) {
                         return self.check_size(Side::Upstream, input.len());
                     }
-                    match head::response(input, request.kind, &self.limits) {
+                    match head::response(input, request.kind, &self.limits).bounded(&self.limits) {
                         Parsed::Complete(head, length) => {
                             self.response_started(head, length, pipe, draining);
                         }
@@ -255,7 +255,7 @@ impl Messages {
 
     fn check_size(&mut self, side: Side, head: usize) {
         if head > self.limits.max_head_bytes {
-            self.lose_track(side, "head larger than the limit");
+            self.lose_track(side, TOO_LARGE);
         }
     }
 

@@ -27,8 +27,7 @@ pub(super) async fn forward(
 ) {
     let (mut head, body) = request.into_parts();
     let tracker = Tracker::start(&sink, info(&head));
-    let mut exchange =
-        Exchange { respond, tracker, connect: head.method == Method::CONNECT };
+    let mut exchange = Exchange { respond, tracker, connect: head.method == Method::CONNECT };
     if head.uri.authority().is_none() {
         // h2 wants to be told that a request without `:authority` is meant.
         head.version = Version::HTTP_11;
