@@ -2,6 +2,11 @@
 //! nothing of BPF, of ports or of where the two sockets came from.
 
 pub mod http;
+mod http1;
+mod http2;
+
+#[cfg(test)]
+mod http_testing;
 
 use std::sync::atomic::AtomicU64;
 
