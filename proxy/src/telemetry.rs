@@ -249,6 +249,7 @@ pub const fn skip_clause(reason: Reason) -> &'static str {
         Reason::HookError => "a kernel helper failed",
         Reason::PendingFull => "table of pending connections was full",
         Reason::OwnListener => "weir's own listener",
+        Reason::LinkLocal => "link-local destination",
     }
 }
 

@@ -182,6 +182,8 @@ impl RequestRecord {
             ExchangeEnd::UpstreamReset(code) => ("upstream_reset", code, None),
             ExchangeEnd::Answered(error) => ("answered", None, Some(error.into())),
             ExchangeEnd::Tunnel => ("tunnel", None, None),
+            ExchangeEnd::Untracked => ("untracked", None, None),
+            ExchangeEnd::Cancelled => ("cancelled", None, None),
         };
         Self {
             connection,
