@@ -17,7 +17,7 @@ pub mod proof;
 mod routes;
 
 pub use acceleration::self_test as sk_msg_self_test;
-pub use attach::{AttachOptions, attach};
+pub use attach::{AttachOptions, attach, hooks};
 pub use error::CaptureError;
 pub use events::{DirectClose, Events};
 pub use heartbeat::Heartbeat;

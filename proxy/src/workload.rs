@@ -20,7 +20,7 @@ use crate::{
         self, AttachOptions, CaptureError, DirectClose, Events, Heartbeat, Kernel, KernelOptions,
         Listeners, Originals, RouteWatch, cgroup,
     },
-    config::Config,
+    config::{Config, Switch},
     connection::Context,
     decision::{Direction, PortState, Source},
     ports::{PortChange, PortPolicy, PortSet},
@@ -82,9 +82,9 @@ impl Workload {
         cgroup::id(cgroup)?;
         let kernel = Arc::new(Kernel::load(KernelOptions {
             workload: WORKLOAD,
-            log_level: config.log.bpf_level(),
+            log_level: config.log.bpf as u8,
         })?);
-        let sk_msg = accelerate(&kernel, config.sk_msg);
+        let sk_msg = accelerate(&kernel, config.runtime.sk_msg == Switch::On);
         let policy = config.port_policy();
         configure(&kernel, &config, &policy, own_id, sk_msg == Acceleration::On)?;
         let listeners = Listeners::open(&kernel)?;
@@ -249,6 +249,24 @@ impl Workload {
     #[must_use]
     pub fn policy(&self) -> PortPolicy {
         lock(&self.policy).clone()
+    }
+
+    /// Its name in metrics and records.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.context.workload
+    }
+
+    /// True once the drain has begun.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.context.drain.is_cancelled()
+    }
+
+    /// True where connections to loopback are captured too.
+    #[must_use]
+    pub fn captures_loopback(&self) -> bool {
+        self.context.config.outbound.capture_loopback
     }
 
     /// The kernel side.

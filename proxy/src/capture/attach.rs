@@ -15,6 +15,18 @@ const STREAM_HOOK: &str = "workload_stream";
 const PROXY_STREAM_HOOK: &str = "proxy_stream";
 const OPTION_HOOK: &str = "getsockopt";
 
+/// Names of the hooks that every workload gets, in the order of attaching.
+#[must_use]
+pub fn hooks() -> Vec<String> {
+    [STREAM_HOOK]
+        .into_iter()
+        .chain(NAME_HOOKS)
+        .chain([OPTION_HOOK])
+        .chain(CONNECT_HOOKS)
+        .map(str::to_owned)
+        .collect()
+}
+
 /// What to attach besides the hooks that are always there.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AttachOptions<'a> {

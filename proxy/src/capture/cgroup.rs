@@ -2,8 +2,9 @@
 
 use std::{
     fs, io,
-    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    os::unix::{fs::MetadataExt, process::CommandExt},
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use super::CaptureError;
@@ -38,22 +39,31 @@ impl Transient {
         &self.path
     }
 
-    /// `cgroup.procs`, opened for a child to write itself into.
+    /// Makes `command` start inside this cgroup, so that not even its first connection is missed.
     ///
     /// # Errors
-    /// Where it cannot be opened.
-    pub fn procs(&self) -> Result<OwnedFd, CaptureError> {
-        fs::OpenOptions::new().write(true).open(self.path.join("cgroup.procs")).map(Into::into).map_err(
-            |source| CaptureError::Cgroup {
+    /// Where the cgroup cannot be entered.
+    pub fn enter(&self, command: &mut Command) -> Result<(), CaptureError> {
+        let procs = fs::OpenOptions::new()
+            .write(true)
+            .open(self.path.join("cgroup.procs"))
+            .map_err(|source| CaptureError::Cgroup {
                 action: "enter",
                 path: self.path.clone(),
                 source,
                 hint: "",
-            },
-        )
+            })?;
+        // SAFETY: write(2) is async-signal-safe, and the closure owns the descriptor.
+        unsafe {
+            command.pre_exec(move || nix::unistd::write(&procs, b"0").map(drop).map_err(Into::into));
+        }
+        Ok(())
     }
 
-    /// Moves what still runs here to the parent cgroup, whose connections nobody captures.
+    /// Lets go of the processes: moves them to the parent cgroup, whose connections nobody
+    /// captures, and removes this one.
+    pub fn release(self) {}
+
     fn evacuate(&self) {
         let Some(parent) = self.path.parent() else { return };
         let Ok(pids) = fs::read_to_string(self.path.join("cgroup.procs")) else { return };

@@ -4,12 +4,10 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener},
-    os::unix::process::CommandExt,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use nix::unistd::write;
 use weir_common::{Reason, WorkloadConfig, flags};
 
 use super::{
@@ -73,17 +71,13 @@ pub fn child() {
 // === helpers ===
 
 fn spawn_child(cgroup: &Transient, target: SocketAddr) -> Result<std::process::Child, CaptureError> {
-    let procs = cgroup.procs()?;
     let mut command = Command::new("/proc/self/exe");
     command
         .env(CHILD_VARIABLE, target.to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    // SAFETY: write(2) is async-signal-safe, and the descriptor is open until after the spawn.
-    unsafe {
-        command.pre_exec(move || write(&procs, b"0").map(drop).map_err(Into::into));
-    }
+    cgroup.enter(&mut command)?;
     command.spawn().map_err(|source| CaptureError::Socket {
         action: "start the proof's child process",
         source,
