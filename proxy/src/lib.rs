@@ -3,6 +3,7 @@
 //! `docs/ARCHITECTURE.md` has the map.
 
 pub mod admin;
+pub mod config;
 pub mod decision;
 pub mod forward;
 pub mod names;
