@@ -2,9 +2,12 @@
 //! speaks, forwards it and reports what it saw. The modules follow the path of a connection;
 //! `docs/ARCHITECTURE.md` has the map.
 
+pub mod admin;
 pub mod capture;
+pub mod config;
 pub mod decision;
 pub mod forward;
+pub mod logging;
 pub mod names;
 pub mod ports;
 pub mod telemetry;

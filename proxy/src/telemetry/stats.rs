@@ -194,9 +194,11 @@ impl Row {
         };
         let time = exchange.time_to_head.unwrap_or(exchange.duration);
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).min(MAX_LATENCY_US);
+        // `record` and not `saturating_record`: only the former lets the histogram grow.
         lock(&self.latency)
             .get_or_insert_with(|| Histogram::new(DIGITS).expect("1 to 5 digits are allowed"))
-            .saturating_record(micros);
+            .record(micros)
+            .expect("the histogram grows to any latency of up to an hour");
     }
 
     fn snapshot(&self, key: &Key) -> StatRow {
