@@ -6,6 +6,8 @@
 
 mod pump;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -218,7 +220,6 @@ where
         }
     }
 
-    #[expect(clippy::type_complexity, reason = "h2's own pair")]
     fn poll_accept(
         &mut self,
         cx: &mut Context<'_>,
@@ -237,11 +238,7 @@ where
 
     /// Drives the upstream's connection, and tells the client if it takes no more streams.
     fn poll_upstream(&mut self, cx: &mut Context<'_>) {
-        if self.upstream_end.is_none()
-            && let Poll::Ready(end) = Pin::new(&mut self.upstream).poll(cx)
-        {
-            self.upstream_end = Some(end);
-        }
+        self.poll_upstream_end(cx);
         let refused = self
             .requests
             .as_mut()
@@ -251,11 +248,19 @@ where
         }
     }
 
+    fn poll_upstream_end(&mut self, cx: &mut Context<'_>) {
+        if self.upstream_end.is_none()
+            && let Poll::Ready(end) = Pin::new(&mut self.upstream).poll(cx)
+        {
+            self.upstream_end = Some(end);
+        }
+    }
+
     fn poll_end(&mut self, no_streams: bool, cx: &mut Context<'_>) -> Poll<EndCause> {
         if self.client_end.is_some() {
             // Without handles the upstream's connection flushes its resets, says GOAWAY and ends.
             self.requests = None;
-            self.poll_upstream(cx);
+            self.poll_upstream_end(cx);
             if self.upstream_end.is_none() {
                 ready!(self.poll_linger(cx));
             }

@@ -1,7 +1,7 @@
 //! Follows one exchange and reports it exactly once, also when it is dropped half-way.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::{Exchange, ExchangeEnd, ExchangeSink};
 
@@ -22,6 +22,8 @@ pub(crate) struct Tracker {
     since: Instant,
     /// `None` once reported.
     exchange: Option<Exchange>,
+    /// Set at the end of the response, which may come before the end of the request.
+    settled: Option<(Duration, ExchangeEnd)>,
 }
 
 /// True for `application/grpc`, `application/grpc+proto`, `application/grpc-web`, …
@@ -51,12 +53,17 @@ impl Tracker {
             grpc: request.grpc,
             started: SystemTime::now(),
             time_to_head: None,
-            duration: std::time::Duration::ZERO,
+            duration: Duration::ZERO,
             request_bytes: 0,
             response_bytes: 0,
             end: ExchangeEnd::Cancelled,
         };
-        Self { sink: Arc::clone(sink), since: Instant::now(), exchange: Some(exchange) }
+        Self {
+            sink: Arc::clone(sink),
+            since: Instant::now(),
+            exchange: Some(exchange),
+            settled: None,
+        }
     }
 
     /// The final response head has arrived.
@@ -91,11 +98,17 @@ impl Tracker {
         self.exchange.as_ref().is_some_and(|exchange| exchange.grpc)
     }
 
-    /// Reports the exchange; later calls do nothing.
+    /// The response has ended. Whatever becomes of the rest of the request, this is how the
+    /// exchange ended; it is reported when the request's bytes are counted.
+    pub(crate) fn response_ended(&mut self, end: ExchangeEnd) {
+        self.settled.get_or_insert((self.since.elapsed(), end));
+    }
+
+    /// Reports the exchange, ended like this unless its response has; later calls do nothing.
     pub(crate) fn finish(&mut self, end: ExchangeEnd) {
         if let Some(mut exchange) = self.exchange.take() {
-            exchange.duration = self.since.elapsed();
-            exchange.end = end;
+            let settled = self.settled.take().unwrap_or_else(|| (self.since.elapsed(), end));
+            (exchange.duration, exchange.end) = settled;
             self.sink.exchange(exchange);
         }
     }

@@ -151,7 +151,10 @@ impl State {
 mod tests {
     use super::*;
 
-    fn run(framing: Framing, input: &[u8], step: usize) -> Result<(usize, u64, bool), NotChunked> {
+    /// Bytes consumed, bytes of content, whether the body ended.
+    type Found = (usize, u64, bool);
+
+    fn run(framing: Framing, input: &[u8], step: usize) -> Result<Found, NotChunked> {
         let mut body = Body::new(framing);
         let (mut at, mut content) = (0, 0);
         for piece in input.chunks(step) {
@@ -167,7 +170,7 @@ mod tests {
 
     #[test]
     fn any_segmentation_finds_the_same_end() {
-        let cases: &[(Framing, &[u8], (usize, u64, bool))] = &[
+        let cases: &[(Framing, &[u8], Found)] = &[
             (Framing::Length(3), b"abcGET", (3, 3, true)),
             (Framing::Length(9), b"abc", (3, 3, false)),
             (Framing::UntilEof, b"abc", (3, 3, false)),

@@ -208,7 +208,7 @@ impl Fields {
                 }
                 14 if header.name.eq_ignore_ascii_case("content-length") => fields.length(value)?,
                 17 if header.name.eq_ignore_ascii_case("transfer-encoding") => {
-                    fields.codings(value)
+                    fields.codings(value);
                 }
                 _ => {}
             }

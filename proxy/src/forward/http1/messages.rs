@@ -230,8 +230,7 @@ impl Messages {
     pub(super) fn abandon(&mut self, first: ExchangeEnd, rest: ExchangeEnd) {
         let mut end = first;
         for mut request in self.pending.drain(..) {
-            let complete = request.response_done && end != ExchangeEnd::Untracked;
-            request.tracker.finish(if complete { ExchangeEnd::Complete } else { end.clone() });
+            request.tracker.finish(end.clone());
             end = rest.clone();
         }
         if let Some(mut tracker) = self.tunnel.take() {
@@ -348,6 +347,7 @@ impl Messages {
         self.answered += 1;
         if let Some(request) = self.pending.front_mut() {
             request.response_done = true;
+            request.tracker.response_ended(ExchangeEnd::Complete);
         }
         self.settle();
     }

@@ -241,7 +241,7 @@ async fn what_is_not_http_passes_untracked() {
 #[tokio::test]
 async fn large_bodies_arrive_whole_both_ways_at_once() {
     const SIZE: usize = 64 << 20;
-    let block: Vec<u8> = (0..65_536_u32).map(|n| (n * 31 >> 3) as u8).collect();
+    let block: Vec<u8> = (0..65_536_u32).map(|n| ((n * 31) >> 3) as u8).collect();
     let mut expected = DefaultHasher::new();
     (0..SIZE / block.len()).for_each(|_| expected.write(&block));
     let mut rig = rig().await;

@@ -53,6 +53,15 @@ struct Exchange {
     connect: bool,
 }
 
+/// How the bodies of an answered request ended.
+enum BodyEnd {
+    Complete,
+    /// The client reset its stream or is gone.
+    Client(Option<Reason>),
+    /// The upstream did.
+    Upstream(Option<Reason>),
+}
+
 fn info(head: &http::request::Parts) -> RequestInfo {
     let host = || head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let authority = head.uri.authority().map(|authority| authority.as_str());
@@ -120,7 +129,14 @@ impl Exchange {
             Err(error) => return self.client_reset(error.reason(), up),
         };
         let mut down = Pump::new(body, send, ended);
-        poll_fn(|cx| self.poll_bodies(up, &mut down, &complete, cx)).await;
+        match poll_fn(|cx| self.poll_bodies(up, &mut down, &complete, cx)).await {
+            BodyEnd::Complete => {}
+            BodyEnd::Client(reason) => self.client_reset(reason, up),
+            BodyEnd::Upstream(reason) => {
+                down.reset(reason.unwrap_or(Reason::INTERNAL_ERROR));
+                self.tracker.finish(ExchangeEnd::UpstreamReset(reason.map(u32::from)));
+            }
+        }
     }
 
     fn poll_bodies(
@@ -129,47 +145,37 @@ impl Exchange {
         down: &mut Pump,
         complete: &ExchangeEnd,
         cx: &mut Context<'_>,
-    ) -> Poll<()> {
+    ) -> Poll<BodyEnd> {
         let response = down.poll(cx);
         self.tracker.response_bytes(down.take_moved());
         let request = self.poll_up(up, cx);
-        let response_done = match response {
+        match response {
             Poll::Ready(Ok(())) => {
                 self.tracker.grpc_status(down.grpc_status());
-                if request.is_ready() || *complete == ExchangeEnd::Complete {
-                    self.tracker.finish(complete.clone());
-                }
-                true
+                self.tracker.response_ended(complete.clone());
             }
             Poll::Ready(Err(Fault::Sender(error))) => {
-                down.reset(error.reason().unwrap_or(Reason::INTERNAL_ERROR));
-                let code = error.reason().map(u32::from);
-                return Poll::Ready(self.tracker.finish(ExchangeEnd::UpstreamReset(code)));
+                return Poll::Ready(BodyEnd::Upstream(error.reason()));
             }
             Poll::Ready(Err(Fault::Receiver(reason))) => {
-                return Poll::Ready(self.client_reset(reason, up));
+                return Poll::Ready(BodyEnd::Client(reason));
             }
-            Poll::Pending => false,
-        };
+            Poll::Pending => {
+                if let Poll::Ready(reason) = down.poll_reset(cx) {
+                    return Poll::Ready(BodyEnd::Client(reason));
+                }
+            }
+        }
+        let answered = response.is_ready();
         match request {
-            Poll::Ready(Ok(())) if response_done => return Poll::Ready(()),
-            Poll::Ready(Err(Fault::Sender(error))) => {
-                return Poll::Ready(self.client_reset(error.reason(), up));
-            }
-            // The upstream wants no more of the body. That ends the stream if it has answered;
-            // if not, its response says the rest.
-            Poll::Ready(Err(Fault::Receiver(reason))) if response_done => {
-                return Poll::Ready(down.reset(reason.unwrap_or(Reason::NO_ERROR)));
-            }
-            _ => {}
+            Poll::Ready(Err(Fault::Sender(error))) => Poll::Ready(BodyEnd::Client(error.reason())),
+            Poll::Ready(_) if answered => Poll::Ready(BodyEnd::Complete),
+            // The upstream wants no more of the body. If it has answered, dropping the stream says
+            // so too (h2 sends NO_ERROR, behind what is queued: a reset of ours would overtake the
+            // response). If not, its response says the rest.
+            _ if answered && up.poll_reset(cx).is_ready() => Poll::Ready(BodyEnd::Complete),
+            _ => Poll::Pending,
         }
-        if !response_done && let Poll::Ready(reason) = down.poll_reset(cx) {
-            return Poll::Ready(self.client_reset(reason, up));
-        }
-        if response_done && let Poll::Ready(reason) = up.poll_reset(cx) {
-            return Poll::Ready(down.reset(reason.unwrap_or(Reason::NO_ERROR)));
-        }
-        Poll::Pending
     }
 
     fn poll_up(&mut self, up: &mut Pump, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
