@@ -80,7 +80,7 @@ impl ControlHandler for Daemon {
                 Acceleration::Refused(why) => format!("off: {why}"),
             },
             open_connections: self.telemetry.open_connections() as u64,
-            resident_bytes: crate::telemetry::resident_bytes(),
+            resident_bytes: crate::telemetry::resident_bytes().map(i64::cast_unsigned),
         }
     }
 

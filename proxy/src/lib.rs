@@ -5,10 +5,14 @@
 pub mod admin;
 pub mod capture;
 pub mod config;
+pub mod connection;
+pub mod daemon;
 pub mod decision;
+pub mod detect;
 pub mod forward;
 pub mod logging;
 pub mod names;
 pub mod ports;
 pub mod telemetry;
 pub mod units;
+pub mod workload;

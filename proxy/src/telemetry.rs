@@ -12,6 +12,7 @@ pub mod stats;
 pub use close::CloseReason;
 pub use connection::ConnectionGuard;
 pub use metrics::KernelCount;
+pub(crate) use process::resident_bytes;
 
 use std::{
     collections::HashMap,
@@ -23,7 +24,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::decision::{Decision, Direction, Source, Treatment};
+use crate::{
+    decision::{Decision, Direction, Source, Treatment},
+    detect::TlsInfo,
+};
 use connection::Live;
 use metrics::Metrics;
 use record::{ConnectionRecord, KernelNumbers, Record, RecordLog};
@@ -60,15 +64,6 @@ pub struct ConnectionInfo {
     pub client: SocketAddr,
     /// The address the client asked for.
     pub destination: SocketAddr,
-}
-
-/// What a TLS ClientHello says in the clear.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TlsInfo {
-    /// Server name indication (RFC 6066 §3).
-    pub sni: Option<String>,
-    /// Application protocols offered (RFC 7301), in the client's order.
-    pub alpn: Vec<String>,
 }
 
 /// A connection that went direct in the kernel and has ended.

@@ -193,7 +193,7 @@ impl Toolchain {
         }
         let status = command.status().with_context(|| format!("cannot run {}", self.cargo.display()))?;
         ensure!(status.success(), "the BPF programs do not build");
-        let linked = target_dir.join(TARGET).join("release/weir");
+        let linked = target_dir.join(TARGET).join("release/weir-ebpf");
         let stripped = target_dir.join("weir.bpf.o");
         let status = Command::new(&self.objcopy)
             .arg("--strip-debug")

@@ -17,6 +17,7 @@ use weir_common::{TupleKey, maps};
 use super::{
     CaptureError, Kernel, KernelOptions,
     attach::{refused, with_program},
+    kernel::lock,
     listener::netns_cookie,
     original::to_words,
 };
@@ -36,8 +37,11 @@ impl Kernel {
     /// # Errors
     /// Where the kernel refuses it.
     pub fn accelerate(&self) -> Result<(), CaptureError> {
-        let map: SockHash<MapData, TupleKey> = self.take(maps::PEERS)?;
-        redirect_through(self, &map)
+        let map = self.take(maps::PEERS)?;
+        redirect_through(self, &map)?;
+        // The programs that are loaded later refer to the map by this descriptor.
+        *lock(&self.peers) = Some(map);
+        Ok(())
     }
 }
 

@@ -7,10 +7,10 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{HashMap, LpmTrie, MapData, PerCpuHashMap, lpm_trie::Key},
+    maps::{HashMap, LpmTrie, MapData, PerCpuHashMap, SockHash, lpm_trie::Key},
 };
 use weir_common::{
-    CounterKey, PortKey, PortRule, PrefixKey, Route, WorkloadConfig, WorkloadId, maps,
+    CounterKey, PortKey, PortRule, PrefixKey, Route, TupleKey, WorkloadConfig, WorkloadId, maps,
 };
 
 use super::CaptureError;
@@ -43,6 +43,7 @@ pub struct Kernel {
     pub(super) counters: Mutex<PerCpuHashMap<MapData, CounterKey, u64>>,
     pub(super) skip_cidrs: Prefixes<u8>,
     pub(super) routes: Prefixes<Route>,
+    pub(super) peers: Mutex<Option<SockHash<MapData, TupleKey>>>,
 }
 
 /// A hash map that several threads may change.
@@ -82,6 +83,7 @@ impl Kernel {
             counters: Mutex::new(take(&mut ebpf, maps::COUNTERS)?),
             skip_cidrs: Prefixes::take(&mut ebpf, maps::SKIP_CIDRS)?,
             routes: Prefixes::take(&mut ebpf, maps::ROUTES)?,
+            peers: Mutex::new(None),
             ebpf: Mutex::new(ebpf),
         })
     }

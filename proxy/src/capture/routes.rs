@@ -87,8 +87,8 @@ impl RouteWatch {
     }
 
     async fn refresh(&mut self) -> Result<(), CaptureError> {
-        let prefixes = self.prefixes().await?;
-        if prefixes.len() > MAX_PREFIXES || !self.stock_rules().await? {
+        let prefixes = prefixes(&self.netlink).await?;
+        if prefixes.len() > MAX_PREFIXES || !stock_rules(&self.netlink).await? {
             tracing::info!(prefixes = prefixes.len(), "routing too involved to mirror");
             return self.kernel.set_flag(flags::ROUTES_COMPLETE, false);
         }
@@ -106,45 +106,6 @@ impl RouteWatch {
         }
         self.installed = table;
         self.kernel.set_flag(flags::ROUTES_COMPLETE, true)
-    }
-
-    /// Every prefix that any table has a route for.
-    async fn prefixes(&self) -> Result<Vec<Prefix>, CaptureError> {
-        let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
-        let mut prefixes = Vec::new();
-        for request in [v4, v6] {
-            let routes: Vec<RouteMessage> = self
-                .netlink
-                .route()
-                .get(request)
-                .execute()
-                .try_collect()
-                .await
-                .map_err(|error| CaptureError::Routes(error.to_string()))?;
-            prefixes.extend(routes.iter().filter_map(prefix_of));
-        }
-        prefixes.sort_unstable();
-        prefixes.dedup();
-        Ok(prefixes)
-    }
-
-    /// True where routing is by destination alone, so that one answer holds for a whole prefix.
-    async fn stock_rules(&self) -> Result<bool, CaptureError> {
-        for version in [IpVersion::V4, IpVersion::V6] {
-            let rules: Vec<_> = self
-                .netlink
-                .rule()
-                .get(version)
-                .execute()
-                .try_collect()
-                .await
-                .map_err(|error| CaptureError::Routes(error.to_string()))?;
-            if rules.len() > STOCK_RULES {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 }
 
@@ -166,6 +127,43 @@ impl Kernel {
 }
 
 // === helpers ===
+
+/// Every prefix that any table has a route for.
+async fn prefixes(netlink: &Handle) -> Result<Vec<Prefix>, CaptureError> {
+    let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
+    let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
+    let mut prefixes = Vec::new();
+    for request in [v4, v6] {
+        let routes: Vec<RouteMessage> = netlink
+            .route()
+            .get(request)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|error| CaptureError::Routes(error.to_string()))?;
+        prefixes.extend(routes.iter().filter_map(prefix_of));
+    }
+    prefixes.sort_unstable();
+    prefixes.dedup();
+    Ok(prefixes)
+}
+
+/// True where routing is by destination alone, so that one answer holds for a whole prefix.
+async fn stock_rules(netlink: &Handle) -> Result<bool, CaptureError> {
+    for version in [IpVersion::V4, IpVersion::V6] {
+        let rules: Vec<_> = netlink
+            .rule()
+            .get(version)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|error| CaptureError::Routes(error.to_string()))?;
+        if rules.len() > STOCK_RULES {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
 
 fn prefix_of(route: &RouteMessage) -> Option<Prefix> {
     let length = u32::from(route.header.destination_prefix_length);

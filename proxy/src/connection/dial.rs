@@ -3,6 +3,7 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -57,7 +58,7 @@ impl Dial {
         }
         if let Some(bound) = self.bound {
             // The port is chosen at connect, so that it need only be unique per destination.
-            socket.set_bind_address_no_port(true)?;
+            setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
             socket.bind(&SocketAddr::new(bound, 0).into())?;
         }
         Ok(TcpSocket::from_std_stream(socket.into()))

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    CloseReason, ConnectionInfo, Telemetry, TlsInfo, canonical,
+    CloseReason, ConnectionInfo, Telemetry, canonical,
     classify::Class,
     lock,
     metrics::Bound,
@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     decision::Decision,
+    detect::TlsInfo,
     forward::{
         ByteCounters,
         http::{Exchange, ExchangeSink},
