@@ -3,6 +3,8 @@
 //! `docs/ARCHITECTURE.md` has the map.
 
 pub mod admin;
+pub mod capture;
+pub mod cli;
 pub mod config;
 pub mod decision;
 pub mod forward;
