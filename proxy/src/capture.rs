@@ -13,6 +13,7 @@ mod kernel;
 mod listener;
 mod original;
 mod policy;
+pub mod probe;
 pub mod proof;
 mod routes;
 

@@ -19,8 +19,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub enum ClientError {
     /// No file, or nobody behind it.
     #[error(
-        "no weir is running at {}: {source}; start one with `weir run` or `weir exec`, or name its \
-         socket with --control",
+        "no weir is running behind {}: {source}; start one with `weir run` or `weir exec`",
         path.display()
     )]
     NotRunning {

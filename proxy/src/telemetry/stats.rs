@@ -2,6 +2,8 @@
 
 mod table;
 
+pub(crate) use table::{plain_table, print_table};
+
 use std::{
     collections::HashMap,
     net::SocketAddr,

@@ -44,7 +44,7 @@ impl StatsSnapshot {
         for row in &self.rows {
             table.add_row(cells(row, several, inbound));
         }
-        Some(print(&table))
+        Some(print_table(&table))
     }
 }
 
@@ -62,7 +62,7 @@ pub(crate) fn plain_table(header: &[&str], first_number: usize) -> Table {
 }
 
 /// The table's text without trailing spaces.
-pub(crate) fn print(table: &Table) -> String {
+pub(crate) fn print_table(table: &Table) -> String {
     table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 
