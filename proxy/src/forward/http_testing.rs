@@ -55,6 +55,10 @@ impl Recorder {
         seen.1.clone()
     }
 
+    pub(super) async fn started(&self, count: usize) {
+        self.wait(|started, _| started >= count).await;
+    }
+
     async fn wait(&self, enough: impl Fn(usize, &[Exchange]) -> bool) {
         within(async {
             loop {

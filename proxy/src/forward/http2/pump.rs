@@ -3,18 +3,26 @@
 
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 use http::HeaderMap;
 
 use crate::forward::http::grpc_status;
 
+/// Frames below this are joined while their receiver has no room. Left in h2's queue each of them
+/// would cost more than its content, and h2 ends a connection that holds too many
+/// (`data_frame_budget`).
+const SMALL_FRAME: usize = 4 << 10;
+
 /// Moves a body from one connection to the other.
 pub(super) struct Pump {
     from: RecvStream,
     to: SendStream<Bytes>,
+    /// What is sent next; behind it small frames, joined; behind those one large frame.
     chunk: Bytes,
-    /// Nothing follows `chunk`.
+    joined: BytesMut,
+    large: Bytes,
+    /// Nothing follows what is held here.
     last: bool,
     done: bool,
     moved: u64,
@@ -34,7 +42,17 @@ pub(super) enum Fault {
 
 impl Pump {
     pub(super) fn new(from: RecvStream, to: SendStream<Bytes>, done: bool) -> Self {
-        Self { from, to, chunk: Bytes::new(), last: false, done, moved: 0, grpc_status: None }
+        Self {
+            from,
+            to,
+            chunk: Bytes::new(),
+            joined: BytesMut::new(),
+            large: Bytes::new(),
+            last: false,
+            done,
+            moved: 0,
+            grpc_status: None,
+        }
     }
 
     /// Bytes moved since the last call.
@@ -59,9 +77,13 @@ impl Pump {
     /// Ready at the end of the body.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
         while !self.done {
-            if !self.chunk.is_empty() {
-                ready!(self.poll_send(cx))?;
-                continue;
+            if self.refill() {
+                if let Poll::Ready(sent) = self.poll_send(cx) {
+                    sent?;
+                    continue;
+                }
+                self.poll_join(cx)?;
+                return Poll::Pending;
             }
             match ready!(self.from.poll_data(cx)) {
                 Some(Ok(chunk)) => {
@@ -81,6 +103,33 @@ impl Pump {
         Poll::Ready(Ok(()))
     }
 
+    /// False if nothing is held.
+    fn refill(&mut self) -> bool {
+        if self.chunk.is_empty() {
+            self.chunk = match self.joined.is_empty() {
+                true => std::mem::take(&mut self.large),
+                false => std::mem::take(&mut self.joined).freeze(),
+            };
+        }
+        !self.chunk.is_empty()
+    }
+
+    /// Takes what has arrived behind the chunk. The sender's window bounds it.
+    fn poll_join(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
+        while self.large.is_empty()
+            && !self.last
+            && let Poll::Ready(Some(frame)) = self.from.poll_data(cx)
+        {
+            let frame = frame.map_err(Fault::Sender)?;
+            self.last = self.from.is_end_stream();
+            match frame.len() < SMALL_FRAME {
+                true => self.joined.extend_from_slice(&frame),
+                false => self.large = frame,
+            }
+        }
+        Ok(())
+    }
+
     /// Sends as much of the chunk as the receiver has room for.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
         self.to.reserve_capacity(self.chunk.len());
@@ -96,7 +145,8 @@ impl Pump {
 
     fn send(&mut self, count: usize) -> Result<(), Fault> {
         let piece = self.chunk.split_to(count);
-        let end = self.last && self.chunk.is_empty();
+        let held = !self.chunk.is_empty() || !self.joined.is_empty() || !self.large.is_empty();
+        let end = self.last && !held;
         self.to.send_data(piece, end).map_err(Fault::receiver)?;
         self.moved += count as u64;
         self.done = end;

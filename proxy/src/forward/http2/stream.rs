@@ -199,12 +199,15 @@ impl Exchange {
             self.respond.send_reset(Reason::REFUSED_STREAM);
             return self.tracker.finish(end);
         }
-        match error.reason().filter(|_| error.is_reset()) {
-            Some(reason) => {
+        match error.reason() {
+            Some(reason) if error.is_reset() && error.is_remote() => {
                 self.respond.send_reset(reason);
                 self.tracker.finish(end);
             }
-            None => self.answer(if unsent { "upstream-closed" } else { "upstream-reset" }),
+            // h2 refused it: malformed, or larger than the limits.
+            Some(_) if error.is_reset() => self.answer("upstream-invalid-response"),
+            _ if unsent => self.answer("upstream-closed"),
+            _ => self.answer("upstream-reset"),
         }
     }
 
