@@ -1,11 +1,13 @@
 //! One direction of one HTTP/2 stream: DATA and trailers, with the receiver's flow control passed
 //! back to the sender.
 
+use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 use http::HeaderMap;
+use tokio::task::yield_now;
 
 use crate::forward::http::grpc_status;
 
@@ -65,7 +67,17 @@ impl Pump {
         self.grpc_status
     }
 
-    pub(super) fn reset(&mut self, reason: Reason) {
+    /// Resets the receiver's stream, behind what its sender said before the reset as far as the
+    /// receiver has room for it. h2 would drop what is queued, so this lets the connection that runs
+    /// in the same task send first: what opens the stream, then what is held here.
+    pub(super) async fn reset(&mut self, reason: Reason) {
+        yield_now().await;
+        let send_held = |cx: &mut Context<'_>| {
+            while self.refill() && matches!(self.poll_send(cx), Poll::Ready(Ok(()))) {}
+            Poll::Ready(())
+        };
+        poll_fn(send_held).await;
+        yield_now().await;
         self.to.send_reset(reason);
     }
 

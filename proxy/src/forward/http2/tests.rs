@@ -2,6 +2,7 @@
 
 mod endings;
 mod peers;
+mod raw;
 mod tunnels;
 
 use std::hash::{DefaultHasher, Hasher};
@@ -292,7 +293,7 @@ async fn a_slow_reader_slows_only_its_own_stream_down() {
 
 #[tokio::test]
 async fn a_stalled_stream_of_tiny_frames_survives() {
-    const FRAMES: usize = 100_000;
+    const FRAMES: usize = 200_000;
     let mut peers = Peers::with(HttpLimits::default(), |server| {
         server.initial_window_size(512).data_frame_budget(1 << 30);
     })
