@@ -126,12 +126,16 @@ pub struct HttpLimits {
     pub settings_wait: Duration,
     /// HTTP/2 flow-control window of a stream, in bytes: what one slow reader can make weir hold.
     pub stream_window: u32,
-    /// HTTP/2 flow-control window of a connection, in bytes.
+    /// HTTP/2 flow-control window of a connection, in bytes: several streams' worth, so that a few
+    /// stalled streams don't stall the others.
     pub connection_window: u32,
     /// Largest HTTP/2 frame accepted, in bytes (16 384 to 16 777 215, RFC 9113 §6.5.2).
     pub max_frame: u32,
     /// HTTP/2 bytes buffered for sending, per stream.
     pub send_buffer: usize,
+    /// HTTP/2 bytes that may be wasted on small DATA frames that have arrived and not been looked
+    /// at (h2 counts up to 255 for each); more closes the connection with `ENHANCE_YOUR_CALM`.
+    pub frame_overhead: usize,
     /// HTTP/2 streams that a client may reset before weir has looked at them; one more closes the
     /// connection with `ENHANCE_YOUR_CALM` (rapid reset, CVE-2023-44487).
     pub max_pending_resets: usize,
@@ -148,9 +152,10 @@ impl Default for HttpLimits {
             half_closed_idle: Duration::from_secs(3600),
             settings_wait: Duration::from_secs(1),
             stream_window: 1 << 20,
-            connection_window: 4 << 20,
+            connection_window: 16 << 20,
             max_frame: 64 << 10,
             send_buffer: 256 << 10,
+            frame_overhead: 32 << 20,
             max_pending_resets: 200,
             max_streams: 1 << 16,
         }

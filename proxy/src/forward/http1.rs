@@ -186,7 +186,14 @@ where
                 Ok(())
             }
             _ if reset => Err(EndCause::Reset(Side::Upstream)),
-            UpstreamEnd::Truncated => Err(EndCause::Truncated),
+            // The client notices: its framing is incomplete. It sees the very close that the
+            // upstream made.
+            UpstreamEnd::Truncated => {
+                let end = ExchangeEnd::UpstreamReset(None);
+                self.messages.abandon(end.clone(), end);
+                self.last_word = Some(EndCause::Truncated);
+                Ok(())
+            }
             // A connection that had been idle: clients know that this happens, and try again where
             // that is safe. An answer of weir's own would keep them from it.
             UpstreamEnd::BeforeHead | UpstreamEnd::InOrder => {
@@ -272,7 +279,7 @@ where
                 self.context.abort(Side::Upstream);
                 ExchangeEnd::ClientReset(None)
             }
-            EndCause::Reset(Side::Upstream) | EndCause::Truncated => {
+            EndCause::Reset(Side::Upstream) => {
                 self.context.abort(Side::Client);
                 ExchangeEnd::UpstreamReset(None)
             }

@@ -75,6 +75,7 @@ where
         .max_frame_size(limits.max_frame)
         .max_header_list_size(header_list(limits))
         .max_send_buffer_size(limits.send_buffer)
+        .data_frame_budget(limits.frame_overhead)
         .max_concurrent_reset_streams(limits.max_pending_resets)
         // Not yet told; the first SETTINGS say how many, or lift the bound.
         .initial_max_send_streams(0)
@@ -113,6 +114,7 @@ where
         .max_frame_size(limits.max_frame)
         .max_header_list_size(header_list(limits))
         .max_send_buffer_size(limits.send_buffer)
+        .data_frame_budget(limits.frame_overhead)
         .max_pending_accept_reset_streams(limits.max_pending_resets)
         .max_concurrent_streams(match offered {
             0 => limits.max_streams,

@@ -55,6 +55,16 @@ impl Recorder {
         seen.1.clone()
     }
 
+    /// Every request that was started has been reported.
+    pub(super) fn is_settled(&self) -> bool {
+        let seen = self.seen.lock().unwrap();
+        seen.0 == seen.1.len()
+    }
+
+    pub(super) async fn started(&self, count: usize) {
+        self.wait(|started, _| started >= count).await;
+    }
+
     async fn wait(&self, enough: impl Fn(usize, &[Exchange]) -> bool) {
         within(async {
             loop {

@@ -1,5 +1,6 @@
 //! HTTP/1 over real sockets, written and compared by hand: what a peer sees is what the other said.
 
+mod anything;
 mod endings;
 mod tunnels;
 

@@ -27,7 +27,8 @@ pub(super) async fn forward(
 ) {
     let (mut head, body) = request.into_parts();
     let tracker = Tracker::start(&sink, info(&head));
-    let mut exchange = Exchange { respond, tracker, connect: head.method == Method::CONNECT };
+    let mut exchange =
+        Exchange { respond, tracker, connect: head.method == Method::CONNECT, cancelled: None };
     if head.uri.authority().is_none() {
         // h2 wants to be told that a request without `:authority` is meant.
         head.version = Version::HTTP_11;
@@ -42,8 +43,12 @@ pub(super) async fn forward(
         Err(error) => return exchange.upstream_failed(&error, true),
     };
     let mut up = Pump::new(body, send, ended);
-    let Some(response) = exchange.response_head(response, &mut up).await else { return };
-    exchange.response_body(response, &mut up).await;
+    if let Some(response) = exchange.response_head(response, &mut up).await {
+        exchange.response_body(response, &mut up).await;
+    }
+    if let Some(reason) = exchange.cancelled {
+        up.reset(reason).await;
+    }
 }
 
 /// What is left of an exchange besides its request body.
@@ -51,6 +56,8 @@ struct Exchange {
     respond: SendResponse<Bytes>,
     tracker: Tracker,
     connect: bool,
+    /// The client wants no answer any more.
+    cancelled: Option<Reason>,
 }
 
 /// How the bodies of an answered request ended.
@@ -88,8 +95,14 @@ impl Exchange {
         up: &mut Pump,
     ) -> Option<Response<RecvStream>> {
         poll_fn(|cx| {
+            // First, as a reset does not undo what the client said before. An upstream that wants
+            // no more of it says so in place of the response as well.
+            if let Poll::Ready(Err(Fault::Sender(error))) = self.poll_up(up, cx) {
+                self.client_reset(error.reason());
+                return Poll::Ready(None);
+            }
             if let Poll::Ready(reset) = self.respond.poll_reset(cx) {
-                self.client_reset(reset.ok(), up);
+                self.client_reset(reset.ok());
                 return Poll::Ready(None);
             }
             while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
@@ -97,19 +110,13 @@ impl Exchange {
                 let _ = self.respond.send_informational(interim);
             }
             match Pin::new(&mut response).poll(cx) {
-                Poll::Ready(Ok(response)) => return Poll::Ready(Some(response)),
+                Poll::Ready(Ok(response)) => Poll::Ready(Some(response)),
                 Poll::Ready(Err(error)) => {
                     self.upstream_failed(&error, false);
-                    return Poll::Ready(None);
+                    Poll::Ready(None)
                 }
-                Poll::Pending => {}
+                Poll::Pending => Poll::Pending,
             }
-            if let Poll::Ready(Err(Fault::Sender(error))) = self.poll_up(up, cx) {
-                self.client_reset(error.reason(), up);
-                return Poll::Ready(None);
-            }
-            // A receiver that has reset its stream says so in the response as well.
-            Poll::Pending
         })
         .await
     }
@@ -126,14 +133,14 @@ impl Exchange {
         let ended = body.is_end_stream();
         let send = match self.respond.send_response(Response::from_parts(head, ()), ended) {
             Ok(send) => send,
-            Err(error) => return self.client_reset(error.reason(), up),
+            Err(error) => return self.client_reset(error.reason()),
         };
         let mut down = Pump::new(body, send, ended);
         match poll_fn(|cx| self.poll_bodies(up, &mut down, &complete, cx)).await {
             BodyEnd::Complete => {}
-            BodyEnd::Client(reason) => self.client_reset(reason, up),
+            BodyEnd::Client(reason) => self.client_reset(reason),
             BodyEnd::Upstream(reason) => {
-                down.reset(reason.unwrap_or(Reason::INTERNAL_ERROR));
+                down.reset(reason.unwrap_or(Reason::INTERNAL_ERROR)).await;
                 self.tracker.finish(ExchangeEnd::UpstreamReset(reason.map(u32::from)));
             }
         }
@@ -185,8 +192,8 @@ impl Exchange {
     }
 
     /// The client gave up, or is gone.
-    fn client_reset(&mut self, reason: Option<Reason>, up: &mut Pump) {
-        up.reset(reason.unwrap_or(Reason::CANCEL));
+    fn client_reset(&mut self, reason: Option<Reason>) {
+        self.cancelled = Some(reason.unwrap_or(Reason::CANCEL));
         self.tracker.finish(ExchangeEnd::ClientReset(reason.map(u32::from)));
     }
 
@@ -199,12 +206,15 @@ impl Exchange {
             self.respond.send_reset(Reason::REFUSED_STREAM);
             return self.tracker.finish(end);
         }
-        match error.reason().filter(|_| error.is_reset()) {
-            Some(reason) => {
+        match error.reason() {
+            Some(reason) if error.is_reset() && error.is_remote() => {
                 self.respond.send_reset(reason);
                 self.tracker.finish(end);
             }
-            None => self.answer(if unsent { "upstream-closed" } else { "upstream-reset" }),
+            // h2 refused it: malformed, or larger than the limits.
+            Some(_) if error.is_reset() => self.answer("upstream-invalid-response"),
+            _ if unsent => self.answer("upstream-closed"),
+            _ => self.answer("upstream-reset"),
         }
     }
 

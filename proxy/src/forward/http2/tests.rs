@@ -2,6 +2,7 @@
 
 mod endings;
 mod peers;
+mod raw;
 mod tunnels;
 
 use std::hash::{DefaultHasher, Hasher};
@@ -288,6 +289,31 @@ async fn a_slow_reader_slows_only_its_own_stream_down() {
     }
     // Both peers' windows, what weir has queued, and one frame on the way.
     assert!(taken > 0 && taken <= 2 * 65_535 + (16 << 10) + (16 << 10), "{taken} bytes were taken");
+}
+
+#[tokio::test]
+async fn a_stalled_stream_of_tiny_frames_survives() {
+    const FRAMES: usize = 200_000;
+    let mut peers = Peers::with(HttpLimits::default(), |server| {
+        server.initial_window_size(512).data_frame_budget(1 << 30);
+    })
+    .await;
+    let request = Request::builder().method("POST").uri("http://a/").body(()).unwrap();
+    let (response, mut up) = peers.client.send_request(request, false).unwrap();
+    let (request, mut respond) = peers.accept().await;
+    for sent in 1..=FRAMES {
+        send(&mut up, Bytes::from_static(b"x"), sent == FRAMES).await;
+    }
+    let mut body = request.into_body();
+    let mut seen = 0;
+    while let Some(chunk) = within(body.data()).await {
+        let chunk = chunk.unwrap();
+        seen += chunk.len();
+        body.flow_control().release_capacity(chunk.len()).unwrap();
+    }
+    assert_eq!(seen, FRAMES);
+    respond.send_response(Response::new(()), true).unwrap();
+    assert_eq!(within(response).await.unwrap().status(), StatusCode::OK);
 }
 
 #[tokio::test]

@@ -56,7 +56,7 @@ async fn a_reused_connection_that_closes_is_closed_without_an_answer() {
 }
 
 #[tokio::test]
-async fn a_truncated_response_is_cut_off() {
+async fn a_truncated_response_ends_where_the_upstream_closed() {
     let starts = [
         "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
@@ -66,12 +66,22 @@ async fn a_truncated_response_is_cut_off() {
         rig.say(GET).await;
         rig.answer(start).await;
         rig.upstream.shutdown().await.unwrap();
-        assert_eq!(until_reset(&mut rig.client).await, b"");
+        assert_eq!(rest(&mut rig.client).await, b"");
         let seen = rig.sink.exchanges(1).await;
         assert_eq!((seen[0].status, seen[0].response_bytes), (Some(200), 4));
         assert_eq!(seen[0].end, ExchangeEnd::UpstreamReset(None));
         assert_eq!(rig.end().await.cause, EndCause::Truncated);
     }
+}
+
+#[tokio::test]
+async fn a_response_cut_off_by_a_reset_is_reset() {
+    let mut rig = rig().await;
+    rig.say(GET).await;
+    rig.answer("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n").await;
+    reset(rig.upstream);
+    assert_eq!(until_reset(&mut rig.client).await, b"");
+    assert_eq!(rig.sink.exchanges(1).await[0].end, ExchangeEnd::UpstreamReset(None));
 }
 
 #[tokio::test]

@@ -217,3 +217,43 @@ async fn an_upstream_that_does_not_speak_http2_ends_the_connection() {
     let cause = within(rig.weir).await.unwrap().cause;
     assert!(matches!(cause, EndCause::Protocol { side: Side::Upstream, .. }), "{cause:?}");
 }
+
+#[tokio::test]
+async fn a_response_head_beyond_the_limits_is_answered_with_a_reason() {
+    let limits = HttpLimits { max_head_bytes: 4096, ..HttpLimits::default() };
+    let mut peers = Peers::with(limits, |_| {}).await;
+    let (response, _) = peers.client.send_request(get("http://a/"), true).unwrap();
+    let (_, mut respond) = peers.accept().await;
+    let head = Response::builder().header("x-large", "x".repeat(8192)).body(()).unwrap();
+    respond.send_response(head, true).unwrap();
+    let response = within(response).await.unwrap();
+    assert_eq!(response.status(), 502);
+    assert_eq!(response.headers()["x-weir-error"], "upstream-invalid-response");
+    peers.sink.exchanges(1).await;
+}
+
+#[tokio::test]
+async fn a_request_head_beyond_the_limits_is_refused() {
+    let limits = HttpLimits { max_head_bytes: 4096, ..HttpLimits::default() };
+    let mut peers = Peers::with(limits, |_| {}).await;
+    let request = Request::builder().uri("http://a/").header("x-large", "x".repeat(8192));
+    let (response, _) = peers.client.send_request(request.body(()).unwrap(), true).unwrap();
+    assert_eq!(within(response).await.unwrap().status(), 431);
+    peers.sink.exchanges(0).await;
+}
+
+#[tokio::test]
+async fn requests_wait_for_an_upstream_that_is_late_with_its_settings() {
+    let limits = HttpLimits { settings_wait: std::time::Duration::ZERO, ..HttpLimits::default() };
+    let rig = Rig::with(HttpVersion::Http2, limits).await;
+    let (mut client, connection) = within(h2::client::handshake(rig.client)).await.unwrap();
+    let _connection = tokio::spawn(connection);
+    let (response, _) = client.send_request(get("http://a/"), true).unwrap();
+    // weir has answered the client's SETTINGS: it has gone on without the upstream's.
+    rig.sink.started(1).await;
+    let mut upstream = within(h2::server::handshake(rig.upstream)).await.unwrap();
+    let (_, mut respond) = within(upstream.accept()).await.unwrap().unwrap();
+    respond.send_response(Response::new(()), true).unwrap();
+    let _upstream = tokio::spawn(async move { upstream.accept().await.is_none() });
+    assert_eq!(within(response).await.unwrap().status(), StatusCode::OK);
+}
