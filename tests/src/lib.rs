@@ -1,1 +1,19 @@
 //! Harness of weir's end-to-end tests: real network namespaces, cgroups, servers and clients.
+//!
+//! [`lab::Lab`] is where a test starts: two network namespaces with a cable between them. Everything
+//! else is started in one of the two and is taken away by `Drop`, after a panic too. `cargo xtask
+//! demo` uses the same pieces.
+
+#![forbid(unsafe_code)]
+
+pub mod cgroup;
+pub mod fixture;
+pub mod lab;
+pub mod netns;
+pub mod peer;
+pub mod process;
+pub mod record;
+pub mod servers;
+pub mod weir;
+
+pub use lab::Lab;
