@@ -3,4 +3,5 @@
 //! `docs/ARCHITECTURE.md` has the map.
 
 pub mod decision;
+pub mod detect;
 pub mod forward;
