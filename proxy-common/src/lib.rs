@@ -1,19 +1,20 @@
 //! The boundary between weir's BPF programs and its userspace: every structure, map name and
 //! constant that both sides use, defined once.
 //!
-//! Byte order: addresses are network-order byte arrays, IPv4 as `::ffff:a.b.c.d` (RFC 4291
-//! §2.5.5.2), so that one key type serves both families; ports are host order.
+//! Byte order: addresses are in network order, IPv4 as `::ffff:a.b.c.d` (RFC 4291 §2.5.5.2), so
+//! that one key type serves both families; ports are host order.
 
 #![no_std]
 
 /// Identifies a workload in every map key. Zero is never used.
 pub type WorkloadId = u32;
 
-/// The address bytes of an IPv6 or v4-mapped IPv4 address, network order.
-pub type AddrBytes = [u8; 16];
+/// The sixteen bytes of an IPv6 or v4-mapped IPv4 address in network order, as the four words
+/// they make in memory: the kernel hands them to the hooks so, and lets no hook read more at once.
+pub type AddrWords = [u32; 4];
 
-/// The first twelve bytes of every v4-mapped address (RFC 4291 §2.5.5.2).
-pub const V4_MAPPED_PREFIX: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+/// The third word of every v4-mapped address; the first two are zero (RFC 4291 §2.5.5.2).
+pub const V4_MAPPED_WORD: u32 = 0xffff_u32.to_be();
 
 /// Names of the maps in the BPF object, as userspace looks them up.
 pub mod maps {
@@ -146,11 +147,13 @@ pub enum Reason {
     PendingFull = 13,
     /// The destination is the proxy's own listener.
     OwnListener = 14,
+    /// A link-local destination, whose scope the proxy could not reproduce.
+    LinkLocal = 15,
 }
 
 impl Reason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Redirected,
         Self::NotTcp,
         Self::Loopback,
@@ -166,6 +169,7 @@ impl Reason {
         Self::HookError,
         Self::PendingFull,
         Self::OwnListener,
+        Self::LinkLocal,
     ];
 
     /// The name used in metrics and in the CLI.
@@ -187,6 +191,7 @@ impl Reason {
             Self::HookError => "hook_error",
             Self::PendingFull => "pending_full",
             Self::OwnListener => "own_listener",
+            Self::LinkLocal => "link_local",
         }
     }
 }
@@ -262,7 +267,7 @@ pub struct PrefixKey {
     /// The workload, big-endian, always matched in full.
     pub workload_be: [u8; 4],
     /// The address.
-    pub addr: AddrBytes,
+    pub addr: AddrWords,
 }
 
 impl PrefixKey {
@@ -273,7 +278,7 @@ impl PrefixKey {
 
     /// The key for an address of a workload.
     #[must_use]
-    pub const fn new(workload: WorkloadId, addr: AddrBytes) -> Self {
+    pub const fn new(workload: WorkloadId, addr: AddrWords) -> Self {
         Self { workload_be: workload.to_be_bytes(), addr }
     }
 }
@@ -283,7 +288,7 @@ impl PrefixKey {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Route {
     /// The source address that the kernel would choose.
-    pub source: AddrBytes,
+    pub source: AddrWords,
     /// 0 for unreachable, prohibit and blackhole routes, else 1.
     pub reachable: u32,
 }
@@ -317,7 +322,7 @@ pub struct ConnectionKey {
     /// Cookie of the network namespace (`SO_NETNS_COOKIE`).
     pub netns_cookie: u64,
     /// The workload's source address.
-    pub addr: AddrBytes,
+    pub addr: AddrWords,
     /// The workload's source port, host order.
     pub port: u16,
     /// Padding.
@@ -329,9 +334,9 @@ pub struct ConnectionKey {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OriginalDestination {
     /// The address the application asked for.
-    pub addr: AddrBytes,
+    pub addr: AddrWords,
     /// The source address a direct connection would have had; all zero if not known.
-    pub source: AddrBytes,
+    pub source: AddrWords,
     /// `bpf_ktime_get_ns` at connect.
     pub connected_ns: u64,
     /// The workload.
@@ -346,8 +351,12 @@ pub struct OriginalDestination {
     pub inet6: u8,
     /// [`Reason`] of the hook as a number (`Redirected`, or why it went direct).
     pub reason: u8,
+    /// 1 if the application itself had bound `source` before connecting.
+    pub bound: u8,
     /// Padding.
-    pub _pad: [u8; 6],
+    pub _pad: u8,
+    /// The socket's `SO_MARK`.
+    pub mark: u32,
 }
 
 /// Key of a per-CPU counter.
@@ -367,9 +376,9 @@ pub struct TupleKey {
     /// Cookie of the network namespace.
     pub netns_cookie: u64,
     /// The socket's local address.
-    pub local_addr: AddrBytes,
+    pub local_addr: AddrWords,
     /// The socket's remote address.
-    pub remote_addr: AddrBytes,
+    pub remote_addr: AddrWords,
     /// The socket's local port, host order.
     pub local_port: u16,
     /// The socket's remote port, host order.

@@ -2,5 +2,18 @@
 //! speaks, forwards it and reports what it saw. The modules follow the path of a connection;
 //! `docs/ARCHITECTURE.md` has the map.
 
+pub mod admin;
+pub mod capture;
+pub mod cli;
+pub mod config;
+pub mod connection;
+pub mod daemon;
 pub mod decision;
+pub mod detect;
 pub mod forward;
+pub mod logging;
+pub mod names;
+pub mod ports;
+pub mod telemetry;
+pub mod units;
+pub mod workload;

@@ -1,3 +1,5 @@
 //! Parses the command line, runs one verb and maps its outcome to an exit code.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    weir::cli::main()
+}

@@ -1,7 +1,18 @@
 //! The narrow interface that every HTTP engine implements: two connected byte streams in, the
 //! exchanges it saw and one outcome out.
 
+mod answer;
+mod tracker;
+
+use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::answer::{ERROR_HEADER, GRPC_UNAVAILABLE, bad_gateway};
+pub(crate) use self::tracker::{RequestInfo, Tracker, grpc_status, is_grpc};
 
 /// One request and its response, as it ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,12 +58,203 @@ pub enum ExchangeEnd {
     Answered(&'static str),
     /// The exchange became a tunnel (101 or 2xx to CONNECT); bytes are the connection's.
     Tunnel,
+    /// The engine could not follow the messages any more: the bytes passed on unchanged, unread.
+    Untracked,
+    /// weir dropped the connection, for example because a drain ran out of time.
+    Cancelled,
 }
 
 /// Takes what an engine reports. Called on the data path: must not block.
 pub trait ExchangeSink: Send + Sync + 'static {
     /// A request head has arrived.
     fn request_started(&self);
-    /// The exchange is over.
+    /// The exchange is over. Called once for each [`ExchangeSink::request_started`].
     fn exchange(&self, exchange: Exchange);
+}
+
+/// What the client speaks, as detection found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpVersion {
+    /// HTTP/1.0 or HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge (RFC 9113 §3.3).
+    Http2,
+}
+
+/// One of the two peers of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Who opened the connection.
+    Client,
+    /// Whom the connection was meant for.
+    Upstream,
+}
+
+/// Called just before a stream is dropped abnormally, so that its owner can make the close a reset
+/// (`SO_LINGER` 0). Without it the peer sees whatever dropping the stream does.
+pub type AbortHook = Arc<dyn Fn(Side) + Send + Sync>;
+
+/// Everything an engine needs besides the two streams.
+#[derive(Clone)]
+pub struct HttpContext {
+    /// Where exchanges are reported.
+    pub sink: Arc<dyn ExchangeSink>,
+    /// Cancelled when weir wants to stop: HTTP/1 ends after the responses in flight, HTTP/2 sends
+    /// GOAWAY. Tunnels go on until their peers close or the future is dropped.
+    pub drain: CancellationToken,
+    /// Bounds.
+    pub limits: HttpLimits,
+    /// See [`AbortHook`].
+    pub on_abort: Option<AbortHook>,
+}
+
+/// Bounds of the engine. Exceeding one never breaks HTTP/1 traffic: the connection goes on as raw
+/// TCP. HTTP/2 has to refuse, because its header compression is stateful.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpLimits {
+    /// Largest HTTP/1 head, and HTTP/2 header list as RFC 9113 §6.5.2 counts it, in bytes.
+    pub max_head_bytes: usize,
+    /// Most header fields in an HTTP/1 head.
+    pub max_headers: usize,
+    /// How long a connection that has said its last word waits for the client to close, so that
+    /// the client can read it before unread data turns the close into a reset.
+    pub linger: Duration,
+    /// How long a half-closed tunnel may be silent.
+    pub half_closed_idle: Duration,
+    /// How long HTTP/2 waits for the upstream's SETTINGS before it answers the client with its own
+    /// defaults in place of the upstream's.
+    pub settings_wait: Duration,
+    /// HTTP/2 flow-control window of a stream, in bytes: what one slow reader can make weir hold.
+    pub stream_window: u32,
+    /// HTTP/2 flow-control window of a connection, in bytes: several streams' worth, so that a few
+    /// stalled streams don't stall the others.
+    pub connection_window: u32,
+    /// Largest HTTP/2 frame accepted, in bytes (16 384 to 16 777 215, RFC 9113 §6.5.2).
+    pub max_frame: u32,
+    /// HTTP/2 bytes buffered for sending, per stream.
+    pub send_buffer: usize,
+    /// HTTP/2 bytes that may be wasted on small DATA frames that have arrived and not been looked
+    /// at (h2 counts up to 255 for each); more closes the connection with `ENHANCE_YOUR_CALM`.
+    pub frame_overhead: usize,
+    /// HTTP/2 streams that a client may reset before weir has looked at them; one more closes the
+    /// connection with `ENHANCE_YOUR_CALM` (rapid reset, CVE-2023-44487).
+    pub max_pending_resets: usize,
+    /// HTTP/2 concurrent streams where the upstream sets no limit of its own.
+    pub max_streams: u32,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            max_head_bytes: 1 << 20,
+            max_headers: 4096,
+            linger: Duration::from_secs(2),
+            half_closed_idle: Duration::from_secs(3600),
+            settings_wait: Duration::from_secs(1),
+            stream_window: 1 << 20,
+            connection_window: 16 << 20,
+            max_frame: 64 << 10,
+            send_buffer: 256 << 10,
+            frame_overhead: 32 << 20,
+            max_pending_resets: 200,
+            max_streams: 1 << 16,
+        }
+    }
+}
+
+/// How a connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpEnd {
+    /// What ended it.
+    pub cause: EndCause,
+    /// Set if HTTP/1 messages could not be followed to the end.
+    pub untracked: Option<Untracked>,
+}
+
+/// What ended a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndCause {
+    /// In order; the side named closed first.
+    Closed(Side),
+    /// The side named reset its connection.
+    Reset(Side),
+    /// The upstream closed inside a response.
+    Truncated,
+    /// weir answered in the upstream's place, and closed; the value of `x-weir-error`.
+    Answered(&'static str),
+    /// The drain ended it.
+    Drained,
+    /// A half-closed tunnel was silent for too long.
+    Idle,
+    /// HTTP/2: a peer broke the protocol, or told the other that it did.
+    Protocol {
+        /// Whose connection failed.
+        side: Side,
+        /// The error.
+        text: String,
+    },
+}
+
+/// From here on, bytes were forwarded without being read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Untracked {
+    /// Whose bytes were not understood.
+    pub side: Side,
+    /// Why, for people.
+    pub reason: &'static str,
+}
+
+/// Forwards one client connection over one upstream connection until both are done.
+///
+/// Both streams start with the bytes that detection has read. Nothing is added to what the peers
+/// say, except where weir has to answer itself (see [`EndCause::Answered`]). Dropping the future
+/// drops both streams; exchanges in flight are reported as [`ExchangeEnd::Cancelled`].
+pub async fn serve<C, U>(
+    version: HttpVersion,
+    client: C,
+    upstream: U,
+    context: HttpContext,
+) -> HttpEnd
+where
+    C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    U: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    match version {
+        HttpVersion::Http1 => super::http1::serve(client, upstream, context).await,
+        HttpVersion::Http2 => super::http2::serve(client, upstream, context).await,
+    }
+}
+
+// === impl HttpContext ===
+
+impl HttpContext {
+    /// No drain, default bounds, no hook.
+    pub fn new(sink: Arc<dyn ExchangeSink>) -> Self {
+        Self {
+            sink,
+            drain: CancellationToken::new(),
+            limits: HttpLimits::default(),
+            on_abort: None,
+        }
+    }
+
+    pub(crate) fn abort(&self, side: Side) {
+        if let Some(hook) = &self.on_abort {
+            hook(side);
+        }
+    }
+}
+
+impl fmt::Debug for HttpContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpContext").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+// === impl HttpEnd ===
+
+impl From<EndCause> for HttpEnd {
+    fn from(cause: EndCause) -> Self {
+        Self { cause, untracked: None }
+    }
 }

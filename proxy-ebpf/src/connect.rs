@@ -1,0 +1,252 @@
+//! `cgroup/connect4` and `cgroup/connect6`: decides whether a connection goes to the proxy.
+//!
+//! The first "no" lets it go direct (see `try_connect` for the order), and is counted. A
+//! connection that goes direct by rule keeps its decision in the socket's storage, so that
+//! `stream` can report how it ended.
+
+use aya_ebpf::{
+    btf_maps::lpm_trie::Key,
+    helpers::{bpf_get_current_cgroup_id, bpf_ktime_get_ns},
+    macros::cgroup_sock_addr,
+    programs::SockAddrContext,
+};
+use aya_log_ebpf::debug;
+use weir_common::{
+    AddrWords, Direction, ListenerKey, ListenerKind, OriginalDestination, PortKey, PortState,
+    PrefixKey, Reason, V4_MAPPED_WORD, WorkloadConfig, flags,
+};
+
+use crate::{
+    maps::{HEARTBEATS, PORT_HITS, PORTS, ROUTES, SKIP_CIDRS, WORKLOAD, WORKLOADS, count, increment},
+    socket::{self, read, read_words, write},
+};
+
+const SOCK_STREAM: u32 = 1;
+const IPPROTO_TCP: u32 = 6;
+/// Lets the system call go on; 0 would be EPERM.
+const PROCEED: i32 = 1;
+
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    // SAFETY: the context is valid for the length of the program.
+    let v4 = unsafe { read!((*ctx.sock_addr).user_ip4) };
+    let v4 = if v4 == 0 { socket::LOOPBACK4 } else { v4 };
+    run::<false>(&ctx, socket::mapped(v4))
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    // SAFETY: as above.
+    let mut addr = unsafe { read_words!((*ctx.sock_addr).user_ip6) };
+    // The kernel takes :: for ::1, and ::ffff:0.0.0.0 for 127.0.0.1.
+    if socket::is_unspecified(&addr) {
+        addr[3] = if addr[2] == 0 { 1_u32.to_be() } else { socket::LOOPBACK4 };
+    }
+    run::<true>(&ctx, addr)
+}
+
+#[inline(always)]
+fn run<const INET6: bool>(ctx: &SockAddrContext, addr: AddrWords) -> i32 {
+    // SAFETY: as above.
+    let (kind, protocol, port_be) = unsafe {
+        (
+            read!((*ctx.sock_addr).type_),
+            read!((*ctx.sock_addr).protocol),
+            read!((*ctx.sock_addr).user_port) as u16,
+        )
+    };
+    if kind != SOCK_STREAM || protocol != IPPROTO_TCP {
+        count(Reason::NotTcp);
+        return PROCEED;
+    }
+    let mut destination = OriginalDestination {
+        addr,
+        workload: WORKLOAD.load(),
+        port: u16::from_be(port_be),
+        inet6: u8::from(INET6),
+        ..OriginalDestination::default()
+    };
+    let reason = match try_connect::<INET6>(ctx, &mut destination) {
+        Ok(()) => Reason::Redirected,
+        Err(reason) => reason,
+    };
+    count(reason);
+    debug!(ctx, "connect port {} reason {}", destination.port, reason as u32);
+    PROCEED
+}
+
+#[inline(always)]
+fn try_connect<const INET6: bool>(
+    ctx: &SockAddrContext,
+    dest: &mut OriginalDestination,
+) -> Result<(), Reason> {
+    // SAFETY: a copy is not needed: userspace replaces entries, it does not write into them.
+    let config = unsafe { WORKLOADS.get(&dest.workload) }.ok_or(Reason::Unconfigured)?;
+    let loopback = socket::is_loopback(&dest.addr);
+    if loopback && config.flags & flags::CAPTURE_LOOPBACK == 0 {
+        return Err(Reason::Loopback);
+    }
+    // SAFETY: plain helper call.
+    if config.exempt_cgroup != 0 && config.exempt_cgroup == unsafe { bpf_get_current_cgroup_id() } {
+        return Err(Reason::OwnTraffic);
+    }
+    match by_rule(config, dest).and_then(|()| by_reach(ctx, config, dest)) {
+        Ok(listener) => redirect::<INET6>(ctx, dest, listener),
+        Err(reason) => {
+            leave(ctx, dest, reason);
+            Err(reason)
+        }
+    }
+}
+
+/// What the operator said: ports, prefixes, include list.
+#[inline(always)]
+fn by_rule(config: &WorkloadConfig, dest: &mut OriginalDestination) -> Result<(), Reason> {
+    let key = PortKey::new(dest.workload, Direction::Outbound, dest.port);
+    let mut included = false;
+    // SAFETY: four bytes that userspace replaces as one.
+    if let Some(rule) = unsafe { PORTS.get(&key) } {
+        dest.state = rule.state;
+        dest.state_source = rule.source;
+        included = rule.included != 0;
+    }
+    if dest.state == PortState::Skip as u8 {
+        increment(&PORT_HITS, &key);
+        return Err(Reason::SkipPort);
+    }
+    let prefix = Key::new(PrefixKey::BITS, PrefixKey::new(dest.workload, dest.addr));
+    if SKIP_CIDRS.get(&prefix).is_some() {
+        return Err(Reason::SkipCidr);
+    }
+    if config.flags & flags::INCLUDE_OUTBOUND != 0 && !included {
+        return Err(Reason::NotIncluded);
+    }
+    Ok(())
+}
+
+/// What the kernel and the proxy can do: route, socket, listener, signs of life.
+#[inline(always)]
+fn by_reach(
+    ctx: &SockAddrContext,
+    config: &WorkloadConfig,
+    dest: &mut OriginalDestination,
+) -> Result<u16, Reason> {
+    bound(ctx, dest)?;
+    reachable(config, dest)?;
+    let kind = if socket::is_v4(&dest.addr) { ListenerKind::Outbound4 } else { ListenerKind::Outbound6 };
+    let key = ListenerKey { workload: dest.workload, kind: kind as u32 };
+    let port = socket::listener_port(&key).ok_or(Reason::NoListener)?;
+    // SAFETY: plain helper call.
+    dest.connected_ns = unsafe { bpf_ktime_get_ns() };
+    if config.heartbeat_limit_ns != 0 {
+        // SAFETY: one aligned word.
+        let beat = unsafe { HEARTBEATS.get(&dest.workload) }.copied().ok_or(Reason::Stale)?;
+        // A heartbeat written between the two clock readings is newer than "now".
+        if dest.connected_ns > beat && dest.connected_ns - beat > config.heartbeat_limit_ns {
+            return Err(Reason::Stale);
+        }
+    }
+    if port == dest.port && socket::is_loopback(&dest.addr) {
+        return Err(Reason::OwnListener);
+    }
+    Ok(port)
+}
+
+/// Notes an address or mark that the application set; a device it is bound to rules us out.
+#[inline(always)]
+fn bound(ctx: &SockAddrContext, dest: &mut OriginalDestination) -> Result<(), Reason> {
+    let sk = socket::of_address(ctx.sock_addr);
+    if sk.is_null() {
+        return Err(Reason::HookError);
+    }
+    // SAFETY: non-null; word-wise reads of fields that `bpf_sock_is_valid_access` allows.
+    let (device, mark, v4, v6) = unsafe {
+        (
+            read!((*sk).bound_dev_if),
+            read!((*sk).mark),
+            read!((*sk).src_ip4),
+            read_words!((*sk).src_ip6),
+        )
+    };
+    if device != 0 {
+        return Err(Reason::BoundDevice);
+    }
+    dest.mark = mark;
+    if socket::is_v4(&dest.addr) {
+        if v4 != 0 {
+            dest.source = socket::mapped(v4);
+            dest.bound = 1;
+        }
+    } else if v6[0] | v6[1] | v6[2] | v6[3] != 0 {
+        dest.source = v6;
+        dest.bound = 1;
+    }
+    Ok(())
+}
+
+/// Lets through what the kernel would refuse: the application is to see that error itself.
+#[inline(always)]
+fn reachable(config: &WorkloadConfig, dest: &mut OriginalDestination) -> Result<(), Reason> {
+    if socket::is_v4(&dest.addr) {
+        // 224.0.0.0/4 and above: multicast, reserved, broadcast.
+        if u32::from_be(dest.addr[3]) >> 28 >= 0xe {
+            return Err(Reason::NoRoute);
+        }
+    } else if u32::from_be(dest.addr[0]) >> 22 == 0xfe80 >> 6 {
+        return Err(Reason::LinkLocal);
+    } else if u32::from_be(dest.addr[0]) >> 24 == 0xff {
+        return Err(Reason::NoRoute);
+    }
+    if config.flags & flags::ROUTES_COMPLETE == 0 {
+        return Ok(());
+    }
+    let key = Key::new(PrefixKey::BITS, PrefixKey::new(dest.workload, dest.addr));
+    match ROUTES.get(&key) {
+        Some(route) if route.reachable != 0 => {
+            if dest.bound == 0 {
+                dest.source = route.source;
+            }
+            Ok(())
+        }
+        _ => Err(Reason::NoRoute),
+    }
+}
+
+/// Remembers the destination with the socket, then rewrites it to the proxy's listener.
+#[inline(always)]
+fn redirect<const INET6: bool>(
+    ctx: &SockAddrContext,
+    dest: &mut OriginalDestination,
+    port: u16,
+) -> Result<(), Reason> {
+    dest.reason = Reason::Redirected as u8;
+    if !socket::store(socket::of_address(ctx.sock_addr).cast(), dest) {
+        return Err(Reason::HookError);
+    }
+    // SAFETY: fields that `sock_addr_is_valid_access` lets a connect hook write.
+    unsafe {
+        write!((*ctx.sock_addr).user_port, u32::from(port.to_be()));
+        if !INET6 {
+            write!((*ctx.sock_addr).user_ip4, socket::LOOPBACK4);
+        } else {
+            let v4 = socket::is_v4(&dest.addr);
+            write!((*ctx.sock_addr).user_ip6[0], 0);
+            write!((*ctx.sock_addr).user_ip6[1], 0);
+            write!((*ctx.sock_addr).user_ip6[2], if v4 { V4_MAPPED_WORD } else { 0 });
+            write!(
+                (*ctx.sock_addr).user_ip6[3],
+                if v4 { socket::LOOPBACK4 } else { 1_u32.to_be() }
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Keeps the decision with a socket that goes direct, for the report at its end.
+#[inline(always)]
+fn leave(ctx: &SockAddrContext, dest: &mut OriginalDestination, reason: Reason) {
+    dest.reason = reason as u8;
+    // SAFETY: plain helper call.
+    dest.connected_ns = unsafe { bpf_ktime_get_ns() };
+    let _ = socket::store(socket::of_address(ctx.sock_addr).cast(), dest);
+}

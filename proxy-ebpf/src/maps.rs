@@ -1,0 +1,85 @@
+//! The maps, and the one constant that tells the instances of a program apart.
+
+use aya_ebpf::{
+    Global,
+    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
+    btf_maps::{HashMap, LpmTrie, PerCpuHashMap, RingBuf, SkStorage, SockHash},
+    macros::btf_map,
+};
+use weir_common::{
+    CloseEvent, ConnectionKey, CounterKey, ListenerKey, OriginalDestination, PortKey, PortRule,
+    PrefixKey, Reason, Route, TupleKey, WorkloadConfig, WorkloadId,
+};
+
+const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
+/// 1,024 workloads on a node is several times what a kubelet admits.
+const MAX_WORKLOADS: usize = 1024;
+
+/// The workload that this instance serves, patched at load.
+#[unsafe(no_mangle)]
+pub static WORKLOAD: Global<u32> = Global::new(0);
+
+#[btf_map]
+pub static WORKLOADS: HashMap<WorkloadId, WorkloadConfig, MAX_WORKLOADS, NO_PREALLOC> =
+    HashMap::new();
+
+/// Room for every port of both directions for sixteen workloads, or 2,000 ports for each of 1,024.
+#[btf_map]
+pub static PORTS: HashMap<PortKey, PortRule, 2_097_152, NO_PREALLOC> = HashMap::new();
+
+#[btf_map]
+pub static PORT_HITS: PerCpuHashMap<PortKey, u64, 2_097_152, NO_PREALLOC> = PerCpuHashMap::new();
+
+#[btf_map]
+pub static SKIP_CIDRS: LpmTrie<PrefixKey, u8, 65_536> = LpmTrie::new();
+
+#[btf_map]
+pub static ROUTES: LpmTrie<PrefixKey, Route, 1_048_576> = LpmTrie::new();
+
+#[btf_map]
+pub static LISTENERS: SockHash<ListenerKey, 4096> = SockHash::new();
+
+#[btf_map]
+pub static HEARTBEATS: HashMap<WorkloadId, u64, MAX_WORKLOADS, NO_PREALLOC> = HashMap::new();
+
+/// Entries live from connect to accept; the proxy sweeps what nobody accepted.
+#[btf_map]
+pub static PENDING: HashMap<ConnectionKey, OriginalDestination, 262_144, NO_PREALLOC> =
+    HashMap::new();
+
+#[btf_map]
+pub static SOCKETS: SkStorage<OriginalDestination> = SkStorage::new();
+
+#[btf_map]
+pub static COUNTERS: PerCpuHashMap<CounterKey, u64, 65_536, NO_PREALLOC> = PerCpuHashMap::new();
+
+#[btf_map]
+pub static PEERS: SockHash<TupleKey, 131_072> = SockHash::new();
+
+/// The way that a socket's first message took, which all later ones follow.
+#[btf_map]
+pub static WAYS: SkStorage<u32> = SkStorage::new();
+
+#[btf_map]
+pub static EVENTS: RingBuf<CloseEvent, 262_144> = RingBuf::new();
+
+
+/// Adds one to the workload's counter for `reason`.
+#[inline(always)]
+pub fn count(reason: Reason) {
+    increment(&COUNTERS, &CounterKey { workload: WORKLOAD.load(), reason: reason as u32 });
+}
+
+/// Adds one to a per-CPU counter, making it where it is not there yet.
+#[inline(always)]
+pub fn increment<K, const MAX: usize>(
+    counters: &PerCpuHashMap<K, u64, MAX, NO_PREALLOC>,
+    key: &K,
+) {
+    if let Some(value) = counters.get_ptr_mut(key) {
+        // SAFETY: a per-CPU slot, and a BPF program is not preempted by itself on its CPU.
+        unsafe { *value += 1 };
+    } else {
+        let _ = counters.insert(key, 1u64, u64::from(BPF_NOEXIST));
+    }
+}

@@ -1,0 +1,141 @@
+//! Reading sockets and addresses the way the kernel hands them to the hooks.
+
+use core::{ffi::c_void, ptr};
+
+use aya_ebpf::{
+    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr},
+    helpers::{bpf_map_lookup_elem, bpf_sk_release, bpf_sk_storage_get},
+};
+use weir_common::{AddrWords, ListenerKey, OriginalDestination, V4_MAPPED_WORD};
+
+use crate::maps::{LISTENERS, SOCKETS};
+
+pub const AF_INET: u32 = 2;
+pub const AF_INET6: u32 = 10;
+/// 127.0.0.1 as it stands in memory.
+pub const LOOPBACK4: u32 = u32::from_be_bytes([127, 0, 0, 1]).to_be();
+
+/// Reads one field of a context. Volatile: the verifier refuses the wider or computed accesses
+/// that the compiler would otherwise make of several.
+macro_rules! read {
+    ($field:expr) => {
+        core::ptr::read_volatile(&raw const $field)
+    };
+}
+/// Writes one field of a context; volatile for the same reason.
+macro_rules! write {
+    ($field:expr, $value:expr) => {
+        core::ptr::write_volatile(&raw mut $field, $value)
+    };
+}
+/// Reads the four words of an address field of a context.
+macro_rules! read_words {
+    ($field:expr) => {
+        [read!($field[0]), read!($field[1]), read!($field[2]), read!($field[3])]
+    };
+}
+pub(crate) use {read, read_words, write};
+
+/// An IPv4 address, as it stands in memory, v4-mapped.
+#[inline(always)]
+pub const fn mapped(v4: u32) -> AddrWords {
+    [0, 0, V4_MAPPED_WORD, v4]
+}
+
+/// One of two addresses of a context, both read already: read in two branches, the compiler would
+/// join the loads into one with a computed offset, which the verifier refuses.
+#[inline(always)]
+pub const fn either(v4: bool, v4_word: u32, v6: AddrWords) -> AddrWords {
+    if v4 { mapped(v4_word) } else { v6 }
+}
+
+#[inline(always)]
+pub const fn is_v4(addr: &AddrWords) -> bool {
+    addr[0] == 0 && addr[1] == 0 && addr[2] == V4_MAPPED_WORD
+}
+
+/// 127.0.0.0/8 or ::1.
+#[inline(always)]
+pub const fn is_loopback(addr: &AddrWords) -> bool {
+    if is_v4(addr) {
+        return u32::from_be(addr[3]) >> 24 == 127;
+    }
+    addr[0] == 0 && addr[1] == 0 && addr[2] == 0 && addr[3] == 1_u32.to_be()
+}
+
+/// True for `::` and `0.0.0.0`.
+#[inline(always)]
+pub const fn is_unspecified(addr: &AddrWords) -> bool {
+    addr[0] | addr[1] | addr[3] == 0 && (addr[2] == 0 || addr[2] == V4_MAPPED_WORD)
+}
+
+/// The socket that a `sock_addr` hook was called for.
+#[inline(always)]
+pub fn of_address(ctx: *mut bpf_sock_addr) -> *mut bpf_sock {
+    // SAFETY: the context is valid for the length of the program.
+    unsafe { read!((*ctx).__bindgen_anon_1.sk) }
+}
+
+/// What the connect hook stored with a socket, if it stored anything.
+#[inline(always)]
+pub fn stored(sk: *mut c_void) -> Option<&'static mut OriginalDestination> {
+    if sk.is_null() {
+        return None;
+    }
+    // SAFETY: helper call on a non-null socket; the value lives as long as the socket.
+    unsafe {
+        bpf_sk_storage_get((&raw const SOCKETS).cast_mut().cast(), sk, ptr::null_mut(), 0)
+            .cast::<OriginalDestination>()
+            .as_mut()
+    }
+}
+
+/// Stores `value` with a socket; false where the kernel would not.
+#[inline(always)]
+pub fn store(sk: *mut c_void, value: &mut OriginalDestination) -> bool {
+    if sk.is_null() {
+        return false;
+    }
+    // SAFETY: as above; on creation the kernel copies `value`.
+    let slot = unsafe {
+        bpf_sk_storage_get(
+            (&raw const SOCKETS).cast_mut().cast(),
+            sk,
+            ptr::from_mut(value).cast(),
+            u64::from(BPF_SK_STORAGE_GET_F_CREATE),
+        )
+        .cast::<OriginalDestination>()
+    };
+    if slot.is_null() {
+        return false;
+    }
+    // A socket that connects again (after AF_UNSPEC or a failed try) keeps its slot.
+    // SAFETY: non-null, and no other program runs for a socket that is just connecting. Word by
+    // word: an assignment would become a loop over bytes.
+    unsafe {
+        let (to, from) = (slot.cast::<u64>(), ptr::from_mut(value).cast::<u64>());
+        let mut i = 0;
+        while i < size_of::<OriginalDestination>() / 8 {
+            ptr::write_volatile(to.add(i), *from.add(i));
+            i += 1;
+        }
+    }
+    true
+}
+
+/// The port of the listener in a slot, host order; `None` where the slot is empty.
+#[inline(always)]
+pub fn listener_port(key: &ListenerKey) -> Option<u16> {
+    // SAFETY: a lookup in a sock hash gives a referenced socket or null.
+    let sk = unsafe {
+        bpf_map_lookup_elem((&raw const LISTENERS).cast_mut().cast(), ptr::from_ref(key).cast())
+    }
+    .cast::<bpf_sock>();
+    if sk.is_null() {
+        return None;
+    }
+    // SAFETY: non-null; released exactly once, and not used after.
+    let port = unsafe { read!((*sk).src_port) };
+    unsafe { bpf_sk_release(sk.cast()) };
+    Some(port as u16)
+}

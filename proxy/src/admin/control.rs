@@ -1,0 +1,307 @@
+//! The server side of the control socket. Whoever can open the socket may change weir, so it is
+//! mode 0600 in a directory of mode 0700; everything that arrives is bounded in size and time.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    os::unix::{
+        fs::DirBuilderExt, fs::FileTypeExt, fs::PermissionsExt, net::UnixStream as StdStream,
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+    time::timeout,
+};
+
+use super::protocol::{
+    Answer, Command, ControlError, ErrorCode, Explanation, KernelCounters, MAX_REQUEST,
+    PortsReport, PortsSet, Request, Response, Status, VERSION,
+};
+use crate::{decision::Direction, ports::PortChange, telemetry::stats::StatsSnapshot};
+
+/// Clients served at once; more wait in the listen queue.
+const MAX_CLIENTS: usize = 32;
+
+/// A client that says nothing for this long is dropped; so is one that does not read.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// What a running weir can do. Called on the runtime, one call per request: must be quick and
+/// must not block on the network. A failed call must have changed nothing.
+pub trait ControlHandler: Send + Sync + 'static {
+    /// What is running.
+    fn status(&self) -> Status;
+    /// The port rules and their hits.
+    ///
+    /// # Errors
+    /// If the kernel's maps can't be read.
+    fn ports(&self) -> Result<PortsReport, ControlError>;
+    /// Puts ports into a state.
+    ///
+    /// # Errors
+    /// If it is refused or the kernel's maps can't be written.
+    fn set_ports(&self, change: &PortsSet) -> Result<Vec<PortChange>, ControlError>;
+    /// What a connection would get.
+    ///
+    /// # Errors
+    /// If the kernel's maps can't be read.
+    fn explain(
+        &self,
+        address: SocketAddr,
+        direction: Direction,
+    ) -> Result<Explanation, ControlError>;
+    /// Numbers per destination.
+    fn stat(&self) -> StatsSnapshot;
+    /// The log filter in effect.
+    fn log_level(&self) -> String;
+    /// Changes the log filter and returns the one in effect.
+    ///
+    /// # Errors
+    /// If it does not parse.
+    fn set_log_level(&self, filter: &str) -> Result<String, ControlError>;
+    /// How often the kernel decided what.
+    ///
+    /// # Errors
+    /// If the kernel's maps can't be read.
+    fn kernel_counters(&self) -> Result<KernelCounters, ControlError>;
+}
+
+/// Why the control socket could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlSocketError {
+    /// Another weir answers on it.
+    #[error(
+        "control socket {} is in use by another weir; stop it or choose another path with --control",
+        .0.display()
+    )]
+    InUse(PathBuf),
+    /// There is a file, and it is no socket.
+    #[error("{} exists and is not a socket; remove it or choose another path with --control", .0.display())]
+    NotASocket(PathBuf),
+    /// Anything else.
+    #[error("cannot open control socket {}: {source}; run as root or choose another path with --control", path.display())]
+    Io {
+        /// The socket's path.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+/// The listening socket. Removes its file when dropped.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode of our file: never remove a successor's.
+    identity: Option<(u64, u64)>,
+}
+
+// === impl ControlSocket ===
+
+impl ControlSocket {
+    /// Opens the socket. A file left behind by a dead weir is replaced. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// See [`ControlSocketError`].
+    pub fn bind(path: &Path) -> Result<Self, ControlSocketError> {
+        let fail = |source| ControlSocketError::Io { path: path.to_owned(), source };
+        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(fail)?;
+        }
+        clear_stale(path)?;
+        // The file must never be open to others, not even between bind and chmod: it is made
+        // under another name and renamed.
+        let fresh = path.with_extension(format!("new.{}", std::process::id()));
+        remove(&fresh).map_err(fail)?;
+        let listener = UnixListener::bind(&fresh).map_err(fail)?;
+        let opened = fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600))
+            .and_then(|()| fs::rename(&fresh, path));
+        if let Err(error) = opened {
+            // The first error is the one to report.
+            let _ = remove(&fresh);
+            return Err(fail(error));
+        }
+        Ok(Self { listener, path: path.to_owned(), identity: identity(path) })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Answers requests until dropped.
+    pub async fn serve(self, handler: Arc<dyn ControlHandler>) {
+        let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
+        let mut tasks = tokio::task::JoinSet::new();
+        loop {
+            let permit =
+                Arc::clone(&clients).acquire_owned().await.expect("the semaphore is never closed");
+            while tasks.try_join_next().is_some() {}
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let handler = Arc::clone(&handler);
+                    tasks.spawn(async move {
+                        let _permit = permit;
+                        if let Err(error) = serve_client(stream, handler.as_ref()).await {
+                            tracing::debug!(%error, "control client went away");
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept on the control socket");
+                    // EMFILE does not go away by asking again at once.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        if self.identity.is_some() && identity(&self.path) == self.identity {
+            // Left behind, it is replaced at the next start.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn clear_stale(path: &Path) -> Result<(), ControlSocketError> {
+    let fail = |source| ControlSocketError::Io { path: path.to_owned(), source };
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(fail(error)),
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(ControlSocketError::NotASocket(path.to_owned()));
+    }
+    match StdStream::connect(path) {
+        Ok(_) => Err(ControlSocketError::InUse(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            remove(path).map_err(fail)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(fail(error)),
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+/// Requests one after the other until the client closes, errs or falls silent.
+async fn serve_client(stream: UnixStream, handler: &dyn ControlHandler) -> io::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader);
+    loop {
+        let line = match timeout(DEADLINE, read_line(&mut reader, MAX_REQUEST)).await {
+            Ok(line) => line?,
+            Err(_) => return Ok(()),
+        };
+        let result = match line {
+            Line::End => return Ok(()),
+            Line::TooLong => Err(ControlError::bad_request(format!(
+                "request is longer than {MAX_REQUEST} bytes"
+            ))),
+            Line::CutOff => Err(ControlError::bad_request(
+                "request was cut off: it does not end with a line feed",
+            )),
+            Line::Complete(line) => parse(&line).and_then(|command| answer(handler, command)),
+        };
+        let stop = matches!(
+            &result,
+            Err(ControlError { code: ErrorCode::BadRequest | ErrorCode::Version, .. })
+        );
+        let mut response = serde_json::to_vec(&Response::from(result))?;
+        response.push(b'\n');
+        timeout(DEADLINE, writer.write_all(&response)).await??;
+        if stop {
+            // Whatever follows garbage is not worth reading.
+            return Ok(());
+        }
+    }
+}
+
+enum Line {
+    Complete(Vec<u8>),
+    /// The stream ended in the middle: never act on half a request.
+    CutOff,
+    TooLong,
+    End,
+}
+
+/// Reads up to a line feed, holding at most `limit` bytes and a little.
+async fn read_line(
+    reader: &mut (impl tokio::io::AsyncBufRead + Unpin),
+    limit: usize,
+) -> io::Result<Line> {
+    let mut line = Vec::new();
+    reader.take(limit as u64 + 1).read_until(b'\n', &mut line).await?;
+    if line.last() == Some(&b'\n') {
+        line.pop();
+        return Ok(Line::Complete(line));
+    }
+    if line.len() > limit {
+        return Ok(Line::TooLong);
+    }
+    if line.is_empty() { Ok(Line::End) } else { Ok(Line::CutOff) }
+}
+
+fn parse(line: &[u8]) -> Result<Command, ControlError> {
+    /// Just enough to tell another version from garbage.
+    #[derive(serde::Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+    let syntax = |error: serde_json::Error| {
+        ControlError::bad_request(format!("request is not understood: {error}"))
+    };
+    let Versioned { version } = serde_json::from_slice(line).map_err(syntax)?;
+    if version != VERSION {
+        return Err(ControlError {
+            code: ErrorCode::Version,
+            message: format!(
+                "control protocol {version} is asked for and this weir ({}) speaks {VERSION}; use \
+                 the same version on both sides",
+                env!("CARGO_PKG_VERSION")
+            ),
+        });
+    }
+    serde_json::from_slice::<Request>(line).map(|request| request.command).map_err(syntax)
+}
+
+fn answer(handler: &dyn ControlHandler, command: Command) -> Result<Answer, ControlError> {
+    Ok(match command {
+        Command::Status => Answer::Status(Box::new(handler.status())),
+        Command::PortsList => Answer::Ports(handler.ports()?),
+        Command::PortsSet(change) => Answer::Changed(handler.set_ports(&change)?),
+        Command::Explain { address, direction } => {
+            Answer::Explanation(Box::new(handler.explain(address, direction)?))
+        }
+        Command::Stat => Answer::Stat(handler.stat()),
+        Command::LogLevel { filter: None } => Answer::LogLevel(handler.log_level()),
+        Command::LogLevel { filter: Some(filter) } => {
+            Answer::LogLevel(handler.set_log_level(&filter)?)
+        }
+        Command::KernelCounters => Answer::KernelCounters(handler.kernel_counters()?),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,217 @@
+use std::{io::Read, io::Write, sync::Mutex};
+
+use super::*;
+use crate::{
+    admin::{
+        client::{ClientError, ask},
+        protocol::WorkloadStatus,
+    },
+    decision::{PortState, Source},
+    ports::{PolicyInput, PortPolicy},
+};
+
+/// A weir that has ports and nothing else.
+#[derive(Default)]
+struct Fake(Mutex<PortPolicy>);
+
+impl ControlHandler for Fake {
+    fn status(&self) -> Status {
+        Status {
+            version: "0.1.0".into(),
+            pid: 42,
+            uptime: Duration::from_millis(1500),
+            phase: "running".into(),
+            workloads: vec![WorkloadStatus {
+                name: "shop".into(),
+                cgroup: "/sys/fs/cgroup/shop".into(),
+                listeners: vec!["127.0.0.1:40000".parse().unwrap()],
+                hooks: vec!["connect4".into()],
+            }],
+            admin: None,
+            sk_msg: "off".into(),
+            open_connections: 3,
+            resident_bytes: None,
+        }
+    }
+
+    fn ports(&self) -> Result<PortsReport, ControlError> {
+        Ok(PortsReport::new(&self.0.lock().unwrap(), &|_, port| u64::from(port == 4406) * 7))
+    }
+
+    fn set_ports(&self, change: &PortsSet) -> Result<Vec<PortChange>, ControlError> {
+        let directions = change
+            .direction
+            .map_or_else(|| vec![Direction::Outbound, Direction::Inbound], |one| vec![one]);
+        let mut policy = self.0.lock().unwrap();
+        Ok(directions
+            .into_iter()
+            .flat_map(|d| policy.set(d, &change.ports, change.state, Source::Cli))
+            .collect())
+    }
+
+    fn explain(&self, _: SocketAddr, _: Direction) -> Result<Explanation, ControlError> {
+        Err(ControlError::failed("map is gone"))
+    }
+
+    fn stat(&self) -> StatsSnapshot {
+        StatsSnapshot::default()
+    }
+
+    fn log_level(&self) -> String {
+        "info".into()
+    }
+
+    fn set_log_level(&self, filter: &str) -> Result<String, ControlError> {
+        Err(ControlError::refused(format!("no filter: {filter}")))
+    }
+
+    fn kernel_counters(&self) -> Result<KernelCounters, ControlError> {
+        Ok(KernelCounters::default())
+    }
+}
+
+struct Served {
+    directory: tempfile::TempDir,
+    handler: Arc<Fake>,
+    _task: tokio::task::JoinHandle<()>,
+}
+
+impl Served {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let handler = Arc::new(Fake(Mutex::new(PortPolicy::new(
+            PolicyInput::default(),
+            PolicyInput::default(),
+        ))));
+        let socket = ControlSocket::bind(&directory.path().join("run/control.sock")).unwrap();
+        let task = tokio::spawn(socket.serve(handler.clone()));
+        Self { directory, handler, _task: task }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("run/control.sock")
+    }
+
+    async fn ask(&self, command: Command) -> Result<Answer, ClientError> {
+        let path = self.path();
+        tokio::task::spawn_blocking(move || ask(&path, command)).await.unwrap()
+    }
+
+    /// Sends bytes, closes the sending side and returns all that comes back.
+    async fn raw(&self, bytes: Vec<u8>) -> String {
+        let path = self.path();
+        tokio::task::spawn_blocking(move || {
+            let mut stream = StdStream::connect(path).unwrap();
+            // The server may have closed before it has read everything.
+            let _ = stream.write_all(&bytes);
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer);
+            String::from_utf8(answer).unwrap()
+        })
+        .await
+        .unwrap()
+    }
+}
+
+fn skip(list: &str) -> Command {
+    Command::PortsSet(PortsSet {
+        direction: Some(Direction::Outbound),
+        ports: crate::ports::PortList::parse(list).unwrap().set,
+        state: PortState::Skip,
+    })
+}
+
+#[tokio::test]
+async fn requests_are_answered() {
+    let served = Served::start();
+    let Answer::Status(status) = served.ask(Command::Status).await.unwrap() else { panic!() };
+    assert_eq!(*status, served.handler.status());
+    let Answer::Changed(changes) = served.ask(skip("80,4406")).await.unwrap() else { panic!() };
+    assert_eq!(changes.len(), 2);
+    let Answer::Ports(report) = served.ask(Command::PortsList).await.unwrap() else { panic!() };
+    assert!(report.rules.iter().any(|rule| rule.ports.contains(4406) && rule.hits == 7));
+    let error = served.ask(Command::LogLevel { filter: Some("x".into()) }).await.unwrap_err();
+    assert_eq!(error.to_string(), "weir refused: no filter: x");
+    let explain =
+        Command::Explain { address: "[::1]:1".parse().unwrap(), direction: Direction::Outbound };
+    assert!(served.ask(explain).await.unwrap_err().to_string().contains("map is gone"));
+}
+
+#[tokio::test]
+async fn garbage_gets_an_error_and_changes_nothing() {
+    let served = Served::start();
+    let before = served.handler.0.lock().unwrap().clone();
+    let set = r#"{"version":1,"command":{"ports_set":{"ports":"80","state":"skip"}}}"#;
+    for (bytes, part) in [
+        (b"garbage\n".to_vec(), "not understood"),
+        (b"\x00\xff\xfe\n".to_vec(), "not understood"),
+        (b"{\"version\":1}\n".to_vec(), "missing field `command`"),
+        (b"{\"version\":2,\"command\":\"status\"}\n".to_vec(), "speaks 1"),
+        (b"{\"version\":1,\"command\":\"reboot\"}\n".to_vec(), "unknown variant `reboot`"),
+        (set.replace("80", "25,[4222]").into_bytes(), "cut off"),
+        (
+            set.replace("80", "25,[4222]").into_bytes().into_iter().chain([b'\n']).collect(),
+            "column 4: unexpected '['",
+        ),
+        (set.replace("80", "+80").into_bytes().into_iter().chain([b'\n']).collect(), "no meaning"),
+        (
+            set.replace("skip", "drop").into_bytes().into_iter().chain([b'\n']).collect(),
+            "known are detect, opaque, skip",
+        ),
+        (set.as_bytes()[..40].to_vec(), "cut off"),
+        (vec![b'x'; MAX_REQUEST + 10], "longer than"),
+        (format!("garbage\n{set}\n").into_bytes(), "not understood"),
+    ] {
+        let answer = served.raw(bytes).await;
+        assert!(answer.contains(part), "{part}: {answer}");
+        assert_eq!(answer.lines().count(), 1, "closed after an error: {answer}");
+        assert_eq!(*served.handler.0.lock().unwrap(), before, "{part}");
+    }
+    assert!(served.ask(Command::Status).await.is_ok(), "still serving");
+}
+
+#[tokio::test]
+async fn the_socket_is_private() {
+    let served = Served::start();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&served.path()), 0o600);
+    assert_eq!(mode(served.path().parent().unwrap()), 0o700);
+}
+
+#[tokio::test]
+async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    assert!(matches!(ask(&path, Command::Status), Err(ClientError::NotRunning { .. })));
+
+    let socket = ControlSocket::bind(&path).unwrap();
+    let error = ControlSocket::bind(&path).unwrap_err();
+    assert!(matches!(error, ControlSocketError::InUse(_)), "{error}");
+    drop(socket);
+    assert!(!path.exists(), "removed at the end");
+
+    fs::write(&path, "precious").unwrap();
+    let error = ControlSocket::bind(&path).unwrap_err();
+    assert!(matches!(error, ControlSocketError::NotASocket(_)), "{error}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+}
+
+#[tokio::test]
+async fn the_wire_format_is_stable() {
+    let line = serde_json::to_string(&Request::new(skip("80,9000-9100"))).unwrap();
+    assert_eq!(
+        line,
+        r#"{"version":1,"command":{"ports_set":{"direction":"outbound","ports":"80,9000-9100","state":"skip"}}}"#
+    );
+    let response = Response::from(Err(ControlError::refused("no")));
+    assert_eq!(
+        serde_json::to_string(&response).unwrap(),
+        r#"{"version":1,"error":{"code":"refused","message":"no"}}"#
+    );
+    assert_eq!(
+        serde_json::to_string(&Response::from(Ok(Answer::LogLevel("info".into())))).unwrap(),
+        r#"{"version":1,"ok":{"log_level":"info"}}"#
+    );
+}

@@ -1,0 +1,162 @@
+//! Admin over HTTP: `/live`, `/ready` and `/metrics`. Reading only: this port may be open to a
+//! whole pod network.
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode, body::Incoming, header, server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+    time::timeout,
+};
+
+use crate::telemetry::Telemetry;
+
+/// Connections served at once; more wait in the listen queue.
+const MAX_CLIENTS: usize = 64;
+
+/// A request's head must arrive within this time.
+const HEAD_DEADLINE: Duration = Duration::from_secs(5);
+
+/// However slowly a client reads, and however long it keeps the connection: then it must dial
+/// again. Longer than Prometheus' default scrape interval of a minute.
+const CONNECTION_DEADLINE: Duration = Duration::from_secs(90);
+
+/// What Prometheus must be told for the text that prometheus-client writes.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Whether weir is ready to be given connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Readiness {
+    /// Not attached yet.
+    #[default]
+    Starting,
+    /// Capturing.
+    Ready,
+    /// Finishing what is there.
+    Draining,
+}
+
+/// The admin port could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot open admin address {address}: {source}; choose another with --admin")]
+pub struct AdminError {
+    /// What was asked for.
+    pub address: SocketAddr,
+    /// The cause.
+    pub source: io::Error,
+}
+
+/// The listening socket.
+#[derive(Debug)]
+pub struct AdminServer {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+// === impl AdminServer ===
+
+impl AdminServer {
+    /// Opens the port; port 0 picks one.
+    ///
+    /// # Errors
+    /// If it can't be opened.
+    pub async fn bind(address: SocketAddr) -> Result<Self, AdminError> {
+        let fail = |source| AdminError { address, source };
+        let listener = TcpListener::bind(address).await.map_err(fail)?;
+        let address = listener.local_addr().map_err(fail)?;
+        Ok(Self { listener, address })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until dropped.
+    pub async fn serve(self, telemetry: Telemetry, readiness: watch::Receiver<Readiness>) {
+        let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
+        let mut tasks = tokio::task::JoinSet::new();
+        loop {
+            let permit =
+                Arc::clone(&clients).acquire_owned().await.expect("the semaphore is never closed");
+            while tasks.try_join_next().is_some() {}
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept on the admin address");
+                    // EMFILE does not go away by asking again at once.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let (telemetry, readiness) = (telemetry.clone(), readiness.clone());
+            tasks.spawn(async move {
+                let _permit = permit;
+                let service = service_fn(move |request| {
+                    let response = respond(&request, &telemetry, *readiness.borrow());
+                    async move { Ok::<_, Infallible>(response) }
+                });
+                let connection = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEAD_DEADLINE)
+                    .serve_connection(TokioIo::new(stream), service);
+                if let Ok(Err(error)) = timeout(CONNECTION_DEADLINE, connection).await {
+                    tracing::debug!(%error, "admin client went away");
+                }
+            });
+        }
+    }
+}
+
+fn respond(
+    request: &Request<Incoming>,
+    telemetry: &Telemetry,
+    readiness: Readiness,
+) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
+    if !matches!(path, "/live" | "/ready" | "/metrics") {
+        return text(StatusCode::NOT_FOUND, "not found; there are /live, /ready and /metrics\n");
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "read only; changes are made over the control socket (weir ports, weir status)\n",
+        );
+        response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    match (path, readiness) {
+        ("/metrics", _) => {
+            let mut response = text(StatusCode::OK, telemetry.encode_metrics());
+            response
+                .headers_mut()
+                .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(OPENMETRICS));
+            response
+        }
+        ("/live", _) => text(StatusCode::OK, "live\n"),
+        (_, Readiness::Ready) => text(StatusCode::OK, "ready\n"),
+        (_, Readiness::Starting) => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+        (_, Readiness::Draining) => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    response
+}
+
+#[cfg(test)]
+mod tests;

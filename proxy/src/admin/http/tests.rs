@@ -1,0 +1,57 @@
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::*;
+
+async fn start(readiness: watch::Receiver<Readiness>) -> SocketAddr {
+    let server = AdminServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = server.address();
+    tokio::spawn(server.serve(Telemetry::new(None), readiness));
+    address
+}
+
+async fn ask(address: SocketAddr, line: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("{line} HTTP/1.1\r\nhost: weir\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn readiness_is_reported() {
+    let (set, readiness) = watch::channel(Readiness::Starting);
+    let address = start(readiness).await;
+    assert!(ask(address, "GET /live").await.starts_with("HTTP/1.1 200"));
+    assert!(ask(address, "GET /ready").await.starts_with("HTTP/1.1 503"));
+    set.send(Readiness::Ready).unwrap();
+    assert!(ask(address, "GET /ready").await.ends_with("ready\n"));
+    set.send(Readiness::Draining).unwrap();
+    let answer = ask(address, "GET /ready").await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("draining\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn metrics_say_what_they_are() {
+    let (_set, readiness) = watch::channel(Readiness::Ready);
+    let answer = ask(start(readiness).await, "GET /metrics").await;
+    assert!(answer.contains("content-type: application/openmetrics-text; version=1.0.0"));
+    assert!(answer.contains("weir_build_info{version="), "{answer}");
+    assert!(answer.ends_with("# EOF\n"));
+}
+
+#[tokio::test]
+async fn nothing_can_be_changed() {
+    let (_set, readiness) = watch::channel(Readiness::Ready);
+    let address = start(readiness).await;
+    for line in ["PUT /log-level", "POST /shutdown", "GET /"] {
+        assert!(ask(address, line).await.starts_with("HTTP/1.1 404"), "{line}");
+    }
+    for line in ["POST /metrics", "PUT /ready", "DELETE /live"] {
+        let answer = ask(address, line).await;
+        assert!(answer.starts_with("HTTP/1.1 405") && answer.contains("allow: GET, HEAD"));
+    }
+}

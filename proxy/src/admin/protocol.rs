@@ -1,0 +1,341 @@
+//! The language of the control socket: one JSON object per line each way. Both ends state the
+//! version; within one version fields are only ever added.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    decision::{Direction, PortState, Source, Treatment},
+    names,
+    ports::{PortChange, PortSet, PortStatus},
+    telemetry::stats::StatsSnapshot,
+};
+
+/// The version this weir speaks.
+pub const VERSION: u32 = 1;
+
+/// Longest request in bytes: 65,536 single ports fit.
+pub const MAX_REQUEST: usize = 512 * 1024;
+
+/// Longest answer in bytes that a client reads.
+pub const MAX_RESPONSE: usize = 16 * 1024 * 1024;
+
+/// One line from the client.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// See [`VERSION`].
+    pub version: u32,
+    /// What is asked.
+    pub command: Command,
+}
+
+/// What can be asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Command {
+    /// What is running, since when, on what.
+    Status,
+    /// The ports that are not "detect by default", and how often skip rules were hit.
+    PortsList,
+    /// Puts ports into a state, now and for both the proxy and the kernel.
+    PortsSet(PortsSet),
+    /// What a connection to this address would get, and why.
+    Explain {
+        /// The destination.
+        address: SocketAddr,
+        /// Seen from the workload.
+        #[serde(with = "names::direction")]
+        direction: Direction,
+    },
+    /// Numbers per destination.
+    Stat,
+    /// Changes the log filter (tracing's `EnvFilter` syntax), or tells it.
+    LogLevel {
+        /// The new filter; `None` only asks.
+        filter: Option<String>,
+    },
+    /// How often the kernel decided what.
+    KernelCounters,
+}
+
+/// A change of port states.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortsSet {
+    /// `None` for both.
+    #[serde(default, with = "names::direction::optional")]
+    pub direction: Option<Direction>,
+    /// The ports.
+    pub ports: PortSet,
+    /// Their new state.
+    #[serde(with = "names::state")]
+    pub state: PortState,
+}
+
+/// One line from weir.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Response {
+    /// See [`VERSION`].
+    pub version: u32,
+    /// The answer.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// An answer, or why there is none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The answer to the command.
+    Ok(Answer),
+    /// Nothing was changed.
+    Error(ControlError),
+}
+
+/// The answers, by command.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// To [`Command::Status`].
+    Status(Box<Status>),
+    /// To [`Command::PortsList`].
+    Ports(PortsReport),
+    /// To [`Command::PortsSet`]: what changed.
+    Changed(Vec<PortChange>),
+    /// To [`Command::Explain`].
+    Explanation(Box<Explanation>),
+    /// To [`Command::Stat`].
+    Stat(StatsSnapshot),
+    /// To [`Command::LogLevel`]: the filter in effect.
+    LogLevel(String),
+    /// To [`Command::KernelCounters`].
+    KernelCounters(KernelCounters),
+}
+
+/// Why a command was refused or failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct ControlError {
+    /// For programs.
+    pub code: ErrorCode,
+    /// For people.
+    pub message: String,
+}
+
+/// Kinds of [`ControlError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// Not understood.
+    BadRequest,
+    /// The other end speaks another version.
+    Version,
+    /// Understood and refused.
+    Refused,
+    /// Tried and failed.
+    Failed,
+    /// A code of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// The state of a running weir.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// weir's version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// How long it has been running.
+    #[serde(rename = "uptime_ms", with = "millis")]
+    pub uptime: Duration,
+    /// `starting`, `running` or `draining`.
+    pub phase: String,
+    /// What is captured.
+    pub workloads: Vec<WorkloadStatus>,
+    /// Where `/metrics` is.
+    pub admin: Option<SocketAddr>,
+    /// `on` or `off`, and why if it is not as configured.
+    pub sk_msg: String,
+    /// Proxied connections open now.
+    pub open_connections: u64,
+    /// Resident memory in bytes.
+    pub resident_bytes: Option<u64>,
+}
+
+/// One captured workload.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkloadStatus {
+    /// Its name.
+    pub name: String,
+    /// Its cgroup's path.
+    pub cgroup: String,
+    /// The listeners that captured connections arrive at.
+    pub listeners: Vec<SocketAddr>,
+    /// The BPF programs attached to it, by hook.
+    pub hooks: Vec<String>,
+}
+
+/// The ports that somebody or a default said something about.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PortsReport {
+    /// One entry per run of ports with the same status and no hits, or per port with hits.
+    pub rules: Vec<PortsRule>,
+    /// Directions in which only included ports are captured.
+    pub include_lists: Vec<String>,
+}
+
+/// Ports with the same status.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PortsRule {
+    /// Seen from the workload.
+    #[serde(with = "names::direction")]
+    pub direction: Direction,
+    /// The ports.
+    pub ports: PortSet,
+    /// What their connections get.
+    #[serde(flatten)]
+    pub status: PortStatus,
+    /// Connections that the kernel let pass because of the rule.
+    pub hits: u64,
+}
+
+/// What a connection to an address would get.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The destination.
+    pub address: SocketAddr,
+    /// Seen from the workload.
+    #[serde(with = "names::direction")]
+    pub direction: Direction,
+    /// In a few words: `skip`, `opaque`, `detect`.
+    pub verdict: String,
+    /// Who decided.
+    #[serde(with = "names::source")]
+    pub source: Source,
+    /// Why, as a clause.
+    pub why: String,
+    /// Every test in the order in which the hook makes them, up to the one that decided.
+    pub steps: Vec<Step>,
+    /// What connections to it were treated as so far.
+    pub seen: Vec<Seen>,
+}
+
+/// One test on the way to a decision.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// The question: `port skipped?`.
+    pub test: String,
+    /// The answer: `no: port 80 is detect (default)`.
+    pub result: String,
+    /// True for the one that decided.
+    pub decisive: bool,
+}
+
+/// Earlier connections to the same address.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Seen {
+    /// What they were treated as.
+    pub treatment: Option<Treatment>,
+    /// Who decided.
+    #[serde(with = "names::source::optional")]
+    pub source: Option<Source>,
+    /// Why.
+    pub why: String,
+    /// How many.
+    pub connections: u64,
+}
+
+/// Counters of the connect hook: workload → reason → count.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct KernelCounters {
+    /// Workload name → [`weir_common::Reason`] name → count.
+    pub workloads: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+// === impl Request ===
+
+impl Request {
+    /// A request in this version.
+    #[must_use]
+    pub const fn new(command: Command) -> Self {
+        Self { version: VERSION, command }
+    }
+}
+
+// === impl Response ===
+
+impl From<Result<Answer, ControlError>> for Response {
+    fn from(result: Result<Answer, ControlError>) -> Self {
+        let outcome = match result {
+            Ok(answer) => Outcome::Ok(answer),
+            Err(error) => Outcome::Error(error),
+        };
+        Self { version: VERSION, outcome }
+    }
+}
+
+// === impl ControlError ===
+
+impl ControlError {
+    /// The request is not understood.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self { code: ErrorCode::BadRequest, message: message.into() }
+    }
+
+    /// The request is understood and refused.
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self { code: ErrorCode::Refused, message: message.into() }
+    }
+
+    /// Carrying it out failed; nothing was changed.
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self { code: ErrorCode::Failed, message: message.into() }
+    }
+}
+
+// === impl PortsReport ===
+
+impl PortsReport {
+    /// Groups the rules of a policy: neighbours with the same status and no hits share an entry.
+    #[must_use]
+    pub fn new(policy: &crate::ports::PortPolicy, hits: &dyn Fn(Direction, u16) -> u64) -> Self {
+        let mut report = Self::default();
+        for direction in [Direction::Outbound, Direction::Inbound] {
+            if policy.has_include_list(direction) {
+                report.include_lists.push(crate::decision::direction_name(direction).to_owned());
+            }
+            let mut groups: Vec<(PortStatus, u64, Vec<u16>)> = Vec::new();
+            for (port, status) in policy.rules(direction) {
+                let hits = hits(direction, port);
+                match groups.iter_mut().find(|(s, h, _)| *s == status && *h == 0 && hits == 0) {
+                    Some((_, _, ports)) => ports.push(port),
+                    None => groups.push((status, hits, vec![port])),
+                }
+            }
+            report.rules.extend(groups.into_iter().map(|(status, hits, ports)| PortsRule {
+                direction,
+                ports: ports.into_iter().collect(),
+                status,
+                hits,
+            }));
+        }
+        report
+    }
+}
+
+mod millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &Duration, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_u64(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+        u64::deserialize(d).map(Duration::from_millis)
+    }
+}

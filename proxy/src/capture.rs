@@ -1,0 +1,28 @@
+//! The kernel side: loads the BPF programs, attaches them to a workload and keeps their maps in
+//! step with what userspace knows. The only module that uses aya; it forwards nothing.
+
+mod acceleration;
+mod attach;
+mod bpf;
+pub mod cgroup;
+mod counters;
+mod error;
+mod events;
+mod heartbeat;
+mod kernel;
+mod listener;
+mod original;
+mod policy;
+pub mod probe;
+pub mod proof;
+mod routes;
+
+pub use acceleration::self_test as sk_msg_self_test;
+pub use attach::{AttachOptions, attach, hooks};
+pub use error::CaptureError;
+pub use events::{DirectClose, Events};
+pub use heartbeat::Heartbeat;
+pub use kernel::{Kernel, KernelOptions};
+pub use listener::{Listeners, netns_cookie};
+pub use original::{Captured, Originals};
+pub use routes::RouteWatch;

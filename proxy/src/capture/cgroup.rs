@@ -1,0 +1,168 @@
+//! cgroup v2: where it is mounted, weir's own cgroup, and transient cgroups for `weir exec`.
+
+use std::{
+    fs, io,
+    os::unix::{fs::MetadataExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use super::CaptureError;
+
+/// A cgroup made by weir, removed when dropped. Processes still in it are moved to its parent.
+#[derive(Debug)]
+pub struct Transient {
+    path: PathBuf,
+}
+
+// === impl Transient ===
+
+impl Transient {
+    /// Makes a cgroup below weir's own.
+    ///
+    /// # Errors
+    /// Without a cgroup2 mount, or where the directory cannot be made.
+    pub fn create(name: &str) -> Result<Self, CaptureError> {
+        let path = own()?.join(name);
+        fs::create_dir(&path).map_err(|source| CaptureError::Cgroup {
+            action: "create",
+            path: path.clone(),
+            source,
+            hint: "; run as root",
+        })?;
+        Ok(Self { path })
+    }
+
+    /// The cgroup's directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes `command` start inside this cgroup, so that not even its first connection is missed.
+    ///
+    /// # Errors
+    /// Where the cgroup cannot be entered.
+    pub fn enter(&self, command: &mut Command) -> Result<(), CaptureError> {
+        let procs = fs::OpenOptions::new()
+            .write(true)
+            .open(self.path.join("cgroup.procs"))
+            .map_err(|source| CaptureError::Cgroup {
+                action: "enter",
+                path: self.path.clone(),
+                source,
+                hint: "",
+            })?;
+        // SAFETY: write(2) is async-signal-safe, and the closure owns the descriptor.
+        unsafe {
+            command.pre_exec(move || nix::unistd::write(&procs, b"0").map(drop).map_err(Into::into));
+        }
+        Ok(())
+    }
+
+    /// Lets go of the processes: moves them to the parent cgroup, whose connections nobody
+    /// captures, and removes this one.
+    pub fn release(self) {}
+
+    fn evacuate(&self) {
+        let Some(parent) = self.path.parent() else { return };
+        let Ok(pids) = fs::read_to_string(self.path.join("cgroup.procs")) else { return };
+        for pid in pids.lines() {
+            let _ = fs::write(parent.join("cgroup.procs"), pid);
+        }
+    }
+}
+
+impl Drop for Transient {
+    fn drop(&mut self) {
+        // A process that forks while it is moved can leave a child behind: look again.
+        for _ in 0..100 {
+            self.evacuate();
+            match fs::remove_dir(&self.path) {
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                }
+                _ => return,
+            }
+        }
+        tracing::warn!(cgroup = %self.path.display(), "cgroup not removed: still in use");
+    }
+}
+
+// === helpers ===
+
+/// The first cgroup2 mount point, from `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+///
+/// # Errors
+/// Where there is none.
+pub fn mount_point() -> Result<PathBuf, CaptureError> {
+    let text = fs::read_to_string("/proc/self/mountinfo").map_err(|source| CaptureError::Cgroup {
+        action: "find the mount of",
+        path: "/proc/self/mountinfo".into(),
+        source,
+        hint: "; is /proc mounted?",
+    })?;
+    find_mount(&text).ok_or(CaptureError::NoCgroup2)
+}
+
+fn find_mount(mountinfo: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (left, right) = line.split_once(" - ")?;
+        (right.split(' ').next()? == "cgroup2").then_some(())?;
+        let mut fields = left.split(' ');
+        (fields.nth(3)? == "/").then_some(())?;
+        fields.next().map(|path| PathBuf::from(unescape(path)))
+    })
+}
+
+/// Undoes the octal escapes of mountinfo (`\040` is a space).
+fn unescape(field: &str) -> String {
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .iter()
+        .fold(field.to_owned(), |text, (escape, plain)| text.replace(escape, plain))
+}
+
+/// The directory of weir's own cgroup.
+///
+/// # Errors
+/// Without cgroup v2.
+pub fn own() -> Result<PathBuf, CaptureError> {
+    let mount = mount_point()?;
+    let text = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let relative =
+        text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/").trim_start_matches('/');
+    Ok(mount.join(relative))
+}
+
+/// The kernel's id of a cgroup: the inode of its directory on 64-bit machines
+/// (kernel/cgroup/cgroup.c, `cgroup_id`).
+///
+/// # Errors
+/// Where the directory is not there or is no cgroup.
+pub fn id(path: &Path) -> Result<u64, CaptureError> {
+    let error = |source, hint| CaptureError::Cgroup { action: "open", path: path.into(), source, hint };
+    let metadata = fs::metadata(path).map_err(|source| {
+        error(source, "; name the directory of an existing cgroup below the cgroup2 mount")
+    })?;
+    if !path.join("cgroup.procs").exists() {
+        return Err(error(
+            io::Error::new(io::ErrorKind::InvalidInput, "not a cgroup"),
+            "; name a directory below the cgroup2 mount",
+        ));
+    }
+    Ok(metadata.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mount_is_found_wherever_it_is() {
+        let text = "30 24 0:26 / /sys/fs/cgroup ro - tmpfs tmpfs ro\n\
+                    31 30 0:27 / /sys/fs/cgroup/uni\\040fied rw shared:9 - cgroup2 cgroup2 rw\n";
+        assert_eq!(find_mount(text), Some(PathBuf::from("/sys/fs/cgroup/uni fied")));
+        assert_eq!(find_mount("1 2 0:3 /sub /x rw - cgroup2 c rw\n"), None);
+        assert_eq!(find_mount(""), None);
+    }
+}

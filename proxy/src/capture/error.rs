@@ -1,0 +1,103 @@
+//! What can go wrong on the kernel side, each with its object and the next step.
+
+use std::{io, path::PathBuf};
+
+/// An error of the capture layer.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// The BPF object could not be loaded.
+    #[error("cannot load the BPF object: {0}; `weir check` tells what this kernel lacks")]
+    Load(#[from] aya::EbpfError),
+    /// One program was refused.
+    #[error("cannot load BPF program {name}: {source}; run as root or grant CAP_BPF and CAP_NET_ADMIN, and see `weir check`")]
+    Program {
+        /// The program.
+        name: &'static str,
+        /// What aya or the verifier said.
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// One program could not be attached.
+    #[error("cannot attach {name} to {cgroup}: {source}; run as root or grant CAP_BPF and CAP_NET_ADMIN")]
+    Attach {
+        /// The program.
+        name: &'static str,
+        /// The cgroup.
+        cgroup: PathBuf,
+        /// What the kernel said.
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// A map operation failed.
+    #[error("cannot {action} BPF map {map}: {source}")]
+    Map {
+        /// What was tried.
+        action: &'static str,
+        /// The map.
+        map: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The object has no such map or program: it does not belong to this binary.
+    #[error("the BPF object has no {0}: object and binary are of different versions; unset WEIR_BPF_OBJECT or rebuild with `cargo xtask ebpf`")]
+    Missing(&'static str),
+    /// No cgroup2 mount.
+    #[error("no cgroup2 file system is mounted: run `mount -t cgroup2 none /sys/fs/cgroup/unified` (or boot with the unified hierarchy)")]
+    NoCgroup2,
+    /// A cgroup operation failed.
+    #[error("cannot {action} cgroup {path}: {source}{hint}")]
+    Cgroup {
+        /// What was tried.
+        action: &'static str,
+        /// The cgroup's directory.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+        /// The next step, with its separator; may be empty.
+        hint: &'static str,
+    },
+    /// The cgroup to capture is the one that weir itself runs in.
+    #[error("cgroup {0} is weir's own: capturing it would capture the proxy; start weir in another cgroup, or use `weir exec`")]
+    OwnCgroup(PathBuf),
+    /// A socket of the workload could not be made.
+    #[error("cannot {action}: {source}{hint}")]
+    Socket {
+        /// What was tried.
+        action: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+        /// The next step, with its separator; may be empty.
+        hint: &'static str,
+    },
+    /// Routes could not be read.
+    #[error("cannot read the routing table: {0}")]
+    Routes(String),
+    /// The start-up self-test of `sk_msg` failed.
+    #[error("sk_msg self-test failed: {0}; start with --sk-msg off")]
+    SelfTest(String),
+}
+
+impl CaptureError {
+    pub(crate) fn map(
+        action: &'static str,
+        map: &'static str,
+    ) -> impl FnOnce(aya::maps::MapError) -> Self {
+        move |error| Self::Map { action, map, source: into_io(error) }
+    }
+
+    /// True where the cause is a missing privilege.
+    #[must_use]
+    pub fn is_permission(&self) -> bool {
+        let text = self.to_string();
+        nix::unistd::geteuid().as_raw() != 0
+            || text.contains("Operation not permitted")
+            || text.contains("ermission denied")
+    }
+}
+
+/// The errno inside a map error, where there is one.
+fn into_io(error: aya::maps::MapError) -> io::Error {
+    match error {
+        aya::maps::MapError::SyscallError(e) => e.io_error,
+        aya::maps::MapError::KeyNotFound => io::Error::from_raw_os_error(libc::ENOENT),
+        other => io::Error::other(other),
+    }
+}

@@ -1,0 +1,96 @@
+//! Reports of connections that went direct: the kernel sends one when such a socket closes.
+
+use std::time::Duration;
+
+use aya::maps::{MapData, RingBuf};
+use tokio::io::unix::AsyncFd;
+use weir_common::{CloseEvent, Reason, maps};
+
+use super::{CaptureError, Captured, Kernel};
+
+/// How a connection that went direct ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirectClose {
+    /// Destination, port state and source.
+    pub captured: Captured,
+    /// Why it went direct.
+    pub reason: Reason,
+    /// Bytes that the peer acknowledged.
+    pub bytes_sent: u64,
+    /// Bytes received.
+    pub bytes_received: u64,
+    /// From connect to close.
+    pub duration: Duration,
+    /// Smoothed round-trip time.
+    pub srtt: Duration,
+    /// Segments sent again.
+    pub retransmits: u32,
+    /// False where the handshake never completed.
+    pub established: bool,
+}
+
+/// The stream of close events.
+pub struct Events {
+    ring: AsyncFd<RingBuf<MapData>>,
+}
+
+// === impl Events ===
+
+impl Events {
+    /// Takes the ring buffer out of the object. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// Where the object has no such map, or its descriptor cannot be watched.
+    pub fn new(kernel: &Kernel) -> Result<Self, CaptureError> {
+        let ring = kernel.take(maps::EVENTS)?;
+        // SAFETY: the ring buffer owns its descriptor and keeps it for as long as it lives.
+        let ring = unsafe { AsyncFd::register(ring) }.map_err(|error| CaptureError::Map {
+            action: "watch",
+            map: maps::EVENTS,
+            source: error.into(),
+        })?;
+        Ok(Self { ring })
+    }
+
+    /// Calls `handle` for each event, for ever.
+    pub async fn run(&mut self, mut handle: impl FnMut(DirectClose)) {
+        while let Ok(mut ready) = self.ring.readable_mut().await {
+            drain(ready.get_inner_mut(), &mut handle);
+            ready.clear_ready();
+        }
+    }
+
+    /// Calls `handle` for each event that is already there.
+    pub fn drain(&mut self, mut handle: impl FnMut(DirectClose)) {
+        drain(self.ring.get_mut(), &mut handle);
+    }
+}
+
+// === helpers ===
+
+fn drain(ring: &mut RingBuf<MapData>, handle: &mut impl FnMut(DirectClose)) {
+    while let Some(item) = ring.next() {
+        if let Some(event) = parse(&item) {
+            handle(event);
+        }
+    }
+}
+
+fn parse(item: &[u8]) -> Option<DirectClose> {
+    if item.len() < size_of::<CloseEvent>() {
+        return None;
+    }
+    // SAFETY: long enough, and CloseEvent is plain old data for which every bit pattern is valid.
+    let event = unsafe { item.as_ptr().cast::<CloseEvent>().read_unaligned() };
+    let reason = Reason::ALL.into_iter().find(|r| *r as u32 == u32::from(event.destination.reason))?;
+    Some(DirectClose {
+        captured: Captured::from(&event.destination),
+        reason,
+        bytes_sent: event.bytes_sent,
+        bytes_received: event.bytes_received,
+        duration: Duration::from_nanos(event.duration_ns),
+        srtt: Duration::from_micros(event.srtt_us.into()),
+        retransmits: event.retransmits,
+        established: event.established != 0,
+    })
+}

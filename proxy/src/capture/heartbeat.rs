@@ -1,0 +1,42 @@
+//! Signs of life: a timestamp that the connect hook compares with its own clock, so that a
+//! stopped or hung proxy is passed by.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{CaptureError, Kernel, original::now_ns};
+
+/// How often the proxy writes.
+const INTERVAL: Duration = Duration::from_millis(250);
+/// Keeps a workload's heartbeat fresh for as long as the runtime runs its tasks.
+pub struct Heartbeat;
+
+impl Heartbeat {
+    /// How old a heartbeat may be, in nanoseconds: eight intervals, because a busy machine must
+    /// not look like a hung proxy.
+    pub const LIMIT_NS: u64 = 8 * INTERVAL.as_nanos() as u64;
+
+    /// Writes one heartbeat now.
+    ///
+    /// # Errors
+    /// Where the map cannot be written.
+    pub fn beat(kernel: &Kernel) -> Result<(), CaptureError> {
+        let now = now_ns().map_err(|source| CaptureError::Socket {
+            action: "read the monotonic clock",
+            source,
+            hint: "",
+        })?;
+        kernel.heartbeats.insert(&kernel.workload, &now)
+    }
+
+    /// Writes heartbeats for ever; to be spawned on the runtime that serves the connections, so
+    /// that it stops when that runtime does.
+    pub async fn run(kernel: Arc<Kernel>) {
+        let mut ticks = tokio::time::interval(INTERVAL);
+        loop {
+            ticks.tick().await;
+            if let Err(error) = Self::beat(&kernel) {
+                tracing::warn!(%error, "heartbeat not written");
+            }
+        }
+    }
+}

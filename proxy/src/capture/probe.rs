@@ -1,0 +1,87 @@
+//! What this kernel and this process can do with BPF, found out by really loading tiny programs
+//! and maps. Used by `weir check`.
+
+use aya::{
+    maps::MapType,
+    programs::{ProgramType, loaded_programs},
+    sys::{is_map_supported, is_program_supported},
+};
+
+/// The answer to one question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Support {
+    /// Loaded.
+    Yes,
+    /// The kernel does not know it.
+    No,
+    /// The question could not be asked; why.
+    Unknown(String),
+}
+
+/// A program type that weir attaches.
+pub const PROGRAMS: [(&str, ProgramType); 4] = [
+    ("cgroup/connect, getpeername, getsockname", ProgramType::CgroupSockAddr),
+    ("sockops", ProgramType::SockOps),
+    ("cgroup/getsockopt", ProgramType::CgroupSockopt),
+    ("sk_msg", ProgramType::SkMsg),
+];
+
+/// A map type that weir uses.
+pub const MAPS: [(&str, MapType); 5] = [
+    ("sock hash", MapType::SockHash),
+    ("socket storage", MapType::SkStorage),
+    ("longest-prefix match", MapType::LpmTrie),
+    ("per-cpu hash", MapType::PerCpuHash),
+    ("ring buffer", MapType::RingBuf),
+];
+
+/// `BPF_PROG_TYPE_CGROUP_SOCK_ADDR` (`include/uapi/linux/bpf.h`).
+const CGROUP_SOCK_ADDR: u32 = 18;
+
+/// Whether a program of this type loads.
+#[must_use]
+pub fn program(kind: ProgramType) -> Support {
+    answer(is_program_supported(kind))
+}
+
+/// Whether a map of this type can be made.
+#[must_use]
+pub fn map(kind: MapType) -> Support {
+    answer(is_map_supported(kind))
+}
+
+/// Names of loaded programs on the connect hooks that are not weir's (`ours`), best effort.
+///
+/// # Errors
+/// If the kernel does not let them be listed.
+pub fn foreign_connect_programs(ours: &[&str]) -> Result<Vec<String>, String> {
+    let mut names = Vec::new();
+    for info in loaded_programs() {
+        let info = info.map_err(|error| root_cause(&error))?;
+        let on_socket_addresses = info.program_type() as u32 == CGROUP_SOCK_ADDR;
+        let name = info.name_as_str().unwrap_or("(unnamed)");
+        if on_socket_addresses && !ours.contains(&name) {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+fn answer<E: std::error::Error + 'static>(result: Result<bool, E>) -> Support {
+    match result {
+        Ok(true) => Support::Yes,
+        Ok(false) => Support::No,
+        Err(error) => Support::Unknown(root_cause(&error)),
+    }
+}
+
+/// aya's errors name the call; the reason is at the end of the chain.
+fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}

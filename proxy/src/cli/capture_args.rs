@@ -1,0 +1,292 @@
+//! The flags of the verbs that capture, and how they change a configuration.
+
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::ArgAction;
+
+use super::output::OutputArgs;
+use crate::{
+    config::{BpfLog, Config, ConfigError, LogFormat, Switch},
+    ports::{CidrList, PortList},
+    telemetry::record::RecordFormat,
+    units::{parse_duration, parse_size},
+};
+
+/// Flags that `weir exec` and `weir run` share. Each replaces what the configuration file says.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct CaptureArgs {
+    /// Ports of outbound connections that the kernel lets pass, such as 25,9000-9100
+    #[arg(long, value_name = "LIST", value_parser = PortList::parse, allow_hyphen_values = true, help_heading = "Ports")]
+    pub skip_outbound_ports: Option<PortList>,
+
+    /// Ports of inbound connections that the kernel lets pass
+    #[arg(long, value_name = "LIST", value_parser = PortList::parse, allow_hyphen_values = true, help_heading = "Ports")]
+    pub skip_inbound_ports: Option<PortList>,
+
+    /// Ports forwarded as raw TCP, both directions; +LIST adds to the default list
+    /// [default: 25,587,3306,4444,5432,6379,9300,11211]
+    #[arg(long, value_name = "LIST", value_parser = PortList::parse, allow_hyphen_values = true, help_heading = "Ports")]
+    pub opaque_ports: Option<PortList>,
+
+    /// Capture only these ports of outbound connections
+    #[arg(long, value_name = "LIST", value_parser = PortList::parse, allow_hyphen_values = true, help_heading = "Ports")]
+    pub include_outbound_ports: Option<PortList>,
+
+    /// Destinations that the kernel lets pass, such as 10.0.0.0/8,fd00::/8
+    #[arg(long, value_name = "CIDRS", value_parser = CidrList::parse, help_heading = "Ports")]
+    pub skip_cidrs: Option<CidrList>,
+
+    /// Capture connections to 127.0.0.0/8 and ::1 too [default: exec yes, run no]
+    #[arg(long, action = ArgAction::SetTrue, overrides_with = "no_capture_loopback", help_heading = "Ports")]
+    pub capture_loopback: bool,
+
+    /// Leave connections to 127.0.0.0/8 and ::1 alone
+    #[arg(long, action = ArgAction::SetTrue, overrides_with = "capture_loopback", help_heading = "Ports")]
+    pub no_capture_loopback: bool,
+
+    /// How long an incomplete beginning of a known protocol is waited for (ms, s, m, h)
+    /// [default: 1s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Forwarding")]
+    pub detect_timeout: Option<Duration>,
+
+    /// Bytes after which an undecided beginning is raw TCP (B, KiB, MiB) [default: 8KiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Forwarding")]
+    pub detect_peek_limit: Option<usize>,
+
+    /// Move payload from socket to socket in the kernel; see docs/ARCHITECTURE.md for its limits
+    /// [default: off]
+    #[arg(long, value_name = "SWITCH", value_enum, help_heading = "Forwarding")]
+    pub sk_msg: Option<Switch>,
+
+    /// Worker threads; 0 for one per CPU [default: 0]
+    #[arg(long, value_name = "N", help_heading = "Forwarding")]
+    pub workers: Option<usize>,
+
+    /// How long connections may go on after SIGTERM (ms, s, m, h) [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Forwarding")]
+    pub drain_deadline: Option<Duration>,
+
+    /// Write a record per connection and per request to this file; - is stdout
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub record: Option<PathBuf>,
+
+    /// How records are written [default: json]
+    #[arg(long, value_name = "FORMAT", value_enum, help_heading = "Output")]
+    pub record_format: Option<RecordFormat>,
+
+    /// How weir's own log is written to stderr [default: text]
+    #[arg(long, value_name = "FORMAT", value_enum, help_heading = "Output")]
+    pub log_format: Option<LogFormat>,
+
+    /// Log filter, such as debug or weir=debug,h2=warn [default: exec warn, run info]
+    #[arg(long, value_name = "FILTER", help_heading = "Output")]
+    pub log_level: Option<String>,
+
+    /// What the BPF programs log; anything but off costs time in every hook [default: off]
+    #[arg(long, value_name = "LEVEL", value_enum, help_heading = "Output")]
+    pub bpf_log: Option<BpfLog>,
+
+    /// Serve /live, /ready and /metrics here, such as 127.0.0.1:4191 [default: nowhere]
+    #[arg(long, value_name = "ADDR:PORT", help_heading = "Output")]
+    pub admin: Option<SocketAddr>,
+
+    /// Control socket for `weir ports`, `explain`, `status` and `stat`
+    /// [default: /run/weir/control.sock]
+    #[arg(long, value_name = "PATH", help_heading = "Output")]
+    pub control: Option<PathBuf>,
+}
+
+/// `weir exec`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  weir exec -- curl -s http://example.com/
+  weir exec --record calls.json -- ./integration-test
+  weir exec --skip-outbound-ports 4406 --opaque-ports +9000 -- ./server
+
+weir ends with the command's own exit code, or 128 + signal. At the end a table per destination
+goes to stderr.")]
+pub struct ExecArgs {
+    /// Flags shared with `weir run`.
+    #[command(flatten)]
+    pub capture: CaptureArgs,
+
+    /// How the table at the end is written.
+    #[command(flatten)]
+    pub output: OutputArgs,
+
+    /// Print no table at the end
+    #[arg(short, long)]
+    pub quiet: bool,
+
+    /// The command and its arguments, after --
+    #[arg(required = true, last = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+/// `weir run`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  weir run --cgroup /sys/fs/cgroup/system.slice/shop.service --admin 127.0.0.1:4191
+  weir run --config /etc/weir.toml --opaque-ports +9000
+  weir run --config /etc/weir.toml --print-config
+
+SIGTERM and SIGINT drain: new connections go direct, those that are there may finish.")]
+pub struct RunArgs {
+    /// The cgroup v2 directory whose processes are captured
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: Option<PathBuf>,
+
+    /// The workload's name in metrics and records [default: default]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+
+    /// Configuration file (TOML); flags win over it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Print the effective configuration and exit
+    #[arg(long)]
+    pub print_config: bool,
+
+    /// Flags shared with `weir exec`.
+    #[command(flatten)]
+    pub capture: CaptureArgs,
+}
+
+// === impl CaptureArgs ===
+
+impl CaptureArgs {
+    /// Puts the flags that were given over a configuration whose lists are resolved.
+    pub fn apply(&self, config: &mut Config) {
+        let opaque = &self.opaque_ports;
+        list(&mut config.outbound.skip_ports, &self.skip_outbound_ports);
+        list(&mut config.inbound.skip_ports, &self.skip_inbound_ports);
+        list(&mut config.outbound.opaque_ports, opaque);
+        list(&mut config.inbound.opaque_ports, opaque);
+        list(&mut config.outbound.include_ports, &self.include_outbound_ports);
+        value(&mut config.outbound.skip_cidrs, &self.skip_cidrs);
+        if self.capture_loopback || self.no_capture_loopback {
+            config.outbound.capture_loopback = self.capture_loopback;
+        }
+        value(&mut config.detect.timeout, &self.detect_timeout);
+        value(&mut config.detect.peek_limit, &self.detect_peek_limit);
+        value(&mut config.runtime.sk_msg, &self.sk_msg);
+        value(&mut config.runtime.workers, &self.workers);
+        value(&mut config.drain.deadline, &self.drain_deadline);
+        option(&mut config.record.file, &self.record);
+        value(&mut config.record.format, &self.record_format);
+        value(&mut config.log.format, &self.log_format);
+        value(&mut config.log.level, &self.log_level);
+        value(&mut config.log.bpf, &self.bpf_log);
+        option(&mut config.admin.address, &self.admin);
+        value(&mut config.admin.control_socket, &self.control);
+    }
+}
+
+/// A flag that begins with `+` adds to what the file (or the default) says.
+fn list(target: &mut PortList, flag: &Option<PortList>) {
+    if let Some(flag) = flag {
+        *target = flag.resolve(&target.set).into();
+    }
+}
+
+fn value<T: Clone>(target: &mut T, flag: &Option<T>) {
+    if let Some(flag) = flag {
+        target.clone_from(flag);
+    }
+}
+
+fn option<T: Clone>(target: &mut Option<T>, flag: &Option<T>) {
+    if flag.is_some() {
+        target.clone_from(flag);
+    }
+}
+
+// === impl ExecArgs ===
+
+impl ExecArgs {
+    /// The effective configuration. The caller fills in the cgroup that it makes.
+    ///
+    /// # Errors
+    /// If a flag's value is out of range.
+    pub fn config(&self) -> Result<Config, ConfigError> {
+        let mut config = Config::default();
+        config.workload.name = "exec".into();
+        config.outbound.capture_loopback = true;
+        config.log.level = "warn".into();
+        // A command's end must not be held up by connections that it left behind.
+        config.drain.deadline = Duration::from_secs(5);
+        self.capture.apply(&mut config);
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+// === impl RunArgs ===
+
+impl RunArgs {
+    /// The effective configuration: defaults, then the file, then the flags.
+    ///
+    /// # Errors
+    /// If the file or a value is wrong.
+    pub fn config(&self) -> Result<Config, ConfigError> {
+        let mut config = match &self.config {
+            Some(path) => Config::load(path)?,
+            None => Config::default(),
+        };
+        option(&mut config.workload.cgroup, &self.cgroup);
+        value(&mut config.workload.name, &self.name);
+        self.capture.apply(&mut config);
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::ports::{DEFAULT_OPAQUE_PORTS, PortSet};
+
+    #[derive(Parser)]
+    struct Run {
+        #[command(flatten)]
+        args: RunArgs,
+    }
+
+    fn run(args: &[&str]) -> Config {
+        Run::parse_from([&["weir"], args].concat()).args.config().unwrap()
+    }
+
+    #[test]
+    fn the_documented_default_list_is_the_real_one() {
+        let defaults: PortSet = DEFAULT_OPAQUE_PORTS.into_iter().collect();
+        let help = <Run as clap::CommandFactory>::command()
+            .term_width(1000)
+            .render_long_help()
+            .to_string();
+        assert!(help.contains(&format!("[default: {defaults}]")), "{help}");
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_plus_adds_to_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(
+            file.path(),
+            "[outbound]\nskip_ports = \"1\"\nopaque_ports = \"+2\"\ncapture_loopback = true",
+        )
+        .unwrap();
+        let path = file.path().to_str().unwrap();
+        let config = run(&["--config", path, "--skip-outbound-ports", "+7", "--opaque-ports=3"]);
+        assert_eq!(config.outbound.skip_ports.to_string(), "1,7");
+        assert_eq!(config.outbound.opaque_ports.to_string(), "3");
+        assert!(config.outbound.capture_loopback);
+        assert!(!run(&["--config", path, "--no-capture-loopback"]).outbound.capture_loopback);
+        let last = run(&["--no-capture-loopback", "--capture-loopback"]);
+        assert!(last.outbound.capture_loopback, "the last one counts");
+        assert_eq!(run(&["--opaque-ports", "+9"]).inbound.opaque_ports.set.len(), 9);
+    }
+}

@@ -1,0 +1,181 @@
+//! `weir check`: can this machine run weir? One line per requirement, a hint for each failure, and
+//! at the end a proof: a connection that is really intercepted.
+
+mod bpf;
+mod system;
+
+use serde::Serialize;
+
+use super::{Exit, output::OutputArgs};
+
+/// Intercepts one connection of a throw-away workload and says what it saw, in a few words.
+/// Takes at most a few seconds and leaves nothing behind.
+pub type Proof = fn() -> Result<String, ProofFailure>;
+
+/// Why the proof failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProofFailure {
+    /// What happened.
+    pub problem: String,
+    /// What to do about it.
+    pub hint: String,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sudo weir check
+  weir check -o json | jq -r '.findings[] | select(.level == \"fail\") | .hint'
+
+Ends with 3 if a requirement is missing.")]
+pub(super) struct Args {
+    /// Only look; attach nothing
+    #[arg(long)]
+    no_proof: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// How a requirement is met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Level {
+    /// As it should be.
+    Ok,
+    /// weir works, with less.
+    Warn,
+    /// weir does not work.
+    Fail,
+}
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Finding {
+    name: String,
+    level: Level,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+}
+
+/// All lines.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Report {
+    ready: bool,
+    findings: Vec<Finding>,
+}
+
+pub(super) fn run(args: &Args, proof: Option<Proof>) -> anyhow::Result<Exit> {
+    let mut findings = system::findings();
+    findings.extend(bpf::findings());
+    findings.push(prove(&findings, proof.filter(|_| !args.no_proof)));
+    let report = Report::new(findings);
+    args.output.print(&report, text)?;
+    Ok(if report.ready { Exit::Success } else { Exit::Requirement })
+}
+
+/// The proof is only worth its time if nothing else is missing.
+fn prove(so_far: &[Finding], proof: Option<Proof>) -> Finding {
+    let name = "interception proof";
+    let missing = so_far.iter().filter(|finding| finding.level == Level::Fail).count();
+    let Some(proof) = proof else {
+        return Finding::warn(name, "not tried", "run without --no-proof");
+    };
+    if missing > 0 {
+        let detail = format!("not tried: {missing} of the requirements above not met");
+        return Finding::fail(name, detail, "meet those first");
+    }
+    match proof() {
+        Ok(detail) => Finding::ok(name, detail),
+        Err(ProofFailure { problem, hint }) => Finding::fail(name, problem, hint),
+    }
+}
+
+fn text(report: &Report) -> String {
+    let width = report.findings.iter().map(|f| f.name.chars().count()).max().unwrap_or(0);
+    let mut out = String::new();
+    for Finding { name, level, detail, hint } in &report.findings {
+        // `anstream` takes the colours away where nobody sees them.
+        let mark = match level {
+            Level::Ok => "\u{1b}[32m✓\u{1b}[0m",
+            Level::Warn => "\u{1b}[33m‼\u{1b}[0m",
+            Level::Fail => "\u{1b}[31m×\u{1b}[0m",
+        };
+        out.push_str(&format!("{mark} {name:<width$}  {detail}\n"));
+        if let Some(hint) = hint {
+            out.push_str(&format!("  {:<width$}  hint: {hint}\n", ""));
+        }
+    }
+    out.push_str(if report.ready { "weir can run here\n" } else { "weir cannot run here\n" });
+    out
+}
+
+// === impl Report ===
+
+impl Report {
+    fn new(findings: Vec<Finding>) -> Self {
+        Self { ready: findings.iter().all(|f| f.level != Level::Fail), findings }
+    }
+}
+
+// === impl Finding ===
+
+impl Finding {
+    fn ok(name: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { name: name.into(), level: Level::Ok, detail: detail.into(), hint: None }
+    }
+
+    fn warn(name: impl Into<String>, detail: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { level: Level::Warn, hint: Some(hint.into()), ..Self::ok(name, detail) }
+    }
+
+    fn fail(name: impl Into<String>, detail: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { level: Level::Fail, hint: Some(hint.into()), ..Self::ok(name, detail) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proof(outcome: Result<&str, ()>) -> Proof {
+        match outcome {
+            Ok(_) => || Ok("one connection intercepted".into()),
+            Err(()) => || {
+                Err(ProofFailure { problem: "it went direct".into(), hint: "send the log".into() })
+            },
+        }
+    }
+
+    #[test]
+    fn the_report_reads_well() {
+        let mut findings = vec![
+            Finding::ok("kernel", "6.18.0"),
+            Finding::warn("jit", "off", "sysctl net.core.bpf_jit_enable=1"),
+        ];
+        findings.push(prove(&findings, Some(proof(Ok("")))));
+        let good = Report::new(findings.clone());
+        findings.push(Finding::fail("capabilities", "CAP_BPF missing", "run as root"));
+        findings.push(prove(&findings, Some(proof(Ok("")))));
+        let bad = Report::new(findings);
+        let strip = |text: String| anstream::adapter::strip_str(&text).to_string();
+        insta::assert_snapshot!(strip(text(&good)) + "\n" + &strip(text(&bad)));
+        insta::assert_snapshot!("json", serde_json::to_string_pretty(&bad).unwrap());
+    }
+
+    #[test]
+    fn a_failed_proof_fails_the_check() {
+        let finding = prove(&[], Some(proof(Err(()))));
+        assert_eq!((finding.level, finding.hint.as_deref()), (Level::Fail, Some("send the log")));
+        assert_eq!(prove(&[], None).level, Level::Warn);
+    }
+
+    #[test]
+    fn this_machine_can_be_looked_at() {
+        let findings: Vec<_> = system::findings().into_iter().chain(bpf::findings()).collect();
+        assert!(findings.len() > 10);
+        for finding in findings {
+            assert_eq!(finding.hint.is_none(), finding.level == Level::Ok, "{finding:?}");
+        }
+    }
+}

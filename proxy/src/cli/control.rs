@@ -1,0 +1,43 @@
+//! The flag and the call that all verbs share that talk to a running weir.
+
+use std::path::PathBuf;
+
+use crate::admin::{
+    DEFAULT_CONTROL_SOCKET,
+    client::{ClientError, ask},
+    protocol::{Answer, Command},
+};
+
+use super::{Exit, with_exit};
+
+/// Which weir is asked.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct ControlArgs {
+    /// Control socket of the running weir [default: /run/weir/control.sock]
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+}
+
+// === impl ControlArgs ===
+
+impl ControlArgs {
+    /// Asks the running weir.
+    pub(super) fn ask(&self, command: Command) -> anyhow::Result<Answer> {
+        let default = PathBuf::from(DEFAULT_CONTROL_SOCKET);
+        let path = self.control.as_ref().unwrap_or(&default);
+        ask(path, command).map_err(|error| match (&error, &self.control) {
+            (ClientError::NotRunning { .. }, None) => with_exit(
+                anyhow::anyhow!("{error}, or name another socket with --control"),
+                Exit::NotRunning,
+            ),
+            _ => error.into(),
+        })
+    }
+}
+
+/// An answer to another question: the two sides disagree about the protocol.
+pub(super) fn unexpected(answer: &Answer) -> anyhow::Error {
+    anyhow::anyhow!(
+        "weir answered another question ({answer:.60?}); use the same version on both sides"
+    )
+}

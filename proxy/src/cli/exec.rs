@@ -1,0 +1,143 @@
+//! `weir exec`: one command in a cgroup of its own, captured from its first connection on.
+
+use std::{io::IsTerminal, os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration};
+
+use anyhow::{Context as _, Result};
+use nix::{
+    sys::{
+        resource::{Resource, setrlimit},
+        signal::{Signal, kill},
+    },
+    unistd::{Pid, getpgrp, tcgetpgrp},
+};
+use tokio::{
+    process::{Child, Command},
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+use super::{
+    ExecArgs, Exit,
+    session::{self, Session},
+};
+use crate::capture::cgroup::Transient;
+
+/// The command has ended, so its connections end by themselves; what a server keeps half-open is
+/// not waited for.
+const DRAIN: Duration = Duration::from_millis(500);
+/// As shells have it: found but not executable, and not found.
+const NOT_EXECUTABLE: u8 = 126;
+const NOT_FOUND: u8 = 127;
+
+/// Signals that are passed on to the command.
+const FORWARDED: [Signal; 6] = [
+    Signal::SIGTERM,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+];
+
+pub(super) fn run(args: &ExecArgs) -> Result<Exit> {
+    let config = args.config()?;
+    let log = session::start_log(&config)?;
+    let limit = session::raise_file_limit();
+    session::runtime(config.runtime.workers)?.block_on(async {
+        let cgroup = Transient::create(&format!("weir-exec-{}", std::process::id()))?;
+        let session = Session::start(config, log, cgroup.path()).await?;
+        let mut signals = signals()?;
+        let status = match spawn(args, &cgroup, limit) {
+            Ok(mut child) => wait(&mut child, &mut signals).await,
+            Err(error) => {
+                cgroup.release();
+                session.finish(Duration::ZERO).await;
+                return refused(args, error);
+            }
+        };
+        cgroup.release();
+        let summary = session.finish(DRAIN).await;
+        if !args.quiet {
+            report(&summary.stats);
+        }
+        Ok(Exit::Command(code(status.context("cannot wait for the command")?)))
+    })
+}
+
+fn spawn(args: &ExecArgs, cgroup: &Transient, limit: Option<(u64, u64)>) -> Result<Child> {
+    let (program, rest) = args.command.split_first().context("no command given")?;
+    let mut command = std::process::Command::new(program);
+    command.args(rest);
+    cgroup.enter(&mut command)?;
+    let mut command = Command::from(command);
+    if let Some((soft, hard)) = limit {
+        // SAFETY: setrlimit(2) is async-signal-safe in practice: a bare system call.
+        unsafe {
+            command.pre_exec(move || {
+                setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(Into::into)
+            });
+        }
+    }
+    Ok(command.spawn()?)
+}
+
+/// Every signal to be passed on, from one channel.
+fn signals() -> Result<mpsc::Receiver<Signal>> {
+    let (sender, receiver) = mpsc::channel(16);
+    for forwarded in FORWARDED {
+        let mut stream = signal(SignalKind::from_raw(forwarded as i32))
+            .with_context(|| format!("cannot handle {forwarded}"))?;
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            while stream.recv().await.is_some() && sender.send(forwarded).await.is_ok() {}
+        });
+    }
+    Ok(receiver)
+}
+
+async fn wait(
+    child: &mut Child,
+    signals: &mut mpsc::Receiver<Signal>,
+) -> std::io::Result<ExitStatus> {
+    loop {
+        tokio::select! {
+            status = child.wait() => return status,
+            Some(signal) = signals.recv() => {
+                // Ctrl-C reaches the whole foreground process group, the command among it.
+                let from_terminal = matches!(signal, Signal::SIGINT | Signal::SIGQUIT)
+                    && is_foreground();
+                if let (false, Some(pid)) = (from_terminal, child.id()) {
+                    let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
+                }
+            }
+        }
+    }
+}
+
+fn is_foreground() -> bool {
+    let stdin = std::io::stdin();
+    stdin.is_terminal() && tcgetpgrp(&stdin).is_ok_and(|group| group == getpgrp())
+}
+
+fn code(status: ExitStatus) -> u8 {
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    u8::try_from(code & 0xff).unwrap_or(u8::MAX)
+}
+
+fn refused(args: &ExecArgs, error: anyhow::Error) -> Result<Exit> {
+    let program = args.command.first().map_or("", String::as_str);
+    let code = match error.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
+        Some(std::io::ErrorKind::NotFound) => NOT_FOUND,
+        Some(std::io::ErrorKind::PermissionDenied) => NOT_EXECUTABLE,
+        _ => return Err(error.context(format!("cannot run {program:?}"))),
+    };
+    anstream::eprintln!("weir: cannot run {program:?}: {error}; check the command's name and PATH");
+    Ok(Exit::Command(code))
+}
+
+fn report(stats: &crate::telemetry::stats::StatsSnapshot) {
+    match stats.table() {
+        Some(table) => anstream::eprintln!("\n{table}"),
+        None => anstream::eprintln!("weir: no connections"),
+    }
+}

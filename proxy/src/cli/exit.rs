@@ -1,0 +1,132 @@
+//! Exit codes, and how an error becomes one.
+
+use std::{error::Error as StdError, fmt, io, process::ExitCode};
+
+use crate::{
+    admin::{client::ClientError, control::ControlSocketError, protocol::ErrorCode},
+    config::ConfigError,
+    ports::{CidrError, PortListError},
+};
+
+/// How a verb ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// As asked.
+    Success,
+    /// Tried and failed.
+    Failure,
+    /// Not tried: the input was wrong.
+    Usage,
+    /// Not tried: the machine or the user lacks something.
+    Requirement,
+    /// There is no weir to ask.
+    NotRunning,
+    /// The code of the command that `weir exec` ran.
+    Command(u8),
+}
+
+/// An error that knows its exit code.
+#[derive(Debug)]
+struct WithExit {
+    error: anyhow::Error,
+    exit: Exit,
+}
+
+/// Gives an error the exit code that it ends weir with.
+pub fn with_exit(error: impl Into<anyhow::Error>, exit: Exit) -> anyhow::Error {
+    anyhow::Error::new(WithExit { error: error.into(), exit })
+}
+
+// === impl Exit ===
+
+impl Exit {
+    /// The number.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Success => 0,
+            Self::Failure => 1,
+            Self::Usage => 2,
+            Self::Requirement => 3,
+            Self::NotRunning => 4,
+            Self::Command(code) => code,
+        }
+    }
+
+    /// The code for an error, from the first cause that has one.
+    fn of(error: &anyhow::Error) -> Self {
+        error.chain().find_map(Self::of_cause).unwrap_or(Self::Failure)
+    }
+
+    fn of_cause(cause: &(dyn StdError + 'static)) -> Option<Self> {
+        if let Some(with) = cause.downcast_ref::<WithExit>() {
+            return Some(with.exit);
+        }
+        if let Some(error) = cause.downcast_ref::<ClientError>() {
+            return Some(match error {
+                ClientError::NotRunning { .. } => Self::NotRunning,
+                ClientError::Denied(_) => Self::Requirement,
+                ClientError::Refused(refusal) if refusal.code == ErrorCode::BadRequest => {
+                    Self::Usage
+                }
+                _ => Self::Failure,
+            });
+        }
+        if let Some(ControlSocketError::Io { source, .. }) = cause.downcast_ref() {
+            let denied = source.kind() == io::ErrorKind::PermissionDenied;
+            return denied.then_some(Self::Requirement);
+        }
+        let usage =
+            cause.is::<ConfigError>() || cause.is::<PortListError>() || cause.is::<CidrError>();
+        usage.then_some(Self::Usage)
+    }
+}
+
+// === impl WithExit ===
+
+impl fmt::Display for WithExit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl StdError for WithExit {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.error.source()
+    }
+}
+
+/// Reports an error and gives the process its code.
+pub(super) fn settle(outcome: anyhow::Result<Exit>) -> ExitCode {
+    let exit = match outcome {
+        Ok(exit) => exit,
+        Err(error) if is_broken_pipe(&error) => Exit::Success,
+        Err(error) => {
+            // If stderr is gone too there is nobody left to tell.
+            let _ = io::Write::write_all(
+                &mut io::stderr(),
+                format!("weir: {}\n", describe(&error)).as_bytes(),
+            );
+            Exit::of(&error)
+        }
+    };
+    ExitCode::from(exit.code())
+}
+
+/// The error and those of its causes that it does not already quote.
+fn describe(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+/// Writing to our own stdout; a peer's broken pipe has another error around it.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,49 @@
+//! How verbs write their result.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+/// `-o`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// The flag that every verb with a result has.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct OutputArgs {
+    /// How the result is written to stdout
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
+    pub output: Format,
+}
+
+// === impl OutputArgs ===
+
+impl OutputArgs {
+    /// Writes a result: as JSON, or what `table` makes of it.
+    ///
+    /// # Errors
+    /// Those of stdout; a broken pipe among them ends weir with success.
+    pub fn print<T: Serialize>(
+        self,
+        result: &T,
+        table: impl FnOnce(&T) -> String,
+    ) -> anyhow::Result<()> {
+        let text = match self.output {
+            Format::Json => serde_json::to_string_pretty(result)? + "\n",
+            Format::Table => table(result),
+        };
+        Ok(write_stdout(text.as_bytes())?)
+    }
+}
+
+pub(super) fn write_stdout(bytes: &[u8]) -> io::Result<()> {
+    let mut out = anstream::stdout().lock();
+    out.write_all(bytes)?;
+    out.flush()
+}

@@ -1,0 +1,160 @@
+//! `weir ports`: what ports get, shown and changed in a running weir.
+
+use super::{
+    Exit,
+    control::{ControlArgs, unexpected},
+    output::OutputArgs,
+    with_exit,
+};
+use crate::{
+    admin::protocol::{Answer, Command, PortsReport, PortsSet},
+    decision::{Direction, PortState, direction_name, source_name, state_name},
+    ports::{PortChange, PortList, PortSet, PortStatus},
+    telemetry::stats::{plain_table, print_table},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  weir ports list
+  weir ports skip 4406 --outbound
+  weir ports opaque 9000-9100,27017
+  weir ports detect 3306 --outbound
+
+Changes are in the kernel at once: they hold for every connection made from then on.";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    /// Show every port that is not "detect by default", and how often skip rules were hit
+    List(ListArgs),
+    /// Let the kernel pass connections to these ports: they never reach weir
+    #[command(after_help = "Example:\n  weir ports skip 4406 --outbound")]
+    Skip(SetArgs),
+    /// Forward connections to these ports as raw TCP, without detection
+    #[command(after_help = "Example:\n  weir ports opaque 9000-9100,27017")]
+    Opaque(SetArgs),
+    /// Detect the protocol of connections to these ports
+    #[command(after_help = "Example:\n  weir ports detect 3306 --outbound")]
+    Detect(SetArgs),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  weir ports list -o json | jq '.rules[] | select(.hits > 0)'")]
+struct ListArgs {
+    #[command(flatten)]
+    control: ControlArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct SetArgs {
+    /// Ports and ranges: 25,3306,9000-9100
+    #[arg(value_name = "LIST", value_parser = PortList::parse, allow_hyphen_values = true)]
+    list: PortList,
+    /// Only for connections that the workload accepts [default: both directions]
+    #[arg(long, conflicts_with = "outbound")]
+    inbound: bool,
+    /// Only for connections that the workload opens [default: both directions]
+    #[arg(long)]
+    outbound: bool,
+    #[command(flatten)]
+    control: ControlArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
+    match &args.verb {
+        Verb::List(args) => list(args),
+        Verb::Skip(args) => set(args, PortState::Skip),
+        Verb::Opaque(args) => set(args, PortState::Opaque),
+        Verb::Detect(args) => set(args, PortState::Detect),
+    }
+}
+
+fn list(args: &ListArgs) -> anyhow::Result<Exit> {
+    let report = match args.control.ask(Command::PortsList)? {
+        Answer::Ports(report) => report,
+        other => return Err(unexpected(&other)),
+    };
+    for direction in &report.include_lists {
+        eprintln!("{direction}: only included ports are captured");
+    }
+    args.output.print(&report, list_table)?;
+    Ok(Exit::Success)
+}
+
+pub(super) fn list_table(report: &PortsReport) -> String {
+    let mut table = plain_table(&["DIRECTION", "PORTS", "STATE", "SOURCE", "INCLUDED", "HITS"], 5);
+    for rule in &report.rules {
+        table.add_row([
+            direction_name(rule.direction).to_owned(),
+            rule.ports.to_string(),
+            state_name(rule.status.state).to_owned(),
+            source_name(rule.status.source).to_owned(),
+            if rule.status.included { "yes" } else { "no" }.to_owned(),
+            rule.hits.to_string(),
+        ]);
+    }
+    table.add_row(["both", "all others", "detect", "default", "", "-"]);
+    print_table(&table)
+}
+
+fn set(args: &SetArgs, state: PortState) -> anyhow::Result<Exit> {
+    let usage = |problem: &str| {
+        Err(with_exit(anyhow::anyhow!("cannot change ports: {problem}"), Exit::Usage))
+    };
+    if args.list.append {
+        return usage("'+' adds to a default list, and `weir ports` only ever adds; leave it away");
+    }
+    if args.list.set.is_empty() {
+        return usage("the list is empty; name at least one port");
+    }
+    let direction = match (args.outbound, args.inbound) {
+        (true, _) => Some(Direction::Outbound),
+        (_, true) => Some(Direction::Inbound),
+        _ => None,
+    };
+    let change = PortsSet { direction, ports: args.list.set.clone(), state };
+    let changes = match args.control.ask(Command::PortsSet(change))? {
+        Answer::Changed(changes) => changes,
+        other => return Err(unexpected(&other)),
+    };
+    if changes.is_empty() {
+        eprintln!("nothing changed: {} is already {}", args.list, state_name(state));
+    }
+    args.output.print(&changes, |changes| changes_text(changes))?;
+    Ok(Exit::Success)
+}
+
+/// One line per run of ports that changed in the same way.
+pub(super) fn changes_text(changes: &[PortChange]) -> String {
+    let mut groups: Vec<(Direction, PortStatus, PortStatus, Vec<u16>)> = Vec::new();
+    for change in changes {
+        let same = |group: &&mut (Direction, PortStatus, PortStatus, Vec<u16>)| {
+            (group.0, group.1, group.2) == (change.direction, change.before, change.after)
+        };
+        match groups.iter_mut().find(same) {
+            Some((.., ports)) => ports.push(change.port),
+            None => {
+                groups.push((change.direction, change.before, change.after, vec![change.port]));
+            }
+        }
+    }
+    let status = |s: PortStatus| format!("{} ({})", state_name(s.state), source_name(s.source));
+    groups
+        .into_iter()
+        .map(|(direction, before, after, ports)| {
+            let ports: PortSet = ports.into_iter().collect();
+            let direction = direction_name(direction);
+            format!("{direction} {ports}: {} -> {}\n", status(before), status(after))
+        })
+        .collect()
+}

@@ -1,0 +1,72 @@
+//! `weir status`: what is running.
+
+use std::fmt::Write;
+
+use super::{
+    Exit,
+    control::{ControlArgs, unexpected},
+    output::OutputArgs,
+};
+use crate::{
+    admin::protocol::{Answer, Command, KernelCounters, Status},
+    units::{human_bytes, human_duration},
+};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  weir status\n  weir status -o json | jq .status.phase")]
+pub(super) struct Args {
+    #[command(flatten)]
+    control: ControlArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// What is printed.
+#[derive(Debug, serde::Serialize)]
+pub(super) struct Report {
+    pub(super) status: Status,
+    pub(super) kernel: KernelCounters,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
+    let status = match args.control.ask(Command::Status)? {
+        Answer::Status(status) => *status,
+        other => return Err(unexpected(&other)),
+    };
+    let kernel = match args.control.ask(Command::KernelCounters)? {
+        Answer::KernelCounters(kernel) => kernel,
+        other => return Err(unexpected(&other)),
+    };
+    args.output.print(&Report { status, kernel }, table)?;
+    Ok(Exit::Success)
+}
+
+pub(super) fn table(report: &Report) -> String {
+    let Report { status, kernel } = report;
+    let mut lines = vec![
+        ("weir", format!("{}, pid {}", status.version, status.pid)),
+        ("phase", format!("{}, up {}", status.phase, human_duration(status.uptime))),
+        ("connections", format!("{} open", status.open_connections)),
+        ("sk_msg", status.sk_msg.clone()),
+    ];
+    if let Some(bytes) = status.resident_bytes {
+        lines.push(("memory", human_bytes(bytes)));
+    }
+    if let Some(admin) = status.admin {
+        lines.push(("metrics", format!("http://{admin}/metrics")));
+    }
+    for workload in &status.workloads {
+        let listeners: Vec<_> = workload.listeners.iter().map(ToString::to_string).collect();
+        lines.push(("workload", format!("{} in {}", workload.name, workload.cgroup)));
+        lines.push(("  listeners", listeners.join(", ")));
+        lines.push(("  hooks", workload.hooks.join(", ")));
+        let counters = kernel.workloads.get(&workload.name);
+        for (reason, count) in counters.into_iter().flatten().filter(|(_, count)| **count > 0) {
+            lines.push(("  kernel", format!("{count} {reason}")));
+        }
+    }
+    lines.into_iter().fold(String::new(), |mut text, (name, value)| {
+        writeln!(text, "{name:<13}{value}").expect("writing to a string cannot fail");
+        text
+    })
+}

@@ -1,0 +1,119 @@
+use super::*;
+use crate::{
+    admin::protocol::{
+        Explanation, KernelCounters, PortsReport, Seen, Status, Step, WorkloadStatus,
+    },
+    decision::{Direction, PortState, Source, Treatment},
+    ports::{PolicyInput, PortList, PortPolicy, PortSet},
+};
+
+#[test]
+fn the_command_line_is_well_formed() {
+    command().debug_assert();
+}
+
+#[test]
+fn help_is_as_documented() {
+    let mut all = String::new();
+    let mut render = |command: &mut clap::Command| {
+        let name = command.get_bin_name().unwrap_or("weir").to_owned();
+        all.push_str(&format!("=== {name}\n{}\n", command.render_long_help()));
+    };
+    let mut root = command().term_width(100);
+    root.build();
+    render(&mut root);
+    for verb in root.get_subcommands_mut() {
+        render(verb);
+        for inner in verb.get_subcommands_mut() {
+            if inner.get_name() != "help" {
+                render(inner);
+            }
+        }
+    }
+    insta::assert_snapshot!("help", all);
+}
+
+#[test]
+fn every_verb_has_an_example() {
+    for verb in command().get_subcommands() {
+        let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+        assert!(help.contains("Example"), "{}", verb.get_name());
+    }
+}
+
+#[test]
+fn completions_and_manual_pages_can_be_made() {
+    let directory = tempfile::tempdir().unwrap();
+    clap_mangen::generate_to(command(), directory.path()).unwrap();
+    assert!(directory.path().join("weir-ports-skip.1").exists());
+    let mut script = Vec::new();
+    clap_complete::generate(clap_complete::Shell::Bash, &mut command(), "weir", &mut script);
+    assert!(script.len() > 1000);
+}
+
+fn set(list: &str) -> PortSet {
+    PortList::parse(list).unwrap().set
+}
+
+#[test]
+fn port_tables_and_changes_read_well() {
+    let mut policy = PortPolicy::new(
+        PolicyInput { skip: set("4406"), opaque: set("25,3306"), include: PortSet::default() },
+        PolicyInput::default(),
+    );
+    let changes = policy.set(Direction::Outbound, &set("80-82,3306"), PortState::Skip, Source::Cli);
+    let hits = |_, port| if port == 4406 { 12 } else { 0 };
+    let report = PortsReport::new(&policy, &hits);
+    insta::assert_snapshot!(
+        "ports",
+        format!("{}\n{}", ports::list_table(&report), ports::changes_text(&changes))
+    );
+    insta::assert_snapshot!("ports_json", serde_json::to_string_pretty(&report).unwrap());
+}
+
+#[test]
+fn explanations_and_status_read_well() {
+    let explanation = Explanation {
+        address: "10.1.2.3:4406".parse().unwrap(),
+        direction: Direction::Outbound,
+        verdict: "skip".into(),
+        source: Source::Cli,
+        why: "port is skipped".into(),
+        steps: vec![
+            Step { test: "loopback?".into(), result: "no".into(), decisive: false },
+            Step { test: "port skipped?".into(), result: "yes (cli)".into(), decisive: true },
+        ],
+        seen: vec![Seen {
+            treatment: Some(Treatment::Tcp),
+            source: Some(Source::Detected),
+            why: "server spoke first".into(),
+            connections: 3,
+        }],
+    };
+    let status = Status {
+        version: "0.1.0".into(),
+        pid: 4711,
+        uptime: std::time::Duration::from_secs(3700),
+        phase: "running".into(),
+        workloads: vec![WorkloadStatus {
+            name: "shop".into(),
+            cgroup: "/sys/fs/cgroup/shop".into(),
+            listeners: vec!["127.0.0.1:40000".parse().unwrap(), "[::1]:40001".parse().unwrap()],
+            hooks: vec!["connect4".into(), "connect6".into()],
+        }],
+        admin: Some("127.0.0.1:4191".parse().unwrap()),
+        sk_msg: "off".into(),
+        open_connections: 12,
+        resident_bytes: Some(9 << 20),
+    };
+    let counts = [("redirected".to_owned(), 7), ("stale".to_owned(), 0)];
+    let kernel = KernelCounters { workloads: [("shop".to_owned(), counts.into())].into() };
+    insta::assert_snapshot!(
+        "explain_and_status",
+        format!(
+            "{}\n{}",
+            explain::text(&explanation),
+            status::table(&status::Report { status, kernel })
+        )
+    );
+}

@@ -1,0 +1,419 @@
+//! What weir is told to do: one structure for the file, the flags and the defaults. Parsed
+//! strictly and validated once; the effective result can be printed and read back.
+
+mod file;
+
+pub use file::ConfigError;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    admin::DEFAULT_CONTROL_SOCKET,
+    ports::{CidrList, DEFAULT_OPAQUE_PORTS, PolicyInput, PortList, PortPolicy, PortSet},
+    telemetry::record::RecordFormat,
+    units,
+};
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// What is captured.
+    pub workload: Workload,
+    /// Connections that the workload opens.
+    pub outbound: Outbound,
+    /// Connections that the workload accepts.
+    pub inbound: Inbound,
+    /// Protocol detection.
+    pub detect: Detect,
+    /// Moving bytes.
+    pub forward: Forward,
+    /// The HTTP engine.
+    pub http: Http,
+    /// Probes, metrics and control.
+    pub admin: Admin,
+    /// What weir says about itself.
+    pub log: Log,
+    /// Access records.
+    pub record: RecordConfig,
+    /// How it ends.
+    pub drain: Drain,
+    /// The process.
+    pub runtime: Runtime,
+}
+
+/// What is captured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Workload {
+    /// Its name in metrics and records: 1 to 63 letters, digits, `-`, `_` and `.`.
+    pub name: String,
+    /// Its cgroup v2 directory.
+    pub cgroup: Option<PathBuf>,
+    /// What happens to new connections while no proxy is there.
+    pub fail: Fail,
+}
+
+/// What happens to new connections while no proxy is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fail {
+    /// They go direct.
+    #[default]
+    Open,
+}
+
+/// Connections that the workload opens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Outbound {
+    /// Ports that the kernel lets pass.
+    pub skip_ports: PortList,
+    /// Ports proxied as raw TCP. A leading `+` adds to the default list.
+    pub opaque_ports: PortList,
+    /// If not empty, only these ports are captured.
+    pub include_ports: PortList,
+    /// Destinations that the kernel lets pass.
+    pub skip_cidrs: CidrList,
+    /// Capture connections to 127.0.0.0/8 and ::1 too.
+    pub capture_loopback: bool,
+}
+
+/// Connections that the workload accepts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Inbound {
+    /// Ports that the kernel lets pass.
+    pub skip_ports: PortList,
+    /// Ports proxied as raw TCP. A leading `+` adds to the default list.
+    pub opaque_ports: PortList,
+    /// If not empty, only these ports are captured.
+    pub include_ports: PortList,
+}
+
+/// Protocol detection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Detect {
+    /// How long an incomplete beginning of a known protocol is waited for.
+    #[serde(with = "units::duration")]
+    pub timeout: Duration,
+    /// Bytes after which an undecided beginning is raw TCP: 64 B to 1 MiB.
+    #[serde(with = "units::size")]
+    pub peek_limit: usize,
+}
+
+/// Moving bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Forward {
+    /// How long a connection may be silent once one side has closed.
+    #[serde(with = "units::duration")]
+    pub half_closed_idle: Duration,
+    /// How long an upstream may take to accept.
+    #[serde(with = "units::duration")]
+    pub connect_timeout: Duration,
+    /// Proxied connections at a time; beyond that new ones are closed and counted.
+    pub max_connections: usize,
+}
+
+/// The HTTP engine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    /// Largest head of a request or response that the engine takes: 8 KiB to 64 MiB.
+    #[serde(with = "units::size")]
+    pub max_head_bytes: usize,
+    /// Largest number of header fields in a head.
+    pub max_headers: usize,
+    /// HTTP/2 streams that a client may have open at a time.
+    pub max_concurrent_streams: u32,
+}
+
+/// Probes, metrics and control.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// Where `/live`, `/ready` and `/metrics` are; absent for nowhere.
+    pub address: Option<SocketAddr>,
+    /// The Unix control socket.
+    pub control_socket: PathBuf,
+}
+
+/// What weir says about itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// How it is written, on stderr.
+    pub format: LogFormat,
+    /// tracing's `EnvFilter` syntax.
+    pub level: String,
+    /// What the BPF programs say. Anything but `off` costs time in every hook.
+    pub bpf: BpfLog,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// How much the BPF programs say.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Serialize, Deserialize, clap::ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum BpfLog {
+    /// Nothing, at no cost.
+    #[default]
+    Off,
+    /// Failed helpers.
+    Error,
+    /// Decisions out of the ordinary.
+    Warn,
+    /// One line per decision.
+    Info,
+    /// Every step.
+    Debug,
+}
+
+/// Access records.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RecordConfig {
+    /// Where they go; `-` is stdout; absent for nowhere.
+    pub file: Option<PathBuf>,
+    /// How they are written.
+    pub format: RecordFormat,
+}
+
+/// How weir ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Drain {
+    /// How long connections may go on after SIGTERM before they are cut.
+    #[serde(with = "units::duration")]
+    pub deadline: Duration,
+}
+
+/// The process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Runtime {
+    /// Worker threads: 1 to 1024; 0 for one per CPU.
+    pub workers: usize,
+    /// Socket-to-socket redirection in the kernel.
+    pub sk_msg: Switch,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// Off.
+    #[default]
+    Off,
+    /// On.
+    On,
+}
+
+// === defaults ===
+
+impl Default for Workload {
+    fn default() -> Self {
+        Self { name: "default".into(), cgroup: None, fail: Fail::Open }
+    }
+}
+
+impl Default for Outbound {
+    fn default() -> Self {
+        Self {
+            skip_ports: PortList::default(),
+            opaque_ports: default_opaque().into(),
+            include_ports: PortList::default(),
+            skip_cidrs: CidrList::default(),
+            capture_loopback: false,
+        }
+    }
+}
+
+impl Default for Inbound {
+    fn default() -> Self {
+        Self {
+            skip_ports: PortList::default(),
+            opaque_ports: default_opaque().into(),
+            include_ports: PortList::default(),
+        }
+    }
+}
+
+impl Default for Detect {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(1), peek_limit: 8 * 1024 }
+    }
+}
+
+impl Default for Forward {
+    fn default() -> Self {
+        Self {
+            // Longer than the 60 s at which conntrack-based proxies lose late responses
+            // (linkerd2 #8033).
+            half_closed_idle: Duration::from_secs(300),
+            // The kernel's own limit is 127 s (tcp_syn_retries = 6): weir must not be stricter.
+            connect_timeout: Duration::from_secs(130),
+            max_connections: 65_536,
+        }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { max_head_bytes: 1024 * 1024, max_headers: 1024, max_concurrent_streams: 1024 }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { address: None, control_socket: DEFAULT_CONTROL_SOCKET.into() }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".into(), bpf: BpfLog::Off }
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { deadline: Duration::from_secs(30) }
+    }
+}
+
+impl Default for Runtime {
+    fn default() -> Self {
+        Self { workers: 0, sk_msg: Switch::Off }
+    }
+}
+
+fn default_opaque() -> PortSet {
+    DEFAULT_OPAQUE_PORTS.into_iter().collect()
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Reads a TOML file on top of the defaults, and validates it.
+    ///
+    /// # Errors
+    /// With the file, line and column of the first problem.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        file::load(path)
+    }
+
+    /// Resolves lists that began with `+` against the defaults, so that what is printed is what
+    /// is in effect.
+    pub fn resolve(&mut self) {
+        let (defaults, none) = (default_opaque(), PortSet::default());
+        for (list, before) in [
+            (&mut self.outbound.opaque_ports, &defaults),
+            (&mut self.inbound.opaque_ports, &defaults),
+            (&mut self.outbound.skip_ports, &none),
+            (&mut self.inbound.skip_ports, &none),
+            (&mut self.outbound.include_ports, &none),
+            (&mut self.inbound.include_ports, &none),
+        ] {
+            *list = list.resolve(before).into();
+        }
+    }
+
+    /// Checks every value against its range.
+    ///
+    /// # Errors
+    /// The first problem, naming its key.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let name = &self.workload.name;
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        check(
+            (1..=63).contains(&name.len()) && name.chars().all(allowed),
+            "workload.name",
+            || format!("{name:?} must be 1 to 63 letters, digits, '-', '_' or '.'"),
+        )?;
+        range("detect.peek_limit", self.detect.peek_limit, 64, 1 << 20)?;
+        range("http.max_head_bytes", self.http.max_head_bytes, 8 << 10, 64 << 20)?;
+        range("http.max_headers", self.http.max_headers, 16, 32_768)?;
+        range("forward.max_connections", self.forward.max_connections, 1, 10_000_000)?;
+        range("runtime.workers", self.runtime.workers, 0, 1024)?;
+        check(self.http.max_concurrent_streams > 0, "http.max_concurrent_streams", || {
+            "0 would refuse every request; write at least 1".into()
+        })?;
+        for (key, value) in [
+            ("detect.timeout", self.detect.timeout),
+            ("forward.half_closed_idle", self.forward.half_closed_idle),
+            ("forward.connect_timeout", self.forward.connect_timeout),
+        ] {
+            check(!value.is_zero(), key, || "0 leaves no time at all; write at least 1ms".into())?;
+        }
+        check(!self.admin.control_socket.as_os_str().is_empty(), "admin.control_socket", || {
+            format!("is empty; write a path such as {DEFAULT_CONTROL_SOCKET}")
+        })?;
+        tracing_subscriber::EnvFilter::try_new(&self.log.level).map(drop).or_else(|error| {
+            check(false, "log.level", || {
+                format!(
+                    "{:?}: {error}; write a filter such as info or weir=debug,h2=warn",
+                    self.log.level
+                )
+            })
+        })
+    }
+
+    /// The port states that these lists mean.
+    #[must_use]
+    pub fn port_policy(&self) -> PortPolicy {
+        let (defaults, none) = (default_opaque(), PortSet::default());
+        let input = |skip: &PortList, opaque: &PortList, include: &PortList| PolicyInput {
+            skip: skip.resolve(&none),
+            opaque: opaque.resolve(&defaults),
+            include: include.resolve(&none),
+        };
+        let (out, inb) = (&self.outbound, &self.inbound);
+        PortPolicy::new(
+            input(&out.skip_ports, &out.opaque_ports, &out.include_ports),
+            input(&inb.skip_ports, &inb.opaque_ports, &inb.include_ports),
+        )
+    }
+
+    /// The effective configuration as a file that [`Config::load`] reads.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("every field has a TOML form")
+    }
+}
+
+fn check(
+    good: bool,
+    key: &'static str,
+    problem: impl FnOnce() -> String,
+) -> Result<(), ConfigError> {
+    if good { Ok(()) } else { Err(ConfigError::Value { key, problem: problem() }) }
+}
+
+fn range(key: &'static str, value: usize, low: usize, high: usize) -> Result<(), ConfigError> {
+    check((low..=high).contains(&value), key, || {
+        format!("{value} is out of range; write a number from {low} to {high}")
+    })
+}
+
+#[cfg(test)]
+mod tests;

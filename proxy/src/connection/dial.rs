@@ -1,0 +1,71 @@
+//! Opens the upstream connection: to the original destination, from where the application itself
+//! would have connected.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::capture::Captured;
+
+/// What the upstream connection has to share with the application's socket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dial {
+    destination: SocketAddr,
+    bound: Option<std::net::IpAddr>,
+    mark: u32,
+    /// Zero leaves the patience to the kernel (tcp(7), `tcp_syn_retries`).
+    timeout: Duration,
+}
+
+impl Dial {
+    pub(crate) fn new(captured: &Captured, timeout: Duration) -> Self {
+        Self {
+            destination: captured.destination,
+            bound: captured.bound,
+            mark: captured.mark,
+            timeout,
+        }
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// What the kernel says, or `ETIMEDOUT` after the configured time.
+    pub(crate) async fn connect(self) -> io::Result<TcpStream> {
+        let socket = self.socket()?;
+        let connecting = socket.connect(self.destination);
+        let stream = if self.timeout.is_zero() {
+            connecting.await?
+        } else {
+            tokio::time::timeout(self.timeout, connecting)
+                .await
+                .map_err(|_| io::Error::from_raw_os_error(libc::ETIMEDOUT))??
+        };
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    fn socket(&self) -> io::Result<TcpSocket> {
+        let socket = Socket::new(
+            Domain::for_address(self.destination),
+            Type::STREAM.nonblocking().cloexec(),
+            Some(Protocol::TCP),
+        )?;
+        if self.mark != 0 {
+            socket.set_mark(self.mark)?;
+        }
+        if let Some(bound) = self.bound {
+            // The port is chosen at connect, so that it need only be unique per destination.
+            setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+            socket.bind(&SocketAddr::new(bound, 0).into())?;
+        }
+        Ok(TcpSocket::from_std_stream(socket.into()))
+    }
+}
+
+/// Makes the coming close a reset (socket(7), `SO_LINGER` with zero time).
+pub(crate) fn reset_on_close(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}

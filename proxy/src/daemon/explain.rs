@@ -1,0 +1,176 @@
+//! Goes through the connect hook's tests for one address, with the same maps and in the same order
+//! (`proxy-ebpf/src/connect.rs`), and says which one decides.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use crate::{
+    admin::protocol::{Explanation, Seen, Step},
+    capture::CaptureError,
+    decision::{Direction, PortState, Source, source_name, state_name},
+    telemetry::stats::StatsSnapshot,
+    workload::Workload,
+};
+
+/// The steps so far, and the decision once there is one.
+struct Trail {
+    steps: Vec<Step>,
+    verdict: Option<(&'static str, Source, String)>,
+}
+
+/// What a connection to `address` would get.
+pub(super) fn explain(
+    workload: &Workload,
+    stats: &StatsSnapshot,
+    address: SocketAddr,
+    direction: Direction,
+) -> Result<Explanation, CaptureError> {
+    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+    let mut trail = Trail { steps: Vec::new(), verdict: None };
+    match direction {
+        Direction::Outbound => outbound(workload, address, &mut trail)?,
+        Direction::Inbound => trail.decide(
+            "inbound captured?",
+            "no: this weir captures outbound connections only".to_owned(),
+            ("skip", Source::Default, "inbound is not captured".to_owned()),
+        ),
+    }
+    let (verdict, source, why) = trail.verdict.unwrap_or_else(|| {
+        ("detect", Source::Default, "no rule says otherwise: the first bytes decide".to_owned())
+    });
+    Ok(Explanation {
+        address,
+        direction,
+        verdict: verdict.to_owned(),
+        source,
+        why,
+        steps: trail.steps,
+        seen: seen(stats, address, direction),
+    })
+}
+
+fn outbound(workload: &Workload, address: SocketAddr, trail: &mut Trail) -> Result<(), CaptureError> {
+    let kernel = workload.kernel();
+    let (ip, port) = (address.ip(), address.port());
+    if ip.is_loopback() && !workload.captures_loopback() {
+        trail.decide(
+            "loopback wanted?",
+            "no: --capture-loopback is off".to_owned(),
+            ("skip", Source::Config, "loopback destinations are not captured".to_owned()),
+        );
+        return Ok(());
+    }
+    let (state, source, included) = kernel.port(Direction::Outbound, port)?;
+    let rule = format!("port {port} is {} ({})", state_name(state), source_name(source));
+    if state == PortState::Skip {
+        trail.decide("port skipped?", format!("yes: {rule}"), ("skip", source, rule));
+        return Ok(());
+    }
+    trail.pass("port skipped?", format!("no: {rule}"));
+    if kernel.is_skipped_prefix(ip)? {
+        let why = format!("{ip} is in a prefix of --skip-cidrs");
+        trail.decide("address skipped?", format!("yes: {why}"), ("skip", Source::Config, why));
+        return Ok(());
+    }
+    trail.pass("address skipped?", "no".to_owned());
+    if workload.policy().has_include_list(Direction::Outbound) {
+        if !included {
+            let why = format!("port {port} is not on the include list");
+            trail.decide("port included?", format!("no: {why}"), ("skip", Source::Config, why));
+            return Ok(());
+        }
+        trail.pass("port included?", "yes".to_owned());
+    }
+    if reach(workload, ip, trail)? {
+        return Ok(());
+    }
+    if workload.addresses().contains(&address) {
+        trail.decide(
+            "weir's own listener?",
+            "yes".to_owned(),
+            ("skip", Source::Default, "it is weir's own listener".to_owned()),
+        );
+        return Ok(());
+    }
+    if state == PortState::Opaque {
+        trail.decide("opaque?", format!("yes: {rule}"), ("opaque", source, rule));
+        return Ok(());
+    }
+    trail.verdict = Some(("detect", source, format!("{rule}: the first bytes decide")));
+    trail.steps.push(Step {
+        test: "opaque?".to_owned(),
+        result: "no: proxied with protocol detection".to_owned(),
+        decisive: true,
+    });
+    Ok(())
+}
+
+/// Scope, routes and the state of the proxy; true where that decided.
+fn reach(workload: &Workload, ip: IpAddr, trail: &mut Trail) -> Result<bool, CaptureError> {
+    let link_local = matches!(ip, IpAddr::V6(v6) if is_link_local(v6));
+    if link_local || ip.is_multicast() {
+        let why = if link_local {
+            "a link-local address needs its interface"
+        } else {
+            "TCP has no multicast: the kernel refuses it"
+        };
+        trail.decide("unicast, global?", "no".to_owned(), ("skip", Source::Default, why.to_owned()));
+        return Ok(true);
+    }
+    match workload.kernel().route(ip)? {
+        None => trail.pass("reachable?", "not known: the routing is too involved to mirror".to_owned()),
+        Some((true, source)) => trail.pass(
+            "reachable?",
+            source.map_or_else(|| "yes".to_owned(), |source| format!("yes: from {source}")),
+        ),
+        Some((false, _)) => {
+            trail.decide(
+                "reachable?",
+                "no: the kernel has no route".to_owned(),
+                ("skip", Source::Default, "no route: the application gets the kernel's own error".to_owned()),
+            );
+            return Ok(true);
+        }
+    }
+    if workload.is_draining() {
+        trail.decide(
+            "proxy listening?",
+            "no: weir is draining".to_owned(),
+            ("skip", Source::Default, "no proxy is listening".to_owned()),
+        );
+        return Ok(true);
+    }
+    trail.pass("proxy listening?", "yes".to_owned());
+    Ok(false)
+}
+
+fn seen(stats: &StatsSnapshot, address: SocketAddr, direction: Direction) -> Vec<Seen> {
+    stats
+        .rows
+        .iter()
+        .filter(|row| row.destination == Some(address) && row.direction == direction)
+        .map(|row| Seen {
+            treatment: row.treatment,
+            source: row.source,
+            why: row.why.clone(),
+            connections: row.connections,
+        })
+        .collect()
+}
+
+/// fe80::/10 (RFC 4291 §2.5.6).
+const fn is_link_local(v6: Ipv6Addr) -> bool {
+    v6.segments()[0] & 0xffc0 == 0xfe80
+}
+
+// === impl Trail ===
+
+impl Trail {
+    fn pass(&mut self, test: &str, result: String) {
+        self.steps.push(Step { test: test.to_owned(), result, decisive: false });
+    }
+
+    fn decide(&mut self, test: &str, result: String, verdict: (&'static str, Source, String)) {
+        self.steps.push(Step { test: test.to_owned(), result, decisive: true });
+        self.verdict = Some(verdict);
+    }
+}

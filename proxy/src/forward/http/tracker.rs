@@ -1,0 +1,121 @@
+//! Follows one exchange and reports it exactly once, also when it is dropped half-way.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::{Exchange, ExchangeEnd, ExchangeSink};
+
+/// What a request head says about its exchange.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RequestInfo {
+    pub(crate) version: u8,
+    pub(crate) method: String,
+    pub(crate) authority: Option<String>,
+    /// Without its query.
+    pub(crate) path: String,
+    pub(crate) grpc: bool,
+}
+
+/// One exchange in flight.
+pub(crate) struct Tracker {
+    sink: Arc<dyn ExchangeSink>,
+    since: Instant,
+    /// `None` once reported.
+    exchange: Option<Exchange>,
+    /// Set at the end of the response, which may come before the end of the request.
+    settled: Option<(Duration, ExchangeEnd)>,
+}
+
+/// True for `application/grpc`, `application/grpc+proto`, `application/grpc-web`, …
+pub(crate) fn is_grpc(content_type: &[u8]) -> bool {
+    const PREFIX: &[u8] = b"application/grpc";
+    content_type.get(..PREFIX.len()).is_some_and(|head| head.eq_ignore_ascii_case(PREFIX))
+}
+
+/// The number in a `grpc-status` header or trailer.
+pub(crate) fn grpc_status(headers: &http::HeaderMap) -> Option<u32> {
+    headers.get("grpc-status")?.to_str().ok()?.trim().parse().ok()
+}
+
+// === impl Tracker ===
+
+impl Tracker {
+    /// A request head is complete.
+    pub(crate) fn start(sink: &Arc<dyn ExchangeSink>, request: RequestInfo) -> Self {
+        sink.request_started();
+        let exchange = Exchange {
+            version: request.version,
+            method: request.method,
+            authority: request.authority,
+            path: request.path,
+            status: None,
+            grpc_status: None,
+            grpc: request.grpc,
+            started: SystemTime::now(),
+            time_to_head: None,
+            duration: Duration::ZERO,
+            request_bytes: 0,
+            response_bytes: 0,
+            end: ExchangeEnd::Cancelled,
+        };
+        Self {
+            sink: Arc::clone(sink),
+            since: Instant::now(),
+            exchange: Some(exchange),
+            settled: None,
+        }
+    }
+
+    /// The final response head has arrived.
+    pub(crate) fn head(&mut self, status: u16, grpc: bool) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.status = Some(status);
+            exchange.time_to_head = Some(self.since.elapsed());
+            exchange.grpc |= grpc;
+        }
+    }
+
+    pub(crate) fn grpc_status(&mut self, status: Option<u32>) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.grpc_status = status.or(exchange.grpc_status);
+        }
+    }
+
+    pub(crate) fn request_bytes(&mut self, bytes: u64) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.request_bytes += bytes;
+        }
+    }
+
+    pub(crate) fn response_bytes(&mut self, bytes: u64) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.response_bytes += bytes;
+        }
+    }
+
+    /// Whether an answer of weir's own has to be in gRPC's form.
+    pub(crate) fn is_grpc(&self) -> bool {
+        self.exchange.as_ref().is_some_and(|exchange| exchange.grpc)
+    }
+
+    /// The response has ended. Whatever becomes of the rest of the request, this is how the
+    /// exchange ended; it is reported when the request's bytes are counted.
+    pub(crate) fn response_ended(&mut self, end: ExchangeEnd) {
+        self.settled.get_or_insert((self.since.elapsed(), end));
+    }
+
+    /// Reports the exchange, ended like this unless its response has; later calls do nothing.
+    pub(crate) fn finish(&mut self, end: ExchangeEnd) {
+        if let Some(mut exchange) = self.exchange.take() {
+            let settled = self.settled.take().unwrap_or_else(|| (self.since.elapsed(), end));
+            (exchange.duration, exchange.end) = settled;
+            self.sink.exchange(exchange);
+        }
+    }
+}
+
+impl Drop for Tracker {
+    fn drop(&mut self) {
+        self.finish(ExchangeEnd::Cancelled);
+    }
+}

@@ -1,0 +1,291 @@
+//! HTTP/1 over one client and one upstream connection: reads whole heads, follows bodies, and
+//! forwards both as they came, so that no peer can tell from the bytes that weir is there.
+//!
+//! hyper is not used here. Version 1.12 cannot pass on a 1xx, a trailer that `Trailer` does not
+//! announce or `TE: trailers` does not invite (`h1/conn.rs`, `write_trailers`), a body that ends
+//! with an HTTP/1.1 connection, the version of an answer to HTTP/1.0, or the order of fields, and
+//! adds `connection` fields of its own (`h1/conn.rs`, `enforce_version`).
+
+mod body;
+mod head;
+mod messages;
+mod pipe;
+#[cfg(test)]
+mod tests;
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Sleep, sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use self::messages::{Messages, UpstreamEnd};
+use self::pipe::Pipe;
+use super::http::{EndCause, ExchangeEnd, HttpContext, HttpEnd, Side, bad_gateway};
+
+/// The client's bytes behind a request that may take the connection over, kept until the response
+/// decides what they are.
+const HELD_BYTES: usize = 64 << 10;
+
+/// See [`super::http::serve`].
+pub(super) async fn serve<C, U>(client: C, upstream: U, context: HttpContext) -> HttpEnd
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut connection = Connection {
+        client,
+        upstream,
+        up: Pipe::new(),
+        down: Pipe::new(),
+        messages: Messages::new(context.sink.clone(), context.limits.clone()),
+        drain: Box::pin(context.drain.clone().cancelled_owned()),
+        draining: false,
+        upstream_deaf: false,
+        first: None,
+        last_word: None,
+        timer: None,
+        context,
+    };
+    let cause = poll_fn(|cx| connection.poll(cx)).await;
+    connection.end(cause)
+}
+
+struct Connection<C, U> {
+    client: C,
+    upstream: U,
+    /// From the client to the upstream.
+    up: Pipe,
+    /// From the upstream to the client.
+    down: Pipe,
+    messages: Messages,
+    context: HttpContext,
+    drain: Pin<Box<WaitForCancellationFutureOwned>>,
+    draining: bool,
+    /// Writing to the upstream failed; what it still has to say is read all the same.
+    upstream_deaf: bool,
+    /// Who closed first.
+    first: Option<Side>,
+    /// Set when nothing more will be said to the client than what is on its way: the outcome.
+    last_word: Option<EndCause>,
+    timer: Option<(Bound, Pin<Box<Sleep>>)>,
+}
+
+/// Why and since when (in terms of bytes moved) a deadline runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Bound {
+    after: Duration,
+    moved: u64,
+}
+
+// === impl Connection ===
+
+impl<C, U> Connection<C, U>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<EndCause> {
+        loop {
+            self.draining = self.draining || self.drain.as_mut().poll(cx).is_ready();
+            let up = self.poll_up(cx);
+            let down = self.poll_down(cx);
+            for direction in [up, down] {
+                if let Poll::Ready(Err(cause)) = direction {
+                    return Poll::Ready(cause);
+                }
+            }
+            if self.messages.take_released() || self.may_stop() {
+                continue;
+            }
+            if let Some(cause) = self.finished() {
+                return Poll::Ready(cause);
+            }
+            if let Some(cause) = ready!(self.poll_timer(cx)) {
+                return Poll::Ready(cause);
+            }
+        }
+    }
+
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), EndCause>> {
+        loop {
+            if self.last_word.is_some() || self.upstream_deaf {
+                return self.poll_discard(cx);
+            }
+            if ready!(self.up.poll_write(&mut self.upstream, cx)).is_err() {
+                self.upstream_deaf = true;
+                continue;
+            }
+            self.messages.requests(&mut self.up);
+            if self.up.has_cleared() {
+                continue;
+            }
+            if self.up.is_eof() {
+                if self.up.is_empty() {
+                    self.first.get_or_insert(Side::Client);
+                    return self.up.poll_shutdown(&mut self.upstream, cx).map(|_| Ok(()));
+                }
+                if self.messages.is_held() {
+                    return Poll::Pending;
+                }
+                self.messages.lose_track(Side::Client, "the client closed inside a head");
+                continue;
+            }
+            if self.messages.is_held() && self.up.len() >= HELD_BYTES {
+                return Poll::Pending;
+            }
+            if ready!(self.up.poll_read(&mut self.client, cx)).is_err() {
+                return Poll::Ready(Err(EndCause::Reset(Side::Client)));
+            }
+        }
+    }
+
+    /// Reads what nobody will get, so that closing does not become a reset too early, and so that
+    /// a client that goes away is noticed.
+    fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), EndCause>> {
+        self.up = if self.up.is_eof() { return Poll::Ready(Ok(())) } else { Pipe::new() };
+        loop {
+            match ready!(self.up.poll_read(&mut self.client, cx)) {
+                Ok(0) => return Poll::Ready(Ok(())),
+                Ok(_) => self.up.discard(),
+                Err(_) => return Poll::Ready(Err(EndCause::Reset(Side::Client))),
+            }
+        }
+    }
+
+    fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), EndCause>> {
+        loop {
+            if ready!(self.down.poll_write(&mut self.client, cx)).is_err() {
+                return Poll::Ready(Err(EndCause::Reset(Side::Client)));
+            }
+            if self.last_word.is_some() {
+                return self.down.poll_shutdown(&mut self.client, cx).map(|_| Ok(()));
+            }
+            self.messages.responses(&mut self.down, self.draining);
+            if self.down.has_cleared() {
+                continue;
+            }
+            if self.down.is_eof() {
+                return self.down.poll_shutdown(&mut self.client, cx).map(|_| Ok(()));
+            }
+            let read = ready!(self.down.poll_read(&mut self.upstream, cx));
+            if !matches!(read, Ok(1..)) {
+                self.upstream_ended(read.is_err())?;
+            }
+        }
+    }
+
+    fn upstream_ended(&mut self, reset: bool) -> Result<(), EndCause> {
+        self.first.get_or_insert(Side::Upstream);
+        match self.messages.upstream_ended() {
+            UpstreamEnd::BeforeHead if self.messages.is_fresh() => {
+                self.answer(if reset { "upstream-reset" } else { "upstream-closed" });
+                Ok(())
+            }
+            _ if reset => Err(EndCause::Reset(Side::Upstream)),
+            // The client notices: its framing is incomplete. It sees the very close that the
+            // upstream made.
+            UpstreamEnd::Truncated => {
+                let end = ExchangeEnd::UpstreamReset(None);
+                self.messages.abandon(end.clone(), end);
+                self.last_word = Some(EndCause::Truncated);
+                Ok(())
+            }
+            // A connection that had been idle: clients know that this happens, and try again where
+            // that is safe. An answer of weir's own would keep them from it.
+            UpstreamEnd::BeforeHead | UpstreamEnd::InOrder => {
+                self.down.discard();
+                self.last_word = Some(EndCause::Closed(self.first.unwrap_or(Side::Upstream)));
+                Ok(())
+            }
+            UpstreamEnd::Raw => Ok(()),
+        }
+    }
+
+    fn answer(&mut self, reason: &'static str) {
+        self.messages.abandon(ExchangeEnd::Answered(reason), ExchangeEnd::UpstreamReset(None));
+        self.down.say(bad_gateway(reason).as_bytes());
+        self.last_word = Some(EndCause::Answered(reason));
+    }
+
+    /// True once, when a drain has found the connection with nothing under way.
+    fn may_stop(&mut self) -> bool {
+        let stop = self.draining
+            && self.last_word.is_none()
+            && self.messages.is_idle()
+            && self.down.is_empty();
+        if stop {
+            self.last_word = Some(EndCause::Drained);
+        }
+        stop
+    }
+
+    fn finished(&self) -> Option<EndCause> {
+        if let Some(cause) = &self.last_word {
+            return (self.down.is_shut() && self.up.is_eof()).then(|| cause.clone());
+        }
+        ((self.up.is_shut() || self.upstream_deaf) && self.down.is_shut())
+            .then(|| EndCause::Closed(self.first.unwrap_or(Side::Client)))
+    }
+
+    /// Ready with `None` if the timer has just been set anew.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Option<EndCause>> {
+        let Some(bound) = self.bound() else {
+            self.timer = None;
+            return Poll::Pending;
+        };
+        match &mut self.timer {
+            Some((running, timer)) if *running == bound => {
+                ready!(timer.as_mut().poll(cx));
+                let lingered = bound.after == self.context.limits.linger;
+                Poll::Ready(Some(match &self.last_word {
+                    Some(cause) => cause.clone(),
+                    None if lingered => EndCause::Closed(Side::Client),
+                    None => EndCause::Idle,
+                }))
+            }
+            timer => {
+                *timer = Some((bound, Box::pin(sleep(bound.after))));
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    /// How long the present state may last.
+    fn bound(&self) -> Option<Bound> {
+        let limits = &self.context.limits;
+        let raw = self.messages.is_raw();
+        let moved = self.up.moved() + self.down.moved();
+        if self.last_word.is_some() {
+            return Some(match self.down.is_shut() {
+                true => Bound { after: limits.linger, moved: 0 },
+                false => Bound { after: limits.half_closed_idle, moved: self.down.moved() },
+            });
+        }
+        if self.up.is_shut() && self.messages.is_idle() {
+            return Some(Bound { after: limits.linger, moved: 0 });
+        }
+        let half_closed = raw && self.up.is_shut() != self.down.is_shut();
+        half_closed.then_some(Bound { after: limits.half_closed_idle, moved })
+    }
+
+    fn end(mut self, cause: EndCause) -> HttpEnd {
+        let untracked = self.messages.untracked();
+        let in_flight = match cause {
+            EndCause::Reset(Side::Client) => {
+                self.context.abort(Side::Upstream);
+                ExchangeEnd::ClientReset(None)
+            }
+            EndCause::Reset(Side::Upstream) => {
+                self.context.abort(Side::Client);
+                ExchangeEnd::UpstreamReset(None)
+            }
+            _ => ExchangeEnd::UpstreamReset(None),
+        };
+        self.messages.abandon(in_flight.clone(), in_flight);
+        HttpEnd { cause, untracked }
+    }
+}

@@ -1,0 +1,201 @@
+//! Finds where an HTTP/1 body ends (RFC 9112 §6 and §7) without changing a byte of it.
+
+/// How a message's body is delimited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    None,
+    Length(u64),
+    Chunked,
+    /// Responses only: the body ends with the connection.
+    UntilEof,
+}
+
+/// A body in transit.
+#[derive(Debug)]
+pub(super) struct Body {
+    state: State,
+}
+
+/// What [`Body::advance`] made of its input.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Progress {
+    /// Bytes of the input that belong to this message.
+    pub(super) consumed: usize,
+    /// Those of them that are content rather than framing.
+    pub(super) content: u64,
+    /// The message ends after `consumed`.
+    pub(super) done: bool,
+}
+
+/// The bytes are not a chunked body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NotChunked;
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Length(u64),
+    UntilEof,
+    /// In a chunk-size; digits seen so far, up to the 16 that fit a `u64`.
+    Size {
+        size: u64,
+        digits: u8,
+    },
+    /// After the size, before the end of its line.
+    Extension {
+        size: u64,
+    },
+    Data(u64),
+    /// The line end after a chunk's data.
+    DataEnd,
+    /// At the start of a trailer line.
+    Line,
+    /// At the start of a trailer line, after CR.
+    LastLf,
+    /// In a trailer line.
+    Trailer,
+    Done,
+}
+
+// === impl Body ===
+
+impl Body {
+    pub(super) fn new(framing: Framing) -> Self {
+        let state = match framing {
+            Framing::None | Framing::Length(0) => State::Done,
+            Framing::Length(length) => State::Length(length),
+            Framing::Chunked => State::Size { size: 0, digits: 0 },
+            Framing::UntilEof => State::UntilEof,
+        };
+        Self { state }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        matches!(self.state, State::Done)
+    }
+
+    pub(super) fn is_until_eof(&self) -> bool {
+        matches!(self.state, State::UntilEof)
+    }
+
+    /// Takes the next bytes of the stream.
+    pub(super) fn advance(&mut self, input: &[u8]) -> Result<Progress, NotChunked> {
+        let mut progress = Progress::default();
+        while progress.consumed < input.len() && !self.is_done() {
+            let rest = &input[progress.consumed..];
+            let available = rest.len() as u64;
+            match &mut self.state {
+                State::Length(left) | State::Data(left) => {
+                    let taken = available.min(*left);
+                    *left -= taken;
+                    progress.consumed += taken as usize;
+                    progress.content += taken;
+                    if *left == 0 {
+                        self.state = match self.state {
+                            State::Length(_) => State::Done,
+                            _ => State::DataEnd,
+                        };
+                    }
+                }
+                State::UntilEof => {
+                    progress.consumed = input.len();
+                    progress.content += available;
+                }
+                _ => {
+                    self.state = self.state.framing(rest[0])?;
+                    progress.consumed += 1;
+                }
+            }
+        }
+        progress.done = self.is_done();
+        Ok(progress)
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// One byte of chunked framing. A bare LF ends a line, as in most parsers.
+    fn framing(self, byte: u8) -> Result<Self, NotChunked> {
+        Ok(match (self, byte) {
+            (Self::Size { digits: 0, .. }, byte) if !byte.is_ascii_hexdigit() => {
+                return Err(NotChunked);
+            }
+            (Self::Size { digits: 16, .. }, byte) if byte.is_ascii_hexdigit() => {
+                return Err(NotChunked);
+            }
+            (Self::Size { size, digits }, byte) if byte.is_ascii_hexdigit() => {
+                let digit = (byte as char).to_digit(16).ok_or(NotChunked)?;
+                Self::Size { size: size << 4 | u64::from(digit), digits: digits + 1 }
+            }
+            (Self::Size { size, .. } | Self::Extension { size }, b'\n') => match size {
+                0 => Self::Line,
+                size => Self::Data(size),
+            },
+            (Self::Size { size, .. }, b';' | b' ' | b'\t' | b'\r') => Self::Extension { size },
+            (Self::Size { .. }, _) => return Err(NotChunked),
+            (extension @ Self::Extension { .. }, _) => extension,
+            (Self::DataEnd, b'\r') => Self::DataEnd,
+            (Self::DataEnd, b'\n') => Self::Size { size: 0, digits: 0 },
+            (Self::DataEnd, _) => return Err(NotChunked),
+            (Self::Line, b'\r') => Self::LastLf,
+            (Self::Line | Self::LastLf, b'\n') => Self::Done,
+            (Self::LastLf, _) => return Err(NotChunked),
+            (Self::Trailer, b'\n') => Self::Line,
+            (Self::Line | Self::Trailer, _) => Self::Trailer,
+            (state @ (Self::Length(_) | Self::Data(_) | Self::UntilEof | Self::Done), _) => state,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes consumed, bytes of content, whether the body ended.
+    type Found = (usize, u64, bool);
+
+    fn run(framing: Framing, input: &[u8], step: usize) -> Result<Found, NotChunked> {
+        let mut body = Body::new(framing);
+        let (mut at, mut content) = (0, 0);
+        for piece in input.chunks(step) {
+            let progress = body.advance(piece)?;
+            at += progress.consumed;
+            content += progress.content;
+            if progress.done {
+                return Ok((at, content, true));
+            }
+        }
+        Ok((at, content, false))
+    }
+
+    #[test]
+    fn any_segmentation_finds_the_same_end() {
+        let cases: &[(Framing, &[u8], Found)] = &[
+            (Framing::Length(3), b"abcGET", (3, 3, true)),
+            (Framing::Length(9), b"abc", (3, 3, false)),
+            (Framing::UntilEof, b"abc", (3, 3, false)),
+            (Framing::Chunked, b"0\r\n\r\nGET", (5, 0, true)),
+            (Framing::Chunked, b"3\r\nabc\r\n0\r\n\r\nGET", (13, 3, true)),
+            (
+                Framing::Chunked,
+                b"3;x=\"y\"\r\nabc\r\nA \r\n0123456789\r\n0\r\n\r\n",
+                (35, 13, true),
+            ),
+            (Framing::Chunked, b"3\nabc\n0\n\nGET", (9, 3, true)),
+            (Framing::Chunked, b"1\r\na\r\n0\r\nX: y\r\nZ: 0\r\n\r\nGET", (23, 1, true)),
+            (Framing::Chunked, b"5\r\nab", (5, 2, false)),
+        ];
+        for (framing, input, expected) in cases {
+            for step in 1..=input.len() {
+                assert_eq!(run(*framing, input, step), Ok(*expected), "{framing:?} {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_chunked_is_noticed() {
+        for input in [&b"x\r\n"[..], b"\r\n", b"3\r\nabcd", b"3x\r\n", b"11111111111111111\r\n"] {
+            assert_eq!(run(Framing::Chunked, input, 1), Err(NotChunked), "{input:?}");
+        }
+    }
+}

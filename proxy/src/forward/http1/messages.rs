@@ -1,0 +1,390 @@
+//! Follows the messages of both directions of a connection: which bytes may go on, which response
+//! belongs to which request, where HTTP ends and a tunnel begins. Knows no sockets.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::body::{Body, Framing};
+use super::head::{self, Kind, Parsed, ResponseHead, TOO_LARGE};
+use super::pipe::Pipe;
+use crate::forward::http::{ExchangeEnd, ExchangeSink, HttpLimits, Side, Tracker, Untracked};
+
+/// Said to a client whose connection ends after this response, because weir drains.
+const CLOSE: &[u8] = b"connection: close\r\n";
+
+pub(super) struct Messages {
+    sink: Arc<dyn ExchangeSink>,
+    limits: HttpLimits,
+    requests: State,
+    responses: State,
+    /// Requests whose response has not ended, and possibly one whose body has not.
+    pending: VecDeque<Pending>,
+    tunnel: Option<Tracker>,
+    untracked: Option<Untracked>,
+    /// Responses that ended.
+    answered: u64,
+    /// The client was told that no more requests are taken.
+    close_said: bool,
+    /// Bytes of the client that were held back may be looked at again.
+    released: bool,
+}
+
+enum State {
+    Head(Search),
+    Body(Body),
+    /// Requests only: the response decides what the next bytes are.
+    Held,
+    /// Everything passes: a tunnel, or messages that can't be followed.
+    Raw,
+}
+
+/// Avoids parsing a head anew for each segment of it.
+#[derive(Default)]
+struct Search {
+    scanned: usize,
+    parsed: usize,
+}
+
+struct Pending {
+    tracker: Tracker,
+    kind: Kind,
+    may_tunnel: bool,
+    request_done: bool,
+    response_done: bool,
+}
+
+/// What the end of the upstream's bytes means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UpstreamEnd {
+    /// A request is waiting, and no response to it has begun.
+    BeforeHead,
+    /// Inside a response that should have been longer.
+    Truncated,
+    /// Between messages, or at the end of a body that ends that way.
+    InOrder,
+    /// After the end of HTTP on this connection.
+    Raw,
+}
+
+// === impl Messages ===
+
+impl Messages {
+    pub(super) fn new(sink: Arc<dyn ExchangeSink>, limits: HttpLimits) -> Self {
+        Self {
+            sink,
+            limits,
+            requests: State::head(),
+            responses: State::head(),
+            pending: VecDeque::new(),
+            tunnel: None,
+            untracked: None,
+            answered: 0,
+            close_said: false,
+            released: false,
+        }
+    }
+
+    pub(super) fn untracked(&self) -> Option<Untracked> {
+        self.untracked
+    }
+
+    pub(super) fn is_raw(&self) -> bool {
+        matches!(self.requests, State::Raw)
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        matches!(self.requests, State::Held)
+    }
+
+    /// Nothing is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.pending.is_empty()
+            && matches!((&self.requests, &self.responses), (State::Head(_), State::Head(_)))
+    }
+
+    /// No response has ended yet: the connection was not being reused.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.answered == 0
+    }
+
+    /// True once after bytes that were held back may go on.
+    pub(super) fn take_released(&mut self) -> bool {
+        std::mem::take(&mut self.released)
+    }
+
+    /// Looks at the client's bytes and clears what may go to the upstream.
+    pub(super) fn requests(&mut self, pipe: &mut Pipe) {
+        while !pipe.uncleared().is_empty() {
+            let input = pipe.uncleared();
+            match &mut self.requests {
+                State::Head(_) if self.close_said => pipe.discard(),
+                State::Head(search) => {
+                    if !search.is_worth_parsing(input) {
+                        return self.check_size(Side::Client, input.len());
+                    }
+                    match head::request(input, &self.limits).bounded(&self.limits) {
+                        Parsed::Complete(head, length) => {
+                            pipe.clear(length);
+                            self.request_started(head);
+                        }
+                        Parsed::Partial => return self.check_size(Side::Client, input.len()),
+                        Parsed::Invalid(reason) => self.lose_track(Side::Client, reason),
+                    }
+                }
+                State::Body(body) => match body.advance(input) {
+                    Ok(progress) => {
+                        pipe.clear(progress.consumed);
+                        if let Some(request) = self.pending.back_mut() {
+                            request.tracker.request_bytes(progress.content);
+                        }
+                        if progress.done {
+                            self.request_done();
+                        }
+                    }
+                    Err(_) => self.lose_track(Side::Client, "invalid chunk"),
+                },
+                State::Held => return,
+                State::Raw => {
+                    let count = input.len();
+                    pipe.clear(count);
+                    if let Some(tracker) = &mut self.tunnel {
+                        tracker.request_bytes(count as u64);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks at the upstream's bytes and clears what may go to the client.
+    pub(super) fn responses(&mut self, pipe: &mut Pipe, draining: bool) {
+        while !pipe.uncleared().is_empty() {
+            let input = pipe.uncleared();
+            match &mut self.responses {
+                State::Head(search) => {
+                    let Some(request) = self.pending.front().filter(|front| !front.response_done)
+                    else {
+                        self.lose_track(Side::Upstream, "response without a request");
+                        continue;
+                    };
+                    if !search.is_worth_parsing(input) {
+                        return self.check_size(Side::Upstream, input.len());
+                    }
+                    match head::response(input, request.kind, &self.limits).bounded(&self.limits) {
+                        Parsed::Complete(head, length) => {
+                            self.response_started(head, length, pipe, draining);
+                        }
+                        Parsed::Partial => return self.check_size(Side::Upstream, input.len()),
+                        Parsed::Invalid(reason) => self.lose_track(Side::Upstream, reason),
+                    }
+                }
+                State::Body(body) => match body.advance(input) {
+                    Ok(progress) => {
+                        pipe.clear(progress.consumed);
+                        if let Some(request) = self.pending.front_mut() {
+                            request.tracker.response_bytes(progress.content);
+                        }
+                        if progress.done {
+                            self.response_done();
+                        }
+                    }
+                    Err(_) => self.lose_track(Side::Upstream, "invalid chunk"),
+                },
+                State::Held | State::Raw => {
+                    let count = input.len();
+                    pipe.clear(count);
+                    if let Some(tracker) = &mut self.tunnel {
+                        tracker.response_bytes(count as u64);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The upstream has said everything it will say.
+    pub(super) fn upstream_ended(&mut self) -> UpstreamEnd {
+        match &self.responses {
+            State::Raw | State::Held => UpstreamEnd::Raw,
+            State::Body(body) if body.is_until_eof() => {
+                // The client need not send the rest of its body for the exchange to be over.
+                if let Some(request) = self.pending.front_mut() {
+                    request.request_done = true;
+                }
+                self.response_done();
+                UpstreamEnd::InOrder
+            }
+            State::Body(_) => UpstreamEnd::Truncated,
+            State::Head(_) if self.pending.iter().any(|request| !request.response_done) => {
+                UpstreamEnd::BeforeHead
+            }
+            State::Head(_) => {
+                if let Some(request) = self.pending.front_mut() {
+                    request.request_done = true;
+                }
+                self.settle();
+                UpstreamEnd::InOrder
+            }
+        }
+    }
+
+    /// Reports what is in flight: the first as `first`, the others as `rest`.
+    pub(super) fn abandon(&mut self, first: ExchangeEnd, rest: ExchangeEnd) {
+        let mut end = first;
+        for mut request in self.pending.drain(..) {
+            request.tracker.finish(end.clone());
+            end = rest.clone();
+        }
+        if let Some(mut tracker) = self.tunnel.take() {
+            tracker.finish(ExchangeEnd::Tunnel);
+        }
+    }
+
+    /// From here on both directions pass unread.
+    pub(super) fn lose_track(&mut self, side: Side, reason: &'static str) {
+        tracing::debug!(?side, reason, "http/1 messages can't be followed, passing bytes on");
+        self.untracked.get_or_insert(Untracked { side, reason });
+        self.abandon(ExchangeEnd::Untracked, ExchangeEnd::Untracked);
+        self.pass_everything();
+    }
+
+    fn pass_everything(&mut self) {
+        self.requests = State::Raw;
+        self.responses = State::Raw;
+        self.released = true;
+    }
+
+    fn check_size(&mut self, side: Side, head: usize) {
+        if head > self.limits.max_head_bytes {
+            self.lose_track(side, TOO_LARGE);
+        }
+    }
+
+    fn request_started(&mut self, head: head::RequestHead) {
+        self.pending.push_back(Pending {
+            tracker: Tracker::start(&self.sink, head.info),
+            kind: head.kind,
+            may_tunnel: head.may_tunnel,
+            request_done: false,
+            response_done: false,
+        });
+        let body = Body::new(head.framing);
+        let done = body.is_done();
+        self.requests = State::Body(body);
+        if done {
+            self.request_done();
+        }
+    }
+
+    fn request_done(&mut self) {
+        self.requests = State::head();
+        if let Some(request) = self.pending.back_mut() {
+            request.request_done = true;
+            // Answered early, the request can no longer become a tunnel.
+            if request.may_tunnel && !matches!(self.responses, State::Body(_)) {
+                self.requests = State::Held;
+            }
+            if request.response_done {
+                self.requests = State::head();
+            }
+        }
+        self.settle();
+    }
+
+    fn response_started(
+        &mut self,
+        head: ResponseHead,
+        length: usize,
+        pipe: &mut Pipe,
+        draining: bool,
+    ) {
+        let Some(request) = self.pending.front_mut() else { return };
+        let tunnel = match head.status {
+            101 => true,
+            100..=199 => {
+                pipe.clear(length);
+                self.responses = State::head();
+                return;
+            }
+            status => request.kind == Kind::Connect && (200..=299).contains(&status),
+        };
+        request.tracker.head(head.status, head.grpc);
+        if tunnel {
+            pipe.clear(length);
+            return self.become_tunnel();
+        }
+        let may_tunnel = request.may_tunnel;
+        let mut kept = length;
+        let ends_in_crlf = pipe.uncleared()[..length].ends_with(b"\r\n");
+        if draining && self.pending.len() == 1 && !head.persistence_said && ends_in_crlf {
+            pipe.clear(length - 2);
+            pipe.insert(CLOSE);
+            kept = 2;
+            self.close_said = true;
+        }
+        pipe.clear(kept);
+        if may_tunnel && matches!(self.requests, State::Held) && self.pending.len() == 1 {
+            self.requests = State::head();
+            self.released = true;
+        }
+        let body = Body::new(head.framing);
+        let done = body.is_done() && head.framing != Framing::UntilEof;
+        self.responses = State::Body(body);
+        if done {
+            self.response_done();
+        }
+    }
+
+    fn become_tunnel(&mut self) {
+        self.tunnel = self.pending.pop_front().map(|request| request.tracker);
+        // Pipelined behind a request that took the connection over: never to be answered.
+        for mut request in self.pending.drain(..) {
+            request.tracker.finish(ExchangeEnd::Untracked);
+        }
+        self.pass_everything();
+    }
+
+    fn response_done(&mut self) {
+        self.responses = State::head();
+        self.answered += 1;
+        if let Some(request) = self.pending.front_mut() {
+            request.response_done = true;
+            request.tracker.response_ended(ExchangeEnd::Complete);
+        }
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        while let Some(request) =
+            self.pending.pop_front_if(|front| front.response_done && front.request_done)
+        {
+            let mut tracker = request.tracker;
+            tracker.finish(ExchangeEnd::Complete);
+        }
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn head() -> Self {
+        Self::Head(Search::default())
+    }
+}
+
+// === impl Search ===
+
+impl Search {
+    /// True for the first bytes (they may not be HTTP at all), where an empty line came, and
+    /// each time the bytes have doubled, so that the cost stays linear.
+    fn is_worth_parsing(&mut self, input: &[u8]) -> bool {
+        let from = self.scanned.saturating_sub(3);
+        self.scanned = input.len();
+        let fresh = &input[from.min(input.len())..];
+        let ends = fresh.windows(2).any(|pair| pair == b"\n\n")
+            || fresh.windows(3).any(|triple| triple == b"\n\r\n");
+        let due = ends || input.len() >= 2 * self.parsed;
+        if due {
+            self.parsed = input.len();
+        }
+        due
+    }
+}

@@ -1,0 +1,252 @@
+//! What weir saw: metrics, per-destination statistics and access records, all settled by one guard
+//! per connection. Nothing here blocks the data path or touches a socket.
+
+mod classify;
+mod close;
+mod connection;
+mod metrics;
+mod process;
+pub mod record;
+pub mod stats;
+
+pub use close::CloseReason;
+pub use connection::ConnectionGuard;
+pub use metrics::KernelCount;
+pub(crate) use process::resident_bytes;
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use crate::{
+    decision::{Decision, Direction, Source, Treatment},
+    detect::TlsInfo,
+};
+use connection::Live;
+use metrics::Metrics;
+use record::{ConnectionRecord, KernelNumbers, Record, RecordLog};
+use stats::{Stats, StatsSnapshot};
+use weir_common::Reason;
+
+/// Live connections are kept in this many separately locked maps, so that opening and closing
+/// them on several threads does not contend.
+const SHARDS: usize = 16;
+
+/// The one handle to everything that is counted. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Telemetry {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    metrics: Metrics,
+    stats: Stats,
+    records: Option<RecordLog>,
+    live: [Mutex<HashMap<u64, Arc<Live>>>; SHARDS],
+    next_id: AtomicU64,
+}
+
+/// What is known when a connection is accepted.
+#[derive(Clone, Debug)]
+pub struct ConnectionInfo {
+    /// The workload's name; a metric label.
+    pub workload: Arc<str>,
+    /// Seen from the workload.
+    pub direction: Direction,
+    /// Who connected.
+    pub client: SocketAddr,
+    /// The address the client asked for.
+    pub destination: SocketAddr,
+}
+
+/// A connection that went direct in the kernel and has ended.
+#[derive(Clone, Debug)]
+pub struct SkippedConnection {
+    /// The workload's name.
+    pub workload: Arc<str>,
+    /// Seen from the workload.
+    pub direction: Direction,
+    /// Where it went.
+    pub destination: SocketAddr,
+    /// Who said that it goes direct.
+    pub source: Source,
+    /// Why it went direct.
+    pub reason: Reason,
+    /// Bytes that the workload sent.
+    pub bytes_sent: u64,
+    /// Bytes that the workload received.
+    pub bytes_received: u64,
+    /// From connect to close.
+    pub duration: Duration,
+    /// Smoothed round-trip time.
+    pub srtt: Duration,
+    /// Segments sent again.
+    pub retransmits: u32,
+    /// False if the handshake never completed.
+    pub established: bool,
+}
+
+// === impl Telemetry ===
+
+impl Telemetry {
+    /// Counts from zero; records go to `records` if there is one.
+    #[must_use]
+    pub fn new(records: Option<RecordLog>) -> Self {
+        let metrics = Metrics::new(records.as_ref().map(RecordLog::dropped_counter));
+        let live = std::array::from_fn(|_| Mutex::default());
+        let inner =
+            Inner { metrics, stats: Stats::default(), records, live, next_id: AtomicU64::new(1) };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Starts accounting for an accepted connection.
+    #[must_use = "dropping the guard records the connection as aborted"]
+    pub fn open(&self, info: ConnectionInfo) -> ConnectionGuard {
+        let id = self.inner.next_id.fetch_add(1, Ordering::Relaxed);
+        let live = Arc::new(Live::new(id, info, self.clone()));
+        self.shard(id).insert(id, Arc::clone(&live));
+        ConnectionGuard::new(live)
+    }
+
+    /// Accounts for a connection that the kernel let pass.
+    pub fn skipped(&self, skipped: &SkippedConnection) {
+        let decision = Decision {
+            treatment: Treatment::Skip,
+            source: skipped.source,
+            why: skip_clause(skipped.reason),
+        };
+        self.inner.metrics.decided(&skipped.workload, skipped.direction, decision);
+        self.inner.stats.skipped(skipped, decision);
+        self.record(|| {
+            Record::Connection(ConnectionRecord {
+                id: self.inner.next_id.fetch_add(1, Ordering::Relaxed),
+                time: SystemTime::now()
+                    .checked_sub(skipped.duration)
+                    .unwrap_or(SystemTime::UNIX_EPOCH),
+                workload: Arc::clone(&skipped.workload),
+                direction: skipped.direction,
+                client: None,
+                destination: canonical(skipped.destination),
+                treatment: Some(Treatment::Skip),
+                source: Some(skipped.source),
+                why: decision.why.into(),
+                sni: None,
+                alpn: Vec::new(),
+                bytes_sent: skipped.bytes_sent,
+                bytes_received: skipped.bytes_received,
+                requests: 0,
+                detect: None,
+                duration: skipped.duration,
+                close: if skipped.established { "finished" } else { "not_established" }.into(),
+                error: None,
+                kernel: Some(KernelNumbers {
+                    srtt: skipped.srtt,
+                    retransmits: skipped.retransmits,
+                }),
+            })
+        });
+    }
+
+    /// The metrics in OpenMetrics text format, live connections included.
+    #[must_use]
+    pub fn encode_metrics(&self) -> String {
+        self.settle_live();
+        self.inner.metrics.encode()
+    }
+
+    /// The per-destination statistics, live connections included.
+    #[must_use]
+    pub fn stats(&self) -> StatsSnapshot {
+        self.settle_live();
+        self.inner.stats.snapshot()
+    }
+
+    /// Connections that are open now.
+    #[must_use]
+    pub fn open_connections(&self) -> usize {
+        self.inner.live.iter().map(|shard| lock(shard).len()).sum()
+    }
+
+    /// Sets where `weir_kernel_decisions_total` comes from; asked at each scrape, so it must be
+    /// quick.
+    pub fn set_kernel_counters(
+        &self,
+        counters: impl Fn() -> Vec<KernelCount> + Send + Sync + 'static,
+    ) {
+        self.inner.metrics.set_kernel_counters(Box::new(counters));
+    }
+
+    /// Waits until every record so far is written. Blocks for at most `limit`.
+    pub fn flush_records(&self, limit: Duration) {
+        if let Some(records) = &self.inner.records {
+            records.flush(limit);
+        }
+    }
+
+    /// Hands a record to the log if there is one; never waits.
+    fn record(&self, record: impl FnOnce() -> Record) {
+        if let Some(records) = &self.inner.records {
+            records.write(record());
+        }
+    }
+
+    fn forget(&self, id: u64) {
+        self.shard(id).remove(&id);
+    }
+
+    fn shard(&self, id: u64) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Live>>> {
+        lock(&self.inner.live[(id % SHARDS as u64) as usize])
+    }
+
+    fn settle_live(&self) {
+        for shard in &self.inner.live {
+            let live: Vec<_> = lock(shard).values().cloned().collect();
+            for connection in live {
+                connection.settle();
+            }
+        }
+    }
+}
+
+/// `::ffff:a.b.c.d` as `a.b.c.d`: one destination, one row.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Counters stay usable after a panic elsewhere: every critical section here leaves them whole.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Why the kernel let a connection pass, as a clause.
+#[must_use]
+pub const fn skip_clause(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Redirected => "handed to the proxy",
+        Reason::NotTcp => "not a tcp stream",
+        Reason::Loopback => "loopback destination",
+        Reason::OwnTraffic => "weir's own connection",
+        Reason::SkipPort => "port is skipped",
+        Reason::SkipCidr => "address is in a skipped prefix",
+        Reason::NotIncluded => "port is not on the include list",
+        Reason::NoRoute => "no route",
+        Reason::NoListener => "no proxy was listening",
+        Reason::Stale => "the proxy gave no sign of life",
+        Reason::BoundDevice => "socket is bound to a device",
+        Reason::Unconfigured => "workload not configured yet",
+        Reason::HookError => "a kernel helper failed",
+        Reason::PendingFull => "table of pending connections was full",
+        Reason::OwnListener => "weir's own listener",
+        Reason::LinkLocal => "link-local destination",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,77 @@
+//! Success or failure of an exchange, by Linkerd's rules (linkerd2-proxy
+//! `linkerd/app/core/src/classify.rs`), so that success rates mean what people are used to.
+
+use crate::forward::http::{Exchange, ExchangeEnd};
+
+/// The verdict on one exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Class {
+    Success,
+    Failure,
+}
+
+/// gRPC codes that are the server's fault: UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE,
+/// DATA_LOSS. The others (NOT_FOUND, say) are answers.
+const GRPC_FAILURES: [u32; 5] = [2, 4, 13, 14, 15];
+
+/// RFC 9113 §7.
+const H2_NO_ERROR: u32 = 0;
+
+// === impl Class ===
+
+impl Class {
+    /// `None` where there was no response to judge: the client left before one.
+    pub(super) fn of(exchange: &Exchange) -> Option<Self> {
+        match exchange.end {
+            ExchangeEnd::Answered(_) => return Some(Self::Failure),
+            ExchangeEnd::UpstreamReset(code) if code != Some(H2_NO_ERROR) => {
+                return Some(Self::Failure);
+            }
+            _ => {}
+        }
+        let by_status = if exchange.status? >= 500 { Self::Failure } else { Self::Success };
+        Some(match exchange.grpc_status {
+            Some(code) if GRPC_FAILURES.contains(&code) => Self::Failure,
+            Some(_) => Self::Success,
+            None => by_status,
+        })
+    }
+
+    /// The value of the `classification` label.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::tests::exchange, *};
+
+    #[test]
+    fn exchanges_are_judged_as_linkerd_does() {
+        use Class::{Failure, Success};
+        use ExchangeEnd::{Answered, ClientReset, Complete, UpstreamReset};
+        for (status, grpc, end, class) in [
+            (Some(200), None, Complete, Some(Success)),
+            (Some(404), None, Complete, Some(Success)),
+            (Some(500), None, Complete, Some(Failure)),
+            (Some(200), Some(0), Complete, Some(Success)),
+            (Some(200), Some(5), Complete, Some(Success)),
+            (Some(200), Some(14), Complete, Some(Failure)),
+            (Some(101), None, ExchangeEnd::Tunnel, Some(Success)),
+            (None, None, ClientReset(Some(8)), None),
+            (Some(200), None, ClientReset(Some(8)), Some(Success)),
+            (None, None, UpstreamReset(None), Some(Failure)),
+            (Some(200), None, UpstreamReset(Some(2)), Some(Failure)),
+            (Some(200), None, UpstreamReset(Some(0)), Some(Success)),
+            (Some(502), None, Answered("connect"), Some(Failure)),
+        ] {
+            let what = format!("{status:?} {grpc:?} {end:?}");
+            let exchange = Exchange { status, grpc_status: grpc, end, ..exchange() };
+            assert_eq!(Class::of(&exchange), class, "{what}");
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! Every metric with its name, unit, help and labels. Names, labels and buckets are Linkerd's
+//! where Linkerd measures the same thing (linkerd2-proxy `linkerd/transport-metrics`,
+//! `linkerd/http/metrics`, `linkerd/http/detect`), so that its dashboards keep working.
+//!
+//! Label values come from weir, from its configuration or from small closed sets: never from a
+//! client.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text},
+    metrics::{
+        MetricType,
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::Gauge,
+        histogram::Histogram,
+        info::Info,
+    },
+    registry::Registry,
+};
+use weir_common::Reason;
+
+use super::{classify::Class, process::ProcessCollector};
+use crate::{
+    decision::{Decision, Direction, Source, Treatment, direction_name, source_name},
+    forward::http::Exchange,
+};
+
+/// Highest gRPC status code (`UNAUTHENTICATED`); larger ones share the label of UNKNOWN, so that
+/// a server can't make labels up.
+const GRPC_MAX: u32 = 16;
+
+/// One number of the kernel's, for `weir_kernel_decisions_total`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelCount {
+    /// The workload's name.
+    pub workload: Arc<str>,
+    /// What the hook decided.
+    pub reason: Reason,
+    /// How often.
+    pub count: u64,
+}
+
+type KernelSource = Box<dyn Fn() -> Vec<KernelCount> + Send + Sync>;
+
+/// The registry and the families in it.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    registry: Registry,
+    families: Families,
+    bound: RwLock<HashMap<(Arc<str>, Direction), Arc<Bound>>>,
+    kernel: Arc<KernelCollector>,
+}
+
+#[derive(Debug)]
+struct Families {
+    request: Family<Base, Counter>,
+    response: Family<ResponseLabels, Counter>,
+    latency: Family<LatencyLabels, Histogram, fn() -> Histogram>,
+    tcp_open: Family<PeerLabels, Counter>,
+    tcp_open_now: Family<PeerLabels, Gauge>,
+    tcp_read: Family<PeerLabels, Counter>,
+    tcp_write: Family<PeerLabels, Counter>,
+    tcp_close: Family<CloseLabels, Counter>,
+    inbound_detect: Family<DetectLabels, Counter>,
+    outbound_detect: Family<DetectLabels, Counter>,
+    inbound_detect_time: Family<WorkloadLabels, Histogram, fn() -> Histogram>,
+    outbound_detect_time: Family<WorkloadLabels, Histogram, fn() -> Histogram>,
+    connections: Family<ConnectionLabels, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Base {
+    direction: &'static str,
+    workload: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WorkloadLabels {
+    workload: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PeerLabels {
+    direction: &'static str,
+    /// `src`: the client's side; `dst`: the upstream's.
+    peer: &'static str,
+    workload: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CloseLabels {
+    direction: &'static str,
+    peer: &'static str,
+    workload: Arc<str>,
+    /// Empty for an orderly close.
+    errno: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResponseLabels {
+    direction: &'static str,
+    workload: Arc<str>,
+    status_code: Option<u16>,
+    classification: &'static str,
+    grpc_status: Option<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LatencyLabels {
+    direction: &'static str,
+    workload: Arc<str>,
+    status_code: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DetectLabels {
+    workload: Arc<str>,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ConnectionLabels {
+    direction: &'static str,
+    workload: Arc<str>,
+    treatment: &'static str,
+    source: &'static str,
+}
+
+/// The metrics of one workload and direction, looked up once per connection.
+#[derive(Debug)]
+pub(super) struct Bound {
+    base: Base,
+    pub(super) requests: Counter,
+    pub(super) client: Side,
+    pub(super) upstream: Side,
+    response: Family<ResponseLabels, Counter>,
+    latency: Family<LatencyLabels, Histogram, fn() -> Histogram>,
+    detect: Family<DetectLabels, Counter>,
+    detect_time: Histogram,
+}
+
+/// One side of the proxied connections.
+#[derive(Debug)]
+pub(super) struct Side {
+    labels: PeerLabels,
+    open: Counter,
+    open_now: Gauge,
+    read: Counter,
+    write: Counter,
+    close: Family<CloseLabels, Counter>,
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    pub(super) fn new(records_dropped: Option<Counter>) -> Self {
+        let mut registry = Registry::default();
+        let families = Families::register(&mut registry);
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("weir_build", "The weir that is running", version);
+        registry.register(
+            "weir_records_dropped",
+            "Access records dropped because their log was too slow",
+            records_dropped.unwrap_or_default(),
+        );
+        let kernel = Arc::new(KernelCollector::default());
+        registry.register_collector(Box::new(Arc::clone(&kernel)));
+        registry.register_collector(Box::new(ProcessCollector));
+        Self { registry, families, bound: RwLock::default(), kernel }
+    }
+
+    pub(super) fn encode(&self) -> String {
+        let mut out = String::with_capacity(16 * 1024);
+        text::encode(&mut out, &self.registry).expect("writing to a string cannot fail");
+        out
+    }
+
+    pub(super) fn set_kernel_counters(&self, source: KernelSource) {
+        *self.kernel.source.write().unwrap_or_else(PoisonError::into_inner) = Some(source);
+    }
+
+    pub(super) fn decided(&self, workload: &Arc<str>, direction: Direction, decision: Decision) {
+        self.families
+            .connections
+            .get_or_create(&ConnectionLabels {
+                direction: direction_name(direction),
+                workload: Arc::clone(workload),
+                treatment: decision.treatment.name(),
+                source: source_name(decision.source),
+            })
+            .inc();
+    }
+
+    pub(super) fn bind(&self, workload: &Arc<str>, direction: Direction) -> Arc<Bound> {
+        let key = (Arc::clone(workload), direction);
+        if let Some(bound) = self.bound.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Arc::clone(bound);
+        }
+        let mut all = self.bound.write().unwrap_or_else(PoisonError::into_inner);
+        let bound = all.entry(key).or_insert_with(|| {
+            Arc::new(Bound::new(&self.families, Arc::clone(workload), direction))
+        });
+        Arc::clone(bound)
+    }
+}
+
+// === impl Families ===
+
+impl Families {
+    fn register(registry: &mut Registry) -> Self {
+        let families = Self {
+            request: Family::default(),
+            response: Family::default(),
+            latency: Family::new_with_constructor(latency_histogram),
+            tcp_open: Family::default(),
+            tcp_open_now: Family::default(),
+            tcp_read: Family::default(),
+            tcp_write: Family::default(),
+            tcp_close: Family::default(),
+            inbound_detect: Family::default(),
+            outbound_detect: Family::default(),
+            inbound_detect_time: Family::new_with_constructor(detect_histogram),
+            outbound_detect_time: Family::new_with_constructor(detect_histogram),
+            connections: Family::default(),
+        };
+        // The library appends `_total` to counters.
+        macro_rules! register {
+            ($($name:literal, $help:literal, $field:ident;)+) => {
+                $(registry.register($name, $help, families.$field.clone());)+
+            };
+        }
+        register! {
+            "request", "Total count of HTTP requests", request;
+            "response", "Total count of HTTP responses", response;
+            "response_latency_ms",
+                "Milliseconds from a request's head to its response's head", latency;
+            "tcp_open", "Total count of opened connections", tcp_open;
+            "tcp_open_connections", "Number of currently-open connections", tcp_open_now;
+            "tcp_read_bytes", "Total count of bytes read from peers", tcp_read;
+            "tcp_write_bytes", "Total count of bytes written to peers", tcp_write;
+            "tcp_close", "Total count of closed connections", tcp_close;
+            "inbound_tcp_detect_http_results", "Protocol detection results", inbound_detect;
+            "outbound_tcp_detect_http_results", "Protocol detection results", outbound_detect;
+            "inbound_tcp_detect_http_duration_seconds",
+                "Time taken for protocol detection", inbound_detect_time;
+            "outbound_tcp_detect_http_duration_seconds",
+                "Time taken for protocol detection", outbound_detect_time;
+            "weir_connections", "Connections by treatment and by who decided it", connections;
+        }
+        families
+    }
+}
+
+/// Linkerd's latency buckets in milliseconds: 1 to 5 in each decade up to 50 s.
+fn latency_histogram() -> Histogram {
+    let decades = [1.0, 10.0, 100.0, 1_000.0, 10_000.0];
+    Histogram::new(decades.into_iter().flat_map(|d| (1..=5).map(move |n| d * f64::from(n))))
+}
+
+/// Linkerd's detection buckets in seconds.
+fn detect_histogram() -> Histogram {
+    Histogram::new([0.001, 0.1])
+}
+
+// === impl Bound ===
+
+impl Bound {
+    fn new(families: &Families, workload: Arc<str>, direction: Direction) -> Self {
+        let base = Base { direction: direction_name(direction), workload: Arc::clone(&workload) };
+        let (detect, detect_time) = match direction {
+            Direction::Inbound => (&families.inbound_detect, &families.inbound_detect_time),
+            Direction::Outbound => (&families.outbound_detect, &families.outbound_detect_time),
+        };
+        Self {
+            requests: families.request.get_or_create_owned(&base),
+            client: Side::new(families, &base, "src"),
+            upstream: Side::new(families, &base, "dst"),
+            response: families.response.clone(),
+            latency: families.latency.clone(),
+            detect: detect.clone(),
+            detect_time: detect_time.get_or_create_owned(&WorkloadLabels { workload }),
+            base,
+        }
+    }
+
+    /// Counts what detection found; decisions made without looking are not its results.
+    pub(super) fn detected(&self, decision: Decision, took: Option<Duration>) {
+        if decision.source != Source::Detected {
+            return;
+        }
+        let result = match decision.treatment {
+            Treatment::Http1 => "http/1",
+            Treatment::Http2 => "h2",
+            _ if decision.why.contains("timed out") => "read_timeout",
+            _ => "not_http",
+        };
+        let workload = Arc::clone(&self.base.workload);
+        self.detect.get_or_create(&DetectLabels { workload, result }).inc();
+        if let Some(took) = took {
+            self.detect_time.observe(took.as_secs_f64());
+        }
+    }
+
+    pub(super) fn response(&self, exchange: &Exchange, class: Option<Class>) {
+        let Some(class) = class else { return };
+        let Base { direction, workload } = self.base.clone();
+        if let Some(status_code) = exchange.status {
+            let time = exchange.time_to_head.unwrap_or(exchange.duration);
+            self.latency
+                .get_or_create(&LatencyLabels {
+                    direction,
+                    workload: Arc::clone(&workload),
+                    status_code,
+                })
+                .observe(time.as_secs_f64() * 1e3);
+        }
+        self.response
+            .get_or_create(&ResponseLabels {
+                direction,
+                workload,
+                status_code: exchange.status,
+                classification: class.name(),
+                grpc_status: exchange.grpc_status.map(|s| if s <= GRPC_MAX { s } else { 2 }),
+            })
+            .inc();
+    }
+}
+
+// === impl Side ===
+
+impl Side {
+    fn new(families: &Families, base: &Base, peer: &'static str) -> Self {
+        let Base { direction, workload } = base.clone();
+        let labels = PeerLabels { direction, peer, workload };
+        Self {
+            open: families.tcp_open.get_or_create_owned(&labels),
+            open_now: families.tcp_open_now.get_or_create_owned(&labels),
+            read: families.tcp_read.get_or_create_owned(&labels),
+            write: families.tcp_write.get_or_create_owned(&labels),
+            close: families.tcp_close.clone(),
+            labels,
+        }
+    }
+
+    pub(super) fn opened(&self) {
+        self.open.inc();
+        self.open_now.inc();
+    }
+
+    pub(super) fn moved(&self, read: u64, written: u64) {
+        self.read.inc_by(read);
+        self.write.inc_by(written);
+    }
+
+    pub(super) fn closed(&self, errno: Option<String>) {
+        self.open_now.dec();
+        let PeerLabels { direction, peer, workload } = self.labels.clone();
+        self.close.get_or_create(&CloseLabels { direction, peer, workload, errno }).inc();
+    }
+}
+
+/// Asks the kernel at each scrape.
+#[derive(Default)]
+struct KernelCollector {
+    source: RwLock<Option<KernelSource>>,
+}
+
+impl fmt::Debug for KernelCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KernelCollector").finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KernelLabels {
+    workload: Arc<str>,
+    reason: &'static str,
+}
+
+impl Collector for KernelCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let source = self.source.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(source) = source.as_ref() else { return Ok(()) };
+        let mut metric = encoder.encode_descriptor(
+            "weir_kernel_decisions",
+            "What the connect hook decided.",
+            None,
+            MetricType::Counter,
+        )?;
+        for KernelCount { workload, reason, count } in source() {
+            let labels = KernelLabels { workload, reason: reason.name() };
+            ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}

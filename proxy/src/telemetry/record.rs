@@ -1,0 +1,274 @@
+//! Access records: one per connection and one per request, as JSON lines or for people to read.
+
+mod human;
+mod writer;
+
+pub use writer::{RecordFormat, RecordLog};
+
+use std::{
+    borrow::Cow,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{ConnectionInfo, classify::Class};
+use crate::{
+    decision::{Decision, Direction, Source, Treatment},
+    forward::http::{Exchange, ExchangeEnd},
+    names,
+};
+
+/// One line of the record log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Record {
+    /// A connection has ended.
+    Connection(ConnectionRecord),
+    /// A request has ended.
+    Request(RequestRecord),
+}
+
+/// A connection, as it ended. `sent` and `received` are seen from the client.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConnectionRecord {
+    /// Unique within one run of weir.
+    pub id: u64,
+    /// When it was accepted, RFC 3339.
+    #[serde(with = "time")]
+    pub time: SystemTime,
+    /// The workload's name.
+    pub workload: Arc<str>,
+    /// Seen from the workload.
+    #[serde(with = "names::direction")]
+    pub direction: Direction,
+    /// Who connected; unknown for connections that the kernel let pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<SocketAddr>,
+    /// The original destination.
+    pub destination: SocketAddr,
+    /// What it was treated as; absent if it ended before a decision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub treatment: Option<Treatment>,
+    /// Who said so.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "names::source::optional")]
+    pub source: Option<Source>,
+    /// Why, as a clause.
+    pub why: Cow<'static, str>,
+    /// Server name of the TLS ClientHello.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sni: Option<String>,
+    /// Protocols offered in the TLS ClientHello.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alpn: Vec<String>,
+    /// Bytes from the client to the upstream.
+    pub bytes_sent: u64,
+    /// Bytes from the upstream to the client.
+    pub bytes_received: u64,
+    /// Requests seen on it.
+    pub requests: u64,
+    /// From accept to the decision.
+    #[serde(
+        rename = "detect_us",
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "micros::optional"
+    )]
+    pub detect: Option<Duration>,
+    /// From accept to close.
+    #[serde(rename = "duration_us", with = "micros")]
+    pub duration: Duration,
+    /// The stable name of a [`super::CloseReason`].
+    pub close: Cow<'static, str>,
+    /// An errno's name or an engine's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What only the kernel knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<KernelNumbers>,
+}
+
+/// TCP numbers of a connection that went direct.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelNumbers {
+    /// Smoothed round-trip time.
+    #[serde(rename = "srtt_us", with = "micros")]
+    pub srtt: Duration,
+    /// Segments sent again.
+    pub retransmits: u32,
+}
+
+/// A request and its response, as they ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RequestRecord {
+    /// The connection's id.
+    pub connection: u64,
+    /// When the request's head was complete, RFC 3339.
+    #[serde(with = "time")]
+    pub time: SystemTime,
+    /// The workload's name.
+    pub workload: Arc<str>,
+    /// Seen from the workload.
+    #[serde(with = "names::direction")]
+    pub direction: Direction,
+    /// Who connected.
+    pub client: SocketAddr,
+    /// The original destination.
+    pub destination: SocketAddr,
+    /// What the connection was treated as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub treatment: Option<Treatment>,
+    /// Who said so.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "names::source::optional")]
+    pub source: Option<Source>,
+    /// `1.0`, `1.1` or `2`.
+    pub version: Cow<'static, str>,
+    /// As sent.
+    pub method: String,
+    /// Host or `:authority`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<String>,
+    /// Without the query, which may hold secrets.
+    pub path: String,
+    /// Absent if no response came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// gRPC status code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grpc_status: Option<u32>,
+    /// `success`, `failure`, or absent if there was nothing to judge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classification: Option<Cow<'static, str>>,
+    /// From the request's head to the response's.
+    #[serde(
+        rename = "latency_us",
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "micros::optional"
+    )]
+    pub latency: Option<Duration>,
+    /// From the request's head to the end of the response.
+    #[serde(rename = "duration_us", with = "micros")]
+    pub duration: Duration,
+    /// Bytes of the request's body.
+    pub request_bytes: u64,
+    /// Bytes of the response's body.
+    pub response_bytes: u64,
+    /// `complete`, `client_reset`, `upstream_reset`, `answered` or `tunnel`.
+    pub end: Cow<'static, str>,
+    /// HTTP/2 error code of a reset (RFC 9113 §7).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub h2_error: Option<u32>,
+    /// The `x-weir-error` that weir answered with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weir_error: Option<Cow<'static, str>>,
+}
+
+// === impl RequestRecord ===
+
+impl RequestRecord {
+    pub(super) fn new(
+        connection: u64,
+        info: &ConnectionInfo,
+        decision: Option<Decision>,
+        class: Option<Class>,
+        exchange: Exchange,
+    ) -> Self {
+        let (end, h2_error, weir_error) = match exchange.end {
+            ExchangeEnd::Complete => ("complete", None, None),
+            ExchangeEnd::ClientReset(code) => ("client_reset", code, None),
+            ExchangeEnd::UpstreamReset(code) => ("upstream_reset", code, None),
+            ExchangeEnd::Answered(error) => ("answered", None, Some(error.into())),
+            ExchangeEnd::Tunnel => ("tunnel", None, None),
+            ExchangeEnd::Untracked => ("untracked", None, None),
+            ExchangeEnd::Cancelled => ("cancelled", None, None),
+        };
+        Self {
+            connection,
+            time: exchange.started,
+            workload: Arc::clone(&info.workload),
+            direction: info.direction,
+            client: info.client,
+            destination: info.destination,
+            treatment: decision.map(|d| d.treatment),
+            source: decision.map(|d| d.source),
+            version: version_name(exchange.version).into(),
+            method: exchange.method,
+            authority: exchange.authority,
+            path: exchange.path,
+            status: exchange.status,
+            grpc_status: exchange.grpc_status,
+            classification: class.map(|class| class.name().into()),
+            latency: exchange.time_to_head,
+            duration: exchange.duration,
+            request_bytes: exchange.request_bytes,
+            response_bytes: exchange.response_bytes,
+            end: end.into(),
+            h2_error,
+            weir_error,
+        }
+    }
+}
+
+fn version_name(version: u8) -> &'static str {
+    match version {
+        10 => "1.0",
+        11 => "1.1",
+        _ => "2",
+    }
+}
+
+/// A [`SystemTime`] as RFC 3339 text. Read back to the millisecond.
+mod time {
+    use std::time::SystemTime;
+
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    use crate::units;
+
+    pub(super) fn serialize<S: Serializer>(time: &SystemTime, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&units::rfc3339(*time))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<SystemTime, D::Error> {
+        let text = String::deserialize(d)?;
+        units::parse_rfc3339(&text)
+            .ok_or_else(|| de::Error::custom(format!("{text:?} is not a UTC time of RFC 3339")))
+    }
+}
+
+/// A [`Duration`] as whole microseconds.
+mod micros {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &Duration, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_u64(u64::try_from(value.as_micros()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+        u64::deserialize(d).map(Duration::from_micros)
+    }
+
+    pub(super) mod optional {
+        use serde::Serialize;
+
+        use super::*;
+
+        pub(in super::super) fn serialize<S: Serializer>(
+            value: &Option<Duration>,
+            s: S,
+        ) -> Result<S::Ok, S::Error> {
+            value.map(|v| u64::try_from(v.as_micros()).unwrap_or(u64::MAX)).serialize(s)
+        }
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+            d: D,
+        ) -> Result<Option<Duration>, D::Error> {
+            Ok(Option::<u64>::deserialize(d)?.map(Duration::from_micros))
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Records as one readable line each.
+
+use std::fmt;
+
+use super::{ConnectionRecord, Record, RequestRecord};
+use crate::{
+    decision::{direction_name, source_name},
+    units::{human_bytes, human_duration, rfc3339},
+};
+
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connection(connection) => connection.fmt(f),
+            Self::Request(request) => request.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for ConnectionRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} #{} {} ", rfc3339(self.time), self.id, direction_name(self.direction))?;
+        if let Some(client) = self.client {
+            write!(f, "{client} -> ")?;
+        }
+        write!(f, "{} ", self.destination)?;
+        match (self.treatment, self.source) {
+            (Some(treatment), Some(source)) => {
+                write!(f, "{treatment} ({}: {})", source_name(source), self.why)?;
+            }
+            _ => write!(f, "- ({})", self.why)?,
+        }
+        if let Some(sni) = &self.sni {
+            write!(f, " sni={}", sni.escape_default())?;
+        }
+        if !self.alpn.is_empty() {
+            write!(f, " alpn={}", self.alpn.join(",").escape_default())?;
+        }
+        write!(
+            f,
+            " sent={} received={}",
+            human_bytes(self.bytes_sent),
+            human_bytes(self.bytes_received)
+        )?;
+        if self.requests > 0 {
+            write!(f, " requests={}", self.requests)?;
+        }
+        write!(f, " in {} {}", human_duration(self.duration), self.close)?;
+        if let Some(error) = &self.error {
+            write!(f, ": {}", error.escape_default())?;
+        }
+        if let Some(kernel) = &self.kernel {
+            write!(f, " srtt={} retransmits={}", human_duration(kernel.srtt), kernel.retransmits)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for RequestRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} #{} {} {} {} {}{} HTTP/{} ",
+            rfc3339(self.time),
+            self.connection,
+            direction_name(self.direction),
+            self.destination,
+            self.method.escape_default(),
+            self.authority.as_deref().unwrap_or_default().escape_default(),
+            self.path.escape_default(),
+            self.version
+        )?;
+        match self.status {
+            Some(status) => write!(f, "{status}")?,
+            None => f.write_str("-")?,
+        }
+        if let Some(code) = self.grpc_status {
+            write!(f, " grpc-status={code}")?;
+        }
+        write!(
+            f,
+            " sent={} received={}",
+            human_bytes(self.request_bytes),
+            human_bytes(self.response_bytes)
+        )?;
+        write!(f, " in {}", human_duration(self.duration))?;
+        if self.end != "complete" {
+            write!(f, " {}", self.end)?;
+        }
+        if let Some(code) = self.h2_error {
+            write!(f, " h2-error={code}")?;
+        }
+        if let Some(error) = &self.weir_error {
+            write!(f, " x-weir-error={error}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,189 @@
+//! The thread that writes records. A queue of fixed length stands before it: when the disk or the
+//! pipe is too slow, records are dropped and counted, and connections go on.
+
+use std::{
+    io::{self, BufWriter, Write},
+    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel},
+    time::Duration,
+};
+
+use prometheus_client::metrics::counter::Counter;
+use serde::{Deserialize, Serialize};
+
+use super::Record;
+
+/// Records waiting to be written. At about 400 bytes each this bounds the queue to a few MiB.
+const QUEUE: usize = 8192;
+
+/// How records are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum RecordFormat {
+    /// One JSON object per line.
+    #[default]
+    Json,
+    /// One readable line each.
+    Human,
+}
+
+/// Where records are handed in. Cloning is cheap; the thread ends with the last clone.
+#[derive(Clone, Debug)]
+pub struct RecordLog {
+    queue: SyncSender<Message>,
+    dropped: Counter,
+}
+
+#[derive(Debug)]
+enum Message {
+    Record(Box<Record>),
+    /// Answered when everything before it is written.
+    Flush(SyncSender<()>),
+}
+
+// === impl RecordLog ===
+
+impl RecordLog {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// If no thread can be started.
+    pub fn start(out: Box<dyn Write + Send>, format: RecordFormat) -> io::Result<Self> {
+        Self::with_queue(out, format, QUEUE)
+    }
+
+    fn with_queue(
+        out: Box<dyn Write + Send>,
+        format: RecordFormat,
+        length: usize,
+    ) -> io::Result<Self> {
+        let (queue, messages) = sync_channel(length);
+        let dropped = Counter::default();
+        let lost = dropped.clone();
+        std::thread::Builder::new()
+            .name("weir-records".into())
+            .spawn(move || run(&messages, out, format, &lost))?;
+        Ok(Self { queue, dropped })
+    }
+
+    /// Queues a record, or drops and counts it if the queue is full. Never waits.
+    pub fn write(&self, record: Record) {
+        if self.queue.try_send(Message::Record(Box::new(record))).is_err() {
+            self.dropped.inc();
+        }
+    }
+
+    /// Waits until what was queued is written, for at most `limit`.
+    pub fn flush(&self, limit: Duration) {
+        let (done, flushed) = sync_channel(1);
+        let deadline = std::time::Instant::now() + limit;
+        let mut message = Message::Flush(done);
+        // A full queue refuses the flush itself; the writer is at work, so try again.
+        while let Err(std::sync::mpsc::TrySendError::Full(back)) = self.queue.try_send(message) {
+            if std::time::Instant::now() >= deadline {
+                return;
+            }
+            message = back;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let left = deadline.saturating_duration_since(std::time::Instant::now());
+        match flushed.recv_timeout(left) {
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => {}
+            Err(RecvTimeoutError::Timeout) => tracing::warn!("access records not flushed in time"),
+        }
+    }
+
+    /// Records dropped so far.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped.get()
+    }
+
+    pub(in crate::telemetry) fn dropped_counter(&self) -> Counter {
+        self.dropped.clone()
+    }
+}
+
+fn run(
+    messages: &Receiver<Message>,
+    out: Box<dyn Write + Send>,
+    format: RecordFormat,
+    lost: &Counter,
+) {
+    let mut out = BufWriter::with_capacity(64 * 1024, out);
+    let mut complained = false;
+    while let Ok(first) = messages.recv() {
+        let mut next = Ok(first);
+        while let Ok(message) = next {
+            let result = match message {
+                Message::Record(record) => write_one(&mut out, &record, format),
+                Message::Flush(done) => {
+                    let result = out.flush();
+                    // Nobody may be waiting any more.
+                    let _ = done.try_send(());
+                    result
+                }
+            };
+            if let Err(error) = result {
+                lost.inc();
+                if !std::mem::replace(&mut complained, true) {
+                    tracing::warn!(%error, "cannot write access records; they are being dropped");
+                }
+            }
+            next = match messages.try_recv() {
+                Err(TryRecvError::Disconnected) => break,
+                other => other,
+            };
+        }
+        // Idle: let readers of the file see what there is.
+        let _ = out.flush();
+    }
+}
+
+fn write_one(out: &mut impl Write, record: &Record, format: RecordFormat) -> io::Result<()> {
+    match format {
+        RecordFormat::Json => serde_json::to_writer(&mut *out, record)?,
+        RecordFormat::Human => write!(out, "{record}")?,
+    }
+    out.write_all(b"\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::telemetry::tests::connection_record;
+
+    /// A pipe whose reader is stuck until the test lets go.
+    #[derive(Clone, Default)]
+    struct Stuck(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_stuck_log_drops_records_and_never_blocks() {
+        let pipe = Stuck::default();
+        let log = RecordLog::with_queue(Box::new(pipe.clone()), RecordFormat::Json, 4).unwrap();
+        let held = pipe.0.lock().unwrap();
+        for _ in 0..10_000 {
+            log.write(Record::Connection(connection_record()));
+        }
+        assert!(log.dropped() > 0);
+        drop(held);
+        log.flush(Duration::from_secs(5));
+        let written = pipe.0.lock().unwrap().clone();
+        let lines = String::from_utf8(written).unwrap();
+        assert_eq!(lines.lines().count() as u64 + log.dropped(), 10_000);
+        for line in lines.lines() {
+            serde_json::from_str::<Record>(line).unwrap();
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Numbers per destination, for the table at the end of `weir exec` and for `weir stat`.
+
+mod table;
+
+pub(crate) use table::{plain_table, print_table};
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+use super::{SkippedConnection, canonical, classify::Class, lock};
+use crate::{
+    decision::{Decision, Direction, Source, Treatment},
+    forward::http::Exchange,
+    names,
+};
+
+/// Rows kept. A row with a latency histogram takes up to 12 KiB, so that this many stay below a
+/// third of the 64 MiB that weir is to live in; later destinations share one row.
+const MAX_ROWS: usize = 2048;
+
+/// Two significant digits: an error below 1 %, in at most 12 KiB for latencies up to an hour.
+const DIGITS: u8 = 2;
+
+/// Latencies above are recorded as this: one hour, in microseconds.
+const MAX_LATENCY_US: u64 = 3_600_000_000;
+
+/// What a row is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) workload: Arc<str>,
+    pub(super) direction: Direction,
+    /// `None` for destinations beyond [`MAX_ROWS`].
+    pub(super) destination: Option<SocketAddr>,
+    pub(super) treatment: Option<Treatment>,
+    pub(super) source: Option<Source>,
+}
+
+/// The counters of a row.
+#[derive(Debug)]
+pub(super) struct Row {
+    why: &'static str,
+    connections: AtomicU64,
+    closed: AtomicU64,
+    requests: AtomicU64,
+    successes: AtomicU64,
+    failures: AtomicU64,
+    bytes_sent: AtomicU64,
+    bytes_received: AtomicU64,
+    retransmits: AtomicU64,
+    /// In microseconds; made with the first request.
+    latency: Mutex<Option<Histogram<u32>>>,
+}
+
+/// All rows.
+#[derive(Debug, Default)]
+pub(super) struct Stats {
+    rows: Mutex<HashMap<Key, Arc<Row>>>,
+}
+
+/// Everything at one moment, as `weir stat -o json` prints it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StatsSnapshot {
+    /// Sorted by workload, direction, destination, treatment.
+    pub rows: Vec<StatRow>,
+}
+
+/// One destination under one decision.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StatRow {
+    /// The workload's name.
+    pub workload: String,
+    /// Seen from the workload.
+    #[serde(with = "names::direction")]
+    pub direction: Direction,
+    /// The original destination; absent in the row that destinations share when there are too
+    /// many of them.
+    pub destination: Option<SocketAddr>,
+    /// Absent for connections that ended before a decision.
+    pub treatment: Option<Treatment>,
+    /// Who decided.
+    #[serde(with = "names::source::optional")]
+    pub source: Option<Source>,
+    /// Why, as it was for the row's first connection.
+    pub why: String,
+    /// Connections so far.
+    pub connections: u64,
+    /// Connections open now.
+    pub open: u64,
+    /// Requests so far.
+    pub requests: u64,
+    /// Responses classified as success.
+    pub successes: u64,
+    /// Responses classified as failure.
+    pub failures: u64,
+    /// Median latency in microseconds, from request head to response head.
+    pub p50_us: Option<u64>,
+    /// 95th percentile.
+    pub p95_us: Option<u64>,
+    /// 99th percentile.
+    pub p99_us: Option<u64>,
+    /// Bytes from the client to the upstream.
+    pub bytes_sent: u64,
+    /// Bytes from the upstream to the client.
+    pub bytes_received: u64,
+    /// Segments sent again; known for connections that went direct.
+    pub retransmits: u64,
+}
+
+// === impl Stats ===
+
+impl Stats {
+    pub(super) fn row(&self, key: Key, why: &'static str) -> Arc<Row> {
+        let mut rows = lock(&self.rows);
+        let full = rows.len() >= MAX_ROWS && !rows.contains_key(&key);
+        let (key, why) = if full {
+            (Key { destination: None, ..key }, "shared by further destinations")
+        } else {
+            (key, why)
+        };
+        Arc::clone(rows.entry(key).or_insert_with(|| Arc::new(Row::new(why))))
+    }
+
+    pub(super) fn skipped(&self, skipped: &SkippedConnection, decision: Decision) {
+        let key = Key {
+            workload: Arc::clone(&skipped.workload),
+            direction: skipped.direction,
+            destination: Some(canonical(skipped.destination)),
+            treatment: Some(decision.treatment),
+            source: Some(decision.source),
+        };
+        let row = self.row(key, decision.why);
+        row.opened();
+        row.moved(skipped.bytes_sent, skipped.bytes_received);
+        row.retransmits.fetch_add(skipped.retransmits.into(), Relaxed);
+        row.closed();
+    }
+
+    pub(super) fn snapshot(&self) -> StatsSnapshot {
+        let rows: Vec<_> =
+            lock(&self.rows).iter().map(|(key, row)| (key.clone(), Arc::clone(row))).collect();
+        let mut rows: Vec<_> = rows.iter().map(|(key, row)| row.snapshot(key)).collect();
+        rows.sort_by(|a, b| a.order().cmp(&b.order()));
+        StatsSnapshot { rows }
+    }
+}
+
+// === impl Row ===
+
+impl Row {
+    fn new(why: &'static str) -> Self {
+        Self {
+            why,
+            connections: AtomicU64::new(0),
+            closed: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            successes: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            bytes_sent: AtomicU64::new(0),
+            bytes_received: AtomicU64::new(0),
+            retransmits: AtomicU64::new(0),
+            latency: Mutex::default(),
+        }
+    }
+
+    pub(super) fn opened(&self) {
+        self.connections.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn closed(&self) {
+        self.closed.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn moved(&self, sent: u64, received: u64) {
+        self.bytes_sent.fetch_add(sent, Relaxed);
+        self.bytes_received.fetch_add(received, Relaxed);
+    }
+
+    pub(super) fn request(&self) {
+        self.requests.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn exchange(&self, exchange: &Exchange, class: Option<Class>) {
+        match class {
+            Some(Class::Success) => self.successes.fetch_add(1, Relaxed),
+            Some(Class::Failure) => self.failures.fetch_add(1, Relaxed),
+            None => return,
+        };
+        let time = exchange.time_to_head.unwrap_or(exchange.duration);
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).min(MAX_LATENCY_US);
+        // `record` and not `saturating_record`: only the former lets the histogram grow.
+        lock(&self.latency)
+            .get_or_insert_with(|| Histogram::new(DIGITS).expect("1 to 5 digits are allowed"))
+            .record(micros)
+            .expect("the histogram grows to any latency of up to an hour");
+    }
+
+    fn snapshot(&self, key: &Key) -> StatRow {
+        let latency = lock(&self.latency).clone();
+        let quantile = |q: f64| latency.as_ref().map(|h| h.value_at_quantile(q));
+        let closed = self.closed.load(Relaxed);
+        let connections = self.connections.load(Relaxed);
+        StatRow {
+            workload: key.workload.to_string(),
+            direction: key.direction,
+            destination: key.destination,
+            treatment: key.treatment,
+            source: key.source,
+            why: self.why.to_owned(),
+            connections,
+            open: connections.saturating_sub(closed),
+            requests: self.requests.load(Relaxed),
+            successes: self.successes.load(Relaxed),
+            failures: self.failures.load(Relaxed),
+            p50_us: quantile(0.50),
+            p95_us: quantile(0.95),
+            p99_us: quantile(0.99),
+            bytes_sent: self.bytes_sent.load(Relaxed),
+            bytes_received: self.bytes_received.load(Relaxed),
+            retransmits: self.retransmits.load(Relaxed),
+        }
+    }
+}
+
+// === impl StatRow ===
+
+impl StatRow {
+    /// Successes of all classified responses, 0 to 1; `None` if there was none.
+    #[must_use]
+    pub fn success_rate(&self) -> Option<f64> {
+        let judged = self.successes + self.failures;
+        (judged > 0).then(|| self.successes as f64 / judged as f64)
+    }
+
+    /// The shared row comes last.
+    fn order(&self) -> impl Ord + '_ {
+        (
+            &self.workload,
+            self.direction,
+            self.destination.is_none(),
+            self.destination,
+            self.treatment,
+            self.source,
+        )
+    }
+}

@@ -1,0 +1,221 @@
+use super::*;
+use crate::forward::http::{Exchange, ExchangeEnd};
+
+pub(super) fn exchange() -> Exchange {
+    Exchange {
+        version: 11,
+        method: "GET".into(),
+        authority: Some("example.com".into()),
+        path: "/a".into(),
+        status: Some(200),
+        grpc_status: None,
+        grpc: false,
+        started: SystemTime::UNIX_EPOCH,
+        time_to_head: Some(Duration::from_millis(3)),
+        duration: Duration::from_millis(5),
+        request_bytes: 0,
+        response_bytes: 1024,
+        end: ExchangeEnd::Complete,
+    }
+}
+
+pub(super) fn connection_record() -> ConnectionRecord {
+    ConnectionRecord {
+        id: 7,
+        time: SystemTime::UNIX_EPOCH + Duration::from_secs(1_709_164_800),
+        workload: "shop".into(),
+        direction: Direction::Outbound,
+        client: Some("10.0.0.1:40000".parse().unwrap()),
+        destination: "192.0.2.1:443".parse().unwrap(),
+        treatment: Some(Treatment::Tls),
+        source: Some(Source::Detected),
+        why: "client hello".into(),
+        sni: Some("example.com".into()),
+        alpn: vec!["h2".into(), "http/1.1".into()],
+        bytes_sent: 1500,
+        bytes_received: 3_000_000,
+        requests: 0,
+        detect: Some(Duration::from_micros(120)),
+        duration: Duration::from_millis(1250),
+        close: "finished".into(),
+        error: None,
+        kernel: None,
+    }
+}
+
+fn info() -> ConnectionInfo {
+    ConnectionInfo {
+        workload: "shop".into(),
+        direction: Direction::Outbound,
+        client: "10.0.0.1:40000".parse().unwrap(),
+        destination: "[::ffff:192.0.2.1]:80".parse().unwrap(),
+    }
+}
+
+const HTTP1: Decision = Decision::detected(Treatment::Http1, "request line");
+
+#[test]
+fn metric_names_labels_and_buckets_are_linkerds() {
+    let telemetry = Telemetry::new(None);
+    telemetry.set_kernel_counters(|| {
+        vec![KernelCount { workload: "shop".into(), reason: Reason::SkipPort, count: 9 }]
+    });
+    let guard = telemetry.open(info());
+    guard.upstream_connected();
+    guard.decided(HTTP1, None, Duration::from_micros(50));
+    guard.counters().client_to_upstream.store(100, Ordering::Relaxed);
+    guard.counters().upstream_to_client.store(2000, Ordering::Relaxed);
+    let sink = guard.sink();
+    sink.request_started();
+    sink.exchange(Exchange { grpc_status: Some(0), ..exchange() });
+    guard.close(CloseReason::UpstreamReset);
+
+    let text = telemetry.encode_metrics();
+    let text: String = text
+        .lines()
+        .map(|line| match line.split_once(' ') {
+            Some((name, _)) if name.starts_with("process_") => format!("{name} N\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    // The library keeps label sets in a hash map: sort the samples of each metric.
+    let mut sorted: Vec<Vec<&str>> = Vec::new();
+    for line in text.lines() {
+        match sorted.last_mut() {
+            Some(samples)
+                if !line.starts_with('#')
+                    && samples.last().is_some_and(|last| !last.starts_with("# HELP")) =>
+            {
+                samples.push(line);
+            }
+            _ => sorted.push(vec![line]),
+        }
+    }
+    for samples in &mut sorted {
+        if !samples[0].contains("_bucket") && samples.iter().all(|s| !s.contains("_bucket")) {
+            samples[1..].sort_unstable();
+        }
+    }
+    insta::assert_snapshot!("metrics", sorted.concat().join("\n"));
+}
+
+#[test]
+fn a_scrape_sees_the_bytes_of_live_connections_once() {
+    let telemetry = Telemetry::new(None);
+    let guard = telemetry.open(info());
+    guard.decided(HTTP1, None, Duration::ZERO);
+    guard.counters().upstream_to_client.store(1000, Ordering::Relaxed);
+    for _ in 0..3 {
+        let row = telemetry.stats().rows.remove(0);
+        assert_eq!((row.bytes_received, row.open, row.connections), (1000, 1, 1));
+    }
+    assert_eq!(telemetry.open_connections(), 1);
+    guard.counters().upstream_to_client.store(1500, Ordering::Relaxed);
+    guard.close(CloseReason::Finished);
+    let row = telemetry.stats().rows.remove(0);
+    assert_eq!((row.bytes_received, row.open, row.connections), (1500, 0, 1));
+    assert_eq!(telemetry.open_connections(), 0);
+    assert!(telemetry.encode_metrics().contains(
+        "tcp_read_bytes_total{direction=\"outbound\",peer=\"dst\",workload=\"shop\"} 1500"
+    ));
+}
+
+#[test]
+fn a_dropped_guard_is_recorded_as_aborted_and_a_closed_one_only_once() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let log =
+        RecordLog::start(Box::new(file.reopen().unwrap()), record::RecordFormat::Json).unwrap();
+    let telemetry = Telemetry::new(Some(log));
+    drop(telemetry.open(info()));
+    let guard = telemetry.open(info());
+    guard.decided(HTTP1, None, Duration::ZERO);
+    let sink = guard.sink();
+    sink.request_started();
+    sink.exchange(exchange());
+    guard.close(CloseReason::ConnectFailed(libc::ECONNREFUSED));
+    telemetry.flush_records(Duration::from_secs(5));
+
+    let text = std::fs::read_to_string(file.path()).unwrap();
+    let records: Vec<Record> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let [Record::Connection(aborted), Record::Request(request), Record::Connection(refused)] =
+        &records[..]
+    else {
+        panic!("{text}");
+    };
+    assert_eq!((aborted.close.as_ref(), aborted.treatment), ("aborted", None));
+    assert_eq!(request.connection, refused.id);
+    assert_eq!(refused.close, "connect_failed");
+    assert_eq!(refused.error.as_deref(), Some("ECONNREFUSED"));
+    assert_eq!(refused.destination, "192.0.2.1:80".parse().unwrap());
+}
+
+#[test]
+fn records_read_the_same_to_people_and_programs() {
+    let connection = Record::Connection(connection_record());
+    let request = Record::Request(record::RequestRecord::new(
+        7,
+        &info(),
+        Some(HTTP1),
+        None,
+        Exchange {
+            path: "/a\n\u{1b}[2J".into(),
+            end: ExchangeEnd::ClientReset(Some(8)),
+            ..exchange()
+        },
+    ));
+    let json = |record: &Record| serde_json::to_string(record).unwrap();
+    insta::assert_snapshot!(
+        [connection.to_string(), request.to_string(), json(&connection), json(&request)].join("\n")
+    );
+    for record in [connection, request] {
+        assert_eq!(serde_json::from_str::<Record>(&json(&record)).unwrap(), record);
+    }
+}
+
+#[test]
+fn statistics_make_a_table() {
+    let telemetry = Telemetry::new(None);
+    let guard = telemetry.open(info());
+    guard.decided(HTTP1, None, Duration::ZERO);
+    for status in (0..1000).map(|i| if i == 0 { 503 } else { 200 }) {
+        guard.sink().request_started();
+        guard.sink().exchange(Exchange { status: Some(status), ..exchange() });
+    }
+    guard.counters().client_to_upstream.store(123_456, Ordering::Relaxed);
+    guard.counters().upstream_to_client.store(3 << 30, Ordering::Relaxed);
+    telemetry.skipped(&SkippedConnection {
+        workload: "shop".into(),
+        direction: Direction::Outbound,
+        destination: "192.0.2.2:4406".parse().unwrap(),
+        source: Source::Cli,
+        reason: Reason::SkipPort,
+        bytes_sent: 10,
+        bytes_received: 20,
+        duration: Duration::from_secs(1),
+        srtt: Duration::from_micros(90),
+        retransmits: 2,
+        established: true,
+    });
+    drop(telemetry.open(ConnectionInfo { destination: "192.0.2.3:1".parse().unwrap(), ..info() }));
+
+    let snapshot = telemetry.stats();
+    insta::assert_snapshot!("table", snapshot.table().unwrap());
+    let json = serde_json::to_string(&snapshot).unwrap();
+    assert_eq!(serde_json::from_str::<StatsSnapshot>(&json).unwrap(), snapshot);
+    assert_eq!(StatsSnapshot::default().table(), None);
+}
+
+#[test]
+fn the_number_of_rows_is_bounded() {
+    let telemetry = Telemetry::new(None);
+    for i in 0..5000_u32 {
+        let ip = std::net::Ipv4Addr::from_bits(0x0a00_0000 + i);
+        let guard = telemetry.open(ConnectionInfo { destination: (ip, 80).into(), ..info() });
+        guard.decided(HTTP1, None, Duration::ZERO);
+        guard.close(CloseReason::Finished);
+    }
+    let rows = telemetry.stats().rows;
+    assert_eq!(rows.len(), 2049);
+    assert_eq!(rows.last().unwrap().destination, None);
+    assert_eq!(rows.iter().map(|row| row.connections).sum::<u64>(), 5000);
+}
