@@ -127,7 +127,7 @@ fn garbage_on_the_control_socket_changes_nothing() -> Result<()> {
     let before = list(&daemon)?.stdout;
     let long = vec![b'x'; 4 << 20];
     let deep = [vec![b'['; 200_000], b"\n".to_vec()].concat();
-    let noise: Vec<u8> = (0..100_000_u32).map(|n| (n * 7919 >> 3) as u8).collect();
+    let noise: Vec<u8> = (0..100_000_u32).map(|n| ((n * 7919) >> 3) as u8).collect();
     let wrong = b"{\"ports_set\":{\"ports\":\"9-1\",\"state\":\"skip\"}}\n".to_vec();
     for garbage in [
         b"\n".to_vec(),
