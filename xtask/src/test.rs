@@ -1,13 +1,17 @@
 //! `cargo xtask test`: unit and property tests, end-to-end tests, a short run of each fuzz target,
 //! and a look for anything that was left behind.
 
+use std::io::BufRead;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::setup::{Purpose, setup};
-use crate::{fuzz, scope};
+use crate::{ebpf, fuzz, scope};
+
+/// What weir loads instead of the object that is compiled in.
+const OBJECT_VARIABLE: &str = "WEIR_BPF_OBJECT";
 
 /// Flags of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -49,11 +53,17 @@ fn inside(root: &Path, args: &Args) -> Result<()> {
 
     step("unit and property tests");
     let unit = ["test", "--workspace", "--exclude", "weir-tests", "--no-fail-fast", "--"];
-    tally.add(cargo_test(root, &[&unit[..], &filter].concat())?);
+    tally.add(cargo_test(root, &[&unit[..], &filter].concat(), None)?);
 
     step("end-to-end tests");
+    let object = ebpf::fresh_object(root)?;
+    match &object {
+        Some(path) => println!("with the BPF object built just now, {}", path.display()),
+        None => println!("with the committed BPF object: there is no BPF toolchain here"),
+    }
     let end_to_end = ["test", "--release", "--package", "weir-tests", "--no-fail-fast", "--"];
-    tally.add(cargo_test(root, &[&end_to_end[..], &filter].concat())?);
+    let variables = object.as_deref().map(|path| (OBJECT_VARIABLE, path));
+    tally.add(cargo_test(root, &[&end_to_end[..], &filter].concat(), variables)?);
 
     if args.filter.is_none() {
         step("fuzz targets, a short run each");
@@ -100,11 +110,11 @@ impl Tally {
 // === helpers ===
 
 /// Runs `cargo test`, showing its output and reading the sums from it.
-fn cargo_test(root: &Path, arguments: &[&str]) -> Result<Tally> {
-    use std::io::BufRead;
+fn cargo_test(root: &Path, arguments: &[&str], variable: Option<(&str, &Path)>) -> Result<Tally> {
     let weir = root.join("target/release/weir");
     let mut child = command(root, arguments)
         .env("WEIR_BIN", weir)
+        .envs(variable)
         .stdout(std::process::Stdio::piped())
         .spawn()
         .context("cannot run cargo")?;
