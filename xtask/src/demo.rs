@@ -21,6 +21,9 @@ use crate::{scope, test};
 /// What one client may take.
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// Longer than one visit takes.
+const UNDER_WAY: Duration = Duration::from_millis(200);
+
 /// Port of a server that only says who is connected.
 const WHOAMI: u16 = 9000;
 
@@ -188,7 +191,9 @@ fn weir_is_killed(lab: &Lab) -> Result<()> {
     let mut daemon = Daemon::start(lab, &cgroup, &[])?;
     let mut visitor = Visitor::start(lab, &cgroup, WHOAMI, Duration::from_secs(4))?;
     visitor.wait_for(80)?;
-    let alive = now()?;
+    // A connection that is under way when weir dies dies with it, as it would in any proxy.
+    std::thread::sleep(UNDER_WAY);
+    let alive = now()? - u64::try_from(UNDER_WAY.as_nanos())?;
     daemon.process.kill_hard()?;
     let dead = now()?;
     visitor.wait_for(200)?;
