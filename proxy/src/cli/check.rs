@@ -7,10 +7,11 @@ mod system;
 use serde::Serialize;
 
 use super::{Exit, output::OutputArgs};
+use crate::capture::proof::{self, Proof};
 
 /// Intercepts one connection of a throw-away workload and says what it saw, in a few words.
 /// Takes at most a few seconds and leaves nothing behind.
-pub type Proof = fn() -> Result<String, ProofFailure>;
+pub type ProofRun = fn() -> Result<String, ProofFailure>;
 
 /// Why the proof failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +66,7 @@ struct Report {
     findings: Vec<Finding>,
 }
 
-pub(super) fn run(args: &Args, proof: Option<Proof>) -> anyhow::Result<Exit> {
+pub(super) fn run(args: &Args, proof: Option<ProofRun>) -> anyhow::Result<Exit> {
     let mut findings = system::findings();
     findings.extend(bpf::findings());
     findings.push(prove(&findings, proof.filter(|_| !args.no_proof)));
@@ -74,8 +75,25 @@ pub(super) fn run(args: &Args, proof: Option<Proof>) -> anyhow::Result<Exit> {
     Ok(if report.ready { Exit::Success } else { Exit::Requirement })
 }
 
+/// The proof: a child's connection in a throw-away cgroup, really captured.
+pub(super) fn interception() -> Result<String, ProofFailure> {
+    match proof::run() {
+        Ok(Proof { asked, captured }) if captured.destination == asked => Ok(format!(
+            "a child's connection to {asked} reached the proxy with its original destination"
+        )),
+        Ok(Proof { asked, captured }) => Err(ProofFailure {
+            problem: format!("asked for {asked}, the proxy was told {}", captured.destination),
+            hint: "this is a bug of weir: please report it with `uname -a`".into(),
+        }),
+        Err(error) => Err(ProofFailure {
+            problem: error.to_string(),
+            hint: "see the lines above; `weir exec --bpf-log debug` shows the hook's decisions".into(),
+        }),
+    }
+}
+
 /// The proof is only worth its time if nothing else is missing.
-fn prove(so_far: &[Finding], proof: Option<Proof>) -> Finding {
+fn prove(so_far: &[Finding], proof: Option<ProofRun>) -> Finding {
     let name = "interception proof";
     let missing = so_far.iter().filter(|finding| finding.level == Level::Fail).count();
     let Some(proof) = proof else {

@@ -1,7 +1,13 @@
 //! What `exec` and `run` share: a captured workload with its telemetry, admin endpoints and
 //! control socket, from start to the end of the drain.
 
-use std::{fs::File, io::Write, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    io::Write,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -12,7 +18,7 @@ use crate::{
         control::ControlSocket,
         http::{AdminServer, Readiness},
     },
-    config::{Config, LogFormat},
+    config::{BpfLog, Config, LogFormat},
     daemon::Daemon,
     logging::{self, LogHandle, LogStyle},
     telemetry::{Telemetry, record::RecordLog, stats::StatsSnapshot},
@@ -89,7 +95,12 @@ pub(super) fn start_log(config: &Config) -> Result<LogHandle> {
         LogFormat::Text => LogStyle::Human,
         LogFormat::Json => LogStyle::Json,
     };
-    logging::init(&config.log.level, style)
+    // What the BPF programs log comes with their crate's name as its target.
+    let filter = match config.log.bpf {
+        BpfLog::Off => config.log.level.clone(),
+        _ => format!("{},weir_ebpf=trace", config.log.level),
+    };
+    logging::init(&filter, style)
         .map_err(|error| anyhow::anyhow!("log filter {:?}: {error}", config.log.level))
 }
 
@@ -119,4 +130,14 @@ fn records(config: &Config) -> Result<Option<RecordLog>> {
         })?)
     };
     Ok(Some(RecordLog::start(out, config.record.format).context("cannot start the record log")?))
+}
+
+/// The control socket to use where none was asked for: the usual one, or `name` beside it while
+/// another weir has that.
+pub(super) fn free_control_socket(usual: PathBuf, name: &str) -> PathBuf {
+    if std::os::unix::net::UnixStream::connect(&usual).is_ok() {
+        usual.with_file_name(name)
+    } else {
+        usual
+    }
 }
