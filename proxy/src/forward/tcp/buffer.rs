@@ -104,13 +104,15 @@ impl Drop for Lease {
     }
 }
 
+/// Free buffers of a size on this thread.
+#[cfg(test)]
+pub(super) fn free(size: Size) -> usize {
+    FREE.with_borrow(|free| free[size as usize].len())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn free(size: Size) -> usize {
-        FREE.with_borrow(|free| free[size as usize].len())
-    }
 
     #[test]
     fn buffers_are_reused_and_few_are_kept() {
