@@ -15,7 +15,7 @@ pub use metrics::KernelCount;
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
+    net::{Ipv6Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -28,7 +28,7 @@ use connection::Live;
 use metrics::Metrics;
 use record::{ConnectionRecord, KernelNumbers, Record, RecordLog};
 use stats::{Stats, StatsSnapshot};
-use weir_common::Reason;
+use weir_common::{CloseEvent, OriginalDestination, Reason};
 
 /// Live connections are kept in this many separately locked maps, so that opening and closing
 /// them on several threads does not contend.
@@ -216,6 +216,29 @@ impl Telemetry {
             for connection in live {
                 connection.settle();
             }
+        }
+    }
+}
+
+// === impl SkippedConnection ===
+
+impl SkippedConnection {
+    /// What the sockops program reported about an outbound connection of this workload.
+    #[must_use]
+    pub fn from_event(workload: Arc<str>, event: &CloseEvent) -> Self {
+        let OriginalDestination { addr, port, state_source, reason, .. } = event.destination;
+        Self {
+            workload,
+            direction: Direction::Outbound,
+            destination: canonical(SocketAddr::new(Ipv6Addr::from(addr).into(), port)),
+            source: Source::from_u8(state_source).unwrap_or(Source::Default),
+            reason: *Reason::ALL.get(usize::from(reason)).unwrap_or(&Reason::HookError),
+            bytes_sent: event.bytes_sent,
+            bytes_received: event.bytes_received,
+            duration: Duration::from_nanos(event.duration_ns),
+            srtt: Duration::from_micros(event.srtt_us.into()),
+            retransmits: event.retransmits,
+            established: event.established != 0,
         }
     }
 }

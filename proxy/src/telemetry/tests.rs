@@ -219,3 +219,28 @@ fn the_number_of_rows_is_bounded() {
     assert_eq!(rows.last().unwrap().destination, None);
     assert_eq!(rows.iter().map(|row| row.connections).sum::<u64>(), 5000);
 }
+
+#[test]
+fn kernel_events_become_skipped_connections() {
+    let mut addr = [0; 16];
+    addr[..12].copy_from_slice(&weir_common::V4_MAPPED_PREFIX);
+    addr[12..].copy_from_slice(&[192, 0, 2, 9]);
+    let event = CloseEvent {
+        destination: OriginalDestination {
+            addr,
+            port: 4406,
+            state_source: Source::Cli as u8,
+            reason: Reason::SkipPort as u8,
+            ..OriginalDestination::default()
+        },
+        bytes_sent: 1,
+        bytes_received: 2,
+        duration_ns: 3_000_000,
+        established: 1,
+        ..CloseEvent::default()
+    };
+    let skipped = SkippedConnection::from_event("shop".into(), &event);
+    assert_eq!(skipped.destination, "192.0.2.9:4406".parse().unwrap());
+    assert_eq!((skipped.source, skipped.reason), (Source::Cli, Reason::SkipPort));
+    assert_eq!(skipped.duration, Duration::from_millis(3));
+}

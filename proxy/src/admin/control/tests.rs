@@ -1,4 +1,4 @@
-use std::{io::Read, io::Write, sync::Mutex};
+use std::{io::Read, io::Write, os::unix::fs::PermissionsExt, sync::Mutex};
 
 use super::*;
 use crate::{
@@ -214,4 +214,30 @@ async fn the_wire_format_is_stable() {
         serde_json::to_string(&Response::from(Ok(Answer::LogLevel("info".into())))).unwrap(),
         r#"{"version":1,"ok":{"log_level":"info"}}"#
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_client_is_dropped() {
+    let served = Served::start();
+    let mut stream = UnixStream::connect(served.path()).await.unwrap();
+    stream.write_all(b"{\"version\":1,").await.unwrap();
+    let before = tokio::time::Instant::now();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.is_empty());
+    assert!(before.elapsed() >= DEADLINE);
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_line_is_understood_or_refused(line: Vec<u8>, list in ".{0,12}") {
+        let _ = parse(&line);
+        let list = serde_json::to_string(&list).unwrap();
+        let request =
+            format!(r#"{{"version":1,"command":{{"ports_set":{{"ports":{list},"state":"skip"}}}}}}"#);
+        let parsed = parse(request.as_bytes());
+        let list: String = serde_json::from_str(&list).unwrap();
+        let good = crate::ports::PortList::parse(&list).is_ok_and(|list| !list.append);
+        proptest::prop_assert_eq!(parsed.is_ok(), good);
+    }
 }
