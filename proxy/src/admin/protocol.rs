@@ -265,6 +265,17 @@ impl Request {
     }
 }
 
+// === impl PortsSet ===
+
+impl PortsSet {
+    /// The directions that are meant.
+    pub fn directions(&self) -> impl Iterator<Item = Direction> + use<> {
+        let all = [Direction::Outbound, Direction::Inbound];
+        let only = self.direction;
+        all.into_iter().filter(move |direction| only.is_none_or(|only| only == *direction))
+    }
+}
+
 // === impl Response ===
 
 impl From<Result<Answer, ControlError>> for Response {

@@ -39,12 +39,9 @@ impl ControlHandler for Fake {
     }
 
     fn set_ports(&self, change: &PortsSet) -> Result<Vec<PortChange>, ControlError> {
-        let directions = change
-            .direction
-            .map_or_else(|| vec![Direction::Outbound, Direction::Inbound], |one| vec![one]);
         let mut policy = self.0.lock().unwrap();
-        Ok(directions
-            .into_iter()
+        Ok(change
+            .directions()
             .flat_map(|d| policy.set(d, &change.ports, change.state, Source::Cli))
             .collect())
     }
