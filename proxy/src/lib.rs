@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod decision;
 pub mod forward;
+pub mod log;
 pub mod names;
 pub mod ports;
 pub mod telemetry;

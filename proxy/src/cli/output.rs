@@ -63,3 +63,8 @@ pub(super) fn write_stdout(bytes: &[u8]) -> io::Result<()> {
     out.write_all(bytes)?;
     out.flush()
 }
+
+/// Says something to whoever is watching; if nobody is, nobody needs to know.
+pub fn narrate(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}

@@ -3,7 +3,7 @@
 use super::{
     Exit,
     control::{ControlArgs, unexpected},
-    output::OutputArgs,
+    output::{OutputArgs, narrate},
     with_exit,
 };
 use crate::{
@@ -85,7 +85,7 @@ fn list(args: &ListArgs) -> anyhow::Result<Exit> {
         other => return Err(unexpected(&other)),
     };
     for direction in &report.include_lists {
-        eprintln!("{direction}: only included ports are captured");
+        narrate(&format!("{direction}: only included ports are captured"));
     }
     args.output.print(&report, list_table)?;
     Ok(Exit::Success)
@@ -128,7 +128,7 @@ fn set(args: &SetArgs, state: PortState) -> anyhow::Result<Exit> {
         other => return Err(unexpected(&other)),
     };
     if changes.is_empty() {
-        eprintln!("nothing changed: {} is already {}", args.list, state_name(state));
+        narrate(&format!("nothing changed: {} is already {}", args.list, state_name(state)));
     }
     args.output.print(&changes, |changes| changes_text(changes))?;
     Ok(Exit::Success)
