@@ -15,7 +15,9 @@ use assert_cmd::cargo::CommandCargoExt;
 use weir::{
     admin::{
         control::{ControlHandler, ControlSocket},
-        protocol::{ControlError, Explanation, KernelCounters, PortsReport, PortsSet, Status},
+        protocol::{
+            ControlError, Explanation, KernelCounters, PortsChanged, PortsReport, PortsSet, Status,
+        },
     },
     config::Config,
     decision::{Decision, Direction, Source, Treatment, state_name},
@@ -146,8 +148,13 @@ fn ports_are_changed_and_the_change_is_explained() {
     assert!(inbound.contains("detect (default)"), "{inbound}");
     assert!(weir.weir(&["ports", "list"]).contains("3306,4406-4407"));
     let changes = weir.weir(&["ports", "detect", "4406", "-o", "json"]);
-    let changes: Vec<PortChange> = serde_json::from_str(&changes).unwrap();
+    let changes: Vec<PortsChanged> = serde_json::from_str(&changes).unwrap();
     assert_eq!(changes.len(), 1, "inbound was in that state already");
+    let all = weir.weir(&["ports", "skip", "0-65535"]);
+    assert!(all.contains("inbound 0-24,26-586,"), "{all}");
+    let list = weir.weir(&["ports", "list"]);
+    let words: Vec<_> = list.split_whitespace().collect();
+    assert!(words.join(" ").contains("inbound 0-65535 skip cli yes 0"), "{list}");
 }
 
 #[test]

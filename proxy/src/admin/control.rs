@@ -20,7 +20,7 @@ use tokio::{
 
 use super::protocol::{
     Answer, Command, ControlError, ErrorCode, Explanation, KernelCounters, MAX_REQUEST,
-    PortsReport, PortsSet, Request, Response, Status, VERSION,
+    PortsChanged, PortsReport, PortsSet, Request, Response, Status, VERSION,
 };
 use crate::{decision::Direction, ports::PortChange, telemetry::stats::StatsSnapshot};
 
@@ -40,7 +40,7 @@ pub trait ControlHandler: Send + Sync + 'static {
     /// # Errors
     /// If the kernel's maps can't be read.
     fn ports(&self) -> Result<PortsReport, ControlError>;
-    /// Puts ports into a state.
+    /// Puts ports into a state and returns what [`crate::ports::PortPolicy::set`] did.
     ///
     /// # Errors
     /// If it is refused or the kernel's maps can't be written.
@@ -289,7 +289,9 @@ fn answer(handler: &dyn ControlHandler, command: Command) -> Result<Answer, Cont
     Ok(match command {
         Command::Status => Answer::Status(Box::new(handler.status())),
         Command::PortsList => Answer::Ports(handler.ports()?),
-        Command::PortsSet(change) => Answer::Changed(handler.set_ports(&change)?),
+        Command::PortsSet(change) => {
+            Answer::Changed(PortsChanged::group(&handler.set_ports(&change)?))
+        }
         Command::Explain { address, direction } => {
             Answer::Explanation(Box::new(handler.explain(address, direction)?))
         }

@@ -7,9 +7,9 @@ use super::{
     with_exit,
 };
 use crate::{
-    admin::protocol::{Answer, Command, PortsReport, PortsSet},
+    admin::protocol::{Answer, Command, PortsChanged, PortsReport, PortsSet},
     decision::{Direction, PortState, direction_name, source_name, state_name},
-    ports::{PortChange, PortList, PortSet, PortStatus},
+    ports::{PortList, PortStatus},
     telemetry::stats::{plain_table, print_table},
 };
 
@@ -134,27 +134,14 @@ fn set(args: &SetArgs, state: PortState) -> anyhow::Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// One line per run of ports that changed in the same way.
-pub(super) fn changes_text(changes: &[PortChange]) -> String {
-    let mut groups: Vec<(Direction, PortStatus, PortStatus, Vec<u16>)> = Vec::new();
-    for change in changes {
-        let same = |group: &&mut (Direction, PortStatus, PortStatus, Vec<u16>)| {
-            (group.0, group.1, group.2) == (change.direction, change.before, change.after)
-        };
-        match groups.iter_mut().find(same) {
-            Some((.., ports)) => ports.push(change.port),
-            None => {
-                groups.push((change.direction, change.before, change.after, vec![change.port]));
-            }
-        }
-    }
+/// One line per group of ports that changed in the same way.
+pub(super) fn changes_text(changes: &[PortsChanged]) -> String {
     let status = |s: PortStatus| format!("{} ({})", state_name(s.state), source_name(s.source));
-    groups
-        .into_iter()
-        .map(|(direction, before, after, ports)| {
-            let ports: PortSet = ports.into_iter().collect();
-            let direction = direction_name(direction);
-            format!("{direction} {ports}: {} -> {}\n", status(before), status(after))
+    changes
+        .iter()
+        .map(|PortsChanged { direction, ports, before, after }| {
+            let direction = direction_name(*direction);
+            format!("{direction} {ports}: {} -> {}\n", status(*before), status(*after))
         })
         .collect()
 }
