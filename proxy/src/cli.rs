@@ -8,7 +8,7 @@ mod exec;
 mod exit;
 mod explain;
 mod man;
-mod output;
+pub mod output;
 mod ports;
 mod run;
 mod session;

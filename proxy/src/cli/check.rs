@@ -37,6 +37,9 @@ pub(super) struct Args {
     output: OutputArgs,
 }
 
+/// The name of the last line.
+const PROOF: &str = "interception proof";
+
 /// How a requirement is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -69,7 +72,11 @@ struct Report {
 pub(super) fn run(args: &Args, proof: Option<ProofRun>) -> anyhow::Result<Exit> {
     let mut findings = system::findings();
     findings.extend(bpf::findings());
-    findings.push(prove(&findings, proof.filter(|_| !args.no_proof)));
+    findings.push(if args.no_proof {
+        Finding::warn(PROOF, "not tried, as asked", "run without --no-proof")
+    } else {
+        prove(&findings, proof)
+    });
     let report = Report::new(findings);
     args.output.print(&report, text)?;
     Ok(if report.ready { Exit::Success } else { Exit::Requirement })
@@ -94,18 +101,21 @@ pub(super) fn interception() -> Result<String, ProofFailure> {
 
 /// The proof is only worth its time if nothing else is missing.
 fn prove(so_far: &[Finding], proof: Option<ProofRun>) -> Finding {
-    let name = "interception proof";
     let missing = so_far.iter().filter(|finding| finding.level == Level::Fail).count();
     let Some(proof) = proof else {
-        return Finding::warn(name, "not tried", "run without --no-proof");
+        return Finding::warn(
+            PROOF,
+            "this build has none",
+            "try weir exec -- curl http://example.com/",
+        );
     };
     if missing > 0 {
         let detail = format!("not tried: {missing} of the requirements above not met");
-        return Finding::fail(name, detail, "meet those first");
+        return Finding::fail(PROOF, detail, "meet those first");
     }
     match proof() {
-        Ok(detail) => Finding::ok(name, detail),
-        Err(ProofFailure { problem, hint }) => Finding::fail(name, problem, hint),
+        Ok(detail) => Finding::ok(PROOF, detail),
+        Err(ProofFailure { problem, hint }) => Finding::fail(PROOF, problem, hint),
     }
 }
 
@@ -156,7 +166,7 @@ impl Finding {
 mod tests {
     use super::*;
 
-    fn proof(outcome: Result<&str, ()>) -> Proof {
+    fn proof(outcome: Result<&str, ()>) -> ProofRun {
         match outcome {
             Ok(_) => || Ok("one connection intercepted".into()),
             Err(()) => || {

@@ -2,8 +2,6 @@
 //! control socket, from start to the end of the drain.
 
 use std::{
-    fs::File,
-    io::Write,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -18,9 +16,9 @@ use crate::{
         control::ControlSocket,
         http::{AdminServer, Readiness},
     },
-    config::{BpfLog, Config, LogFormat},
+    config::{BpfLog, Config},
     daemon::Daemon,
-    logging::{self, LogHandle, LogStyle},
+    log::{self, LogHandle},
     telemetry::{Telemetry, record::RecordLog, stats::StatsSnapshot},
     workload::Workload,
 };
@@ -91,17 +89,12 @@ impl Session {
 
 /// Starts weir's own log as configured.
 pub(super) fn start_log(config: &Config) -> Result<LogHandle> {
-    let style = match config.log.format {
-        LogFormat::Text => LogStyle::Human,
-        LogFormat::Json => LogStyle::Json,
-    };
-    // What the BPF programs log comes with their crate's name as its target.
-    let filter = match config.log.bpf {
-        BpfLog::Off => config.log.level.clone(),
-        _ => format!("{},weir_ebpf=trace", config.log.level),
-    };
-    logging::init(&filter, style)
-        .map_err(|error| anyhow::anyhow!("log filter {:?}: {error}", config.log.level))
+    let mut log = config.log.clone();
+    if log.bpf != BpfLog::Off {
+        // What the BPF programs log comes with their crate's name as its target.
+        log.level.push_str(",weir_ebpf=trace");
+    }
+    Ok(log::init(&log)?)
 }
 
 pub(super) fn runtime(workers: usize) -> Result<tokio::runtime::Runtime> {
@@ -122,14 +115,10 @@ pub(super) fn raise_file_limit() -> Option<(u64, u64)> {
 
 fn records(config: &Config) -> Result<Option<RecordLog>> {
     let Some(path) = &config.record.file else { return Ok(None) };
-    let out: Box<dyn Write + Send> = if path.as_os_str() == "-" {
-        Box::new(std::io::stdout())
-    } else {
-        Box::new(File::create(path).with_context(|| {
-            format!("cannot create record file {}; name a path in a directory that exists", path.display())
-        })?)
-    };
-    Ok(Some(RecordLog::start(out, config.record.format).context("cannot start the record log")?))
+    let log = RecordLog::open(path, config.record.format).with_context(|| {
+        format!("cannot open record file {}; name a file in a directory that exists", path.display())
+    })?;
+    Ok(Some(log))
 }
 
 /// The control socket to use where none was asked for: the usual one, or `name` beside it while
