@@ -14,6 +14,7 @@ pub mod peer;
 pub mod process;
 pub mod record;
 pub mod servers;
+pub mod visits;
 pub mod weir;
 
 pub use lab::Lab;

@@ -124,7 +124,7 @@ fn the_server_gets_the_same_bytes_and_so_does_the_client() -> Result<()> {
     );
     let seen = Exec::without_timer(&lab).python(&client(&program))?;
     let received = receiver.recv_timeout(SOON)?;
-    let byte = |i: usize| u8::try_from(i * 7919 >> 5 & 255).unwrap();
+    let byte = |i: usize| u8::try_from(((i * 7919) >> 5) & 255).unwrap();
     let expected: Vec<u8> =
         b"GET / HTTP/9".iter().copied().chain((0..2_000_000).map(byte)).collect();
     assert!(received == expected, "the server received other bytes");

@@ -5,7 +5,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod demo;
 mod ebpf;
+mod fuzz;
+mod packages;
+mod scope;
+mod setup;
+mod test;
 
 /// Development tasks of weir
 #[derive(Parser)]
@@ -16,13 +22,22 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Real servers and clients, captured before your eyes; needs root
+    Demo,
     /// Build the BPF object, or check that the committed one belongs to the sources
     Ebpf(ebpf::Args),
+    /// Install the Debian packages that the demo and the tests need
+    Setup(setup::Args),
+    /// Run all tests; needs root
+    Test(test::Args),
 }
 
 fn main() -> Result<()> {
     match Cli::parse().verb {
+        Verb::Demo => demo::run(&root()),
         Verb::Ebpf(args) => ebpf::run(&root(), &args),
+        Verb::Setup(args) => setup::run(&args),
+        Verb::Test(args) => test::run(&root(), &args),
     }
 }
 

@@ -1,0 +1,142 @@
+//! A client that connects all the time, and what became of each of its connections: direct, proxied
+//! or failed, and since when. The fixture `connect_loop.py` does the connecting.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::time::{ClockId, clock_gettime};
+
+use crate::cgroup::Cgroup;
+use crate::lab::{CLIENT_V4, SERVER_V4};
+use crate::process::{Process, wait_until};
+use crate::{Lab, fixture};
+
+/// The running client.
+#[derive(Debug)]
+pub struct Visitor {
+    process: Process,
+}
+
+/// One connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Visit {
+    /// When `connect` was called, nanoseconds of the monotonic clock.
+    pub begin: u64,
+    /// How it went.
+    pub outcome: Outcome,
+}
+
+/// How a connection went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The server saw the client's own port.
+    Direct,
+    /// The server saw another port, of the same address.
+    Proxied,
+    /// The client got an error, or the server saw a foreign address.
+    Failed(String),
+}
+
+/// All connections of a visitor, in order.
+#[derive(Clone, Debug)]
+pub struct Visits(Vec<Visit>);
+
+/// Now, in nanoseconds of the clock that [`Visit::begin`] is of.
+///
+/// # Errors
+///
+/// Fails when there is no such clock.
+pub fn now() -> Result<u64> {
+    let time = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?);
+    u64::try_from(time.as_nanos()).context("the machine has been up for centuries")
+}
+
+// === impl Visitor ===
+
+impl Visitor {
+    /// Starts it in the lab's client namespace and the cgroup; it ends by itself.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it cannot be started.
+    pub fn start(lab: &Lab, cgroup: &Cgroup, port: u16, time: Duration) -> Result<Self> {
+        let mut command = fixture::command(&lab.client, "connect_loop.py");
+        command.args([SERVER_V4, &port.to_string(), &time.as_secs().to_string()]);
+        let process = Process::start(&format!("visitor-{port}"), cgroup.wrap(&command), lab.dir())?;
+        Ok(Self { process })
+    }
+
+    /// Waits until it has made so many connections.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it does not.
+    pub fn wait_for(&mut self, count: usize) -> Result<()> {
+        let process = &self.process;
+        wait_until(&format!("{count} connections"), Duration::from_secs(20), || {
+            Ok(process.log().lines().count() >= count)
+        })
+        .with_context(|| format!("log of the visitor:\n{}", self.process.log()))
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it did not end well, or wrote something else than visits.
+    pub fn finish(mut self) -> Result<Visits> {
+        let status = self.process.wait(Duration::from_secs(60))?;
+        let log = self.process.log();
+        anyhow::ensure!(status.success(), "the visitor ended with {status}:\n{log}");
+        log.lines().map(parse).collect::<Result<_>>().map(Visits)
+    }
+}
+
+// === impl Visits ===
+
+impl Visits {
+    /// Connections begun in the span.
+    #[must_use]
+    pub fn between(&self, from: u64, to: u64) -> Vec<&Visit> {
+        self.0.iter().filter(|visit| (from..to).contains(&visit.begin)).collect()
+    }
+
+    /// No connection failed.
+    #[track_caller]
+    pub fn assert_no_error(&self) {
+        let failed = self.0.iter().find(|visit| matches!(visit.outcome, Outcome::Failed(_)));
+        assert_eq!(failed, None, "of {} connections", self.0.len());
+    }
+
+    /// Connections begun in the span went direct, and there were some.
+    #[track_caller]
+    pub fn assert_all_direct(&self, from: u64, to: u64) {
+        self.assert_all(&Outcome::Direct, from, to);
+    }
+
+    /// Connections begun in the span went through weir, and there were some.
+    #[track_caller]
+    pub fn assert_all_proxied(&self, from: u64, to: u64) {
+        self.assert_all(&Outcome::Proxied, from, to);
+    }
+
+    #[track_caller]
+    fn assert_all(&self, outcome: &Outcome, from: u64, to: u64) {
+        let visits = self.between(from, to);
+        assert!(!visits.is_empty(), "no connection in the span, of {}", self.0.len());
+        let other = visits.iter().find(|visit| visit.outcome != *outcome);
+        assert_eq!(other, None, "{outcome:?} expected of {} connections", visits.len());
+    }
+}
+
+fn parse(line: &str) -> Result<Visit> {
+    let words: Vec<&str> = line.split(' ').collect();
+    let begin = words[0].parse().with_context(|| format!("no visit: {line}"))?;
+    let outcome = match words[1..] {
+        ["ok", own_ip, own, seen_ip, seen] if own_ip == CLIENT_V4 && seen_ip == CLIENT_V4 => {
+            if own == seen { Outcome::Direct } else { Outcome::Proxied }
+        }
+        _ => Outcome::Failed(line.to_owned()),
+    };
+    Ok(Visit { begin, outcome })
+}

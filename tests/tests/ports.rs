@@ -1,0 +1,114 @@
+//! Port states: given on the command line, changed in a running weir, and explained.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use weir_tests::Lab;
+use weir_tests::cgroup::Cgroup;
+use weir_tests::lab::SERVER_V4;
+use weir_tests::peer::Peer;
+use weir_tests::process::run;
+use weir_tests::servers::mariadb;
+use weir_tests::visits::{Visitor, now};
+use weir_tests::weir::{Daemon, Exec};
+
+/// How long the visitor's connections go on around a change.
+const VISIT: Duration = Duration::from_secs(4);
+
+#[test]
+fn a_skipped_port_goes_direct_and_is_still_counted() -> Result<()> {
+    let lab = Lab::new()?;
+    let peer = Peer::whoami(&lab.server, 9000)?;
+    let program = format!(
+        "import socket\n\
+         s = socket.create_connection(('{SERVER_V4}', 9000), 10)\n\
+         print(s.makefile().readline().split()[1] == str(s.getsockname()[1]))"
+    );
+    let seen = Exec::new(&lab).flags(&["--skip-outbound-ports", "8999-9001"]).python(&program)?;
+    assert_eq!(seen.stdout(), "True", "the server sees the client's own port");
+    assert_eq!(peer.seen().len(), 1);
+    Ok(())
+}
+
+#[test]
+fn opaque_ports_are_added_to_the_defaults_by_a_plus() -> Result<()> {
+    let lab = Lab::new()?;
+    let _peer = Peer::whoami(&lab.server, 9000)?;
+    let _mysql = Peer::whoami(&lab.server, 3306)?;
+    let program = format!(
+        "import socket\n\
+         for port in (9000, 3306): socket.create_connection(('{SERVER_V4}', port), 10).recv(99)"
+    );
+    let seen = Exec::new(&lab).flags(&["--opaque-ports", "+9000"]).python(&program)?;
+    seen.records.assert_treated(9000, "opaque");
+    assert_eq!(seen.records.only_connection(9000).text("source"), "cli");
+    seen.records.assert_treated(3306, "opaque");
+    Ok(())
+}
+
+/// From the moment that `weir ports skip` returns, every new connection is direct; none fails.
+#[test]
+fn a_port_is_skipped_and_captured_again_while_connections_are_made() -> Result<()> {
+    let lab = Lab::new()?;
+    let cgroup = Cgroup::new("ports")?;
+    let peer = Peer::whoami(&lab.server, 4406)?;
+    let daemon = Daemon::start(&lab, &cgroup, &[])?;
+    let mut visitor = Visitor::start(&lab, &cgroup, peer.port(), VISIT)?;
+    visitor.wait_for(40)?;
+    let before = now()?;
+    daemon.verb(&lab, &["ports", "skip", "4406", "--outbound"])?.ok()?;
+    let skipped = now()?;
+    let address = format!("{SERVER_V4}:4406");
+    let why = daemon.verb(&lab, &["explain", &address])?.ok()?;
+    assert!(why.stdout.contains("skip"), "{}", why.stdout);
+    visitor.wait_for(120)?;
+    let direct = now()?;
+    daemon.verb(&lab, &["ports", "detect", "4406", "--outbound"])?.ok()?;
+    let again = now()?;
+    let why = daemon.verb(&lab, &["explain", &address])?.ok()?;
+    assert!(why.stdout.contains("detect"), "{}", why.stdout);
+    let visits = visitor.finish()?;
+    visits.assert_no_error();
+    visits.assert_all_proxied(0, before);
+    visits.assert_all_direct(skipped, direct);
+    visits.assert_all_proxied(again, u64::MAX);
+    Ok(())
+}
+
+#[test]
+fn hits_of_a_skip_rule_are_counted() -> Result<()> {
+    let lab = Lab::new()?;
+    let cgroup = Cgroup::new("hits")?;
+    let _peer = Peer::whoami(&lab.server, 9000)?;
+    let daemon = Daemon::start(&lab, &cgroup, &["--skip-outbound-ports", "9000"])?;
+    let program = format!(
+        "import socket\n\
+         for _ in range(7): socket.create_connection(('{SERVER_V4}', 9000), 10).recv(99)"
+    );
+    let mut client = lab.client.command(weir_tests::fixture::PYTHON);
+    client.args(["-c", &program]);
+    run(&mut cgroup.wrap(&client), Duration::from_secs(20))?.ok()?;
+    let list = daemon.verb(&lab, &["ports", "list", "-o", "json"])?.ok()?;
+    let report: serde_json::Value = serde_json::from_str(&list.stdout)?;
+    let rules = report["rules"].as_array().cloned().unwrap_or_default();
+    let hits = rules.iter().filter(|rule| rule.to_string().contains("9000"));
+    let hits: u64 = hits.filter_map(|rule| rule["hits"].as_u64()).sum();
+    assert_eq!(hits, 7, "{report:#}");
+    Ok(())
+}
+
+/// The server says who is connected, and `ss` beside the client says the same.
+#[test]
+fn mariadb_sees_the_clients_own_port_once_it_is_skipped() -> Result<()> {
+    let lab = Lab::new()?;
+    let _server = mariadb::start(&lab, mariadb::PORT)?;
+    let statement = format!("{};\n\\! ss -Htn state established", mariadb::WHOAMI);
+    let line = mariadb::client(SERVER_V4, mariadb::PORT, &statement);
+    let seen = Exec::new(&lab).flags(&["--skip-outbound-ports", "4406"]).ok(&line)?;
+    // The client buffers its own output, so that the two may come in either order.
+    let (told, sockets): (Vec<&str>, Vec<&str>) =
+        seen.stdout().lines().partition(|line| line.split_whitespace().count() == 2);
+    let own = told.first().context("no answer")?.replace(' ', ":");
+    assert!(sockets.iter().any(|line| line.contains(&own)), "{own} is none of {sockets:?}");
+    Ok(())
+}

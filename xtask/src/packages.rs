@@ -1,0 +1,31 @@
+//! The Debian packages that the demo and the tests need: real servers and their real clients.
+
+/// What `cargo xtask demo` starts and drives.
+pub(crate) const DEMO: &[&str] = &[
+    "curl",
+    "iproute2",
+    "mariadb-client",
+    "mariadb-server",
+    "nghttp2-client",
+    "nginx-light",
+    "openssl",
+    "opensmtpd",
+    "python3",
+    "python3-grpcio",
+    "redis-server",
+    "redis-tools",
+    "swaks",
+    "util-linux",
+];
+
+/// What `cargo xtask test` needs beside those.
+pub(crate) const TESTS: &[&str] = &[
+    "lftp",
+    "nats-server",
+    "nghttp2-server",
+    "openssh-client",
+    "openssh-server",
+    "postgresql",
+    "python3-websockets",
+    "vsftpd",
+];

@@ -1,0 +1,122 @@
+//! A part of the work in a cgroup of its own, so that afterwards nothing of it is left, however it
+//! ended: Ctrl-C, a panic, `kill -9`.
+//!
+//! `xtask` starts itself a second time inside. The outer process lets Ctrl-C pass, waits for the
+//! inner one, and then removes what the inner one or its children left.
+
+use std::collections::BTreeSet;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+
+use anyhow::{Context, Result};
+use nix::sys::signal::{SigSet, Signal};
+use weir_tests::cgroup::{self, Cgroup};
+use weir_tests::netns;
+
+/// Says to the inner process that it is the inner one.
+const MARK: &str = "WEIR_XTASK_INNER";
+
+/// How the inner process ended, and what it left.
+pub(crate) struct Ended {
+    /// Its exit status.
+    pub(crate) status: ExitStatus,
+    /// What was there afterwards and not before; it is removed already where that was possible.
+    pub(crate) leftovers: Vec<String>,
+}
+
+/// Whether this is the inner process.
+pub(crate) fn is_inner() -> bool {
+    std::env::var_os(MARK).is_some()
+}
+
+/// Makes the inner process end by Ctrl-C again: it has inherited the outer one's patience.
+///
+/// # Errors
+///
+/// Fails when the kernel does not take the mask.
+pub(crate) fn accept_interrupts() -> Result<()> {
+    interrupts().thread_unblock().context("cannot unblock signals")
+}
+
+/// Runs this program again with the same arguments in a new cgroup.
+///
+/// # Errors
+///
+/// Fails without root, and when the program cannot be started.
+pub(crate) fn enclose(role: &str) -> Result<Ended> {
+    let before = State::read()?;
+    interrupts().thread_block().context("cannot block signals")?;
+    let group = Cgroup::new(role)?;
+    let mut inner = Command::new(std::env::current_exe()?);
+    inner.args(std::env::args_os().skip(1));
+    let status =
+        group.wrap(&inner).env(MARK, "1").status().context("cannot start the inner part")?;
+    let processes = group.processes();
+    drop(group);
+    let mut leftovers: Vec<String> = processes.iter().map(|pid| format!("process {pid}")).collect();
+    leftovers.extend(State::read()?.beyond(&before));
+    Ok(Ended { status, leftovers })
+}
+
+// === impl Ended ===
+
+impl Ended {
+    /// Exit code as a shell shows it.
+    pub(crate) fn code(&self) -> i32 {
+        self.status.code().unwrap_or_else(|| 128 + self.status.signal().unwrap_or_default())
+    }
+}
+
+/// What weir or a test can leave on a machine.
+struct State {
+    netns: BTreeSet<String>,
+    cgroups: BTreeSet<PathBuf>,
+    pins: BTreeSet<PathBuf>,
+    rules: BTreeSet<String>,
+}
+
+// === impl State ===
+
+impl State {
+    fn read() -> Result<Self> {
+        let rules = netns::ip(&["rule", "list"])? + &netns::ip(&["-6", "rule", "list"])?;
+        Ok(Self {
+            netns: netns::existing()?.into_iter().collect(),
+            cgroups: named(&cgroup::mount_point()?, |name| name.contains("weir")),
+            pins: named("/sys/fs/bpf/weir".as_ref(), |_| true),
+            rules: rules.lines().map(str::to_owned).collect(),
+        })
+    }
+
+    /// What is here and was not; namespaces and cgroups are removed on the way.
+    fn beyond(self, before: &Self) -> Vec<String> {
+        let mut found = Vec::new();
+        for name in self.netns.difference(&before.netns) {
+            found.push(format!("network namespace {name}"));
+            let _reported_anyway = netns::ip(&["netns", "delete", name]);
+        }
+        for path in self.cgroups.difference(&before.cgroups) {
+            found.push(format!("cgroup {}", path.display()));
+            let _reported_anyway = cgroup::remove(path);
+        }
+        let pins = self.pins.difference(&before.pins);
+        found.extend(pins.map(|path| format!("pin {}", path.display())));
+        found.extend(self.rules.difference(&before.rules).map(|rule| format!("ip rule {rule}")));
+        found
+    }
+}
+
+// === helpers ===
+
+fn interrupts() -> SigSet {
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect()
+}
+
+fn named(dir: &std::path::Path, wanted: impl Fn(&str) -> bool) -> BTreeSet<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return BTreeSet::new() };
+    entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(&wanted))
+        .collect()
+}
