@@ -8,13 +8,14 @@ mod exec;
 mod exit;
 mod explain;
 mod man;
-mod output;
+pub mod output;
 mod ports;
 mod run;
+mod session;
 mod stat;
 mod status;
 
-pub use check::{Proof, ProofFailure};
+pub use check::{ProofFailure, ProofRun};
 pub use exit::{Exit, with_exit};
 
 use std::process::ExitCode;
@@ -65,6 +66,7 @@ enum Verb {
 /// Runs the verb that the process was started with.
 #[must_use]
 pub fn main() -> ExitCode {
+    crate::capture::proof::child();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Help and version are "errors" with code 0; a closed pipe under them is no failure.
@@ -80,8 +82,7 @@ pub fn main() -> ExitCode {
         Verb::Explain(args) => explain::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Stat(args) => stat::run(&args),
-        // The lead's `capture::proof::run` goes here.
-        Verb::Check(args) => check::run(&args, None),
+        Verb::Check(args) => check::run(&args, Some(check::interception)),
         Verb::Completions(args) => completions::run(&args),
         Verb::Man(args) => man::run(&args),
     };

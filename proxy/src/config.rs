@@ -221,10 +221,10 @@ pub struct Runtime {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Switch {
-    /// Off.
+    /// Not used.
     #[default]
     Off,
-    /// On.
+    /// Used, if the self-test at start passes.
     On,
 }
 

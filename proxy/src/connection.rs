@@ -1,22 +1,24 @@
 //! One accepted connection, from accept to access record: policy → dial → detect → forward.
 
 mod dial;
+mod reset;
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use self::dial::{Dial, reset_on_close};
+use self::{dial::Dial, reset::ResetHooks};
 use crate::{
     capture::Captured,
     config::Config,
     decision::{Decision, Direction, PortState, Source, Treatment},
-    detect::race::{self, RaceError, RaceOptions, Raced},
+    detect::race::{self, Outcome, RaceError},
     forward::{
-        http::{self, EndCause, HttpContext, HttpLimits, HttpVersion, Side},
+        Side,
+        http::{self, EndCause, HttpContext, HttpLimits, HttpVersion},
         prefixed::Prefixed,
-        tcp::{self, TcpEnd, TcpOptions},
+        tcp::{self, Endpoint, TcpEnd, TcpOptions},
     },
     telemetry::{CloseReason, ConnectionGuard, ConnectionInfo, Telemetry},
 };
@@ -55,9 +57,12 @@ impl Context {
         }
         let _ = client.set_nodelay(true);
         let dial = Dial::new(&captured, self.config.forward.connect_timeout);
-        let reason = tokio::select! {
-            reason = self.forward(client, dial, &captured, &guard, accepted) => reason,
-            () = self.abort.cancelled() => CloseReason::DrainDeadline,
+        let reason = match captured.state {
+            PortState::Opaque => {
+                guard.decided(opaque(captured.state_source), None, accepted.elapsed());
+                self.opaque(client, dial, &guard).await
+            }
+            PortState::Detect | PortState::Skip => self.detect(client, dial, &guard, accepted).await,
         };
         guard.close(reason);
     }
@@ -77,73 +82,129 @@ impl Context {
         })
     }
 
-    async fn forward(
-        &self,
-        client: TcpStream,
-        dial: Dial,
-        captured: &Captured,
-        guard: &ConnectionGuard,
-        accepted: Instant,
-    ) -> CloseReason {
-        if captured.state == PortState::Opaque {
-            let decision = opaque(captured.state_source);
-            guard.decided(decision, None, accepted.elapsed());
-            return match dial.connect().await {
-                Ok(upstream) => {
-                    guard.upstream_connected();
-                    self.tcp(Raced::opaque(client, upstream, decision), guard).await
-                }
-                Err(error) => unreachable(&client, &error),
-            };
-        }
-        let options = RaceOptions {
-            peek_limit: self.config.detect.peek_limit,
-            prefix_timeout: self.config.detect.timeout,
-        };
-        match race::race(client, dial.connect(), options).await {
-            Ok(raced) => {
-                guard.upstream_connected();
-                let treatment = raced.decision.treatment;
-                guard.decided(raced.decision, raced.tls.clone(), accepted.elapsed());
-                match treatment {
-                    Treatment::Http1 => self.http(HttpVersion::Http1, raced, guard).await,
-                    Treatment::Http2 => self.http(HttpVersion::Http2, raced, guard).await,
-                    _ => self.tcp(raced, guard).await,
-                }
+    async fn opaque(&self, client: TcpStream, dial: Dial, guard: &ConnectionGuard) -> CloseReason {
+        let dialled = tokio::select! {
+            dialled = dial.connect() => dialled,
+            () = self.abort.cancelled() => {
+                tcp::reset(client);
+                return CloseReason::DrainDeadline;
             }
-            Err(RaceError::Dial { client, error }) => unreachable(&client, &error),
-            Err(RaceError::Client { .. }) => CloseReason::ClientReset,
+        };
+        match dialled {
+            Ok(upstream) => {
+                guard.upstream_connected();
+                self.tcp(client.into(), upstream.into(), guard).await
+            }
+            Err(error) => unreachable(client, &error),
         }
     }
 
-    async fn tcp(&self, raced: Raced<TcpStream, TcpStream>, guard: &ConnectionGuard) -> CloseReason {
+    async fn detect(
+        &self,
+        mut client: TcpStream,
+        dial: Dial,
+        guard: &ConnectionGuard,
+        accepted: Instant,
+    ) -> CloseReason {
+        let options = race::Options {
+            peek_limit: self.config.detect.peek_limit,
+            prefix_timeout: self.config.detect.timeout,
+        };
+        let raced = tokio::select! {
+            raced = race::race(&mut client, dial.connect(), &options) => raced,
+            () = self.abort.cancelled() => {
+                tcp::reset(client);
+                return CloseReason::DrainDeadline;
+            }
+        };
+        match raced {
+            Ok(outcome) => {
+                guard.upstream_connected();
+                guard.decided(outcome.decision, outcome.tls.clone(), accepted.elapsed());
+                self.forward(client, outcome, guard).await
+            }
+            Err(RaceError::Dial(error)) => unreachable(client, &error),
+            Err(RaceError::Client { upstream, .. }) => {
+                if let Some(upstream) = upstream {
+                    tcp::reset(upstream);
+                }
+                CloseReason::ClientReset
+            }
+            Err(RaceError::Upstream(_)) => {
+                tcp::reset(client);
+                CloseReason::UpstreamReset
+            }
+        }
+    }
+
+    async fn forward(
+        &self,
+        client: TcpStream,
+        outcome: Outcome<TcpStream>,
+        guard: &ConnectionGuard,
+    ) -> CloseReason {
+        let version = match outcome.decision.treatment {
+            Treatment::Http1 => HttpVersion::Http1,
+            Treatment::Http2 => HttpVersion::Http2,
+            _ => {
+                let Outcome { client: seen, server, upstream, .. } = outcome;
+                let client = Endpoint { stream: client, prefix: seen.prefix, eof: seen.eof };
+                let upstream =
+                    Endpoint { stream: upstream, prefix: server.prefix, eof: server.eof };
+                return self.tcp(client, upstream, guard).await;
+            }
+        };
+        self.http(version, client, outcome, guard).await
+    }
+
+    async fn tcp(
+        &self,
+        client: Endpoint,
+        upstream: Endpoint,
+        guard: &ConnectionGuard,
+    ) -> CloseReason {
         let options = TcpOptions { half_closed_idle: self.config.forward.half_closed_idle };
-        let end = tcp::copy(raced, &guard.counters(), options).await;
-        match end {
+        let counters = guard.counters();
+        match tcp::forward(client, upstream, &options, &counters, &self.abort).await.end {
             TcpEnd::Finished => CloseReason::Finished,
             TcpEnd::ClientReset => CloseReason::ClientReset,
             TcpEnd::UpstreamReset => CloseReason::UpstreamReset,
             TcpEnd::HalfClosedTimeout => CloseReason::HalfClosedTimeout,
-            TcpEnd::Error(errno) => CloseReason::Error(errno),
+            TcpEnd::Cancelled => CloseReason::DrainDeadline,
+            TcpEnd::Io(_, errno) => CloseReason::Error(errno),
         }
     }
 
     async fn http(
         &self,
         version: HttpVersion,
-        raced: Raced<TcpStream, TcpStream>,
+        client: TcpStream,
+        outcome: Outcome<TcpStream>,
         guard: &ConnectionGuard,
     ) -> CloseReason {
-        let counters = guard.counters();
-        let client = Prefixed::client(raced.client, raced.client_prefix, Arc::clone(&counters));
-        let upstream = Prefixed::upstream(raced.upstream, raced.server_prefix, counters);
+        let hooks = ResetHooks::new(&client, &outcome.upstream);
+        // One side counts: on both, every byte would count twice.
+        let client = Prefixed::new(client, outcome.client.prefix)
+            .counting(guard.counters(), Side::Client);
+        let upstream = Prefixed::new(outcome.upstream, outcome.server.prefix);
+        let settings = &self.config.http;
         let context = HttpContext {
             sink: guard.sink(),
             drain: self.drain.clone(),
-            limits: HttpLimits::default(),
-            on_abort: None,
+            limits: HttpLimits {
+                max_head_bytes: settings.max_head_bytes,
+                max_headers: settings.max_headers,
+                max_streams: settings.max_concurrent_streams,
+                half_closed_idle: self.config.forward.half_closed_idle,
+                ..HttpLimits::default()
+            },
+            on_abort: Some(hooks.on_abort()),
         };
-        match http::serve(version, client, upstream, context).await.cause {
+        let end = tokio::select! {
+            end = http::serve(version, client, upstream, context) => end,
+            () = self.abort.cancelled() => return CloseReason::DrainDeadline,
+        };
+        match end.cause {
             EndCause::Closed(_) | EndCause::Drained => CloseReason::Finished,
             EndCause::Reset(Side::Client) => CloseReason::ClientReset,
             EndCause::Reset(Side::Upstream) | EndCause::Truncated => CloseReason::UpstreamReset,
@@ -158,15 +219,14 @@ impl Context {
 
 /// Turns a connection away with a reset.
 fn refuse(client: TcpStream, guard: ConnectionGuard, reason: CloseReason) {
-    reset_on_close(&client);
-    drop(client);
+    tcp::reset(client);
     guard.close(reason);
 }
 
 /// The upstream could not be reached: the client is reset, the closest to its own error that a
 /// connection already accepted can come.
-fn unreachable(client: &TcpStream, error: &std::io::Error) -> CloseReason {
-    reset_on_close(client);
+fn unreachable(client: TcpStream, error: &std::io::Error) -> CloseReason {
+    tcp::reset(client);
     CloseReason::ConnectFailed(error.raw_os_error().unwrap_or(libc::EIO))
 }
 

@@ -22,7 +22,7 @@ use crate::{
     },
     capture,
     decision::{Direction, Source},
-    logging::LogHandle,
+    log::LogHandle,
     ports::PortChange,
     telemetry::{Telemetry, stats::StatsSnapshot},
     workload::{Acceleration, Workload},
@@ -121,12 +121,12 @@ impl ControlHandler for Daemon {
     }
 
     fn log_level(&self) -> String {
-        self.log.filter()
+        self.log.current()
     }
 
     fn set_log_level(&self, filter: &str) -> Result<String, ControlError> {
-        self.log.set(filter).map_err(ControlError::refused)?;
-        Ok(self.log.filter())
+        self.log.set(filter).map_err(|error| ControlError::refused(error.to_string()))?;
+        Ok(self.log.current())
     }
 
     fn kernel_counters(&self) -> Result<KernelCounters, ControlError> {

@@ -4,6 +4,7 @@
 
 mod http1;
 mod http2;
+pub mod race;
 mod tls;
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ pub mod daemon;
 pub mod decision;
 pub mod detect;
 pub mod forward;
-pub mod logging;
+pub mod log;
 pub mod names;
 pub mod ports;
 pub mod telemetry;

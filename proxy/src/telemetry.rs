@@ -24,10 +24,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::{
-    decision::{Decision, Direction, Source, Treatment},
-    detect::TlsInfo,
-};
+use crate::decision::{Decision, Direction, Source, Treatment};
 use connection::Live;
 use metrics::Metrics;
 use record::{ConnectionRecord, KernelNumbers, Record, RecordLog};

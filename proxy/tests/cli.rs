@@ -1,5 +1,7 @@
 //! The binary's behaviour on bad input and without a running weir: exit codes and error texts.
 
+#![expect(clippy::unwrap_used, reason = "a failed expectation is a failed test")]
+
 use std::{
     io::Write,
     os::unix::net::UnixListener,

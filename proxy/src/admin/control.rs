@@ -4,14 +4,13 @@
 use std::{
     fs, io,
     net::SocketAddr,
-    os::unix::{
-        fs::DirBuilderExt, fs::FileTypeExt, fs::PermissionsExt, net::UnixStream as StdStream,
-    },
+    os::unix::{fs::DirBuilderExt, fs::FileTypeExt, net::UnixStream as StdStream},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use nix::sys::stat::{Mode, fchmod};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
@@ -21,7 +20,7 @@ use tokio::{
 
 use super::protocol::{
     Answer, Command, ControlError, ErrorCode, Explanation, KernelCounters, MAX_REQUEST,
-    PortsReport, PortsSet, Request, Response, Status, VERSION,
+    PortsChanged, PortsReport, PortsSet, Request, Response, Status, VERSION,
 };
 use crate::{decision::Direction, ports::PortChange, telemetry::stats::StatsSnapshot};
 
@@ -41,7 +40,7 @@ pub trait ControlHandler: Send + Sync + 'static {
     /// # Errors
     /// If the kernel's maps can't be read.
     fn ports(&self) -> Result<PortsReport, ControlError>;
-    /// Puts ports into a state.
+    /// Puts ports into a state and returns what [`crate::ports::PortPolicy::set`] did.
     ///
     /// # Errors
     /// If it is refused or the kernel's maps can't be written.
@@ -115,18 +114,7 @@ impl ControlSocket {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(fail)?;
         }
         clear_stale(path)?;
-        // The file must never be open to others, not even between bind and chmod: it is made
-        // under another name and renamed.
-        let fresh = path.with_extension(format!("new.{}", std::process::id()));
-        remove(&fresh).map_err(fail)?;
-        let listener = UnixListener::bind(&fresh).map_err(fail)?;
-        let opened = fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600))
-            .and_then(|()| fs::rename(&fresh, path));
-        if let Err(error) = opened {
-            // The first error is the one to report.
-            let _ = remove(&fresh);
-            return Err(fail(error));
-        }
+        let listener = listen(path).map_err(fail)?;
         Ok(Self { listener, path: path.to_owned(), identity: identity(path) })
     }
 
@@ -171,6 +159,17 @@ impl Drop for ControlSocket {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Binds with mode 0600 from the first moment on: Linux makes the file with the mode of the
+/// unbound socket (`unix_bind_bsd` in net/unix/af_unix.c), so there is no gap before a chmod.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    socket.bind(&socket2::SockAddr::unix(path)?)?;
+    socket.listen(128)?;
+    UnixListener::from_std(socket.into())
 }
 
 fn clear_stale(path: &Path) -> Result<(), ControlSocketError> {
@@ -290,7 +289,9 @@ fn answer(handler: &dyn ControlHandler, command: Command) -> Result<Answer, Cont
     Ok(match command {
         Command::Status => Answer::Status(Box::new(handler.status())),
         Command::PortsList => Answer::Ports(handler.ports()?),
-        Command::PortsSet(change) => Answer::Changed(handler.set_ports(&change)?),
+        Command::PortsSet(change) => {
+            Answer::Changed(PortsChanged::group(&handler.set_ports(&change)?))
+        }
         Command::Explain { address, direction } => {
             Answer::Explanation(Box::new(handler.explain(address, direction)?))
         }

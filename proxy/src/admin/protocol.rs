@@ -103,7 +103,7 @@ pub enum Answer {
     /// To [`Command::PortsList`].
     Ports(PortsReport),
     /// To [`Command::PortsSet`]: what changed.
-    Changed(Vec<PortChange>),
+    Changed(Vec<PortsChanged>),
     /// To [`Command::Explain`].
     Explanation(Box<Explanation>),
     /// To [`Command::Stat`].
@@ -181,7 +181,7 @@ pub struct WorkloadStatus {
 /// The ports that somebody or a default said something about.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PortsReport {
-    /// One entry per run of ports with the same status and no hits, or per port with hits.
+    /// One entry per port with hits, and one for all without that have the same status.
     pub rules: Vec<PortsRule>,
     /// Directions in which only included ports are captured.
     pub include_lists: Vec<String>,
@@ -200,6 +200,20 @@ pub struct PortsRule {
     pub status: PortStatus,
     /// Connections that the kernel let pass because of the rule.
     pub hits: u64,
+}
+
+/// Ports that changed in the same way. (One entry per port would make 25 MB of "all of them".)
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PortsChanged {
+    /// Seen from the workload.
+    #[serde(with = "names::direction")]
+    pub direction: Direction,
+    /// The ports.
+    pub ports: PortSet,
+    /// What they were.
+    pub before: PortStatus,
+    /// What they are.
+    pub after: PortStatus,
 }
 
 /// What a connection to an address would get.
@@ -265,6 +279,17 @@ impl Request {
     }
 }
 
+// === impl PortsSet ===
+
+impl PortsSet {
+    /// The directions that are meant.
+    pub fn directions(&self) -> impl Iterator<Item = Direction> + use<> {
+        let all = [Direction::Outbound, Direction::Inbound];
+        let only = self.direction;
+        all.into_iter().filter(move |direction| only.is_none_or(|only| only == *direction))
+    }
+}
+
 // === impl Response ===
 
 impl From<Result<Answer, ControlError>> for Response {
@@ -299,7 +324,7 @@ impl ControlError {
 // === impl PortsReport ===
 
 impl PortsReport {
-    /// Groups the rules of a policy: neighbours with the same status and no hits share an entry.
+    /// The rules of a policy, with how often each port's rule was hit.
     #[must_use]
     pub fn new(policy: &crate::ports::PortPolicy, hits: &dyn Fn(Direction, u16) -> u64) -> Self {
         let mut report = Self::default();
@@ -307,22 +332,53 @@ impl PortsReport {
             if policy.has_include_list(direction) {
                 report.include_lists.push(crate::decision::direction_name(direction).to_owned());
             }
-            let mut groups: Vec<(PortStatus, u64, Vec<u16>)> = Vec::new();
+            // Few statuses exist, but any number of ports may have hits.
+            let mut quiet: Vec<(PortStatus, Vec<u16>)> = Vec::new();
             for (port, status) in policy.rules(direction) {
                 let hits = hits(direction, port);
-                match groups.iter_mut().find(|(s, h, _)| *s == status && *h == 0 && hits == 0) {
-                    Some((_, _, ports)) => ports.push(port),
-                    None => groups.push((status, hits, vec![port])),
+                if hits > 0 {
+                    let ports = PortSet::from_iter([port]);
+                    report.rules.push(PortsRule { direction, ports, status, hits });
+                } else {
+                    push(&mut quiet, status, port);
                 }
             }
-            report.rules.extend(groups.into_iter().map(|(status, hits, ports)| PortsRule {
-                direction,
-                ports: ports.into_iter().collect(),
-                status,
-                hits,
+            report.rules.extend(quiet.into_iter().map(|(status, ports)| {
+                let ports = ports.into_iter().collect();
+                PortsRule { direction, ports, status, hits: 0 }
             }));
         }
         report
+    }
+}
+
+// === impl PortsChanged ===
+
+impl PortsChanged {
+    /// Groups what [`crate::ports::PortPolicy::set`] returned.
+    #[must_use]
+    pub fn group(changes: &[PortChange]) -> Vec<Self> {
+        let mut groups = Vec::new();
+        for PortChange { direction, port, before, after } in changes {
+            push(&mut groups, (*direction, *before, *after), *port);
+        }
+        groups
+            .into_iter()
+            .map(|((direction, before, after), ports)| Self {
+                direction,
+                ports: ports.into_iter().collect(),
+                before,
+                after,
+            })
+            .collect()
+    }
+}
+
+/// Adds a port to the group with this key; groups keep the order of their first ports.
+fn push<K: PartialEq>(groups: &mut Vec<(K, Vec<u16>)>, key: K, port: u16) {
+    match groups.iter_mut().find(|(existing, _)| *existing == key) {
+        Some((_, ports)) => ports.push(port),
+        None => groups.push((key, vec![port])),
     }
 }
 

@@ -4,7 +4,7 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::ArgAction;
 
-use super::output::OutputArgs;
+use super::output::Format;
 use crate::{
     config::{BpfLog, Config, ConfigError, LogFormat, Switch},
     ports::{CidrList, PortList},
@@ -111,9 +111,9 @@ pub struct ExecArgs {
     #[command(flatten)]
     pub capture: CaptureArgs,
 
-    /// How the table at the end is written.
-    #[command(flatten)]
-    pub output: OutputArgs,
+    /// How the table at the end is written to stderr
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
+    pub output: Format,
 
     /// Print no table at the end
     #[arg(short, long)]
@@ -216,8 +216,8 @@ impl ExecArgs {
         config.workload.name = "exec".into();
         config.outbound.capture_loopback = true;
         config.log.level = "warn".into();
-        // A command's end must not be held up by connections that it left behind.
-        config.drain.deadline = Duration::from_secs(5);
+        // The command is over by then: what a server keeps half-open is not waited for.
+        config.drain.deadline = Duration::from_millis(500);
         self.capture.apply(&mut config);
         config.validate()?;
         Ok(config)

@@ -7,10 +7,11 @@ mod system;
 use serde::Serialize;
 
 use super::{Exit, output::OutputArgs};
+use crate::capture::proof::{self, Proof};
 
 /// Intercepts one connection of a throw-away workload and says what it saw, in a few words.
 /// Takes at most a few seconds and leaves nothing behind.
-pub type Proof = fn() -> Result<String, ProofFailure>;
+pub type ProofRun = fn() -> Result<String, ProofFailure>;
 
 /// Why the proof failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +36,9 @@ pub(super) struct Args {
     #[command(flatten)]
     output: OutputArgs,
 }
+
+/// The name of the last line.
+const PROOF: &str = "interception proof";
 
 /// How a requirement is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -65,29 +69,53 @@ struct Report {
     findings: Vec<Finding>,
 }
 
-pub(super) fn run(args: &Args, proof: Option<Proof>) -> anyhow::Result<Exit> {
+pub(super) fn run(args: &Args, proof: Option<ProofRun>) -> anyhow::Result<Exit> {
     let mut findings = system::findings();
     findings.extend(bpf::findings());
-    findings.push(prove(&findings, proof.filter(|_| !args.no_proof)));
+    findings.push(if args.no_proof {
+        Finding::warn(PROOF, "not tried, as asked", "run without --no-proof")
+    } else {
+        prove(&findings, proof)
+    });
     let report = Report::new(findings);
     args.output.print(&report, text)?;
     Ok(if report.ready { Exit::Success } else { Exit::Requirement })
 }
 
+/// The proof: a child's connection in a throw-away cgroup, really captured.
+pub(super) fn interception() -> Result<String, ProofFailure> {
+    match proof::run() {
+        Ok(Proof { asked, captured }) if captured.destination == asked => Ok(format!(
+            "a child's connection to {asked} reached the proxy with its original destination"
+        )),
+        Ok(Proof { asked, captured }) => Err(ProofFailure {
+            problem: format!("asked for {asked}, the proxy was told {}", captured.destination),
+            hint: "this is a bug of weir: please report it with `uname -a`".into(),
+        }),
+        Err(error) => Err(ProofFailure {
+            problem: error.to_string(),
+            hint: "see the lines above; `weir exec --bpf-log debug` shows the hook's decisions".into(),
+        }),
+    }
+}
+
 /// The proof is only worth its time if nothing else is missing.
-fn prove(so_far: &[Finding], proof: Option<Proof>) -> Finding {
-    let name = "interception proof";
+fn prove(so_far: &[Finding], proof: Option<ProofRun>) -> Finding {
     let missing = so_far.iter().filter(|finding| finding.level == Level::Fail).count();
     let Some(proof) = proof else {
-        return Finding::warn(name, "not tried", "run without --no-proof");
+        return Finding::warn(
+            PROOF,
+            "this build has none",
+            "try weir exec -- curl http://example.com/",
+        );
     };
     if missing > 0 {
         let detail = format!("not tried: {missing} of the requirements above not met");
-        return Finding::fail(name, detail, "meet those first");
+        return Finding::fail(PROOF, detail, "meet those first");
     }
     match proof() {
-        Ok(detail) => Finding::ok(name, detail),
-        Err(ProofFailure { problem, hint }) => Finding::fail(name, problem, hint),
+        Ok(detail) => Finding::ok(PROOF, detail),
+        Err(ProofFailure { problem, hint }) => Finding::fail(PROOF, problem, hint),
     }
 }
 
@@ -138,7 +166,7 @@ impl Finding {
 mod tests {
     use super::*;
 
-    fn proof(outcome: Result<&str, ()>) -> Proof {
+    fn proof(outcome: Result<&str, ()>) -> ProofRun {
         match outcome {
             Ok(_) => || Ok("one connection intercepted".into()),
             Err(()) => || {

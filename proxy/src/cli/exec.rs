@@ -17,14 +17,13 @@ use tokio::{
 };
 
 use super::{
-    ExecArgs, Exit,
+    Exit,
+    capture_args::ExecArgs,
+    output::Format,
     session::{self, Session},
 };
-use crate::capture::cgroup::Transient;
+use crate::{capture::cgroup::Transient, telemetry::stats::StatsSnapshot};
 
-/// The command has ended, so its connections end by themselves; what a server keeps half-open is
-/// not waited for.
-const DRAIN: Duration = Duration::from_millis(500);
 /// As shells have it: found but not executable, and not found.
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
@@ -40,11 +39,18 @@ const FORWARDED: [Signal; 6] = [
 ];
 
 pub(super) fn run(args: &ExecArgs) -> Result<Exit> {
-    let config = args.config()?;
+    let mut config = args.config()?;
+    let pid = std::process::id();
+    if args.capture.control.is_none() {
+        // Several commands may run at a time: the second one takes a socket of its own.
+        config.admin.control_socket =
+            session::free_control_socket(config.admin.control_socket, &format!("exec-{pid}.sock"));
+    }
+    let deadline = config.drain.deadline;
     let log = session::start_log(&config)?;
     let limit = session::raise_file_limit();
     session::runtime(config.runtime.workers)?.block_on(async {
-        let cgroup = Transient::create(&format!("weir-exec-{}", std::process::id()))?;
+        let cgroup = Transient::create(&format!("weir-exec-{pid}"))?;
         let session = Session::start(config, log, cgroup.path()).await?;
         let mut signals = signals()?;
         let status = match spawn(args, &cgroup, limit) {
@@ -56,9 +62,9 @@ pub(super) fn run(args: &ExecArgs) -> Result<Exit> {
             }
         };
         cgroup.release();
-        let summary = session.finish(DRAIN).await;
+        let summary = session.finish(deadline).await;
         if !args.quiet {
-            report(&summary.stats);
+            report(args, &summary.stats)?;
         }
         Ok(Exit::Command(code(status.context("cannot wait for the command")?)))
     })
@@ -125,7 +131,7 @@ fn code(status: ExitStatus) -> u8 {
 }
 
 fn refused(args: &ExecArgs, error: anyhow::Error) -> Result<Exit> {
-    let program = args.command.first().map_or("", String::as_str);
+    let program = args.command.first().map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
     let code = match error.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
         Some(std::io::ErrorKind::NotFound) => NOT_FOUND,
         Some(std::io::ErrorKind::PermissionDenied) => NOT_EXECUTABLE,
@@ -135,9 +141,12 @@ fn refused(args: &ExecArgs, error: anyhow::Error) -> Result<Exit> {
     Ok(Exit::Command(code))
 }
 
-fn report(stats: &crate::telemetry::stats::StatsSnapshot) {
-    match stats.table() {
-        Some(table) => anstream::eprintln!("\n{table}"),
-        None => anstream::eprintln!("weir: no connections"),
+/// Goes to standard error: standard output is the command's.
+fn report(args: &ExecArgs, stats: &StatsSnapshot) -> Result<()> {
+    match (args.output, stats.table()) {
+        (Format::Json, _) => anstream::eprintln!("{}", serde_json::to_string(stats)?),
+        (Format::Table, Some(table)) => anstream::eprintln!("\n{table}"),
+        (Format::Table, None) => anstream::eprintln!("\nweir: no connections"),
     }
+    Ok(())
 }

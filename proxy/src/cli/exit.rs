@@ -4,6 +4,7 @@ use std::{error::Error as StdError, fmt, io, process::ExitCode};
 
 use crate::{
     admin::{client::ClientError, control::ControlSocketError, protocol::ErrorCode},
+    capture::CaptureError,
     config::ConfigError,
     ports::{CidrError, PortListError},
 };
@@ -75,6 +76,20 @@ impl Exit {
         if let Some(ControlSocketError::Io { source, .. }) = cause.downcast_ref() {
             let denied = source.kind() == io::ErrorKind::PermissionDenied;
             return denied.then_some(Self::Requirement);
+        }
+        if let Some(error) = cause.downcast_ref::<CaptureError>() {
+            return Some(match error {
+                CaptureError::OwnCgroup(_) => Self::Usage,
+                CaptureError::Cgroup { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                    Self::Usage
+                }
+                CaptureError::Cgroup { source, .. }
+                    if source.kind() == io::ErrorKind::InvalidInput =>
+                {
+                    Self::Usage
+                }
+                _ => Self::Requirement,
+            });
         }
         let usage =
             cause.is::<ConfigError>() || cause.is::<PortListError>() || cause.is::<CidrError>();

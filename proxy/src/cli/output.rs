@@ -22,6 +22,25 @@ pub struct OutputArgs {
     pub output: Format,
 }
 
+// === impl Format ===
+
+impl Format {
+    /// The result as text that ends with a line feed (or is empty).
+    ///
+    /// # Errors
+    /// If the result has no JSON form.
+    pub fn render<T: Serialize>(
+        self,
+        result: &T,
+        table: impl FnOnce(&T) -> String,
+    ) -> serde_json::Result<String> {
+        match self {
+            Self::Json => serde_json::to_string_pretty(result).map(|json| json + "\n"),
+            Self::Table => Ok(table(result)),
+        }
+    }
+}
+
 // === impl OutputArgs ===
 
 impl OutputArgs {
@@ -34,10 +53,7 @@ impl OutputArgs {
         result: &T,
         table: impl FnOnce(&T) -> String,
     ) -> anyhow::Result<()> {
-        let text = match self.output {
-            Format::Json => serde_json::to_string_pretty(result)? + "\n",
-            Format::Table => table(result),
-        };
+        let text = self.output.render(result, table)?;
         Ok(write_stdout(text.as_bytes())?)
     }
 }
@@ -46,4 +62,9 @@ pub(super) fn write_stdout(bytes: &[u8]) -> io::Result<()> {
     let mut out = anstream::stdout().lock();
     out.write_all(bytes)?;
     out.flush()
+}
+
+/// Says something to whoever is watching; if nobody is, nobody needs to know.
+pub fn narrate(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }

@@ -3,13 +3,13 @@
 use super::{
     Exit,
     control::{ControlArgs, unexpected},
-    output::OutputArgs,
+    output::{OutputArgs, narrate},
     with_exit,
 };
 use crate::{
-    admin::protocol::{Answer, Command, PortsReport, PortsSet},
+    admin::protocol::{Answer, Command, PortsChanged, PortsReport, PortsSet},
     decision::{Direction, PortState, direction_name, source_name, state_name},
-    ports::{PortChange, PortList, PortSet, PortStatus},
+    ports::{PortList, PortStatus},
     telemetry::stats::{plain_table, print_table},
 };
 
@@ -85,7 +85,7 @@ fn list(args: &ListArgs) -> anyhow::Result<Exit> {
         other => return Err(unexpected(&other)),
     };
     for direction in &report.include_lists {
-        eprintln!("{direction}: only included ports are captured");
+        narrate(&format!("{direction}: only included ports are captured"));
     }
     args.output.print(&report, list_table)?;
     Ok(Exit::Success)
@@ -128,33 +128,20 @@ fn set(args: &SetArgs, state: PortState) -> anyhow::Result<Exit> {
         other => return Err(unexpected(&other)),
     };
     if changes.is_empty() {
-        eprintln!("nothing changed: {} is already {}", args.list, state_name(state));
+        narrate(&format!("nothing changed: {} is already {}", args.list, state_name(state)));
     }
     args.output.print(&changes, |changes| changes_text(changes))?;
     Ok(Exit::Success)
 }
 
-/// One line per run of ports that changed in the same way.
-pub(super) fn changes_text(changes: &[PortChange]) -> String {
-    let mut groups: Vec<(Direction, PortStatus, PortStatus, Vec<u16>)> = Vec::new();
-    for change in changes {
-        let same = |group: &&mut (Direction, PortStatus, PortStatus, Vec<u16>)| {
-            (group.0, group.1, group.2) == (change.direction, change.before, change.after)
-        };
-        match groups.iter_mut().find(same) {
-            Some((.., ports)) => ports.push(change.port),
-            None => {
-                groups.push((change.direction, change.before, change.after, vec![change.port]));
-            }
-        }
-    }
+/// One line per group of ports that changed in the same way.
+pub(super) fn changes_text(changes: &[PortsChanged]) -> String {
     let status = |s: PortStatus| format!("{} ({})", state_name(s.state), source_name(s.source));
-    groups
-        .into_iter()
-        .map(|(direction, before, after, ports)| {
-            let ports: PortSet = ports.into_iter().collect();
-            let direction = direction_name(direction);
-            format!("{direction} {ports}: {} -> {}\n", status(before), status(after))
+    changes
+        .iter()
+        .map(|PortsChanged { direction, ports, before, after }| {
+            let direction = direction_name(*direction);
+            format!("{direction} {ports}: {} -> {}\n", status(*before), status(*after))
         })
         .collect()
 }

@@ -4,15 +4,23 @@ use anyhow::{Context as _, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
-    Exit, RunArgs,
+    Exit,
+    capture_args::RunArgs,
+    output, with_exit,
     session::{self, Session},
 };
 
 pub(super) fn run(args: &RunArgs) -> Result<Exit> {
     let config = args.config()?;
-    let cgroup = config.workload.cgroup.clone().context(
-        "no cgroup to capture; name one with --cgroup PATH or `cgroup` under [workload]",
-    )?;
+    if args.print_config {
+        output::write_stdout(config.to_toml().as_bytes())?;
+        return Ok(Exit::Success);
+    }
+    let cgroup = config.workload.cgroup.clone().ok_or_else(|| {
+        let problem =
+            "no cgroup to capture; name one with --cgroup PATH or `cgroup` under [workload]";
+        with_exit(anyhow::anyhow!(problem), Exit::Usage)
+    })?;
     let log = session::start_log(&config)?;
     session::raise_file_limit();
     session::runtime(config.runtime.workers)?.block_on(async {

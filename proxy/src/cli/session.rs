@@ -1,7 +1,11 @@
 //! What `exec` and `run` share: a captured workload with its telemetry, admin endpoints and
 //! control socket, from start to the end of the drain.
 
-use std::{fs::File, io::Write, path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -12,9 +16,9 @@ use crate::{
         control::ControlSocket,
         http::{AdminServer, Readiness},
     },
-    config::{Config, LogFormat},
+    config::{BpfLog, Config},
     daemon::Daemon,
-    logging::{self, LogHandle, LogStyle},
+    log::{self, LogHandle},
     telemetry::{Telemetry, record::RecordLog, stats::StatsSnapshot},
     workload::Workload,
 };
@@ -85,12 +89,12 @@ impl Session {
 
 /// Starts weir's own log as configured.
 pub(super) fn start_log(config: &Config) -> Result<LogHandle> {
-    let style = match config.log.format {
-        LogFormat::Text => LogStyle::Human,
-        LogFormat::Json => LogStyle::Json,
-    };
-    logging::init(&config.log.level, style)
-        .map_err(|error| anyhow::anyhow!("log filter {:?}: {error}", config.log.level))
+    let mut log = config.log.clone();
+    if log.bpf != BpfLog::Off {
+        // What the BPF programs log comes with their crate's name as its target.
+        log.level.push_str(",weir_ebpf=trace");
+    }
+    Ok(log::init(&log)?)
 }
 
 pub(super) fn runtime(workers: usize) -> Result<tokio::runtime::Runtime> {
@@ -111,12 +115,18 @@ pub(super) fn raise_file_limit() -> Option<(u64, u64)> {
 
 fn records(config: &Config) -> Result<Option<RecordLog>> {
     let Some(path) = &config.record.file else { return Ok(None) };
-    let out: Box<dyn Write + Send> = if path.as_os_str() == "-" {
-        Box::new(std::io::stdout())
+    let log = RecordLog::open(path, config.record.format).with_context(|| {
+        format!("cannot open record file {}; name a file in a directory that exists", path.display())
+    })?;
+    Ok(Some(log))
+}
+
+/// The control socket to use where none was asked for: the usual one, or `name` beside it while
+/// another weir has that.
+pub(super) fn free_control_socket(usual: PathBuf, name: &str) -> PathBuf {
+    if std::os::unix::net::UnixStream::connect(&usual).is_ok() {
+        usual.with_file_name(name)
     } else {
-        Box::new(File::create(path).with_context(|| {
-            format!("cannot create record file {}; name a path in a directory that exists", path.display())
-        })?)
-    };
-    Ok(Some(RecordLog::start(out, config.record.format).context("cannot start the record log")?))
+        usual
+    }
 }

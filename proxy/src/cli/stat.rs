@@ -3,7 +3,7 @@
 use super::{
     Exit,
     control::{ControlArgs, unexpected},
-    output::OutputArgs,
+    output::{OutputArgs, narrate},
 };
 use crate::admin::protocol::{Answer, Command};
 
@@ -24,7 +24,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         other => return Err(unexpected(&other)),
     };
     if stats.rows.is_empty() {
-        eprintln!("no connections so far");
+        narrate("no connections so far");
     }
     args.output.print(&stats, |stats| stats.table().unwrap_or_default())?;
     Ok(Exit::Success)

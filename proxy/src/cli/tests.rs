@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     admin::protocol::{
-        Explanation, KernelCounters, PortsReport, Seen, Status, Step, WorkloadStatus,
+        Explanation, KernelCounters, PortsChanged, PortsReport, Seen, Status, Step, WorkloadStatus,
     },
     decision::{Direction, PortState, Source, Treatment},
     ports::{PolicyInput, PortList, PortPolicy, PortSet},
@@ -66,7 +66,11 @@ fn port_tables_and_changes_read_well() {
     let report = PortsReport::new(&policy, &hits);
     insta::assert_snapshot!(
         "ports",
-        format!("{}\n{}", ports::list_table(&report), ports::changes_text(&changes))
+        format!(
+            "{}\n{}",
+            ports::list_table(&report),
+            ports::changes_text(&PortsChanged::group(&changes))
+        )
     );
     insta::assert_snapshot!("ports_json", serde_json::to_string_pretty(&report).unwrap());
 }

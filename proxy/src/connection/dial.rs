@@ -4,7 +4,7 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::capture::Captured;
@@ -63,9 +63,4 @@ impl Dial {
         }
         Ok(TcpSocket::from_std_stream(socket.into()))
     }
-}
-
-/// Makes the coming close a reset (socket(7), `SO_LINGER` with zero time).
-pub(crate) fn reset_on_close(stream: &TcpStream) {
-    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+pub use super::Side;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
@@ -79,15 +80,6 @@ pub enum HttpVersion {
     Http1,
     /// HTTP/2 with prior knowledge (RFC 9113 §3.3).
     Http2,
-}
-
-/// One of the two peers of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// Who opened the connection.
-    Client,
-    /// Whom the connection was meant for.
-    Upstream,
 }
 
 /// Called just before a stream is dropped abnormally, so that its owner can make the close a reset

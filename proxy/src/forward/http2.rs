@@ -34,7 +34,9 @@ where
     let (requests, mut upstream) = match connect(upstream, limits).await {
         Ok(connected) => connected,
         Err(cause) => {
-            context.abort(Side::Client);
+            if cause != EndCause::Closed(Side::Upstream) {
+                context.abort(Side::Client);
+            }
             return cause.into();
         }
     };

@@ -61,6 +61,10 @@ impl Recorder {
         seen.0 == seen.1.len()
     }
 
+    pub(super) async fn settled(&self) {
+        self.wait(|started, exchanges| started == exchanges.len()).await;
+    }
+
     pub(super) async fn started(&self, count: usize) {
         self.wait(|started, _| started >= count).await;
     }

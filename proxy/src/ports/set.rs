@@ -25,7 +25,7 @@ impl PortSet {
         for (first, last) in sorted {
             match merged.last_mut() {
                 Some((_, end)) if u32::from(first) <= u32::from(*end) + 1 => {
-                    *end = (*end).max(last)
+                    *end = (*end).max(last);
                 }
                 _ => merged.push((first, last)),
             }

@@ -50,12 +50,14 @@ pub struct KernelCount {
 
 type KernelSource = Box<dyn Fn() -> Vec<KernelCount> + Send + Sync>;
 
+type BoundMap = HashMap<(Arc<str>, Direction), Arc<Bound>>;
+
 /// The registry and the families in it.
 #[derive(Debug)]
 pub(super) struct Metrics {
     registry: Registry,
     families: Families,
-    bound: RwLock<HashMap<(Arc<str>, Direction), Arc<Bound>>>,
+    bound: RwLock<BoundMap>,
     kernel: Arc<KernelCollector>,
 }
 

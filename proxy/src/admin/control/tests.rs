@@ -1,4 +1,4 @@
-use std::{io::Read, io::Write, sync::Mutex};
+use std::{io::Read, io::Write, os::unix::fs::PermissionsExt, sync::Mutex};
 
 use super::*;
 use crate::{
@@ -39,12 +39,9 @@ impl ControlHandler for Fake {
     }
 
     fn set_ports(&self, change: &PortsSet) -> Result<Vec<PortChange>, ControlError> {
-        let directions = change
-            .direction
-            .map_or_else(|| vec![Direction::Outbound, Direction::Inbound], |one| vec![one]);
         let mut policy = self.0.lock().unwrap();
-        Ok(directions
-            .into_iter()
+        Ok(change
+            .directions()
             .flat_map(|d| policy.set(d, &change.ports, change.state, Source::Cli))
             .collect())
     }
@@ -128,7 +125,8 @@ async fn requests_are_answered() {
     let Answer::Status(status) = served.ask(Command::Status).await.unwrap() else { panic!() };
     assert_eq!(*status, served.handler.status());
     let Answer::Changed(changes) = served.ask(skip("80,4406")).await.unwrap() else { panic!() };
-    assert_eq!(changes.len(), 2);
+    assert_eq!(changes.len(), 1);
+    assert_eq!(changes[0].ports.to_string(), "80,4406");
     let Answer::Ports(report) = served.ask(Command::PortsList).await.unwrap() else { panic!() };
     assert!(report.rules.iter().any(|rule| rule.ports.contains(4406) && rule.hits == 7));
     let error = served.ask(Command::LogLevel { filter: Some("x".into()) }).await.unwrap_err();
@@ -214,4 +212,30 @@ async fn the_wire_format_is_stable() {
         serde_json::to_string(&Response::from(Ok(Answer::LogLevel("info".into())))).unwrap(),
         r#"{"version":1,"ok":{"log_level":"info"}}"#
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_client_is_dropped() {
+    let served = Served::start();
+    let mut stream = UnixStream::connect(served.path()).await.unwrap();
+    stream.write_all(b"{\"version\":1,").await.unwrap();
+    let before = tokio::time::Instant::now();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.is_empty());
+    assert!(before.elapsed() >= DEADLINE);
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_line_is_understood_or_refused(line: Vec<u8>, list in ".{0,12}") {
+        let _ = parse(&line);
+        let list = serde_json::to_string(&list).unwrap();
+        let request =
+            format!(r#"{{"version":1,"command":{{"ports_set":{{"ports":{list},"state":"skip"}}}}}}"#);
+        let parsed = parse(request.as_bytes());
+        let list: String = serde_json::from_str(&list).unwrap();
+        let good = crate::ports::PortList::parse(&list).is_ok_and(|list| !list.append);
+        proptest::prop_assert_eq!(parsed.is_ok(), good);
+    }
 }

@@ -55,3 +55,14 @@ async fn nothing_can_be_changed() {
         assert!(answer.starts_with("HTTP/1.1 405") && answer.contains("allow: GET, HEAD"));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_dawdles_is_dropped() {
+    let (_set, readiness) = watch::channel(Readiness::Ready);
+    let mut stream = TcpStream::connect(start(readiness).await).await.unwrap();
+    stream.write_all(b"GET /live HTTP/1.1\r\nhost:").await.unwrap();
+    let before = tokio::time::Instant::now();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    assert!(before.elapsed() >= HEAD_DEADLINE && before.elapsed() < CONNECTION_DEADLINE);
+}

@@ -29,7 +29,7 @@ fn judge(name: String, support: Support, needed: bool) -> Finding {
         (Support::Unknown(why), _) => Finding::fail(
             name,
             format!("cannot be tried: {why}"),
-            "run as root, or grant CAP_BPF and CAP_NET_ADMIN",
+            "see capabilities above; in a container, seccomp may forbid bpf(2)",
         ),
     }
 }

@@ -12,6 +12,10 @@ use crate::forward::http::{ExchangeEnd, ExchangeSink, HttpLimits, Side, Tracker,
 /// Said to a client whose connection ends after this response, because weir drains.
 const CLOSE: &[u8] = b"connection: close\r\n";
 
+/// Requests that may wait for their responses: what a pipelining client can make weir hold, at some
+/// hundred bytes each. Those behind wait in the kernel.
+const MAX_PIPELINED: usize = 1024;
+
 pub(super) struct Messages {
     sink: Arc<dyn ExchangeSink>,
     limits: HttpLimits,
@@ -92,8 +96,13 @@ impl Messages {
         matches!(self.requests, State::Raw)
     }
 
+    /// The client's bytes have to wait for a response.
     pub(super) fn is_held(&self) -> bool {
-        matches!(self.requests, State::Held)
+        match self.requests {
+            State::Held => true,
+            State::Head(_) => self.pending.len() >= MAX_PIPELINED,
+            State::Body(_) | State::Raw => false,
+        }
     }
 
     /// Nothing is under way.
@@ -118,6 +127,7 @@ impl Messages {
             let input = pipe.uncleared();
             match &mut self.requests {
                 State::Head(_) if self.close_said => pipe.discard(),
+                State::Head(_) if self.pending.len() >= MAX_PIPELINED => return,
                 State::Head(search) => {
                     if !search.is_worth_parsing(input) {
                         return self.check_size(Side::Client, input.len());
@@ -358,6 +368,7 @@ impl Messages {
         {
             let mut tracker = request.tracker;
             tracker.finish(ExchangeEnd::Complete);
+            self.released |= self.pending.len() + 1 == MAX_PIPELINED;
         }
     }
 }

@@ -177,6 +177,29 @@ async fn pipelined_requests_are_answered_in_order() {
 }
 
 #[tokio::test]
+async fn pipelined_requests_beyond_the_bound_wait() {
+    const COUNT: usize = 5000;
+    let mut rig = rig().await;
+    let (mut client_read, mut client_write) = rig.client.split();
+    let write = async {
+        client_write.write_all(GET.repeat(COUNT).as_bytes()).await.unwrap();
+        client_write.shutdown().await.unwrap();
+    };
+    let serve = async {
+        // Answered in batches below the bound: weir holds requests back, and has to let them go.
+        for _ in 0..COUNT / 1000 {
+            expect(&mut rig.upstream, GET.repeat(1000).as_bytes()).await;
+            rig.upstream.write_all(OK.repeat(1000).as_bytes()).await.unwrap();
+        }
+    };
+    let mut seen = vec![0; OK.len() * COUNT];
+    let ((), (), read) =
+        within(async { tokio::join!(write, serve, client_read.read_exact(&mut seen)) }).await;
+    read.unwrap();
+    close(rig, COUNT).await;
+}
+
+#[tokio::test]
 async fn heads_may_be_large() {
     let field = format!("X-Large: {}\r\n", "x".repeat(1000)).repeat(262);
     let mut rig = rig().await;

@@ -3,6 +3,7 @@
 mod endings;
 mod peers;
 mod raw;
+mod storm;
 mod tunnels;
 
 use std::hash::{DefaultHasher, Hasher};

@@ -2,7 +2,9 @@
 //! pipe is too slow, records are dropped and counted, and connections go on.
 
 use std::{
+    fs,
     io::{self, BufWriter, Write},
+    path::Path,
     sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel},
     time::Duration,
 };
@@ -49,6 +51,24 @@ impl RecordLog {
     /// If no thread can be started.
     pub fn start(out: Box<dyn Write + Send>, format: RecordFormat) -> io::Result<Self> {
         Self::with_queue(out, format, QUEUE)
+    }
+
+    /// Opens a file to append to, or stdout for `-`, and starts the thread.
+    ///
+    /// # Errors
+    /// If the file can't be opened or no thread started; the error names the file.
+    pub fn open(path: &Path, format: RecordFormat) -> io::Result<Self> {
+        if path == Path::new("-") {
+            return Self::start(Box::new(io::stdout()), format);
+        }
+        let file =
+            fs::OpenOptions::new().create(true).append(true).open(path).map_err(|error| {
+                let path = path.display();
+                let text =
+                    format!("cannot open record file {path}: {error}; is its folder writable?");
+                io::Error::new(error.kind(), text)
+            })?;
+        Self::start(Box::new(file), format)
     }
 
     fn with_queue(

@@ -77,6 +77,11 @@ impl Peers {
         }
     }
 
+    /// `None` once the upstream's connection has ended.
+    pub(super) async fn next(&mut self) -> Option<Accepted> {
+        self.accepted.recv().await
+    }
+
     pub(super) async fn accept(&mut self) -> Accepted {
         within(self.accepted.recv()).await.expect("the upstream's connection ended")
     }

@@ -1,0 +1,41 @@
+//! Resets: sending one on purpose, and waiting until what should arrive before it has arrived.
+
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::sleep;
+
+/// How long bytes that were received before a reset may take to be delivered. On a direct
+/// connection only what is already in the receiver's kernel survives; a receiver that does not
+/// read for this long would have lost them too.
+pub(super) const GRACE: Duration = Duration::from_secs(1);
+
+const FIRST_WAIT: Duration = Duration::from_millis(1);
+const LONGEST_WAIT: Duration = Duration::from_millis(32);
+
+/// Closes `stream` with a RST instead of a FIN: `SO_LINGER` with zero seconds, tcp(7).
+/// What its peer has not received yet is dropped.
+pub fn reset(stream: TcpStream) {
+    // Without the option the close is an ordinary one, which is all that is left to do.
+    let _ = stream.set_zero_linger();
+}
+
+/// Waits until the peer's kernel has everything that was written to `stream`. The kernel has no
+/// event for that, so it is asked at growing intervals. Returns at once if asking fails.
+pub(super) async fn delivered(stream: &TcpStream) {
+    let mut wait = FIRST_WAIT;
+    while unacknowledged(stream) > 0 {
+        sleep(wait).await;
+        wait = (wait * 2).min(LONGEST_WAIT);
+    }
+}
+
+/// Bytes sent or queued that the peer has not acknowledged (SIOCOUTQ, tcp(7)); 0 if unknown.
+fn unacknowledged(stream: &TcpStream) -> libc::c_int {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is open for as long as `stream` is borrowed, and TIOCOUTQ (the same
+    // number as SIOCOUTQ) writes one int to the pointer, which is valid for the call.
+    let result = unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if result == 0 { bytes } else { 0 }
+}

@@ -1,0 +1,100 @@
+//! weir's own log: tracing to stderr, with a filter that can be changed while it runs. What the
+//! BPF programs say arrives through the `log` facade and is filtered alike.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
+};
+
+use crate::config::{Log, LogFormat};
+
+/// Changes the filter. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct LogHandle {
+    filter: reload::Handle<EnvFilter, Registry>,
+    /// As it was given: an `EnvFilter` prints itself in another order.
+    current: Arc<Mutex<String>>,
+}
+
+/// Why the log was not set up, or its filter not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The filter does not parse.
+    #[error("log filter {filter:?} is not understood: {source}; write info or weir=debug,h2=warn")]
+    Filter {
+        /// As given.
+        filter: String,
+        /// The cause.
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// There is a log already, or none any more.
+    #[error("cannot set up the log: {0}")]
+    Install(String),
+}
+
+/// Installs the log for the whole process; once.
+///
+/// # Errors
+/// See [`LogError`].
+pub fn init(config: &Log) -> Result<LogHandle, LogError> {
+    let (filter, handle) = reload::Layer::new(parse(&config.level)?);
+    let lines = match config.format {
+        LogFormat::Text => fmt::layer().with_writer(io::stderr).boxed(),
+        LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(io::stderr).boxed(),
+    };
+    // The filter is the innermost layer, so that it sees the registry that its handle names.
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
+        .try_init()
+        .map_err(|error| LogError::Install(error.to_string()))?;
+    Ok(LogHandle { filter: handle, current: Arc::new(Mutex::new(config.level.clone())) })
+}
+
+// === impl LogHandle ===
+
+impl LogHandle {
+    /// The filter in effect.
+    #[must_use]
+    pub fn current(&self) -> String {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes the filter, or leaves it as it is if the new one does not parse.
+    ///
+    /// # Errors
+    /// See [`LogError`].
+    pub fn set(&self, filter: &str) -> Result<(), LogError> {
+        let parsed = parse(filter)?;
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        self.filter.reload(parsed).map_err(|error| LogError::Install(error.to_string()))?;
+        filter.clone_into(&mut current);
+        Ok(())
+    }
+}
+
+fn parse(filter: &str) -> Result<EnvFilter, LogError> {
+    EnvFilter::try_new(filter)
+        .map_err(|source| LogError::Filter { filter: filter.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_filter_changes_only_to_one_that_parses() {
+        // The only test that installs a global log.
+        let handle = init(&Log { level: "off".into(), ..Log::default() }).unwrap();
+        handle.set("weir=debug,h2=off").unwrap();
+        let error = handle.set("weir=loud").unwrap_err().to_string();
+        assert!(error.contains("\"weir=loud\" is not understood"), "{error}");
+        assert_eq!(handle.current(), "weir=debug,h2=off");
+        handle.set("off").unwrap();
+        assert!(matches!(init(&Log::default()), Err(LogError::Install(_))));
+    }
+}
