@@ -97,10 +97,13 @@ pub fn remove(path: &Path) -> Result<()> {
     // cgroup.kill exists from Linux 5.14 on.
     fs::write(path.join("cgroup.kill"), "1")
         .with_context(|| format!("cannot kill the processes in {}", path.display()))?;
-    wait_until("the cgroup to be empty", Duration::from_secs(5), || {
-        Ok(processes_below(path).is_empty())
-    })?;
-    remove_tree(path)
+    // A process that has just gone keeps its cgroup busy for a moment.
+    let mut result = Ok(());
+    let _told_by_result = wait_until("the cgroup to be free", Duration::from_secs(5), || {
+        result = remove_tree(path);
+        Ok(result.is_ok())
+    });
+    result
 }
 
 fn remove_tree(path: &Path) -> Result<()> {

@@ -5,17 +5,25 @@
 //! inner one, and then removes what the inner one or its children left.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use weir_tests::cgroup::{self, Cgroup};
 use weir_tests::netns;
+use weir_tests::process::wait_until;
 
 /// Says to the inner process that it is the inner one.
 const MARK: &str = "WEIR_XTASK_INNER";
+
+/// How long the last processes may take to go.
+const GRACE: Duration = Duration::from_secs(3);
 
 /// How the inner process ended, and what it left.
 pub(crate) struct Ended {
@@ -48,12 +56,22 @@ pub(crate) fn enclose(role: &str) -> Result<Ended> {
     let before = State::read()?;
     interrupts().thread_block().context("cannot block signals")?;
     let group = Cgroup::new(role)?;
+    let files = tempfile::Builder::new().prefix("weir-xtask-").tempdir()?;
+    // Servers with users of their own look for their files in there.
+    std::fs::set_permissions(files.path(), std::fs::Permissions::from_mode(0o755))?;
+    // Orphans come to us and not to process 1, which does not collect them in every container.
+    prctl::set_child_subreaper(true).context("cannot become the parent of orphans")?;
     let mut inner = Command::new(std::env::current_exe()?);
     inner.args(std::env::args_os().skip(1));
-    let status =
-        group.wrap(&inner).env(MARK, "1").status().context("cannot start the inner part")?;
+    let mut inner = group.wrap(&inner);
+    inner.env(MARK, "1").env("TMPDIR", files.path());
+    let status = inner.status().context("cannot start the inner part")?;
+    // Servers die after they were told to, not while.
+    let _listed_below =
+        wait_until("the end of all processes", GRACE, || Ok(group.processes().is_empty()));
     let processes = group.processes();
     drop(group);
+    collect_orphans();
     let mut leftovers: Vec<String> = processes.iter().map(|pid| format!("process {pid}")).collect();
     leftovers.extend(State::read()?.beyond(&before));
     Ok(Ended { status, leftovers })
@@ -89,14 +107,16 @@ impl State {
         })
     }
 
-    /// What is here and was not; namespaces and cgroups are removed on the way.
+    /// What is here and was not, unless its maker lives: that is another run beside this one, which
+    /// must be left alone. Namespaces and cgroups are removed on the way.
     fn beyond(self, before: &Self) -> Vec<String> {
         let mut found = Vec::new();
-        for name in self.netns.difference(&before.netns) {
+        for name in self.netns.difference(&before.netns).filter(|name| !has_live_maker(name)) {
             found.push(format!("network namespace {name}"));
             let _reported_anyway = netns::ip(&["netns", "delete", name]);
         }
-        for path in self.cgroups.difference(&before.cgroups) {
+        let cgroups = self.cgroups.difference(&before.cgroups);
+        for path in cgroups.filter(|path| !has_live_maker(&path.to_string_lossy())) {
             found.push(format!("cgroup {}", path.display()));
             let _reported_anyway = cgroup::remove(path);
         }
@@ -109,11 +129,25 @@ impl State {
 
 // === helpers ===
 
+/// weir and its tests put their process id into the names of what they make: `weirt-PID-0-client`,
+/// `weir-exec-PID`.
+fn has_live_maker(name: &str) -> bool {
+    let maker = name.split('-').find(|part| part.parse::<u32>().is_ok());
+    maker.is_some_and(|pid| Path::new("/proc").join(pid).exists())
+}
+
+fn collect_orphans() {
+    // The cgroup is empty: all that is left to be collected is dead, or about to be.
+    let _none_left = wait_until("orphans", GRACE, || {
+        Ok(matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Err(nix::errno::Errno::ECHILD)))
+    });
+}
+
 fn interrupts() -> SigSet {
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect()
 }
 
-fn named(dir: &std::path::Path, wanted: impl Fn(&str) -> bool) -> BTreeSet<PathBuf> {
+fn named(dir: &Path, wanted: impl Fn(&str) -> bool) -> BTreeSet<PathBuf> {
     let Ok(entries) = std::fs::read_dir(dir) else { return BTreeSet::new() };
     entries
         .filter_map(|entry| Some(entry.ok()?.path()))
