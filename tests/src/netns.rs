@@ -69,13 +69,17 @@ impl Netns {
     }
 
     /// As [`Netns::command`], with the privileges of another user.
-    #[must_use]
-    pub fn command_as(&self, user: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    ///
+    /// # Errors
+    ///
+    /// Fails when there is no such user.
+    pub fn command_as(&self, user: &str, program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
+        let user = user_named(user)?;
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", self.path().display()));
-        command.args(["setpriv", "--reuid", user, "--regid", user, "--clear-groups"]);
-        command.args(["--pdeathsig", "KILL", "--"]).arg(program);
-        command
+        command.arg(format!("--net={}", self.path().display())).arg("setpriv");
+        command.arg(format!("--reuid={}", user.uid)).arg(format!("--regid={}", user.gid));
+        command.args(["--clear-groups", "--pdeathsig", "KILL", "--"]).arg(program);
+        Ok(command)
     }
 
     /// Runs `f` on a thread inside: sockets that it opens belong to this namespace for good.
@@ -142,6 +146,16 @@ impl Drop for Netns {
             eprintln!("namespace left behind: {error:#}");
         }
     }
+}
+
+/// A user of this machine.
+///
+/// # Errors
+///
+/// Fails when there is no such user.
+pub fn user_named(name: &str) -> Result<nix::unistd::User> {
+    nix::unistd::User::from_name(name)?
+        .with_context(|| format!("there is no user {name}; its Debian package makes it"))
 }
 
 /// Runs `ip` with its message as the error.

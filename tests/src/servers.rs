@@ -25,8 +25,7 @@ fn write(path: PathBuf, text: &str) -> Result<PathBuf> {
 
 /// Gives a directory to another user.
 fn give(path: &Path, user: &str) -> Result<()> {
-    let entry = nix::unistd::User::from_name(user)?
-        .with_context(|| format!("there is no user {user}; its Debian package makes it"))?;
+    let entry = crate::netns::user_named(user)?;
     std::os::unix::fs::chown(path, Some(entry.uid.as_raw()), Some(entry.gid.as_raw()))
         .with_context(|| format!("cannot give {} to {user}", path.display()))
 }

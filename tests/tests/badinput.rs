@@ -169,7 +169,7 @@ fn an_ordinary_user_is_told_what_is_missing() -> Result<()> {
     // A copy that the user can reach: the target directory may be below /root.
     let copy = lab.dir().join("weir");
     std::fs::copy(weir_tests::weir::binary()?, &copy)?;
-    let mut command = lab.client.command_as("nobody", &copy);
+    let mut command = lab.client.command_as("nobody", &copy)?;
     command.args(["exec", "--", "true"]);
     let finished = weir_tests::process::run(&mut command, Duration::from_secs(20))?;
     assert!([1, 3].contains(&finished.code()), "{}: {}", finished.code(), finished.stderr);

@@ -5,12 +5,12 @@ use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use weir_tests::Lab;
 use weir_tests::cgroup::Cgroup;
 use weir_tests::lab::SERVER_V4;
 use weir_tests::peer::Peer;
-use weir_tests::process::{Finished, Process, run as run_command};
+use weir_tests::process::{Process, run as run_command};
 use weir_tests::servers::{grpc, mariadb, nginx, redis, smtp};
 use weir_tests::visits::{Outcome, Visitor, Visits, now};
 use weir_tests::weir::{Daemon, Exec};
@@ -20,6 +20,9 @@ use crate::{scope, test};
 
 /// What one client may take.
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// Longer than one visit takes.
+const UNDER_WAY: Duration = Duration::from_millis(200);
 
 /// Port of a server that only says who is connected.
 const WHOAMI: u16 = 9000;
@@ -115,13 +118,13 @@ fn clients() -> String {
         ),
         (mariadb::client(SERVER_V4, mariadb::PORT, sql), ""),
         (redis::client(SERVER_V4, &["INCR", "visits"]), ""),
-        (smtp::client(SERVER_V4), "grep queued || grep 250"),
+        (smtp::client(SERVER_V4), "grep 'accepted'"),
         (call, ""),
     ];
     let mut script = String::from("set -e\n");
     for (line, filter) in lines {
         let quoted: Vec<String> = line.iter().map(|word| quote(word)).collect();
-        let filter = if filter.is_empty() { String::new() } else { format!(" | {{ {filter}; }}") };
+        let filter = if filter.is_empty() { String::new() } else { format!(" | {filter}") };
         let shown = quoted.join(" ");
         let _always_fits =
             writeln!(script, "echo {}\n{shown}{filter}", quote(&format!("$ {shown}")));
@@ -156,23 +159,19 @@ fn a_port_is_skipped(lab: &Lab) -> Result<()> {
 }
 
 fn query_ten_times(lab: &Lab, cgroup: &Cgroup, direct: bool) -> Result<()> {
-    let statement = format!("{};\n\\! ss -Htn state established", mariadb::WHOAMI);
-    let line = mariadb::client(SERVER_V4, mariadb::PORT, &statement);
+    let line = mariadb::whoami(SERVER_V4, mariadb::PORT);
     let mut same = 0;
     for _ in 0..10 {
         let mut command = lab.client.command(&line[0]);
         command.args(&line[1..]);
-        let Finished { stdout, .. } = run_command(&mut cgroup.wrap(&command), LIMIT)?.ok()?;
-        let (told, own): (Vec<&str>, Vec<&str>) =
-            stdout.lines().partition(|line| line.split_whitespace().count() == 2);
-        let told = told.first().context("MariaDB did not answer")?.replace(' ', ":");
-        let to_server = format!("{SERVER_V4}:{}", mariadb::PORT);
-        same += usize::from(own.iter().any(|row| row.contains(&told) && row.contains(&to_server)));
+        let answer = run_command(&mut cgroup.wrap(&command), LIMIT)?.ok()?;
+        same += usize::from(mariadb::saw_own_port(&answer.stdout)?);
     }
-    // Captured, the workload's own end is known to the kernel as a connection to weir.
     let way = if direct { "direct" } else { "through weir" };
-    println!("  10 queries: MariaDB saw the client's own address and port in {same} ({way})");
-    ensure!((same == 10) == direct, "10 queries {way} expected, {same} were direct");
+    println!(
+        "  10 queries: MariaDB saw the client's own address and port in {same} of them ({way})"
+    );
+    ensure!(same == if direct { 10 } else { 0 }, "10 queries {way} expected, {same} were direct");
     Ok(())
 }
 
@@ -188,7 +187,9 @@ fn weir_is_killed(lab: &Lab) -> Result<()> {
     let mut daemon = Daemon::start(lab, &cgroup, &[])?;
     let mut visitor = Visitor::start(lab, &cgroup, WHOAMI, Duration::from_secs(4))?;
     visitor.wait_for(80)?;
-    let alive = now()?;
+    // A connection that is under way when weir dies dies with it, as it would in any proxy.
+    std::thread::sleep(UNDER_WAY);
+    let alive = now()? - u64::try_from(UNDER_WAY.as_nanos())?;
     daemon.process.kill_hard()?;
     let dead = now()?;
     visitor.wait_for(200)?;
@@ -217,16 +218,15 @@ fn tell(when: &str, visits: &Visits, from: u64, to: u64, expected: &Outcome) -> 
 
 fn chapter(title: &str, text: &str) {
     println!("\n{title}\n{}\n", "─".repeat(title.len()));
-    let mut width = 0;
+    let mut line = String::new();
     for word in text.split(' ') {
-        if width + word.len() > 90 {
-            println!();
-            width = 0;
+        if line.len() + word.len() > 90 {
+            println!("{}", line.trim_end());
+            line.clear();
         }
-        print!("{word} ");
-        width += word.len() + 1;
+        line.extend([word, " "]);
     }
-    println!("\n");
+    println!("{}\n", line.trim_end());
 }
 
 /// Runs a verb against the daemon and shows what it said.

@@ -49,9 +49,30 @@ pub fn client(host: &str, port: u16, statement: &str) -> Vec<String> {
         .collect()
 }
 
-/// A statement that answers with the client's address and port as the server sees them.
-pub const WHOAMI: &str = "SELECT REPLACE(host, ':', ' ') FROM information_schema.processlist \
-     WHERE id = CONNECTION_ID()";
+/// The client's command line for the question who is connected, asked of the server and of the
+/// client's kernel. [`saw_own_port`] reads the output.
+#[must_use]
+pub fn whoami(host: &str, port: u16) -> Vec<String> {
+    let server = "SELECT REPLACE(host, ':', ' ') FROM information_schema.processlist \
+         WHERE id = CONNECTION_ID()";
+    client(host, port, &format!("{server};\n\\! ss -Htnp state established"))
+}
+
+/// Whether the address and port that the server saw are those of the client's own socket, and not
+/// of another process in its namespace, such as weir.
+///
+/// # Errors
+///
+/// Fails when the output is not that of [`whoami`].
+pub fn saw_own_port(output: &str) -> Result<bool> {
+    // The client buffers its own output, so that the two answers may come in either order.
+    let (server, kernel): (Vec<&str>, Vec<&str>) =
+        output.lines().partition(|line| line.split_whitespace().count() == 2);
+    let server = server.first().context("the server did not say who is connected")?;
+    let own = kernel.iter().find(|row| row.contains("\"mariadb\""));
+    let own = own.with_context(|| format!("no socket of the client in {kernel:?}"))?;
+    Ok(own.contains(&server.replace(' ', ":")))
+}
 
 const LIMIT: Duration = Duration::from_secs(60);
 

@@ -21,13 +21,13 @@ pub fn start(lab: &Lab) -> Result<Process> {
     let dir = lab.subdir("postgres")?;
     give(&dir, "postgres")?;
     let (bin, data) = (programs()?, dir.join("data"));
-    let mut initdb = lab.server.command_as("postgres", bin.join("initdb"));
+    let mut initdb = lab.server.command_as("postgres", bin.join("initdb"))?;
     initdb.args(["--no-sync", "--auth=trust", "--username=postgres", "--locale=C"]);
     initdb.args(["--encoding=UTF8", "-D"]).arg(&data);
     run(&mut initdb, Duration::from_secs(60))?.ok().context("cannot make a cluster")?;
     let rules = "host all all all trust\n";
     std::fs::write(data.join("pg_hba.conf"), rules)?;
-    let mut command = lab.server.command_as("postgres", bin.join("postgres"));
+    let mut command = lab.server.command_as("postgres", bin.join("postgres"))?;
     command.arg("-D").arg(&data).args(["-p", &PORT.to_string(), "-c", "listen_addresses=*"]);
     command.args(["-c", "fsync=off", "-c", "shared_buffers=16MB", "-k"]).arg(&dir);
     Process::serve("postgres", command, lab.dir(), (&lab.server, PORT))
