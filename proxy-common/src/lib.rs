@@ -26,6 +26,8 @@ pub mod maps {
     pub const PORT_HITS: &str = "PORT_HITS";
     /// Longest-prefix match over `PrefixKey → u8`: destinations that are never captured.
     pub const SKIP_CIDRS: &str = "SKIP_CIDRS";
+    /// `DestinationKey → u64`: destinations that go direct until then, `bpf_ktime_get_ns` clock.
+    pub const FAILED: &str = "FAILED";
     /// Longest-prefix match over `PrefixKey → Route`: the workload's routing table.
     pub const ROUTES: &str = "ROUTES";
     /// Sock hash `ListenerKey → listening socket`; its emptiness is the liveness check.
@@ -149,11 +151,13 @@ pub enum Reason {
     OwnListener = 14,
     /// A link-local destination, whose scope the proxy could not reproduce.
     LinkLocal = 15,
+    /// The proxy has just failed to reach it: the application is to see the kernel's own error.
+    FailedBefore = 16,
 }
 
 impl Reason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Redirected,
         Self::NotTcp,
         Self::Loopback,
@@ -170,6 +174,7 @@ impl Reason {
         Self::PendingFull,
         Self::OwnListener,
         Self::LinkLocal,
+        Self::FailedBefore,
     ];
 
     /// The name used in metrics and in the CLI.
@@ -192,6 +197,7 @@ impl Reason {
             Self::PendingFull => "pending_full",
             Self::OwnListener => "own_listener",
             Self::LinkLocal => "link_local",
+            Self::FailedBefore => "failed_before",
         }
     }
 }
@@ -258,6 +264,28 @@ pub struct PortRule {
     pub included: u8,
     /// Padding.
     pub _pad: u8,
+}
+
+/// Key of one destination of a workload.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DestinationKey {
+    /// The address.
+    pub addr: AddrWords,
+    /// The workload.
+    pub workload: WorkloadId,
+    /// The port, host order.
+    pub port: u16,
+    /// Padding.
+    pub _pad: u16,
+}
+
+impl DestinationKey {
+    /// The key of an address and port of a workload.
+    #[must_use]
+    pub const fn new(workload: WorkloadId, addr: AddrWords, port: u16) -> Self {
+        Self { addr, workload, port, _pad: 0 }
+    }
 }
 
 /// The data of a longest-prefix-match key: a workload, then an address.
@@ -413,6 +441,7 @@ const _: () = {
     assert!(size_of::<WorkloadConfig>() == 24);
     assert!(size_of::<PortKey>() == 8);
     assert!(size_of::<PortRule>() == 4);
+    assert!(size_of::<DestinationKey>() == 24);
     assert!(size_of::<PrefixKey>() == 20);
     assert!(size_of::<Route>() == 20);
     assert!(size_of::<ListenerKey>() == 8);
@@ -440,6 +469,7 @@ mod pod {
         WorkloadConfig,
         PortKey,
         PortRule,
+        DestinationKey,
         PrefixKey,
         Route,
         ListenerKey,

@@ -12,12 +12,12 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use weir_common::{
-    AddrWords, Direction, ListenerKey, ListenerKind, OriginalDestination, PortKey, PortState,
+    AddrWords, DestinationKey, Direction, ListenerKey, ListenerKind, OriginalDestination, PortKey, PortState,
     PrefixKey, Reason, V4_MAPPED_WORD, WorkloadConfig, flags,
 };
 
 use crate::{
-    maps::{HEARTBEATS, PORT_HITS, PORTS, ROUTES, SKIP_CIDRS, WORKLOAD, WORKLOADS, count, increment},
+    maps::{FAILED, HEARTBEATS, PORT_HITS, PORTS, ROUTES, SKIP_CIDRS, WORKLOAD, WORKLOADS, count, increment},
     socket::{self, read, read_words, write},
 };
 
@@ -133,6 +133,7 @@ fn by_reach(
 ) -> Result<u16, Reason> {
     bound(ctx, dest)?;
     reachable(config, dest)?;
+    failed_before(dest)?;
     let kind = if socket::is_v4(&dest.addr) { ListenerKind::Outbound4 } else { ListenerKind::Outbound6 };
     let key = ListenerKey { workload: dest.workload, kind: kind as u32 };
     let port = socket::listener_port(&key).ok_or(Reason::NoListener)?;
@@ -209,6 +210,17 @@ fn reachable(config: &WorkloadConfig, dest: &mut OriginalDestination) -> Result<
             Ok(())
         }
         _ => Err(Reason::NoRoute),
+    }
+}
+
+/// Lets through what the proxy could not reach a moment ago, so that a retry gets the true error.
+#[inline(always)]
+fn failed_before(dest: &OriginalDestination) -> Result<(), Reason> {
+    let key = DestinationKey::new(dest.workload, dest.addr, dest.port);
+    // SAFETY: one aligned word, and a plain helper call.
+    match unsafe { FAILED.get(&key) } {
+        Some(until) if unsafe { bpf_ktime_get_ns() } < *until => Err(Reason::FailedBefore),
+        _ => Ok(()),
     }
 }
 

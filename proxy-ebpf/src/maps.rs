@@ -3,11 +3,11 @@
 use aya_ebpf::{
     Global,
     bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
-    btf_maps::{HashMap, LpmTrie, PerCpuHashMap, RingBuf, SkStorage, SockHash},
+    btf_maps::{HashMap, LpmTrie, LruHashMap, PerCpuHashMap, RingBuf, SkStorage, SockHash},
     macros::btf_map,
 };
 use weir_common::{
-    CloseEvent, ConnectionKey, CounterKey, ListenerKey, OriginalDestination, PortKey, PortRule,
+    CloseEvent, ConnectionKey, CounterKey, DestinationKey, ListenerKey, OriginalDestination, PortKey, PortRule,
     PrefixKey, Reason, Route, TupleKey, WorkloadConfig, WorkloadId,
 };
 
@@ -32,6 +32,10 @@ pub static PORT_HITS: PerCpuHashMap<PortKey, u64, 2_097_152, NO_PREALLOC> = PerC
 
 #[btf_map]
 pub static SKIP_CIDRS: LpmTrie<PrefixKey, u8, 65_536> = LpmTrie::new();
+
+/// Entries are hints of a few seconds: evicting one costs an application no more than a reset.
+#[btf_map]
+pub static FAILED: LruHashMap<DestinationKey, u64, 16_384> = LruHashMap::new();
 
 #[btf_map]
 pub static ROUTES: LpmTrie<PrefixKey, Route, 1_048_576> = LpmTrie::new();

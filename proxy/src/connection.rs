@@ -37,6 +37,8 @@ pub struct Context {
     pub abort: CancellationToken,
     /// Effective settings.
     pub config: Arc<Config>,
+    /// Told of each destination that could not be reached, before its client is reset.
+    pub on_unreachable: Box<dyn Fn(SocketAddr) + Send + Sync>,
 }
 
 // === impl Context ===
@@ -95,7 +97,7 @@ impl Context {
                 guard.upstream_connected();
                 self.tcp(client.into(), upstream.into(), guard).await
             }
-            Err(error) => unreachable(client, &error),
+            Err(error) => self.unreachable(client, guard, &error),
         }
     }
 
@@ -123,7 +125,7 @@ impl Context {
                 guard.decided(outcome.decision, outcome.tls.clone(), accepted.elapsed());
                 self.forward(client, outcome, guard).await
             }
-            Err(RaceError::Dial(error)) => unreachable(client, &error),
+            Err(RaceError::Dial(error)) => self.unreachable(client, guard, &error),
             Err(RaceError::Client { upstream, .. }) => {
                 if let Some(upstream) = upstream {
                     tcp::reset(upstream);
@@ -135,6 +137,19 @@ impl Context {
                 CloseReason::UpstreamReset
             }
         }
+    }
+
+    /// The upstream could not be reached: the client is reset, the closest to its own error that a
+    /// connection already accepted can come.
+    fn unreachable(
+        &self,
+        client: TcpStream,
+        guard: &ConnectionGuard,
+        error: &std::io::Error,
+    ) -> CloseReason {
+        (self.on_unreachable)(guard.destination());
+        tcp::reset(client);
+        CloseReason::ConnectFailed(error.raw_os_error().unwrap_or(libc::EIO))
     }
 
     async fn forward(
@@ -221,13 +236,6 @@ impl Context {
 fn refuse(client: TcpStream, guard: ConnectionGuard, reason: CloseReason) {
     tcp::reset(client);
     guard.close(reason);
-}
-
-/// The upstream could not be reached: the client is reset, the closest to its own error that a
-/// connection already accepted can come.
-fn unreachable(client: TcpStream, error: &std::io::Error) -> CloseReason {
-    tcp::reset(client);
-    CloseReason::ConnectFailed(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
 fn opaque(source: Source) -> Decision {

@@ -242,6 +242,7 @@ pub const fn skip_clause(reason: Reason) -> &'static str {
         Reason::PendingFull => "table of pending connections was full",
         Reason::OwnListener => "weir's own listener",
         Reason::LinkLocal => "link-local destination",
+        Reason::FailedBefore => "could not be reached a moment ago",
     }
 }
 

@@ -29,6 +29,9 @@ use crate::{
 
 /// The only workload of this process.
 const WORKLOAD: u32 = 1;
+/// How long retries of a destination that could not be reached go direct: long enough for a retry,
+/// short enough that a server just starting is captured soon.
+const LET_FAIL: Duration = Duration::from_secs(5);
 /// A connect that was never accepted is not coming any more.
 const PENDING_AGE: Duration = Duration::from_secs(120);
 /// How long an accept loop pauses where the process is out of descriptors or memory.
@@ -101,6 +104,7 @@ impl Workload {
                 drain: CancellationToken::new(),
                 abort: CancellationToken::new(),
                 config,
+                on_unreachable: let_fail(Arc::clone(&kernel)),
             }),
             kernel,
             listeners,
@@ -372,6 +376,15 @@ fn accelerate(kernel: &Kernel, wanted: bool) -> Acceleration {
     }
 }
 
+/// Lets retries of a destination that could not be reached go direct.
+fn let_fail(kernel: Arc<Kernel>) -> Box<dyn Fn(SocketAddr) + Send + Sync> {
+    Box::new(move |destination| {
+        if let Err(error) = kernel.let_fail(destination, LET_FAIL) {
+            tracing::warn!(%error, "a retry will not see the true error");
+        }
+    })
+}
+
 async fn sweep(originals: Arc<Originals>) {
     let mut ticks = tokio::time::interval(PENDING_AGE);
     loop {
@@ -391,6 +404,7 @@ fn skipped(name: &Arc<str>, event: &DirectClose) -> SkippedConnection {
         destination: event.captured.destination,
         source: match event.reason {
             Reason::SkipCidr | Reason::NotIncluded => Source::Config,
+            Reason::FailedBefore => Source::Learned,
             _ if by_port => event.captured.state_source,
             _ => Source::Default,
         },

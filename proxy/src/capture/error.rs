@@ -83,6 +83,10 @@ impl CaptureError {
         move |error| Self::Map { action, map, source: into_io(error) }
     }
 
+    pub(super) fn clock(source: io::Error) -> Self {
+        Self::Socket { action: "read the monotonic clock", source, hint: "" }
+    }
+
     /// True where the cause is a missing privilege.
     #[must_use]
     pub fn is_permission(&self) -> bool {

@@ -20,11 +20,7 @@ impl Heartbeat {
     /// # Errors
     /// Where the map cannot be written.
     pub fn beat(kernel: &Kernel) -> Result<(), CaptureError> {
-        let now = now_ns().map_err(|source| CaptureError::Socket {
-            action: "read the monotonic clock",
-            source,
-            hint: "",
-        })?;
+        let now = now_ns().map_err(CaptureError::clock)?;
         kernel.heartbeats.insert(&kernel.workload, &now)
     }
 

@@ -10,7 +10,7 @@ use aya::{
     maps::{HashMap, LpmTrie, MapData, PerCpuHashMap, SockHash, lpm_trie::Key},
 };
 use weir_common::{
-    CounterKey, PortKey, PortRule, PrefixKey, Route, TupleKey, WorkloadConfig, WorkloadId, maps,
+    CounterKey, DestinationKey, PortKey, PortRule, PrefixKey, Route, TupleKey, WorkloadConfig, WorkloadId, maps,
 };
 
 use super::CaptureError;
@@ -38,6 +38,7 @@ pub struct Kernel {
     pub(super) workload: WorkloadId,
     pub(super) workloads: Table<WorkloadId, WorkloadConfig>,
     pub(super) heartbeats: Table<WorkloadId, u64>,
+    pub(super) failed: Table<DestinationKey, u64>,
     pub(super) ports: Table<PortKey, PortRule>,
     pub(super) port_hits: Mutex<PerCpuHashMap<MapData, PortKey, u64>>,
     pub(super) counters: Mutex<PerCpuHashMap<MapData, CounterKey, u64>>,
@@ -78,6 +79,7 @@ impl Kernel {
             workload: options.workload,
             workloads: Table::take(&mut ebpf, maps::WORKLOADS)?,
             heartbeats: Table::take(&mut ebpf, maps::HEARTBEATS)?,
+            failed: Table::take(&mut ebpf, maps::FAILED)?,
             ports: Table::take(&mut ebpf, maps::PORTS)?,
             port_hits: Mutex::new(take(&mut ebpf, maps::PORT_HITS)?),
             counters: Mutex::new(take(&mut ebpf, maps::COUNTERS)?),

@@ -1,10 +1,13 @@
 //! Writes the port policy and the skipped prefixes into the maps that the connect hook reads.
 
-use std::net::IpAddr;
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
-use weir_common::{Direction, PortKey, PortRule, PortState, PrefixKey, Source};
+use weir_common::{DestinationKey, Direction, PortKey, PortRule, PortState, PrefixKey, Source};
 
-use super::{CaptureError, Kernel, original::to_words};
+use super::{CaptureError, Kernel, original::{now_ns, to_words}};
 
 impl Kernel {
     /// Sets what one port's new connections get; takes effect with the next connect.
@@ -67,6 +70,31 @@ impl Kernel {
     /// Where the map cannot be read.
     pub fn is_skipped_prefix(&self, addr: IpAddr) -> Result<bool, CaptureError> {
         Ok(self.skip_cidrs.longest(self.prefix(addr))?.is_some())
+    }
+
+    /// Lets connections to a destination go direct for a while, after the proxy could not reach it:
+    /// the application's retry then gets the kernel's own error.
+    ///
+    /// # Errors
+    /// Where the map cannot be written.
+    pub fn let_fail(&self, destination: SocketAddr, time: Duration) -> Result<(), CaptureError> {
+        let now = now_ns().map_err(CaptureError::clock)?;
+        let until = now.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        self.failed.insert(&self.destination(destination), &until)
+    }
+
+    /// How long connections to a destination still go direct because it could not be reached.
+    ///
+    /// # Errors
+    /// Where the map cannot be read.
+    pub fn let_fail_for(&self, destination: SocketAddr) -> Result<Option<Duration>, CaptureError> {
+        let now = now_ns().map_err(CaptureError::clock)?;
+        let until = self.failed.get(&self.destination(destination))?;
+        Ok(until.filter(|until| *until > now).map(|until| Duration::from_nanos(until - now)))
+    }
+
+    fn destination(&self, destination: SocketAddr) -> DestinationKey {
+        DestinationKey::new(self.workload, to_words(destination.ip()), destination.port())
     }
 
     pub(super) fn prefix(&self, addr: IpAddr) -> PrefixKey {

@@ -80,7 +80,7 @@ fn outbound(workload: &Workload, address: SocketAddr, trail: &mut Trail) -> Resu
         }
         trail.pass("port included?", "yes".to_owned());
     }
-    if reach(workload, ip, trail)? {
+    if reach(workload, address, trail)? {
         return Ok(());
     }
     if workload.addresses().contains(&address) {
@@ -105,7 +105,12 @@ fn outbound(workload: &Workload, address: SocketAddr, trail: &mut Trail) -> Resu
 }
 
 /// Scope, routes and the state of the proxy; true where that decided.
-fn reach(workload: &Workload, ip: IpAddr, trail: &mut Trail) -> Result<bool, CaptureError> {
+fn reach(
+    workload: &Workload,
+    address: SocketAddr,
+    trail: &mut Trail,
+) -> Result<bool, CaptureError> {
+    let ip = address.ip();
     let link_local = matches!(ip, IpAddr::V6(v6) if is_link_local(v6));
     if link_local || ip.is_multicast() {
         let why = if link_local {
@@ -130,6 +135,14 @@ fn reach(workload: &Workload, ip: IpAddr, trail: &mut Trail) -> Result<bool, Cap
             );
             return Ok(true);
         }
+    }
+    if let Some(left) = workload.kernel().let_fail_for(address)? {
+        let why = format!(
+            "it could not be reached a moment ago: for {:.1} s more the kernel answers itself",
+            left.as_secs_f32()
+        );
+        trail.decide("reached before?", "no".to_owned(), ("skip", Source::Learned, why));
+        return Ok(true);
     }
     if workload.is_draining() {
         trail.decide(

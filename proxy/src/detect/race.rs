@@ -13,9 +13,10 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use super::{DEFAULT_PEEK_LIMIT, Detector, TlsInfo, Verdict};
+use super::{DEFAULT_PEEK_LIMIT, Detector, TlsInfo, Verdict, http2};
 use crate::decision::{Decision, Treatment};
 
+const SERVER_FIRST: &str = "server spoke first";
 /// Read at a time, on the stack: a connection that says nothing costs no buffer.
 const CHUNK: usize = 2048;
 
@@ -86,6 +87,8 @@ struct Client {
     peeked: Peeked,
     decided: Option<(Decision, Option<TlsInfo>)>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// The server has sent what may be the beginning of HTTP/2.
+    server_preface: bool,
 }
 
 // === impl Options ===
@@ -100,7 +103,8 @@ impl Default for Options {
 ///
 /// `dial` is polled from the start and brings its own deadline. Without a byte from either side
 /// there is none: an idle connection is left alone. Bytes from the upstream decide before bytes
-/// from the client do, because no HTTP or TLS server can speak before it was sent something.
+/// from the client do, because no server of a protocol that is looked for speaks before it was
+/// sent something, except one of HTTP/2 (see `server_spoke`).
 ///
 /// # Errors
 ///
@@ -135,7 +139,10 @@ where
                     }
                 }
                 Some(stream) => {
-                    if let Poll::Ready(n) = poll_read(cx, stream, &mut server.prefix, CHUNK) {
+                    let room = options.peek_limit.saturating_sub(server.prefix.len());
+                    if room > 0
+                        && let Poll::Ready(n) = poll_read(cx, stream, &mut server.prefix, room)
+                    {
                         return Poll::Ready(Event::Server(n));
                     }
                 }
@@ -152,7 +159,7 @@ where
                 server.eof = true;
                 side.decide_tcp("server closed its side first");
             }
-            Event::Server(Ok(_)) => side.decide_tcp("server spoke first"),
+            Event::Server(Ok(_)) => side.server_spoke(&server.prefix),
             Event::Client(Ok(n)) => side.received(n),
             Event::PrefixTimeout => {
                 side.give_up("prefix stayed incomplete for the detect timeout");
@@ -171,6 +178,7 @@ impl Client {
             peeked: Peeked::default(),
             decided: None,
             timer: None,
+            server_preface: false,
         }
     }
 
@@ -205,7 +213,27 @@ impl Client {
             self.decide(verdict);
         } else if self.peeked.eof {
             self.give_up("client closed its side first");
-        } else if self.timer.is_none() {
+        } else if self.server_preface && !http2::may_be_preface(&self.peeked.prefix) {
+            self.decide_tcp(SERVER_FIRST);
+        } else {
+            self.start_timer();
+        }
+    }
+
+    /// Takes notice of what the server sent before the client's bytes decided anything. Servers of
+    /// one protocol that is looked for may do so: an HTTP/2 server's SETTINGS need not wait for
+    /// the client's preface (RFC 9113 §3.4). Everything else is raw TCP at once.
+    fn server_spoke(&mut self, seen: &[u8]) {
+        if http2::may_be_server_preface(seen) && http2::may_be_preface(&self.peeked.prefix) {
+            self.server_preface = true;
+            self.start_timer();
+        } else {
+            self.decide_tcp(SERVER_FIRST);
+        }
+    }
+
+    fn start_timer(&mut self) {
+        if self.timer.is_none() && self.decided.is_none() {
             self.timer = Some(Box::pin(sleep(self.options.prefix_timeout)));
         }
     }
@@ -219,6 +247,10 @@ impl Client {
     }
 
     fn decide(&mut self, verdict: Verdict) {
+        let verdict = match verdict {
+            Verdict::Http1 | Verdict::Tls(_) if self.server_preface => Verdict::Tcp(SERVER_FIRST),
+            verdict => verdict,
+        };
         let (treatment, why, tls) = match verdict {
             Verdict::NeedMore => return,
             Verdict::Http1 => (Treatment::Http1, "HTTP/1 request line", None),

@@ -80,6 +80,12 @@ impl ConnectionGuard {
         self.live.id
     }
 
+    /// The address that the client asked for.
+    #[must_use]
+    pub fn destination(&self) -> SocketAddr {
+        self.live.info.destination
+    }
+
     /// What the forwarder counts bytes in.
     #[must_use]
     pub fn counters(&self) -> Arc<ByteCounters> {

@@ -38,6 +38,45 @@ async fn server_bytes_first_are_raw_tcp_without_delay() {
     assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
+/// An HTTP/2 server's SETTINGS, as nghttpd and gRPC servers send them at accept.
+const SETTINGS: [u8; 15] = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100];
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+#[tokio::test(start_paused = true)]
+async fn http2_is_found_though_the_server_spoke_first() {
+    for cut in [1, 9, SETTINGS.len()] {
+        let (mut client, mut c) = duplex(64);
+        let (dial, mut server) = silent();
+        server.write_all(&SETTINGS[..cut]).await.unwrap();
+        let options = options(HOUR);
+        let race = race(&mut client, dial, &options);
+        let speak = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            server.write_all(&SETTINGS[cut..]).await.unwrap();
+            c.write_all(&PREFACE[..10]).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            c.write_all(&PREFACE[10..]).await.unwrap();
+        };
+        let (out, ()) = tokio::join!(race, speak);
+        let out = out.unwrap();
+        assert_eq!(out.decision.treatment, Treatment::Http2);
+        assert_eq!((&out.client.prefix[..], &out.server.prefix[..]), (PREFACE, &SETTINGS[..]));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_greeting_like_settings_is_raw_tcp_after_another_answer_or_the_timeout() {
+    for said in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"P", b"hello", b""] {
+        let (mut client, mut c) = duplex(64);
+        let (dial, mut server) = silent();
+        server.write_all(&SETTINGS).await.unwrap();
+        c.write_all(said).await.unwrap();
+        let out = race(&mut client, dial, &Options::default()).await.unwrap();
+        assert_eq!(out.decision.treatment, Treatment::Tcp, "{said:?}");
+        assert_eq!((&out.client.prefix[..], &out.server.prefix[..]), (said, &SETTINGS[..]));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn server_bytes_decide_over_an_incomplete_client_prefix() {
     let (mut client, mut c) = duplex(64);
