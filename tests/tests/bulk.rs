@@ -135,7 +135,14 @@ fn a_slow_reader_does_not_fill_memory() -> Result<()> {
     run(&mut cgroup.wrap(&client), LIMIT)?.ok()?;
     let peak = status_kib(daemon.process.pid(), "VmHWM")?;
     ensure!(peak < MEMORY_KIB, "weir used {peak} KiB");
-    Ok(())
+    wait_for_records(&daemon, 20)
+}
+
+/// All of these connections went through weir, and are over.
+fn wait_for_records(daemon: &Daemon, count: usize) -> Result<()> {
+    wait_until(&format!("{count} records"), Duration::from_secs(20), || {
+        Ok(daemon.records()?.connections(PORT).len() == count)
+    })
 }
 
 // === Many connections ===
@@ -161,7 +168,7 @@ fn two_thousand_idle_connections_bear_two_hundred_new_ones_a_second() -> Result<
     })?;
     let log = client.log();
     assert!(status.success() && log.contains("short 2000 errors 0"), "{status}: {log}");
-    Ok(())
+    wait_for_records(&daemon, 4000)
 }
 
 fn client_log(lab: &Lab) -> std::path::PathBuf {

@@ -27,6 +27,7 @@ fn a_skipped_port_goes_direct_and_is_still_counted() -> Result<()> {
     let seen = Exec::new(&lab).flags(&["--skip-outbound-ports", "8999-9001"]).python(&program)?;
     assert_eq!(seen.stdout(), "True", "the server sees the client's own port");
     assert_eq!(peer.seen().len(), 1);
+    seen.records.assert_treated(9000, "skip");
     Ok(())
 }
 

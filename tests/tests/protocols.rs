@@ -112,6 +112,7 @@ fn lftp_lists_a_directory() -> Result<()> {
     let script = format!("set net:timeout 10; open ftp://{SERVER_V4}:{}; ls; quit", ftp::PORT);
     let seen = Exec::without_timer(&lab).ok(&["lftp", "-c", &script])?;
     assert!(seen.stdout().contains("data.bin"), "{}", seen.stdout());
+    seen.records.assert_server_first(ftp::PORT);
     Ok(())
 }
 
@@ -256,6 +257,7 @@ fn nghttpd_echoes_an_upload() -> Result<()> {
     );
     let seen = Exec::without_timer(&lab).ok(&["sh", "-c", &script])?;
     assert!(seen.stdout().starts_with(&sum), "{}", seen.stdout());
+    seen.records.assert_treated(nghttpd::PORT, "http2");
     Ok(())
 }
 

@@ -258,6 +258,7 @@ fn happy_eyeballs_takes_the_family_that_has_a_route() -> Result<()> {
     let (address, time) = seen.stdout().split_once(' ').context("two words")?;
     assert_eq!(address, SERVER_V4);
     assert!(time.parse::<f64>()? < 1.0, "{time} s");
+    seen.records.assert_treated(nginx::HTTP1, "http1");
     Ok(())
 }
 
