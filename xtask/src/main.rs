@@ -1,6 +1,7 @@
 //! Development tasks of weir, one file per verb.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -32,8 +33,19 @@ enum Verb {
     Test(test::Args),
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().verb {
+fn main() -> ExitCode {
+    match run(Cli::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Not by returning it: that would add a stack trace where RUST_BACKTRACE is set.
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<()> {
+    match verb {
         Verb::Demo => demo::run(&root()),
         Verb::Ebpf(args) => ebpf::run(&root(), &args),
         Verb::Setup(args) => setup::run(&args),
