@@ -64,7 +64,9 @@ impl Context {
                 guard.decided(opaque(captured.state_source), None, accepted.elapsed());
                 self.opaque(client, dial, &guard).await
             }
-            PortState::Detect | PortState::Skip => self.detect(client, dial, &guard, accepted).await,
+            PortState::Detect | PortState::Skip => {
+                self.detect(client, dial, &guard, accepted).await
+            }
         };
         guard.close(reason);
     }
@@ -199,8 +201,8 @@ impl Context {
     ) -> CloseReason {
         let hooks = ResetHooks::new(&client, &outcome.upstream);
         // One side counts: on both, every byte would count twice.
-        let client = Prefixed::new(client, outcome.client.prefix)
-            .counting(guard.counters(), Side::Client);
+        let client =
+            Prefixed::new(client, outcome.client.prefix).counting(guard.counters(), Side::Client);
         let upstream = Prefixed::new(outcome.upstream, outcome.server.prefix);
         let settings = &self.config.http;
         let context = HttpContext {

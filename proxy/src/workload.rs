@@ -131,11 +131,8 @@ impl Workload {
         routes: RouteWatch,
         mut events: Events,
     ) -> Result<(), CaptureError> {
-        let error = |source| CaptureError::Socket {
-            action: "watch the listener",
-            source,
-            hint: "",
-        };
+        let error =
+            |source| CaptureError::Socket { action: "watch the listener", source, hint: "" };
         for socket in self.listeners.sockets().map_err(error)? {
             let listener = TcpListener::from_std(socket).map_err(error)?;
             tokio::spawn(Arc::clone(self).accept(listener, Arc::clone(&originals)));
@@ -161,11 +158,7 @@ impl Workload {
             kernel
                 .counters()
                 .into_iter()
-                .map(|(reason, count)| KernelCount {
-                    workload: Arc::clone(&name),
-                    reason,
-                    count,
-                })
+                .map(|(reason, count)| KernelCount { workload: Arc::clone(&name), reason, count })
                 .collect()
         });
         Ok(())
@@ -203,8 +196,7 @@ impl Workload {
             return self.context.shed(client, peer, captured);
         }
         let context = Arc::clone(&self.context);
-        self.connections
-            .spawn(async move { context.outbound(client, peer, captured).await });
+        self.connections.spawn(async move { context.outbound(client, peer, captured).await });
     }
 
     /// Puts ports into a state; new connections get it at once, in the kernel.
@@ -224,8 +216,13 @@ impl Workload {
         let changes = next.set(direction, ports, state, source);
         for change in &changes {
             let after = change.after;
-            let written =
-                self.kernel.set_port(direction, change.port, after.state, after.source, after.included);
+            let written = self.kernel.set_port(
+                direction,
+                change.port,
+                after.state,
+                after.source,
+                after.included,
+            );
             if let Err(error) = written {
                 self.revert(&changes, change.port);
                 return Err(error);
@@ -421,7 +418,9 @@ fn skipped(name: &Arc<str>, event: &DirectClose) -> SkippedConnection {
 fn is_of_connection(error: &std::io::Error) -> bool {
     !matches!(
         error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EINVAL | libc::EBADF)
+        Some(
+            libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EINVAL | libc::EBADF
+        )
     )
 }
 

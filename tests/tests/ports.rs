@@ -42,7 +42,7 @@ fn opaque_ports_are_added_to_the_defaults_by_a_plus() -> Result<()> {
     );
     let seen = Exec::new(&lab).flags(&["--opaque-ports", "+9000"]).python(&program)?;
     seen.records.assert_treated(9000, "opaque");
-    assert_eq!(seen.records.only_connection(9000).text("source"), "cli");
+    assert_eq!(seen.records.only_connection(9000).text("source"), "config");
     seen.records.assert_treated(3306, "opaque");
     Ok(())
 }

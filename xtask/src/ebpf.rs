@@ -145,7 +145,9 @@ impl Toolchain {
             });
         }
         let sysroot = output(Command::new("rustc").args(["+nightly", "--print", "sysroot"]))
-            .context("neither Debian's rustc-web with rust-web-src nor a nightly toolchain found")?;
+            .context(
+                "neither Debian's rustc-web with rust-web-src nor a nightly toolchain found",
+            )?;
         ensure!(
             Path::new(&sysroot).join("lib/rustlib/src/rust/library/core").exists(),
             "the nightly toolchain has no rust-src"
@@ -191,14 +193,13 @@ impl Toolchain {
         if self.channel.is_none() {
             command.env("RUSTC", &self.rustc);
         }
-        let status = command.status().with_context(|| format!("cannot run {}", self.cargo.display()))?;
+        let status =
+            command.status().with_context(|| format!("cannot run {}", self.cargo.display()))?;
         ensure!(status.success(), "the BPF programs do not build");
         let linked = target_dir.join(TARGET).join("release/weir-ebpf");
         let stripped = target_dir.join("weir.bpf.o");
-        let status = Command::new(&self.objcopy)
-            .arg("--strip-debug")
-            .args([&linked, &stripped])
-            .status()?;
+        let status =
+            Command::new(&self.objcopy).arg("--strip-debug").args([&linked, &stripped]).status()?;
         ensure!(status.success(), "{} failed", self.objcopy.display());
         Ok(stripped)
     }
@@ -208,10 +209,7 @@ impl Toolchain {
 
 impl Record {
     fn to_text(&self) -> String {
-        format!(
-            "sources {}\nobject {}\ntoolchain {}\n",
-            self.sources, self.object, self.toolchain
-        )
+        format!("sources {}\nobject {}\ntoolchain {}\n", self.sources, self.object, self.toolchain)
     }
 
     fn from_text(text: &str) -> Result<Self> {
@@ -239,7 +237,10 @@ fn remaps(root: &Path) -> Vec<String> {
         prefixes.push((entry.path(), "registry".to_owned()));
     }
     prefixes.push(("/usr/lib/rustlib/src/rust".into(), "rust".to_owned()));
-    prefixes.into_iter().map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())).collect()
+    prefixes
+        .into_iter()
+        .map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()))
+        .collect()
 }
 
 fn cargo_home() -> PathBuf {
@@ -311,10 +312,8 @@ fn install() -> Result<()> {
         );
     }
     let apt = |args: &[&str]| -> Result<()> {
-        let status = Command::new("apt-get")
-            .args(args)
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .status()?;
+        let status =
+            Command::new("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive").status()?;
         ensure!(status.success(), "apt-get {} failed", args.join(" "));
         Ok(())
     };
@@ -326,7 +325,14 @@ fn install() -> Result<()> {
         return Ok(());
     }
     let status = Command::new("cargo")
-        .args(["install", "bpf-linker", "--locked", "--no-default-features", "--features", "llvm-22"])
+        .args([
+            "install",
+            "bpf-linker",
+            "--locked",
+            "--no-default-features",
+            "--features",
+            "llvm-22",
+        ])
         .env("LLVM_PREFIX", "/usr/lib/llvm-22")
         .env("LLVM_SYS_221_PREFIX", "/usr/lib/llvm-22")
         .status()?;

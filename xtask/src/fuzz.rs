@@ -37,6 +37,7 @@ pub(crate) fn run_all(root: &Path) -> Result<Tally> {
         let output = Command::new(&program)
             .args([&limit, "-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1"])
             .arg(corpus)
+            .arg(dir.join("seeds").join(&target))
             .current_dir(&dir)
             .output()
             .with_context(|| format!("cannot run {}", program.display()))?;

@@ -20,6 +20,7 @@ pub(crate) const DEMO: &[&str] = &[
 
 /// What `cargo xtask test` needs beside those.
 pub(crate) const TESTS: &[&str] = &[
+    "g++",
     "lftp",
     "nats-server",
     "nghttp2-server",

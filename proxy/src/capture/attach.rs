@@ -111,8 +111,7 @@ pub(super) fn with_program<P, T>(
     action: impl FnOnce(&mut P) -> Result<T, CaptureError>,
 ) -> Result<T, CaptureError>
 where
-    for<'a> &'a mut P:
-        TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
+    for<'a> &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
 {
     let mut object = kernel.object();
     let program = object.program_mut(name).ok_or(CaptureError::Missing(name))?;

@@ -55,7 +55,8 @@ impl Transient {
             })?;
         // SAFETY: write(2) is async-signal-safe, and the closure owns the descriptor.
         unsafe {
-            command.pre_exec(move || nix::unistd::write(&procs, b"0").map(drop).map_err(Into::into));
+            command
+                .pre_exec(move || nix::unistd::write(&procs, b"0").map(drop).map_err(Into::into));
         }
         Ok(())
     }
@@ -96,12 +97,13 @@ impl Drop for Transient {
 /// # Errors
 /// Where there is none.
 pub fn mount_point() -> Result<PathBuf, CaptureError> {
-    let text = fs::read_to_string("/proc/self/mountinfo").map_err(|source| CaptureError::Cgroup {
-        action: "find the mount of",
-        path: "/proc/self/mountinfo".into(),
-        source,
-        hint: "; is /proc mounted?",
-    })?;
+    let text =
+        fs::read_to_string("/proc/self/mountinfo").map_err(|source| CaptureError::Cgroup {
+            action: "find the mount of",
+            path: "/proc/self/mountinfo".into(),
+            source,
+            hint: "; is /proc mounted?",
+        })?;
     find_mount(&text).ok_or(CaptureError::NoCgroup2)
 }
 
@@ -129,8 +131,11 @@ fn unescape(field: &str) -> String {
 pub fn own() -> Result<PathBuf, CaptureError> {
     let mount = mount_point()?;
     let text = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let relative =
-        text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/").trim_start_matches('/');
+    let relative = text
+        .lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .unwrap_or("/")
+        .trim_start_matches('/');
     Ok(mount.join(relative))
 }
 
@@ -140,7 +145,8 @@ pub fn own() -> Result<PathBuf, CaptureError> {
 /// # Errors
 /// Where the directory is not there or is no cgroup.
 pub fn id(path: &Path) -> Result<u64, CaptureError> {
-    let error = |source, hint| CaptureError::Cgroup { action: "open", path: path.into(), source, hint };
+    let error =
+        |source, hint| CaptureError::Cgroup { action: "open", path: path.into(), source, hint };
     let metadata = fs::metadata(path).map_err(|source| {
         error(source, "; name the directory of an existing cgroup below the cgroup2 mount")
     })?;

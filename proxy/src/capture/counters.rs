@@ -2,10 +2,7 @@
 
 use weir_common::{CounterKey, Direction, PortKey, Reason};
 
-use super::{
-    Kernel,
-    kernel::lock,
-};
+use super::{Kernel, kernel::lock};
 
 impl Kernel {
     /// How often each reason occurred, for reasons that did.

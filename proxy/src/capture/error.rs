@@ -9,7 +9,9 @@ pub enum CaptureError {
     #[error("cannot load the BPF object: {0}; `weir check` tells what this kernel lacks")]
     Load(#[from] aya::EbpfError),
     /// One program was refused.
-    #[error("cannot load BPF program {name}: {source}; run as root or grant CAP_BPF and CAP_NET_ADMIN, and see `weir check`")]
+    #[error(
+        "cannot load BPF program {name}: {source}; run as root or grant CAP_BPF and CAP_NET_ADMIN, and see `weir check`"
+    )]
     Program {
         /// The program.
         name: &'static str,
@@ -17,7 +19,9 @@ pub enum CaptureError {
         source: Box<aya::programs::ProgramError>,
     },
     /// One program could not be attached.
-    #[error("cannot attach {name} to {cgroup}: {source}; run as root or grant CAP_BPF and CAP_NET_ADMIN")]
+    #[error(
+        "cannot attach {name} to {cgroup}: {source}; run as root or grant CAP_BPF and CAP_NET_ADMIN"
+    )]
     Attach {
         /// The program.
         name: &'static str,
@@ -37,10 +41,14 @@ pub enum CaptureError {
         source: io::Error,
     },
     /// The object has no such map or program: it does not belong to this binary.
-    #[error("the BPF object has no {0}: object and binary are of different versions; unset WEIR_BPF_OBJECT or rebuild with `cargo xtask ebpf`")]
+    #[error(
+        "the BPF object has no {0}: object and binary are of different versions; unset WEIR_BPF_OBJECT or rebuild with `cargo xtask ebpf`"
+    )]
     Missing(&'static str),
     /// No cgroup2 mount.
-    #[error("no cgroup2 file system is mounted: run `mount -t cgroup2 none /sys/fs/cgroup/unified` (or boot with the unified hierarchy)")]
+    #[error(
+        "no cgroup2 file system is mounted: run `mount -t cgroup2 none /sys/fs/cgroup/unified` (or boot with the unified hierarchy)"
+    )]
     NoCgroup2,
     /// A cgroup operation failed.
     #[error("cannot {action} cgroup {path}: {source}{hint}")]
@@ -55,7 +63,9 @@ pub enum CaptureError {
         hint: &'static str,
     },
     /// The cgroup to capture is the one that weir itself runs in.
-    #[error("cgroup {0} is weir's own: capturing it would capture the proxy; start weir in another cgroup, or use `weir exec`")]
+    #[error(
+        "cgroup {0} is weir's own: capturing it would capture the proxy; start weir in another cgroup, or use `weir exec`"
+    )]
     OwnCgroup(PathBuf),
     /// A socket of the workload could not be made.
     #[error("cannot {action}: {source}{hint}")]

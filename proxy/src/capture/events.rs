@@ -82,7 +82,8 @@ fn parse(item: &[u8]) -> Option<DirectClose> {
     }
     // SAFETY: long enough, and CloseEvent is plain old data for which every bit pattern is valid.
     let event = unsafe { item.as_ptr().cast::<CloseEvent>().read_unaligned() };
-    let reason = Reason::ALL.into_iter().find(|r| *r as u32 == u32::from(event.destination.reason))?;
+    let reason =
+        Reason::ALL.into_iter().find(|r| *r as u32 == u32::from(event.destination.reason))?;
     Some(DirectClose {
         captured: Captured::from(&event.destination),
         reason,

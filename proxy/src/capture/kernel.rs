@@ -10,7 +10,8 @@ use aya::{
     maps::{HashMap, LpmTrie, MapData, PerCpuHashMap, SockHash, lpm_trie::Key},
 };
 use weir_common::{
-    CounterKey, DestinationKey, PortKey, PortRule, PrefixKey, Route, TupleKey, WorkloadConfig, WorkloadId, maps,
+    CounterKey, DestinationKey, PortKey, PortRule, PrefixKey, Route, TupleKey, WorkloadConfig,
+    WorkloadId, maps,
 };
 
 use super::CaptureError;
@@ -189,8 +190,10 @@ impl<V: Pod> Prefixes<V> {
 
 fn object() -> Result<Cow<'static, [u8]>, CaptureError> {
     let Some(path) = std::env::var_os(OBJECT_VARIABLE) else { return Ok(Cow::Borrowed(OBJECT)) };
-    std::fs::read(&path).map(Cow::Owned).map_err(|source| {
-        CaptureError::Socket { action: "read the object named by WEIR_BPF_OBJECT", source, hint: "" }
+    std::fs::read(&path).map(Cow::Owned).map_err(|source| CaptureError::Socket {
+        action: "read the object named by WEIR_BPF_OBJECT",
+        source,
+        hint: "",
     })
 }
 

@@ -7,7 +7,10 @@ use std::{
 
 use weir_common::{DestinationKey, Direction, PortKey, PortRule, PortState, PrefixKey, Source};
 
-use super::{CaptureError, Kernel, original::{now_ns, to_words}};
+use super::{
+    CaptureError, Kernel,
+    original::{now_ns, to_words},
+};
 
 impl Kernel {
     /// Sets what one port's new connections get; takes effect with the next connect.
@@ -44,10 +47,8 @@ impl Kernel {
         direction: Direction,
         port: u16,
     ) -> Result<(PortState, Source, bool), CaptureError> {
-        let rule = self
-            .ports
-            .get(&PortKey::new(self.workload, direction, port))?
-            .unwrap_or_default();
+        let rule =
+            self.ports.get(&PortKey::new(self.workload, direction, port))?.unwrap_or_default();
         Ok((
             PortState::from_u8(rule.state).unwrap_or(PortState::Detect),
             Source::from_u8(rule.source).unwrap_or(Source::Default),

@@ -11,8 +11,7 @@ use std::{
 use weir_common::{Reason, WorkloadConfig, flags};
 
 use super::{
-    AttachOptions, CaptureError, Captured, Kernel, KernelOptions, Listeners, Originals,
-    attach,
+    AttachOptions, CaptureError, Captured, Kernel, KernelOptions, Listeners, Originals, attach,
     cgroup::Transient,
 };
 
@@ -37,7 +36,10 @@ pub struct Proof {
 /// Whatever kept the connection from being captured.
 pub fn run() -> Result<Proof, CaptureError> {
     let kernel = Kernel::load(KernelOptions { workload: PROOF_WORKLOAD, log_level: 0 })?;
-    kernel.configure(WorkloadConfig { flags: flags::CAPTURE_LOOPBACK, ..WorkloadConfig::default() })?;
+    kernel.configure(WorkloadConfig {
+        flags: flags::CAPTURE_LOOPBACK,
+        ..WorkloadConfig::default()
+    })?;
     let listeners = Listeners::open(&kernel)?;
     let originals = Originals::new(&kernel, listeners.netns_cookie)?;
     listeners.offer()?;
@@ -70,7 +72,10 @@ pub fn child() {
 
 // === helpers ===
 
-fn spawn_child(cgroup: &Transient, target: SocketAddr) -> Result<std::process::Child, CaptureError> {
+fn spawn_child(
+    cgroup: &Transient,
+    target: SocketAddr,
+) -> Result<std::process::Child, CaptureError> {
     let mut command = Command::new("/proc/self/exe");
     command
         .env(CHILD_VARIABLE, target.to_string())

@@ -94,7 +94,8 @@ pub(super) fn interception() -> Result<String, ProofFailure> {
         }),
         Err(error) => Err(ProofFailure {
             problem: error.to_string(),
-            hint: "see the lines above; `weir exec --bpf-log debug` shows the hook's decisions".into(),
+            hint: "see the lines above; `weir exec --bpf-log debug` shows the hook's decisions"
+                .into(),
         }),
     }
 }

@@ -131,7 +131,8 @@ fn code(status: ExitStatus) -> u8 {
 }
 
 fn refused(args: &ExecArgs, error: anyhow::Error) -> Result<Exit> {
-    let program = args.command.first().map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
+    let program =
+        args.command.first().map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
     let code = match error.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
         Some(std::io::ErrorKind::NotFound) => NOT_FOUND,
         Some(std::io::ErrorKind::PermissionDenied) => NOT_EXECUTABLE,

@@ -6,8 +6,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{
     Exit,
     capture_args::RunArgs,
-    output, with_exit,
+    output,
     session::{self, Session},
+    with_exit,
 };
 
 pub(super) fn run(args: &RunArgs) -> Result<Exit> {

@@ -54,8 +54,7 @@ impl Session {
             None => None,
         };
         let name = config.workload.name.clone();
-        let workload =
-            Workload::start(Arc::new(config), telemetry.clone(), &name, cgroup).await?;
+        let workload = Workload::start(Arc::new(config), telemetry.clone(), &name, cgroup).await?;
         let daemon = Arc::new(Daemon::new(
             Arc::clone(&workload),
             telemetry.clone(),
@@ -116,7 +115,10 @@ pub(super) fn raise_file_limit() -> Option<(u64, u64)> {
 fn records(config: &Config) -> Result<Option<RecordLog>> {
     let Some(path) = &config.record.file else { return Ok(None) };
     let log = RecordLog::open(path, config.record.format).with_context(|| {
-        format!("cannot open record file {}; name a file in a directory that exists", path.display())
+        format!(
+            "cannot open record file {}; name a file in a directory that exists",
+            path.display()
+        )
     })?;
     Ok(Some(log))
 }

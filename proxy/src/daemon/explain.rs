@@ -48,7 +48,11 @@ pub(super) fn explain(
     })
 }
 
-fn outbound(workload: &Workload, address: SocketAddr, trail: &mut Trail) -> Result<(), CaptureError> {
+fn outbound(
+    workload: &Workload,
+    address: SocketAddr,
+    trail: &mut Trail,
+) -> Result<(), CaptureError> {
     let kernel = workload.kernel();
     let (ip, port) = (address.ip(), address.port());
     if ip.is_loopback() && !workload.captures_loopback() {
@@ -118,11 +122,17 @@ fn reach(
         } else {
             "TCP has no multicast: the kernel refuses it"
         };
-        trail.decide("unicast, global?", "no".to_owned(), ("skip", Source::Default, why.to_owned()));
+        trail.decide(
+            "unicast, global?",
+            "no".to_owned(),
+            ("skip", Source::Default, why.to_owned()),
+        );
         return Ok(true);
     }
     match workload.kernel().route(ip)? {
-        None => trail.pass("reachable?", "not known: the routing is too involved to mirror".to_owned()),
+        None => {
+            trail.pass("reachable?", "not known: the routing is too involved to mirror".to_owned())
+        }
         Some((true, source)) => trail.pass(
             "reachable?",
             source.map_or_else(|| "yes".to_owned(), |source| format!("yes: from {source}")),
@@ -131,7 +141,11 @@ fn reach(
             trail.decide(
                 "reachable?",
                 "no: the kernel has no route".to_owned(),
-                ("skip", Source::Default, "no route: the application gets the kernel's own error".to_owned()),
+                (
+                    "skip",
+                    Source::Default,
+                    "no route: the application gets the kernel's own error".to_owned(),
+                ),
             );
             return Ok(true);
         }

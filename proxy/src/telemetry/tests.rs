@@ -219,4 +219,3 @@ fn the_number_of_rows_is_bounded() {
     assert_eq!(rows.last().unwrap().destination, None);
     assert_eq!(rows.iter().map(|row| row.connections).sum::<u64>(), 5000);
 }
-
