@@ -96,15 +96,6 @@ impl CaptureError {
     pub(super) fn clock(source: io::Error) -> Self {
         Self::Socket { action: "read the monotonic clock", source, hint: "" }
     }
-
-    /// True where the cause is a missing privilege.
-    #[must_use]
-    pub fn is_permission(&self) -> bool {
-        let text = self.to_string();
-        nix::unistd::geteuid().as_raw() != 0
-            || text.contains("Operation not permitted")
-            || text.contains("ermission denied")
-    }
 }
 
 /// The errno inside a map error, where there is one.

@@ -50,9 +50,10 @@ pub(super) fn run(args: &ExecArgs) -> Result<Exit> {
     let log = session::start_log(&config)?;
     let limit = session::raise_file_limit();
     session::runtime(config.runtime.workers)?.block_on(async {
+        // From here on a signal waits for the command, instead of leaving the cgroup behind.
+        let mut signals = signals()?;
         let cgroup = Transient::create(&format!("weir-exec-{pid}"))?;
         let session = Session::start(config, log, cgroup.path()).await?;
-        let mut signals = signals()?;
         let status = match spawn(args, &cgroup, limit) {
             Ok(mut child) => wait(&mut child, &mut signals).await,
             Err(error) => {

@@ -131,7 +131,7 @@ fn reach(
     }
     match workload.kernel().route(ip)? {
         None => {
-            trail.pass("reachable?", "not known: the routing is too involved to mirror".to_owned())
+            trail.pass("reachable?", "not known: the routing is too involved to mirror".to_owned());
         }
         Some((true, source)) => trail.pass(
             "reachable?",
