@@ -5,6 +5,7 @@ mod reset;
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
@@ -58,6 +59,7 @@ impl Context {
             return refuse(client, guard, CloseReason::Loop);
         }
         let _ = client.set_nodelay(true);
+        dial::keep_alive(&SockRef::from(&client));
         let dial = Dial::new(&captured, self.config.forward.connect_timeout);
         let reason = match captured.state {
             PortState::Opaque => {

@@ -14,6 +14,7 @@ const SECONDS: u32 = 10;
 /// What `cargo fuzz --sanitizer none` passes, without its nightly-only parts.
 const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares \
     -Ccodegen-units=1 -Cdebug-assertions";
 
 /// Builds and runs every target; one that finds something counts as failed.

@@ -4,7 +4,7 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::capture::Captured;
@@ -53,6 +53,7 @@ impl Dial {
             Type::STREAM.nonblocking().cloexec(),
             Some(Protocol::TCP),
         )?;
+        keep_alive(&socket);
         if self.mark != 0 {
             socket.set_mark(self.mark)?;
         }
@@ -63,4 +64,15 @@ impl Dial {
         }
         Ok(TcpSocket::from_std_stream(socket.into()))
     }
+}
+
+/// Finds out about peers that vanished without a word (tcp(7)): after a minute of silence, and six
+/// probes ten seconds apart, the kernel ends the connection. An answer to a probe costs nothing.
+pub(crate) fn keep_alive(socket: &Socket) {
+    let probes = TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(10))
+        .with_retries(6);
+    // Without it the connection works just the same.
+    let _ = socket.set_tcp_keepalive(&probes);
 }
