@@ -4,10 +4,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -49,7 +46,6 @@ pub struct Workload {
     events_stop: CancellationToken,
     accepting: CancellationToken,
     connections: TaskTracker,
-    shed: AtomicU64,
     cgroup: PathBuf,
     sk_msg: Acceleration,
 }
@@ -113,7 +109,6 @@ impl Workload {
             events_stop: CancellationToken::new(),
             accepting: CancellationToken::new(),
             connections: TaskTracker::new(),
-            shed: AtomicU64::new(0),
             cgroup: cgroup.into(),
             sk_msg,
         });
@@ -192,7 +187,6 @@ impl Workload {
         };
         let limit = self.context.config.forward.max_connections;
         if self.connections.len() >= limit {
-            self.shed.fetch_add(1, Ordering::Relaxed);
             return self.context.shed(client, peer, captured);
         }
         let context = Arc::clone(&self.context);
@@ -292,12 +286,6 @@ impl Workload {
     #[must_use]
     pub fn cgroup(&self) -> &Path {
         &self.cgroup
-    }
-
-    /// Connections turned away because there were too many.
-    #[must_use]
-    pub fn shed(&self) -> u64 {
-        self.shed.load(Ordering::Relaxed)
     }
 
     /// Stops capturing, lets open connections finish until the deadline, then cuts them.
