@@ -3,12 +3,12 @@
 use aya_ebpf::{
     Global,
     bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
-    btf_maps::{HashMap, LpmTrie, LruHashMap, PerCpuHashMap, RingBuf, SkStorage, SockHash},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuHashMap, RingBuf, SkStorage, SockHash},
     macros::btf_map,
 };
 use weir_common::{
-    CloseEvent, ConnectionKey, CounterKey, DestinationKey, ListenerKey, OriginalDestination, PortKey, PortRule,
-    PrefixKey, Reason, Route, TupleKey, WorkloadConfig, WorkloadId,
+    CloseEvent, ConnectionKey, CounterKey, DestinationKey, ListenerKey, Listening, OriginalDestination, PortKey, PortRule,
+    PrefixKey, Reason, Route, STATE_BYTES, TupleKey, WorkloadConfig, WorkloadId,
 };
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
@@ -18,6 +18,11 @@ const MAX_WORKLOADS: usize = 1024;
 /// The workload that this instance serves, patched at load.
 #[unsafe(no_mangle)]
 pub static WORKLOAD: Global<u32> = Global::new(0);
+
+/// 1 where `bpf_sk_lookup.ingress_ifindex` is there (Linux 5.17), patched at load. The verifier
+/// never looks at the branch that the constant rules out.
+#[unsafe(no_mangle)]
+pub static INGRESS_IFINDEX: Global<u32> = Global::new(0);
 
 #[btf_map]
 pub static WORKLOADS: HashMap<WorkloadId, WorkloadConfig, MAX_WORKLOADS, NO_PREALLOC> =
@@ -44,7 +49,17 @@ pub static ROUTES: LpmTrie<PrefixKey, Route, 1_048_576> = LpmTrie::new();
 pub static LISTENERS: SockHash<ListenerKey, 4096> = SockHash::new();
 
 #[btf_map]
-pub static HEARTBEATS: HashMap<WorkloadId, u64, MAX_WORKLOADS, NO_PREALLOC> = HashMap::new();
+pub static HEARTBEAT: Array<u64, 1> = Array::new();
+
+#[btf_map]
+pub static LISTENING: HashMap<DestinationKey, Listening, 131_072, NO_PREALLOC> = HashMap::new();
+
+/// Entries are hints: evicting one sends the next connection through the proxy.
+#[btf_map]
+pub static LEARNED: LruHashMap<DestinationKey, u64, 16_384> = LruHashMap::new();
+
+#[btf_map]
+pub static STATE: HashMap<WorkloadId, [u8; STATE_BYTES], MAX_WORKLOADS, NO_PREALLOC> = HashMap::new();
 
 /// Entries live from connect to accept; the proxy sweeps what nobody accepted.
 #[btf_map]
