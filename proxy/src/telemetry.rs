@@ -243,6 +243,10 @@ pub const fn skip_clause(reason: Reason) -> &'static str {
         Reason::OwnListener => "weir's own listener",
         Reason::LinkLocal => "link-local destination",
         Reason::FailedBefore => "could not be reached a moment ago",
+        Reason::FailClosed => "no proxy was there and fail is closed: refused",
+        Reason::Learned => "learned to be raw tcp",
+        Reason::FromInside => "came from inside the namespace",
+        Reason::NotListening => "nothing listens there",
     }
 }
 

@@ -20,7 +20,7 @@ use rtnetlink::{
 use weir_common::{Route, flags};
 
 use super::{
-    CaptureError, Kernel,
+    CaptureError, ClientIp, Kernel, Netns,
     original::{to_ip, to_words},
 };
 
@@ -44,6 +44,7 @@ type Table = BTreeMap<Prefix, Route>;
 /// A route map that follows the kernel's.
 pub struct RouteWatch {
     kernel: Arc<Kernel>,
+    netns: Netns,
     netlink: Handle,
     changes: BoxStream<'static, ()>,
     installed: Table,
@@ -52,24 +53,29 @@ pub struct RouteWatch {
 // === impl RouteWatch ===
 
 impl RouteWatch {
-    /// Subscribes to the changes of the current namespace's routes and fills the map.
+    /// Subscribes to the changes of a namespace's routes and fills the map.
     ///
     /// # Errors
     /// Where netlink or the map fails.
-    pub async fn start(kernel: Arc<Kernel>) -> Result<Self, CaptureError> {
-        let (connection, netlink, messages) = new_multicast_connection(&[
-            MulticastGroup::Link,
-            MulticastGroup::Ipv4Ifaddr,
-            MulticastGroup::Ipv6Ifaddr,
-            MulticastGroup::Ipv4Route,
-            MulticastGroup::Ipv6Route,
-            MulticastGroup::Ipv4Rule,
-            MulticastGroup::Ipv6Rule,
-        ])
-        .map_err(|error| CaptureError::Routes(error.to_string()))?;
+    pub async fn start(kernel: Arc<Kernel>, netns: Netns) -> Result<Self, CaptureError> {
+        let (connection, netlink, messages) = netns
+            .run(|| {
+                new_multicast_connection(&[
+                    MulticastGroup::Link,
+                    MulticastGroup::Ipv4Ifaddr,
+                    MulticastGroup::Ipv6Ifaddr,
+                    MulticastGroup::Ipv4Route,
+                    MulticastGroup::Ipv6Route,
+                    MulticastGroup::Ipv4Rule,
+                    MulticastGroup::Ipv6Rule,
+                ])
+            })
+            .await?
+            .map_err(|error| CaptureError::Routes(error.to_string()))?;
         tokio::spawn(connection);
         let changes = messages.map(|_| ()).boxed();
-        let mut watch = Self { kernel, netlink, changes, installed: Table::new() };
+        let installed = kernel.installed_routes();
+        let mut watch = Self { kernel, netns, netlink, changes, installed };
         watch.refresh().await?;
         Ok(watch)
     }
@@ -92,17 +98,15 @@ impl RouteWatch {
             tracing::info!(prefixes = prefixes.len(), "routing too involved to mirror");
             return self.kernel.set_flag(flags::ROUTES_COMPLETE, false);
         }
-        let table = tokio::task::spawn_blocking(move || resolve(&prefixes))
-            .await
-            .map_err(|error| CaptureError::Routes(error.to_string()))?;
+        let table = self.netns.run(move || resolve(&prefixes)).await?;
         for (prefix, route) in &table {
             if self.installed.get(prefix) != Some(route) {
                 let key = self.kernel.prefix(prefix.0.into());
-                self.kernel.routes.insert(key, prefix.1, *route)?;
+                self.kernel.instance.routes.insert(key, prefix.1, *route)?;
             }
         }
         for prefix in self.installed.keys().filter(|prefix| !table.contains_key(prefix)) {
-            self.kernel.routes.remove(self.kernel.prefix(prefix.0.into()), prefix.1)?;
+            self.kernel.instance.routes.remove(self.kernel.prefix(prefix.0.into()), prefix.1)?;
         }
         self.installed = table;
         self.kernel.set_flag(flags::ROUTES_COMPLETE, true)
@@ -116,13 +120,27 @@ impl Kernel {
     /// # Errors
     /// Where the map cannot be read.
     pub fn route(&self, addr: IpAddr) -> Result<Option<(bool, Option<IpAddr>)>, CaptureError> {
-        let config = self.workloads.get(&self.workload)?.unwrap_or_default();
+        let config = self.instance.workloads.get(&self.workload)?.unwrap_or_default();
         if config.flags & flags::ROUTES_COMPLETE == 0 {
             return Ok(None);
         }
-        let route = self.routes.longest(self.prefix(addr))?.unwrap_or_default();
+        let route = self.instance.routes.longest(self.prefix(addr))?.unwrap_or_default();
         let source = (route.source != [0; 4]).then(|| to_ip(route.source));
         Ok(Some((route.reachable != 0, source)))
+    }
+
+    /// What an earlier weir has put into the map.
+    fn installed_routes(&self) -> Table {
+        if self.fresh {
+            return Table::new();
+        }
+        let entries = self.instance.routes.entries(self.workload).into_iter();
+        entries
+            .map(|(key, bits, route)| match to_ip(key.addr) {
+                IpAddr::V4(v4) => ((v4.to_ipv6_mapped(), bits), route),
+                IpAddr::V6(v6) => ((v6, bits), route),
+            })
+            .collect()
     }
 }
 
@@ -158,7 +176,8 @@ async fn stock_rules(netlink: &Handle) -> Result<bool, CaptureError> {
             .try_collect()
             .await
             .map_err(|error| CaptureError::Routes(error.to_string()))?;
-        if rules.len() > STOCK_RULES {
+        let foreign = rules.iter().filter(|rule| !ClientIp::is_own_rule(rule)).count();
+        if foreign > STOCK_RULES {
             return Ok(false);
         }
     }

@@ -19,7 +19,7 @@ use super::{
     stats::{Key, Row},
 };
 use crate::{
-    decision::Decision,
+    decision::{Decision, Direction},
     detect::TlsInfo,
     forward::{
         ByteCounters,
@@ -84,6 +84,12 @@ impl ConnectionGuard {
     #[must_use]
     pub fn destination(&self) -> SocketAddr {
         self.live.info.destination
+    }
+
+    /// Seen from the workload.
+    #[must_use]
+    pub fn direction(&self) -> Direction {
+        self.live.info.direction
     }
 
     /// What the forwarder counts bytes in.

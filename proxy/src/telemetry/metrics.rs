@@ -42,6 +42,8 @@ const GRPC_MAX: u32 = 16;
 pub struct KernelCount {
     /// The workload's name.
     pub workload: Arc<str>,
+    /// Which hook.
+    pub direction: Direction,
     /// What the hook decided.
     pub reason: Reason,
     /// How often.
@@ -397,7 +399,7 @@ impl Collector for KernelCollector {
             None,
             MetricType::Counter,
         )?;
-        for KernelCount { workload, reason, count } in source() {
+        for KernelCount { workload, direction, reason, count } in source() {
             let labels = KernelLabels { workload, reason: reason.name() };
             ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
         }
