@@ -1,4 +1,4 @@
-//! The maps, and the one constant that tells the instances of a program apart.
+//! The maps, and the constants that are patched at load.
 
 use aya_ebpf::{
     Global,
@@ -7,20 +7,21 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use weir_common::{
-    CloseEvent, ConnectionKey, CounterKey, DestinationKey, ListenerKey, Listening, OriginalDestination, PortKey, PortRule,
-    PrefixKey, Reason, Route, STATE_BYTES, TupleKey, WorkloadConfig, WorkloadId,
+    CloseEvent, ConnectionKey, CounterKey, DestinationKey, Direction, ListenerKey, Listening,
+    OriginalDestination, PortKey, PortRule, PrefixKey, Reason, Route, STATE_BYTES, TupleKey,
+    WorkloadConfig, WorkloadId,
 };
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 /// 1,024 workloads on a node is several times what a kubelet admits.
 const MAX_WORKLOADS: usize = 1024;
 
-/// The workload that this instance serves, patched at load.
+/// The workload that this instance serves. For `connect`, `inbound` and `weir_stream`, which are
+/// loaded once per workload; all others are loaded once, and take the workload from the socket.
 #[unsafe(no_mangle)]
 pub static WORKLOAD: Global<u32> = Global::new(0);
 
-/// 1 where `bpf_sk_lookup.ingress_ifindex` is there (Linux 5.17), patched at load. The verifier
-/// never looks at the branch that the constant rules out.
+/// 1 where `bpf_sk_lookup.ingress_ifindex` is there (Linux 5.17). The verifier never looks at the branch that the constant rules out.
 #[unsafe(no_mangle)]
 pub static INGRESS_IFINDEX: Global<u32> = Global::new(0);
 
@@ -59,7 +60,8 @@ pub static LISTENING: HashMap<DestinationKey, Listening, 131_072, NO_PREALLOC> =
 pub static LEARNED: LruHashMap<DestinationKey, u64, 16_384> = LruHashMap::new();
 
 #[btf_map]
-pub static STATE: HashMap<WorkloadId, [u8; STATE_BYTES], MAX_WORKLOADS, NO_PREALLOC> = HashMap::new();
+pub static STATE: HashMap<WorkloadId, [u8; STATE_BYTES], MAX_WORKLOADS, NO_PREALLOC> =
+    HashMap::new();
 
 /// Entries live from connect to accept; the proxy sweeps what nobody accepted.
 #[btf_map]
@@ -82,19 +84,20 @@ pub static WAYS: SkStorage<u32> = SkStorage::new();
 #[btf_map]
 pub static EVENTS: RingBuf<CloseEvent, 262_144> = RingBuf::new();
 
-
-/// Adds one to the workload's counter for `reason`.
+/// Adds one to the counter of this instance's workload.
 #[inline(always)]
-pub fn count(reason: Reason) {
-    increment(&COUNTERS, &CounterKey { workload: WORKLOAD.load(), reason: reason as u32 });
+pub fn count(direction: Direction, reason: Reason) {
+    let key = CounterKey {
+        workload: WORKLOAD.load(),
+        reason: reason as u16,
+        direction: direction as u16,
+    };
+    increment(&COUNTERS, &key);
 }
 
 /// Adds one to a per-CPU counter, making it where it is not there yet.
 #[inline(always)]
-pub fn increment<K, const MAX: usize>(
-    counters: &PerCpuHashMap<K, u64, MAX, NO_PREALLOC>,
-    key: &K,
-) {
+pub fn increment<K, const MAX: usize>(counters: &PerCpuHashMap<K, u64, MAX, NO_PREALLOC>, key: &K) {
     if let Some(value) = counters.get_ptr_mut(key) {
         // SAFETY: a per-CPU slot, and a BPF program is not preempted by itself on its CPU.
         unsafe { *value += 1 };

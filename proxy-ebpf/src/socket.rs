@@ -4,12 +4,13 @@ use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr},
-    helpers::{bpf_map_lookup_elem, bpf_sk_release, bpf_sk_storage_get},
+    helpers::{bpf_map_lookup_elem, bpf_sk_release, bpf_sk_storage_delete, bpf_sk_storage_get},
 };
 use weir_common::{AddrWords, ListenerKey, OriginalDestination, V4_MAPPED_WORD};
 
 use crate::maps::{LISTENERS, SOCKETS};
 
+pub const IPPROTO_TCP: u32 = 6;
 pub const AF_INET: u32 = 2;
 pub const AF_INET6: u32 = 10;
 /// 127.0.0.1 as it stands in memory.
@@ -63,6 +64,12 @@ pub const fn is_loopback(addr: &AddrWords) -> bool {
     addr[0] == 0 && addr[1] == 0 && addr[2] == 0 && addr[3] == 1_u32.to_be()
 }
 
+/// Word by word: `==` on arrays would become a call of `memcmp`.
+#[inline(always)]
+pub const fn is_same(a: &AddrWords, b: &AddrWords) -> bool {
+    a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3]
+}
+
 /// True for `::` and `0.0.0.0`.
 #[inline(always)]
 pub const fn is_unspecified(addr: &AddrWords) -> bool {
@@ -87,6 +94,15 @@ pub fn stored(sk: *mut c_void) -> Option<&'static mut OriginalDestination> {
         bpf_sk_storage_get((&raw const SOCKETS).cast_mut().cast(), sk, ptr::null_mut(), 0)
             .cast::<OriginalDestination>()
             .as_mut()
+    }
+}
+
+/// Drops what is stored with a socket, if anything is.
+#[inline(always)]
+pub fn forget(sk: *mut c_void) {
+    if !sk.is_null() {
+        // SAFETY: helper call on a non-null socket.
+        unsafe { bpf_sk_storage_delete((&raw const SOCKETS).cast_mut().cast(), sk) };
     }
 }
 
@@ -123,17 +139,21 @@ pub fn store(sk: *mut c_void, value: &mut OriginalDestination) -> bool {
     true
 }
 
-/// The port of the listener in a slot, host order; `None` where the slot is empty.
+/// The listener in a slot, with a reference that the caller has to release.
 #[inline(always)]
-pub fn listener_port(key: &ListenerKey) -> Option<u16> {
+pub fn listener(key: &ListenerKey) -> Option<*mut bpf_sock> {
     // SAFETY: a lookup in a sock hash gives a referenced socket or null.
     let sk = unsafe {
         bpf_map_lookup_elem((&raw const LISTENERS).cast_mut().cast(), ptr::from_ref(key).cast())
     }
     .cast::<bpf_sock>();
-    if sk.is_null() {
-        return None;
-    }
+    (!sk.is_null()).then_some(sk)
+}
+
+/// The port of the listener in a slot, host order; `None` where the slot is empty.
+#[inline(always)]
+pub fn listener_port(key: &ListenerKey) -> Option<u16> {
+    let sk = listener(key)?;
     // SAFETY: non-null; released exactly once, and not used after.
     let port = unsafe { read!((*sk).src_port) };
     unsafe { bpf_sk_release(sk.cast()) };

@@ -16,7 +16,7 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 use weir_common::{
-    AddrWords, CloseEvent, ConnectionKey, OriginalDestination, Reason, TupleKey, flags,
+    AddrWords, CloseEvent, ConnectionKey, Direction, OriginalDestination, Reason, TupleKey, flags,
 };
 
 use crate::{
@@ -31,7 +31,7 @@ const TCP_CLOSE: u32 = 7;
 
 /// For the workload's cgroup.
 #[sock_ops]
-pub fn workload_stream(ctx: SockOpsContext) -> u32 {
+pub fn weir_stream(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(&ctx),
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(&ctx),
@@ -43,7 +43,7 @@ pub fn workload_stream(ctx: SockOpsContext) -> u32 {
 
 /// For the proxy's own cgroup, with `sk_msg` on: the accepted end of a captured connection.
 #[sock_ops]
-pub fn proxy_stream(ctx: SockOpsContext) -> u32 {
+pub fn weir_proxy_side(ctx: SockOpsContext) -> u32 {
     if ctx.op() == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB {
         let tuple = tuple(&ctx, ctx.family() == socket::AF_INET);
         let key = ConnectionKey {
@@ -74,7 +74,7 @@ fn connecting(ctx: &SockOpsContext) {
         _pad: [0; 6],
     };
     if PENDING.insert(&key, *dest, BPF_ANY).is_err() {
-        count(Reason::PendingFull);
+        count(Direction::Outbound, Reason::PendingFull);
     }
 }
 
