@@ -83,6 +83,16 @@ pub enum CaptureError {
     /// The start-up self-test of `sk_msg` failed.
     #[error("sk_msg self-test failed: {0}; start with --sk-msg off")]
     SelfTest(String),
+    /// A cgroup could not be asked for its programs.
+    #[error(
+        "cannot ask which programs are attached to {cgroup}: {source}; run as root or grant CAP_NET_ADMIN and CAP_SYS_ADMIN"
+    )]
+    Query {
+        /// The cgroup.
+        cgroup: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
 }
 
 impl CaptureError {
