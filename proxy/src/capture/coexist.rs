@@ -5,9 +5,14 @@
 //! programs of a cgroup run before those of its ancestors, and those of one cgroup in the order in
 //! which they were attached. Each sees what the one before has written. All of them run.
 
+mod hooks;
+mod nftables;
+mod packets;
+mod sockets;
+
 use std::{
     fs, io,
-    os::unix::fs::MetadataExt,
+    os::{fd::BorrowedFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -42,6 +47,41 @@ pub enum Relation {
     Below,
 }
 
+/// What else works on a workload's connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// One for each thing, or group of like things.
+    pub findings: Vec<Finding>,
+}
+
+/// One thing that works on the same connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The kind: "connect hooks", "nftables", …
+    pub area: &'static str,
+    /// What was found, by name.
+    pub what: String,
+    /// Where.
+    pub place: String,
+    /// What that means for weir, and weir for it.
+    pub effect: String,
+    /// How much that matters.
+    pub severity: Severity,
+    /// The next step; empty where nothing needs doing.
+    pub advice: String,
+}
+
+/// How much a finding matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Both work; good to know.
+    Note,
+    /// weir works with less, or the other one does.
+    Warn,
+    /// weir cannot attach.
+    Fail,
+}
+
 /// Another weir that captures this cgroup, one above it or one below it: the first of
 /// [`overlaps`].
 ///
@@ -71,6 +111,17 @@ pub fn overlaps(cgroup: &Path) -> Result<Vec<Overlap>, CaptureError> {
     // Stable: within a relation the tree's order stays.
     found.sort_by_key(|overlap| overlap.relation as u8);
     Ok(found)
+}
+
+/// What else works on the connections of a cgroup and a network namespace. What cannot be looked
+/// at is a finding too. `netns` is entered by a thread of its own.
+#[must_use]
+pub fn survey(cgroup: &Path, netns: BorrowedFd<'_>) -> Survey {
+    let mut findings = hooks::findings(cgroup);
+    findings.extend(sockets::maps());
+    findings.extend(sockets::lookup(netns));
+    findings.extend(packets::findings(netns));
+    Survey { findings }
 }
 
 /// A cgroup's surroundings.
@@ -163,6 +214,26 @@ fn descend(cgroup: &Path, into: &mut Vec<PathBuf>) {
             into.push(entry.path());
             descend(&entry.path(), into);
         }
+    }
+}
+
+/// "name (id 7)"; the kernel allows programs without a name.
+fn called(program: &Attached) -> String {
+    match program.name.as_str() {
+        "" => format!("unnamed (id {})", program.id),
+        name => format!("{name} (id {})", program.id),
+    }
+}
+
+/// A finding that says why nothing can be said.
+fn blind(area: &'static str, place: impl Into<String>, why: &dyn std::fmt::Display) -> Finding {
+    Finding {
+        area,
+        what: "not known".into(),
+        place: place.into(),
+        effect: format!("cannot be looked at: {why}"),
+        severity: Severity::Warn,
+        advice: "run as root to see it".into(),
     }
 }
 
