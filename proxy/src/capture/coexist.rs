@@ -10,6 +10,8 @@ mod nftables;
 mod packets;
 mod sockets;
 
+pub use packets::inside;
+
 use std::{
     fs, io,
     os::{fd::BorrowedFd, unix::fs::MetadataExt},

@@ -32,14 +32,11 @@ pub(super) fn findings(netns: BorrowedFd<'_>) -> Vec<Finding> {
     findings
 }
 
-/// Runs `f` on a thread of its own inside the namespace.
+/// Runs `f` on a thread of its own inside a network namespace; for looking, not for long.
 ///
 /// # Errors
 /// `EPERM` without CAP_SYS_ADMIN, `EINVAL` where `netns` is no network namespace.
-pub(super) fn inside<T: Send>(
-    netns: BorrowedFd<'_>,
-    f: impl FnOnce() -> T + Send,
-) -> io::Result<T> {
+pub fn inside<T: Send>(netns: BorrowedFd<'_>, f: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let thread = thread::Builder::new().name("weir-netns-look".into());
         let looking = thread.spawn_scoped(scope, || {
