@@ -130,7 +130,7 @@ impl Context {
         })
     }
 
-    async fn opaque(&self, client: TcpStream, dial: Dial, guard: &ConnectionGuard) -> CloseReason {
+    async fn opaque(&self, client: TcpStream, dial: Dial<'_>, guard: &ConnectionGuard) -> CloseReason {
         let dialled = tokio::select! {
             dialled = dial.connect() => dialled,
             () = self.abort.cancelled() => {
@@ -150,7 +150,7 @@ impl Context {
     async fn detect(
         &self,
         mut client: TcpStream,
-        dial: Dial,
+        dial: Dial<'_>,
         guard: &ConnectionGuard,
         accepted: Instant,
     ) -> CloseReason {

@@ -457,11 +457,11 @@ impl Slots for WorkloadSlots {
     }
 
     fn exhausted(&self, error: &std::io::Error) {
-        self.telemetry.accept_failed(error);
+        self.telemetry.exhausted(error);
     }
 
     fn shed(&self, count: u64) {
-        self.telemetry.accept_shed(count);
+        self.telemetry.shed(count);
     }
 }
 

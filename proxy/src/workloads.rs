@@ -20,7 +20,7 @@ use crate::{
     accept::Exhaustion,
     capture::{
         self, CaptureError, ClientIp, DirectClose, Events, Heartbeat, Instance, InstanceOptions,
-        Lock, Originals, Remembered, cgroup, coexist, lock_directory,
+        Lock, Originals, Remembered, coexist, lock_directory,
     },
     config::{Config, Fail, Switch, WorkloadSettings},
     telemetry::{KernelCount, Telemetry},

@@ -27,7 +27,7 @@ use prometheus_client::{
 };
 use weir_common::Reason;
 
-use super::{classify::Class, process::ProcessCollector};
+use super::{classify::Class, close::errno_name, process::ProcessCollector};
 use crate::{
     decision::{Decision, Direction, Source, Treatment, direction_name, source_name},
     forward::http::Exchange,
@@ -78,6 +78,8 @@ struct Families {
     inbound_detect_time: Family<WorkloadLabels, Histogram, fn() -> Histogram>,
     outbound_detect_time: Family<WorkloadLabels, Histogram, fn() -> Histogram>,
     connections: Family<ConnectionLabels, Counter>,
+    accept_errors: Family<ErrnoLabels, Counter>,
+    accept_shed: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -136,6 +138,11 @@ struct ConnectionLabels {
     workload: Arc<str>,
     treatment: &'static str,
     source: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ErrnoLabels {
+    errno: String,
 }
 
 /// The metrics of one workload and direction, looked up once per connection.
@@ -203,6 +210,14 @@ impl Metrics {
             .inc();
     }
 
+    pub(super) fn accept_failed(&self, errno: i32) {
+        self.families.accept_errors.get_or_create(&ErrnoLabels { errno: errno_name(errno) }).inc();
+    }
+
+    pub(super) fn accept_shed(&self, count: u64) {
+        self.families.accept_shed.inc_by(count);
+    }
+
     pub(super) fn bind(&self, workload: &Arc<str>, direction: Direction) -> Arc<Bound> {
         let key = (Arc::clone(workload), direction);
         if let Some(bound) = self.bound.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
@@ -234,6 +249,8 @@ impl Families {
             inbound_detect_time: Family::new_with_constructor(detect_histogram),
             outbound_detect_time: Family::new_with_constructor(detect_histogram),
             connections: Family::default(),
+            accept_errors: Family::default(),
+            accept_shed: Counter::default(),
         };
         // The library appends `_total` to counters.
         macro_rules! register {
@@ -258,6 +275,11 @@ impl Families {
             "outbound_tcp_detect_http_duration_seconds",
                 "Time taken for protocol detection", outbound_detect_time;
             "weir_connections", "Connections by treatment and by who decided it", connections;
+            "weir_accept_errors",
+                "Accepts that failed for want of descriptors or memory", accept_errors;
+            "weir_accept_shed",
+                "Connections reset because there was no descriptor for them for too long",
+                accept_shed;
         }
         families
     }
@@ -386,6 +408,7 @@ impl fmt::Debug for KernelCollector {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KernelLabels {
     workload: Arc<str>,
+    direction: &'static str,
     reason: &'static str,
 }
 
@@ -395,12 +418,13 @@ impl Collector for KernelCollector {
         let Some(source) = source.as_ref() else { return Ok(()) };
         let mut metric = encoder.encode_descriptor(
             "weir_kernel_decisions",
-            "What the connect hook decided.",
+            "What the hooks decided.",
             None,
             MetricType::Counter,
         )?;
         for KernelCount { workload, direction, reason, count } in source() {
-            let labels = KernelLabels { workload, reason: reason.name() };
+            let direction = direction_name(direction);
+            let labels = KernelLabels { workload, direction, reason: reason.name() };
             ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
         }
         Ok(())
