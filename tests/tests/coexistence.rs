@@ -23,6 +23,7 @@ use foreign::{CONNECT4, Counters, EXCLUSIVE, OVERRIDE, Program, SockMap};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const PORT: u16 = 9000;
+const BYTES: u64 = 8 << 20;
 /// An address of the server that the client reaches through it, and that nothing listens on.
 const SERVICE: &str = "10.99.0.1";
 /// `enum bpf_attach_type`: everything that weir attaches to a workload's cgroup.
@@ -187,6 +188,14 @@ fn octets(address: &str) -> Result<[u8; 4]> {
     Ok(address.parse::<std::net::Ipv4Addr>()?.octets())
 }
 
+/// Bytes that the client's loopback interface has carried.
+fn loopback_bytes(lab: &Lab) -> Result<u64> {
+    let text = run(lab.client.command("cat").arg("/proc/net/dev"), LIMIT)?.ok()?.stdout;
+    let line = text.lines().find_map(|line| line.trim().strip_prefix("lo:"));
+    let received = line.and_then(|numbers| numbers.split_whitespace().next());
+    Ok(received.context("no loopback interface")?.parse()?)
+}
+
 /// The test's own cgroup, which is not under the place's.
 fn elsewhere() -> Result<PathBuf> {
     let text = std::fs::read_to_string("/proc/self/cgroup")?;
@@ -317,12 +326,15 @@ fn sockets_of_another_programs_sock_map_work_with_sk_msg() -> Result<()> {
     bulk.args(["serve", &PORT.to_string()]);
     let _bulk = Process::serve("bulk", bulk, place.lab.dir(), (&place.lab.server, PORT))?;
     let _weir = place.weir(&place.own(), &["--sk-msg", "on"])?;
+    let before = loopback_bytes(&place.lab)?;
     for way in ["download", "upload"] {
         let mut client = fixture::command(&place.lab.client, "bulk.py");
-        client.args([way, SERVER_V4, &PORT.to_string(), &(8 << 20).to_string()]);
+        client.args([way, SERVER_V4, &PORT.to_string(), &BYTES.to_string()]);
         run(&mut within(&place.leaf(), &client), LIMIT)?.ok()?;
     }
     assert_eq!(counters.get(0)?, 2, "both sockets were in the other's map");
+    let crossed = loopback_bytes(&place.lab)? - before;
+    ensure!(crossed >= 2 * BYTES, "{crossed} bytes crossed loopback: not on the TCP stack");
     let found = place.check(&place.own(), "collector (id ")?;
     assert_says(&found, "warn", &["on sockops", "below", "sock map", "EBUSY"]);
     assert_says(&place.check(&place.own(), "foreign_msg (sk_msg)")?, "ok", &["this machine"]);
