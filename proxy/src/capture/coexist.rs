@@ -126,6 +126,16 @@ pub fn survey(cgroup: &Path, netns: BorrowedFd<'_>) -> Survey {
     Survey { findings }
 }
 
+/// Why the kernel refuses weir's programs on a cgroup, in words for an error message; none where
+/// nothing is in the way, or where that cannot be asked. For a failed attach with `EPERM`, whose
+/// cause the kernel does not tell.
+#[must_use]
+pub fn obstacle(cgroup: &Path) -> Option<String> {
+    let finding = hooks::findings(cgroup).into_iter().find(|f| f.severity == Severity::Fail)?;
+    let Finding { what, place, effect, advice, .. } = finding;
+    Some(format!("{what} ({place}) {effect}; {advice}"))
+}
+
 /// A cgroup's surroundings.
 struct Tree {
     here: PathBuf,

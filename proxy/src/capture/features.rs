@@ -8,7 +8,7 @@ use std::{
     os::fd::{FromRawFd, OwnedFd},
 };
 
-use super::probe::Support;
+use super::{probe::Support, query::bpf};
 
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_LINK_UPDATE: libc::c_long = 29;
@@ -79,17 +79,18 @@ pub fn ingress_ifindex() -> Support {
 /// Whether sockops programs are told which network namespace a socket is of (5.15).
 #[must_use]
 pub fn netns_cookie_in_sockops() -> Support {
-    let call = Instruction { code: 0x85, registers: 0, offset: 0, immediate: GET_NETNS_COOKIE };
-    tried(load(SOCK_OPS, "weir_probe", &[call, Instruction::answer(1), Instruction::EXIT]))
+    let cookie = Instruction { code: 0x85, registers: 0, offset: 0, immediate: GET_NETNS_COOKIE };
+    tried(load(SOCK_OPS, "weir_probe", &[cookie, Instruction::answer(1), Instruction::EXIT]))
 }
 
 /// Whether a link's program can be replaced (5.7): that of no link is, which is `EBADF` where the
 /// command is known and `EINVAL` elsewhere (`kernel/bpf/syscall.c`, `link_update`).
 #[must_use]
 pub fn link_update() -> Support {
-    let attr = UpdateAttr { link_fd: u32::MAX, new_prog_fd: u32::MAX, flags: 0, old_prog_fd: 0 };
+    let mut attr =
+        UpdateAttr { link_fd: u32::MAX, new_prog_fd: u32::MAX, flags: 0, old_prog_fd: 0 };
     // SAFETY: no pointers, and no such descriptor.
-    let result = unsafe { call(BPF_LINK_UPDATE, &attr) };
+    let result = unsafe { bpf(BPF_LINK_UPDATE, &mut attr) };
     match result {
         Err(error) if error.raw_os_error() == Some(libc::EBADF) => Support::Yes,
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Support::No,
@@ -108,7 +109,7 @@ pub(super) fn load(kind: (u32, u32), name: &str, program: &[Instruction]) -> io:
     for (to, from) in prog_name.iter_mut().take(15).zip(name.bytes()) {
         *to = from;
     }
-    let attr = LoadAttr {
+    let mut attr = LoadAttr {
         prog_type: kind.0,
         insn_cnt: u32::try_from(program.len()).unwrap_or(u32::MAX),
         insns: program.as_ptr() as u64,
@@ -118,7 +119,7 @@ pub(super) fn load(kind: (u32, u32), name: &str, program: &[Instruction]) -> io:
         ..LoadAttr::default()
     };
     // SAFETY: instructions and license live through the call; there is no log buffer.
-    let fd = unsafe { call(BPF_PROG_LOAD, &attr) }?;
+    let fd = unsafe { bpf(BPF_PROG_LOAD, &mut attr) }?;
     // SAFETY: the kernel has just made it (with O_CLOEXEC), and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -150,20 +151,6 @@ fn tried(result: io::Result<OwnedFd>) -> Support {
             _ => Support::Unknown(error.to_string()),
         },
     }
-}
-
-/// The system call. A non-negative answer is 0 or a descriptor.
-///
-/// # Safety
-/// What `attr` points to is valid for the command.
-unsafe fn call<T>(command: libc::c_long, attr: &T) -> io::Result<i32> {
-    // SAFETY: `attr` is as long as said; the rest is the caller's promise.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(i32::try_from(result).unwrap_or(i32::MAX))
 }
 
 #[cfg(test)]

@@ -159,7 +159,7 @@ fn connect(group: &Group, own: &[Attached]) -> Finding {
              weir can",
             Severity::Warn,
             "run weir in a cgroup under it too, or exempt the addresses that it handles: \
-             --skip-outbound-cidrs",
+             --skip-cidrs",
         ),
     };
     finding(&CONNECT, group, effect, severity, advice)

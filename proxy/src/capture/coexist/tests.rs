@@ -11,6 +11,7 @@ use crate::capture::{
     features::{Instruction, load},
 };
 
+const BPF_PROG_ATTACH: libc::c_long = 8;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const CGROUP_SOCK_ADDR: u32 = 18;
 
@@ -81,6 +82,31 @@ fn another_weir_is_found_here_above_and_below_and_nowhere_else() {
 
     drop(link);
     assert_eq!(look(&middle), None, "gone with its link");
+}
+
+#[test]
+fn an_exclusive_program_is_an_obstacle_where_the_kernel_says_so() {
+    let top = Group::top("obstacle");
+    let middle = Group::new(&top.0, "middle");
+    let leaf = Group::new(&middle.0, "leaf");
+    assert_eq!(obstacle(&leaf.0), None);
+    let pass = [Instruction::answer(1), Instruction::EXIT];
+    let hook = Hook::Getpeername6 as u32;
+    let program = load((CGROUP_SOCK_ADDR, hook), "lonely", &pass).unwrap();
+    let dir = File::open(&middle.0).unwrap();
+    let [dir_fd, program_fd] =
+        [dir.as_raw_fd(), program.as_raw_fd()].map(|fd| u32::try_from(fd).unwrap());
+    // Target, program, attach type, no flags. It goes with the cgroup.
+    let attr: [u32; 4] = [dir_fd, program_fd, hook, 0];
+    // SAFETY: the part of `union bpf_attr` for attaching, as long as said.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, attr.as_ptr(), 16) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+    for (group, relation) in [(&middle, "here"), (&leaf, "above")] {
+        let why = obstacle(&group.0).unwrap();
+        assert!(why.starts_with("lonely (id ") && why.contains("on getpeername6"), "{why}");
+        assert!(why.contains(relation) && why.contains("BPF_F_ALLOW_MULTI"), "{why}");
+    }
+    assert_eq!(obstacle(&top.0), None, "below is not in the way");
 }
 
 #[test]
