@@ -127,7 +127,12 @@ impl Workloads {
             retired: CancellationToken::new(),
             events: Mutex::default(),
         });
-        workloads.restore(own, &remembered, plan.takeover).await?;
+        if let Err(error) = workloads.restore(own, &remembered, plan.takeover).await {
+            if remembered.workloads.is_empty() && !plan.takeover {
+                workloads.shared.instance.remove_pins();
+            }
+            return Err(error);
+        }
         workloads.spawn_tasks();
         if !plan.takeover {
             workloads.follow_events().await?;
@@ -312,11 +317,14 @@ impl Workloads {
                 None => CaptureError::taken(cgroup).into(),
             });
         };
-        match coexist::overlapping(&cgroup)? {
-            Some(overlap) if start.fresh || overlap.relation != coexist::Relation::Same => {
-                Err(WorkloadError::Overlap { cgroup, overlap })
-            }
-            _ => Ok(lock),
+        // Its own programs of before are there to be replaced.
+        let mine = |overlap: &coexist::Overlap| {
+            overlap.relation == coexist::Relation::Same
+                && self.shared.instance.owns(overlap.program)
+        };
+        match coexist::overlaps(&cgroup)?.into_iter().find(|overlap| !mine(overlap)) {
+            Some(overlap) => Err(WorkloadError::Overlap { cgroup, overlap }),
+            None => Ok(lock),
         }
     }
 
@@ -331,11 +339,11 @@ impl Workloads {
         let deadline = self.shared.config.drain.deadline;
         let workloads = Arc::clone(self);
         workload.kernel().stop_capturing();
+        workload.release_claim();
         self.removals.spawn(async move {
             workload.drain(deadline, false).await;
             workload.kernel().detach();
             workload.kernel().forget();
-            workload.release_claim();
             if let Some(installed) = workload.client_ip() {
                 workloads.restore_client_ip(workload.netns().inode(), installed).await;
             }

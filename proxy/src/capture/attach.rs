@@ -18,6 +18,7 @@ use super::{
     CaptureError, Instance, Kernel, Netns,
     bpf::{self, AttachType},
     cgroup,
+    coexist::obstacle,
     pins::{Pins, directories, lock_directory},
     table::lock,
 };
@@ -115,7 +116,7 @@ impl Kernel {
                 Ok((link, Origin::Replaced)) => links.push((hook, link, false)),
                 Err(source) => {
                     undo(&pins, &links);
-                    let hint = attach_hint(&source);
+                    let hint = attach_hint(&source, cgroup);
                     return Err(CaptureError::Attach { name: hook.name, target: name, source, hint });
                 }
             }
@@ -170,7 +171,7 @@ impl Instance {
             CaptureError::Attach {
                 name: "sockops",
                 target: cgroup.display().to_string(),
-                hint: attach_hint(&source),
+                hint: attach_hint(&source, cgroup),
                 source,
             }
         })
@@ -197,7 +198,20 @@ impl Instance {
 
     /// Removes everything that is pinned.
     pub fn remove_pins(&self) {
-        remove_tree(self.pins.root());
+        remove_instance(self.pins.root());
+    }
+
+    /// True for a program that is pinned for a workload of this instance, by this weir or an
+    /// earlier one.
+    #[must_use]
+    pub fn owns(&self, program: u32) -> bool {
+        let schemas = self.pins.other_schemas().into_iter().chain([self.pins.own_schema()]);
+        let links = schemas.flat_map(|schema| directories(&schema)).flat_map(|links| {
+            HOOKS.map(|hook| bpf::open_pinned(&links.join(hook.name)))
+        });
+        links
+            .flatten()
+            .any(|link| bpf::link_target(link.as_fd()).is_ok_and(|(_, id)| id == program))
     }
 }
 
@@ -207,6 +221,14 @@ pub(super) fn remove_tree(directory: &Path) {
         remove_tree(&child);
     }
     remove_links(directory);
+}
+
+/// Removes everything of one instance, and the directory of all if it was the last.
+pub(super) fn remove_instance(root: &Path) {
+    remove_tree(root);
+    if let Some(parent) = root.parent() {
+        let _ = fs::remove_dir(parent);
+    }
 }
 
 // === impl Place ===
@@ -255,7 +277,7 @@ impl Place<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        if bpf::link_target(link.as_fd())? == self.id
+        if bpf::link_target(link.as_fd())?.0 == self.id
             && bpf::link_update(link.as_fd(), program).is_ok()
         {
             return Ok(Some(link));
@@ -281,14 +303,14 @@ fn pin_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Cap
     move |source| CaptureError::Pins { action, path: path.into(), source, hint: "" }
 }
 
-fn attach_hint(error: &io::Error) -> &'static str {
+fn attach_hint(error: &io::Error, cgroup: &Path) -> String {
     match error.raw_os_error() {
-        Some(libc::EPERM) => {
-            "; run as root or grant CAP_BPF and CAP_NET_ADMIN. Where that is so already, another \
-             program is attached there in a mode that allows no second one: see `weir check`"
-        }
-        Some(libc::E2BIG) => "; 64 programs are attached there already",
-        _ => "; see `weir check`",
+        Some(libc::EPERM) => obstacle(cgroup).map_or_else(
+            || "; run as root or grant CAP_BPF and CAP_NET_ADMIN".to_owned(),
+            |obstacle| format!("; {obstacle}"),
+        ),
+        Some(libc::E2BIG) => "; 64 programs are attached there already".to_owned(),
+        _ => "; see `weir check`".to_owned(),
     }
 }
 

@@ -104,8 +104,8 @@ struct LinkInfo {
 const LINK_TYPE_NETNS: u32 = 5;
 
 /// What a link is attached to: the id of a cgroup, or the inode of a network namespace; 0 for one
-/// that is gone.
-pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<u64> {
+/// that is gone. And the id of its program.
+pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<(u64, u32)> {
     let mut info = LinkInfo::default();
     let mut attr = InfoAttr {
         bpf_fd: number(link),
@@ -114,7 +114,8 @@ pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<u64> {
     };
     call(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
     // The namespace's inode has 32 bits.
-    Ok(if info.kind == LINK_TYPE_NETNS { info.target & u64::from(u32::MAX) } else { info.target })
+    let mask = if info.kind == LINK_TYPE_NETNS { u64::from(u32::MAX) } else { u64::MAX };
+    Ok((info.target & mask, info.prog_id))
 }
 
 /// Attaches a program to a cgroup or network namespace, beside those that are there already.

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use super::{
     CaptureError,
-    attach::remove_tree,
+    attach::remove_instance,
     instance::holder,
     pins::{self, Lock, directories, lock_directory},
     remembered::recall,
@@ -65,7 +65,7 @@ impl Abandoned {
     /// # Errors
     /// Where something is left.
     pub fn remove(self) -> Result<(), CaptureError> {
-        remove_tree(&self.root);
+        remove_instance(&self.root);
         match fs::metadata(&self.root) {
             Ok(_) => Err(CaptureError::Pins {
                 action: "remove",

@@ -30,7 +30,7 @@ pub enum CaptureError {
         /// What the kernel said.
         source: io::Error,
         /// The next step, with its separator.
-        hint: &'static str,
+        hint: String,
     },
     /// A map operation failed.
     #[error("cannot {action} BPF map {map}: {source}")]
