@@ -41,6 +41,6 @@ pub use kernel::Kernel;
 pub use listener::Listeners;
 pub use netns::Netns;
 pub use original::{Captured, Originals};
-pub use pins::{Lock, lock_directory};
+pub use pins::{Lock, control_socket, lock_directory};
 pub use remembered::{Remembered, RememberedPort};
 pub use routes::RouteWatch;
