@@ -38,7 +38,7 @@ pub use events::{DirectClose, Events};
 pub use heartbeat::Heartbeat;
 pub use instance::{Instance, InstanceOptions};
 pub use kernel::Kernel;
-pub use listener::Listeners;
+pub use listener::{Listeners, netns_cookie};
 pub use netns::Netns;
 pub use original::{Captured, Originals};
 pub use pins::{Lock, control_socket, lock_directory};

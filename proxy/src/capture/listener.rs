@@ -4,7 +4,7 @@
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
-    os::fd::AsRawFd,
+    os::fd::{AsFd, AsRawFd},
     sync::{Arc, Mutex},
 };
 
@@ -19,6 +19,8 @@ use super::{
 
 /// The kernel clamps it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
+/// linux/asm-generic/socket.h, since 5.14.
+const SO_NETNS_COOKIE: libc::c_int = 71;
 /// Flags of a map update (`include/uapi/linux/bpf.h`).
 const BPF_ANY: u64 = 0;
 const BPF_NOEXIST: u64 = 1;
@@ -149,4 +151,31 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// The cookie of a socket's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
+///
+/// # Errors
+/// `ENOPROTOOPT` on older kernels.
+pub fn netns_cookie(socket: &impl AsFd) -> Result<u64, CaptureError> {
+    let mut cookie: u64 = 0;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: both pointers are to live locals of the sizes given.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            std::ptr::from_mut(&mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 {
+        return Ok(cookie);
+    }
+    Err(CaptureError::Socket {
+        action: "read the network namespace cookie",
+        source: io::Error::last_os_error(),
+        hint: "; weir needs Linux 5.15 or newer",
+    })
 }
