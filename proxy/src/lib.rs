@@ -2,6 +2,7 @@
 //! speaks, forwards it and reports what it saw. The modules follow the path of a connection;
 //! `docs/ARCHITECTURE.md` has the map.
 
+pub mod accept;
 pub mod admin;
 pub mod capture;
 pub mod cli;

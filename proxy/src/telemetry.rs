@@ -24,6 +24,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use crate::accept::Slots;
 use crate::decision::{Decision, Direction, Source, Treatment};
 use connection::Live;
 use metrics::Metrics;
@@ -180,6 +181,16 @@ impl Telemetry {
         self.inner.metrics.set_kernel_counters(Box::new(counters));
     }
 
+    /// An accept failed for want of descriptors or memory; an `errno`.
+    pub fn accept_failed(&self, errno: i32) {
+        self.inner.metrics.accept_failed(errno);
+    }
+
+    /// Connections were reset because there was no descriptor for them for too long.
+    pub fn accept_shed(&self, count: u64) {
+        self.inner.metrics.accept_shed(count);
+    }
+
     /// Waits until every record so far is written. Blocks for at most `limit`.
     pub fn flush_records(&self, limit: Duration) {
         if let Some(records) = &self.inner.records {
@@ -209,6 +220,17 @@ impl Telemetry {
                 connection.settle();
             }
         }
+    }
+}
+
+/// Counts, and has nothing to withdraw.
+impl Slots for Telemetry {
+    fn exhausted(&self, error: &std::io::Error) {
+        self.accept_failed(error.raw_os_error().unwrap_or_default());
+    }
+
+    fn shed(&self, count: u64) {
+        self.accept_shed(count);
     }
 }
 

@@ -27,7 +27,7 @@ use prometheus_client::{
 };
 use weir_common::Reason;
 
-use super::{classify::Class, process::ProcessCollector};
+use super::{classify::Class, close::errno_name, process::ProcessCollector};
 use crate::{
     decision::{Decision, Direction, Source, Treatment, direction_name, source_name},
     forward::http::Exchange,
@@ -76,6 +76,8 @@ struct Families {
     inbound_detect_time: Family<WorkloadLabels, Histogram, fn() -> Histogram>,
     outbound_detect_time: Family<WorkloadLabels, Histogram, fn() -> Histogram>,
     connections: Family<ConnectionLabels, Counter>,
+    accept_errors: Family<ErrnoLabels, Counter>,
+    accept_shed: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -134,6 +136,11 @@ struct ConnectionLabels {
     workload: Arc<str>,
     treatment: &'static str,
     source: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ErrnoLabels {
+    errno: String,
 }
 
 /// The metrics of one workload and direction, looked up once per connection.
@@ -201,6 +208,14 @@ impl Metrics {
             .inc();
     }
 
+    pub(super) fn accept_failed(&self, errno: i32) {
+        self.families.accept_errors.get_or_create(&ErrnoLabels { errno: errno_name(errno) }).inc();
+    }
+
+    pub(super) fn accept_shed(&self, count: u64) {
+        self.families.accept_shed.inc_by(count);
+    }
+
     pub(super) fn bind(&self, workload: &Arc<str>, direction: Direction) -> Arc<Bound> {
         let key = (Arc::clone(workload), direction);
         if let Some(bound) = self.bound.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
@@ -232,6 +247,8 @@ impl Families {
             inbound_detect_time: Family::new_with_constructor(detect_histogram),
             outbound_detect_time: Family::new_with_constructor(detect_histogram),
             connections: Family::default(),
+            accept_errors: Family::default(),
+            accept_shed: Counter::default(),
         };
         // The library appends `_total` to counters.
         macro_rules! register {
@@ -256,6 +273,11 @@ impl Families {
             "outbound_tcp_detect_http_duration_seconds",
                 "Time taken for protocol detection", outbound_detect_time;
             "weir_connections", "Connections by treatment and by who decided it", connections;
+            "weir_accept_errors",
+                "Accepts that failed for want of descriptors or memory", accept_errors;
+            "weir_accept_shed",
+                "Connections reset because there was no descriptor for them for too long",
+                accept_shed;
         }
         families
     }
