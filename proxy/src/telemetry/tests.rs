@@ -58,7 +58,8 @@ const HTTP1: Decision = Decision::detected(Treatment::Http1, "request line");
 fn metric_names_labels_and_buckets_are_linkerds() {
     let telemetry = Telemetry::new(None);
     telemetry.set_kernel_counters(|| {
-        vec![KernelCount { workload: "shop".into(), reason: Reason::SkipPort, count: 9 }]
+        let (direction, reason) = (Direction::Outbound, Reason::SkipPort);
+        vec![KernelCount { workload: "shop".into(), direction, reason, count: 9 }]
     });
     let guard = telemetry.open(info());
     guard.upstream_connected();
