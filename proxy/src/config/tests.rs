@@ -67,7 +67,7 @@ fn errors_say_where_what_and_what_next() {
         "[outbound]\nskip_cidrs = \"10.0.0.1/8\"",
         "workload = ",
         "[workload]\nname = \"a b\"",
-        "[workload]\nfail = \"closed\"",
+        "[workload]\nfail = \"shut\"",
         "[log]\nlevel = \"weir=loud\"",
         "[forward]\nconnect_timeout = \"0s\"",
     ]
