@@ -25,7 +25,7 @@ use crate::{
         prefixed::Prefixed,
         tcp::{self, Endpoint, TcpEnd, TcpOptions},
     },
-    learn::{Change, Learning},
+    learn::{Change, Learn, Learning},
     telemetry::{CloseReason, ConnectionGuard, ConnectionInfo, Telemetry},
 };
 
@@ -211,7 +211,7 @@ impl Context {
         match self.learning.observe(direction, destination, raw, now) {
             Change::None => {}
             Change::Learned { until } => {
-                if self.learning.bypasses() {
+                if self.learning.mode() == Learn::Bypass {
                     let time = until.saturating_duration_since(now);
                     self.feedback.learned(direction, destination, time);
                 }
