@@ -5,6 +5,7 @@ mod acceleration;
 mod attach;
 mod bpf;
 pub mod cgroup;
+mod client_ip;
 mod counters;
 mod error;
 mod events;
@@ -20,6 +21,7 @@ mod routes;
 
 pub use acceleration::self_test as sk_msg_self_test;
 pub use attach::{AttachOptions, attach, hooks};
+pub use client_ip::{ClientIp, Installed, connect_as};
 pub use error::CaptureError;
 pub use events::{DirectClose, Events};
 pub use heartbeat::Heartbeat;

@@ -18,7 +18,10 @@ use std::{
 
 use futures_util::future::Either;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{runtime, sync::oneshot};
+use tokio::{
+    runtime,
+    sync::{OnceCell, oneshot},
+};
 
 use self::{
     helper::{Helper, JOBS, SOCKETS},
@@ -32,6 +35,7 @@ const PROCESS: &str = "/proc/self/ns/net";
 const THREAD: &str = "/proc/thread-self/ns/net";
 /// Where ip-netns(8) keeps namespaces.
 const NAMED: &str = "/run/netns";
+const LOCAL_PORTS: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 const NEEDS_ROOT: &str = "; run as root or grant CAP_SYS_ADMIN and CAP_SYS_PTRACE";
 
 /// A network namespace. It lives at least as long as the last clone of this.
@@ -47,6 +51,7 @@ struct Inner {
     cookie: u64,
     /// For IPv4 and IPv6.
     pools: [Pool; 2],
+    local_ports: OnceCell<(u16, u16)>,
 }
 
 /// What it takes to enter.
@@ -162,7 +167,16 @@ impl Netns {
             .enter(|| tcp_socket(false).map(|socket| netns_cookie(&socket)))
             .flatten()
             .map_err(|error| failed("work in network namespace", name, error))??;
-        Ok(Self { inner: Arc::new(Inner { door, path, inode, cookie, pools: Default::default() }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                door,
+                path,
+                inode,
+                cookie,
+                pools: Default::default(),
+                local_ports: OnceCell::new(),
+            }),
+        })
     }
 
     /// The kernel's name for the namespace (`SO_NETNS_COOKIE`), unique until the next boot.
@@ -243,6 +257,16 @@ impl Netns {
             Either::Left(socket) => Ok(socket),
             Either::Right(asked) => answer(asked?).await.flatten(),
         }
+    }
+
+    /// First and last of the ports that the kernel chooses from (ip(7), `ip_local_port_range`), as
+    /// of the first call: a change by the operator is seen by the next weir.
+    ///
+    /// # Errors
+    /// Where the sysctl cannot be read.
+    pub(super) async fn local_ports(&self) -> io::Result<(u16, u16)> {
+        let read = async || answer(self.inner.door.ask(&JOBS, local_ports)?).await.flatten();
+        self.inner.local_ports.get_or_try_init(read).await.copied()
     }
 
     /// Has the pool filled, without waiting for it.
@@ -341,6 +365,15 @@ fn open(path: &Path) -> Result<File, CaptureError> {
 fn tcp_socket(v6: bool) -> io::Result<Socket> {
     let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
     Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))
+}
+
+fn local_ports() -> io::Result<(u16, u16)> {
+    let text = fs::read_to_string(LOCAL_PORTS)?;
+    let mut ports = text.split_whitespace().map(str::parse);
+    match (ports.next(), ports.next()) {
+        (Some(Ok(first)), Some(Ok(last))) => Ok((first, last)),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, format!("{LOCAL_PORTS}: {text}"))),
+    }
 }
 
 /// The processes in a cgroup and below; 0 for each that is in another PID namespace.
