@@ -76,6 +76,19 @@ impl Kernel {
         Ok(())
     }
 
+    /// Says that connections from this address and port come from inside, or no longer do.
+    ///
+    /// # Errors
+    /// Where the map cannot be written.
+    pub fn set_inside(&self, source: SocketAddr, inside: bool) -> Result<(), CaptureError> {
+        let key = self.key(Direction::Inbound, source);
+        if inside {
+            self.instance.inside.insert(&key, &1)
+        } else {
+            self.instance.inside.remove(&key)
+        }
+    }
+
     /// True where the hooks would take a connection to this address.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 //! thread. It makes no namespaces and configures nothing in them.
 
 mod helper;
+mod pool;
 
 use std::{
     fmt,
@@ -15,10 +16,17 @@ use std::{
     sync::{Arc, mpsc},
 };
 
+use futures_util::future::Either;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{runtime, sync::oneshot};
+use tokio::{
+    runtime,
+    sync::{OnceCell, oneshot},
+};
 
-use self::helper::{Helper, JOBS, SOCKETS};
+use self::{
+    helper::{Helper, JOBS, SOCKETS},
+    pool::Pool,
+};
 use super::{CaptureError, netns_cookie};
 
 /// The namespace of the process: that of every thread which nobody has moved.
@@ -27,6 +35,7 @@ const PROCESS: &str = "/proc/self/ns/net";
 const THREAD: &str = "/proc/thread-self/ns/net";
 /// Where ip-netns(8) keeps namespaces.
 const NAMED: &str = "/run/netns";
+const LOCAL_PORTS: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 const NEEDS_ROOT: &str = "; run as root or grant CAP_SYS_ADMIN and CAP_SYS_PTRACE";
 
 /// A network namespace. It lives at least as long as the last clone of this.
@@ -40,6 +49,9 @@ struct Inner {
     path: Option<PathBuf>,
     inode: u64,
     cookie: u64,
+    /// For IPv4 and IPv6.
+    pools: [Pool; 2],
+    local_ports: OnceCell<(u16, u16)>,
 }
 
 /// What it takes to enter.
@@ -49,6 +61,8 @@ struct Door {
     /// True where there is nothing to enter.
     own: bool,
 }
+
+type Asked<T> = oneshot::Receiver<io::Result<T>>;
 
 // === impl Netns ===
 
@@ -153,7 +167,16 @@ impl Netns {
             .enter(|| tcp_socket(false).map(|socket| netns_cookie(&socket)))
             .flatten()
             .map_err(|error| failed("work in network namespace", name, error))??;
-        Ok(Self { inner: Arc::new(Inner { door, path, inode, cookie }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                door,
+                path,
+                inode,
+                cookie,
+                pools: Default::default(),
+                local_ports: OnceCell::new(),
+            }),
+        })
     }
 
     /// The kernel's name for the namespace (`SO_NETNS_COOKIE`), unique until the next boot.
@@ -208,11 +231,12 @@ impl Netns {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, CaptureError> {
-        self.inner.door.hop(&JOBS, work).await.map_err(|error| self.not_entered(error))
+        let asked = self.inner.door.ask(&JOBS, work).map_err(|error| self.not_entered(error))?;
+        answer(asked).await.map_err(|error| self.not_entered(error))
     }
 
     /// A TCP socket of the namespace, non-blocking and closed on exec. In the process's own it is
-    /// made directly.
+    /// made directly; for others it was made ahead, or is waited for.
     ///
     /// # Errors
     /// What socket(2) says, and `EPERM` where the namespace cannot be entered.
@@ -220,7 +244,47 @@ impl Netns {
         if self.is_own() {
             return tcp_socket(v6);
         }
-        self.inner.door.hop(&SOCKETS, move || tcp_socket(v6)).await?
+        let (ready, order) = self.pool(v6).take();
+        let socket = match ready {
+            Some(socket) => Either::Left(socket),
+            None => Either::Right(self.inner.door.ask(&SOCKETS, move || tcp_socket(v6))),
+        };
+        // Behind the socket that is waited for, and before the wait, which may be given up.
+        if order {
+            self.fill(v6);
+        }
+        match socket {
+            Either::Left(socket) => Ok(socket),
+            Either::Right(asked) => answer(asked?).await.flatten(),
+        }
+    }
+
+    /// First and last of the ports that the kernel chooses from (ip(7), `ip_local_port_range`), as
+    /// of the first call: a change by the operator is seen by the next weir.
+    ///
+    /// # Errors
+    /// Where the sysctl cannot be read.
+    pub(super) async fn local_ports(&self) -> io::Result<(u16, u16)> {
+        let read = async || answer(self.inner.door.ask(&JOBS, local_ports)?).await.flatten();
+        self.inner.local_ports.get_or_try_init(read).await.copied()
+    }
+
+    /// Has the pool filled, without waiting for it.
+    fn fill(&self, v6: bool) {
+        let (pool, netns) = (self.clone(), self.clone());
+        let work = move || pool.pool(v6).fill(|| tcp_socket(v6));
+        let done = move |result: io::Result<()>| {
+            if result.is_err() {
+                netns.pool(v6).not_ordered();
+            }
+        };
+        if self.inner.door.send(&SOCKETS, work, done).is_err() {
+            self.pool(v6).not_ordered();
+        }
+    }
+
+    fn pool(&self, v6: bool) -> &Pool {
+        &self.inner.pools[usize::from(v6)]
     }
 
     fn not_entered(&self, error: io::Error) -> CaptureError {
@@ -247,14 +311,15 @@ impl Door {
         result.recv().unwrap_or_else(|_| Err(helper::stopped()))
     }
 
-    async fn hop<T: Send + 'static>(
+    /// Queues the work; [`answer`] waits for it.
+    fn ask<T: Send + 'static>(
         &self,
         helper: &Helper,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> io::Result<T> {
+    ) -> io::Result<Asked<T>> {
         let (reply, result) = oneshot::channel();
         self.send(helper, work, move |result| drop(reply.send(result)))?;
-        result.await.unwrap_or_else(|_| Err(helper::stopped()))
+        Ok(result)
     }
 
     fn send<T: 'static>(
@@ -274,6 +339,10 @@ impl Door {
 }
 
 // === helpers ===
+
+async fn answer<T>(asked: Asked<T>) -> io::Result<T> {
+    asked.await.unwrap_or_else(|_| Err(helper::stopped()))
+}
 
 /// Opens a namespace's file, and nothing else.
 fn open(path: &Path) -> Result<File, CaptureError> {
@@ -296,6 +365,15 @@ fn open(path: &Path) -> Result<File, CaptureError> {
 fn tcp_socket(v6: bool) -> io::Result<Socket> {
     let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
     Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))
+}
+
+fn local_ports() -> io::Result<(u16, u16)> {
+    let text = fs::read_to_string(LOCAL_PORTS)?;
+    let mut ports = text.split_whitespace().map(str::parse);
+    match (ports.next(), ports.next()) {
+        (Some(Ok(first)), Some(Ok(last))) => Ok((first, last)),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, format!("{LOCAL_PORTS}: {text}"))),
+    }
 }
 
 /// The processes in a cgroup and below; 0 for each that is in another PID namespace.

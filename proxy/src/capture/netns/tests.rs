@@ -106,6 +106,26 @@ async fn a_long_job_does_not_hold_up_sockets() {
     assert!(job.await.unwrap().unwrap());
 }
 
+#[tokio::test]
+async fn after_the_first_socket_others_are_ready() {
+    let netns = fresh();
+    netns.tcp_socket(true).await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !netns.pool(true).is_full() {
+        assert!(Instant::now() < deadline, "the pool is not filled");
+        tokio::task::yield_now().await;
+    }
+    // With the helper busy, sockets can only come from the pool.
+    let (release, wait) = mpsc::channel::<()>();
+    netns.inner.door.send(&SOCKETS, move || wait.recv().is_ok(), drop).unwrap();
+    for _ in 0..4 {
+        let socket = netns.tcp_socket(true).await.unwrap();
+        assert_eq!(netns_cookie(&socket).unwrap(), netns.cookie());
+    }
+    release.send(()).unwrap();
+    assert!(!netns.pool(false).is_full(), "a family that nobody uses has no sockets");
+}
+
 #[test]
 fn a_cgroup_has_the_namespace_of_its_processes() {
     let cgroup = Transient::create("weir-test-netns-of-cgroup").unwrap();
