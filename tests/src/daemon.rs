@@ -15,6 +15,7 @@ use crate::cgroup::{self, Cgroup};
 use crate::netns::Netns;
 use crate::process::{Finished, Process, run, wait_until};
 use crate::record::Records;
+use crate::site::PATIENCE;
 use crate::weir::{LIMIT, binary};
 
 /// How long weir may take until it captures. Five tests at once on two cores load programs slowly.
@@ -274,6 +275,22 @@ impl Daemon {
     /// Fails when there is no file yet.
     pub fn records(&self) -> Result<Records> {
         Records::read(&self.records)
+    }
+
+    /// What it has recorded once there are so many connections to a port.
+    ///
+    /// # Errors
+    ///
+    /// Fails with the records when there are not in time.
+    pub fn records_of(&self, port: u16, connections: usize) -> Result<Records> {
+        let mut records = Records::default();
+        // A record is written when the connection has ended on both sides.
+        let waited = wait_until("the records", PATIENCE, || {
+            records = self.records()?;
+            Ok(records.connections(port).len() >= connections)
+        });
+        waited.with_context(|| format!("{connections} expected of port {port}: {records:#?}"))?;
+        Ok(records)
     }
 
     /// Ends it with SIGTERM, which must be a success.

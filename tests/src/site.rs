@@ -18,6 +18,7 @@ use crate::cgroup::Cgroup;
 use crate::fixture;
 use crate::netns::Netns;
 use crate::process::{Process, wait_until};
+use crate::wire::Wire;
 
 /// After this long without a byte a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -109,7 +110,7 @@ impl Site {
     ///
     /// Fails with the kernel's error.
     pub fn listen(&self, at: SocketAddr) -> io::Result<TcpListener> {
-        self.ask(&json!({"listen": pair(at), "v6only": false})).map(Into::into)
+        self.bind(at, false, false)
     }
 
     /// Listens on an IPv6 address for IPv6 only.
@@ -118,7 +119,21 @@ impl Site {
     ///
     /// Fails with the kernel's error.
     pub fn listen_v6only(&self, at: SocketAddr) -> io::Result<TcpListener> {
-        self.ask(&json!({"listen": pair(at), "v6only": true})).map(Into::into)
+        self.bind(at, true, false)
+    }
+
+    /// Listens where others may listen too (`SO_REUSEPORT`).
+    ///
+    /// # Errors
+    ///
+    /// Fails with the kernel's error.
+    pub fn listen_shared(&self, at: SocketAddr) -> io::Result<TcpListener> {
+        self.bind(at, false, true)
+    }
+
+    fn bind(&self, at: SocketAddr, v6only: bool, reuseport: bool) -> io::Result<TcpListener> {
+        let request = json!({"listen": pair(at), "v6only": v6only, "reuseport": reuseport});
+        self.ask(&request).map(Into::into)
     }
 
     fn dial(&self, from: Option<SocketAddr>, to: SocketAddr) -> io::Result<TcpStream> {
@@ -139,6 +154,16 @@ impl Site {
             None => socket.ok_or_else(gone),
         }
     }
+}
+
+/// Connects a client to a server that listens, and holds both ends.
+///
+/// # Errors
+///
+/// Fails when the client cannot connect or the server gets no connection.
+pub fn join(client: &Site, to: SocketAddr, listener: &TcpListener) -> Result<Wire> {
+    let client = client.connect(to).with_context(|| format!("cannot connect to {to}"))?;
+    Ok(Wire { client, server: accept(listener)? })
 }
 
 /// Accepts one connection, waiting for it as long as a test waits for anything.

@@ -11,7 +11,7 @@ use crate::left::nothing_left;
 use crate::pods::{CLIENT, POD, POD_B, Pods};
 use crate::process::wait_until;
 use crate::record::Records;
-use crate::site::{PATIENCE, Site, accept};
+use crate::site::{PATIENCE, Site, join};
 use crate::wire::Wire;
 
 /// Below the ephemeral range, on no list of weir's, and each used once: nothing that weir has
@@ -225,8 +225,7 @@ impl Server<'_> {
     ///
     /// Fails when the client cannot connect or the server gets no connection.
     pub fn wire(&self) -> Result<Wire> {
-        let client = self.way.client().connect(self.address).context("connect")?;
-        Ok(Wire { client, server: accept(&self.listener)? })
+        join(self.way.client(), self.address, &self.listener)
     }
 
     /// Every capture on the way has recorded the server's connections as so many of the treatment,
