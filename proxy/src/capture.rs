@@ -12,6 +12,7 @@ mod events;
 mod heartbeat;
 mod kernel;
 mod listener;
+pub mod listening;
 mod netns;
 mod original;
 mod policy;
