@@ -58,8 +58,13 @@ pub(crate) struct Sleeper(Child);
 impl Sleeper {
     pub(crate) fn start(cgroup: &Transient, netns: &Netns) -> Self {
         let mut command = Command::new("sleep");
-        command.arg("1000").stdin(Stdio::null());
         cgroup.enter(&mut command).unwrap();
+        Self::spawn(command, netns)
+    }
+
+    /// `command` is a `sleep`, prepared in whatever way.
+    pub(crate) fn spawn(mut command: Command, netns: &Netns) -> Self {
+        command.arg("1000").stdin(Stdio::null());
         Self(netns.enter(move || command.spawn()).unwrap().unwrap())
     }
 
