@@ -17,12 +17,8 @@ mod inbound;
 mod instance;
 mod kernel;
 mod listener;
-<<<<<<< HEAD
 mod listening;
 mod mounts;
-=======
-pub mod listening;
->>>>>>> part-net
 mod netns;
 mod original;
 mod pins;
