@@ -117,8 +117,10 @@ pub struct Workload {
 struct WorkloadSlots {
     listeners: Listeners,
     telemetry: Telemetry,
-    /// No connections are wanted any more, or not now.
+    /// No connections are wanted now.
     withdrawn: AtomicBool,
+    /// Nor ever again: draining.
+    over: AtomicBool,
 }
 
 // === impl Workload ===
@@ -159,6 +161,7 @@ impl Workload {
             listeners,
             telemetry: shared.telemetry.clone(),
             withdrawn: AtomicBool::new(true),
+            over: AtomicBool::new(false),
         });
         let feedback = KernelFeedback::new(&kernel, &netns, &cgroup, &shared);
         let registered = shared.exhaustion.register(Arc::clone(&slots) as Arc<dyn Slots>);
@@ -418,8 +421,10 @@ impl Workload {
     /// Leaves the slots, or leaves them to a successor, accepts what is in the queues, lets open
     /// connections finish until the deadline, then cuts them. Returns how many had to be cut.
     pub async fn drain(&self, deadline: Duration, successor: bool) -> usize {
-        self.slots.withdrawn.store(true, Ordering::Release);
-        if !successor {
+        self.slots.over.store(true, Ordering::Release);
+        if successor {
+            self.slots.withdrawn.store(true, Ordering::Release);
+        } else {
             self.slots.withdraw();
         }
         self.stop_accepting.cancel();
@@ -450,6 +455,9 @@ impl Slots for WorkloadSlots {
     }
 
     fn offer(&self) {
+        if self.over.load(Ordering::Acquire) {
+            return;
+        }
         self.withdrawn.store(false, Ordering::Release);
         if let Err(error) = self.listeners.offer() {
             tracing::warn!(%error, "listener slots not filled");
