@@ -50,6 +50,17 @@ pub mod maps {
     /// `DestinationKey → u64`: destinations learned to be raw TCP that go direct until then,
     /// `bpf_ktime_get_ns` clock.
     pub const LEARNED: &str = "LEARNED";
+    /// `DestinationKey → u8`, direction inbound: peers whose connections to the workload come from
+    /// inside its namespace, and are not steered. An address of the namespace with port 0 (any);
+    /// with `--preserve-client-ip` the client's address and the port that the proxy connects to
+    /// the application from, for as long as it connects. The kernel cannot tell: it takes a
+    /// connection to an own address of a device for one that came in by that device.
+    pub const INSIDE: &str = "INSIDE";
+    /// Socket-local storage `u32` (any value) on the proxy's own listeners, which what they accept
+    /// inherits: neither is taken for the workload's. Needed where the proxy is in the workload's
+    /// cgroup and the hook cannot know its cgroup (before Linux 6.4), or listened before the hook
+    /// was attached.
+    pub const OWN: &str = "OWN";
     /// `WorkloadId → [u8; STATE_BYTES]`: what userspace wants to find again after a restart. The
     /// programs do not use it.
     pub const STATE: &str = "STATE";
@@ -236,8 +247,8 @@ impl DestinationKey {
 pub struct Listening {
     /// How many.
     pub sockets: u32,
-    /// 1 where a socket on `::` takes no IPv4 connections (`IPV6_V6ONLY`). The hooks cannot read
-    /// that; userspace sets it after it has looked.
+    /// 1 where a socket takes no IPv4 connections (`IPV6_V6ONLY`); matters for `::` only. The
+    /// kernel sets that option for sockets on one IPv6 address by itself.
     pub v6_only: u32,
 }
 

@@ -19,7 +19,7 @@ use weir_common::{
 
 use crate::{
     listening,
-    maps::{INGRESS_IFINDEX, PORT_HITS, WORKLOAD, WORKLOADS, count, increment},
+    maps::{INGRESS_IFINDEX, INSIDE, PORT_HITS, WORKLOAD, WORKLOADS, count, increment},
     policy,
     socket::{self, either, read, read_words},
 };
@@ -48,7 +48,7 @@ pub fn weir_inbound(ctx: SkLookupContext) -> u32 {
 fn try_inbound(ctx: &SkLookupContext) -> Result<(), Reason> {
     let lookup = ctx.lookup;
     // SAFETY: as above.
-    let (v4, local, remote, port) = unsafe {
+    let (v4, local, remote, port, remote_port_be) = unsafe {
         let v4 = read!((*lookup).family) == socket::AF_INET;
         (
             v4,
@@ -56,14 +56,21 @@ fn try_inbound(ctx: &SkLookupContext) -> Result<(), Reason> {
             either(v4, read!((*lookup).remote_ip4), read_words!((*lookup).remote_ip6)),
             // Host order, unlike the remote port.
             read!((*lookup).local_port) as u16,
+            read!((*lookup).remote_port),
         )
     };
-    if from_loopback(ctx) || is_inside(&local, &remote) {
+    let peer = DestinationKey::new(
+        WORKLOAD.load(),
+        Direction::Inbound,
+        remote,
+        u16::from_be(remote_port_be),
+    );
+    if from_loopback(ctx) || is_inside(&local, &peer) {
         return Err(Reason::FromInside);
     }
     let mut dest = OriginalDestination {
         addr: local,
-        workload: WORKLOAD.load(),
+        workload: peer.workload,
         port,
         ..OriginalDestination::default()
     };
@@ -124,15 +131,25 @@ pub fn decide(config: &WorkloadConfig, dest: &mut OriginalDestination) -> Result
     if listening::is_listening(&key) { Ok(()) } else { Err(Reason::NotListening) }
 }
 
-/// True for a peer that is in the same network namespace, by its address.
+/// True for a peer that is in the same network namespace as the workload: by its address, or
+/// because userspace says so (see `maps::INSIDE` in weir-common).
 #[inline(always)]
-pub const fn is_inside(local: &AddrWords, remote: &AddrWords) -> bool {
-    socket::is_same(local, remote) || socket::is_loopback(remote)
+pub fn is_inside(local: &AddrWords, peer: &DestinationKey) -> bool {
+    socket::is_same(local, &peer.addr)
+        || socket::is_loopback(&peer.addr)
+        || is_known(&DestinationKey { port: 0, ..*peer })
+        || is_known(peer)
 }
 
-/// True where the segment came through `lo`; false where the kernel cannot say. IPv6 takes a
-/// segment to an address of another device for one of that device (`ip6_rcv_core` in
-/// net/ipv6/ip6_input.c), so this does not replace the comparison of addresses.
+#[inline(always)]
+fn is_known(peer: &DestinationKey) -> bool {
+    // SAFETY: only its presence counts.
+    unsafe { INSIDE.get(peer) }.is_some()
+}
+
+/// True where the segment came through `lo` to an address of `lo`; false also where the kernel
+/// cannot say. A segment through `lo` to an address of another device counts as that device's
+/// (`__ip_route_output_key_hash` in net/ipv4/route.c, `ip6_rcv_core` in net/ipv6/ip6_input.c).
 #[inline(always)]
 fn from_loopback(ctx: &SkLookupContext) -> bool {
     // SAFETY: the field is read only where the kernel has it.

@@ -14,6 +14,7 @@
 
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod accelerate;
 mod connect;

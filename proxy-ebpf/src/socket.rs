@@ -4,7 +4,10 @@ use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr},
-    helpers::{bpf_map_lookup_elem, bpf_sk_release, bpf_sk_storage_delete, bpf_sk_storage_get},
+    helpers::{
+        bpf_map_lookup_elem, bpf_sk_release, bpf_sk_storage_delete, bpf_sk_storage_get,
+        bpf_skc_to_tcp6_sock,
+    },
 };
 use weir_common::{AddrWords, ListenerKey, OriginalDestination, V4_MAPPED_WORD};
 
@@ -83,16 +86,46 @@ pub fn of_address(ctx: *mut bpf_sock_addr) -> *mut bpf_sock {
     unsafe { read!((*ctx).__bindgen_anon_1.sk) }
 }
 
-/// What the connect hook stored with a socket, if it stored anything.
+/// True for a listener on IPv6 that takes no IPv4 connections (`IPV6_V6ONLY`).
+///
+/// No context shows that. It is read from the kernel's `struct sock_common`, whose first 20 bytes
+/// are the same from 5.15 to 6.18 (include/net/sock.h). If they ever move, connections to a port
+/// that only one family listens on are wrongly taken or left; none is lost.
+#[inline(always)]
+pub fn is_v6_only(sk: *mut bpf_sock) -> bool {
+    const BYTE: usize = 19;
+    const BIT: u8 = 1 << 5;
+    // SAFETY: helper call on a non-null socket; null for other families.
+    let tcp6 = unsafe { bpf_skc_to_tcp6_sock(sk.cast()) }.cast::<u8>();
+    // SAFETY: the verifier checks the offset against the kernel's own types.
+    !tcp6.is_null() && unsafe { tcp6.add(BYTE).read_volatile() } & BIT != 0
+}
+
+/// What a hook stored with a socket, if it stored anything.
 #[inline(always)]
 pub fn stored(sk: *mut c_void) -> Option<&'static mut OriginalDestination> {
+    // SAFETY: the map's values are of this type.
+    unsafe { storage((&raw const SOCKETS).cast(), sk, 0) }
+}
+
+/// The value of a storage map for a socket; with `BPF_SK_STORAGE_GET_F_CREATE` a zeroed one is
+/// made where there is none.
+///
+/// # Safety
+/// `map` is a socket storage map whose values are of type `T`, and `sk` a context's socket.
+#[inline(always)]
+pub unsafe fn storage<T>(
+    map: *const c_void,
+    sk: *mut c_void,
+    flags: u32,
+) -> Option<&'static mut T> {
     if sk.is_null() {
         return None;
     }
     // SAFETY: helper call on a non-null socket; the value lives as long as the socket.
     unsafe {
-        bpf_sk_storage_get((&raw const SOCKETS).cast_mut().cast(), sk, ptr::null_mut(), 0)
-            .cast::<OriginalDestination>()
+        bpf_sk_storage_get(map.cast_mut().cast(), sk, ptr::null_mut(), u64::from(flags))
+            .cast::<T>()
             .as_mut()
     }
 }

@@ -226,23 +226,23 @@ impl<'a, L: Accept> Acceptor<'a, L> {
         self.back_off(false).await;
     }
 
-    /// Pauses; then resets who has waited for too long, if descriptors are what is lacking.
+    /// Resets who has waited for too long, if descriptors are what is lacking, and pauses.
     async fn back_off(&mut self, scarce: bool) {
         let now = Instant::now();
         let mut trouble = self.trouble.unwrap_or(Trouble { since: now, pause: FIRST_PAUSE });
         if !scarce || !self.listener.is_waited_for() {
             trouble.since = now;
         }
-        let (pause, waited_since) = (trouble.pause, trouble.since);
+        let mut pause = trouble.pause;
         trouble.pause = (pause * 2).min(LONGEST_PAUSE);
         self.trouble = Some(trouble);
+        if now.duration_since(trouble.since) >= PATIENCE && self.shed() > 0 {
+            // There may be more of them than one turn of the runtime allows to be accepted.
+            pause = FIRST_PAUSE;
+        }
         tokio::select! {
             () = sleep(pause) => {}
-            () = self.stop.cancelled(), if !self.stop.is_cancelled() => return,
-        }
-        if waited_since.elapsed() >= PATIENCE && self.shed() > 0 {
-            // There may be more of them than one turn of the runtime allows to be accepted.
-            self.trouble = Some(Trouble { pause: FIRST_PAUSE, ..trouble });
+            () = self.stop.cancelled(), if !self.stop.is_cancelled() => {}
         }
     }
 

@@ -25,7 +25,7 @@ use crate::{
         prefixed::Prefixed,
         tcp::{self, Endpoint, TcpEnd, TcpOptions},
     },
-    learn::{Change, Learning},
+    learn::{Change, Learn, Learning},
     telemetry::{CloseReason, ConnectionGuard, ConnectionInfo, Telemetry},
 };
 
@@ -58,6 +58,8 @@ pub struct Context {
 pub trait Feedback: Send + Sync {
     /// A destination could not be reached; its client is about to be reset.
     fn unreachable(&self, direction: Direction, destination: SocketAddr, error: &std::io::Error);
+    /// weir is about to connect to the application from a client's address, or has.
+    fn from_inside(&self, source: SocketAddr, connecting: bool);
     /// A destination is to be bypassed for this time.
     fn learned(&self, direction: Direction, destination: SocketAddr, time: Duration);
     /// A destination that was learned speaks something else now.
@@ -84,12 +86,7 @@ impl Context {
         let _ = client.set_nodelay(true);
         dial::keep_alive(&SockRef::from(&client));
         let client_ip = self.preserve_client_ip && direction == Direction::Inbound;
-        let dial = Dial::new(
-            &self.netns,
-            &captured,
-            client_ip.then_some(peer),
-            self.config.forward.connect_timeout,
-        );
+        let dial = Dial::new(self, &captured, client_ip.then_some(peer));
         let opaque = match captured.state {
             PortState::Opaque => Some(captured.state_source),
             PortState::Detect | PortState::Skip => self
@@ -211,7 +208,7 @@ impl Context {
         match self.learning.observe(direction, destination, raw, now) {
             Change::None => {}
             Change::Learned { until } => {
-                if self.learning.bypasses() {
+                if self.learning.mode() == Learn::Bypass {
                     let time = until.saturating_duration_since(now);
                     self.feedback.learned(direction, destination, time);
                 }

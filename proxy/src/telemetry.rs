@@ -214,12 +214,18 @@ impl Telemetry {
     }
 
     fn settle_live(&self) {
+        let mut half_closed = HashMap::new();
         for shard in &self.inner.live {
             let live: Vec<_> = lock(shard).values().cloned().collect();
             for connection in live {
                 connection.settle();
+                if connection.is_half_closed() {
+                    *half_closed.entry(connection.bound_to()).or_insert(0) += 1;
+                }
             }
         }
+        // Counted anew each time: a connection that is gone can't be left in it.
+        self.inner.metrics.set_half_closed(&half_closed);
     }
 }
 

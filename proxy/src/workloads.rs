@@ -396,6 +396,15 @@ impl Workloads {
         &self.acceleration
     }
 
+    /// Says where this process is spoken to, for one that wants to take over.
+    ///
+    /// # Errors
+    /// Where that cannot be kept with the pins.
+    pub fn announce(&self, control: &std::path::Path) -> Result<(), CaptureError> {
+        let pins = self.shared.instance.pins();
+        if pins.is_private() { Ok(()) } else { pins.announce(control) }
+    }
+
     /// The kernel side that they share.
     #[must_use]
     pub fn instance(&self) -> &Instance {

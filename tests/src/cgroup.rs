@@ -14,6 +14,9 @@ use crate::process::wait_until;
 /// What every cgroup of this harness is called at the beginning.
 pub const PREFIX: &str = "weirt-";
 
+/// A shell line that moves itself into the cgroup `$0` and becomes the command behind it.
+pub(crate) const JOIN: &str = r#"echo $$ > "$0/cgroup.procs" && exec "$@""#;
+
 /// A cgroup with a unique name; on drop its processes are killed and it is removed.
 #[derive(Debug)]
 pub struct Cgroup {
@@ -47,7 +50,7 @@ impl Cgroup {
     #[must_use]
     pub fn wrap(&self, command: &Command) -> Command {
         let mut wrapped = Command::new("sh");
-        wrapped.args(["-c", r#"echo $$ > "$0/cgroup.procs" && exec "$@""#]).arg(&self.path);
+        wrapped.args(["-c", JOIN]).arg(&self.path);
         wrapped.arg(command.get_program()).args(command.get_args());
         wrapped
     }

@@ -1,20 +1,26 @@
 //! Harness of weir's end-to-end tests: real network namespaces, cgroups, servers and clients.
 //!
-//! [`lab::Lab`] is where a test starts: two network namespaces with a cable between them. Everything
-//! else is started in one of the two and is taken away by `Drop`, after a panic too. `cargo xtask
+//! [`lab::Lab`] is where a test starts: two network namespaces with a cable between them, or
+//! [`pods::Pods`], where both ends of a connection are the test's. Everything else is started in one of the two and is taken away by `Drop`, after a panic too. `cargo xtask
 //! demo` uses the same pieces.
 
 #![forbid(unsafe_code)]
 
 pub mod cgroup;
+pub mod daemon;
 pub mod fixture;
 pub mod lab;
+pub mod left;
 pub mod netns;
 pub mod peer;
+pub mod pods;
 pub mod process;
 pub mod record;
 pub mod servers;
+pub mod site;
 pub mod visits;
+pub mod way;
 pub mod weir;
+pub mod wire;
 
 pub use lab::Lab;

@@ -1,6 +1,7 @@
 //! Network namespaces: making, entering and removing them. Commands run inside through `nsenter`,
 //! not `ip netns exec`, because the latter mounts a new `/sys` and hides cgroup2 and bpffs.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,6 +11,8 @@ use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sched::{CloneFlags, setns};
+
+use crate::cgroup::{self, Cgroup};
 
 /// What every namespace of this harness is called at the beginning.
 pub const PREFIX: &str = "weirt-";
@@ -21,6 +24,7 @@ const NETNS_DIR: &str = "/run/netns";
 #[derive(Debug)]
 pub struct Netns {
     name: String,
+    cgroup: Option<PathBuf>,
 }
 
 // === impl Netns ===
@@ -42,7 +46,7 @@ impl Netns {
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}-{number}-{role}", std::process::id());
         ip(&["netns", "add", &name])?;
-        let netns = Self { name };
+        let netns = Self { name, cgroup: None };
         ip(&["-n", &netns.name, "link", "set", "lo", "up"])?;
         Ok(netns)
     }
@@ -59,11 +63,25 @@ impl Netns {
         Path::new(NETNS_DIR).join(&self.name)
     }
 
+    /// From now on every command that runs inside belongs to the cgroup too, as in a pod.
+    pub fn join(&mut self, cgroup: &Cgroup) {
+        self.cgroup = Some(cgroup.path().to_owned());
+    }
+
+    fn nsenter(&self) -> Command {
+        let mut command = Command::new("nsenter");
+        if let Some(cgroup) = &self.cgroup {
+            command = Command::new("sh");
+            command.args(["-c", cgroup::JOIN]).arg(cgroup).arg("nsenter");
+        }
+        command.arg(format!("--net={}", self.path().display()));
+        command
+    }
+
     /// A command that will run inside and die with the thread that starts it.
     #[must_use]
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", self.path().display()));
+        let mut command = self.nsenter();
         command.args(["setpriv", "--pdeathsig", "KILL", "--"]).arg(program);
         command
     }
@@ -75,8 +93,8 @@ impl Netns {
     /// Fails when there is no such user.
     pub fn command_as(&self, user: &str, program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
         let user = user_named(user)?;
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", self.path().display())).arg("setpriv");
+        let mut command = self.nsenter();
+        command.arg("setpriv");
         command.arg(format!("--reuid={}", user.uid)).arg(format!("--regid={}", user.gid));
         command.args(["--clear-groups", "--pdeathsig", "KILL", "--"]).arg(program);
         Ok(command)
@@ -107,13 +125,26 @@ impl Netns {
     ///
     /// Fails when `/proc` cannot be read.
     pub fn listens(&self, port: u16) -> Result<bool> {
+        Ok(self.tcp_tables()?.lines().any(|line| listener_port(line) == Some(port)))
+    }
+
+    fn tcp_tables(&self) -> Result<String> {
         let tables = self.enter(|| -> std::io::Result<String> {
             let v4 = fs::read_to_string("/proc/thread-self/net/tcp")?;
             // Absent where IPv6 is switched off.
             let v6 = fs::read_to_string("/proc/thread-self/net/tcp6").unwrap_or_default();
             Ok(v4 + &v6)
         })??;
-        Ok(tables.lines().any(|line| is_listener(line, port)))
+        Ok(tables)
+    }
+
+    /// The TCP ports that something inside listens on, of either family.
+    ///
+    /// # Errors
+    ///
+    /// Fails when `/proc` cannot be read.
+    pub fn listening_ports(&self) -> Result<BTreeSet<u16>> {
+        Ok(self.tcp_tables()?.lines().filter_map(listener_port).collect())
     }
 
     /// Connects two namespaces by a veth pair, each end named `eth0`, with one address of each family.
@@ -122,19 +153,34 @@ impl Netns {
     ///
     /// Fails when `ip` does.
     pub fn cable(&self, addresses: [&str; 2], other: &Self, others: [&str; 2]) -> Result<()> {
+        self.cable_as("eth0", addresses, other, others)
+    }
+
+    /// As [`Netns::cable`], with another name for both ends.
+    ///
+    /// # Errors
+    ///
+    /// Fails when `ip` does.
+    pub fn cable_as(
+        &self,
+        device: &str,
+        addresses: [&str; 2],
+        other: &Self,
+        others: [&str; 2],
+    ) -> Result<()> {
         let (here, there) = (self.name.as_str(), other.name.as_str());
         ip(&[
-            "link", "add", "eth0", "netns", here, "type", "veth", "peer", "name", "eth0", "netns",
+            "link", "add", device, "netns", here, "type", "veth", "peer", "name", device, "netns",
             there,
         ])?;
         for (name, list) in [(here, addresses), (there, others)] {
             for address in list {
                 // Duplicate address detection would hold IPv6 back for a second.
                 let nodad: &[&str] = if address.contains(':') { &["nodad"] } else { &[] };
-                let add = ["-n", name, "addr", "add", address, "dev", "eth0"];
+                let add = ["-n", name, "addr", "add", address, "dev", device];
                 ip(&[&add, nodad].concat())?;
             }
-            ip(&["-n", name, "link", "set", "eth0", "up"])?;
+            ip(&["-n", name, "link", "set", device, "up"])?;
         }
         Ok(())
     }
@@ -203,24 +249,25 @@ fn sweep_stale() {
     }
 }
 
-/// Whether a line of `/proc/net/tcp` is a listener (state 0A) on the port.
-fn is_listener(line: &str, port: u16) -> bool {
+/// The port of a listener (state 0A) in a line of `/proc/net/tcp`.
+fn listener_port(line: &str) -> Option<u16> {
     let mut fields = line.split_whitespace().skip(1);
-    let local = fields.next().unwrap_or_default();
-    let state = fields.nth(1).unwrap_or_default();
-    state == "0A" && local.ends_with(&format!(":{port:04X}"))
+    let local = fields.next()?;
+    let state = fields.nth(1)?;
+    let (_address, port) = local.rsplit_once(':')?;
+    (state == "0A").then(|| u16::from_str_radix(port, 16).ok()).flatten()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::is_listener;
+    use super::listener_port;
 
     #[test]
     fn listeners_are_told_by_state_and_port() {
         let listener = "   0: 00000000:1F90 00000000:0000 0A 00000000:00000000 00:00000000";
         let open = "   1: 0100007F:1F90 0100007F:C350 01 00000000:00000000 00:00000000";
-        assert!(is_listener(listener, 8080));
-        assert!(!is_listener(listener, 8081));
-        assert!(!is_listener(open, 8080));
+        assert_eq!(listener_port(listener), Some(8080));
+        assert_eq!(listener_port(open), None);
+        assert_eq!(listener_port("  sl  local_address rem_address   st tx_queue"), None);
     }
 }

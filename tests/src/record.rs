@@ -54,7 +54,10 @@ impl Records {
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read the records {}", path.display()))?;
-        text.lines()
+        // The last line may be on its way.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole
+            .lines()
             .map(|line| {
                 let value = serde_json::from_str(line);
                 value.map(Record).with_context(|| format!("not a JSON record: {line}"))
@@ -73,6 +76,12 @@ impl Records {
     #[must_use]
     pub fn requests(&self) -> Vec<&Record> {
         self.0.iter().filter(|record| record.is("request")).collect()
+    }
+
+    /// Request records to a destination port.
+    #[must_use]
+    pub fn requests_to(&self, port: u16) -> Vec<&Record> {
+        self.0.iter().filter(|record| record.is("request") && record.goes_to(port)).collect()
     }
 
     /// The one connection to a port; panics with all records when there is another number of them.

@@ -1,4 +1,4 @@
-//! The weir binary under test: where it is, `weir exec` around a command, and the daemon `weir run`.
+//! The weir binary under test: where it is, its verbs, and `weir exec` around a command.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -6,16 +6,17 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::Lab;
-use crate::cgroup::Cgroup;
 use crate::netns::Netns;
-use crate::process::{Finished, Process, run, wait_until};
+use crate::process::{Finished, run};
 use crate::record::Records;
 
+pub use crate::daemon::{Daemon, Instance, Run};
+
 /// How long a wrapped command may take when the test does not say otherwise.
-const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// A command to be run under `weir exec`.
 #[derive(Debug)]
@@ -32,15 +33,6 @@ pub struct Observed {
     pub finished: Finished,
     /// What weir recorded.
     pub records: Records,
-}
-
-/// A running `weir run`.
-#[derive(Debug)]
-pub struct Daemon {
-    /// The process.
-    pub process: Process,
-    control: PathBuf,
-    records: PathBuf,
 }
 
 /// The binary: `WEIR_BIN`, or the one that cargo built last beside the tests.
@@ -162,64 +154,5 @@ impl Observed {
     #[must_use]
     pub fn stdout(&self) -> &str {
         self.finished.stdout.trim()
-    }
-}
-
-// === impl Daemon ===
-
-impl Daemon {
-    /// Starts `weir run` for a cgroup in the client's namespace and waits until it captures.
-    ///
-    /// # Errors
-    ///
-    /// Fails with the daemon's log when it ends or does not get ready.
-    pub fn start(lab: &Lab, cgroup: &Cgroup, flags: &[&str]) -> Result<Self> {
-        static COUNTER: AtomicU32 = AtomicU32::new(0);
-        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let control = lab.dir().join(format!("weir-{number}.sock"));
-        let records = lab.dir().join(format!("daemon-{number}.json"));
-        let mut command = lab.client.command(binary()?);
-        command.arg("run").arg("--cgroup").arg(cgroup.path());
-        command.arg("--control").arg(&control).arg("--record").arg(&records).args(flags);
-        let process = Process::start(&format!("weir-run-{number}"), command, lab.dir())?;
-        let mut daemon = Self { process, control, records };
-        daemon.wait_ready(lab)?;
-        Ok(daemon)
-    }
-
-    /// Runs a verb against this daemon's control socket; its exit code is not judged.
-    ///
-    /// # Errors
-    ///
-    /// Fails when it cannot be started or takes too long.
-    pub fn verb(&self, lab: &Lab, arguments: &[&str]) -> Result<Finished> {
-        let mut command = lab.client.command(binary()?);
-        command.args(arguments).arg("--control").arg(&self.control);
-        run(&mut command, LIMIT)
-    }
-
-    /// The control socket.
-    #[must_use]
-    pub fn control(&self) -> &Path {
-        &self.control
-    }
-
-    /// What it has recorded so far.
-    ///
-    /// # Errors
-    ///
-    /// Fails when there is no file yet.
-    pub fn records(&self) -> Result<Records> {
-        Records::read(&self.records)
-    }
-
-    fn wait_ready(&mut self, lab: &Lab) -> Result<()> {
-        wait_until("weir to get ready", Duration::from_secs(10), || {
-            if !self.process.running()? {
-                bail!("weir run ended");
-            }
-            Ok(self.control.exists() && self.verb(lab, &["status"])?.status.success())
-        })
-        .with_context(|| format!("log of weir:\n{}", self.process.log()))
     }
 }

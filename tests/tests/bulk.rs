@@ -9,9 +9,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use weir_tests::cgroup::Cgroup;
 use weir_tests::lab::SERVER_V4;
+use weir_tests::netns::Netns;
 use weir_tests::process::{Process, run, wait_until};
 use weir_tests::servers::nginx::{self, Nginx};
-use weir_tests::weir::{Daemon, Exec};
+use weir_tests::weir::{Daemon, Exec, Run};
 use weir_tests::{Lab, fixture};
 
 const GIB: u64 = 1 << 30;
@@ -29,16 +30,28 @@ fn status_kib(pid: u32, field: &str) -> Result<u64> {
     Ok(number.with_context(|| format!("no {field} for process {pid}"))?.parse()?)
 }
 
-/// Runs a shell line in the daemon's cgroup; then weir's greatest memory must have been small.
-fn transfer(line: &str) -> Result<()> {
-    let (lab, cgroup) = (Lab::new()?, Cgroup::new("bulk")?);
+/// Which end of the connections is in the workload.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Outbound,
+    Inbound,
+}
+
+/// Runs a shell line at the client; then weir's greatest memory must have been small.
+fn transfer(way: Way, line: &str) -> Result<()> {
+    let (mut lab, cgroup) = (Lab::new()?, Cgroup::new("bulk")?);
+    let captured = if way == Way::Inbound { &mut lab.server } else { &mut lab.client };
+    captured.join(&cgroup);
     let server = Nginx::start(&lab)?;
     let mut raw = fixture::command(&lab.server, "bulk.py");
     raw.args(["serve", &PORT.to_string()]);
     let _raw = Process::serve("bulk", raw, lab.dir(), (&lab.server, PORT))?;
     let big = server.root().join("big.bin");
     fill(&big)?;
-    let daemon = Daemon::start(&lab, &cgroup, &[])?;
+    let node = Netns::new("node")?;
+    let captured = if way == Way::Inbound { &lab.server } else { &lab.client };
+    let weir = Run::new(&node, lab.dir()).workload("bulk", &cgroup, Some(captured));
+    let daemon = weir.start()?;
     let line = line
         .replace(
             "{fixture}",
@@ -48,7 +61,7 @@ fn transfer(line: &str) -> Result<()> {
         .replace("{uploads}", &server.uploads().display().to_string());
     let mut shell = lab.client.command("bash");
     shell.args(["-euo", "pipefail", "-c", &line]);
-    let took = run(&mut cgroup.wrap(&shell), LIMIT)?.ok()?.took;
+    let took = run(&mut shell, LIMIT)?.ok()?.took;
     let peak = status_kib(daemon.process.pid(), "VmHWM")?;
     println!("{:.1} s, weir's greatest memory {peak} KiB", took.as_secs_f64());
     ensure!(peak < MEMORY_KIB, "weir used {peak} KiB");
@@ -89,29 +102,40 @@ fn fill(path: &Path) -> Result<()> {
 
 #[test]
 fn raw_tcp_carries_a_gigabyte_down_and_up() -> Result<()> {
-    transfer(&format!(
-        "{{fixture}} download {SERVER_V4} {PORT} {GIB}; {{fixture}} upload {SERVER_V4} {PORT} {GIB}"
-    ))
+    transfer(
+        Way::Outbound,
+        &format!(
+            "{{fixture}} download {SERVER_V4} {PORT} {GIB}; {{fixture}} upload {SERVER_V4} {PORT} {GIB}"
+        ),
+    )
 }
 
-fn http(port: u16, option: &str) -> Result<()> {
+fn http(way: Way, port: u16, option: &str) -> Result<()> {
     let url = format!("http://{SERVER_V4}:{port}");
     // nginx answers an upload with the name of the file that it put the body into.
-    transfer(&format!(
-        "curl -sS {option} {url}/big.bin | cmp - {{big}}\n\
+    transfer(
+        way,
+        &format!(
+            "curl -sS {option} {url}/big.bin | cmp - {{big}}\n\
          file=$(curl -sS {option} -H Expect: -T {{big}} {url}/upload)\n\
          cmp \"$file\" {{big}}"
-    ))
+        ),
+    )
 }
 
 #[test]
 fn http1_carries_a_gigabyte_down_and_up() -> Result<()> {
-    http(nginx::HTTP1, "--http1.1")
+    http(Way::Outbound, nginx::HTTP1, "--http1.1")
+}
+
+#[test]
+fn http1_carries_a_gigabyte_down_and_up_inbound() -> Result<()> {
+    http(Way::Inbound, nginx::HTTP1, "--http1.1")
 }
 
 #[test]
 fn http2_carries_a_gigabyte_down_and_up() -> Result<()> {
-    http(nginx::H2C, "--http2-prior-knowledge")
+    http(Way::Outbound, nginx::H2C, "--http2-prior-knowledge")
 }
 
 // === A slow reader ===

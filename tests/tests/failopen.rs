@@ -8,7 +8,7 @@ use weir_tests::Lab;
 use weir_tests::cgroup::Cgroup;
 use weir_tests::peer::Peer;
 use weir_tests::visits::{Visitor, now};
-use weir_tests::weir::Daemon;
+use weir_tests::weir::{Daemon, Instance, Run};
 
 const VISIT: Duration = Duration::from_secs(6);
 /// Longer than one visit takes.
@@ -29,7 +29,10 @@ fn connections_go_direct_after_kill_9_and_are_captured_after_a_new_start() -> Re
     let dead = now()?;
     visitor.wait_for(120)?;
     let restart = now()?;
-    let _daemon = Daemon::start(&lab, &cgroup, &[])?;
+    let _successor = Run::new(&lab.client, lab.dir())
+        .after(&daemon)
+        .workload("client", &cgroup, None)
+        .start()?;
     let again = now()?;
     let visits = visitor.finish()?;
     visits.assert_all_proxied(0, alive);
@@ -84,8 +87,10 @@ fn two_weirs_can_follow_each_other_on_one_cgroup() -> Result<()> {
     let lab = Lab::new()?;
     let cgroup = Cgroup::new("twice")?;
     let peer = Peer::whoami(&lab.server, 9000)?;
+    let instance = Instance::new();
     for _ in 0..3 {
-        let mut daemon = Daemon::start(&lab, &cgroup, &[])?;
+        let run = Run::new(&lab.client, lab.dir()).instance(&instance);
+        let mut daemon = run.workload("client", &cgroup, None).start()?;
         let from = now()?;
         let time = Duration::from_secs(1);
         Visitor::start(&lab, &cgroup, peer.port(), time)?

@@ -18,13 +18,17 @@ use tokio::{
     sync::Semaphore,
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::protocol::{
     Answer, Command, ControlError, ErrorCode, Explanation, KernelCounters, MAX_REQUEST,
     PortsChanged, PortsReport, PortsSet, Request, Response, Status, VERSION, WorkloadStatus,
 };
 use crate::{
-    config::WorkloadSettings, decision::Direction, ports::PortChange,
+    accept::{AcceptOptions, Acceptor, NoSlots},
+    config::WorkloadSettings,
+    decision::Direction,
+    ports::PortChange,
     telemetry::stats::StatsSnapshot,
 };
 
@@ -175,26 +179,20 @@ impl ControlSocket {
     pub async fn serve(self, handler: Arc<dyn ControlHandler>) {
         let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
         let mut tasks = tokio::task::JoinSet::new();
+        let never = CancellationToken::new();
+        let mut acceptor = Acceptor::new(&self.listener, &NoSlots, &never, AcceptOptions::admin());
         loop {
             let permit =
                 Arc::clone(&clients).acquire_owned().await.expect("the semaphore is never closed");
             while tasks.try_join_next().is_some() {}
-            match self.listener.accept().await {
-                Ok((stream, _)) => {
-                    let handler = Arc::clone(&handler);
-                    tasks.spawn(async move {
-                        let _permit = permit;
-                        if let Err(error) = serve_client(stream, handler.as_ref()).await {
-                            tracing::debug!(%error, "control client went away");
-                        }
-                    });
+            let Some((stream, _)) = acceptor.next().await else { return };
+            let handler = Arc::clone(&handler);
+            tasks.spawn(async move {
+                let _permit = permit;
+                if let Err(error) = serve_client(stream, handler.as_ref()).await {
+                    tracing::debug!(%error, "control client went away");
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept on the control socket");
-                    // EMFILE does not go away by asking again at once.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
+            });
         }
     }
 }

@@ -141,26 +141,6 @@ pub enum CaptureError {
         "--preserve-client-ip needs Linux 5.17: this kernel's sk_lookup programs do not see the interface that a connection comes in by"
     )]
     NoIngressIfindex,
-    /// A network namespace could not be opened or entered.
-    #[error("cannot enter network namespace (netns) {path}: {source}{hint}")]
-    Netns {
-        /// Its file.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-        /// The next step, with its separator; may be empty.
-        hint: &'static str,
-    },
-    /// The processes of a cgroup are in several network namespaces.
-    #[error(
-        "cgroup {cgroup} has processes in different network namespaces (such as {} and {}); name the one that is meant with --netns /proc/PID/ns/net", pids[0], pids[1]
-    )]
-    SeveralNetns {
-        /// The cgroup.
-        cgroup: PathBuf,
-        /// Two processes that are not in the same one.
-        pids: [String; 2],
-    },
     /// Routes could not be read.
     #[error("cannot read the routing table: {0}")]
     Routes(String),

@@ -1,8 +1,8 @@
 //! Keeps the hooks' idea of what a workload listens on right: filled at attach, and looked over
 //! again where a connection to the application was refused.
 //!
-//! From attach on, the sockops program counts listen(2) and close by itself. What it can't know
-//! comes from sock_diag(7): sockets that were listening before, and `IPV6_V6ONLY`.
+//! From attach on, the sockops program counts listen(2) and close by itself. Sockets that were
+//! listening before come from sock_diag(7).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -41,10 +41,8 @@ impl Kernel {
             }
         }
         for (key, found) in self.look(netns, cgroup).await? {
-            let known = self.instance.listening.get(&key)?.unwrap_or_default();
             // A socket that began to listen after the hooks were attached is counted already.
-            let sockets = known.sockets.max(found.sockets);
-            self.instance.listening.insert(&key, &Listening { sockets, ..found })?;
+            self.instance.listening.add(&key, &found)?;
         }
         Ok(())
     }
@@ -67,13 +65,28 @@ impl Kernel {
             let at = |sockets: &Sockets| sockets.get(key).copied();
             let (known, found) = (at(&second.0), at(&second.1));
             let steady = at(&first.0) == known && at(&first.1) == found;
-            match found {
-                _ if !steady || known == found => {}
-                Some(found) => self.instance.listening.insert(key, &found)?,
-                None => self.instance.listening.remove(key)?,
+            match (known, found) {
+                _ if !steady => {}
+                (None, Some(found)) => self.instance.listening.add(key, &found)?,
+                // Closed without being counted: it was listening before the hooks were attached.
+                (Some(_), None) => self.instance.listening.remove(key)?,
+                _ => {}
             }
         }
         Ok(())
+    }
+
+    /// Says that connections from this address and port come from inside, or no longer do.
+    ///
+    /// # Errors
+    /// Where the map cannot be written.
+    pub fn set_inside(&self, source: SocketAddr, inside: bool) -> Result<(), CaptureError> {
+        let key = self.key(Direction::Inbound, source);
+        if inside {
+            self.instance.inside.insert(&key, &1)
+        } else {
+            self.instance.inside.remove(&key)
+        }
     }
 
     /// True where the hooks would take a connection to this address.

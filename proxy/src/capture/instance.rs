@@ -4,14 +4,16 @@
 use std::{
     borrow::Cow,
     os::fd::OwnedFd,
-    sync::{Mutex, MutexGuard},
+    sync::{Mutex, MutexGuard, OnceLock},
 };
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, MapData, PerCpuHashMap, SockHash},
-    programs::SkLookup,
+    maps::{Array, MapData, PerCpuHashMap, SkStorage, SockHash},
+    programs::{ProgramType, SkLookup},
+    sys::is_helper_supported,
 };
+use aya_obj::generated::bpf_func_id;
 use weir_common::{
     CounterKey, DestinationKey, ListenerKey, Listening, PortKey, PortRule, Route, STATE_BYTES,
     TupleKey, WorkloadConfig, WorkloadId, maps,
@@ -49,6 +51,8 @@ pub struct Instance {
     pub(super) failed: Table<DestinationKey, u64>,
     pub(super) learned: Table<DestinationKey, u64>,
     pub(super) listening: Table<DestinationKey, Listening>,
+    pub(super) inside: Table<DestinationKey, u8>,
+    pub(super) own: Mutex<SkStorage<MapData, u32>>,
     pub(super) ports: Table<PortKey, PortRule>,
     pub(super) port_hits: Mutex<PerCpuHashMap<MapData, PortKey, u64>>,
     pub(super) counters: Mutex<PerCpuHashMap<MapData, CounterKey, u64>>,
@@ -103,6 +107,8 @@ impl Instance {
             failed: Table::take(&mut ebpf, maps::FAILED)?,
             learned: Table::take(&mut ebpf, maps::LEARNED)?,
             listening: Table::take(&mut ebpf, maps::LISTENING)?,
+            inside: Table::take(&mut ebpf, maps::INSIDE)?,
+            own: Mutex::new(take(&mut ebpf, maps::OWN)?),
             ports: Table::take(&mut ebpf, maps::PORTS)?,
             port_hits: Mutex::new(take(&mut ebpf, maps::PORT_HITS)?),
             counters: Mutex::new(take(&mut ebpf, maps::COUNTERS)?),
@@ -205,17 +211,28 @@ fn load(
     ingress_ifindex: bool,
 ) -> Result<Ebpf, CaptureError> {
     let ingress_ifindex = u32::from(ingress_ifindex);
+    let sockops_cgroup = u32::from(sockops_knows_cgroup());
     let mut loader = EbpfLoader::new();
     // There is nothing to relocate against the kernel's types; reading them takes 20 ms.
     loader
         .btf(None)
         .override_global("WORKLOAD", &workload, true)
         .override_global("INGRESS_IFINDEX", &ingress_ifindex, true)
+        .override_global("SOCKOPS_CGROUP", &sockops_cgroup, true)
         .override_global(aya_log::LEVEL, &log_level, false);
     for name in names {
         loader.map_pin_path(name, pins.map(name));
     }
     Ok(loader.load(object)?)
+}
+
+/// Whether sockops programs can ask for the current cgroup (Linux 6.4).
+fn sockops_knows_cgroup() -> bool {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    let helper = bpf_func_id::BPF_FUNC_get_current_cgroup_id;
+    *KNOWN.get_or_init(|| {
+        is_helper_supported(ProgramType::SockOps, helper).is_ok_and(|supported| supported)
+    })
 }
 
 /// Whether `bpf_sk_lookup.ingress_ifindex` is there (Linux 5.17, and some older ones that have it

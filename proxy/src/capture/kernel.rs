@@ -85,6 +85,9 @@ impl Kernel {
         for (key, _) in instance.listening.entries(|key| mine(key.workload)) {
             let _ = instance.listening.remove(&key);
         }
+        for (key, _) in instance.inside.entries(|key| mine(key.workload)) {
+            let _ = instance.inside.remove(&key);
+        }
         for (key, bits, _) in instance.skip_cidrs.entries(*workload) {
             let _ = instance.skip_cidrs.remove(key, bits);
         }

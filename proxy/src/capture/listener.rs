@@ -4,7 +4,7 @@
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
-    os::fd::AsRawFd,
+    os::fd::{AsFd, AsRawFd},
     sync::{Arc, Mutex},
 };
 
@@ -14,14 +14,15 @@ use weir_common::{ListenerKey, ListenerKind, WorkloadId, maps};
 
 use super::{
     CaptureError, Instance, Kernel, Netns,
-    table::{absent_is_fine, lock},
+    table::{BPF_NOEXIST, absent_is_fine, lock},
 };
 
 /// The kernel clamps it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
-/// Flags of a map update (`include/uapi/linux/bpf.h`).
+/// linux/asm-generic/socket.h, since 5.14.
+const SO_NETNS_COOKIE: libc::c_int = 71;
+/// Flag of a map update (`include/uapi/linux/bpf.h`).
 const BPF_ANY: u64 = 0;
-const BPF_NOEXIST: u64 = 1;
 
 /// A workload's listeners, one per family, for both directions: a redirected connection arrives
 /// at the listener's own address, an inbound one at the address that the client asked for.
@@ -56,6 +57,10 @@ impl Listeners {
         match v6 {
             Ok(v6) => sockets.push((ListenerKind::V6, v6)),
             Err(error) => tracing::info!(%error, "no listener on ::1: IPv6 goes direct"),
+        }
+        for (_, socket) in &sockets {
+            // Only needed where weir is in the workload's cgroup; see the map.
+            let _ = lock(&kernel.instance.own).insert(&socket.as_raw_fd(), 1, 0);
         }
         let addresses =
             sockets.iter().filter_map(|(_, socket)| socket.local_addr().ok()).collect();
@@ -146,7 +151,37 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
+    // Accepted inbound connections hold the application's port; without this on both sides it could
+    // not listen again after a restart until the last of them has left TIME_WAIT (socket(7)).
+    socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// The cookie of a socket's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
+///
+/// # Errors
+/// `ENOPROTOOPT` on older kernels.
+pub fn netns_cookie(socket: &impl AsFd) -> Result<u64, CaptureError> {
+    let mut cookie: u64 = 0;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: both pointers are to live locals of the sizes given.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            std::ptr::from_mut(&mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 {
+        return Ok(cookie);
+    }
+    Err(CaptureError::Socket {
+        action: "read the network namespace cookie",
+        source: io::Error::last_os_error(),
+        hint: "; weir needs Linux 5.15 or newer",
+    })
 }

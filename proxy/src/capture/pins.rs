@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! /sys/fs/bpf/weir/INSTANCE/          locked with flock(2)
+//!     control -> SOCKET                   where whoever serves it is spoken to
 //!     SCHEMA/maps/NAME                maps of programs with the same layout
 //!     SCHEMA/WORKLOAD/HOOK            links: programs attached to the workload
 //! ```
@@ -26,6 +27,8 @@ use super::{CaptureError, mounts};
 const DIRECTORY: &str = "weir";
 /// The maps' directory in a schema's.
 const MAPS: &str = "maps";
+/// The link to the control socket.
+const CONTROL: &str = "control";
 /// What names the layout of maps and structures instead of its digest; for tests of an upgrade.
 const SCHEMA_VARIABLE: &str = "WEIR_BPF_SCHEMA";
 /// Both sources together fix the layout.
@@ -103,6 +106,17 @@ impl Pins {
         lock_directory(&self.root).map_err(|source| self.error("lock", source))
     }
 
+    /// Says where the process that serves the instance is spoken to.
+    ///
+    /// # Errors
+    /// Where the link cannot be made.
+    pub fn announce(&self, control: &Path) -> Result<(), CaptureError> {
+        let absolute = std::path::absolute(control).unwrap_or_else(|_| control.to_owned());
+        let link = self.root.join(CONTROL);
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(absolute, &link).map_err(|source| self.error("link", source))
+    }
+
     /// The instance's directory.
     #[must_use]
     pub fn root(&self) -> &Path {
@@ -171,6 +185,15 @@ pub fn instance_directory(instance: &str) -> Result<Option<PathBuf>, CaptureErro
         Err(CaptureError::NoBpffs) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// The control socket of the process that serves an instance, as it has announced it.
+///
+/// # Errors
+/// As [`existing_instances`].
+pub fn control_socket(instance: &str) -> Result<Option<PathBuf>, CaptureError> {
+    let directory = instance_directory(instance)?;
+    Ok(directory.and_then(|directory| fs::read_link(directory.join(CONTROL)).ok()))
 }
 
 /// Locks a directory; `None` while another process holds it.

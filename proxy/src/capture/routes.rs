@@ -6,7 +6,7 @@
 //! prefix. Metrics, preferred sources, RFC 6724 and unreachable routes are thus the kernel's own.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::Arc,
     time::Duration,
@@ -15,9 +15,9 @@ use std::{
 use futures_util::{StreamExt, TryStreamExt, future, stream::BoxStream};
 use rtnetlink::{
     Handle, IpVersion, MulticastGroup, RouteMessageBuilder, new_multicast_connection,
-    packet_route::route::{RouteAddress, RouteAttribute, RouteMessage},
+    packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
 };
-use weir_common::{Route, flags};
+use weir_common::{DestinationKey, Direction, Route, flags};
 
 use super::{
     CaptureError, ClientIp, Kernel, Netns,
@@ -48,6 +48,7 @@ pub struct RouteWatch {
     netlink: Handle,
     changes: BoxStream<'static, ()>,
     installed: Table,
+    inside: HashSet<IpAddr>,
 }
 
 // === impl RouteWatch ===
@@ -75,7 +76,8 @@ impl RouteWatch {
         tokio::spawn(connection);
         let changes = messages.map(|_| ()).boxed();
         let installed = kernel.installed_routes();
-        let mut watch = Self { kernel, netns, netlink, changes, installed };
+        let inside = kernel.installed_inside();
+        let mut watch = Self { kernel, netns, netlink, changes, installed, inside };
         watch.refresh().await?;
         Ok(watch)
     }
@@ -93,7 +95,11 @@ impl RouteWatch {
     }
 
     async fn refresh(&mut self) -> Result<(), CaptureError> {
-        let prefixes = prefixes(&self.netlink).await?;
+        let routes = routes(&self.netlink).await?;
+        self.refresh_inside(&routes)?;
+        let mut prefixes: Vec<Prefix> = routes.iter().filter_map(prefix_of).collect();
+        prefixes.sort_unstable();
+        prefixes.dedup();
         if prefixes.len() > MAX_PREFIXES || !stock_rules(&self.netlink).await? {
             tracing::info!(prefixes = prefixes.len(), "routing too involved to mirror");
             return self.kernel.set_flag(flags::ROUTES_COMPLETE, false);
@@ -113,7 +119,37 @@ impl RouteWatch {
     }
 }
 
+impl RouteWatch {
+    /// Keeps the list of the namespace's own addresses: what comes from one of them comes from
+    /// inside.
+    fn refresh_inside(&mut self, routes: &[RouteMessage]) -> Result<(), CaptureError> {
+        let now: HashSet<IpAddr> = routes.iter().filter_map(own_address).collect();
+        for added in now.difference(&self.inside) {
+            self.kernel.instance.inside.insert(&self.kernel.inside_key(*added), &1)?;
+        }
+        for gone in self.inside.difference(&now) {
+            self.kernel.instance.inside.remove(&self.kernel.inside_key(*gone))?;
+        }
+        self.inside = now;
+        Ok(())
+    }
+}
+
 impl Kernel {
+    fn inside_key(&self, address: IpAddr) -> DestinationKey {
+        self.key(Direction::Inbound, SocketAddr::new(address, 0))
+    }
+
+    /// The addresses that an earlier weir has put into the list.
+    fn installed_inside(&self) -> HashSet<IpAddr> {
+        if self.fresh {
+            return HashSet::new();
+        }
+        let entries =
+            self.instance.inside.entries(|key| key.workload == self.workload && key.port == 0);
+        entries.into_iter().map(|(key, _)| to_ip(key.addr)).collect()
+    }
+
     /// Whether the connect hook takes an address for reachable, and the source address it would
     /// name; `None` while the route map is not complete.
     ///
@@ -146,11 +182,11 @@ impl Kernel {
 
 // === helpers ===
 
-/// Every prefix that any table has a route for.
-async fn prefixes(netlink: &Handle) -> Result<Vec<Prefix>, CaptureError> {
+/// Every route of every table.
+async fn routes(netlink: &Handle) -> Result<Vec<RouteMessage>, CaptureError> {
     let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
     let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
-    let mut prefixes = Vec::new();
+    let mut all = Vec::new();
     for request in [v4, v6] {
         let routes: Vec<RouteMessage> = netlink
             .route()
@@ -159,11 +195,16 @@ async fn prefixes(netlink: &Handle) -> Result<Vec<Prefix>, CaptureError> {
             .try_collect()
             .await
             .map_err(|error| CaptureError::Routes(error.to_string()))?;
-        prefixes.extend(routes.iter().filter_map(prefix_of));
+        all.extend(routes);
     }
-    prefixes.sort_unstable();
-    prefixes.dedup();
-    Ok(prefixes)
+    Ok(all)
+}
+
+/// The address of a route to the namespace itself; loopback needs no entry.
+fn own_address(route: &RouteMessage) -> Option<IpAddr> {
+    let (address, _) = prefix_of(route)
+        .filter(|(_, bits)| *bits == 128 && route.header.kind == RouteType::Local)?;
+    Some(IpAddr::V6(address).to_canonical())
 }
 
 /// True where routing is by destination alone, so that one answer holds for a whole prefix.

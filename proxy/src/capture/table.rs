@@ -4,11 +4,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::{
     Ebpf, Pod,
-    maps::{HashMap, LpmTrie, MapData, lpm_trie::Key},
+    maps::{HashMap, LpmTrie, MapData, MapError, lpm_trie::Key},
 };
 use weir_common::{PrefixKey, WorkloadId};
 
 use super::CaptureError;
+
+/// Flag of a map update (`include/uapi/linux/bpf.h`).
+pub(super) const BPF_NOEXIST: u64 = 1;
 
 /// A hash map that several threads may change.
 pub(super) struct Table<K: Pod, V: Pod> {
@@ -33,10 +36,23 @@ impl<K: Pod, V: Pod> Table<K, V> {
         lock(&self.map).insert(key, value, 0).map_err(CaptureError::map("write", self.name))
     }
 
+    /// Adds an entry unless there is one: replacing it would take the place of one that a program is
+    /// just counting in.
+    pub(super) fn add(&self, key: &K, value: &V) -> Result<(), CaptureError> {
+        match lock(&self.map).insert(key, value, BPF_NOEXIST) {
+            Err(MapError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::EEXIST) =>
+            {
+                Ok(())
+            }
+            result => result.map_err(CaptureError::map("write", self.name)),
+        }
+    }
+
     pub(super) fn get(&self, key: &K) -> Result<Option<V>, CaptureError> {
         match lock(&self.map).get(key, 0) {
             Ok(value) => Ok(Some(value)),
-            Err(aya::maps::MapError::KeyNotFound) => Ok(None),
+            Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(CaptureError::map("read", self.name)(error)),
         }
     }
@@ -73,7 +89,7 @@ impl<V: Pod> Prefixes<V> {
     pub(super) fn longest(&self, key: PrefixKey) -> Result<Option<V>, CaptureError> {
         match lock(&self.map).get(&Key::new(PrefixKey::BITS, key), 0) {
             Ok(value) => Ok(Some(value)),
-            Err(aya::maps::MapError::KeyNotFound) => Ok(None),
+            Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(CaptureError::map("read", self.name)(error)),
         }
     }
@@ -97,7 +113,7 @@ impl<V: Pod> Prefixes<V> {
 /// Moves a map out of the object, as the type that userspace uses it by.
 pub(super) fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, CaptureError>
 where
-    T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
+    T: TryFrom<aya::maps::Map, Error = MapError>,
 {
     let map = ebpf.take_map(name).ok_or(CaptureError::Missing(name))?;
     T::try_from(map).map_err(CaptureError::map("open", name))
@@ -110,12 +126,12 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Taking away what is not there is done already.
 pub(super) fn absent_is_fine(
-    result: Result<(), aya::maps::MapError>,
+    result: Result<(), MapError>,
     name: &'static str,
 ) -> Result<(), CaptureError> {
     match result {
-        Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
-        Err(aya::maps::MapError::SyscallError(e))
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(e))
             if e.io_error.raw_os_error() == Some(libc::ENOENT) =>
         {
             Ok(())

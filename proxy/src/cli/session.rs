@@ -18,6 +18,7 @@ use crate::{
         http::{AdminServer, Readiness},
         protocol::{Answer, Command},
     },
+    capture,
     config::{BpfLog, Config, WorkloadSettings},
     daemon::Daemon,
     log::{self, LogHandle},
@@ -70,20 +71,28 @@ impl Session {
     ) -> Result<Self> {
         let Beginning { own, instance, upgrade } = beginning;
         let telemetry = Telemetry::new(records(&config)?);
-        let path = config.admin.control_socket.clone();
-        let takeover = upgrade && predecessor(&path)?;
-        let mut ports = if takeover { None } else { Some(Ports::open(&config).await?) };
+        let predecessor = match &instance {
+            Some(instance) if upgrade => predecessor(instance)?,
+            _ => None,
+        };
         let config = Arc::new(config);
-        let plan = Plan { instance, takeover };
-        let workloads =
-            Workloads::start(Arc::clone(&config), telemetry.clone(), own, plan).await?;
-        if takeover {
-            let schema = workloads.instance().pins().schema().to_owned();
-            ask(&path, None, Command::Retire { schema }).context("the running weir stays")?;
-            workloads.succeed().await?;
-            ports = Some(Ports::take_over(&config).await?);
-        }
-        let Ports { control, admin } = ports.context("no control socket")?;
+        let plan = Plan { instance, takeover: predecessor.is_some() };
+        let start = Workloads::start(Arc::clone(&config), telemetry.clone(), own, plan);
+        let (workloads, Ports { control, admin }) = match predecessor {
+            None => {
+                let ports = Ports::open(&config).await?;
+                (start.await?, ports)
+            }
+            Some(predecessor) => {
+                let workloads = start.await?;
+                let schema = workloads.instance().pins().schema().to_owned();
+                ask(&predecessor, None, Command::Retire { schema })
+                    .context("the running weir stays")?;
+                workloads.succeed().await?;
+                (workloads, Ports::take_over(&config, &predecessor).await?)
+            }
+        };
+        workloads.announce(control.path())?;
         let daemon = Arc::new(Daemon::new(
             Arc::clone(&workloads),
             telemetry.clone(),
@@ -148,8 +157,13 @@ impl Ports {
     }
 
     /// Opens them once the predecessor has let them go.
-    async fn take_over(config: &Config) -> Result<Self> {
-        let control = ControlSocket::replace(&config.admin.control_socket)?;
+    async fn take_over(config: &Config, predecessor: &Path) -> Result<Self> {
+        let path = &config.admin.control_socket;
+        let control = if path == predecessor {
+            ControlSocket::replace(path)?
+        } else {
+            ControlSocket::bind(path)?
+        };
         let Some(address) = config.admin.address else { return Ok(Self { control, admin: None }) };
         let deadline = tokio::time::Instant::now() + LETTING_GO;
         loop {
@@ -205,15 +219,16 @@ fn records(config: &Config) -> Result<Option<RecordLog>> {
     Ok(Some(log))
 }
 
-/// True where a weir is running that can be taken over from.
-fn predecessor(control: &Path) -> Result<bool> {
-    match ask(control, None, Command::Handover) {
+/// The control socket of a weir that serves the instance and can be taken over from.
+fn predecessor(instance: &str) -> Result<Option<PathBuf>> {
+    let Some(control) = capture::control_socket(instance)? else { return Ok(None) };
+    match ask(&control, None, Command::Handover) {
         Ok(Answer::HandingOver { pid }) => {
             tracing::info!(pid, "taking over");
-            Ok(true)
+            Ok(Some(control))
         }
         Ok(other) => Err(super::control::unexpected(&other)),
-        Err(ClientError::NotRunning { .. }) => Ok(false),
+        Err(ClientError::NotRunning { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

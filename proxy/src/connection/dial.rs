@@ -7,12 +7,14 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
 
+use super::{Context, Feedback};
 use crate::capture::{Captured, Netns, connect_as};
 
 /// What the upstream connection has to share with the application's socket.
 #[derive(Clone, Copy)]
 pub(crate) struct Dial<'a> {
     netns: &'a Netns,
+    feedback: &'a dyn Feedback,
     destination: SocketAddr,
     /// The client whose address the application is to see.
     client: Option<SocketAddr>,
@@ -24,18 +26,18 @@ pub(crate) struct Dial<'a> {
 
 impl<'a> Dial<'a> {
     pub(crate) fn new(
-        netns: &'a Netns,
+        context: &'a Context,
         captured: &Captured,
         client: Option<SocketAddr>,
-        timeout: Duration,
     ) -> Self {
         Self {
-            netns,
+            netns: &context.netns,
+            feedback: context.feedback.as_ref(),
             destination: captured.destination,
             client,
             bound: captured.bound,
             mark: captured.mark,
-            timeout,
+            timeout: context.config.forward.connect_timeout,
         }
     }
 
@@ -57,15 +59,19 @@ impl<'a> Dial<'a> {
     }
 
     async fn connect_from(&self) -> io::Result<TcpStream> {
-        let stream = match self.client {
-            Some(client) => {
-                let stream = connect_as(self.netns, client, self.destination).await?;
-                keep_alive(&SockRef::from(&stream));
-                stream
+        if let Some(client) = self.client {
+            let tell = |source, connecting| self.feedback.from_inside(source, connecting);
+            match connect_as(self.netns, client, self.destination, &tell).await {
+                // Link-local clients: better from a local address than not at all.
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+                connected => {
+                    let stream = connected?;
+                    keep_alive(&SockRef::from(&stream));
+                    return Ok(stream);
+                }
             }
-            None => self.socket().await?.connect(self.destination).await?,
-        };
-        Ok(stream)
+        }
+        self.socket().await?.connect(self.destination).await
     }
 
     async fn socket(&self) -> io::Result<TcpSocket> {

@@ -158,6 +158,15 @@ impl Live {
         }
     }
 
+    pub(super) fn is_half_closed(&self) -> bool {
+        self.counters.is_half_closed()
+    }
+
+    /// What its metrics are bound to.
+    pub(super) fn bound_to(&self) -> (Arc<str>, Direction) {
+        (Arc::clone(&self.info.workload), self.info.direction)
+    }
+
     /// The original destination.
     fn destination(&self) -> SocketAddr {
         self.info.destination

@@ -78,6 +78,7 @@ struct Families {
     inbound_detect_time: Family<WorkloadLabels, Histogram, fn() -> Histogram>,
     outbound_detect_time: Family<WorkloadLabels, Histogram, fn() -> Histogram>,
     connections: Family<ConnectionLabels, Counter>,
+    half_closed: Family<Base, Gauge>,
     accept_errors: Family<ErrnoLabels, Counter>,
     accept_shed: Counter,
 }
@@ -150,6 +151,7 @@ struct ErrnoLabels {
 pub(super) struct Bound {
     base: Base,
     pub(super) requests: Counter,
+    half_closed: Gauge,
     pub(super) client: Side,
     pub(super) upstream: Side,
     response: Family<ResponseLabels, Counter>,
@@ -218,6 +220,13 @@ impl Metrics {
         self.families.accept_shed.inc_by(count);
     }
 
+    /// Those that are not in `counts` have none.
+    pub(super) fn set_half_closed(&self, counts: &HashMap<(Arc<str>, Direction), i64>) {
+        for (key, bound) in self.bound.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            bound.half_closed.set(counts.get(key).copied().unwrap_or(0));
+        }
+    }
+
     pub(super) fn bind(&self, workload: &Arc<str>, direction: Direction) -> Arc<Bound> {
         let key = (Arc::clone(workload), direction);
         if let Some(bound) = self.bound.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
@@ -249,6 +258,7 @@ impl Families {
             inbound_detect_time: Family::new_with_constructor(detect_histogram),
             outbound_detect_time: Family::new_with_constructor(detect_histogram),
             connections: Family::default(),
+            half_closed: Family::default(),
             accept_errors: Family::default(),
             accept_shed: Counter::default(),
         };
@@ -275,6 +285,8 @@ impl Families {
             "outbound_tcp_detect_http_duration_seconds",
                 "Time taken for protocol detection", outbound_detect_time;
             "weir_connections", "Connections by treatment and by who decided it", connections;
+            "weir_half_closed_connections",
+                "Raw TCP connections that one side has ended and the other has not", half_closed;
             "weir_accept_errors",
                 "Accepts that failed for want of descriptors or memory", accept_errors;
             "weir_accept_shed",
@@ -307,6 +319,7 @@ impl Bound {
         };
         Self {
             requests: families.request.get_or_create_owned(&base),
+            half_closed: families.half_closed.get_or_create_owned(&base),
             client: Side::new(families, &base, "src"),
             upstream: Side::new(families, &base, "dst"),
             response: families.response.clone(),

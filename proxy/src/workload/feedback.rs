@@ -78,6 +78,13 @@ impl Feedback for KernelFeedback {
         }
     }
 
+    fn from_inside(&self, source: SocketAddr, connecting: bool) {
+        settle(
+            self.kernel.set_inside(source, connecting),
+            "a connection to the application may come back to weir",
+        );
+    }
+
     fn learned(&self, direction: Direction, destination: SocketAddr, time: Duration) {
         settle(
             self.kernel.bypass(direction, destination, time),
