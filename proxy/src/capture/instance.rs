@@ -22,7 +22,7 @@ use weir_common::{
 use super::{
     CaptureError,
     attach::{INBOUND_PROGRAM, refused},
-    pins::{Lock, Pins, lock_holder},
+    pins::{Lock, Pins, digest, lock_holder},
     table::{Prefixes, Table, lock, take},
 };
 
@@ -150,6 +150,14 @@ impl Instance {
     #[must_use]
     pub const fn knows_ingress_ifindex(&self) -> bool {
         self.ingress_ifindex
+    }
+
+    /// Names the programs that it attaches: those of a weir that has the same name for them are the
+    /// same.
+    #[must_use]
+    pub fn programs(&self) -> u64 {
+        let constants = [self.log_level, u8::from(self.ingress_ifindex)];
+        digest(self.object.iter().copied().chain(constants))
     }
 
     /// The programs that are loaded for one workload, with its number in them.
