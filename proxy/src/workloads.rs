@@ -188,6 +188,7 @@ impl Workloads {
             }
         }
         self.shared.instance.remove_stale_links(&wanted);
+        self.shared.instance.all_found();
     }
 
     fn spawn_tasks(self: &Arc<Self>) {

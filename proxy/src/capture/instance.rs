@@ -22,6 +22,7 @@ use weir_common::{
 use super::{
     CaptureError,
     attach::{INBOUND_PROGRAM, refused},
+    left::AllLeft,
     pins::{Lock, Pins, digest, lock_holder},
     table::{Prefixes, Table, lock, take},
 };
@@ -44,6 +45,7 @@ pub struct Instance {
     object: Cow<'static, [u8]>,
     ingress_ifindex: bool,
     shared: Mutex<Ebpf>,
+    pub(super) left: Mutex<Option<AllLeft>>,
     pub(super) workloads: Table<WorkloadId, WorkloadConfig>,
     pub(super) heartbeat: Mutex<Array<MapData, u64>>,
     pub(super) failed: Table<DestinationKey, u64>,
@@ -120,6 +122,7 @@ impl Instance {
             object,
             ingress_ifindex,
             shared: Mutex::new(ebpf),
+            left: Mutex::default(),
         })
     }
 

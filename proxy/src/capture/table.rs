@@ -61,6 +61,11 @@ impl<K: Pod, V: Pod> Table<K, V> {
         absent_is_fine(lock(&self.map).remove(key), self.name)
     }
 
+    /// Every key.
+    pub(super) fn keys(&self) -> Vec<K> {
+        lock(&self.map).keys().filter_map(Result::ok).collect()
+    }
+
     /// Every entry whose key passes. Reads the whole map: not for a path that connections take.
     pub(super) fn entries(&self, wanted: impl Fn(&K) -> bool) -> Vec<(K, V)> {
         let map = lock(&self.map);
@@ -97,13 +102,12 @@ impl<V: Pod> Prefixes<V> {
         }
     }
 
-    /// A workload's entries, each with its length in bits from the start of the address. Reads the
-    /// whole map.
-    pub(super) fn entries(&self, workload: WorkloadId) -> Vec<(PrefixKey, u32, V)> {
-        let workload = workload.to_be_bytes();
+    /// The entries of the workloads that pass, each with its length in bits from the start of the
+    /// address. Reads the whole map.
+    pub(super) fn entries(&self, wanted: impl Fn(WorkloadId) -> bool) -> Vec<(PrefixKey, u32, V)> {
         let map = lock(&self.map);
         let keys = map.keys().filter_map(Result::ok);
-        keys.filter(|key| key.data().workload_be == workload)
+        keys.filter(|key| wanted(WorkloadId::from_be_bytes(key.data().workload_be)))
             .filter_map(|key| {
                 let value = map.get(&key, 0).ok()?;
                 Some((key.data(), key.prefix_len() - PrefixKey::WORKLOAD_BITS, value))
