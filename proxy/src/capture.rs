@@ -16,6 +16,7 @@ mod heartbeat;
 mod inbound;
 mod instance;
 mod kernel;
+mod left;
 mod listener;
 mod listening;
 mod mounts;

@@ -147,12 +147,8 @@ impl Kernel {
 
     /// The addresses that an earlier weir has put into the list.
     fn installed_inside(&self) -> HashSet<IpAddr> {
-        if self.fresh {
-            return HashSet::new();
-        }
-        let entries =
-            self.instance.inside.entries(|key| key.workload == self.workload && key.port == 0);
-        entries.into_iter().map(|(key, _)| to_ip(key.addr)).collect()
+        let left = self.left(|left| &mut left.inside);
+        left.iter().filter(|key| key.port == 0).map(|key| to_ip(key.addr)).collect()
     }
 
     /// Whether the connect hook takes an address for reachable, and the source address it would
@@ -172,11 +168,8 @@ impl Kernel {
 
     /// What an earlier weir has put into the map.
     fn installed_routes(&self) -> Table {
-        if self.fresh {
-            return Table::new();
-        }
-        let entries = self.instance.routes.entries(self.workload).into_iter();
-        entries
+        self.left(|left| &mut left.routes)
+            .into_iter()
             .map(|(key, bits, route)| match to_ip(key.addr) {
                 IpAddr::V4(v4) => ((v4.to_ipv6_mapped(), bits), route),
                 IpAddr::V6(v6) => ((v6, bits), route),
