@@ -106,7 +106,7 @@ fn changed_ports_are_still_changed_after_kill_9() -> Result<()> {
     nothing_left(daemon.instance(), &pods.namespaces())
 }
 
-/// A skip is the kernel's: it holds while no weir is there and from the first moment of the next.
+/// The one that was asked for, the one that was added, and its ports; not one that was removed.
 #[test]
 fn workloads_added_at_run_time_are_captured_again() -> Result<()> {
     let pods = Pods::new()?;
@@ -171,6 +171,12 @@ fn servers_that_changed_while_weir_was_dead_are_known_after() -> Result<()> {
 
 // === Two at once ===
 
+/// Whether an error says which weir is in the way.
+fn names(error: &str, daemon: &Daemon) -> bool {
+    let pid = format!("pid {}", daemon.process.pid());
+    error.contains(daemon.instance().name()) || error.contains(&pid)
+}
+
 /// Neither with the same instance, nor with another one on the same cgroup or namespace; and the
 /// one that runs goes on.
 #[test]
@@ -178,19 +184,18 @@ fn a_second_weir_on_the_same_workload_refuses_and_names_the_first() -> Result<()
     let pods = Pods::new()?;
     let servers = Servers::new(&pods.client_a, &pods.pod_a, PORT)?;
     let first = run(&pods, &[]).start()?;
-    let pid = first.process.pid().to_string();
     for second in [run(&pods, &[]).instance(first.instance()), run(&pods, &[])] {
         let refused = second.refused()?;
         let said = &refused.stderr;
         assert!([1, 2, 3].contains(&refused.code()), "{}: {said}", refused.code());
-        let named = said.contains(first.instance().name()) || said.contains(&pid);
-        assert!(named, "the running one is not named in: {said}");
+        assert!(names(said, &first), "the running one is not named in: {said}");
         assert!(!said.contains("panicked"), "{said}");
         assert_eq!(servers.captured()?, [true, true]);
     }
     // One client through one weir once: never two that redirect to each other.
     let records = first.records_of(PORT, 8)?;
     assert_eq!(records.connections(PORT).len(), 8, "{records:#?}");
+    assert!(records.connections(PORT).iter().all(|record| record.text("treatment") == "tcp"));
     Ok(())
 }
 
@@ -203,7 +208,7 @@ fn a_workload_of_another_weir_is_not_added() -> Result<()> {
     let second = Run::new(&pods.node, pods.dir()).flags(&["--standby"]).start()?;
     let added = second.add("mine", pods.pod_a.cgroup(), &pods.pod_a.netns, &[]);
     let error = format!("{:#}", added.expect_err("it belongs to the first"));
-    assert!(error.contains(first.instance().name()), "the first is not named in: {error}");
+    assert!(names(&error, &first), "the first is not named in: {error}");
     assert_eq!(servers.captured()?, [true, true]);
     Ok(())
 }
