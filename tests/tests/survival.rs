@@ -59,24 +59,26 @@ impl<'a> Servers<'a> {
 fn captured_once(from: &Site, to: SocketAddr, listener: &TcpListener) -> Result<bool> {
     let wire = join(from, to, listener)?;
     let captured = wire.client.local_addr()? != plain(wire.server.peer_addr()?);
-    wire.up("ping")?;
-    wire.down("pong")?;
+    wire.up("ping\n")?;
+    wire.down("pong\n")?;
     wire.finish()?;
     Ok(captured)
 }
 
-/// What `ports list` says, without the hits.
-fn rules(daemon: &Daemon) -> Result<Vec<Value>> {
+/// What `ports list` says, without the hits and the order that follows from them.
+fn rules(daemon: &Daemon) -> Result<Vec<String>> {
     let report = daemon.json(&["ports", "list", "--workload", "pod-a"])?;
     let rules = report["rules"].as_array().cloned().unwrap_or_default();
     ensure!(!rules.is_empty(), "no rules in {report:#}");
-    Ok(rules
+    let mut rules: Vec<String> = rules
         .into_iter()
         .map(|mut rule| {
             rule["hits"] = Value::Null;
-            rule
+            rule.to_string()
         })
-        .collect())
+        .collect();
+    rules.sort();
+    Ok(rules)
 }
 
 // === What comes back ===

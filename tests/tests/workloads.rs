@@ -63,8 +63,8 @@ impl<'a> Path<'a> {
     fn captured(&self) -> Result<bool> {
         let wire = self.open()?;
         let captured = wire.client.local_addr()? != plain(wire.server.peer_addr()?);
-        wire.up("ping")?;
-        wire.down("pong")?;
+        wire.up("ping\n")?;
+        wire.down("pong\n")?;
         wire.finish()?;
         Ok(captured)
     }
@@ -142,7 +142,7 @@ fn removing_one_leaves_the_connections_of_the_other_alone() -> Result<()> {
     let a = paths(&pods.client_a, &pods.pod_a, PORT)?;
     let b = paths(&pods.client_b, &pods.pod_b, PORT)?;
     let open: Vec<Wire> = b.iter().map(Path::open).collect::<Result<_>>()?;
-    open.iter().try_for_each(|wire| wire.up("before"))?;
+    open.iter().try_for_each(|wire| wire.up("before\n"))?;
     daemon.ask(&["workload", "remove", "a"])?.ok()?;
     assert_captured(&a, false);
     assert_captured(&b, true);
