@@ -6,6 +6,10 @@
 
 #![no_std]
 
+mod reason;
+
+pub use reason::Reason;
+
 /// Identifies a workload in every map key. Zero is never used.
 pub type WorkloadId = u32;
 
@@ -15,6 +19,13 @@ pub type AddrWords = [u32; 4];
 
 /// The third word of every v4-mapped address; the first two are zero (RFC 4291 §2.5.5.2).
 pub const V4_MAPPED_WORD: u32 = 0xffff_u32.to_be();
+
+/// Carried by the proxy's connections to the application with `--preserve-client-ip`: the answers
+/// to it find the rule that keeps them local. Low bits are left to Kubernetes and Cilium.
+pub const CLIENT_IP_MARK: u32 = 0x5745_0000;
+
+/// Room for one workload's entry in [`maps::STATE`].
+pub const STATE_BYTES: usize = 4096;
 
 /// Names of the maps in the BPF object, as userspace looks them up.
 pub mod maps {
@@ -32,8 +43,27 @@ pub mod maps {
     pub const ROUTES: &str = "ROUTES";
     /// Sock hash `ListenerKey → listening socket`; its emptiness is the liveness check.
     pub const LISTENERS: &str = "LISTENERS";
-    /// `WorkloadId → u64`: last heartbeat of the proxy, `bpf_ktime_get_ns` clock.
-    pub const HEARTBEATS: &str = "HEARTBEATS";
+    /// One-element array: last heartbeat of the proxy, `bpf_ktime_get_ns` clock.
+    pub const HEARTBEAT: &str = "HEARTBEAT";
+    /// `DestinationKey → Listening`: what the workload listens on.
+    pub const LISTENING: &str = "LISTENING";
+    /// `DestinationKey → u64`: destinations learned to be raw TCP that go direct until then,
+    /// `bpf_ktime_get_ns` clock.
+    pub const LEARNED: &str = "LEARNED";
+    /// `DestinationKey → u8`, direction inbound: peers whose connections to the workload come from
+    /// inside its namespace, and are not steered. An address of the namespace with port 0 (any);
+    /// with `--preserve-client-ip` the client's address and the port that the proxy connects to
+    /// the application from, for as long as it connects. The kernel cannot tell: it takes a
+    /// connection to an own address of a device for one that came in by that device.
+    pub const INSIDE: &str = "INSIDE";
+    /// Socket-local storage `u32` (any value) on the proxy's own listeners, which what they accept
+    /// inherits: neither is taken for the workload's. Needed where the proxy is in the workload's
+    /// cgroup and the hook cannot know its cgroup (before Linux 6.4), or listened before the hook
+    /// was attached.
+    pub const OWN: &str = "OWN";
+    /// `WorkloadId → [u8; STATE_BYTES]`: what userspace wants to find again after a restart. The
+    /// programs do not use it.
+    pub const STATE: &str = "STATE";
     /// `ConnectionKey → OriginalDestination`, from `TCP_CONNECT_CB` until the proxy's accept.
     pub const PENDING: &str = "PENDING";
     /// Socket-local storage `OriginalDestination` on the workload's own socket.
@@ -115,93 +145,6 @@ impl Source {
     }
 }
 
-/// Why the connect hook decided as it did; the index of a counter.
-#[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reason {
-    /// Handed to the proxy.
-    Redirected = 0,
-    /// Not a TCP stream socket.
-    NotTcp = 1,
-    /// A loopback destination, and capturing those was not asked for.
-    Loopback = 2,
-    /// The proxy's own connection.
-    OwnTraffic = 3,
-    /// The port is in state skip.
-    SkipPort = 4,
-    /// The destination is in a skipped prefix.
-    SkipCidr = 5,
-    /// There is an include list and the port is not on it.
-    NotIncluded = 6,
-    /// The kernel has no route to it: let it fail as it would.
-    NoRoute = 7,
-    /// No proxy listens (not started, killed, drained).
-    NoListener = 8,
-    /// The proxy has not shown a sign of life in time.
-    Stale = 9,
-    /// The socket is bound to a device, so it cannot reach a listener on loopback.
-    BoundDevice = 10,
-    /// The workload has no configuration (yet).
-    Unconfigured = 11,
-    /// A helper failed; the connection went direct.
-    HookError = 12,
-    /// `TCP_CONNECT_CB` could not store the original destination.
-    PendingFull = 13,
-    /// The destination is the proxy's own listener.
-    OwnListener = 14,
-    /// A link-local destination, whose scope the proxy could not reproduce.
-    LinkLocal = 15,
-    /// The proxy has just failed to reach it: the application is to see the kernel's own error.
-    FailedBefore = 16,
-}
-
-impl Reason {
-    /// Every reason, in the order of its number.
-    pub const ALL: [Self; 17] = [
-        Self::Redirected,
-        Self::NotTcp,
-        Self::Loopback,
-        Self::OwnTraffic,
-        Self::SkipPort,
-        Self::SkipCidr,
-        Self::NotIncluded,
-        Self::NoRoute,
-        Self::NoListener,
-        Self::Stale,
-        Self::BoundDevice,
-        Self::Unconfigured,
-        Self::HookError,
-        Self::PendingFull,
-        Self::OwnListener,
-        Self::LinkLocal,
-        Self::FailedBefore,
-    ];
-
-    /// The name used in metrics and in the CLI.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Redirected => "redirected",
-            Self::NotTcp => "not_tcp",
-            Self::Loopback => "loopback",
-            Self::OwnTraffic => "own_traffic",
-            Self::SkipPort => "skip_port",
-            Self::SkipCidr => "skip_cidr",
-            Self::NotIncluded => "not_included",
-            Self::NoRoute => "no_route",
-            Self::NoListener => "no_listener",
-            Self::Stale => "stale",
-            Self::BoundDevice => "bound_device",
-            Self::Unconfigured => "unconfigured",
-            Self::HookError => "hook_error",
-            Self::PendingFull => "pending_full",
-            Self::OwnListener => "own_listener",
-            Self::LinkLocal => "link_local",
-            Self::FailedBefore => "failed_before",
-        }
-    }
-}
-
 /// Flags of [`WorkloadConfig`].
 pub mod flags {
     /// Capture connections to 127.0.0.0/8 and ::1 too.
@@ -214,6 +157,10 @@ pub mod flags {
     pub const ROUTES_COMPLETE: u32 = 1 << 3;
     /// Insert redirected sockets into the sock hash for `sk_msg`.
     pub const SK_MSG: u32 = 1 << 4;
+    /// Where no proxy is there, what it would have captured is refused: EPERM outbound, RST inbound.
+    pub const FAIL_CLOSED: u32 = 1 << 5;
+    /// Inbound connections are captured, so that those which go direct are reported.
+    pub const CAPTURE_INBOUND: u32 = 1 << 6;
 }
 
 /// What the hooks need to know about a workload.
@@ -266,7 +213,7 @@ pub struct PortRule {
     pub _pad: u8,
 }
 
-/// Key of one destination of a workload.
+/// Key of one destination: of a workload's outbound connections, or of connections to it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DestinationKey {
@@ -276,16 +223,35 @@ pub struct DestinationKey {
     pub workload: WorkloadId,
     /// The port, host order.
     pub port: u16,
+    /// [`Direction`] as a number.
+    pub direction: u8,
     /// Padding.
-    pub _pad: u16,
+    pub _pad: u8,
 }
 
 impl DestinationKey {
-    /// The key of an address and port of a workload.
+    /// The key of an address and port of a workload, for one direction.
     #[must_use]
-    pub const fn new(workload: WorkloadId, addr: AddrWords, port: u16) -> Self {
-        Self { addr, workload, port, _pad: 0 }
+    pub const fn new(
+        workload: WorkloadId,
+        direction: Direction,
+        addr: AddrWords,
+        port: u16,
+    ) -> Self {
+        Self { addr, workload, port, direction: direction as u8, _pad: 0 }
     }
+}
+
+/// The sockets of a workload that listen on one address and port, as the kernel sees `listen(2)`
+/// and close. The unspecified addresses have keys of their own: `::ffff:0.0.0.0` and `::`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listening {
+    /// How many.
+    pub sockets: u32,
+    /// 1 where a socket takes no IPv4 connections (`IPV6_V6ONLY`); matters for `::` only. The
+    /// kernel sets that option for sockets on one IPv6 address by itself.
+    pub v6_only: u32,
 }
 
 /// The data of a longest-prefix-match key: a workload, then an address.
@@ -325,12 +291,10 @@ pub struct Route {
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ListenerKind {
-    /// 127.0.0.1, for captured outbound IPv4 connections.
-    Outbound4 = 0,
-    /// ::1, for captured outbound IPv6 connections.
-    Outbound6 = 1,
-    /// Any address, for steered inbound connections.
-    Inbound = 2,
+    /// 127.0.0.1: captured IPv4 connections of both directions.
+    V4 = 0,
+    /// ::1: captured IPv6 connections of both directions.
+    V6 = 1,
 }
 
 /// Key of a listener slot.
@@ -357,7 +321,7 @@ pub struct ConnectionKey {
     pub _pad: [u8; 6],
 }
 
-/// What the connect hook knew about a connection that it redirected.
+/// What a hook knew about a connection when it decided.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OriginalDestination {
@@ -381,8 +345,9 @@ pub struct OriginalDestination {
     pub reason: u8,
     /// 1 if the application itself had bound `source` before connecting.
     pub bound: u8,
-    /// Padding.
-    pub _pad: u8,
+    /// [`Direction`] as a number. Inbound: `addr` and `port` are the workload's own end, and
+    /// `source` is the client.
+    pub direction: u8,
     /// The socket's `SO_MARK`.
     pub mark: u32,
 }
@@ -394,7 +359,9 @@ pub struct CounterKey {
     /// The workload.
     pub workload: WorkloadId,
     /// [`Reason`] as a number.
-    pub reason: u32,
+    pub reason: u16,
+    /// [`Direction`] as a number.
+    pub direction: u16,
 }
 
 /// One end of a proxied connection in the sock hash: the socket's own local and remote end.
@@ -444,6 +411,7 @@ const _: () = {
     assert!(size_of::<DestinationKey>() == 24);
     assert!(size_of::<PrefixKey>() == 20);
     assert!(size_of::<Route>() == 20);
+    assert!(size_of::<Listening>() == 8);
     assert!(size_of::<ListenerKey>() == 8);
     assert!(size_of::<ConnectionKey>() == 32);
     assert!(size_of::<OriginalDestination>() == 56);
@@ -453,30 +421,4 @@ const _: () = {
 };
 
 #[cfg(feature = "user")]
-mod pod {
-    use super::*;
-
-    macro_rules! pod {
-        ($($name:ty),* $(,)?) => {
-            $(
-                // SAFETY: `repr(C)`, integers only, and padding is spelt out in fields.
-                unsafe impl aya::Pod for $name {}
-            )*
-        };
-    }
-
-    pod!(
-        WorkloadConfig,
-        PortKey,
-        PortRule,
-        DestinationKey,
-        PrefixKey,
-        Route,
-        ListenerKey,
-        ConnectionKey,
-        OriginalDestination,
-        CounterKey,
-        TupleKey,
-        CloseEvent,
-    );
-}
+mod pod;

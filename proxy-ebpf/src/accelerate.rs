@@ -24,7 +24,7 @@ const REDIRECT: u32 = 1;
 const STACK: u32 = 2;
 
 #[sk_msg]
-pub fn accelerate(ctx: SkMsgContext) -> u32 {
+pub fn weir_msg(ctx: SkMsgContext) -> u32 {
     let Some(way) = way(&ctx) else { return sk_action::SK_PASS };
     if *way == STACK {
         return sk_action::SK_PASS;

@@ -12,22 +12,24 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use weir_common::{
-    AddrWords, DestinationKey, Direction, ListenerKey, ListenerKind, OriginalDestination, PortKey, PortState,
-    PrefixKey, Reason, V4_MAPPED_WORD, WorkloadConfig, flags,
+    AddrWords, DestinationKey, Direction, ListenerKey, ListenerKind, OriginalDestination, PortKey,
+    PortState, PrefixKey, Reason, V4_MAPPED_WORD, WorkloadConfig, flags,
 };
 
 use crate::{
-    maps::{FAILED, HEARTBEATS, PORT_HITS, PORTS, ROUTES, SKIP_CIDRS, WORKLOAD, WORKLOADS, count, increment},
+    maps::{FAILED, PORT_HITS, ROUTES, SKIP_CIDRS, WORKLOAD, WORKLOADS, count, increment},
+    policy,
     socket::{self, read, read_words, write},
 };
 
 const SOCK_STREAM: u32 = 1;
-const IPPROTO_TCP: u32 = 6;
-/// Lets the system call go on; 0 would be EPERM.
+/// Lets the system call go on.
 const PROCEED: i32 = 1;
+/// EPERM for the application.
+const REFUSE: i32 = 0;
 
 #[cgroup_sock_addr(connect4)]
-pub fn connect4(ctx: SockAddrContext) -> i32 {
+pub fn weir_connect4(ctx: SockAddrContext) -> i32 {
     // SAFETY: the context is valid for the length of the program.
     let v4 = unsafe { read!((*ctx.sock_addr).user_ip4) };
     let v4 = if v4 == 0 { socket::LOOPBACK4 } else { v4 };
@@ -35,7 +37,7 @@ pub fn connect4(ctx: SockAddrContext) -> i32 {
 }
 
 #[cgroup_sock_addr(connect6)]
-pub fn connect6(ctx: SockAddrContext) -> i32 {
+pub fn weir_connect6(ctx: SockAddrContext) -> i32 {
     // SAFETY: as above.
     let mut addr = unsafe { read_words!((*ctx.sock_addr).user_ip6) };
     // The kernel takes :: for ::1, and ::ffff:0.0.0.0 for 127.0.0.1.
@@ -55,8 +57,8 @@ fn run<const INET6: bool>(ctx: &SockAddrContext, addr: AddrWords) -> i32 {
             read!((*ctx.sock_addr).user_port) as u16,
         )
     };
-    if kind != SOCK_STREAM || protocol != IPPROTO_TCP {
-        count(Reason::NotTcp);
+    if kind != SOCK_STREAM || protocol != socket::IPPROTO_TCP {
+        count(Direction::Outbound, Reason::NotTcp);
         return PROCEED;
     }
     let mut destination = OriginalDestination {
@@ -64,15 +66,16 @@ fn run<const INET6: bool>(ctx: &SockAddrContext, addr: AddrWords) -> i32 {
         workload: WORKLOAD.load(),
         port: u16::from_be(port_be),
         inet6: u8::from(INET6),
+        direction: Direction::Outbound as u8,
         ..OriginalDestination::default()
     };
     let reason = match try_connect::<INET6>(ctx, &mut destination) {
         Ok(()) => Reason::Redirected,
         Err(reason) => reason,
     };
-    count(reason);
+    count(Direction::Outbound, reason);
     debug!(ctx, "connect port {} reason {}", destination.port, reason as u32);
-    PROCEED
+    if reason as u32 == Reason::FailClosed as u32 { REFUSE } else { PROCEED }
 }
 
 #[inline(always)]
@@ -80,16 +83,14 @@ fn try_connect<const INET6: bool>(
     ctx: &SockAddrContext,
     dest: &mut OriginalDestination,
 ) -> Result<(), Reason> {
-    // SAFETY: a copy is not needed: userspace replaces entries, it does not write into them.
-    let config = unsafe { WORKLOADS.get(&dest.workload) }.ok_or(Reason::Unconfigured)?;
-    let loopback = socket::is_loopback(&dest.addr);
-    if loopback && config.flags & flags::CAPTURE_LOOPBACK == 0 {
-        return Err(Reason::Loopback);
-    }
-    // SAFETY: plain helper call.
-    if config.exempt_cgroup != 0 && config.exempt_cgroup == unsafe { bpf_get_current_cgroup_id() } {
-        return Err(Reason::OwnTraffic);
-    }
+    let config = match concerned(dest) {
+        Ok(config) => config,
+        Err(reason) => {
+            // What an earlier connection of the same socket left.
+            socket::forget(socket::of_address(ctx.sock_addr).cast());
+            return Err(reason);
+        }
+    };
     match by_rule(config, dest).and_then(|()| by_reach(ctx, config, dest)) {
         Ok(listener) => redirect::<INET6>(ctx, dest, listener),
         Err(reason) => {
@@ -99,17 +100,28 @@ fn try_connect<const INET6: bool>(
     }
 }
 
-/// What the operator said: ports, prefixes, include list.
+/// The workload's configuration, where the connection is one of those that weir looks at.
+#[inline(always)]
+fn concerned(dest: &OriginalDestination) -> Result<&'static WorkloadConfig, Reason> {
+    // SAFETY: a copy is not needed: userspace replaces entries, it does not write into them.
+    let config = unsafe { WORKLOADS.get(&dest.workload) }.ok_or(Reason::Unconfigured)?;
+    if socket::is_loopback(&dest.addr) && config.flags & flags::CAPTURE_LOOPBACK == 0 {
+        return Err(Reason::Loopback);
+    }
+    // SAFETY: plain helper call.
+    if config.exempt_cgroup != 0 && config.exempt_cgroup == unsafe { bpf_get_current_cgroup_id() } {
+        return Err(Reason::OwnTraffic);
+    }
+    Ok(config)
+}
+
+/// What the operator said, and what the proxy learned: ports, prefixes, include list.
 #[inline(always)]
 fn by_rule(config: &WorkloadConfig, dest: &mut OriginalDestination) -> Result<(), Reason> {
     let key = PortKey::new(dest.workload, Direction::Outbound, dest.port);
-    let mut included = false;
-    // SAFETY: four bytes that userspace replaces as one.
-    if let Some(rule) = unsafe { PORTS.get(&key) } {
-        dest.state = rule.state;
-        dest.state_source = rule.source;
-        included = rule.included != 0;
-    }
+    let rule = policy::rule(&key);
+    dest.state = rule.state;
+    dest.state_source = rule.source;
     if dest.state == PortState::Skip as u8 {
         increment(&PORT_HITS, &key);
         return Err(Reason::SkipPort);
@@ -118,10 +130,10 @@ fn by_rule(config: &WorkloadConfig, dest: &mut OriginalDestination) -> Result<()
     if SKIP_CIDRS.get(&prefix).is_some() {
         return Err(Reason::SkipCidr);
     }
-    if config.flags & flags::INCLUDE_OUTBOUND != 0 && !included {
+    if config.flags & flags::INCLUDE_OUTBOUND != 0 && rule.included == 0 {
         return Err(Reason::NotIncluded);
     }
-    Ok(())
+    policy::learned(dest, &destination_key(dest))
 }
 
 /// What the kernel and the proxy can do: route, socket, listener, signs of life.
@@ -133,24 +145,28 @@ fn by_reach(
 ) -> Result<u16, Reason> {
     bound(ctx, dest)?;
     reachable(config, dest)?;
-    failed_before(dest)?;
-    let kind = if socket::is_v4(&dest.addr) { ListenerKind::Outbound4 } else { ListenerKind::Outbound6 };
+    if policy::is_ahead(&FAILED, &destination_key(dest)) {
+        return Err(Reason::FailedBefore);
+    }
+    let kind = if socket::is_v4(&dest.addr) { ListenerKind::V4 } else { ListenerKind::V6 };
     let key = ListenerKey { workload: dest.workload, kind: kind as u32 };
-    let port = socket::listener_port(&key).ok_or(Reason::NoListener)?;
+    let Some(port) = socket::listener_port(&key) else {
+        return Err(policy::without_proxy(config, Reason::NoListener));
+    };
     // SAFETY: plain helper call.
     dest.connected_ns = unsafe { bpf_ktime_get_ns() };
-    if config.heartbeat_limit_ns != 0 {
-        // SAFETY: one aligned word.
-        let beat = unsafe { HEARTBEATS.get(&dest.workload) }.copied().ok_or(Reason::Stale)?;
-        // A heartbeat written between the two clock readings is newer than "now".
-        if dest.connected_ns > beat && dest.connected_ns - beat > config.heartbeat_limit_ns {
-            return Err(Reason::Stale);
-        }
+    if !policy::is_fresh(config, dest.connected_ns) {
+        return Err(policy::without_proxy(config, Reason::Stale));
     }
     if port == dest.port && socket::is_loopback(&dest.addr) {
         return Err(Reason::OwnListener);
     }
     Ok(port)
+}
+
+#[inline(always)]
+const fn destination_key(dest: &OriginalDestination) -> DestinationKey {
+    DestinationKey::new(dest.workload, Direction::Outbound, dest.addr, dest.port)
 }
 
 /// Notes an address or mark that the application set; a device it is bound to rules us out.
@@ -210,17 +226,6 @@ fn reachable(config: &WorkloadConfig, dest: &mut OriginalDestination) -> Result<
             Ok(())
         }
         _ => Err(Reason::NoRoute),
-    }
-}
-
-/// Lets through what the proxy could not reach a moment ago, so that a retry gets the true error.
-#[inline(always)]
-fn failed_before(dest: &OriginalDestination) -> Result<(), Reason> {
-    let key = DestinationKey::new(dest.workload, dest.addr, dest.port);
-    // SAFETY: one aligned word, and a plain helper call.
-    match unsafe { FAILED.get(&key) } {
-        Some(until) if unsafe { bpf_ktime_get_ns() } < *until => Err(Reason::FailedBefore),
-        _ => Ok(()),
     }
 }
 

@@ -6,17 +6,24 @@
 //! getpeername/getsockname as a direct connection would → `accelerate` (sk_msg) moves payload
 //! between the two sockets where that is on.
 //!
-//! Every entry lets the connection pass on any failure, and counts it. Loaded once per workload,
-//! with [`maps::WORKLOAD`] set.
+//! An inbound connection: `inbound` (sk_lookup) decides, and gives it to the proxy's listener;
+//! `stream` keeps count of what the workload listens on, and reports what went direct.
+//!
+//! Every entry lets the connection pass on any failure, and counts it. `connect`, `inbound` and
+//! `weir_stream` are loaded once per workload, with [`maps::WORKLOAD`] set; all others once.
 
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod accelerate;
 mod connect;
+mod inbound;
+mod listening;
 mod maps;
 mod name;
 mod option;
+mod policy;
 mod socket;
 mod stream;
 

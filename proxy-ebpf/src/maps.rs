@@ -1,23 +1,49 @@
-//! The maps, and the one constant that tells the instances of a program apart.
+//! The maps, and the constants that are patched at load.
+
+use core::ptr;
 
 use aya_ebpf::{
     Global,
-    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
-    btf_maps::{HashMap, LpmTrie, LruHashMap, PerCpuHashMap, RingBuf, SkStorage, SockHash},
+    bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_NOEXIST, bpf_map_type},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuHashMap, RingBuf, SkStorage, SockHash},
     macros::btf_map,
 };
 use weir_common::{
-    CloseEvent, ConnectionKey, CounterKey, DestinationKey, ListenerKey, OriginalDestination, PortKey, PortRule,
-    PrefixKey, Reason, Route, TupleKey, WorkloadConfig, WorkloadId,
+    CloseEvent, ConnectionKey, CounterKey, DestinationKey, Direction, ListenerKey, Listening,
+    OriginalDestination, PortKey, PortRule, PrefixKey, Reason, Route, STATE_BYTES, TupleKey,
+    WorkloadConfig, WorkloadId,
 };
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 /// 1,024 workloads on a node is several times what a kubelet admits.
 const MAX_WORKLOADS: usize = 1024;
 
-/// The workload that this instance serves, patched at load.
+/// The workload that this instance serves. For `connect`, `inbound` and `weir_stream`, which are
+/// loaded once per workload; all others are loaded once, and take the workload from the socket.
 #[unsafe(no_mangle)]
 pub static WORKLOAD: Global<u32> = Global::new(0);
+
+/// 1 where `bpf_sk_lookup.ingress_ifindex` is there (Linux 5.17). The verifier never looks at the branch that the constant rules out.
+#[unsafe(no_mangle)]
+pub static INGRESS_IFINDEX: Global<u32> = Global::new(0);
+
+/// 1 where sockops programs may ask for the current cgroup (Linux 6.4).
+#[unsafe(no_mangle)]
+pub static SOCKOPS_CGROUP: Global<u32> = Global::new(0);
+
+/// Socket-local storage that accepted sockets get a copy of from their listener (`BPF_F_CLONE`,
+/// Linux 5.4), which aya's `SkStorage` cannot ask for. The fields are what its BTF is read for.
+#[repr(C)]
+pub struct InheritedStorage<T> {
+    r#type: *const [i32; bpf_map_type::BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const T,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; NO_PREALLOC | BPF_F_CLONE as usize],
+}
+
+// SAFETY: the pointers are never followed.
+unsafe impl<T> Sync for InheritedStorage<T> {}
 
 #[btf_map]
 pub static WORKLOADS: HashMap<WorkloadId, WorkloadConfig, MAX_WORKLOADS, NO_PREALLOC> =
@@ -44,7 +70,22 @@ pub static ROUTES: LpmTrie<PrefixKey, Route, 1_048_576> = LpmTrie::new();
 pub static LISTENERS: SockHash<ListenerKey, 4096> = SockHash::new();
 
 #[btf_map]
-pub static HEARTBEATS: HashMap<WorkloadId, u64, MAX_WORKLOADS, NO_PREALLOC> = HashMap::new();
+pub static HEARTBEAT: Array<u64, 1> = Array::new();
+
+#[btf_map]
+pub static LISTENING: HashMap<DestinationKey, Listening, 131_072, NO_PREALLOC> = HashMap::new();
+
+/// An eviction would let the proxy connect to itself, so this is no LRU.
+#[btf_map]
+pub static INSIDE: HashMap<DestinationKey, u8, 65_536, NO_PREALLOC> = HashMap::new();
+
+/// Entries are hints: evicting one sends the next connection through the proxy.
+#[btf_map]
+pub static LEARNED: LruHashMap<DestinationKey, u64, 16_384> = LruHashMap::new();
+
+#[btf_map]
+pub static STATE: HashMap<WorkloadId, [u8; STATE_BYTES], MAX_WORKLOADS, NO_PREALLOC> =
+    HashMap::new();
 
 /// Entries live from connect to accept; the proxy sweeps what nobody accepted.
 #[btf_map]
@@ -60,6 +101,14 @@ pub static COUNTERS: PerCpuHashMap<CounterKey, u64, 65_536, NO_PREALLOC> = PerCp
 #[btf_map]
 pub static PEERS: SockHash<TupleKey, 131_072> = SockHash::new();
 
+/// 1 on a listener of the workload that is counted in `LISTENING`.
+#[btf_map]
+pub static COUNTED: SkStorage<u32> = SkStorage::new();
+
+/// Marks the proxy's own listeners, and with them what they accept.
+#[btf_map]
+pub static OWN: InheritedStorage<u32> = InheritedStorage::new();
+
 /// The way that a socket's first message took, which all later ones follow.
 #[btf_map]
 pub static WAYS: SkStorage<u32> = SkStorage::new();
@@ -67,19 +116,36 @@ pub static WAYS: SkStorage<u32> = SkStorage::new();
 #[btf_map]
 pub static EVENTS: RingBuf<CloseEvent, 262_144> = RingBuf::new();
 
+// === impl InheritedStorage ===
 
-/// Adds one to the workload's counter for `reason`.
+impl<T> InheritedStorage<T> {
+    const fn new() -> Self {
+        Self {
+            r#type: ptr::null(),
+            key: ptr::null(),
+            value: ptr::null(),
+            max_entries: ptr::null(),
+            map_flags: ptr::null(),
+        }
+    }
+}
+
+// === helpers ===
+
+/// Adds one to the counter of this instance's workload.
 #[inline(always)]
-pub fn count(reason: Reason) {
-    increment(&COUNTERS, &CounterKey { workload: WORKLOAD.load(), reason: reason as u32 });
+pub fn count(direction: Direction, reason: Reason) {
+    let key = CounterKey {
+        workload: WORKLOAD.load(),
+        reason: reason as u16,
+        direction: direction as u16,
+    };
+    increment(&COUNTERS, &key);
 }
 
 /// Adds one to a per-CPU counter, making it where it is not there yet.
 #[inline(always)]
-pub fn increment<K, const MAX: usize>(
-    counters: &PerCpuHashMap<K, u64, MAX, NO_PREALLOC>,
-    key: &K,
-) {
+pub fn increment<K, const MAX: usize>(counters: &PerCpuHashMap<K, u64, MAX, NO_PREALLOC>, key: &K) {
     if let Some(value) = counters.get_ptr_mut(key) {
         // SAFETY: a per-CPU slot, and a BPF program is not preempted by itself on its CPU.
         unsafe { *value += 1 };

@@ -9,7 +9,7 @@ use crate::socket::{self, write};
 const PROCEED: i32 = 1;
 
 #[cgroup_sock_addr(getpeername4)]
-pub fn getpeername4(ctx: SockAddrContext) -> i32 {
+pub fn weir_peername4(ctx: SockAddrContext) -> i32 {
     if let Some(dest) = redirected(&ctx) {
         write4(&ctx, &dest.addr);
         write_port(&ctx, dest.port);
@@ -18,7 +18,7 @@ pub fn getpeername4(ctx: SockAddrContext) -> i32 {
 }
 
 #[cgroup_sock_addr(getpeername6)]
-pub fn getpeername6(ctx: SockAddrContext) -> i32 {
+pub fn weir_peername6(ctx: SockAddrContext) -> i32 {
     if let Some(dest) = redirected(&ctx) {
         write6(&ctx, &dest.addr);
         write_port(&ctx, dest.port);
@@ -27,7 +27,7 @@ pub fn getpeername6(ctx: SockAddrContext) -> i32 {
 }
 
 #[cgroup_sock_addr(getsockname4)]
-pub fn getsockname4(ctx: SockAddrContext) -> i32 {
+pub fn weir_sockname4(ctx: SockAddrContext) -> i32 {
     if let Some(dest) = renamed(&ctx) {
         write4(&ctx, &dest.source);
     }
@@ -35,7 +35,7 @@ pub fn getsockname4(ctx: SockAddrContext) -> i32 {
 }
 
 #[cgroup_sock_addr(getsockname6)]
-pub fn getsockname6(ctx: SockAddrContext) -> i32 {
+pub fn weir_sockname6(ctx: SockAddrContext) -> i32 {
     if let Some(dest) = renamed(&ctx) {
         write6(&ctx, &dest.source);
     }

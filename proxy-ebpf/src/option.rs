@@ -1,9 +1,7 @@
 //! `cgroup/getsockopt`: SO_ORIGINAL_DST for programs of the workload that ask a redirected socket
 //! for it, as netfilter would answer. Level and name are both checked; no other option is touched.
 
-use aya_ebpf::{
-    bindings::bpf_sockopt, macros::cgroup_sockopt, programs::SockoptContext,
-};
+use aya_ebpf::{bindings::bpf_sockopt, macros::cgroup_sockopt, programs::SockoptContext};
 use weir_common::{AddrWords, Reason};
 
 use crate::socket::{self, read, write};
@@ -34,10 +32,11 @@ struct SockaddrIn6 {
 }
 
 #[cgroup_sockopt(getsockopt)]
-pub fn getsockopt(ctx: SockoptContext) -> i32 {
+pub fn weir_getsockopt(ctx: SockoptContext) -> i32 {
     let opt = ctx.sockopt;
     // SAFETY: the context is valid for the length of the program.
-    let (level, name, length) = unsafe { (read!((*opt).level), read!((*opt).optname), read!((*opt).optlen)) };
+    let (level, name, length) =
+        unsafe { (read!((*opt).level), read!((*opt).optname), read!((*opt).optlen)) };
     if name == SO_ORIGINAL_DST && (level == SOL_IP || level == SOL_IPV6) {
         answer(opt, level);
     }

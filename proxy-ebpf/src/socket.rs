@@ -4,12 +4,16 @@ use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr},
-    helpers::{bpf_map_lookup_elem, bpf_sk_release, bpf_sk_storage_get},
+    helpers::{
+        bpf_map_lookup_elem, bpf_sk_release, bpf_sk_storage_delete, bpf_sk_storage_get,
+        bpf_skc_to_tcp6_sock,
+    },
 };
 use weir_common::{AddrWords, ListenerKey, OriginalDestination, V4_MAPPED_WORD};
 
 use crate::maps::{LISTENERS, SOCKETS};
 
+pub const IPPROTO_TCP: u32 = 6;
 pub const AF_INET: u32 = 2;
 pub const AF_INET6: u32 = 10;
 /// 127.0.0.1 as it stands in memory.
@@ -63,6 +67,12 @@ pub const fn is_loopback(addr: &AddrWords) -> bool {
     addr[0] == 0 && addr[1] == 0 && addr[2] == 0 && addr[3] == 1_u32.to_be()
 }
 
+/// Word by word: `==` on arrays would become a call of `memcmp`.
+#[inline(always)]
+pub const fn is_same(a: &AddrWords, b: &AddrWords) -> bool {
+    a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3]
+}
+
 /// True for `::` and `0.0.0.0`.
 #[inline(always)]
 pub const fn is_unspecified(addr: &AddrWords) -> bool {
@@ -76,17 +86,56 @@ pub fn of_address(ctx: *mut bpf_sock_addr) -> *mut bpf_sock {
     unsafe { read!((*ctx).__bindgen_anon_1.sk) }
 }
 
-/// What the connect hook stored with a socket, if it stored anything.
+/// True for a listener on IPv6 that takes no IPv4 connections (`IPV6_V6ONLY`).
+///
+/// No context shows that. It is read from the kernel's `struct sock_common`, whose first 20 bytes
+/// are the same from 5.15 to 6.18 (include/net/sock.h). If they ever move, connections to a port
+/// that only one family listens on are wrongly taken or left; none is lost.
+#[inline(always)]
+pub fn is_v6_only(sk: *mut bpf_sock) -> bool {
+    const BYTE: usize = 19;
+    const BIT: u8 = 1 << 5;
+    // SAFETY: helper call on a non-null socket; null for other families.
+    let tcp6 = unsafe { bpf_skc_to_tcp6_sock(sk.cast()) }.cast::<u8>();
+    // SAFETY: the verifier checks the offset against the kernel's own types.
+    !tcp6.is_null() && unsafe { tcp6.add(BYTE).read_volatile() } & BIT != 0
+}
+
+/// What a hook stored with a socket, if it stored anything.
 #[inline(always)]
 pub fn stored(sk: *mut c_void) -> Option<&'static mut OriginalDestination> {
+    // SAFETY: the map's values are of this type.
+    unsafe { storage((&raw const SOCKETS).cast(), sk, 0) }
+}
+
+/// The value of a storage map for a socket; with `BPF_SK_STORAGE_GET_F_CREATE` a zeroed one is
+/// made where there is none.
+///
+/// # Safety
+/// `map` is a socket storage map whose values are of type `T`, and `sk` a context's socket.
+#[inline(always)]
+pub unsafe fn storage<T>(
+    map: *const c_void,
+    sk: *mut c_void,
+    flags: u32,
+) -> Option<&'static mut T> {
     if sk.is_null() {
         return None;
     }
     // SAFETY: helper call on a non-null socket; the value lives as long as the socket.
     unsafe {
-        bpf_sk_storage_get((&raw const SOCKETS).cast_mut().cast(), sk, ptr::null_mut(), 0)
-            .cast::<OriginalDestination>()
+        bpf_sk_storage_get(map.cast_mut().cast(), sk, ptr::null_mut(), u64::from(flags))
+            .cast::<T>()
             .as_mut()
+    }
+}
+
+/// Drops what is stored with a socket, if anything is.
+#[inline(always)]
+pub fn forget(sk: *mut c_void) {
+    if !sk.is_null() {
+        // SAFETY: helper call on a non-null socket.
+        unsafe { bpf_sk_storage_delete((&raw const SOCKETS).cast_mut().cast(), sk) };
     }
 }
 
@@ -123,17 +172,21 @@ pub fn store(sk: *mut c_void, value: &mut OriginalDestination) -> bool {
     true
 }
 
-/// The port of the listener in a slot, host order; `None` where the slot is empty.
+/// The listener in a slot, with a reference that the caller has to release.
 #[inline(always)]
-pub fn listener_port(key: &ListenerKey) -> Option<u16> {
+pub fn listener(key: &ListenerKey) -> Option<*mut bpf_sock> {
     // SAFETY: a lookup in a sock hash gives a referenced socket or null.
     let sk = unsafe {
         bpf_map_lookup_elem((&raw const LISTENERS).cast_mut().cast(), ptr::from_ref(key).cast())
     }
     .cast::<bpf_sock>();
-    if sk.is_null() {
-        return None;
-    }
+    (!sk.is_null()).then_some(sk)
+}
+
+/// The port of the listener in a slot, host order; `None` where the slot is empty.
+#[inline(always)]
+pub fn listener_port(key: &ListenerKey) -> Option<u16> {
+    let sk = listener(key)?;
     // SAFETY: non-null; released exactly once, and not used after.
     let port = unsafe { read!((*sk).src_port) };
     unsafe { bpf_sk_release(sk.cast()) };

@@ -3,24 +3,28 @@
 //! * before the SYN of a redirected connection: its original destination goes into `PENDING`,
 //!   under the address that the proxy will see as its peer;
 //! * at the handshake, with `sk_msg` on: both ends go into `PEERS`, and at no other time;
+//! * where the workload begins and ends to listen: `LISTENING` is kept in step;
+//! * where it accepts a connection that did not come through the proxy: why, into the storage;
 //! * at the end of a connection that went direct: an event with its figures.
 
 use aya_ebpf::{
     bindings::{
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
-        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
-        bpf_sock_ops,
+        BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB,
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, bpf_sock, bpf_sock_ops,
     },
-    helpers::{bpf_get_netns_cookie, bpf_ktime_get_ns},
+    helpers::{bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_ktime_get_ns},
     macros::sock_ops,
     programs::SockOpsContext,
 };
 use weir_common::{
-    AddrWords, CloseEvent, ConnectionKey, OriginalDestination, Reason, TupleKey, flags,
+    AddrWords, CLIENT_IP_MARK, CloseEvent, ConnectionKey, DestinationKey, Direction,
+    OriginalDestination, Reason, TupleKey, WorkloadConfig, flags,
 };
 
 use crate::{
-    maps::{EVENTS, PEERS, PENDING, WORKLOADS, count},
+    inbound, listening,
+    maps::{COUNTED, EVENTS, OWN, PEERS, PENDING, SOCKOPS_CGROUP, WORKLOAD, WORKLOADS, count},
     socket::{self, either, read, read_words},
 };
 
@@ -28,13 +32,18 @@ const BPF_ANY: u64 = 0;
 const BPF_NOEXIST: u64 = 1;
 const TCP_SYN_SENT: u32 = 2;
 const TCP_CLOSE: u32 = 7;
+const TCP_LISTEN: u32 = 10;
+/// What of a mark is weir's.
+const CLIENT_IP_MASK: u32 = 0xffff_0000;
 
 /// For the workload's cgroup.
 #[sock_ops]
-pub fn workload_stream(ctx: SockOpsContext) -> u32 {
+pub fn weir_stream(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(&ctx),
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(&ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(&ctx),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => listens(&ctx),
         BPF_SOCK_OPS_STATE_CB => changed(&ctx),
         _ => {}
     }
@@ -43,7 +52,7 @@ pub fn workload_stream(ctx: SockOpsContext) -> u32 {
 
 /// For the proxy's own cgroup, with `sk_msg` on: the accepted end of a captured connection.
 #[sock_ops]
-pub fn proxy_stream(ctx: SockOpsContext) -> u32 {
+pub fn weir_proxy_side(ctx: SockOpsContext) -> u32 {
     if ctx.op() == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB {
         let tuple = tuple(&ctx, ctx.family() == socket::AF_INET);
         let key = ConnectionKey {
@@ -64,7 +73,7 @@ pub fn proxy_stream(ctx: SockOpsContext) -> u32 {
 fn connecting(ctx: &SockOpsContext) {
     let Some(dest) = stored(ctx) else { return };
     if dest.reason != Reason::Redirected as u8 {
-        let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+        follow(ctx);
         return;
     }
     let key = ConnectionKey {
@@ -74,7 +83,7 @@ fn connecting(ctx: &SockOpsContext) {
         _pad: [0; 6],
     };
     if PENDING.insert(&key, *dest, BPF_ANY).is_err() {
-        count(Reason::PendingFull);
+        count(Direction::Outbound, Reason::PendingFull);
     }
 }
 
@@ -92,11 +101,96 @@ fn established(ctx: &SockOpsContext) {
     }
 }
 
+/// Called when a socket goes from closed to listening, with its lock held: not for a second
+/// `listen(2)`, which only changes the backlog (`__inet_listen_sk` in net/ipv4/af_inet.c).
+#[inline(always)]
+fn listens(ctx: &SockOpsContext) {
+    let sk = sk(ctx);
+    if sk.is_null() || is_own(sk) {
+        return;
+    }
+    // SAFETY: userspace replaces entries, it does not write into them.
+    let Some(config) = (unsafe { WORKLOADS.get(&WORKLOAD.load()) }) else { return };
+    if by_proxy(config) {
+        let _ = mark(&raw const OWN, sk);
+        return;
+    }
+    // SAFETY: non-null; a field that `bpf_sock_is_valid_access` allows.
+    if unsafe { read!((*sk).bound_dev_if) } != 0 {
+        // It takes connections of its device only; the proxy's connection is not one.
+        return;
+    }
+    if let Some(counted) = mark(&raw const COUNTED, sk)
+        && listening::add(&listening_key(ctx), socket::is_v6_only(sk))
+    {
+        *counted = 1;
+        follow(ctx);
+    }
+}
+
+/// Called on the way from listening to closed, while the port is still the socket's.
+#[inline(always)]
+fn listens_no_more(ctx: &SockOpsContext) {
+    // SAFETY: the map's values are of this type.
+    let counted = unsafe { socket::storage::<u32>((&raw const COUNTED).cast(), sk(ctx).cast(), 0) };
+    if let Some(counted) = counted
+        && *counted == 1
+    {
+        *counted = 0;
+        listening::remove(&listening_key(ctx));
+    }
+}
+
+/// A connection that the workload accepts itself. What comes from the proxy, or from inside the
+/// namespace, is nobody's concern.
+#[inline(always)]
+fn accepted(ctx: &SockOpsContext) {
+    let sk = sk(ctx);
+    if sk.is_null() || is_own(sk) {
+        return;
+    }
+    let v4 = ctx.family() == socket::AF_INET;
+    // SAFETY: non-null; a field that `bpf_sock_is_valid_access` allows.
+    let mark = unsafe { read!((*sk).mark) };
+    let mut dest = OriginalDestination {
+        addr: local_addr(ctx, v4),
+        source: remote_addr(ctx, v4),
+        // SAFETY: plain helper call.
+        connected_ns: unsafe { bpf_ktime_get_ns() },
+        workload: WORKLOAD.load(),
+        port: ctx.local_port() as u16,
+        inet6: u8::from(!v4),
+        mark,
+        ..OriginalDestination::default()
+    };
+    let remote_port = u32::from_be(ctx.remote_port()) as u16;
+    let peer = DestinationKey::new(dest.workload, Direction::Inbound, dest.source, remote_port);
+    if inbound::is_inside(&dest.addr, &peer) || mark & CLIENT_IP_MASK == CLIENT_IP_MARK {
+        return;
+    }
+    // SAFETY: userspace replaces entries, it does not write into them.
+    let Some(config) = (unsafe { WORKLOADS.get(&dest.workload) }) else { return };
+    if config.flags & flags::CAPTURE_INBOUND == 0 {
+        return;
+    }
+    let reason = match inbound::decide(config, &mut dest) {
+        Ok(()) => Reason::NoListener,
+        Err(reason) => reason,
+    };
+    dest.reason = reason as u8;
+    if socket::store(sk.cast(), &mut dest) {
+        follow(ctx);
+    }
+}
+
 /// Reports a connection that went direct when its socket closes.
 #[inline(always)]
 fn changed(ctx: &SockOpsContext) {
     if ctx.arg(1) != TCP_CLOSE {
         return;
+    }
+    if ctx.arg(0) == TCP_LISTEN {
+        return listens_no_more(ctx);
     }
     let Some(dest) = stored(ctx) else { return };
     if dest.reason == Reason::Redirected as u8 {
@@ -135,10 +229,51 @@ fn insert_peer(ctx: &SockOpsContext, mut key: TupleKey) {
     let _ = unsafe { PEERS.update(&mut key, &mut *ctx.ops, BPF_NOEXIST) };
 }
 
+/// Has `changed` called for the socket. Sockets that a listener accepts inherit the flag, which
+/// does no harm to those that have nothing stored.
+#[inline(always)]
+fn follow(ctx: &SockOpsContext) {
+    let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+}
+
+/// True where the proxy itself made the system call.
+#[inline(always)]
+fn by_proxy(config: &WorkloadConfig) -> bool {
+    // SAFETY: plain helper call, on a branch that the constant rules out where there is no helper.
+    config.exempt_cgroup != 0
+        && SOCKOPS_CGROUP.load() != 0
+        && config.exempt_cgroup == unsafe { bpf_get_current_cgroup_id() }
+}
+
+/// True for the proxy's listeners and what they accept.
+#[inline(always)]
+fn is_own(sk: *mut bpf_sock) -> bool {
+    // SAFETY: the map's values are of this type.
+    unsafe { socket::storage::<u32>((&raw const OWN).cast(), sk.cast(), 0) }.is_some()
+}
+
+/// The mark that a storage map has for a socket, made where there is none.
+#[inline(always)]
+fn mark<M>(map: *const M, sk: *mut bpf_sock) -> Option<&'static mut u32> {
+    // SAFETY: both maps that this is called for have values of this type.
+    unsafe { socket::storage(map.cast(), sk.cast(), BPF_SK_STORAGE_GET_F_CREATE) }
+}
+
+#[inline(always)]
+fn listening_key(ctx: &SockOpsContext) -> DestinationKey {
+    let addr = local_addr(ctx, ctx.family() == socket::AF_INET);
+    DestinationKey::new(WORKLOAD.load(), Direction::Inbound, addr, ctx.local_port() as u16)
+}
+
+#[inline(always)]
+fn sk(ctx: &SockOpsContext) -> *mut bpf_sock {
+    // SAFETY: the context is valid for the length of the program.
+    unsafe { read!((*ctx.ops).__bindgen_anon_2.sk) }
+}
+
 #[inline(always)]
 fn stored(ctx: &SockOpsContext) -> Option<&'static mut OriginalDestination> {
-    // SAFETY: the context is valid; `stored` tests for null.
-    socket::stored(unsafe { read!((*ctx.ops).__bindgen_anon_2.sk) }.cast())
+    socket::stored(sk(ctx).cast())
 }
 
 #[inline(always)]

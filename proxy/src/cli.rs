@@ -4,6 +4,7 @@ pub mod capture_args;
 mod check;
 mod completions;
 mod control;
+mod detach;
 mod exec;
 mod exit;
 mod explain;
@@ -14,6 +15,7 @@ mod run;
 mod session;
 mod stat;
 mod status;
+mod workload;
 
 pub use check::{ProofFailure, ProofRun};
 pub use exit::{Exit, with_exit};
@@ -47,6 +49,10 @@ enum Verb {
     Exec(capture_args::ExecArgs),
     /// Capture a cgroup until told to stop
     Run(capture_args::RunArgs),
+    /// Show, add or remove what a running weir captures
+    Workload(workload::Args),
+    /// Take away everything that weir has left in the kernel
+    Detach(detach::Args),
     /// Show or change what ports get, in a running weir
     Ports(ports::Args),
     /// Say what a connection to an address gets, and why
@@ -78,6 +84,8 @@ pub fn main() -> ExitCode {
     let outcome = match cli.verb {
         Verb::Exec(args) => exec::run(&args),
         Verb::Run(args) => run::run(&args),
+        Verb::Workload(args) => workload::run(&args),
+        Verb::Detach(args) => detach::run(&args),
         Verb::Ports(args) => ports::run(&args),
         Verb::Explain(args) => explain::run(&args),
         Verb::Status(args) => status::run(&args),

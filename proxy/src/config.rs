@@ -2,8 +2,10 @@
 //! strictly and validated once; the effective result can be printed and read back.
 
 mod file;
+mod settings;
 
 pub use file::ConfigError;
+pub use settings::WorkloadSettings;
 
 use std::{
     net::SocketAddr,
@@ -15,10 +17,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     admin::DEFAULT_CONTROL_SOCKET,
-    ports::{CidrList, DEFAULT_OPAQUE_PORTS, PolicyInput, PortList, PortPolicy, PortSet},
+    learn::Learn,
+    ports::{CidrList, DEFAULT_OPAQUE_PORTS, PortList, PortSet},
     telemetry::record::RecordFormat,
     units,
 };
+
+/// The instance where none is named.
+pub const DEFAULT_INSTANCE: &str = "default";
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -56,17 +62,33 @@ pub struct Workload {
     pub name: String,
     /// Its cgroup v2 directory.
     pub cgroup: Option<PathBuf>,
+    /// Its network namespace, such as `/run/netns/NAME` or `/proc/PID/ns/net`; absent for the one that
+    /// the processes in the cgroup are in.
+    pub netns: Option<PathBuf>,
     /// What happens to new connections while no proxy is there.
     pub fail: Fail,
+    /// What is remembered of destinations that turned out to speak no HTTP.
+    pub learn: Learn,
 }
 
 /// What happens to new connections while no proxy is there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Fail {
     /// They go direct.
     #[default]
     Open,
+    /// They are refused: EPERM outbound, a reset inbound.
+    Closed,
+}
+
+/// The policy as it is written.
+#[must_use]
+pub const fn fail_name(fail: Fail) -> &'static str {
+    match fail {
+        Fail::Open => "open",
+        Fail::Closed => "closed",
+    }
 }
 
 /// Connections that the workload opens.
@@ -89,6 +111,10 @@ pub struct Outbound {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Inbound {
+    /// Whether they are captured at all.
+    pub capture: bool,
+    /// The application sees the client's own address, not one of its namespace.
+    pub preserve_client_ip: bool,
     /// Ports that the kernel lets pass.
     pub skip_ports: PortList,
     /// Ports proxied as raw TCP. A leading `+` adds to the default list.
@@ -211,6 +237,9 @@ pub struct Drain {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Runtime {
+    /// The directory in the bpffs that its kernel side is kept in, below `weir/`: 1 to 63 letters,
+    /// digits, `-`, `_` and `.`.
+    pub instance: String,
     /// Worker threads: 1 to 1024; 0 for one per CPU.
     pub workers: usize,
     /// Socket-to-socket redirection in the kernel.
@@ -232,7 +261,13 @@ pub enum Switch {
 
 impl Default for Workload {
     fn default() -> Self {
-        Self { name: "default".into(), cgroup: None, fail: Fail::Open }
+        Self {
+            name: "default".into(),
+            cgroup: None,
+            netns: None,
+            fail: Fail::Open,
+            learn: Learn::default(),
+        }
     }
 }
 
@@ -251,6 +286,8 @@ impl Default for Outbound {
 impl Default for Inbound {
     fn default() -> Self {
         Self {
+            capture: true,
+            preserve_client_ip: false,
             skip_ports: PortList::default(),
             opaque_ports: default_opaque().into(),
             include_ports: PortList::default(),
@@ -303,7 +340,7 @@ impl Default for Drain {
 
 impl Default for Runtime {
     fn default() -> Self {
-        Self { workers: 0, sk_msg: Switch::Off }
+        Self { instance: DEFAULT_INSTANCE.into(), workers: 0, sk_msg: Switch::Off }
     }
 }
 
@@ -325,16 +362,16 @@ impl Config {
     /// Resolves lists that began with `+` against the defaults, so that what is printed is what
     /// is in effect.
     pub fn resolve(&mut self) {
-        let (defaults, none) = (default_opaque(), PortSet::default());
-        for (list, before) in [
-            (&mut self.outbound.opaque_ports, &defaults),
-            (&mut self.inbound.opaque_ports, &defaults),
-            (&mut self.outbound.skip_ports, &none),
-            (&mut self.inbound.skip_ports, &none),
-            (&mut self.outbound.include_ports, &none),
-            (&mut self.inbound.include_ports, &none),
-        ] {
-            *list = list.resolve(before).into();
+        resolve(&mut self.outbound, &mut self.inbound);
+    }
+
+    /// What the process's own workload has for itself.
+    #[must_use]
+    pub fn settings(&self) -> WorkloadSettings {
+        WorkloadSettings {
+            workload: self.workload.clone(),
+            outbound: self.outbound.clone(),
+            inbound: self.inbound.clone(),
         }
     }
 
@@ -343,13 +380,8 @@ impl Config {
     /// # Errors
     /// The first problem, naming its key.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let name = &self.workload.name;
-        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        check(
-            (1..=63).contains(&name.len()) && name.chars().all(allowed),
-            "workload.name",
-            || format!("{name:?} must be 1 to 63 letters, digits, '-', '_' or '.'"),
-        )?;
+        name("workload.name", &self.workload.name)?;
+        name("runtime.instance", &self.runtime.instance)?;
         range("detect.peek_limit", self.detect.peek_limit, 64, 1 << 20)?;
         range("http.max_head_bytes", self.http.max_head_bytes, 8 << 10, 64 << 20)?;
         range("http.max_headers", self.http.max_headers, 16, 32_768)?;
@@ -378,27 +410,40 @@ impl Config {
         })
     }
 
-    /// The port states that these lists mean.
-    #[must_use]
-    pub fn port_policy(&self) -> PortPolicy {
-        let (defaults, none) = (default_opaque(), PortSet::default());
-        let input = |skip: &PortList, opaque: &PortList, include: &PortList| PolicyInput {
-            skip: skip.resolve(&none),
-            opaque: opaque.resolve(&defaults),
-            include: include.resolve(&none),
-        };
-        let (out, inb) = (&self.outbound, &self.inbound);
-        PortPolicy::new(
-            input(&out.skip_ports, &out.opaque_ports, &out.include_ports),
-            input(&inb.skip_ports, &inb.opaque_ports, &inb.include_ports),
-        )
-    }
 
     /// The effective configuration as a file that [`Config::load`] reads.
     #[must_use]
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("every field has a TOML form")
     }
+}
+
+/// Resolves lists that began with `+` against the defaults.
+fn resolve(outbound: &mut Outbound, inbound: &mut Inbound) {
+    let (defaults, none) = (default_opaque(), PortSet::default());
+    for (list, before) in [
+        (&mut outbound.opaque_ports, &defaults),
+        (&mut inbound.opaque_ports, &defaults),
+        (&mut outbound.skip_ports, &none),
+        (&mut inbound.skip_ports, &none),
+        (&mut outbound.include_ports, &none),
+        (&mut inbound.include_ports, &none),
+    ] {
+        *list = list.resolve(before).into();
+    }
+}
+
+/// Checks the name of a workload or an instance.
+///
+/// # Errors
+/// Where it is no name.
+pub fn name(key: &'static str, name: &str) -> Result<(), ConfigError> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    // A name becomes a directory's.
+    let good = (1..=63).contains(&name.len()) && name.chars().all(allowed) && !name.starts_with('.');
+    check(good, key, || {
+        format!("{name:?} must be 1 to 63 letters, digits, '-', '_' or '.', and not begin with '.'")
+    })
 }
 
 fn check(

@@ -3,7 +3,11 @@
 mod dial;
 mod reset;
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use socket2::SockRef;
 use tokio::net::TcpStream;
@@ -11,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{dial::Dial, reset::ResetHooks};
 use crate::{
-    capture::Captured,
+    capture::{Captured, Netns},
     config::Config,
     decision::{Decision, Direction, PortState, Source, Treatment},
     detect::race::{self, Outcome, RaceError},
@@ -21,6 +25,7 @@ use crate::{
         prefixed::Prefixed,
         tcp::{self, Endpoint, TcpEnd, TcpOptions},
     },
+    learn::{Change, Learn, Learning},
     telemetry::{CloseReason, ConnectionGuard, ConnectionInfo, Telemetry},
 };
 
@@ -30,65 +35,99 @@ pub struct Context {
     pub workload: Arc<str>,
     /// Where everything is counted.
     pub telemetry: Telemetry,
-    /// The addresses of weir's own listeners: a destination among them is a loop.
+    /// The addresses of the workload's listeners: a destination among them is a loop.
     pub own: Vec<SocketAddr>,
+    /// Where the workload is, and its upstream connections are made.
+    pub netns: Netns,
+    /// The application is to see the client's own address.
+    pub preserve_client_ip: bool,
+    /// What is known of destinations.
+    pub learning: Learning,
     /// Cancelled when no new work is to be begun.
     pub drain: CancellationToken,
     /// Cancelled when time is up.
     pub abort: CancellationToken,
     /// Effective settings.
     pub config: Arc<Config>,
-    /// Told of each destination that could not be reached, before its client is reset.
-    pub on_unreachable: Box<dyn Fn(SocketAddr) + Send + Sync>,
+    /// Told what connections find out.
+    pub feedback: Box<dyn Feedback>,
+}
+
+/// Who wants to know what connections find out on their way. Called from the connections' tasks:
+/// must be quick.
+pub trait Feedback: Send + Sync {
+    /// A destination could not be reached; its client is about to be reset.
+    fn unreachable(&self, direction: Direction, destination: SocketAddr, error: &std::io::Error);
+    /// weir is about to connect to the application from a client's address, or has.
+    fn from_inside(&self, source: SocketAddr, connecting: bool);
+    /// A destination is to be bypassed for this time.
+    fn learned(&self, direction: Direction, destination: SocketAddr, time: Duration);
+    /// A destination that was learned speaks something else now.
+    fn forgotten(&self, direction: Direction, destination: SocketAddr);
 }
 
 // === impl Context ===
 
 impl Context {
-    /// Serves an outbound connection that the kernel redirected here. `captured` is `None` for one
-    /// that somebody made to the listener's own address.
-    pub async fn outbound(&self, client: TcpStream, peer: SocketAddr, captured: Option<Captured>) {
+    /// Serves a connection that the kernel sent here. `captured` is `None` for one that somebody
+    /// made to the listener's own address.
+    pub async fn serve(&self, client: TcpStream, peer: SocketAddr, captured: Option<Captured>) {
         let accepted = Instant::now();
         let Some(captured) = captured else {
             let destination = client.local_addr().unwrap_or(peer);
-            let guard = self.open(peer, destination);
+            let guard = self.open(Direction::Outbound, peer, destination);
             return refuse(client, guard, CloseReason::NoOriginalDestination);
         };
-        let guard = self.open(peer, captured.destination);
+        let Captured { direction, destination, .. } = captured;
+        let guard = self.open(direction, peer, destination);
         if self.own.contains(&captured.destination) {
             return refuse(client, guard, CloseReason::Loop);
         }
         let _ = client.set_nodelay(true);
         dial::keep_alive(&SockRef::from(&client));
-        let dial = Dial::new(&captured, self.config.forward.connect_timeout);
-        let reason = match captured.state {
-            PortState::Opaque => {
-                guard.decided(opaque(captured.state_source), None, accepted.elapsed());
+        let client_ip = self.preserve_client_ip && direction == Direction::Inbound;
+        let dial = Dial::new(self, &captured, client_ip.then_some(peer));
+        let opaque = match captured.state {
+            PortState::Opaque => Some(captured.state_source),
+            PortState::Detect | PortState::Skip => self
+                .learning
+                .known(direction, destination, accepted)
+                .then_some(Source::Learned),
+        };
+        let reason = match opaque {
+            Some(source) => {
+                guard.decided(decision(source), None, accepted.elapsed());
                 self.opaque(client, dial, &guard).await
             }
-            PortState::Detect | PortState::Skip => {
-                self.detect(client, dial, &guard, accepted).await
-            }
+            None => self.detect(client, dial, &guard, accepted).await,
         };
         guard.close(reason);
     }
 
     /// Turns a connection away because there are too many.
     pub fn shed(&self, client: TcpStream, peer: SocketAddr, captured: Option<Captured>) {
-        let destination = captured.map_or(peer, |captured| captured.destination);
-        refuse(client, self.open(peer, destination), CloseReason::Shed);
+        let (direction, destination) = captured
+            .map_or((Direction::Outbound, peer), |captured| {
+                (captured.direction, captured.destination)
+            });
+        refuse(client, self.open(direction, peer, destination), CloseReason::Shed);
     }
 
-    fn open(&self, client: SocketAddr, destination: SocketAddr) -> ConnectionGuard {
+    fn open(
+        &self,
+        direction: Direction,
+        client: SocketAddr,
+        destination: SocketAddr,
+    ) -> ConnectionGuard {
         self.telemetry.open(ConnectionInfo {
             workload: Arc::clone(&self.workload),
-            direction: Direction::Outbound,
+            direction,
             client,
             destination,
         })
     }
 
-    async fn opaque(&self, client: TcpStream, dial: Dial, guard: &ConnectionGuard) -> CloseReason {
+    async fn opaque(&self, client: TcpStream, dial: Dial<'_>, guard: &ConnectionGuard) -> CloseReason {
         let dialled = tokio::select! {
             dialled = dial.connect() => dialled,
             () = self.abort.cancelled() => {
@@ -108,7 +147,7 @@ impl Context {
     async fn detect(
         &self,
         mut client: TcpStream,
-        dial: Dial,
+        dial: Dial<'_>,
         guard: &ConnectionGuard,
         accepted: Instant,
     ) -> CloseReason {
@@ -127,6 +166,7 @@ impl Context {
             Ok(outcome) => {
                 guard.upstream_connected();
                 guard.decided(outcome.decision, outcome.tls.clone(), accepted.elapsed());
+                self.learn(guard, outcome.decision.treatment);
                 self.forward(client, outcome, guard).await
             }
             Err(RaceError::Dial(error)) => self.unreachable(client, guard, &error),
@@ -151,9 +191,30 @@ impl Context {
         guard: &ConnectionGuard,
         error: &std::io::Error,
     ) -> CloseReason {
-        (self.on_unreachable)(guard.destination());
+        self.feedback.unreachable(guard.direction(), guard.destination(), error);
         tcp::reset(client);
         CloseReason::ConnectFailed(error.raw_os_error().unwrap_or(libc::EIO))
+    }
+
+    /// Remembers what a destination speaks, where its port leaves that open.
+    fn learn(&self, guard: &ConnectionGuard, treatment: Treatment) {
+        let (direction, destination) = (guard.direction(), guard.destination());
+        let now = Instant::now();
+        let raw = match treatment {
+            Treatment::Tcp => true,
+            Treatment::Http1 | Treatment::Http2 | Treatment::Tls => false,
+            Treatment::Opaque | Treatment::Skip => return,
+        };
+        match self.learning.observe(direction, destination, raw, now) {
+            Change::None => {}
+            Change::Learned { until } => {
+                if self.learning.mode() == Learn::Bypass {
+                    let time = until.saturating_duration_since(now);
+                    self.feedback.learned(direction, destination, time);
+                }
+            }
+            Change::Forgotten => self.feedback.forgotten(direction, destination),
+        }
     }
 
     async fn forward(
@@ -242,7 +303,7 @@ fn refuse(client: TcpStream, guard: ConnectionGuard, reason: CloseReason) {
     guard.close(reason);
 }
 
-fn opaque(source: Source) -> Decision {
+fn decision(source: Source) -> Decision {
     let why = match source {
         Source::Default => "port is opaque by default",
         Source::Learned => "destination was opaque before",

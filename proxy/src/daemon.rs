@@ -1,9 +1,10 @@
-//! A running weir as its control socket sees it: answers what is asked with what the workload, the
+//! A running weir as its control socket sees it: answers what is asked with what the workloads, the
 //! telemetry and the log know.
 
 mod explain;
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{
         Arc,
@@ -11,6 +12,9 @@ use std::{
     },
     time::Instant,
 };
+
+use futures_util::future::{BoxFuture, FutureExt};
+use tokio::sync::watch;
 
 use crate::{
     admin::{
@@ -20,22 +24,25 @@ use crate::{
             WorkloadStatus,
         },
     },
-    capture,
-    decision::{Direction, Source},
+    config::WorkloadSettings,
+    decision::{Direction, Source, direction_name},
     log::LogHandle,
     ports::PortChange,
     telemetry::{Telemetry, stats::StatsSnapshot},
-    workload::{Acceleration, Workload},
+    workload::Workload,
+    workloads::{Acceleration, WorkloadError, Workloads},
 };
 
-/// Everything the control socket can ask about.
+/// Everything that the control socket can ask about.
 pub struct Daemon {
-    workload: Arc<Workload>,
+    workloads: Arc<Workloads>,
     telemetry: Telemetry,
     log: LogHandle,
     admin: Option<SocketAddr>,
     started: Instant,
     draining: AtomicBool,
+    /// The schema of a successor that has taken over.
+    successor: watch::Sender<Option<String>>,
 }
 
 // === impl Daemon ===
@@ -44,18 +51,37 @@ impl Daemon {
     /// `admin` is where `/metrics` is served.
     #[must_use]
     pub fn new(
-        workload: Arc<Workload>,
+        workloads: Arc<Workloads>,
         telemetry: Telemetry,
         log: LogHandle,
         admin: Option<SocketAddr>,
     ) -> Self {
-        let draining = AtomicBool::new(false);
-        Self { workload, telemetry, log, admin, started: Instant::now(), draining }
+        Self {
+            workloads,
+            telemetry,
+            log,
+            admin,
+            started: Instant::now(),
+            draining: AtomicBool::new(false),
+            successor: watch::Sender::new(None),
+        }
     }
 
     /// Says from now on that the daemon is draining.
     pub fn set_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until a successor has taken over, and tells its schema.
+    pub async fn succeeded(&self) -> String {
+        let mut successor = self.successor.subscribe();
+        let seen = successor.wait_for(Option::is_some).await;
+        // The sender is ours: it is there for as long as we are.
+        seen.ok().and_then(|schema| schema.clone()).unwrap_or_default()
+    }
+
+    fn meant(&self, workload: Option<&str>) -> Result<Arc<Workload>, ControlError> {
+        self.workloads.meant(workload).map_err(refused)
     }
 }
 
@@ -67,14 +93,9 @@ impl ControlHandler for Daemon {
             pid: std::process::id(),
             uptime: self.started.elapsed(),
             phase: if draining { "draining" } else { "running" }.to_owned(),
-            workloads: vec![WorkloadStatus {
-                name: self.workload.name().to_owned(),
-                cgroup: self.workload.cgroup().display().to_string(),
-                listeners: self.workload.addresses(),
-                hooks: capture::hooks(),
-            }],
+            workloads: self.workloads(),
             admin: self.admin,
-            sk_msg: match self.workload.acceleration() {
+            sk_msg: match self.workloads.acceleration() {
                 Acceleration::Off => "off".to_owned(),
                 Acceleration::On => "on".to_owned(),
                 Acceleration::Refused(why) => format!("off: {why}"),
@@ -84,22 +105,23 @@ impl ControlHandler for Daemon {
         }
     }
 
-    fn ports(&self) -> Result<PortsReport, ControlError> {
-        let kernel = self.workload.kernel();
-        Ok(PortsReport::new(&self.workload.policy(), &|direction, port| {
+    fn ports(&self, workload: Option<&str>) -> Result<PortsReport, ControlError> {
+        let workload = self.meant(workload)?;
+        let kernel = workload.kernel();
+        Ok(PortsReport::new(&workload.policy(), &|direction, port| {
             kernel.port_hits(direction, port)
         }))
     }
 
-    fn set_ports(&self, change: &PortsSet) -> Result<Vec<PortChange>, ControlError> {
-        let directions = match change.direction {
-            Some(direction) => vec![direction],
-            None => vec![Direction::Outbound, Direction::Inbound],
-        };
+    fn set_ports(
+        &self,
+        workload: Option<&str>,
+        change: &PortsSet,
+    ) -> Result<Vec<PortChange>, ControlError> {
+        let workload = self.meant(workload)?;
         let mut changes = Vec::new();
-        for direction in directions {
-            let done = self
-                .workload
+        for direction in change.directions() {
+            let done = workload
                 .set_ports(direction, &change.ports, change.state, Source::Cli)
                 .map_err(|error| ControlError::failed(error.to_string()))?;
             changes.extend(done);
@@ -109,15 +131,22 @@ impl ControlHandler for Daemon {
 
     fn explain(
         &self,
+        workload: Option<&str>,
         address: SocketAddr,
         direction: Direction,
     ) -> Result<Explanation, ControlError> {
-        explain::explain(&self.workload, &self.telemetry.stats(), address, direction)
+        let workload = self.meant(workload)?;
+        explain::explain(&workload, &self.telemetry.stats(), address, direction)
             .map_err(|error| ControlError::failed(error.to_string()))
     }
 
-    fn stat(&self) -> StatsSnapshot {
-        self.telemetry.stats()
+    fn stat(&self, workload: Option<&str>) -> Result<StatsSnapshot, ControlError> {
+        let mut stats = self.telemetry.stats();
+        if let Some(name) = workload {
+            self.meant(Some(name))?;
+            stats.rows.retain(|row| &*row.workload == name);
+        }
+        Ok(stats)
     }
 
     fn log_level(&self) -> String {
@@ -130,9 +159,75 @@ impl ControlHandler for Daemon {
     }
 
     fn kernel_counters(&self) -> Result<KernelCounters, ControlError> {
-        let counters = self.workload.kernel().counters();
-        let by_reason = counters.into_iter().map(|(r, n)| (r.name().to_owned(), n)).collect();
-        let workloads = [(self.workload.name().to_owned(), by_reason)].into();
+        let mut workloads: BTreeMap<String, BTreeMap<String, BTreeMap<String, u64>>> =
+            BTreeMap::new();
+        for workload in self.workloads.list() {
+            let directions = workloads.entry(workload.name().to_string()).or_default();
+            for (direction, reason, count) in workload.kernel().counters() {
+                let reasons = directions.entry(direction_name(direction).to_owned()).or_default();
+                reasons.insert(reason.name().to_owned(), count);
+            }
+        }
         Ok(KernelCounters { workloads })
+    }
+
+    fn workloads(&self) -> Vec<WorkloadStatus> {
+        self.workloads.list().iter().map(|workload| status(workload)).collect()
+    }
+
+    fn add_workload(
+        &self,
+        settings: WorkloadSettings,
+    ) -> BoxFuture<'_, Result<WorkloadStatus, ControlError>> {
+        async move {
+            let workload = self.workloads.add(settings).await.map_err(refused)?;
+            Ok(status(&workload))
+        }
+        .boxed()
+    }
+
+    fn remove_workload(&self, name: &str) -> Result<(), ControlError> {
+        self.workloads.remove(name).map_err(refused)
+    }
+
+    fn retire(&self, schema: &str) -> BoxFuture<'_, Result<(), ControlError>> {
+        let schema = schema.to_owned();
+        async move {
+            if self.draining.swap(true, Ordering::Relaxed) {
+                return Err(ControlError::refused("this weir is draining already"));
+            }
+            self.workloads.retire().await;
+            self.successor.send_replace(Some(schema));
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+// === helpers ===
+
+fn status(workload: &Workload) -> WorkloadStatus {
+    let settings = workload.settings();
+    let path = |path: &std::path::PathBuf| path.display().to_string();
+    WorkloadStatus {
+        name: workload.name().to_string(),
+        cgroup: settings.workload.cgroup.as_ref().map(path).unwrap_or_default(),
+        netns: settings.workload.netns.as_ref().map(path),
+        fail: settings.workload.fail,
+        inbound: settings.inbound.capture,
+        preserve_client_ip: workload.client_ip().is_some(),
+        learn: settings.workload.learn,
+        phase: workload.phase().to_owned(),
+        open_connections: workload.open_connections() as u64,
+        listeners: workload.addresses().to_vec(),
+        hooks: workload.kernel().hooks(),
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn refused(error: WorkloadError) -> ControlError {
+    match error {
+        WorkloadError::Capture(error) => ControlError::failed(error.to_string()),
+        error => ControlError::refused(error.to_string()),
     }
 }

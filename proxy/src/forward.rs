@@ -1,7 +1,7 @@
 //! Moves bytes between a client and its upstream: raw TCP, and HTTP behind one interface. Knows
 //! nothing of BPF, of ports or of where the two sockets came from.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 pub mod http;
 mod http1;
@@ -21,14 +21,21 @@ pub enum Side {
     Upstream,
 }
 
-/// Bytes of one connection, readable while it runs. Each counter only grows.
+/// Bytes of one connection, readable while it runs: each counter only grows. And whether it is
+/// half-closed, for the gauge of those that are.
 #[derive(Debug, Default)]
 pub struct ByteCounters {
     /// From the client to the upstream.
     pub client_to_upstream: AtomicU64,
     /// From the upstream to the client.
     pub upstream_to_client: AtomicU64,
+    half_closed: AtomicBool,
 }
+
+/// While it lives, its connection counts as half-closed: dropped with the future that forwards.
+#[must_use = "dropping it ends the half-closed state"]
+#[derive(Debug)]
+pub(crate) struct HalfClosed<'a>(&'a ByteCounters);
 
 // === impl Side ===
 
@@ -67,6 +74,18 @@ impl ByteCounters {
         self.upstream_to_client.load(Relaxed)
     }
 
+    /// Whether one side has ended its stream and the other has not.
+    #[must_use]
+    pub fn is_half_closed(&self) -> bool {
+        self.half_closed.load(Relaxed)
+    }
+
+    /// One side has ended its stream; the other has until the result is dropped.
+    pub(crate) fn half_close(&self) -> HalfClosed<'_> {
+        self.half_closed.store(true, Relaxed);
+        HalfClosed(self)
+    }
+
     /// Adds `n` bytes that came from `side`.
     pub fn add_from(&self, side: Side, n: usize) {
         let counter = match side {
@@ -74,5 +93,13 @@ impl ByteCounters {
             Side::Upstream => &self.upstream_to_client,
         };
         counter.fetch_add(n as u64, Relaxed);
+    }
+}
+
+// === impl HalfClosed ===
+
+impl Drop for HalfClosed<'_> {
+    fn drop(&mut self) {
+        self.0.half_closed.store(false, Relaxed);
     }
 }

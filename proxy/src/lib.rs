@@ -2,6 +2,7 @@
 //! speaks, forwards it and reports what it saw. The modules follow the path of a connection;
 //! `docs/ARCHITECTURE.md` has the map.
 
+pub mod accept;
 pub mod admin;
 pub mod capture;
 pub mod cli;
@@ -11,9 +12,11 @@ pub mod daemon;
 pub mod decision;
 pub mod detect;
 pub mod forward;
+pub mod learn;
 pub mod log;
 pub mod names;
 pub mod ports;
 pub mod telemetry;
 pub mod units;
 pub mod workload;
+pub mod workloads;

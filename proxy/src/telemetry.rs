@@ -24,6 +24,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use crate::accept::Slots;
 use crate::decision::{Decision, Direction, Source, Treatment};
 use connection::Live;
 use metrics::Metrics;
@@ -180,6 +181,16 @@ impl Telemetry {
         self.inner.metrics.set_kernel_counters(Box::new(counters));
     }
 
+    /// An accept failed for want of descriptors or memory; an `errno`.
+    pub fn accept_failed(&self, errno: i32) {
+        self.inner.metrics.accept_failed(errno);
+    }
+
+    /// Connections were reset because there was no descriptor for them for too long.
+    pub fn accept_shed(&self, count: u64) {
+        self.inner.metrics.accept_shed(count);
+    }
+
     /// Waits until every record so far is written. Blocks for at most `limit`.
     pub fn flush_records(&self, limit: Duration) {
         if let Some(records) = &self.inner.records {
@@ -203,12 +214,29 @@ impl Telemetry {
     }
 
     fn settle_live(&self) {
+        let mut half_closed = HashMap::new();
         for shard in &self.inner.live {
             let live: Vec<_> = lock(shard).values().cloned().collect();
             for connection in live {
                 connection.settle();
+                if connection.is_half_closed() {
+                    *half_closed.entry(connection.bound_to()).or_insert(0) += 1;
+                }
             }
         }
+        // Counted anew each time: a connection that is gone can't be left in it.
+        self.inner.metrics.set_half_closed(&half_closed);
+    }
+}
+
+/// Counts, and has nothing to withdraw.
+impl Slots for Telemetry {
+    fn exhausted(&self, error: &std::io::Error) {
+        self.accept_failed(error.raw_os_error().unwrap_or_default());
+    }
+
+    fn shed(&self, count: u64) {
+        self.accept_shed(count);
     }
 }
 
@@ -243,6 +271,10 @@ pub const fn skip_clause(reason: Reason) -> &'static str {
         Reason::OwnListener => "weir's own listener",
         Reason::LinkLocal => "link-local destination",
         Reason::FailedBefore => "could not be reached a moment ago",
+        Reason::FailClosed => "no proxy was there and fail is closed: refused",
+        Reason::Learned => "learned to be raw tcp",
+        Reason::FromInside => "came from inside the namespace",
+        Reason::NotListening => "nothing listens there",
     }
 }
 

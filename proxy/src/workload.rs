@@ -1,203 +1,277 @@
 //! One captured workload: its kernel side, listeners, port policy and connections, from attach to
 //! the end of the drain.
 
+mod feedback;
+mod skipped;
+
 use std::{
     net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use weir_common::{Reason, WorkloadConfig, flags};
+use weir_common::{WorkloadConfig, WorkloadId, flags};
 
+pub use skipped::skipped;
+
+use self::feedback::KernelFeedback;
 use crate::{
+    accept::{AcceptOptions, Exhaustion, Registered, Slots, accept_loop},
     capture::{
-        self, AttachOptions, CaptureError, DirectClose, Events, Heartbeat, Kernel, KernelOptions,
-        Listeners, Originals, RouteWatch, cgroup,
+        AttachOptions, Captured, CaptureError, ClientIp, Heartbeat, Installed, Instance, Kernel,
+        Listeners, Lock, Netns, Originals, RememberedPort, RouteWatch, cgroup,
     },
-    config::{Config, Switch},
+    config::{Config, Fail, WorkloadSettings},
     connection::Context,
     decision::{Direction, PortState, Source},
+    learn::Learning,
     ports::{PortChange, PortPolicy, PortSet},
-    telemetry::{KernelCount, SkippedConnection, Telemetry},
+    telemetry::Telemetry,
 };
 
-/// The only workload of this process.
-const WORKLOAD: u32 = 1;
-/// How long retries of a destination that could not be reached go direct: long enough for a retry,
-/// short enough that a server just starting is captured soon.
-const LET_FAIL: Duration = Duration::from_secs(5);
-/// A connect that was never accepted is not coming any more.
-const PENDING_AGE: Duration = Duration::from_secs(120);
-/// How long an accept loop pauses where the process is out of descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// A connect that has read the slot just before it was emptied arrives well within this.
-const STRAGGLERS: Duration = Duration::from_millis(100);
+/// What all workloads of the process share.
+pub struct Shared {
+    /// Settings of the process.
+    pub config: Arc<Config>,
+    /// Where everything is counted.
+    pub telemetry: Telemetry,
+    /// The kernel side that they share.
+    pub instance: Arc<Instance>,
+    /// Original destinations of redirected connections.
+    pub originals: Originals,
+    /// Whether `sk_msg` is on.
+    pub sk_msg: bool,
+    /// Whether the process is out of descriptors.
+    pub exhaustion: Exhaustion,
+}
+
+/// Who wanted a workload captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// The flags or the file that weir was started with: gone when they are.
+    Config,
+    /// `weir workload add`: there until it is removed.
+    Cli,
+}
+
+/// What is kept of a workload for the time after a restart.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Description {
+    /// Its settings.
+    pub settings: WorkloadSettings,
+    /// Who wanted it.
+    pub origin: Origin,
+    /// Inode of its network namespace, to find that again.
+    pub netns_inode: u64,
+    /// What was changed in the namespace for `preserve_client_ip`.
+    pub client_ip: Option<Installed>,
+}
+
+/// What to start.
+#[derive(Debug)]
+pub struct Start {
+    /// Its settings, resolved and valid.
+    pub settings: WorkloadSettings,
+    /// Who wants it.
+    pub origin: Origin,
+    /// The number that its keys carry.
+    pub id: WorkloadId,
+    /// Nothing is in the maps under this number.
+    pub fresh: bool,
+    /// Port states set with `weir ports` on an earlier weir.
+    pub ports: Vec<RememberedPort>,
+    /// What an earlier weir has changed in the namespace.
+    pub client_ip: Option<Installed>,
+    /// The right to capture the cgroup; `None` while a predecessor still has it.
+    pub claim: Option<Lock>,
+}
 
 /// A workload whose connections are being captured.
 pub struct Workload {
     kernel: Arc<Kernel>,
-    listeners: Listeners,
+    settings: WorkloadSettings,
+    origin: Origin,
+    netns: Netns,
+    shared: Arc<Shared>,
+    slots: Arc<WorkloadSlots>,
     policy: Mutex<PortPolicy>,
     context: Arc<Context>,
-    events: Mutex<Option<tokio::task::JoinHandle<Events>>>,
-    events_stop: CancellationToken,
-    accepting: CancellationToken,
+    stop_accepting: CancellationToken,
+    stop_following: CancellationToken,
+    accepting: TaskTracker,
     connections: TaskTracker,
-    cgroup: PathBuf,
-    sk_msg: Acceleration,
+    claim: Mutex<Option<Lock>>,
+    client_ip: Option<Installed>,
+    _registered: Registered,
 }
 
-/// Whether `sk_msg` moves the payload.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Acceleration {
-    /// Not asked for.
-    Off,
-    /// On: the self-test passed.
-    On,
-    /// Asked for, and refused by the self-test, for this reason.
-    Refused(String),
+/// The listeners' slots, as the accept loops see them.
+struct WorkloadSlots {
+    listeners: Listeners,
+    telemetry: Telemetry,
+    /// No connections are wanted any more, or not now.
+    withdrawn: AtomicBool,
 }
 
 // === impl Workload ===
 
 impl Workload {
-    /// Loads, attaches and begins to accept. On an error nothing is left attached.
+    /// Attaches and begins to accept. On an error nothing new is left attached.
     ///
     /// # Errors
     /// The first step that the kernel refuses.
-    pub async fn start(
-        config: Arc<Config>,
-        telemetry: Telemetry,
-        name: &str,
-        cgroup: &Path,
-    ) -> Result<Arc<Self>, CaptureError> {
-        if cgroup::own()? == cgroup {
-            return Err(CaptureError::OwnCgroup(cgroup.into()));
-        }
-        let own_id = cgroup::id(&cgroup::own()?)?;
-        cgroup::id(cgroup)?;
-        let kernel = Arc::new(Kernel::load(KernelOptions {
-            workload: WORKLOAD,
-            log_level: config.log.bpf as u8,
-        })?);
-        let sk_msg = accelerate(&kernel, config.runtime.sk_msg == Switch::On);
-        let policy = config.port_policy();
-        configure(&kernel, &config, &policy, own_id, sk_msg == Acceleration::On)?;
-        let listeners = Listeners::open(&kernel)?;
-        let originals = Arc::new(Originals::new(&kernel, listeners.netns_cookie)?);
-        let events = Events::new(&kernel)?;
-        Heartbeat::beat(&kernel)?;
-        let routes = RouteWatch::start(Arc::clone(&kernel)).await?;
+    pub async fn start(shared: Arc<Shared>, start: Start) -> Result<Arc<Self>, CaptureError> {
+        let Start { settings, origin, id, fresh, ports, client_ip, claim } = start;
+        let cgroup = cgroup_of(&settings)?;
+        let netns = open_netns(&settings, &cgroup)?;
+        let kernel = Arc::new(Kernel::new(Arc::clone(&shared.instance), id, fresh));
+        let policy = policy(&settings, &ports);
+        configure(&kernel, &settings, &policy, shared.sk_msg)?;
+        let listeners = Listeners::open(&kernel, &netns)?;
+        let client_ip = if settings.inbound.capture && settings.inbound.preserve_client_ip {
+            if !shared.instance.knows_ingress_ifindex() {
+                return Err(CaptureError::NoIngressIfindex);
+            }
+            let installed = ClientIp::install(&netns).await?;
+            // What an earlier weir found is what was there before.
+            Some(client_ip.unwrap_or(installed))
+        } else {
+            None
+        };
+        let description = Description {
+            settings: settings.clone(),
+            origin,
+            netns_inode: netns.inode(),
+            client_ip: client_ip.clone(),
+        };
+        kernel.remember(&serde_json::to_vec(&description).unwrap_or_default())?;
+        let routes = RouteWatch::start(Arc::clone(&kernel), netns.clone()).await?;
 
+        let slots = Arc::new(WorkloadSlots {
+            listeners,
+            telemetry: shared.telemetry.clone(),
+            withdrawn: AtomicBool::new(true),
+        });
+        let feedback = KernelFeedback::new(&kernel, &netns, &cgroup, &shared);
+        let registered = shared.exhaustion.register(Arc::clone(&slots) as Arc<dyn Slots>);
         let workload = Arc::new(Self {
             context: Arc::new(Context {
-                workload: name.into(),
-                telemetry,
-                own: listeners.addresses(),
+                workload: settings.workload.name.as_str().into(),
+                telemetry: shared.telemetry.clone(),
+                own: slots.listeners.addresses().to_vec(),
+                netns: netns.clone(),
+                preserve_client_ip: client_ip.is_some(),
+                learning: Learning::new(settings.workload.learn),
                 drain: CancellationToken::new(),
                 abort: CancellationToken::new(),
-                config,
-                on_unreachable: let_fail(Arc::clone(&kernel)),
+                config: Arc::clone(&shared.config),
+                feedback: Box::new(feedback),
             }),
             kernel,
-            listeners,
+            settings,
+            origin,
+            netns,
+            shared,
+            slots,
             policy: Mutex::new(policy),
-            events: Mutex::new(None),
-            events_stop: CancellationToken::new(),
-            accepting: CancellationToken::new(),
+            stop_accepting: CancellationToken::new(),
+            stop_following: CancellationToken::new(),
+            accepting: TaskTracker::new(),
             connections: TaskTracker::new(),
-            cgroup: cgroup.into(),
-            sk_msg,
+            claim: Mutex::new(claim),
+            client_ip,
+            _registered: registered,
         });
-        workload.spawn(originals, routes, events)?;
-        workload.listeners.offer()?;
-        let own = cgroup::own()?;
-        let proxy_cgroup = (workload.sk_msg == Acceleration::On).then_some(own.as_path());
-        capture::attach(&workload.kernel, cgroup, AttachOptions { proxy_cgroup })?;
+        workload.begin(routes, &cgroup).await.inspect_err(|_| workload.give_up(fresh))?;
         Ok(workload)
     }
 
-    fn spawn(
-        self: &Arc<Self>,
-        originals: Arc<Originals>,
-        routes: RouteWatch,
-        mut events: Events,
-    ) -> Result<(), CaptureError> {
+    async fn begin(self: &Arc<Self>, routes: RouteWatch, cgroup: &Path) -> Result<(), CaptureError> {
         let error =
             |source| CaptureError::Socket { action: "watch the listener", source, hint: "" };
-        for socket in self.listeners.sockets().map_err(error)? {
+        for socket in self.slots.listeners.sockets().map_err(error)? {
             let listener = TcpListener::from_std(socket).map_err(error)?;
-            tokio::spawn(Arc::clone(self).accept(listener, Arc::clone(&originals)));
+            self.accepting.spawn(Arc::clone(self).accept(listener));
         }
-        tokio::spawn(Heartbeat::run(Arc::clone(&self.kernel)));
-        tokio::spawn(routes.run());
-        tokio::spawn(sweep(originals));
-        let (telemetry, name) =
-            (self.context.telemetry.clone(), Arc::clone(&self.context.workload));
-        let stop = self.events_stop.clone();
-        let task = tokio::spawn(async move {
-            let report = |event: DirectClose| telemetry.skipped(&skipped(&name, &event));
-            tokio::select! {
-                () = events.run(report) => {}
-                () = stop.cancelled() => {}
-            }
-            events.drain(report);
-            events
-        });
-        *lock(&self.events) = Some(task);
-        let (kernel, name) = (Arc::clone(&self.kernel), Arc::clone(&self.context.workload));
-        self.context.telemetry.set_kernel_counters(move || {
-            kernel
-                .counters()
-                .into_iter()
-                .map(|(reason, count)| KernelCount { workload: Arc::clone(&name), reason, count })
-                .collect()
-        });
+        let stop = self.stop_following.clone();
+        tokio::spawn(async move { stop.run_until_cancelled(routes.run()).await });
+        Heartbeat::beat(&self.shared.instance)?;
+        self.slots.withdrawn.store(false, Ordering::Release);
+        self.slots.listeners.offer()?;
+        let inbound = self.settings.inbound.capture.then_some(&self.netns);
+        let followed = self.kernel.attach(cgroup, AttachOptions { inbound })?;
+        if inbound.is_some() {
+            self.kernel.seed_listening(&self.netns, cgroup, followed).await?;
+        }
         Ok(())
     }
 
-    async fn accept(self: Arc<Self>, listener: TcpListener, originals: Arc<Originals>) {
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = self.accepting.cancelled() => return,
-            };
-            match accepted {
-                Ok((client, peer)) => self.admit(client, peer, &originals),
-                // accept(2): these are errors of the connection, not of the listener.
-                Err(error) if is_of_connection(&error) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept; pausing");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
+    /// Undoes a start that failed.
+    fn give_up(&self, fresh: bool) {
+        self.slots.withdraw();
+        self.stop_accepting.cancel();
+        self.stop_following.cancel();
+        if fresh {
+            self.kernel.detach();
+            self.kernel.forget();
         }
     }
 
-    fn admit(&self, client: TcpStream, peer: SocketAddr, originals: &Originals) {
-        let captured = match originals.take(peer) {
-            Ok(captured) => captured,
-            Err(error) => {
-                tracing::error!(%error, client.addr = %peer, "original destination not read");
-                None
-            }
-        };
-        let limit = self.context.config.forward.max_connections;
+    async fn accept(self: Arc<Self>, listener: TcpListener) {
+        let options =
+            AcceptOptions { exhaustion: self.shared.exhaustion.clone(), ..AcceptOptions::captured() };
+        let slots = Arc::clone(&self.slots);
+        let stop = self.stop_accepting.clone();
+        accept_loop(&listener, slots.as_ref(), &stop, options, |client, peer| {
+            self.admit(client, peer);
+        })
+        .await;
+    }
+
+    fn admit(&self, client: TcpStream, peer: SocketAddr) {
+        let captured = self.captured(&client, peer);
+        let limit = self.shared.config.forward.max_connections;
         if self.connections.len() >= limit {
             return self.context.shed(client, peer, captured);
         }
         let context = Arc::clone(&self.context);
-        self.connections.spawn(async move { context.outbound(client, peer, captured).await });
+        self.connections.spawn(async move { context.serve(client, peer, captured).await });
+    }
+
+    /// Which way a connection came, and where it was going.
+    fn captured(&self, client: &TcpStream, peer: SocketAddr) -> Option<Captured> {
+        let local = client.local_addr().ok()?;
+        if !self.context.own.contains(&local) {
+            let status = lock(&self.policy).get(Direction::Inbound, local.port());
+            return Some(Captured {
+                workload: self.kernel.workload(),
+                direction: Direction::Inbound,
+                destination: local,
+                bound: None,
+                source: Some(peer.ip()),
+                mark: 0,
+                state: status.state,
+                state_source: status.source,
+            });
+        }
+        self.shared.originals.take(self.netns.cookie(), peer).unwrap_or_else(|error| {
+            tracing::error!(%error, client.addr = %peer, "original destination not read");
+            None
+        })
     }
 
     /// Puts ports into a state; new connections get it at once, in the kernel.
     ///
     /// # Errors
-    /// Where a map cannot be written; ports before the failing one keep their new state, in the
-    /// policy as in the kernel.
+    /// Where a map cannot be written; nothing is changed then.
     pub fn set_ports(
         &self,
         direction: Direction,
@@ -246,22 +320,38 @@ impl Workload {
         lock(&self.policy).clone()
     }
 
+    /// True where somebody has set a port's state with `weir ports`.
+    #[must_use]
+    pub fn has_cli_ports(&self) -> bool {
+        let policy = lock(&self.policy);
+        let mut all = [Direction::Outbound, Direction::Inbound]
+            .into_iter()
+            .flat_map(|direction| policy.rules(direction));
+        all.any(|(_, status)| status.source == Source::Cli)
+    }
+
     /// Its name in metrics and records.
     #[must_use]
-    pub fn name(&self) -> &str {
+    pub fn name(&self) -> &Arc<str> {
         &self.context.workload
     }
 
-    /// True once the drain has begun.
+    /// Its settings.
     #[must_use]
-    pub fn is_draining(&self) -> bool {
-        self.context.drain.is_cancelled()
+    pub const fn settings(&self) -> &WorkloadSettings {
+        &self.settings
     }
 
-    /// True where connections to loopback are captured too.
+    /// Who wanted it.
     #[must_use]
-    pub fn captures_loopback(&self) -> bool {
-        self.context.config.outbound.capture_loopback
+    pub const fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// Its network namespace.
+    #[must_use]
+    pub const fn netns(&self) -> &Netns {
+        &self.netns
     }
 
     /// The kernel side.
@@ -270,33 +360,73 @@ impl Workload {
         &self.kernel
     }
 
-    /// The addresses of weir's listeners.
+    /// What was learned of its destinations.
     #[must_use]
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.addresses()
+    pub fn learning(&self) -> &Learning {
+        &self.context.learning
     }
 
-    /// Whether `sk_msg` is on.
+    /// The addresses of its listeners.
     #[must_use]
-    pub fn acceleration(&self) -> &Acceleration {
-        &self.sk_msg
+    pub fn addresses(&self) -> &[SocketAddr] {
+        self.slots.listeners.addresses()
     }
 
-    /// The workload's cgroup.
+    /// Proxied connections that are open.
     #[must_use]
-    pub fn cgroup(&self) -> &Path {
-        &self.cgroup
+    pub fn open_connections(&self) -> usize {
+        self.connections.len()
     }
 
-    /// Stops capturing, lets open connections finish until the deadline, then cuts them.
-    /// Returns how many had to be cut.
-    pub async fn drain(&self, deadline: Duration) -> usize {
-        if let Err(error) = self.listeners.withdraw() {
-            tracing::warn!(%error, "listener slots not emptied");
+    /// What was changed in its namespace for `preserve_client_ip`.
+    #[must_use]
+    pub const fn client_ip(&self) -> Option<&Installed> {
+        self.client_ip.as_ref()
+    }
+
+    /// `capturing`, `exhausted` or `draining`.
+    #[must_use]
+    pub fn phase(&self) -> &'static str {
+        if self.context.drain.is_cancelled() {
+            "draining"
+        } else if self.slots.withdrawn.load(Ordering::Acquire) {
+            "exhausted"
+        } else {
+            "capturing"
         }
-        tokio::time::sleep(STRAGGLERS).await;
-        self.accepting.cancel();
+    }
+
+    /// Takes slots back that are empty although they should not be: a successor has died.
+    pub fn guard_slots(&self) {
+        if !self.slots.withdrawn.load(Ordering::Acquire)
+            && let Err(error) = self.slots.listeners.offer_where_empty()
+        {
+            tracing::warn!(%error, workload = &**self.name(), "listener slots not filled");
+        }
+    }
+
+    /// Lets another process capture the cgroup.
+    pub fn release_claim(&self) {
+        *lock(&self.claim) = None;
+    }
+
+    /// Takes the right to capture the cgroup, which a predecessor has just let go.
+    pub fn take_claim(&self, claim: Lock) {
+        *lock(&self.claim) = Some(claim);
+    }
+
+    /// Leaves the slots, or leaves them to a successor, accepts what is in the queues, lets open
+    /// connections finish until the deadline, then cuts them. Returns how many had to be cut.
+    pub async fn drain(&self, deadline: Duration, successor: bool) -> usize {
+        self.slots.withdrawn.store(true, Ordering::Release);
+        if !successor {
+            self.slots.withdraw();
+        }
+        self.stop_accepting.cancel();
         self.context.drain.cancel();
+        self.accepting.close();
+        self.accepting.wait().await;
+        self.slots.listeners.close();
         self.connections.close();
         let finished = tokio::time::timeout(deadline, self.connections.wait()).await;
         let cut = self.connections.len();
@@ -304,112 +434,89 @@ impl Workload {
             self.context.abort.cancel();
             self.connections.wait().await;
         }
-        self.settle_events().await;
+        self.stop_following.cancel();
         cut
     }
+}
 
-    /// Accounts for every close event that the kernel has sent so far.
-    async fn settle_events(&self) {
-        self.events_stop.cancel();
-        let task = lock(&self.events).take();
-        if let Some(task) = task {
-            let _ = task.await;
+// === impl WorkloadSlots ===
+
+impl Slots for WorkloadSlots {
+    fn withdraw(&self) {
+        self.withdrawn.store(true, Ordering::Release);
+        if let Err(error) = self.listeners.withdraw() {
+            tracing::warn!(%error, "listener slots not emptied");
         }
+    }
+
+    fn offer(&self) {
+        self.withdrawn.store(false, Ordering::Release);
+        if let Err(error) = self.listeners.offer() {
+            tracing::warn!(%error, "listener slots not filled");
+        }
+    }
+
+    fn exhausted(&self, error: &std::io::Error) {
+        self.telemetry.exhausted(error);
+    }
+
+    fn shed(&self, count: u64) {
+        self.telemetry.shed(count);
     }
 }
 
 // === helpers ===
 
+/// The directory of a workload's cgroup, made sure of.
+///
+/// # Errors
+/// Where it is weir's own, or none.
+pub fn cgroup_of(settings: &WorkloadSettings) -> Result<std::path::PathBuf, CaptureError> {
+    let cgroup = settings.workload.cgroup.clone().unwrap_or_default();
+    cgroup::id(&cgroup)?;
+    if cgroup::own()? == cgroup {
+        return Err(CaptureError::OwnCgroup(cgroup));
+    }
+    Ok(cgroup)
+}
+
+fn open_netns(settings: &WorkloadSettings, cgroup: &Path) -> Result<Netns, CaptureError> {
+    match &settings.workload.netns {
+        Some(path) => Netns::open(path),
+        None => Netns::of_cgroup(cgroup)?.map_or_else(Netns::own, Ok),
+    }
+}
+
+fn policy(settings: &WorkloadSettings, remembered: &[RememberedPort]) -> PortPolicy {
+    let mut policy = settings.port_policy();
+    for RememberedPort { direction, port, state } in remembered {
+        policy.set(*direction, &PortSet::from_iter([*port]), *state, Source::Cli);
+    }
+    policy
+}
+
 fn configure(
     kernel: &Kernel,
-    config: &Config,
+    settings: &WorkloadSettings,
     policy: &PortPolicy,
-    own_cgroup: u64,
     sk_msg: bool,
 ) -> Result<(), CaptureError> {
-    for direction in [Direction::Outbound, Direction::Inbound] {
-        for (port, status) in policy.rules(direction) {
-            kernel.set_port(direction, port, status.state, status.source, status.included)?;
-        }
-    }
-    for cidr in &config.outbound.skip_cidrs.0 {
-        kernel.skip_prefix(cidr.address, cidr.length)?;
-    }
+    kernel.set_policy(policy)?;
+    let cidrs = settings.outbound.skip_cidrs.0.iter();
+    let prefixes: Vec<_> = cidrs.map(|cidr| (cidr.address, cidr.length)).collect();
+    kernel.skip_prefixes(&prefixes)?;
     let flag = |on, flag| if on { flag } else { 0 };
     kernel.configure(WorkloadConfig {
-        exempt_cgroup: own_cgroup,
+        exempt_cgroup: cgroup::id(&cgroup::own()?)?,
         heartbeat_limit_ns: Heartbeat::LIMIT_NS,
-        flags: flag(config.outbound.capture_loopback, flags::CAPTURE_LOOPBACK)
+        flags: flag(settings.outbound.capture_loopback, flags::CAPTURE_LOOPBACK)
             | flag(policy.has_include_list(Direction::Outbound), flags::INCLUDE_OUTBOUND)
             | flag(policy.has_include_list(Direction::Inbound), flags::INCLUDE_INBOUND)
+            | flag(settings.workload.fail == Fail::Closed, flags::FAIL_CLOSED)
+            | flag(settings.inbound.capture, flags::CAPTURE_INBOUND)
             | flag(sk_msg, flags::SK_MSG),
         _pad: 0,
     })
-}
-
-/// Switches `sk_msg` on if it is wanted and the self-test passes; says so where it does not.
-fn accelerate(kernel: &Kernel, wanted: bool) -> Acceleration {
-    if !wanted {
-        return Acceleration::Off;
-    }
-    match capture::sk_msg_self_test().and_then(|()| kernel.accelerate()) {
-        Ok(()) => Acceleration::On,
-        Err(error) => {
-            tracing::warn!(%error, "going on without sk_msg");
-            Acceleration::Refused(error.to_string())
-        }
-    }
-}
-
-/// Lets retries of a destination that could not be reached go direct.
-fn let_fail(kernel: Arc<Kernel>) -> Box<dyn Fn(SocketAddr) + Send + Sync> {
-    Box::new(move |destination| {
-        if let Err(error) = kernel.let_fail(destination, LET_FAIL) {
-            tracing::warn!(%error, "a retry will not see the true error");
-        }
-    })
-}
-
-async fn sweep(originals: Arc<Originals>) {
-    let mut ticks = tokio::time::interval(PENDING_AGE);
-    loop {
-        ticks.tick().await;
-        let swept = originals.sweep(PENDING_AGE);
-        if swept > 0 {
-            tracing::debug!(swept, "connections that were never accepted");
-        }
-    }
-}
-
-fn skipped(name: &Arc<str>, event: &DirectClose) -> SkippedConnection {
-    let by_port = matches!(event.reason, Reason::SkipPort);
-    SkippedConnection {
-        workload: Arc::clone(name),
-        direction: Direction::Outbound,
-        destination: event.captured.destination,
-        source: match event.reason {
-            Reason::SkipCidr | Reason::NotIncluded => Source::Config,
-            Reason::FailedBefore => Source::Learned,
-            _ if by_port => event.captured.state_source,
-            _ => Source::Default,
-        },
-        reason: event.reason,
-        bytes_sent: event.bytes_sent,
-        bytes_received: event.bytes_received,
-        duration: event.duration,
-        srtt: event.srtt,
-        retransmits: event.retransmits,
-        established: event.established,
-    }
-}
-
-fn is_of_connection(error: &std::io::Error) -> bool {
-    !matches!(
-        error.raw_os_error(),
-        Some(
-            libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EINVAL | libc::EBADF
-        )
-    )
 }
 
 /// A poisoned lock guards a whole value: every change is made on a copy and then stored.

@@ -12,14 +12,16 @@ use std::{
 };
 
 use assert_cmd::cargo::CommandCargoExt;
+use futures_util::future::BoxFuture;
 use weir::{
     admin::{
         control::{ControlHandler, ControlSocket},
         protocol::{
             ControlError, Explanation, KernelCounters, PortsChanged, PortsReport, PortsSet, Status,
+            WorkloadStatus,
         },
     },
-    config::Config,
+    config::{Config, WorkloadSettings},
     decision::{Decision, Direction, Source, Treatment, state_name},
     ports::{PortChange, PortPolicy},
     telemetry::{CloseReason, ConnectionInfo, Telemetry, stats::StatsSnapshot},
@@ -45,11 +47,15 @@ impl ControlHandler for Weir {
         }
     }
 
-    fn ports(&self) -> Result<PortsReport, ControlError> {
+    fn ports(&self, _: Option<&str>) -> Result<PortsReport, ControlError> {
         Ok(PortsReport::new(&self.policy.lock().unwrap(), &|_, _| 0))
     }
 
-    fn set_ports(&self, change: &PortsSet) -> Result<Vec<PortChange>, ControlError> {
+    fn set_ports(
+        &self,
+        _: Option<&str>,
+        change: &PortsSet,
+    ) -> Result<Vec<PortChange>, ControlError> {
         let mut policy = self.policy.lock().unwrap();
         Ok(change
             .directions()
@@ -59,6 +65,7 @@ impl ControlHandler for Weir {
 
     fn explain(
         &self,
+        _: Option<&str>,
         address: SocketAddr,
         direction: Direction,
     ) -> Result<Explanation, ControlError> {
@@ -74,8 +81,8 @@ impl ControlHandler for Weir {
         })
     }
 
-    fn stat(&self) -> StatsSnapshot {
-        self.telemetry.stats()
+    fn stat(&self, _: Option<&str>) -> Result<StatsSnapshot, ControlError> {
+        Ok(self.telemetry.stats())
     }
 
     fn log_level(&self) -> String {
@@ -89,6 +96,26 @@ impl ControlHandler for Weir {
     fn kernel_counters(&self) -> Result<KernelCounters, ControlError> {
         Ok(KernelCounters::default())
     }
+
+    fn workloads(&self) -> Vec<WorkloadStatus> {
+        self.status().workloads
+    }
+
+    fn add_workload(
+        &self,
+        settings: WorkloadSettings,
+    ) -> BoxFuture<'_, Result<WorkloadStatus, ControlError>> {
+        Box::pin(async move { Err(ControlError::refused(settings.workload.name)) })
+    }
+
+    fn remove_workload(&self, name: &str) -> Result<(), ControlError> {
+        Err(ControlError::refused(name))
+    }
+
+    fn retire(&self, schema: &str) -> BoxFuture<'_, Result<(), ControlError>> {
+        let schema = schema.to_owned();
+        Box::pin(async move { Err(ControlError::refused(schema)) })
+    }
 }
 
 struct Running {
@@ -101,7 +128,7 @@ impl Running {
     fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let handler = Arc::new(Weir {
-            policy: Mutex::new(Config::default().port_policy()),
+            policy: Mutex::new(Config::default().settings().port_policy()),
             telemetry: Telemetry::new(None),
         });
         let runtime =

@@ -226,7 +226,10 @@ fn detach_without_a_running_weir_leaves_nothing_and_can_be_repeated() -> Result<
     daemon.process.kill_hard()?;
     let instance = daemon.instance();
     let before = leavings(instance, &pods.namespaces())?;
-    ensure!(before.iter().any(|line| line.starts_with("pin ")), "nothing is pinned: {before:?}");
+    // What the last look must not find is there.
+    for what in ["pin ", "program ", "rule in ", "ipv4/tcp_fwmark_accept=1"] {
+        ensure!(before.iter().any(|line| line.starts_with(what)), "no {what}in {before:#?}");
+    }
     for _ in 0..2 {
         let finished = instance.detach(&[])?;
         assert_eq!(finished.code(), 0, "{}", finished.stderr);

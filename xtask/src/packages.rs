@@ -23,6 +23,7 @@ pub(crate) const TESTS: &[&str] = &[
     "g++",
     "lftp",
     "nats-server",
+    "nftables",
     "nghttp2-server",
     "openssh-client",
     "openssh-server",

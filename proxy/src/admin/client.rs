@@ -56,18 +56,23 @@ pub enum ClientError {
     Refused(ControlError),
 }
 
-/// Asks the weir behind `path` and waits for its answer.
+/// Asks the weir behind `path` and waits for its answer. `workload` is the one that is meant, where
+/// that matters.
 ///
 /// # Errors
 /// See [`ClientError`].
-pub fn ask(path: &Path, command: Command) -> Result<Answer, ClientError> {
+pub fn ask(
+    path: &Path,
+    workload: Option<String>,
+    command: Command,
+) -> Result<Answer, ClientError> {
     let io_error = |source| ClientError::Io { path: path.to_owned(), source };
     let garbled = |reason: String| ClientError::Garbled { path: path.to_owned(), reason };
     let mut stream = connect(path)?;
     stream.set_read_timeout(Some(DEADLINE)).map_err(io_error)?;
     stream.set_write_timeout(Some(DEADLINE)).map_err(io_error)?;
     let mut line =
-        serde_json::to_vec(&Request::new(command)).map_err(|e| garbled(e.to_string()))?;
+        serde_json::to_vec(&Request::new(workload, command)).map_err(|e| garbled(e.to_string()))?;
     line.push(b'\n');
     stream.write_all(&line).map_err(io_error)?;
 

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use nix::sys::stat::{Mode, fchmod};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -17,12 +18,19 @@ use tokio::{
     sync::Semaphore,
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::protocol::{
     Answer, Command, ControlError, ErrorCode, Explanation, KernelCounters, MAX_REQUEST,
-    PortsChanged, PortsReport, PortsSet, Request, Response, Status, VERSION,
+    PortsChanged, PortsReport, PortsSet, Request, Response, Status, VERSION, WorkloadStatus,
 };
-use crate::{decision::Direction, ports::PortChange, telemetry::stats::StatsSnapshot};
+use crate::{
+    accept::{AcceptOptions, Acceptor, NoSlots},
+    config::WorkloadSettings,
+    decision::Direction,
+    ports::PortChange,
+    telemetry::stats::StatsSnapshot,
+};
 
 /// Clients served at once; more wait in the listen queue.
 const MAX_CLIENTS: usize = 32;
@@ -35,27 +43,35 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub trait ControlHandler: Send + Sync + 'static {
     /// What is running.
     fn status(&self) -> Status;
-    /// The port rules and their hits.
+    /// The port rules of a workload and their hits.
     ///
     /// # Errors
-    /// If the kernel's maps can't be read.
-    fn ports(&self) -> Result<PortsReport, ControlError>;
+    /// If the workload is not clear or the kernel's maps can't be read.
+    fn ports(&self, workload: Option<&str>) -> Result<PortsReport, ControlError>;
     /// Puts ports into a state and returns what [`crate::ports::PortPolicy::set`] did.
     ///
     /// # Errors
     /// If it is refused or the kernel's maps can't be written.
-    fn set_ports(&self, change: &PortsSet) -> Result<Vec<PortChange>, ControlError>;
+    fn set_ports(
+        &self,
+        workload: Option<&str>,
+        change: &PortsSet,
+    ) -> Result<Vec<PortChange>, ControlError>;
     /// What a connection would get.
     ///
     /// # Errors
     /// If the kernel's maps can't be read.
     fn explain(
         &self,
+        workload: Option<&str>,
         address: SocketAddr,
         direction: Direction,
     ) -> Result<Explanation, ControlError>;
-    /// Numbers per destination.
-    fn stat(&self) -> StatsSnapshot;
+    /// Numbers per destination, of one workload or of all.
+    ///
+    /// # Errors
+    /// If there is no such workload.
+    fn stat(&self, workload: Option<&str>) -> Result<StatsSnapshot, ControlError>;
     /// The log filter in effect.
     fn log_level(&self) -> String;
     /// Changes the log filter and returns the one in effect.
@@ -68,6 +84,26 @@ pub trait ControlHandler: Send + Sync + 'static {
     /// # Errors
     /// If the kernel's maps can't be read.
     fn kernel_counters(&self) -> Result<KernelCounters, ControlError>;
+    /// What is captured.
+    fn workloads(&self) -> Vec<WorkloadStatus>;
+    /// Captures one more workload.
+    ///
+    /// # Errors
+    /// If it is refused; nothing was changed then.
+    fn add_workload(
+        &self,
+        settings: WorkloadSettings,
+    ) -> BoxFuture<'_, Result<WorkloadStatus, ControlError>>;
+    /// Captures a workload no more.
+    ///
+    /// # Errors
+    /// If there is none of this name.
+    fn remove_workload(&self, name: &str) -> Result<(), ControlError>;
+    /// Lets go of everything that a successor needs, and begins to drain.
+    ///
+    /// # Errors
+    /// If it is draining already.
+    fn retire(&self, schema: &str) -> BoxFuture<'_, Result<(), ControlError>>;
 }
 
 /// Why the control socket could not be opened.
@@ -118,6 +154,21 @@ impl ControlSocket {
         Ok(Self { listener, path: path.to_owned(), identity: identity(path) })
     }
 
+    /// Opens the socket in place of one that another weir has just let go.
+    ///
+    /// # Errors
+    /// See [`ControlSocketError`].
+    pub fn replace(path: &Path) -> Result<Self, ControlSocketError> {
+        let fail = |source| ControlSocketError::Io { path: path.to_owned(), source };
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{}", std::process::id()));
+        let beside = PathBuf::from(name);
+        let mut socket = Self::bind(&beside)?;
+        fs::rename(&beside, path).map_err(fail)?;
+        path.clone_into(&mut socket.path);
+        Ok(socket)
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -128,26 +179,20 @@ impl ControlSocket {
     pub async fn serve(self, handler: Arc<dyn ControlHandler>) {
         let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
         let mut tasks = tokio::task::JoinSet::new();
+        let never = CancellationToken::new();
+        let mut acceptor = Acceptor::new(&self.listener, &NoSlots, &never, AcceptOptions::admin());
         loop {
             let permit =
                 Arc::clone(&clients).acquire_owned().await.expect("the semaphore is never closed");
             while tasks.try_join_next().is_some() {}
-            match self.listener.accept().await {
-                Ok((stream, _)) => {
-                    let handler = Arc::clone(&handler);
-                    tasks.spawn(async move {
-                        let _permit = permit;
-                        if let Err(error) = serve_client(stream, handler.as_ref()).await {
-                            tracing::debug!(%error, "control client went away");
-                        }
-                    });
+            let Some((stream, _)) = acceptor.next().await else { return };
+            let handler = Arc::clone(&handler);
+            tasks.spawn(async move {
+                let _permit = permit;
+                if let Err(error) = serve_client(stream, handler.as_ref()).await {
+                    tracing::debug!(%error, "control client went away");
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept on the control socket");
-                    // EMFILE does not go away by asking again at once.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
+            });
         }
     }
 }
@@ -221,7 +266,10 @@ async fn serve_client(stream: UnixStream, handler: &dyn ControlHandler) -> io::R
             Line::CutOff => Err(ControlError::bad_request(
                 "request was cut off: it does not end with a line feed",
             )),
-            Line::Complete(line) => parse(&line).and_then(|command| answer(handler, command)),
+            Line::Complete(line) => match parse(&line) {
+                Ok(request) => answer(handler, request).await,
+                Err(error) => Err(error),
+            },
         };
         let stop = matches!(
             &result,
@@ -262,7 +310,7 @@ async fn read_line(
     if line.is_empty() { Ok(Line::End) } else { Ok(Line::CutOff) }
 }
 
-fn parse(line: &[u8]) -> Result<Command, ControlError> {
+fn parse(line: &[u8]) -> Result<Request, ControlError> {
     /// Just enough to tell another version from garbage.
     #[derive(serde::Deserialize)]
     struct Versioned {
@@ -282,25 +330,39 @@ fn parse(line: &[u8]) -> Result<Command, ControlError> {
             ),
         });
     }
-    serde_json::from_slice::<Request>(line).map(|request| request.command).map_err(syntax)
+    serde_json::from_slice::<Request>(line).map_err(syntax)
 }
 
-fn answer(handler: &dyn ControlHandler, command: Command) -> Result<Answer, ControlError> {
-    Ok(match command {
+async fn answer(handler: &dyn ControlHandler, request: Request) -> Result<Answer, ControlError> {
+    let workload = request.workload.as_deref();
+    Ok(match request.command {
         Command::Status => Answer::Status(Box::new(handler.status())),
-        Command::PortsList => Answer::Ports(handler.ports()?),
+        Command::PortsList => Answer::Ports(handler.ports(workload)?),
         Command::PortsSet(change) => {
-            Answer::Changed(PortsChanged::group(&handler.set_ports(&change)?))
+            Answer::Changed(PortsChanged::group(&handler.set_ports(workload, &change)?))
         }
         Command::Explain { address, direction } => {
-            Answer::Explanation(Box::new(handler.explain(address, direction)?))
+            Answer::Explanation(Box::new(handler.explain(workload, address, direction)?))
         }
-        Command::Stat => Answer::Stat(handler.stat()),
+        Command::Stat => Answer::Stat(handler.stat(workload)?),
         Command::LogLevel { filter: None } => Answer::LogLevel(handler.log_level()),
         Command::LogLevel { filter: Some(filter) } => {
             Answer::LogLevel(handler.set_log_level(&filter)?)
         }
         Command::KernelCounters => Answer::KernelCounters(handler.kernel_counters()?),
+        Command::WorkloadList => Answer::Workloads(handler.workloads()),
+        Command::WorkloadAdd(settings) => {
+            Answer::Added(Box::new(handler.add_workload(*settings).await?))
+        }
+        Command::WorkloadRemove { name } => {
+            handler.remove_workload(&name)?;
+            Answer::Removed
+        }
+        Command::Handover => Answer::HandingOver { pid: std::process::id() },
+        Command::Retire { schema } => {
+            handler.retire(&schema).await?;
+            Answer::HandingOver { pid: std::process::id() }
+        }
     })
 }
 

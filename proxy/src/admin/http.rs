@@ -15,8 +15,12 @@ use tokio::{
     sync::{Semaphore, watch},
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 
-use crate::telemetry::Telemetry;
+use crate::{
+    accept::{AcceptOptions, Acceptor},
+    telemetry::Telemetry,
+};
 
 /// Connections served at once; more wait in the listen queue.
 const MAX_CLIENTS: usize = 64;
@@ -84,19 +88,14 @@ impl AdminServer {
     pub async fn serve(self, telemetry: Telemetry, readiness: watch::Receiver<Readiness>) {
         let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
         let mut tasks = tokio::task::JoinSet::new();
+        let counts = telemetry.clone();
+        let never = CancellationToken::new();
+        let mut acceptor = Acceptor::new(&self.listener, &counts, &never, AcceptOptions::admin());
         loop {
             let permit =
                 Arc::clone(&clients).acquire_owned().await.expect("the semaphore is never closed");
             while tasks.try_join_next().is_some() {}
-            let stream = match self.listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept on the admin address");
-                    // EMFILE does not go away by asking again at once.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
+            let Some((stream, _)) = acceptor.next().await else { return };
             let (telemetry, readiness) = (telemetry.clone(), readiness.clone());
             tasks.spawn(async move {
                 let _permit = permit;

@@ -6,7 +6,9 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    config::{Fail, WorkloadSettings},
     decision::{Direction, PortState, Source, Treatment},
+    learn::Learn,
     names,
     ports::{PortChange, PortSet, PortStatus},
     telemetry::stats::StatsSnapshot,
@@ -27,6 +29,9 @@ pub const MAX_RESPONSE: usize = 16 * 1024 * 1024;
 pub struct Request {
     /// See [`VERSION`].
     pub version: u32,
+    /// The workload that is meant; not needed where there is only one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<String>,
     /// What is asked.
     pub command: Command,
 }
@@ -58,6 +63,22 @@ pub enum Command {
     },
     /// How often the kernel decided what.
     KernelCounters,
+    /// What is captured.
+    WorkloadList,
+    /// Captures one more workload.
+    WorkloadAdd(Box<WorkloadSettings>),
+    /// Captures a workload no more; its connections may finish.
+    WorkloadRemove {
+        /// Its name.
+        name: String,
+    },
+    /// A weir that is to take over asks whom from.
+    Handover,
+    /// It has: lock, socket and address are to be let go, and connections finished.
+    Retire {
+        /// The layout of the successor's maps: with the same one, both have the same maps.
+        schema: String,
+    },
 }
 
 /// A change of port states.
@@ -112,6 +133,17 @@ pub enum Answer {
     LogLevel(String),
     /// To [`Command::KernelCounters`].
     KernelCounters(KernelCounters),
+    /// To [`Command::WorkloadList`].
+    Workloads(Vec<WorkloadStatus>),
+    /// To [`Command::WorkloadAdd`].
+    Added(Box<WorkloadStatus>),
+    /// To [`Command::WorkloadRemove`].
+    Removed,
+    /// To [`Command::Handover`] and [`Command::Retire`].
+    HandingOver {
+        /// The process that hands over.
+        pid: u32,
+    },
 }
 
 /// Why a command was refused or failed.
@@ -172,6 +204,27 @@ pub struct WorkloadStatus {
     pub name: String,
     /// Its cgroup's path.
     pub cgroup: String,
+    /// The path that its network namespace was opened by; `None` for that of its processes.
+    #[serde(default)]
+    pub netns: Option<String>,
+    /// `open` or `closed`: what happens to new connections without a proxy.
+    #[serde(default)]
+    pub fail: Fail,
+    /// Whether inbound connections are captured.
+    #[serde(default)]
+    pub inbound: bool,
+    /// Whether the application sees the client's own address.
+    #[serde(default)]
+    pub preserve_client_ip: bool,
+    /// What is remembered of destinations.
+    #[serde(default)]
+    pub learn: Learn,
+    /// `capturing`, `exhausted` (too few descriptors: new connections go direct) or `draining`.
+    #[serde(default)]
+    pub phase: String,
+    /// Proxied connections open now.
+    #[serde(default)]
+    pub open_connections: u64,
     /// The listeners that captured connections arrive at.
     pub listeners: Vec<SocketAddr>,
     /// The BPF programs attached to it, by hook.
@@ -262,11 +315,11 @@ pub struct Seen {
     pub connections: u64,
 }
 
-/// Counters of the connect hook: workload → reason → count.
+/// Counters of the hooks: workload → direction → reason → count.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct KernelCounters {
-    /// Workload name → [`weir_common::Reason`] name → count.
-    pub workloads: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Workload name → direction → [`weir_common::Reason`] name → count.
+    pub workloads: BTreeMap<String, BTreeMap<String, BTreeMap<String, u64>>>,
 }
 
 // === impl Request ===
@@ -274,8 +327,8 @@ pub struct KernelCounters {
 impl Request {
     /// A request in this version.
     #[must_use]
-    pub const fn new(command: Command) -> Self {
-        Self { version: VERSION, command }
+    pub const fn new(workload: Option<String>, command: Command) -> Self {
+        Self { version: VERSION, workload, command }
     }
 }
 

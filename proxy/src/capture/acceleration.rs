@@ -15,32 +15,28 @@ use aya::{
 use weir_common::{TupleKey, maps};
 
 use super::{
-    CaptureError, Kernel, KernelOptions,
-    attach::{refused, with_program},
-    kernel::lock,
-    listener::netns_cookie,
-    original::to_words,
+    CaptureError, Instance, InstanceOptions, attach::refused, cgroup,
+    listener::netns_cookie, original::to_words, table::lock,
 };
 
-const PROGRAM: &str = "accelerate";
-/// Never the id of a real workload.
-const TEST_WORKLOAD: u32 = u32::MAX;
+const PROGRAM: &str = "weir_msg";
 /// Loopback delivers within microseconds; a socket that hangs must not hang the start.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 nix::ioctl_read_bad!(fionread, libc::FIONREAD, libc::c_int);
 
-impl Kernel {
-    /// Attaches the redirecting program to the map of sockets. Every socket that is inserted
-    /// afterwards is subject to it.
+impl Instance {
+    /// Attaches the redirecting program to the map of sockets, and the one that finds the proxy's
+    /// own sockets to its cgroup. Every socket that is inserted afterwards is subject to it.
     ///
     /// # Errors
     /// Where the kernel refuses it.
     pub fn accelerate(&self) -> Result<(), CaptureError> {
         let map = self.take(maps::PEERS)?;
         redirect_through(self, &map)?;
+        let link = self.attach_proxy_side(&cgroup::own()?)?;
         // The programs that are loaded later refer to the map by this descriptor.
-        *lock(&self.peers) = Some(map);
+        *lock(&self.peers) = Some((map, link));
         Ok(())
     }
 }
@@ -51,16 +47,16 @@ impl Kernel {
 /// # Errors
 /// [`CaptureError::SelfTest`] with what went wrong.
 pub fn self_test() -> Result<(), CaptureError> {
-    let kernel = Kernel::load(KernelOptions { workload: TEST_WORKLOAD, log_level: 0 })?;
-    let map: SockHash<MapData, TupleKey> = kernel.take(maps::PEERS)?;
-    redirect_through(&kernel, &map)?;
+    let instance = Instance::open(&InstanceOptions::default())?;
+    let map: SockHash<MapData, TupleKey> = instance.take(maps::PEERS)?;
+    redirect_through(&instance, &map)?;
     exercise(map).map_err(CaptureError::SelfTest)
 }
 
 // === helpers ===
 
 fn redirect_through(
-    kernel: &Kernel,
+    instance: &Instance,
     map: &SockHash<MapData, TupleKey>,
 ) -> Result<(), CaptureError> {
     let fd = map.fd().try_clone().map_err(|source| CaptureError::Map {
@@ -68,10 +64,11 @@ fn redirect_through(
         map: maps::PEERS,
         source,
     })?;
-    with_program(kernel, PROGRAM, |program: &mut SkMsg| {
-        program.load().map_err(refused(PROGRAM))?;
-        program.attach(&fd).map_err(refused(PROGRAM)).map(drop)
-    })
+    let mut shared = instance.shared();
+    let program = shared.program_mut(PROGRAM).ok_or(CaptureError::Missing(PROGRAM))?;
+    let program: &mut SkMsg = program.try_into().map_err(refused(PROGRAM))?;
+    program.load().map_err(refused(PROGRAM))?;
+    program.attach(&fd).map_err(refused(PROGRAM)).map(drop)
 }
 
 fn exercise(mut map: SockHash<MapData, TupleKey>) -> Result<(), String> {

@@ -1,62 +1,293 @@
-//! Attaches the programs to a workload's cgroup. Whatever is attached is detached again when the
-//! `Kernel` is dropped or the process ends: links live in file descriptors.
+//! Attaches the programs to a workload's cgroup and network namespace, by links that are pinned:
+//! they hold while weir is away, and a later weir puts its own programs into them.
 
-use std::{fs::File, path::Path};
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+};
 
-use aya::programs::{CgroupAttachMode, CgroupSockAddr, CgroupSockopt, SockOps};
+use aya::{
+    Ebpf,
+    programs::{CgroupSockAddr, CgroupSockopt, Program, ProgramError, SkLookup, SockOps},
+};
+use weir_common::{WorkloadId, flags};
 
-use super::{CaptureError, Kernel};
+use super::{
+    CaptureError, Instance, Kernel, Netns,
+    bpf::{self, AttachType},
+    cgroup,
+    coexist::obstacle,
+    pins::{Pins, directories, lock_directory},
+    table::lock,
+};
 
-/// The name hooks and the option hook come first: no application may see a redirected socket
-/// before they answer for it. The connect hooks come last.
-const NAME_HOOKS: [&str; 4] = ["getpeername4", "getpeername6", "getsockname4", "getsockname6"];
-const CONNECT_HOOKS: [&str; 2] = ["connect4", "connect6"];
-const STREAM_HOOK: &str = "workload_stream";
-const PROXY_STREAM_HOOK: &str = "proxy_stream";
-const OPTION_HOOK: &str = "getsockopt";
+/// The program for inbound connections.
+pub(super) const INBOUND_PROGRAM: &str = "weir_inbound";
+/// The program for the proxy's own cgroup, with `sk_msg` on.
+const PROXY_PROGRAM: &str = "weir_proxy_side";
 
-/// Names of the hooks that every workload gets, in the order of attaching.
-#[must_use]
-pub fn hooks() -> Vec<String> {
-    [STREAM_HOOK]
-        .into_iter()
-        .chain(NAME_HOOKS)
-        .chain([OPTION_HOOK])
-        .chain(CONNECT_HOOKS)
-        .map(str::to_owned)
-        .collect()
+/// One place where a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hook {
+    /// As `weir status` and the pin have it.
+    pub(super) name: &'static str,
+    program: &'static str,
+    attach_type: AttachType,
+    scope: Scope,
 }
+
+/// Whom a program serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    /// Every workload: what it needs to know is in the socket's storage.
+    Any,
+    /// One workload, whose number is in the program.
+    One,
+    /// One workload, and a decision: two at a time would contradict each other, so that even a weir
+    /// of another schema puts its own into the same link.
+    OneDecides,
+}
+
+const fn hook(
+    name: &'static str,
+    program: &'static str,
+    attach_type: AttachType,
+    scope: Scope,
+) -> Hook {
+    Hook { name, program, attach_type, scope }
+}
+
+/// In the order of attaching. What answers for a redirected socket comes before what redirects.
+const HOOKS: [Hook; 9] = [
+    hook("sockops", "weir_stream", AttachType::SockOps, Scope::One),
+    hook("getpeername4", "weir_peername4", AttachType::Getpeername4, Scope::Any),
+    hook("getpeername6", "weir_peername6", AttachType::Getpeername6, Scope::Any),
+    hook("getsockname4", "weir_sockname4", AttachType::Getsockname4, Scope::Any),
+    hook("getsockname6", "weir_sockname6", AttachType::Getsockname6, Scope::Any),
+    hook("getsockopt", "weir_getsockopt", AttachType::Getsockopt, Scope::Any),
+    hook("sk_lookup", INBOUND_PROGRAM, AttachType::SkLookup, Scope::OneDecides),
+    hook("connect4", "weir_connect4", AttachType::Connect4, Scope::OneDecides),
+    hook("connect6", "weir_connect6", AttachType::Connect6, Scope::OneDecides),
+];
 
 /// What to attach besides the hooks that are always there.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AttachOptions<'a> {
-    /// The proxy's own cgroup, where `sk_msg` is on.
-    pub proxy_cgroup: Option<&'a Path>,
+    /// The namespace whose inbound connections are captured.
+    pub inbound: Option<&'a Netns>,
 }
 
-/// Loads and attaches every program. On an error nothing stays attached once `kernel` is dropped,
-/// and no connection has been redirected: the connect hooks come last.
-///
-/// # Errors
-/// The first program that the kernel refuses, with the cgroup.
-pub fn attach(
-    kernel: &Kernel,
-    cgroup: &Path,
-    options: AttachOptions<'_>,
-) -> Result<(), CaptureError> {
-    let dir = open(cgroup)?;
-    sock_ops(kernel, STREAM_HOOK, &dir, cgroup)?;
-    if let Some(own) = options.proxy_cgroup {
-        sock_ops(kernel, PROXY_STREAM_HOOK, &open(own)?, own)?;
+impl Kernel {
+    /// Loads and attaches every program, in place of those that an earlier weir left or a running
+    /// one has there. On an error nothing new stays attached. Returns whether the sockets of the
+    /// workload have been followed all the while, by a program with these maps.
+    ///
+    /// # Errors
+    /// The first program that the kernel refuses, with the cgroup.
+    pub fn attach(
+        &self,
+        cgroup: &Path,
+        options: AttachOptions<'_>,
+    ) -> Result<bool, CaptureError> {
+        let Self { instance, workload, .. } = self;
+        let dir = open(cgroup)?;
+        let cgroup_id = cgroup::id(cgroup)?;
+        let pins = instance.pins.links(*workload);
+        fs::create_dir_all(&pins).map_err(pin_error("create", &pins))?;
+        let mut own = instance.load_for(*workload)?;
+        let mut links = Vec::new();
+        for hook in HOOKS {
+            let (target, id, name) = match (hook.attach_type, options.inbound) {
+                (AttachType::SkLookup, None) => continue,
+                (AttachType::SkLookup, Some(netns)) => {
+                    (netns.as_fd(), netns.inode(), "the network namespace".to_owned())
+                }
+                _ => (dir.as_fd(), cgroup_id, cgroup.display().to_string()),
+            };
+            let program = match hook.scope {
+                Scope::Any => program(&mut instance.shared(), hook.program)?,
+                Scope::One | Scope::OneDecides => program(&mut own, hook.program)?,
+            };
+            let place = Place { hook, workload: *workload, target, id };
+            match place.fill(&instance.pins, program.as_fd()) {
+                Ok((link, Origin::New)) => links.push((hook, link, true)),
+                Ok((link, Origin::Replaced)) => links.push((hook, link, false)),
+                Err(source) => {
+                    undo(&pins, &links);
+                    let hint = attach_hint(&source, cgroup);
+                    return Err(CaptureError::Attach { name: hook.name, target: name, source, hint });
+                }
+            }
+        }
+        if options.inbound.is_none() {
+            remove_link(&pins.join("sk_lookup"));
+        }
+        let followed =
+            links.iter().any(|(hook, _, new)| hook.attach_type == AttachType::SockOps && !new);
+        *lock(&self.links) = links.into_iter().map(|(hook, link, _)| (hook, link)).collect();
+        Ok(followed)
     }
-    for name in NAME_HOOKS {
-        sock_addr(kernel, name, &dir, cgroup)?;
+
+    /// Takes off what decides about new connections: they go direct. What answers for those that are
+    /// there stays.
+    pub fn stop_capturing(&self) {
+        // What goes direct from now on is not reported either.
+        let _ = self.set_flag(flags::CAPTURE_INBOUND, false);
+        let pins = self.instance.pins.links(self.workload);
+        lock(&self.links).retain(|(hook, link)| {
+            let decides = hook.scope == Scope::OneDecides;
+            if decides {
+                let _ = bpf::link_detach(link.as_fd());
+                let _ = fs::remove_file(pins.join(hook.name));
+            }
+            !decides
+        });
     }
-    option(kernel, &dir, cgroup)?;
-    for name in CONNECT_HOOKS {
-        sock_addr(kernel, name, &dir, cgroup)?;
+
+    /// Takes every program off the workload and removes the pins.
+    pub fn detach(&self) {
+        for (_, link) in lock(&self.links).drain(..).rev() {
+            // Gone already where the cgroup or the namespace is.
+            let _ = bpf::link_detach(link.as_fd());
+        }
+        remove_links(&self.instance.pins.links(self.workload));
     }
-    Ok(())
+
+    /// Lets go of the links; the pins hold them.
+    pub fn let_go(&self) {
+        lock(&self.links).clear();
+    }
+}
+
+impl Instance {
+    /// Attaches the program for the proxy's own cgroup; it goes with the process.
+    ///
+    /// # Errors
+    /// Where the kernel refuses it.
+    pub(super) fn attach_proxy_side(&self, cgroup: &Path) -> Result<OwnedFd, CaptureError> {
+        let dir = open(cgroup)?;
+        let program = program(&mut self.shared(), PROXY_PROGRAM)?;
+        bpf::link_create(program.as_fd(), dir.as_fd(), AttachType::SockOps).map_err(|source| {
+            CaptureError::Attach {
+                name: "sockops",
+                target: cgroup.display().to_string(),
+                hint: attach_hint(&source, cgroup),
+                source,
+            }
+        })
+    }
+
+    /// Takes everything off that is pinned for workloads that are not in `wanted`.
+    pub fn remove_stale_links(&self, wanted: &[WorkloadId]) {
+        for path in directories(&self.pins.own_schema()) {
+            let id = path.file_name().and_then(|name| name.to_str()?.parse::<WorkloadId>().ok());
+            if id.is_some_and(|id| !wanted.contains(&id)) {
+                remove_links(&path);
+            }
+        }
+    }
+
+    /// Removes what weirs of other schemas have left and no longer use: their programs and maps.
+    pub fn remove_other_schemas(&self) {
+        for schema in self.pins.other_schemas() {
+            if let Ok(Some(_unused)) = lock_directory(&schema) {
+                remove_tree(&schema);
+            }
+        }
+    }
+
+    /// Removes everything that is pinned.
+    pub fn remove_pins(&self) {
+        remove_instance(self.pins.root());
+    }
+
+    /// True for a program that is pinned for a workload of this instance, by this weir or an
+    /// earlier one.
+    #[must_use]
+    pub fn owns(&self, program: u32) -> bool {
+        let schemas = self.pins.other_schemas().into_iter().chain([self.pins.own_schema()]);
+        let links = schemas.flat_map(|schema| directories(&schema)).flat_map(|links| {
+            HOOKS.map(|hook| bpf::open_pinned(&links.join(hook.name)))
+        });
+        links
+            .flatten()
+            .any(|link| bpf::link_target(link.as_fd()).is_ok_and(|(_, id)| id == program))
+    }
+}
+
+/// Takes every program off that is pinned below a directory, and removes it.
+pub(super) fn remove_tree(directory: &Path) {
+    for child in directories(directory) {
+        remove_tree(&child);
+    }
+    remove_links(directory);
+}
+
+/// Removes everything of one instance, and the directory of all if it was the last.
+pub(super) fn remove_instance(root: &Path) {
+    remove_tree(root);
+    if let Some(parent) = root.parent() {
+        let _ = fs::remove_dir(parent);
+    }
+}
+
+// === impl Place ===
+
+/// One hook of one workload.
+struct Place<'a> {
+    hook: Hook,
+    workload: WorkloadId,
+    target: BorrowedFd<'a>,
+    /// Cgroup id or namespace inode of `target`.
+    id: u64,
+}
+
+/// Where a link comes from.
+enum Origin {
+    New,
+    Replaced,
+}
+
+impl Place<'_> {
+    /// Makes `program` the one that runs here.
+    fn fill(&self, pins: &Pins, program: BorrowedFd<'_>) -> io::Result<(OwnedFd, Origin)> {
+        let path = pins.links(self.workload).join(self.hook.name);
+        if let Some(link) = self.adopt(&path, program)? {
+            return Ok((link, Origin::Replaced));
+        }
+        if self.hook.scope == Scope::OneDecides {
+            for other in pins.other_schemas() {
+                let theirs = other.join(self.workload.to_string()).join(self.hook.name);
+                if let Some(link) = self.adopt(&theirs, program)? {
+                    fs::rename(&theirs, &path)?;
+                    return Ok((link, Origin::Replaced));
+                }
+            }
+        }
+        let link = bpf::link_create(program, self.target, self.hook.attach_type)?;
+        bpf::pin(link.as_fd(), &path)?;
+        Ok((link, Origin::New))
+    }
+
+    /// The pinned link, with `program` in it; `None` where there is none or it is attached to
+    /// something else (a cgroup of the same name that was made anew), which is removed then.
+    fn adopt(&self, path: &Path, program: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+        let link = match bpf::open_pinned(path) {
+            Ok(link) => link,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if bpf::link_target(link.as_fd())?.0 == self.id
+            && bpf::link_update(link.as_fd(), program).is_ok()
+        {
+            return Ok(Some(link));
+        }
+        let _ = bpf::link_detach(link.as_fd());
+        fs::remove_file(path)?;
+        Ok(None)
+    }
 }
 
 // === helpers ===
@@ -70,61 +301,64 @@ fn open(cgroup: &Path) -> Result<File, CaptureError> {
     })
 }
 
-fn sock_addr(
-    kernel: &Kernel,
-    name: &'static str,
-    dir: &File,
-    cgroup: &Path,
-) -> Result<(), CaptureError> {
-    with_program(kernel, name, |program: &mut CgroupSockAddr| {
-        program.load().map_err(refused(name))?;
-        program.attach(dir, CgroupAttachMode::Single).map_err(detached(name, cgroup)).map(drop)
-    })
+fn pin_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CaptureError {
+    move |source| CaptureError::Pins { action, path: path.into(), source, hint: "" }
 }
 
-fn sock_ops(
-    kernel: &Kernel,
-    name: &'static str,
-    dir: &File,
-    cgroup: &Path,
-) -> Result<(), CaptureError> {
-    with_program(kernel, name, |program: &mut SockOps| {
-        program.load().map_err(refused(name))?;
-        program.attach(dir, CgroupAttachMode::Single).map_err(detached(name, cgroup)).map(drop)
-    })
+fn attach_hint(error: &io::Error, cgroup: &Path) -> String {
+    match error.raw_os_error() {
+        Some(libc::EPERM) => obstacle(cgroup).map_or_else(
+            || "; run as root or grant CAP_BPF and CAP_NET_ADMIN".to_owned(),
+            |obstacle| format!("; {obstacle}"),
+        ),
+        Some(libc::E2BIG) => "; 64 programs are attached there already".to_owned(),
+        _ => "; see `weir check`".to_owned(),
+    }
 }
 
-fn option(kernel: &Kernel, dir: &File, cgroup: &Path) -> Result<(), CaptureError> {
-    with_program(kernel, OPTION_HOOK, |program: &mut CgroupSockopt| {
-        program.load().map_err(refused(OPTION_HOOK))?;
-        program
-            .attach(dir, CgroupAttachMode::Single)
-            .map_err(detached(OPTION_HOOK, cgroup))
-            .map(drop)
-    })
+/// Takes off again what was attached before something failed.
+fn undo(pins: &Path, links: &[(Hook, OwnedFd, bool)]) {
+    for (hook, link, _) in links.iter().filter(|(.., new)| *new) {
+        let _ = bpf::link_detach(link.as_fd());
+        let _ = fs::remove_file(pins.join(hook.name));
+    }
+    // Only where nothing was there before.
+    let _ = fs::remove_dir(pins);
 }
 
-/// Runs `action` on a program of the object.
-pub(super) fn with_program<P, T>(
-    kernel: &Kernel,
-    name: &'static str,
-    action: impl FnOnce(&mut P) -> Result<T, CaptureError>,
-) -> Result<T, CaptureError>
-where
-    for<'a> &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
-{
-    let mut object = kernel.object();
-    let program = object.program_mut(name).ok_or(CaptureError::Missing(name))?;
-    action(program.try_into().map_err(refused(name))?)
+fn remove_links(directory: &Path) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.filter_map(Result::ok) {
+        remove_link(&entry.path());
+    }
+    let _ = fs::remove_dir(directory);
 }
 
-pub(super) fn refused(name: &'static str) -> impl Fn(aya::programs::ProgramError) -> CaptureError {
+/// Detaches a pinned link and removes the pin; any other pinned object just loses its name.
+fn remove_link(path: &PathBuf) {
+    if let Ok(link) = bpf::open_pinned(path) {
+        let _ = bpf::link_detach(link.as_fd());
+    }
+    let _ = fs::remove_file(path);
+}
+
+/// The descriptor of a program, loaded if it was not.
+fn program(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, CaptureError> {
+    let program = ebpf.program_mut(name).ok_or(CaptureError::Missing(name))?;
+    if program.fd().is_err() {
+        match program {
+            Program::CgroupSockAddr(program) => CgroupSockAddr::load(program),
+            Program::CgroupSockopt(program) => CgroupSockopt::load(program),
+            Program::SockOps(program) => SockOps::load(program),
+            Program::SkLookup(program) => SkLookup::load(program),
+            _ => return Err(CaptureError::Missing(name)),
+        }
+        .map_err(refused(name))?;
+    }
+    let fd = program.fd().map_err(refused(name))?;
+    fd.as_fd().try_clone_to_owned().map_err(|error| refused(name)(ProgramError::IOError(error)))
+}
+
+pub(super) fn refused(name: &'static str) -> impl Fn(ProgramError) -> CaptureError {
     move |error| CaptureError::Program { name, source: Box::new(error) }
-}
-
-fn detached<'a>(
-    name: &'static str,
-    cgroup: &'a Path,
-) -> impl Fn(aya::programs::ProgramError) -> CaptureError + 'a {
-    move |error| CaptureError::Attach { name, cgroup: cgroup.into(), source: Box::new(error) }
 }

@@ -1,13 +1,41 @@
 //! Raw `bpf(2)` for what aya 0.14 does not offer: `BPF_MAP_LOOKUP_AND_DELETE_ELEM` on hash maps
-//! (kernel/bpf/syscall.c, since 5.14). Nothing else belongs here.
+//! (since 5.14), and links that can be created for any hook, replaced in place, detached and pinned
+//! (`include/uapi/linux/bpf.h`, `kernel/bpf/syscall.c`). Nothing else belongs here.
 
 use std::{
+    ffi::CString,
     io,
     mem::{MaybeUninit, size_of},
-    os::fd::{AsRawFd, BorrowedFd},
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
 };
 
+/// Commands of `enum bpf_cmd`.
+const BPF_OBJ_PIN: libc::c_long = 6;
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_LINK_UPDATE: libc::c_long = 29;
+const BPF_LINK_DETACH: libc::c_long = 34;
+
+/// Where a link attaches its program: `enum bpf_attach_type`.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AttachType {
+    SockOps = 3,
+    Connect4 = 10,
+    Connect6 = 11,
+    Getsockopt = 21,
+    Getpeername4 = 29,
+    Getpeername6 = 30,
+    Getsockname4 = 31,
+    Getsockname6 = 32,
+    SkLookup = 36,
+}
 
 /// `union bpf_attr`, the part for commands on map elements.
 #[repr(C)]
@@ -19,6 +47,123 @@ struct ElementAttr {
     flags: u64,
 }
 
+/// The part for `BPF_OBJ_*`.
+#[repr(C)]
+struct ObjectAttr {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// The part for `BPF_LINK_CREATE`.
+#[repr(C)]
+struct LinkCreateAttr {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// The part for `BPF_LINK_UPDATE`; without `BPF_F_REPLACE` the old program does not matter.
+#[repr(C)]
+struct LinkUpdateAttr {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
+/// The part for `BPF_LINK_DETACH`.
+#[repr(C)]
+struct LinkAttr {
+    link_fd: u32,
+}
+
+/// The part for `BPF_OBJ_GET_INFO_BY_FD`.
+#[repr(C)]
+struct InfoAttr {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// `struct bpf_link_info` up to the union, and the union's first members for links of cgroups
+/// (`cgroup_id`) and of network namespaces (`netns_ino`).
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    prog_id: u32,
+    _pad: u32,
+    target: u64,
+    _more: [u64; 8],
+}
+
+/// `BPF_LINK_TYPE_NETNS`.
+const LINK_TYPE_NETNS: u32 = 5;
+
+/// What a link is attached to: the id of a cgroup, or the inode of a network namespace; 0 for one
+/// that is gone. And the id of its program.
+pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<(u64, u32)> {
+    let mut info = LinkInfo::default();
+    let mut attr = InfoAttr {
+        bpf_fd: number(link),
+        info_len: size_of::<LinkInfo>() as u32,
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    call(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    // The namespace's inode has 32 bits.
+    let mask = if info.kind == LINK_TYPE_NETNS { u64::from(u32::MAX) } else { u64::MAX };
+    Ok((info.target & mask, info.prog_id))
+}
+
+/// Attaches a program to a cgroup or network namespace, beside those that are there already.
+pub(super) fn link_create(
+    program: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
+    attach_type: AttachType,
+) -> io::Result<OwnedFd> {
+    let mut attr = LinkCreateAttr {
+        prog_fd: number(program),
+        target_fd: number(target),
+        attach_type: attach_type as u32,
+        flags: 0,
+    };
+    descriptor(call(BPF_LINK_CREATE, &mut attr)?)
+}
+
+/// Puts another program in a link's place: no connection sees both or neither.
+pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = LinkUpdateAttr {
+        link_fd: number(link),
+        new_prog_fd: number(program),
+        flags: 0,
+        old_prog_fd: 0,
+    };
+    call(BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Takes a link's program off its hook, whoever else holds the link.
+pub(super) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    call(BPF_LINK_DETACH, &mut LinkAttr { link_fd: number(link) }).map(drop)
+}
+
+/// Gives a BPF object a name in a bpffs.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr =
+        ObjectAttr { pathname: path.as_ptr() as u64, bpf_fd: number(object), file_flags: 0 };
+    call(BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+/// Opens the BPF object with this name in a bpffs.
+pub(super) fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = ObjectAttr { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    descriptor(call(BPF_OBJ_GET, &mut attr)?)
+}
+
 /// Takes the value of `key` out of a hash map, in one system call.
 ///
 /// # Errors
@@ -28,26 +173,38 @@ pub(super) fn lookup_and_delete<K: aya::Pod, V: aya::Pod>(
     key: &K,
 ) -> io::Result<V> {
     let mut value = MaybeUninit::<V>::uninit();
-    let attr = ElementAttr {
-        map_fd: map.as_raw_fd().cast_unsigned(),
+    let mut attr = ElementAttr {
+        map_fd: number(map),
         _pad: 0,
         key: std::ptr::from_ref(key) as u64,
         value: value.as_mut_ptr() as u64,
         flags: 0,
     };
-    // SAFETY: `attr` and what it points to live through the call, and the map's key and value
-    // sizes are those of K and V: both come from weir-common, which the object is built from.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_MAP_LOOKUP_AND_DELETE_ELEM,
-            std::ptr::from_ref(&attr),
-            size_of::<ElementAttr>(),
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    // The map's key and value sizes are those of K and V: both come from weir-common, which the
+    // object is built from.
+    call(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut attr)?;
     // SAFETY: the kernel has written the whole value, and V is plain old data.
     Ok(unsafe { value.assume_init() })
+}
+
+// === helpers ===
+
+/// Everything that `attr` points to must live through the call and be as large as the command
+/// expects.
+fn call<A>(command: libc::c_long, attr: &mut A) -> io::Result<libc::c_long> {
+    // SAFETY: `attr` lives through the call; the rest is the callers' business, see above.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<A>())
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
+    let fd = RawFd::try_from(result).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    // SAFETY: the kernel has just made this descriptor, with close-on-exec, for nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn number(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd().cast_unsigned()
 }

@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use super::CaptureError;
+use super::{CaptureError, mounts};
 
 /// A cgroup made by weir, removed when dropped. Processes still in it are moved to its parent.
 #[derive(Debug)]
@@ -92,36 +92,12 @@ impl Drop for Transient {
 
 // === helpers ===
 
-/// The first cgroup2 mount point, from `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+/// The first cgroup2 mount point.
 ///
 /// # Errors
 /// Where there is none.
 pub fn mount_point() -> Result<PathBuf, CaptureError> {
-    let text =
-        fs::read_to_string("/proc/self/mountinfo").map_err(|source| CaptureError::Cgroup {
-            action: "find the mount of",
-            path: "/proc/self/mountinfo".into(),
-            source,
-            hint: "; is /proc mounted?",
-        })?;
-    find_mount(&text).ok_or(CaptureError::NoCgroup2)
-}
-
-fn find_mount(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
-        let (left, right) = line.split_once(" - ")?;
-        (right.split(' ').next()? == "cgroup2").then_some(())?;
-        let mut fields = left.split(' ');
-        (fields.nth(3)? == "/").then_some(())?;
-        fields.next().map(|path| PathBuf::from(unescape(path)))
-    })
-}
-
-/// Undoes the octal escapes of mountinfo (`\040` is a space).
-fn unescape(field: &str) -> String {
-    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
-        .iter()
-        .fold(field.to_owned(), |text, (escape, plain)| text.replace(escape, plain))
+    mounts::first("cgroup2")?.ok_or(CaptureError::NoCgroup2)
 }
 
 /// The directory of weir's own cgroup.
@@ -157,18 +133,4 @@ pub fn id(path: &Path) -> Result<u64, CaptureError> {
         ));
     }
     Ok(metadata.ino())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_mount_is_found_wherever_it_is() {
-        let text = "30 24 0:26 / /sys/fs/cgroup ro - tmpfs tmpfs ro\n\
-                    31 30 0:27 / /sys/fs/cgroup/uni\\040fied rw shared:9 - cgroup2 cgroup2 rw\n";
-        assert_eq!(find_mount(text), Some(PathBuf::from("/sys/fs/cgroup/uni fied")));
-        assert_eq!(find_mount("1 2 0:3 /sub /x rw - cgroup2 c rw\n"), None);
-        assert_eq!(find_mount(""), None);
-    }
 }

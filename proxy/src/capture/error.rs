@@ -20,15 +20,17 @@ pub enum CaptureError {
     },
     /// One program could not be attached.
     #[error(
-        "cannot attach {name} to {cgroup}: {source}; run as root or grant CAP_BPF and CAP_NET_ADMIN"
+        "cannot attach {name} to {target}: {source}{hint}"
     )]
     Attach {
         /// The program.
         name: &'static str,
-        /// The cgroup.
-        cgroup: PathBuf,
+        /// The cgroup or the network namespace.
+        target: String,
         /// What the kernel said.
-        source: Box<aya::programs::ProgramError>,
+        source: io::Error,
+        /// The next step, with its separator.
+        hint: String,
     },
     /// A map operation failed.
     #[error("cannot {action} BPF map {map}: {source}")]
@@ -50,6 +52,53 @@ pub enum CaptureError {
         "no cgroup2 file system is mounted: run `mount -t cgroup2 none /sys/fs/cgroup/unified` (or boot with the unified hierarchy)"
     )]
     NoCgroup2,
+    /// No bpffs mount, and none could be made.
+    #[error(
+        "no bpffs is mounted: run `mount -t bpf bpf /sys/fs/bpf` as root (in a container, mount the host's)"
+    )]
+    NoBpffs,
+    /// What is pinned could not be read or changed.
+    #[error("cannot {action} {path}: {source}{hint}")]
+    Pins {
+        /// What was tried.
+        action: &'static str,
+        /// The pin or its directory.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+        /// The next step, with its separator; may be empty.
+        hint: &'static str,
+    },
+    /// Another process serves the instance.
+    #[error(
+        "instance {instance:?} is served by another weir{holder}; stop that one, take over from it with --upgrade, or choose another --instance"
+    )]
+    Running {
+        /// The instance.
+        instance: String,
+        /// ` (pid N)` where it is known.
+        holder: String,
+    },
+    /// What is to be detached is being served.
+    #[error(
+        "instance {instance:?} is served by a weir that is running{holder}; stop it first (SIGTERM), or take everything from under it with --force"
+    )]
+    Served {
+        /// The instance.
+        instance: String,
+        /// ` (pid N)` where it is known.
+        holder: String,
+    },
+    /// Another process captures the cgroup.
+    #[error(
+        "cgroup {cgroup} is captured by another weir{holder}; stop that one, or take over from it with --upgrade"
+    )]
+    Taken {
+        /// The cgroup.
+        cgroup: PathBuf,
+        /// ` (pid N)` where it is known.
+        holder: String,
+    },
     /// A cgroup operation failed.
     #[error("cannot {action} cgroup {path}: {source}{hint}")]
     Cgroup {
@@ -77,15 +126,57 @@ pub enum CaptureError {
         /// The next step, with its separator; may be empty.
         hint: &'static str,
     },
+    /// The description of a workload does not fit into its map.
+    #[error(
+        "the workload's settings take {bytes} bytes where {limit} can be kept for a restart: shorten its port lists (9000-9100 instead of single ports)"
+    )]
+    TooLong {
+        /// How long it is.
+        bytes: usize,
+        /// How long it may be.
+        limit: usize,
+    },
+    /// `preserve_client_ip` on a kernel that could not tell weir's own connections from others.
+    #[error(
+        "--preserve-client-ip needs Linux 5.17: this kernel's sk_lookup programs do not see the interface that a connection comes in by"
+    )]
+    NoIngressIfindex,
     /// Routes could not be read.
     #[error("cannot read the routing table: {0}")]
     Routes(String),
     /// The start-up self-test of `sk_msg` failed.
     #[error("sk_msg self-test failed: {0}; start with --sk-msg off")]
     SelfTest(String),
+    /// A cgroup could not be asked for its programs.
+    #[error(
+        "cannot ask which programs are attached to {cgroup}: {source}; run as root or grant CAP_NET_ADMIN and CAP_SYS_ADMIN"
+    )]
+    Query {
+        /// The cgroup.
+        cgroup: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
 }
 
 impl CaptureError {
+    /// Another process captures the cgroup.
+    #[must_use]
+    pub fn taken(cgroup: PathBuf) -> Self {
+        let holder = super::pins::lock_holder(&cgroup).map_or_else(String::new, |pid| {
+            // The instance says more than a number, but not every weir has one.
+            let instances = super::pins::existing_instances().unwrap_or_default();
+            let of_pid = |root: &PathBuf| super::pins::lock_holder(root) == Some(pid);
+            let instance = instances.into_iter().find(of_pid);
+            let instance = instance.as_ref().and_then(|root| root.file_name()?.to_str());
+            instance.map_or_else(
+                || format!(" (pid {pid})"),
+                |instance| format!(" (pid {pid}, instance {instance})"),
+            )
+        });
+        Self::Taken { cgroup, holder }
+    }
+
     pub(crate) fn map(
         action: &'static str,
         map: &'static str,

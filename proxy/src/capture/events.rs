@@ -6,7 +6,7 @@ use aya::maps::{MapData, RingBuf};
 use tokio::io::unix::AsyncFd;
 use weir_common::{CloseEvent, Reason, maps};
 
-use super::{CaptureError, Captured, Kernel};
+use super::{CaptureError, Captured, Instance};
 
 /// How a connection that went direct ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,12 +37,12 @@ pub struct Events {
 // === impl Events ===
 
 impl Events {
-    /// Takes the ring buffer out of the object. Needs a tokio runtime.
+    /// Takes the ring buffer out of the instance. Needs a tokio runtime.
     ///
     /// # Errors
     /// Where the object has no such map, or its descriptor cannot be watched.
-    pub fn new(kernel: &Kernel) -> Result<Self, CaptureError> {
-        let ring = kernel.take(maps::EVENTS)?;
+    pub fn new(instance: &Instance) -> Result<Self, CaptureError> {
+        let ring = instance.take(maps::EVENTS)?;
         // SAFETY: the ring buffer owns its descriptor and keeps it for as long as it lives.
         let ring = unsafe { AsyncFd::register(ring) }.map_err(|error| CaptureError::Map {
             action: "watch",

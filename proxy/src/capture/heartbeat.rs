@@ -3,11 +3,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{CaptureError, Kernel, original::now_ns};
+use weir_common::maps;
+
+use super::{CaptureError, Instance, original::now_ns, table::lock};
 
 /// How often the proxy writes.
 const INTERVAL: Duration = Duration::from_millis(250);
-/// Keeps a workload's heartbeat fresh for as long as the runtime runs its tasks.
+
+/// Keeps the heartbeat fresh for as long as the runtime runs its tasks.
 pub struct Heartbeat;
 
 impl Heartbeat {
@@ -19,18 +22,20 @@ impl Heartbeat {
     ///
     /// # Errors
     /// Where the map cannot be written.
-    pub fn beat(kernel: &Kernel) -> Result<(), CaptureError> {
+    pub fn beat(instance: &Instance) -> Result<(), CaptureError> {
         let now = now_ns().map_err(CaptureError::clock)?;
-        kernel.heartbeats.insert(&kernel.workload, &now)
+        lock(&instance.heartbeat)
+            .set(0, now, 0)
+            .map_err(CaptureError::map("write", maps::HEARTBEAT))
     }
 
     /// Writes heartbeats for ever; to be spawned on the runtime that serves the connections, so
     /// that it stops when that runtime does.
-    pub async fn run(kernel: Arc<Kernel>) {
+    pub async fn run(instance: Arc<Instance>) {
         let mut ticks = tokio::time::interval(INTERVAL);
         loop {
             ticks.tick().await;
-            if let Err(error) = Self::beat(&kernel) {
+            if let Err(error) = Self::beat(&instance) {
                 tracing::warn!(%error, "heartbeat not written");
             }
         }

@@ -1,57 +1,75 @@
-//! The proxy's listeners and the slots that the connect hook finds them in. The kernel empties a
-//! slot when its listener closes, whatever the reason: that is what makes weir fail open.
+//! The proxy's listeners and the slots that the hooks find them in. The kernel empties a slot when
+//! its listener closes, whatever the reason: that is what makes weir fail open.
 
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     os::fd::{AsFd, AsRawFd},
-    sync::Mutex,
+    sync::{Arc, Mutex},
 };
 
-use aya::maps::{MapData, SockHash};
+use aya::maps::MapError;
 use socket2::{Domain, Protocol, Socket, Type};
 use weir_common::{ListenerKey, ListenerKind, WorkloadId, maps};
 
-use super::{CaptureError, Kernel, kernel};
+use super::{
+    CaptureError, Instance, Kernel, Netns,
+    table::{BPF_NOEXIST, absent_is_fine, lock},
+};
 
 /// The kernel clamps it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 /// linux/asm-generic/socket.h, since 5.14.
 const SO_NETNS_COOKIE: libc::c_int = 71;
+/// Flag of a map update (`include/uapi/linux/bpf.h`).
+const BPF_ANY: u64 = 0;
 
-/// The outbound listeners of a workload, and the map their slots are in.
+/// A workload's listeners, one per family, for both directions: a redirected connection arrives
+/// at the listener's own address, an inbound one at the address that the client asked for.
 pub struct Listeners {
+    instance: Arc<Instance>,
     workload: WorkloadId,
-    map: Mutex<SockHash<MapData, ListenerKey>>,
-    sockets: Vec<(ListenerKind, TcpListener)>,
-    /// Cookie of the network namespace that they were opened in.
-    pub netns_cookie: u64,
+    sockets: Mutex<Vec<(ListenerKind, TcpListener)>>,
+    addresses: Vec<SocketAddr>,
 }
 
 // === impl Listeners ===
 
 impl Listeners {
-    /// Opens the listeners in the calling thread's network namespace, on ephemeral ports.
-    /// Captures nothing before [`Self::offer`].
+    /// Opens the listeners in a network namespace, on loopback and ephemeral ports, so that nobody
+    /// outside can reach them but through the hooks. Captures nothing before [`Self::offer`].
     ///
     /// # Errors
     /// Where no IPv4 listener can be opened; without IPv6 there is just none for it.
-    pub fn open(kernel: &Kernel) -> Result<Self, CaptureError> {
-        let v4 = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).map_err(|source| {
-            CaptureError::Socket {
-                action: "listen on 127.0.0.1",
-                source,
-                hint: "; is the loopback interface up? (`ip link set lo up`)",
-            }
+    pub fn open(kernel: &Kernel, netns: &Netns) -> Result<Self, CaptureError> {
+        let (v4, v6) = netns.enter(|| {
+            (
+                listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+                listen(SocketAddr::from((Ipv6Addr::LOCALHOST, 0))),
+            )
         })?;
-        let netns_cookie = netns_cookie(&v4)?;
-        let mut sockets = vec![(ListenerKind::Outbound4, v4)];
-        match listen(SocketAddr::from((Ipv6Addr::LOCALHOST, 0))) {
-            Ok(v6) => sockets.push((ListenerKind::Outbound6, v6)),
+        let v4 = v4.map_err(|source| CaptureError::Socket {
+            action: "listen on 127.0.0.1",
+            source,
+            hint: "; is the loopback interface up? (`ip link set lo up`)",
+        })?;
+        let mut sockets = vec![(ListenerKind::V4, v4)];
+        match v6 {
+            Ok(v6) => sockets.push((ListenerKind::V6, v6)),
             Err(error) => tracing::info!(%error, "no listener on ::1: IPv6 goes direct"),
         }
-        let map = Mutex::new(kernel.take(maps::LISTENERS)?);
-        Ok(Self { workload: kernel.workload, map, sockets, netns_cookie })
+        for (_, socket) in &sockets {
+            // Only needed where weir is in the workload's cgroup; see the map.
+            let _ = lock(&kernel.instance.own).insert(&socket.as_raw_fd(), 1, 0);
+        }
+        let addresses =
+            sockets.iter().filter_map(|(_, socket)| socket.local_addr().ok()).collect();
+        Ok(Self {
+            instance: Arc::clone(&kernel.instance),
+            workload: kernel.workload,
+            sockets: Mutex::new(sockets),
+            addresses,
+        })
     }
 
     /// Copies of the listening sockets, for the accept loops.
@@ -59,24 +77,41 @@ impl Listeners {
     /// # Errors
     /// Where a descriptor cannot be duplicated.
     pub fn sockets(&self) -> io::Result<Vec<TcpListener>> {
-        self.sockets.iter().map(|(_, socket)| socket.try_clone()).collect()
+        lock(&self.sockets).iter().map(|(_, socket)| socket.try_clone()).collect()
     }
 
     /// The addresses listened on.
     #[must_use]
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.sockets.iter().filter_map(|(_, socket)| socket.local_addr().ok()).collect()
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 
-    /// Puts the listeners into their slots: from now on connections come.
+    /// Puts the listeners into their slots, in place of what is there: from now on connections
+    /// come here.
     ///
     /// # Errors
     /// Where the map cannot be written.
     pub fn offer(&self) -> Result<(), CaptureError> {
-        let mut map = kernel::lock(&self.map);
-        for (kind, socket) in &self.sockets {
-            map.insert(self.key(*kind), socket.as_raw_fd(), 0)
-                .map_err(CaptureError::map("write", maps::LISTENERS))?;
+        self.fill(BPF_ANY)
+    }
+
+    /// Puts the listeners into slots that are empty: a successor that took them has died.
+    ///
+    /// # Errors
+    /// Where the map cannot be written.
+    pub fn offer_where_empty(&self) -> Result<(), CaptureError> {
+        self.fill(BPF_NOEXIST)
+    }
+
+    fn fill(&self, flags: u64) -> Result<(), CaptureError> {
+        let mut map = lock(&self.instance.listeners);
+        for (kind, socket) in lock(&self.sockets).iter() {
+            match map.insert(self.key(*kind), socket.as_raw_fd(), flags) {
+                Err(MapError::SyscallError(error))
+                    if flags == BPF_NOEXIST
+                        && error.io_error.raw_os_error() == Some(libc::EEXIST) => {}
+                result => result.map_err(CaptureError::map("write", maps::LISTENERS))?,
+            }
         }
         Ok(())
     }
@@ -87,16 +122,17 @@ impl Listeners {
     /// # Errors
     /// Where the map cannot be written.
     pub fn withdraw(&self) -> Result<(), CaptureError> {
-        let mut map = kernel::lock(&self.map);
-        for (kind, _) in &self.sockets {
-            match map.remove(&self.key(*kind)) {
-                Ok(()) | Err(aya::maps::MapError::KeyNotFound) => {}
-                Err(aya::maps::MapError::SyscallError(e))
-                    if e.io_error.raw_os_error() == Some(libc::ENOENT) => {}
-                Err(error) => return Err(CaptureError::map("delete from", maps::LISTENERS)(error)),
-            }
+        let mut map = lock(&self.instance.listeners);
+        for (kind, _) in lock(&self.sockets).iter() {
+            absent_is_fine(map.remove(&self.key(*kind)), maps::LISTENERS)?;
         }
         Ok(())
+    }
+
+    /// Closes the listeners; what is still in their queues is reset. To be called once the slots
+    /// are empty or another's, and the queues are.
+    pub fn close(&self) {
+        lock(&self.sockets).clear();
     }
 
     const fn key(&self, kind: ListenerKind) -> ListenerKey {
@@ -115,6 +151,9 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
+    // Accepted inbound connections hold the application's port; without this on both sides it could
+    // not listen again after a restart until the last of them has left TIME_WAIT (socket(7)).
+    socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

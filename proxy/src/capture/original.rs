@@ -9,25 +9,26 @@ use std::{
 
 use aya::maps::{HashMap, Map, MapData};
 use weir_common::{
-    AddrWords, ConnectionKey, OriginalDestination, PortState, Source, WorkloadId, maps,
+    AddrWords, ConnectionKey, Direction, OriginalDestination, PortState, Source, WorkloadId, maps,
 };
 
-use super::{CaptureError, Kernel, bpf};
+use super::{CaptureError, Instance, bpf};
 
 /// The map of connections that are on their way from connect to accept.
 pub struct Originals {
     map: HashMap<MapData, ConnectionKey, OriginalDestination>,
     /// The same map, for the one command that aya does not have.
     raw: OwnedFd,
-    netns_cookie: u64,
 }
 
-/// What the connect hook knew about an accepted connection.
+/// What is known about a captured connection, from a hook or from its accepted socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Captured {
     /// The workload it belongs to.
     pub workload: WorkloadId,
-    /// The address that the application asked for.
+    /// Seen from the workload.
+    pub direction: Direction,
+    /// The address that the client asked for.
     pub destination: SocketAddr,
     /// The address that the application bound itself to before connecting.
     pub bound: Option<IpAddr>,
@@ -35,7 +36,7 @@ pub struct Captured {
     pub source: Option<IpAddr>,
     /// The application's `SO_MARK`; 0 for none.
     pub mark: u32,
-    /// The port's state at connect: opaque or detect.
+    /// The port's state when it was captured: opaque or detect.
     pub state: PortState,
     /// Who had set that state.
     pub state_source: Source,
@@ -44,12 +45,12 @@ pub struct Captured {
 // === impl Originals ===
 
 impl Originals {
-    /// Takes the map out of the object. `netns_cookie` is that of the listeners.
+    /// Takes the map out of the instance.
     ///
     /// # Errors
     /// Where the object has no such map.
-    pub fn new(kernel: &Kernel, netns_cookie: u64) -> Result<Self, CaptureError> {
-        let map = kernel.object().take_map(maps::PENDING);
+    pub fn new(instance: &Instance) -> Result<Self, CaptureError> {
+        let map = instance.shared().take_map(maps::PENDING);
         let Some(Map::HashMap(data)) = map else {
             return Err(CaptureError::Missing(maps::PENDING));
         };
@@ -60,17 +61,21 @@ impl Originals {
         })?;
         let map = HashMap::try_from(Map::HashMap(data))
             .map_err(CaptureError::map("open", maps::PENDING))?;
-        Ok(Self { map, raw, netns_cookie })
+        Ok(Self { map, raw })
     }
 
-    /// What is known about the connection from `peer`; `None` for one that was not captured but
-    /// made to the listener's own address.
+    /// What is known about the connection from `peer` to the listener's own address in the
+    /// namespace with this cookie; `None` for one that was not redirected there.
     ///
     /// # Errors
     /// Where the map cannot be read.
-    pub fn take(&self, peer: SocketAddr) -> Result<Option<Captured>, CaptureError> {
+    pub fn take(
+        &self,
+        netns_cookie: u64,
+        peer: SocketAddr,
+    ) -> Result<Option<Captured>, CaptureError> {
         let key = ConnectionKey {
-            netns_cookie: self.netns_cookie,
+            netns_cookie,
             addr: to_words(peer.ip()),
             port: peer.port(),
             _pad: [0; 6],
@@ -108,6 +113,11 @@ impl From<&OriginalDestination> for Captured {
         let source = (value.source != [0; 4]).then(|| to_ip(value.source));
         Self {
             workload: value.workload,
+            direction: if value.direction == Direction::Inbound as u8 {
+                Direction::Inbound
+            } else {
+                Direction::Outbound
+            },
             destination: SocketAddr::new(to_ip(value.addr), value.port),
             bound: source.filter(|_| value.bound != 0),
             source,

@@ -1,6 +1,7 @@
 //! Writes the port policy and the skipped prefixes into the maps that the connect hook reads.
 
 use std::{
+    collections::HashSet,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -11,6 +12,7 @@ use super::{
     CaptureError, Kernel,
     original::{now_ns, to_words},
 };
+use crate::ports::PortPolicy;
 
 impl Kernel {
     /// Sets what one port's new connections get; takes effect with the next connect.
@@ -27,7 +29,7 @@ impl Kernel {
     ) -> Result<(), CaptureError> {
         let key = PortKey::new(self.workload, direction, port);
         if state == PortState::Detect && source == Source::Default && !included {
-            return self.ports.remove(&key);
+            return self.instance.ports.remove(&key);
         }
         let rule = PortRule {
             state: state as u8,
@@ -35,7 +37,29 @@ impl Kernel {
             included: u8::from(included),
             _pad: 0,
         };
-        self.ports.insert(&key, &rule)
+        self.instance.ports.insert(&key, &rule)
+    }
+
+    /// Writes the states of all ports, and removes those that an earlier weir had written.
+    ///
+    /// # Errors
+    /// Where the map cannot be written.
+    pub fn set_policy(&self, policy: &PortPolicy) -> Result<(), CaptureError> {
+        let mut wanted = HashSet::new();
+        for direction in [Direction::Outbound, Direction::Inbound] {
+            for (port, status) in policy.rules(direction) {
+                wanted.insert(PortKey::new(self.workload, direction, port));
+                self.set_port(direction, port, status.state, status.source, status.included)?;
+            }
+        }
+        if self.fresh {
+            return Ok(());
+        }
+        let stale = |key: &PortKey| key.workload == self.workload && !wanted.contains(key);
+        for (key, _) in self.instance.ports.entries(stale) {
+            self.instance.ports.remove(&key)?;
+        }
+        Ok(())
     }
 
     /// What the connect hook would find for a port.
@@ -48,7 +72,7 @@ impl Kernel {
         port: u16,
     ) -> Result<(PortState, Source, bool), CaptureError> {
         let rule =
-            self.ports.get(&PortKey::new(self.workload, direction, port))?.unwrap_or_default();
+            self.instance.ports.get(&PortKey::new(self.workload, direction, port))?.unwrap_or_default();
         Ok((
             PortState::from_u8(rule.state).unwrap_or(PortState::Detect),
             Source::from_u8(rule.source).unwrap_or(Source::Default),
@@ -56,13 +80,32 @@ impl Kernel {
         ))
     }
 
-    /// Never captures destinations in this prefix; `bits` counts in the address's own family.
+    /// Never captures destinations in these prefixes, nor keeps any other from being captured;
+    /// lengths count in the address's own family.
     ///
     /// # Errors
     /// Where the map cannot be written.
-    pub fn skip_prefix(&self, addr: IpAddr, bits: u8) -> Result<(), CaptureError> {
-        let offset = if addr.is_ipv4() { 96 } else { 0 };
-        self.skip_cidrs.insert(self.prefix(addr), offset + u32::from(bits), 1)
+    pub fn skip_prefixes(&self, prefixes: &[(IpAddr, u8)]) -> Result<(), CaptureError> {
+        let map = &self.instance.skip_cidrs;
+        let wanted: Vec<_> = prefixes
+            .iter()
+            .map(|(addr, bits)| {
+                let offset = if addr.is_ipv4() { 96 } else { 0 };
+                (self.prefix(*addr), offset + u32::from(*bits))
+            })
+            .collect();
+        for (key, bits) in &wanted {
+            map.insert(*key, *bits, 1)?;
+        }
+        if self.fresh {
+            return Ok(());
+        }
+        for (key, bits, _) in map.entries(self.workload) {
+            if !wanted.contains(&(key, bits)) {
+                map.remove(key, bits)?;
+            }
+        }
+        Ok(())
     }
 
     /// True where the address is in a skipped prefix.
@@ -70,7 +113,7 @@ impl Kernel {
     /// # Errors
     /// Where the map cannot be read.
     pub fn is_skipped_prefix(&self, addr: IpAddr) -> Result<bool, CaptureError> {
-        Ok(self.skip_cidrs.longest(self.prefix(addr))?.is_some())
+        Ok(self.instance.skip_cidrs.longest(self.prefix(addr))?.is_some())
     }
 
     /// Lets connections to a destination go direct for a while, after the proxy could not reach it:
@@ -81,7 +124,7 @@ impl Kernel {
     pub fn let_fail(&self, destination: SocketAddr, time: Duration) -> Result<(), CaptureError> {
         let now = now_ns().map_err(CaptureError::clock)?;
         let until = now.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
-        self.failed.insert(&self.destination(destination), &until)
+        self.instance.failed.insert(&self.outbound_key(destination), &until)
     }
 
     /// How long connections to a destination still go direct because it could not be reached.
@@ -90,12 +133,57 @@ impl Kernel {
     /// Where the map cannot be read.
     pub fn let_fail_for(&self, destination: SocketAddr) -> Result<Option<Duration>, CaptureError> {
         let now = now_ns().map_err(CaptureError::clock)?;
-        let until = self.failed.get(&self.destination(destination))?;
+        let until = self.instance.failed.get(&self.outbound_key(destination))?;
         Ok(until.filter(|until| *until > now).map(|until| Duration::from_nanos(until - now)))
     }
 
-    fn destination(&self, destination: SocketAddr) -> DestinationKey {
-        DestinationKey::new(self.workload, to_words(destination.ip()), destination.port())
+    /// Lets connections to a destination that was learned to be raw TCP go direct, for a while.
+    ///
+    /// # Errors
+    /// Where the map cannot be written.
+    pub fn bypass(
+        &self,
+        direction: Direction,
+        destination: SocketAddr,
+        time: Duration,
+    ) -> Result<(), CaptureError> {
+        let now = now_ns().map_err(CaptureError::clock)?;
+        let until = now.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        self.instance.learned.insert(&self.key(direction, destination), &until)
+    }
+
+    /// Takes back [`Self::bypass`].
+    ///
+    /// # Errors
+    /// Where the map cannot be written.
+    pub fn no_bypass(
+        &self,
+        direction: Direction,
+        destination: SocketAddr,
+    ) -> Result<(), CaptureError> {
+        self.instance.learned.remove(&self.key(direction, destination))
+    }
+
+    /// How long connections to a destination still go direct because it was learned.
+    ///
+    /// # Errors
+    /// Where the map cannot be read.
+    pub fn bypass_for(
+        &self,
+        direction: Direction,
+        destination: SocketAddr,
+    ) -> Result<Option<Duration>, CaptureError> {
+        let now = now_ns().map_err(CaptureError::clock)?;
+        let until = self.instance.learned.get(&self.key(direction, destination))?;
+        Ok(until.filter(|until| *until > now).map(|until| Duration::from_nanos(until - now)))
+    }
+
+    fn outbound_key(&self, destination: SocketAddr) -> DestinationKey {
+        self.key(Direction::Outbound, destination)
+    }
+
+    pub(super) fn key(&self, direction: Direction, address: SocketAddr) -> DestinationKey {
+        DestinationKey::new(self.workload, direction, to_words(address.ip()), address.port())
     }
 
     pub(super) fn prefix(&self, addr: IpAddr) -> PrefixKey {

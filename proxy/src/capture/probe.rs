@@ -3,7 +3,7 @@
 
 use aya::{
     maps::MapType,
-    programs::{ProgramType, loaded_programs},
+    programs::ProgramType,
     sys::{is_map_supported, is_program_supported},
 };
 
@@ -35,9 +35,6 @@ pub const MAPS: [(&str, MapType); 5] = [
     ("ring buffer", MapType::RingBuf),
 ];
 
-/// `BPF_PROG_TYPE_CGROUP_SOCK_ADDR` (`include/uapi/linux/bpf.h`).
-const CGROUP_SOCK_ADDR: u32 = 18;
-
 /// Whether a program of this type loads.
 #[must_use]
 pub fn program(kind: ProgramType) -> Support {
@@ -48,25 +45,6 @@ pub fn program(kind: ProgramType) -> Support {
 #[must_use]
 pub fn map(kind: MapType) -> Support {
     answer(is_map_supported(kind))
-}
-
-/// Names of loaded programs on the connect hooks that are not weir's (`ours`), best effort.
-///
-/// # Errors
-/// If the kernel does not let them be listed.
-pub fn foreign_connect_programs(ours: &[&str]) -> Result<Vec<String>, String> {
-    let mut names = Vec::new();
-    for info in loaded_programs() {
-        let info = info.map_err(|error| root_cause(&error))?;
-        let on_socket_addresses = info.program_type() as u32 == CGROUP_SOCK_ADDR;
-        let name = info.name_as_str().unwrap_or("(unnamed)");
-        if on_socket_addresses && !ours.contains(&name) {
-            names.push(name.to_owned());
-        }
-    }
-    names.sort();
-    names.dedup();
-    Ok(names)
 }
 
 fn answer<E: std::error::Error + 'static>(result: Result<bool, E>) -> Support {

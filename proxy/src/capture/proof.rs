@@ -5,14 +5,15 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener},
     process::{Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use weir_common::{Reason, WorkloadConfig, flags};
 
 use super::{
-    AttachOptions, CaptureError, Captured, Kernel, KernelOptions, Listeners, Originals, attach,
-    cgroup::Transient,
+    AttachOptions, CaptureError, Captured, Instance, InstanceOptions, Kernel, Listeners, Netns,
+    Originals, cgroup::Transient,
 };
 
 /// Never the id of a real workload.
@@ -35,23 +36,25 @@ pub struct Proof {
 /// # Errors
 /// Whatever kept the connection from being captured.
 pub fn run() -> Result<Proof, CaptureError> {
-    let kernel = Kernel::load(KernelOptions { workload: PROOF_WORKLOAD, log_level: 0 })?;
+    let instance = Arc::new(Instance::open(&InstanceOptions::default())?);
+    let netns = Netns::own()?;
+    let kernel = Kernel::new(Arc::clone(&instance), PROOF_WORKLOAD, true);
     kernel.configure(WorkloadConfig {
         flags: flags::CAPTURE_LOOPBACK,
         ..WorkloadConfig::default()
     })?;
-    let listeners = Listeners::open(&kernel)?;
-    let originals = Originals::new(&kernel, listeners.netns_cookie)?;
+    let listeners = Listeners::open(&kernel, &netns)?;
+    let originals = Originals::new(&instance)?;
     listeners.offer()?;
     let cgroup = Transient::create(&format!("weir-check-{}", std::process::id()))?;
-    attach(&kernel, cgroup.path(), AttachOptions::default())?;
+    kernel.attach(cgroup.path(), AttachOptions::default())?;
 
     // Nobody ever connects to it: a captured connection ends at the proxy's listener.
     let io = |action| move |source| CaptureError::Socket { action, source, hint: "" };
     let target = TcpListener::bind("127.0.0.1:0").map_err(io("listen on 127.0.0.1"))?;
     let asked = target.local_addr().map_err(io("read a local address"))?;
     let mut child = spawn_child(&cgroup, asked)?;
-    let result = accept(&kernel, &listeners, &originals, asked);
+    let result = accept(&kernel, &listeners, &originals, netns.cookie(), asked);
     let _ = child.kill();
     let _ = child.wait();
     result
@@ -94,6 +97,7 @@ fn accept(
     kernel: &Kernel,
     listeners: &Listeners,
     originals: &Originals,
+    netns_cookie: u64,
     asked: SocketAddr,
 ) -> Result<Proof, CaptureError> {
     let io = |action| move |source| CaptureError::Socket { action, source, hint: "" };
@@ -103,7 +107,7 @@ fn accept(
         for socket in &sockets {
             match socket.accept() {
                 Ok((_stream, peer)) => {
-                    if let Some(captured) = originals.take(peer)? {
+                    if let Some(captured) = originals.take(netns_cookie, peer)? {
                         return Ok(Proof { asked, captured });
                     }
                 }
@@ -116,7 +120,7 @@ fn accept(
     let seen: Vec<&str> = kernel
         .counters()
         .into_iter()
-        .map(|(reason, _)| reason)
+        .map(|(_, reason, _)| reason)
         .filter(|reason| *reason != Reason::NotTcp)
         .map(Reason::name)
         .collect();

@@ -6,7 +6,7 @@
 //! prefix. Metrics, preferred sources, RFC 6724 and unreachable routes are thus the kernel's own.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::Arc,
     time::Duration,
@@ -15,12 +15,12 @@ use std::{
 use futures_util::{StreamExt, TryStreamExt, future, stream::BoxStream};
 use rtnetlink::{
     Handle, IpVersion, MulticastGroup, RouteMessageBuilder, new_multicast_connection,
-    packet_route::route::{RouteAddress, RouteAttribute, RouteMessage},
+    packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
 };
-use weir_common::{Route, flags};
+use weir_common::{DestinationKey, Direction, Route, flags};
 
 use super::{
-    CaptureError, Kernel,
+    CaptureError, ClientIp, Kernel, Netns,
     original::{to_ip, to_words},
 };
 
@@ -44,32 +44,40 @@ type Table = BTreeMap<Prefix, Route>;
 /// A route map that follows the kernel's.
 pub struct RouteWatch {
     kernel: Arc<Kernel>,
+    netns: Netns,
     netlink: Handle,
     changes: BoxStream<'static, ()>,
     installed: Table,
+    inside: HashSet<IpAddr>,
 }
 
 // === impl RouteWatch ===
 
 impl RouteWatch {
-    /// Subscribes to the changes of the current namespace's routes and fills the map.
+    /// Subscribes to the changes of a namespace's routes and fills the map.
     ///
     /// # Errors
     /// Where netlink or the map fails.
-    pub async fn start(kernel: Arc<Kernel>) -> Result<Self, CaptureError> {
-        let (connection, netlink, messages) = new_multicast_connection(&[
-            MulticastGroup::Link,
-            MulticastGroup::Ipv4Ifaddr,
-            MulticastGroup::Ipv6Ifaddr,
-            MulticastGroup::Ipv4Route,
-            MulticastGroup::Ipv6Route,
-            MulticastGroup::Ipv4Rule,
-            MulticastGroup::Ipv6Rule,
-        ])
-        .map_err(|error| CaptureError::Routes(error.to_string()))?;
+    pub async fn start(kernel: Arc<Kernel>, netns: Netns) -> Result<Self, CaptureError> {
+        let (connection, netlink, messages) = netns
+            .run(|| {
+                new_multicast_connection(&[
+                    MulticastGroup::Link,
+                    MulticastGroup::Ipv4Ifaddr,
+                    MulticastGroup::Ipv6Ifaddr,
+                    MulticastGroup::Ipv4Route,
+                    MulticastGroup::Ipv6Route,
+                    MulticastGroup::Ipv4Rule,
+                    MulticastGroup::Ipv6Rule,
+                ])
+            })
+            .await?
+            .map_err(|error| CaptureError::Routes(error.to_string()))?;
         tokio::spawn(connection);
         let changes = messages.map(|_| ()).boxed();
-        let mut watch = Self { kernel, netlink, changes, installed: Table::new() };
+        let installed = kernel.installed_routes();
+        let inside = kernel.installed_inside();
+        let mut watch = Self { kernel, netns, netlink, changes, installed, inside };
         watch.refresh().await?;
         Ok(watch)
     }
@@ -87,52 +95,98 @@ impl RouteWatch {
     }
 
     async fn refresh(&mut self) -> Result<(), CaptureError> {
-        let prefixes = prefixes(&self.netlink).await?;
+        let routes = routes(&self.netlink).await?;
+        self.refresh_inside(&routes)?;
+        let mut prefixes: Vec<Prefix> = routes.iter().filter_map(prefix_of).collect();
+        prefixes.sort_unstable();
+        prefixes.dedup();
         if prefixes.len() > MAX_PREFIXES || !stock_rules(&self.netlink).await? {
             tracing::info!(prefixes = prefixes.len(), "routing too involved to mirror");
             return self.kernel.set_flag(flags::ROUTES_COMPLETE, false);
         }
-        let table = tokio::task::spawn_blocking(move || resolve(&prefixes))
-            .await
-            .map_err(|error| CaptureError::Routes(error.to_string()))?;
+        let table = self.netns.run(move || resolve(&prefixes)).await?;
         for (prefix, route) in &table {
             if self.installed.get(prefix) != Some(route) {
                 let key = self.kernel.prefix(prefix.0.into());
-                self.kernel.routes.insert(key, prefix.1, *route)?;
+                self.kernel.instance.routes.insert(key, prefix.1, *route)?;
             }
         }
         for prefix in self.installed.keys().filter(|prefix| !table.contains_key(prefix)) {
-            self.kernel.routes.remove(self.kernel.prefix(prefix.0.into()), prefix.1)?;
+            self.kernel.instance.routes.remove(self.kernel.prefix(prefix.0.into()), prefix.1)?;
         }
         self.installed = table;
         self.kernel.set_flag(flags::ROUTES_COMPLETE, true)
     }
 }
 
+impl RouteWatch {
+    /// Keeps the list of the namespace's own addresses: what comes from one of them comes from
+    /// inside.
+    fn refresh_inside(&mut self, routes: &[RouteMessage]) -> Result<(), CaptureError> {
+        let now: HashSet<IpAddr> = routes.iter().filter_map(own_address).collect();
+        for added in now.difference(&self.inside) {
+            self.kernel.instance.inside.insert(&self.kernel.inside_key(*added), &1)?;
+        }
+        for gone in self.inside.difference(&now) {
+            self.kernel.instance.inside.remove(&self.kernel.inside_key(*gone))?;
+        }
+        self.inside = now;
+        Ok(())
+    }
+}
+
 impl Kernel {
+    fn inside_key(&self, address: IpAddr) -> DestinationKey {
+        self.key(Direction::Inbound, SocketAddr::new(address, 0))
+    }
+
+    /// The addresses that an earlier weir has put into the list.
+    fn installed_inside(&self) -> HashSet<IpAddr> {
+        if self.fresh {
+            return HashSet::new();
+        }
+        let entries =
+            self.instance.inside.entries(|key| key.workload == self.workload && key.port == 0);
+        entries.into_iter().map(|(key, _)| to_ip(key.addr)).collect()
+    }
+
     /// Whether the connect hook takes an address for reachable, and the source address it would
     /// name; `None` while the route map is not complete.
     ///
     /// # Errors
     /// Where the map cannot be read.
     pub fn route(&self, addr: IpAddr) -> Result<Option<(bool, Option<IpAddr>)>, CaptureError> {
-        let config = self.workloads.get(&self.workload)?.unwrap_or_default();
+        let config = self.instance.workloads.get(&self.workload)?.unwrap_or_default();
         if config.flags & flags::ROUTES_COMPLETE == 0 {
             return Ok(None);
         }
-        let route = self.routes.longest(self.prefix(addr))?.unwrap_or_default();
+        let route = self.instance.routes.longest(self.prefix(addr))?.unwrap_or_default();
         let source = (route.source != [0; 4]).then(|| to_ip(route.source));
         Ok(Some((route.reachable != 0, source)))
+    }
+
+    /// What an earlier weir has put into the map.
+    fn installed_routes(&self) -> Table {
+        if self.fresh {
+            return Table::new();
+        }
+        let entries = self.instance.routes.entries(self.workload).into_iter();
+        entries
+            .map(|(key, bits, route)| match to_ip(key.addr) {
+                IpAddr::V4(v4) => ((v4.to_ipv6_mapped(), bits), route),
+                IpAddr::V6(v6) => ((v6, bits), route),
+            })
+            .collect()
     }
 }
 
 // === helpers ===
 
-/// Every prefix that any table has a route for.
-async fn prefixes(netlink: &Handle) -> Result<Vec<Prefix>, CaptureError> {
+/// Every route of every table.
+async fn routes(netlink: &Handle) -> Result<Vec<RouteMessage>, CaptureError> {
     let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
     let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
-    let mut prefixes = Vec::new();
+    let mut all = Vec::new();
     for request in [v4, v6] {
         let routes: Vec<RouteMessage> = netlink
             .route()
@@ -141,11 +195,16 @@ async fn prefixes(netlink: &Handle) -> Result<Vec<Prefix>, CaptureError> {
             .try_collect()
             .await
             .map_err(|error| CaptureError::Routes(error.to_string()))?;
-        prefixes.extend(routes.iter().filter_map(prefix_of));
+        all.extend(routes);
     }
-    prefixes.sort_unstable();
-    prefixes.dedup();
-    Ok(prefixes)
+    Ok(all)
+}
+
+/// The address of a route to the namespace itself; loopback needs no entry.
+fn own_address(route: &RouteMessage) -> Option<IpAddr> {
+    let (address, _) = prefix_of(route)
+        .filter(|(_, bits)| *bits == 128 && route.header.kind == RouteType::Local)?;
+    Some(IpAddr::V6(address).to_canonical())
 }
 
 /// True where routing is by destination alone, so that one answer holds for a whole prefix.
@@ -158,7 +217,8 @@ async fn stock_rules(netlink: &Handle) -> Result<bool, CaptureError> {
             .try_collect()
             .await
             .map_err(|error| CaptureError::Routes(error.to_string()))?;
-        if rules.len() > STOCK_RULES {
+        let foreign = rules.iter().filter(|rule| !ClientIp::is_own_rule(rule)).count();
+        if foreign > STOCK_RULES {
             return Ok(false);
         }
     }

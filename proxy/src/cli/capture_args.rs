@@ -6,15 +6,19 @@ use clap::ArgAction;
 
 use super::output::Format;
 use crate::{
-    config::{BpfLog, Config, ConfigError, LogFormat, Switch},
+    config::{
+        BpfLog, Config, ConfigError, Fail, Inbound, LogFormat, Outbound, Switch, Workload,
+        WorkloadSettings,
+    },
+    learn::Learn,
     ports::{CidrList, PortList},
     telemetry::record::RecordFormat,
     units::{parse_duration, parse_size},
 };
 
-/// Flags that `weir exec` and `weir run` share. Each replaces what the configuration file says.
+/// Flags that each workload has for itself: of `weir exec`, `weir run` and `weir workload add`.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub struct CaptureArgs {
+pub struct PortFlags {
     /// Ports of outbound connections that the kernel lets pass, such as 25,9000-9100
     #[arg(long, value_name = "LIST", value_parser = PortList::parse, allow_hyphen_values = true, help_heading = "Ports")]
     pub skip_outbound_ports: Option<PortList>,
@@ -44,6 +48,51 @@ pub struct CaptureArgs {
     #[arg(long, action = ArgAction::SetTrue, overrides_with = "capture_loopback", help_heading = "Ports")]
     pub no_capture_loopback: bool,
 
+    /// Capture the connections that the workload accepts too [default: exec no, else yes]
+    #[arg(long, action = ArgAction::SetTrue, overrides_with = "no_capture_inbound", help_heading = "Ports")]
+    pub capture_inbound: bool,
+
+    /// Leave the connections that the workload accepts alone
+    #[arg(long, action = ArgAction::SetTrue, overrides_with = "capture_inbound", help_heading = "Ports")]
+    pub no_capture_inbound: bool,
+
+    /// Capture only these ports of inbound connections
+    #[arg(long, value_name = "LIST", value_parser = PortList::parse, allow_hyphen_values = true, help_heading = "Ports")]
+    pub include_inbound_ports: Option<PortList>,
+
+    /// The application sees the client's own address instead of one of its namespace
+    #[arg(long, help_heading = "Forwarding")]
+    pub preserve_client_ip: bool,
+
+    /// What happens to new connections while no proxy is there [default: open]
+    #[arg(long, value_name = "POLICY", value_enum, help_heading = "Forwarding")]
+    pub fail: Option<Fail>,
+
+    /// What is remembered of destinations that turned out to speak no HTTP [default: opaque]
+    #[arg(long, value_name = "MODE", value_enum, help_heading = "Forwarding")]
+    pub learn: Option<Learn>,
+}
+
+/// Flags of a workload that is there already: of `weir run` and `weir workload add`.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct WorkloadFlags {
+    /// The cgroup v2 directory whose processes are captured
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: Option<PathBuf>,
+
+    /// The network namespace that they are in, such as /run/netns/NAME or /proc/PID/ns/net
+    /// [default: found out from the processes in the cgroup]
+    #[arg(long, value_name = "PATH")]
+    pub netns: Option<PathBuf>,
+
+    /// Flags shared with `weir exec`.
+    #[command(flatten)]
+    pub ports: PortFlags,
+}
+
+/// Flags that `weir exec` and `weir run` share. Each replaces what the configuration file says.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct CaptureArgs {
     /// How long an incomplete beginning of a known protocol is waited for (ms, s, m, h)
     /// [default: 1s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Forwarding")]
@@ -107,6 +156,10 @@ Examples:
 weir ends with the command's own exit code, or 128 + signal. At the end a table per destination
 goes to stderr.")]
 pub struct ExecArgs {
+    /// Flags of the workload.
+    #[command(flatten)]
+    pub ports: PortFlags,
+
     /// Flags shared with `weir run`.
     #[command(flatten)]
     pub capture: CaptureArgs,
@@ -134,9 +187,22 @@ Examples:
 
 SIGTERM and SIGINT drain: new connections go direct, those that are there may finish.")]
 pub struct RunArgs {
-    /// The cgroup v2 directory whose processes are captured
-    #[arg(long, value_name = "PATH")]
-    pub cgroup: Option<PathBuf>,
+    /// Flags of the workload.
+    #[command(flatten)]
+    pub workload: WorkloadFlags,
+
+    /// Begin without a workload: they come with `weir workload add`
+    #[arg(long, conflicts_with_all = ["cgroup", "netns"])]
+    pub standby: bool,
+
+    /// Where the kernel side is kept, below weir/ in the bpffs: one weir at a time serves it
+    /// [default: default]
+    #[arg(long, value_name = "NAME")]
+    pub instance: Option<String>,
+
+    /// Take over from the weir that is running, without a connection that fails
+    #[arg(long)]
+    pub upgrade: bool,
 
     /// The workload's name in metrics and records [default: default]
     #[arg(long, value_name = "NAME")]
@@ -155,21 +221,51 @@ pub struct RunArgs {
     pub capture: CaptureArgs,
 }
 
+// === impl PortFlags ===
+
+impl PortFlags {
+    /// Puts the flags that were given over settings whose lists are resolved.
+    fn apply(&self, workload: &mut Workload, outbound: &mut Outbound, inbound: &mut Inbound) {
+        let opaque = &self.opaque_ports;
+        list(&mut outbound.skip_ports, &self.skip_outbound_ports);
+        list(&mut inbound.skip_ports, &self.skip_inbound_ports);
+        list(&mut outbound.opaque_ports, opaque);
+        list(&mut inbound.opaque_ports, opaque);
+        list(&mut outbound.include_ports, &self.include_outbound_ports);
+        list(&mut inbound.include_ports, &self.include_inbound_ports);
+        value(&mut outbound.skip_cidrs, &self.skip_cidrs);
+        if self.capture_loopback || self.no_capture_loopback {
+            outbound.capture_loopback = self.capture_loopback;
+        }
+        if self.capture_inbound || self.no_capture_inbound {
+            inbound.capture = self.capture_inbound;
+        }
+        inbound.preserve_client_ip |= self.preserve_client_ip;
+        value(&mut workload.fail, &self.fail);
+        value(&mut workload.learn, &self.learn);
+    }
+}
+
+// === impl WorkloadFlags ===
+
+impl WorkloadFlags {
+    /// Puts the flags that were given over settings whose lists are resolved.
+    pub fn apply(&self, settings: &mut WorkloadSettings) {
+        self.apply_to(&mut settings.workload, &mut settings.outbound, &mut settings.inbound);
+    }
+
+    fn apply_to(&self, workload: &mut Workload, outbound: &mut Outbound, inbound: &mut Inbound) {
+        option(&mut workload.cgroup, &self.cgroup);
+        option(&mut workload.netns, &self.netns);
+        self.ports.apply(workload, outbound, inbound);
+    }
+}
+
 // === impl CaptureArgs ===
 
 impl CaptureArgs {
-    /// Puts the flags that were given over a configuration whose lists are resolved.
+    /// Puts the flags that were given over a configuration.
     pub fn apply(&self, config: &mut Config) {
-        let opaque = &self.opaque_ports;
-        list(&mut config.outbound.skip_ports, &self.skip_outbound_ports);
-        list(&mut config.inbound.skip_ports, &self.skip_inbound_ports);
-        list(&mut config.outbound.opaque_ports, opaque);
-        list(&mut config.inbound.opaque_ports, opaque);
-        list(&mut config.outbound.include_ports, &self.include_outbound_ports);
-        value(&mut config.outbound.skip_cidrs, &self.skip_cidrs);
-        if self.capture_loopback || self.no_capture_loopback {
-            config.outbound.capture_loopback = self.capture_loopback;
-        }
         value(&mut config.detect.timeout, &self.detect_timeout);
         value(&mut config.detect.peek_limit, &self.detect_peek_limit);
         value(&mut config.runtime.sk_msg, &self.sk_msg);
@@ -218,6 +314,9 @@ impl ExecArgs {
         config.log.level = "warn".into();
         // The command is over by then: what a server keeps half-open is not waited for.
         config.drain.deadline = Duration::from_millis(500);
+        // A server would see weir's address instead of its clients'.
+        config.inbound.capture = false;
+        self.ports.apply(&mut config.workload, &mut config.outbound, &mut config.inbound);
         self.capture.apply(&mut config);
         config.validate()?;
         Ok(config)
@@ -236,8 +335,13 @@ impl RunArgs {
             Some(path) => Config::load(path)?,
             None => Config::default(),
         };
-        option(&mut config.workload.cgroup, &self.cgroup);
+        self.workload.apply_to(
+            &mut config.workload,
+            &mut config.outbound,
+            &mut config.inbound,
+        );
         value(&mut config.workload.name, &self.name);
+        value(&mut config.runtime.instance, &self.instance);
         self.capture.apply(&mut config);
         config.validate()?;
         Ok(config)

@@ -2,12 +2,20 @@
 //! at the end a proof: a connection that is really intercepted.
 
 mod bpf;
+mod coexistence;
+mod network;
 mod system;
 
+use std::{fs::File, os::fd::AsFd, path::PathBuf};
+
+use anyhow::Context as _;
 use serde::Serialize;
 
-use super::{Exit, output::OutputArgs};
-use crate::capture::proof::{self, Proof};
+use super::{Exit, output::OutputArgs, with_exit};
+use crate::capture::{
+    cgroup,
+    proof::{self, Proof},
+};
 
 /// Intercepts one connection of a throw-away workload and says what it saw, in a few words.
 /// Takes at most a few seconds and leaves nothing behind.
@@ -26,6 +34,7 @@ pub struct ProofFailure {
 #[command(after_help = "\
 Examples:
   sudo weir check
+  sudo weir check --cgroup /sys/fs/cgroup/system.slice/shop.service --netns /run/netns/shop
   weir check -o json | jq -r '.findings[] | select(.level == \"fail\") | .hint'
 
 Ends with 3 if a requirement is missing.")]
@@ -33,6 +42,12 @@ pub(super) struct Args {
     /// Only look; attach nothing
     #[arg(long)]
     no_proof: bool,
+    /// The cgroup to be captured; what else works on its connections is listed [default: weir's own]
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<PathBuf>,
+    /// The network namespace of its processes, as a file [default: weir's own]
+    #[arg(long, value_name = "PATH")]
+    netns: Option<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -70,8 +85,20 @@ struct Report {
 }
 
 pub(super) fn run(args: &Args, proof: Option<ProofRun>) -> anyhow::Result<Exit> {
+    let netns = args.netns.clone().unwrap_or_else(|| "/proc/thread-self/ns/net".into());
+    let netns = File::open(&netns)
+        .with_context(|| format!("cannot open network namespace {}", netns.display()))
+        .map_err(|error| with_exit(error, Exit::Usage))?;
+    let cgroup = match &args.cgroup {
+        Some(path) => cgroup::id(path).map(|_| Some(path.clone()))?,
+        // Without one, the line about cgroup2 says so.
+        None => cgroup::own().ok(),
+    };
     let mut findings = system::findings();
+    findings.extend(network::findings(netns.as_fd()));
     findings.extend(bpf::findings());
+    findings
+        .extend(cgroup.map(|path| coexistence::findings(&path, netns.as_fd())).unwrap_or_default());
     findings.push(if args.no_proof {
         Finding::warn(PROOF, "not tried, as asked", "run without --no-proof")
     } else {
@@ -201,8 +228,12 @@ mod tests {
 
     #[test]
     fn this_machine_can_be_looked_at() {
-        let findings: Vec<_> = system::findings().into_iter().chain(bpf::findings()).collect();
-        assert!(findings.len() > 10);
+        let netns = File::open("/proc/thread-self/ns/net").unwrap();
+        let mut findings = system::findings();
+        findings.extend(network::findings(netns.as_fd()));
+        findings.extend(bpf::findings());
+        findings.extend(coexistence::findings(&cgroup::own().unwrap(), netns.as_fd()));
+        assert!(findings.len() > 18);
         for finding in findings {
             assert_eq!(finding.hint.is_none(), finding.level == Level::Ok, "{finding:?}");
         }

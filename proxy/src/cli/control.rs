@@ -18,14 +18,37 @@ pub(super) struct ControlArgs {
     control: Option<PathBuf>,
 }
 
+/// Which workload of it.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct WorkloadArgs {
+    /// The workload that is meant; not needed where there is only one
+    #[arg(long, value_name = "NAME")]
+    pub(super) workload: Option<String>,
+    #[command(flatten)]
+    control: ControlArgs,
+}
+
+// === impl WorkloadArgs ===
+
+impl WorkloadArgs {
+    /// Asks the running weir about the workload.
+    pub(super) fn ask(&self, command: Command) -> anyhow::Result<Answer> {
+        self.control.ask_about(self.workload.clone(), command)
+    }
+}
+
 // === impl ControlArgs ===
 
 impl ControlArgs {
     /// Asks the running weir.
     pub(super) fn ask(&self, command: Command) -> anyhow::Result<Answer> {
+        self.ask_about(None, command)
+    }
+
+    fn ask_about(&self, workload: Option<String>, command: Command) -> anyhow::Result<Answer> {
         let default = PathBuf::from(DEFAULT_CONTROL_SOCKET);
         let path = self.control.as_ref().unwrap_or(&default);
-        ask(path, command).map_err(|error| match (&error, &self.control) {
+        ask(path, workload, command).map_err(|error| match (&error, &self.control) {
             (ClientError::NotRunning { .. }, None) => with_exit(
                 anyhow::anyhow!("{error}, or name another socket with --control"),
                 Exit::NotRunning,

@@ -20,9 +20,11 @@ use super::{
     Exit,
     capture_args::ExecArgs,
     output::Format,
-    session::{self, Session},
+    session::{self, Beginning, Session},
 };
-use crate::{capture::cgroup::Transient, telemetry::stats::StatsSnapshot};
+use crate::{
+    capture::cgroup::Transient, telemetry::stats::StatsSnapshot, workloads::Ending,
+};
 
 /// As shells have it: found but not executable, and not found.
 const NOT_EXECUTABLE: u8 = 126;
@@ -53,17 +55,21 @@ pub(super) fn run(args: &ExecArgs) -> Result<Exit> {
         // From here on a signal waits for the command, instead of leaving the cgroup behind.
         let mut signals = signals()?;
         let cgroup = Transient::create(&format!("weir-exec-{pid}"))?;
-        let session = Session::start(config, log, cgroup.path()).await?;
+        config.workload.cgroup = Some(cgroup.path().into());
+        config.workload.netns = Some("/proc/self/ns/net".into());
+        let beginning =
+            Beginning { own: Some(config.settings()), instance: None, upgrade: false };
+        let session = Session::start(config, log, beginning).await?;
         let status = match spawn(args, &cgroup, limit) {
             Ok(mut child) => wait(&mut child, &mut signals).await,
             Err(error) => {
                 cgroup.release();
-                session.finish(Duration::ZERO).await;
+                session.finish(Duration::ZERO, Ending::Stop).await;
                 return refused(args, error);
             }
         };
         cgroup.release();
-        let summary = session.finish(deadline).await;
+        let summary = session.finish(deadline, Ending::Stop).await;
         if !args.quiet {
             report(args, &summary.stats)?;
         }

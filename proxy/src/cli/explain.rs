@@ -10,7 +10,7 @@ use anyhow::anyhow;
 
 use super::{
     Exit,
-    control::{ControlArgs, unexpected},
+    control::{WorkloadArgs, unexpected},
     output::OutputArgs,
     with_exit,
 };
@@ -31,7 +31,7 @@ pub(super) struct Args {
     #[arg(long)]
     inbound: bool,
     #[command(flatten)]
-    control: ControlArgs,
+    weir: WorkloadArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -40,7 +40,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let direction = if args.inbound { Direction::Inbound } else { Direction::Outbound };
     let mut explanations = Vec::new();
     for address in resolve(&args.address)? {
-        match args.control.ask(Command::Explain { address, direction })? {
+        match args.weir.ask(Command::Explain { address, direction })? {
             Answer::Explanation(explanation) => explanations.push(*explanation),
             other => return Err(unexpected(&other)),
         }

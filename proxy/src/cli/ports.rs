@@ -2,7 +2,7 @@
 
 use super::{
     Exit,
-    control::{ControlArgs, unexpected},
+    control::{WorkloadArgs, unexpected},
     output::{OutputArgs, narrate},
     with_exit,
 };
@@ -48,7 +48,7 @@ enum Verb {
 #[command(after_help = "Example:\n  weir ports list -o json | jq '.rules[] | select(.hits > 0)'")]
 struct ListArgs {
     #[command(flatten)]
-    control: ControlArgs,
+    weir: WorkloadArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -65,7 +65,7 @@ struct SetArgs {
     #[arg(long)]
     outbound: bool,
     #[command(flatten)]
-    control: ControlArgs,
+    weir: WorkloadArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -80,7 +80,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
 }
 
 fn list(args: &ListArgs) -> anyhow::Result<Exit> {
-    let report = match args.control.ask(Command::PortsList)? {
+    let report = match args.weir.ask(Command::PortsList)? {
         Answer::Ports(report) => report,
         other => return Err(unexpected(&other)),
     };
@@ -123,7 +123,7 @@ fn set(args: &SetArgs, state: PortState) -> anyhow::Result<Exit> {
         _ => None,
     };
     let change = PortsSet { direction, ports: args.list.set.clone(), state };
-    let changes = match args.control.ask(Command::PortsSet(change))? {
+    let changes = match args.weir.ask(Command::PortsSet(change))? {
         Answer::Changed(changes) => changes,
         other => return Err(unexpected(&other)),
     };

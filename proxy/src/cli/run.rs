@@ -1,4 +1,5 @@
-//! `weir run`: the daemon. Captures one cgroup until SIGTERM, then drains.
+//! `weir run`: the daemon. Captures workloads until SIGTERM or until a successor takes over, then
+//! drains.
 
 use anyhow::{Context as _, Result};
 use tokio::signal::unix::{SignalKind, signal};
@@ -7,9 +8,10 @@ use super::{
     Exit,
     capture_args::RunArgs,
     output,
-    session::{self, Session},
+    session::{self, Beginning, Session},
     with_exit,
 };
+use crate::workloads::Ending;
 
 pub(super) fn run(args: &RunArgs) -> Result<Exit> {
     let config = args.config()?;
@@ -17,26 +19,39 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit> {
         output::write_stdout(config.to_toml().as_bytes())?;
         return Ok(Exit::Success);
     }
-    let cgroup = config.workload.cgroup.clone().ok_or_else(|| {
-        let problem =
-            "no cgroup to capture; name one with --cgroup PATH or `cgroup` under [workload]";
-        with_exit(anyhow::anyhow!(problem), Exit::Usage)
-    })?;
+    if config.workload.cgroup.is_none() && !args.standby {
+        let problem = "no cgroup to capture; name one with --cgroup PATH or `cgroup` under \
+                       [workload], or begin without one with --standby";
+        return Err(with_exit(anyhow::anyhow!(problem), Exit::Usage));
+    }
     let log = session::start_log(&config)?;
     session::raise_file_limit();
     session::runtime(config.runtime.workers)?.block_on(async {
         let deadline = config.drain.deadline;
         let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
-        let session = Session::start(config, log, &cgroup).await?;
-        tracing::info!(cgroup = %cgroup.display(), "capturing");
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        let beginning = Beginning {
+            own: (!args.standby).then(|| config.settings()),
+            instance: Some(config.runtime.instance.clone()),
+            upgrade: args.upgrade,
+        };
+        let session = Session::start(config, log, beginning).await?;
+        tracing::info!(workloads = session.workloads().join(", "), "capturing");
+        let ending = tokio::select! {
+            _ = terminate.recv() => Ending::Stop,
+            _ = interrupt.recv() => Ending::Stop,
+            ending = session.succeeded() => ending,
+        };
+        match ending {
+            Ending::Stop => {
+                tracing::info!(deadline = ?deadline, "draining; a second signal ends it at once");
+            }
+            Ending::Successor { .. } => {
+                tracing::info!(deadline = ?deadline, "another weir has taken over; draining");
+            }
         }
-        tracing::info!(deadline = ?deadline, "draining; a second signal ends it at once");
         tokio::select! {
-            summary = session.finish(deadline) => {
+            summary = session.finish(deadline, ending) => {
                 if summary.cut > 0 {
                     tracing::warn!(connections = summary.cut, "cut at the drain deadline");
                 }

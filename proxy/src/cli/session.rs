@@ -1,4 +1,4 @@
-//! What `exec` and `run` share: a captured workload with its telemetry, admin endpoints and
+//! What `exec` and `run` share: captured workloads with their telemetry, admin endpoints and
 //! control socket, from start to the end of the drain.
 
 use std::{
@@ -13,26 +13,44 @@ use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     admin::{
+        client::{ClientError, ask},
         control::ControlSocket,
         http::{AdminServer, Readiness},
+        protocol::{Answer, Command},
     },
-    config::{BpfLog, Config},
+    capture,
+    config::{BpfLog, Config, WorkloadSettings},
     daemon::Daemon,
     log::{self, LogHandle},
     telemetry::{Telemetry, record::RecordLog, stats::StatsSnapshot},
-    workload::Workload,
+    workloads::{Ending, Plan, Workloads},
 };
 
 /// How long the record log may take to reach its file at the end.
 const FLUSH: Duration = Duration::from_secs(5);
+/// The answer to a request reaches its client well within this.
+const ANSWERED: Duration = Duration::from_millis(50);
+
+/// How long a predecessor may take to let go of what only one can have.
+const LETTING_GO: Duration = Duration::from_secs(5);
 
 /// A running capture.
 pub(super) struct Session {
-    workload: Arc<Workload>,
+    workloads: Arc<Workloads>,
     daemon: Arc<Daemon>,
     telemetry: Telemetry,
     readiness: watch::Sender<Readiness>,
     servers: JoinSet<()>,
+}
+
+/// What to begin with.
+pub(super) struct Beginning {
+    /// The process's own workload.
+    pub(super) own: Option<WorkloadSettings>,
+    /// The instance's name; `None` for one that vanishes with the process.
+    pub(super) instance: Option<String>,
+    /// Whether a weir that is running is taken over from.
+    pub(super) upgrade: bool,
 }
 
 /// What is left when it is over.
@@ -46,17 +64,37 @@ pub(super) struct Summary {
 
 impl Session {
     /// Everything that can be refused is tried before the first hook is attached.
-    pub(super) async fn start(config: Config, log: LogHandle, cgroup: &Path) -> Result<Self> {
+    pub(super) async fn start(
+        config: Config,
+        log: LogHandle,
+        beginning: Beginning,
+    ) -> Result<Self> {
+        let Beginning { own, instance, upgrade } = beginning;
         let telemetry = Telemetry::new(records(&config)?);
-        let control = ControlSocket::bind(&config.admin.control_socket)?;
-        let admin = match config.admin.address {
-            Some(address) => Some(AdminServer::bind(address).await?),
-            None => None,
+        let predecessor = match &instance {
+            Some(instance) if upgrade => predecessor(instance)?,
+            _ => None,
         };
-        let name = config.workload.name.clone();
-        let workload = Workload::start(Arc::new(config), telemetry.clone(), &name, cgroup).await?;
+        let config = Arc::new(config);
+        let plan = Plan { instance, takeover: predecessor.is_some() };
+        let start = Workloads::start(Arc::clone(&config), telemetry.clone(), own, plan);
+        let (workloads, Ports { control, admin }) = match predecessor {
+            None => {
+                let ports = Ports::open(&config).await?;
+                (start.await?, ports)
+            }
+            Some(predecessor) => {
+                let workloads = start.await?;
+                let schema = workloads.instance().pins().schema().to_owned();
+                ask(&predecessor, None, Command::Retire { schema })
+                    .context("the running weir stays")?;
+                workloads.succeed().await?;
+                (workloads, Ports::take_over(&config, &predecessor).await?)
+            }
+        };
+        workloads.announce(control.path())?;
         let daemon = Arc::new(Daemon::new(
-            Arc::clone(&workload),
+            Arc::clone(&workloads),
             telemetry.clone(),
             log,
             admin.as_ref().map(AdminServer::address),
@@ -68,19 +106,77 @@ impl Session {
         if let Some(admin) = admin {
             servers.spawn(admin.serve(telemetry.clone(), ready));
         }
-        Ok(Self { workload, daemon, telemetry, readiness, servers })
+        Ok(Self { workloads, daemon, telemetry, readiness, servers })
+    }
+
+    /// The names of what is captured.
+    pub(super) fn workloads(&self) -> Vec<String> {
+        self.workloads.list().iter().map(|it| it.name().to_string()).collect()
+    }
+
+    /// Waits until another weir has taken over.
+    pub(super) async fn succeeded(&self) -> Ending {
+        let schema = self.daemon.succeeded().await;
+        Ending::Successor { same_maps: schema == self.workloads.instance().pins().schema() }
     }
 
     /// Stops capturing, drains and takes the last numbers.
-    pub(super) async fn finish(mut self, deadline: Duration) -> Summary {
+    pub(super) async fn finish(mut self, deadline: Duration, ending: Ending) -> Summary {
         self.daemon.set_draining();
         let _ = self.readiness.send(Readiness::Draining);
-        let cut = self.workload.drain(deadline).await;
+        if ending != Ending::Stop {
+            // The successor wants the admin address. The answer to its request is under way.
+            tokio::time::sleep(ANSWERED).await;
+            self.servers.shutdown().await;
+        }
+        let cut = self.workloads.finish(deadline, ending).await;
         self.servers.shutdown().await;
         let stats = self.telemetry.stats();
         let telemetry = self.telemetry.clone();
         let _ = tokio::task::spawn_blocking(move || telemetry.flush_records(FLUSH)).await;
         Summary { stats, cut }
+    }
+}
+
+/// Where a weir is spoken to: only one at a time can have them.
+struct Ports {
+    control: ControlSocket,
+    admin: Option<AdminServer>,
+}
+
+// === impl Ports ===
+
+impl Ports {
+    async fn open(config: &Config) -> Result<Self> {
+        let control = ControlSocket::bind(&config.admin.control_socket)?;
+        let admin = match config.admin.address {
+            Some(address) => Some(AdminServer::bind(address).await?),
+            None => None,
+        };
+        Ok(Self { control, admin })
+    }
+
+    /// Opens them once the predecessor has let them go.
+    async fn take_over(config: &Config, predecessor: &Path) -> Result<Self> {
+        let path = &config.admin.control_socket;
+        let control = if path == predecessor {
+            ControlSocket::replace(path)?
+        } else {
+            ControlSocket::bind(path)?
+        };
+        let Some(address) = config.admin.address else { return Ok(Self { control, admin: None }) };
+        let deadline = tokio::time::Instant::now() + LETTING_GO;
+        loop {
+            match AdminServer::bind(address).await {
+                Ok(admin) => return Ok(Self { control, admin: Some(admin) }),
+                Err(error) if tokio::time::Instant::now() > deadline => {
+                    // Connections are captured already: better without metrics than not at all.
+                    tracing::error!(%error, "going on without the admin address");
+                    return Ok(Self { control, admin: None });
+                }
+                Err(_) => tokio::time::sleep(ANSWERED).await,
+            }
+        }
     }
 }
 
@@ -121,6 +217,20 @@ fn records(config: &Config) -> Result<Option<RecordLog>> {
         )
     })?;
     Ok(Some(log))
+}
+
+/// The control socket of a weir that serves the instance and can be taken over from.
+fn predecessor(instance: &str) -> Result<Option<PathBuf>> {
+    let Some(control) = capture::control_socket(instance)? else { return Ok(None) };
+    match ask(&control, None, Command::Handover) {
+        Ok(Answer::HandingOver { pid }) => {
+            tracing::info!(pid, "taking over");
+            Ok(Some(control))
+        }
+        Ok(other) => Err(super::control::unexpected(&other)),
+        Err(ClientError::NotRunning { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The control socket to use where none was asked for: the usual one, or `name` beside it while

@@ -2,7 +2,7 @@
 
 use super::{
     Exit,
-    control::{ControlArgs, unexpected},
+    control::{WorkloadArgs, unexpected},
     output::{OutputArgs, narrate},
 };
 use crate::admin::protocol::{Answer, Command};
@@ -13,13 +13,13 @@ use crate::admin::protocol::{Answer, Command};
 )]
 pub(super) struct Args {
     #[command(flatten)]
-    control: ControlArgs,
+    weir: WorkloadArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
-    let stats = match args.control.ask(Command::Stat)? {
+    let stats = match args.weir.ask(Command::Stat)? {
         Answer::Stat(stats) => stats,
         other => return Err(unexpected(&other)),
     };

@@ -8,7 +8,8 @@ use super::{
     output::OutputArgs,
 };
 use crate::{
-    admin::protocol::{Answer, Command, KernelCounters, Status},
+    admin::protocol::{Answer, Command, KernelCounters, Status, WorkloadStatus},
+    config::fail_name,
     units::{human_bytes, human_duration},
 };
 
@@ -41,6 +42,22 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     Ok(Exit::Success)
 }
 
+/// What the workload does, and what would happen without the proxy.
+fn state(workload: &WorkloadStatus) -> String {
+    let inbound = match (workload.inbound, workload.preserve_client_ip) {
+        (false, _) => "outbound only",
+        (true, false) => "both directions",
+        (true, true) => "both directions, client addresses preserved",
+    };
+    format!(
+        "{}, {inbound}, {} open; fails {}; learns {}",
+        workload.phase,
+        workload.open_connections,
+        fail_name(workload.fail),
+        workload.learn.name()
+    )
+}
+
 pub(super) fn table(report: &Report) -> String {
     let Report { status, kernel } = report;
     let mut lines = vec![
@@ -55,14 +72,22 @@ pub(super) fn table(report: &Report) -> String {
     if let Some(admin) = status.admin {
         lines.push(("metrics", format!("http://{admin}/metrics")));
     }
+    if status.workloads.is_empty() {
+        lines.push(("workload", "none; add one with `weir workload add`".to_owned()));
+    }
     for workload in &status.workloads {
         let listeners: Vec<_> = workload.listeners.iter().map(ToString::to_string).collect();
         lines.push(("workload", format!("{} in {}", workload.name, workload.cgroup)));
+        if let Some(netns) = &workload.netns {
+            lines.push(("  netns", netns.clone()));
+        }
+        lines.push(("  state", state(workload)));
         lines.push(("  listeners", listeners.join(", ")));
         lines.push(("  hooks", workload.hooks.join(", ")));
-        let counters = kernel.workloads.get(&workload.name);
-        for (reason, count) in counters.into_iter().flatten().filter(|(_, count)| **count > 0) {
-            lines.push(("  kernel", format!("{count} {reason}")));
+        for (direction, reasons) in kernel.workloads.get(&workload.name).into_iter().flatten() {
+            for (reason, count) in reasons.iter().filter(|(_, count)| **count > 0) {
+                lines.push(("  kernel", format!("{direction} {count} {reason}")));
+            }
         }
     }
     lines.into_iter().fold(String::new(), |mut text, (name, value)| {

@@ -1,5 +1,7 @@
 use super::*;
 use crate::{
+    config::Fail,
+    learn::Learn,
     admin::protocol::{
         Explanation, KernelCounters, PortsChanged, PortsReport, Seen, Status, Step, WorkloadStatus,
     },
@@ -102,6 +104,13 @@ fn explanations_and_status_read_well() {
         workloads: vec![WorkloadStatus {
             name: "shop".into(),
             cgroup: "/sys/fs/cgroup/shop".into(),
+            netns: Some("/run/netns/shop".into()),
+            fail: Fail::Closed,
+            inbound: true,
+            preserve_client_ip: true,
+            learn: Learn::Bypass,
+            phase: "capturing".into(),
+            open_connections: 12,
             listeners: vec!["127.0.0.1:40000".parse().unwrap(), "[::1]:40001".parse().unwrap()],
             hooks: vec!["connect4".into(), "connect6".into()],
         }],
@@ -111,6 +120,7 @@ fn explanations_and_status_read_well() {
         resident_bytes: Some(9 << 20),
     };
     let counts = [("redirected".to_owned(), 7), ("stale".to_owned(), 0)];
+    let counts = [("outbound".to_owned(), counts.into())];
     let kernel = KernelCounters { workloads: [("shop".to_owned(), counts.into())].into() };
     insta::assert_snapshot!(
         "explain_and_status",

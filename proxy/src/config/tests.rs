@@ -43,7 +43,7 @@ fn the_effective_configuration_prints_and_reads_back() {
 #[test]
 fn lists_become_port_states_with_their_source() {
     let config = load("[outbound]\nskip_ports = \"4406\"\nopaque_ports = \"+9000\"").unwrap();
-    let policy = config.port_policy();
+    let policy = config.settings().port_policy();
     let state = |port| {
         let status = policy.get(Direction::Outbound, port);
         (status.state, status.source)
@@ -67,7 +67,7 @@ fn errors_say_where_what_and_what_next() {
         "[outbound]\nskip_cidrs = \"10.0.0.1/8\"",
         "workload = ",
         "[workload]\nname = \"a b\"",
-        "[workload]\nfail = \"closed\"",
+        "[workload]\nfail = \"shut\"",
         "[log]\nlevel = \"weir=loud\"",
         "[forward]\nconnect_timeout = \"0s\"",
     ]

@@ -4,28 +4,40 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::capture::Captured;
+use super::{Context, Feedback};
+use crate::capture::{Captured, Netns, connect_as};
 
 /// What the upstream connection has to share with the application's socket.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Dial {
+#[derive(Clone, Copy)]
+pub(crate) struct Dial<'a> {
+    netns: &'a Netns,
+    feedback: &'a dyn Feedback,
     destination: SocketAddr,
+    /// The client whose address the application is to see.
+    client: Option<SocketAddr>,
     bound: Option<std::net::IpAddr>,
     mark: u32,
     /// Zero leaves the patience to the kernel (tcp(7), `tcp_syn_retries`).
     timeout: Duration,
 }
 
-impl Dial {
-    pub(crate) fn new(captured: &Captured, timeout: Duration) -> Self {
+impl<'a> Dial<'a> {
+    pub(crate) fn new(
+        context: &'a Context,
+        captured: &Captured,
+        client: Option<SocketAddr>,
+    ) -> Self {
         Self {
+            netns: &context.netns,
+            feedback: context.feedback.as_ref(),
             destination: captured.destination,
+            client,
             bound: captured.bound,
             mark: captured.mark,
-            timeout,
+            timeout: context.config.forward.connect_timeout,
         }
     }
 
@@ -34,8 +46,7 @@ impl Dial {
     /// # Errors
     /// What the kernel says, or `ETIMEDOUT` after the configured time.
     pub(crate) async fn connect(self) -> io::Result<TcpStream> {
-        let socket = self.socket()?;
-        let connecting = socket.connect(self.destination);
+        let connecting = self.connect_from();
         let stream = if self.timeout.is_zero() {
             connecting.await?
         } else {
@@ -47,12 +58,24 @@ impl Dial {
         Ok(stream)
     }
 
-    fn socket(&self) -> io::Result<TcpSocket> {
-        let socket = Socket::new(
-            Domain::for_address(self.destination),
-            Type::STREAM.nonblocking().cloexec(),
-            Some(Protocol::TCP),
-        )?;
+    async fn connect_from(&self) -> io::Result<TcpStream> {
+        if let Some(client) = self.client {
+            let tell = |source, connecting| self.feedback.from_inside(source, connecting);
+            match connect_as(self.netns, client, self.destination, &tell).await {
+                // Link-local clients: better from a local address than not at all.
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+                connected => {
+                    let stream = connected?;
+                    keep_alive(&SockRef::from(&stream));
+                    return Ok(stream);
+                }
+            }
+        }
+        self.socket().await?.connect(self.destination).await
+    }
+
+    async fn socket(&self) -> io::Result<TcpSocket> {
+        let socket = self.netns.tcp_socket(self.destination.is_ipv6()).await?;
         keep_alive(&socket);
         if self.mark != 0 {
             socket.set_mark(self.mark)?;

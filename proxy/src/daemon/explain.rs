@@ -1,11 +1,15 @@
 //! Goes through the connect hook's tests for one address, with the same maps and in the same order
 //! (`proxy-ebpf/src/connect.rs`), and says which one decides.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    time::Instant,
+};
 
 use crate::{
     admin::protocol::{Explanation, Seen, Step},
     capture::CaptureError,
+    config::Fail,
     decision::{Direction, PortState, Source, source_name, state_name},
     telemetry::stats::StatsSnapshot,
     workload::Workload,
@@ -28,11 +32,7 @@ pub(super) fn explain(
     let mut trail = Trail { steps: Vec::new(), verdict: None };
     match direction {
         Direction::Outbound => outbound(workload, address, &mut trail)?,
-        Direction::Inbound => trail.decide(
-            "inbound captured?",
-            "no: this weir captures outbound connections only".to_owned(),
-            ("skip", Source::Default, "inbound is not captured".to_owned()),
-        ),
+        Direction::Inbound => inbound(workload, address, &mut trail)?,
     }
     let (verdict, source, why) = trail.verdict.unwrap_or_else(|| {
         ("detect", Source::Default, "no rule says otherwise: the first bytes decide".to_owned())
@@ -44,7 +44,7 @@ pub(super) fn explain(
         source,
         why,
         steps: trail.steps,
-        seen: seen(stats, address, direction),
+        seen: seen(stats, workload.name(), address, direction),
     })
 }
 
@@ -55,7 +55,7 @@ fn outbound(
 ) -> Result<(), CaptureError> {
     let kernel = workload.kernel();
     let (ip, port) = (address.ip(), address.port());
-    if ip.is_loopback() && !workload.captures_loopback() {
+    if ip.is_loopback() && !workload.settings().outbound.capture_loopback {
         trail.decide(
             "loopback wanted?",
             "no: --capture-loopback is off".to_owned(),
@@ -84,7 +84,9 @@ fn outbound(
         }
         trail.pass("port included?", "yes".to_owned());
     }
-    if reach(workload, address, trail)? {
+    if bypassed(workload, Direction::Outbound, address, trail)?
+        || reach(workload, address, trail)?
+    {
         return Ok(());
     }
     if workload.addresses().contains(&address) {
@@ -95,16 +97,55 @@ fn outbound(
         );
         return Ok(());
     }
-    if state == PortState::Opaque {
-        trail.decide("opaque?", format!("yes: {rule}"), ("opaque", source, rule));
+    opaque_or_detect(workload, address, Direction::Outbound, (state, source, rule), trail);
+    Ok(())
+}
+
+/// As `proxy-ebpf/src/inbound.rs` decides about a connection from outside.
+fn inbound(
+    workload: &Workload,
+    address: SocketAddr,
+    trail: &mut Trail,
+) -> Result<(), CaptureError> {
+    let kernel = workload.kernel();
+    let port = address.port();
+    if !workload.settings().inbound.capture {
+        trail.decide(
+            "inbound captured?",
+            "no: started with --no-capture-inbound".to_owned(),
+            ("skip", Source::Config, "inbound is not captured".to_owned()),
+        );
         return Ok(());
     }
-    trail.verdict = Some(("detect", source, format!("{rule}: the first bytes decide")));
-    trail.steps.push(Step {
-        test: "opaque?".to_owned(),
-        result: "no: proxied with protocol detection".to_owned(),
-        decisive: true,
-    });
+    trail.pass("inbound captured?", "yes, from outside the namespace".to_owned());
+    let (state, source, included) = kernel.port(Direction::Inbound, port)?;
+    let rule = format!("port {port} is {} ({})", state_name(state), source_name(source));
+    if state == PortState::Skip {
+        trail.decide("port skipped?", format!("yes: {rule}"), ("skip", source, rule));
+        return Ok(());
+    }
+    trail.pass("port skipped?", format!("no: {rule}"));
+    if workload.policy().has_include_list(Direction::Inbound) {
+        if !included {
+            let why = format!("port {port} is not on the include list");
+            trail.decide("port included?", format!("no: {why}"), ("skip", Source::Config, why));
+            return Ok(());
+        }
+        trail.pass("port included?", "yes".to_owned());
+    }
+    if bypassed(workload, Direction::Inbound, address, trail)? {
+        return Ok(());
+    }
+    let listened = if kernel.listens_on(address)? {
+        "yes"
+    } else {
+        "no: until something of the workload does, the kernel answers itself"
+    };
+    trail.pass("listened on?", listened.to_owned());
+    if listening(workload, trail) {
+        return Ok(());
+    }
+    opaque_or_detect(workload, address, Direction::Inbound, (state, source, rule), trail);
     Ok(())
 }
 
@@ -158,22 +199,76 @@ fn reach(
         trail.decide("reached before?", "no".to_owned(), ("skip", Source::Learned, why));
         return Ok(true);
     }
-    if workload.is_draining() {
-        trail.decide(
-            "proxy listening?",
-            "no: weir is draining".to_owned(),
-            ("skip", Source::Default, "no proxy is listening".to_owned()),
-        );
-        return Ok(true);
-    }
-    trail.pass("proxy listening?", "yes".to_owned());
-    Ok(false)
+    Ok(listening(workload, trail))
 }
 
-fn seen(stats: &StatsSnapshot, address: SocketAddr, direction: Direction) -> Vec<Seen> {
+/// Whether the proxy is there; true where it is not, which decides.
+fn listening(workload: &Workload, trail: &mut Trail) -> bool {
+    let phase = workload.phase();
+    if phase == "capturing" {
+        trail.pass("proxy listening?", "yes".to_owned());
+        return false;
+    }
+    let verdict = match workload.settings().workload.fail {
+        Fail::Open => "skip",
+        Fail::Closed => "refuse",
+    };
+    trail.decide(
+        "proxy listening?",
+        format!("no: weir is {phase}"),
+        (verdict, Source::Default, "no proxy is listening".to_owned()),
+    );
+    true
+}
+
+/// What a port that is not skipped gets.
+fn opaque_or_detect(
+    workload: &Workload,
+    address: SocketAddr,
+    direction: Direction,
+    (state, source, rule): (PortState, Source, String),
+    trail: &mut Trail,
+) {
+    if state == PortState::Opaque {
+        trail.decide("opaque?", format!("yes: {rule}"), ("opaque", source, rule));
+        return;
+    }
+    if workload.learning().known(direction, address, Instant::now()) {
+        let why = "the last connections were raw TCP".to_owned();
+        trail.decide("opaque?", format!("yes: {why}"), ("opaque", Source::Learned, why));
+        return;
+    }
+    trail.verdict = Some(("detect", source, format!("{rule}: the first bytes decide")));
+    trail.steps.push(Step {
+        test: "opaque?".to_owned(),
+        result: "no: proxied with protocol detection".to_owned(),
+        decisive: true,
+    });
+}
+
+/// Whether the destination was learned and is bypassed, which decides.
+fn bypassed(
+    workload: &Workload,
+    direction: Direction,
+    address: SocketAddr,
+    trail: &mut Trail,
+) -> Result<bool, CaptureError> {
+    let Some(left) = workload.kernel().bypass_for(direction, address)? else { return Ok(false) };
+    let why = format!("learned to be raw TCP: bypassed for {} s more", left.as_secs());
+    trail.decide("learned?", format!("yes: {why}"), ("skip", Source::Learned, why));
+    Ok(true)
+}
+
+fn seen(
+    stats: &StatsSnapshot,
+    workload: &str,
+    address: SocketAddr,
+    direction: Direction,
+) -> Vec<Seen> {
     stats
         .rows
         .iter()
+        .filter(|row| &*row.workload == workload)
         .filter(|row| row.destination == Some(address) && row.direction == direction)
         .map(|row| Seen {
             treatment: row.treatment,

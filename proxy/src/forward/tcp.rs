@@ -117,8 +117,8 @@ impl TcpEnd {
 }
 
 /// Copies between `client` and `upstream` until both have closed, one of them fails, or `cancel`
-/// is cancelled. `counters` grow as bytes are written to their destination. Both sockets are
-/// closed on return.
+/// is cancelled. `counters` grow as bytes are written to their destination, and tell when one side
+/// has ended and the other has not. Both sockets are closed on return.
 pub async fn forward(
     mut client: Endpoint,
     mut upstream: Endpoint,
@@ -187,6 +187,7 @@ async fn finish<'a>(
     options: &TcpOptions,
     counters: &ByteCounters,
 ) -> Result<TcpEnd, Fault> {
+    let _half_closed = counters.half_close();
     let mut idle = pin!(sleep(options.half_closed_idle));
     let rest = poll_fn(|cx| {
         let before = open.forwarded;

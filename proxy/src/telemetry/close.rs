@@ -92,6 +92,6 @@ impl CloseReason {
 }
 
 /// `ECONNREFUSED` for 111; bounded, since unknown numbers share one name.
-fn errno_name(errno: i32) -> String {
+pub(super) fn errno_name(errno: i32) -> String {
     format!("{:?}", Errno::from_raw(errno))
 }

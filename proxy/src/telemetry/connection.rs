@@ -19,7 +19,7 @@ use super::{
     stats::{Key, Row},
 };
 use crate::{
-    decision::Decision,
+    decision::{Decision, Direction},
     detect::TlsInfo,
     forward::{
         ByteCounters,
@@ -86,6 +86,12 @@ impl ConnectionGuard {
         self.live.info.destination
     }
 
+    /// Seen from the workload.
+    #[must_use]
+    pub fn direction(&self) -> Direction {
+        self.live.info.direction
+    }
+
     /// What the forwarder counts bytes in.
     #[must_use]
     pub fn counters(&self) -> Arc<ByteCounters> {
@@ -150,6 +156,15 @@ impl Live {
             started: SystemTime::now(),
             opened: Instant::now(),
         }
+    }
+
+    pub(super) fn is_half_closed(&self) -> bool {
+        self.counters.is_half_closed()
+    }
+
+    /// What its metrics are bound to.
+    pub(super) fn bound_to(&self) -> (Arc<str>, Direction) {
+        (Arc::clone(&self.info.workload), self.info.direction)
     }
 
     /// The original destination.

@@ -27,7 +27,7 @@ use prometheus_client::{
 };
 use weir_common::Reason;
 
-use super::{classify::Class, process::ProcessCollector};
+use super::{classify::Class, close::errno_name, process::ProcessCollector};
 use crate::{
     decision::{Decision, Direction, Source, Treatment, direction_name, source_name},
     forward::http::Exchange,
@@ -42,6 +42,8 @@ const GRPC_MAX: u32 = 16;
 pub struct KernelCount {
     /// The workload's name.
     pub workload: Arc<str>,
+    /// Which hook.
+    pub direction: Direction,
     /// What the hook decided.
     pub reason: Reason,
     /// How often.
@@ -76,6 +78,9 @@ struct Families {
     inbound_detect_time: Family<WorkloadLabels, Histogram, fn() -> Histogram>,
     outbound_detect_time: Family<WorkloadLabels, Histogram, fn() -> Histogram>,
     connections: Family<ConnectionLabels, Counter>,
+    half_closed: Family<Base, Gauge>,
+    accept_errors: Family<ErrnoLabels, Counter>,
+    accept_shed: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -136,11 +141,17 @@ struct ConnectionLabels {
     source: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ErrnoLabels {
+    errno: String,
+}
+
 /// The metrics of one workload and direction, looked up once per connection.
 #[derive(Debug)]
 pub(super) struct Bound {
     base: Base,
     pub(super) requests: Counter,
+    half_closed: Gauge,
     pub(super) client: Side,
     pub(super) upstream: Side,
     response: Family<ResponseLabels, Counter>,
@@ -201,6 +212,21 @@ impl Metrics {
             .inc();
     }
 
+    pub(super) fn accept_failed(&self, errno: i32) {
+        self.families.accept_errors.get_or_create(&ErrnoLabels { errno: errno_name(errno) }).inc();
+    }
+
+    pub(super) fn accept_shed(&self, count: u64) {
+        self.families.accept_shed.inc_by(count);
+    }
+
+    /// Those that are not in `counts` have none.
+    pub(super) fn set_half_closed(&self, counts: &HashMap<(Arc<str>, Direction), i64>) {
+        for (key, bound) in self.bound.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            bound.half_closed.set(counts.get(key).copied().unwrap_or(0));
+        }
+    }
+
     pub(super) fn bind(&self, workload: &Arc<str>, direction: Direction) -> Arc<Bound> {
         let key = (Arc::clone(workload), direction);
         if let Some(bound) = self.bound.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
@@ -232,6 +258,9 @@ impl Families {
             inbound_detect_time: Family::new_with_constructor(detect_histogram),
             outbound_detect_time: Family::new_with_constructor(detect_histogram),
             connections: Family::default(),
+            half_closed: Family::default(),
+            accept_errors: Family::default(),
+            accept_shed: Counter::default(),
         };
         // The library appends `_total` to counters.
         macro_rules! register {
@@ -256,6 +285,13 @@ impl Families {
             "outbound_tcp_detect_http_duration_seconds",
                 "Time taken for protocol detection", outbound_detect_time;
             "weir_connections", "Connections by treatment and by who decided it", connections;
+            "weir_half_closed_connections",
+                "Raw TCP connections that one side has ended and the other has not", half_closed;
+            "weir_accept_errors",
+                "Accepts that failed for want of descriptors or memory", accept_errors;
+            "weir_accept_shed",
+                "Connections reset because there was no descriptor for them for too long",
+                accept_shed;
         }
         families
     }
@@ -283,6 +319,7 @@ impl Bound {
         };
         Self {
             requests: families.request.get_or_create_owned(&base),
+            half_closed: families.half_closed.get_or_create_owned(&base),
             client: Side::new(families, &base, "src"),
             upstream: Side::new(families, &base, "dst"),
             response: families.response.clone(),
@@ -384,6 +421,7 @@ impl fmt::Debug for KernelCollector {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KernelLabels {
     workload: Arc<str>,
+    direction: &'static str,
     reason: &'static str,
 }
 
@@ -393,12 +431,13 @@ impl Collector for KernelCollector {
         let Some(source) = source.as_ref() else { return Ok(()) };
         let mut metric = encoder.encode_descriptor(
             "weir_kernel_decisions",
-            "What the connect hook decided.",
+            "What the hooks decided.",
             None,
             MetricType::Counter,
         )?;
-        for KernelCount { workload, reason, count } in source() {
-            let labels = KernelLabels { workload, reason: reason.name() };
+        for KernelCount { workload, direction, reason, count } in source() {
+            let direction = direction_name(direction);
+            let labels = KernelLabels { workload, direction, reason: reason.name() };
             ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
         }
         Ok(())

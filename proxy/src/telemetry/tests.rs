@@ -58,7 +58,8 @@ const HTTP1: Decision = Decision::detected(Treatment::Http1, "request line");
 fn metric_names_labels_and_buckets_are_linkerds() {
     let telemetry = Telemetry::new(None);
     telemetry.set_kernel_counters(|| {
-        vec![KernelCount { workload: "shop".into(), reason: Reason::SkipPort, count: 9 }]
+        let (direction, reason) = (Direction::Outbound, Reason::SkipPort);
+        vec![KernelCount { workload: "shop".into(), direction, reason, count: 9 }]
     });
     let guard = telemetry.open(info());
     guard.upstream_connected();
@@ -97,6 +98,32 @@ fn metric_names_labels_and_buckets_are_linkerds() {
         }
     }
     insta::assert_snapshot!("metrics", sorted.concat().join("\n"));
+}
+
+#[test]
+fn half_closed_connections_are_counted_while_they_are() {
+    let telemetry = Telemetry::new(None);
+    let gauge = |inbound: i64, outbound: i64| {
+        let text = telemetry.encode_metrics();
+        for (direction, count) in [("inbound", inbound), ("outbound", outbound)] {
+            let sample = format!(
+                "weir_half_closed_connections{{direction=\"{direction}\",workload=\"shop\"}} {count}\n"
+            );
+            assert!(text.contains(&sample), "{sample} is not in {text}");
+        }
+    };
+    let inbound = telemetry.open(ConnectionInfo { direction: Direction::Inbound, ..info() });
+    let (first, second) = (telemetry.open(info()), telemetry.open(info()));
+    gauge(0, 0);
+    let (one, other, third) = (first.counters(), second.counters(), inbound.counters());
+    let (half, _other_half) = (one.half_close(), other.half_close());
+    let _third = third.half_close();
+    gauge(1, 2);
+    drop(half);
+    gauge(1, 1);
+    // A connection that is over is not half-closed, whatever is left of it.
+    drop((second, inbound));
+    gauge(0, 0);
 }
 
 #[test]

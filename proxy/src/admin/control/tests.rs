@@ -6,7 +6,9 @@ use crate::{
         client::{ClientError, ask},
         protocol::WorkloadStatus,
     },
+    config::Fail,
     decision::{PortState, Source},
+    learn::Learn,
     ports::{PolicyInput, PortPolicy},
 };
 
@@ -24,6 +26,13 @@ impl ControlHandler for Fake {
             workloads: vec![WorkloadStatus {
                 name: "shop".into(),
                 cgroup: "/sys/fs/cgroup/shop".into(),
+                netns: None,
+                fail: Fail::Open,
+                inbound: true,
+                preserve_client_ip: false,
+                learn: Learn::Opaque,
+                phase: "capturing".into(),
+                open_connections: 3,
                 listeners: vec!["127.0.0.1:40000".parse().unwrap()],
                 hooks: vec!["connect4".into()],
             }],
@@ -34,11 +43,15 @@ impl ControlHandler for Fake {
         }
     }
 
-    fn ports(&self) -> Result<PortsReport, ControlError> {
+    fn ports(&self, _: Option<&str>) -> Result<PortsReport, ControlError> {
         Ok(PortsReport::new(&self.0.lock().unwrap(), &|_, port| u64::from(port == 4406) * 7))
     }
 
-    fn set_ports(&self, change: &PortsSet) -> Result<Vec<PortChange>, ControlError> {
+    fn set_ports(
+        &self,
+        _: Option<&str>,
+        change: &PortsSet,
+    ) -> Result<Vec<PortChange>, ControlError> {
         let mut policy = self.0.lock().unwrap();
         Ok(change
             .directions()
@@ -46,12 +59,17 @@ impl ControlHandler for Fake {
             .collect())
     }
 
-    fn explain(&self, _: SocketAddr, _: Direction) -> Result<Explanation, ControlError> {
+    fn explain(
+        &self,
+        _: Option<&str>,
+        _: SocketAddr,
+        _: Direction,
+    ) -> Result<Explanation, ControlError> {
         Err(ControlError::failed("map is gone"))
     }
 
-    fn stat(&self) -> StatsSnapshot {
-        StatsSnapshot::default()
+    fn stat(&self, _: Option<&str>) -> Result<StatsSnapshot, ControlError> {
+        Ok(StatsSnapshot::default())
     }
 
     fn log_level(&self) -> String {
@@ -64,6 +82,26 @@ impl ControlHandler for Fake {
 
     fn kernel_counters(&self) -> Result<KernelCounters, ControlError> {
         Ok(KernelCounters::default())
+    }
+
+    fn workloads(&self) -> Vec<WorkloadStatus> {
+        self.status().workloads
+    }
+
+    fn add_workload(
+        &self,
+        settings: WorkloadSettings,
+    ) -> BoxFuture<'_, Result<WorkloadStatus, ControlError>> {
+        Box::pin(async move { Err(ControlError::refused(settings.workload.name)) })
+    }
+
+    fn remove_workload(&self, name: &str) -> Result<(), ControlError> {
+        Err(ControlError::refused(name))
+    }
+
+    fn retire(&self, schema: &str) -> BoxFuture<'_, Result<(), ControlError>> {
+        let schema = schema.to_owned();
+        Box::pin(async move { Err(ControlError::refused(schema)) })
     }
 }
 
@@ -91,7 +129,7 @@ impl Served {
 
     async fn ask(&self, command: Command) -> Result<Answer, ClientError> {
         let path = self.path();
-        tokio::task::spawn_blocking(move || ask(&path, command)).await.unwrap()
+        tokio::task::spawn_blocking(move || ask(&path, None, command)).await.unwrap()
     }
 
     /// Sends bytes, closes the sending side and returns all that comes back.
@@ -182,7 +220,7 @@ async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control.sock");
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    assert!(matches!(ask(&path, Command::Status), Err(ClientError::NotRunning { .. })));
+    assert!(matches!(ask(&path, None, Command::Status), Err(ClientError::NotRunning { .. })));
 
     let socket = ControlSocket::bind(&path).unwrap();
     let error = ControlSocket::bind(&path).unwrap_err();
@@ -198,7 +236,7 @@ async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
 
 #[tokio::test]
 async fn the_wire_format_is_stable() {
-    let line = serde_json::to_string(&Request::new(skip("80,9000-9100"))).unwrap();
+    let line = serde_json::to_string(&Request::new(None, skip("80,9000-9100"))).unwrap();
     assert_eq!(
         line,
         r#"{"version":1,"command":{"ports_set":{"direction":"outbound","ports":"80,9000-9100","state":"skip"}}}"#

@@ -1,7 +1,10 @@
 //! Requirements that are answered by loading something.
 
 use super::Finding;
-use crate::capture::probe::{self, Support};
+use crate::capture::{
+    features,
+    probe::{self, Support},
+};
 
 pub(super) fn findings() -> Vec<Finding> {
     let programs = probe::PROGRAMS.into_iter().map(|(name, kind)| {
@@ -11,7 +14,47 @@ pub(super) fn findings() -> Vec<Finding> {
     let maps = probe::MAPS
         .into_iter()
         .map(|(name, kind)| judge(format!("map {name}"), probe::map(kind), true));
-    programs.chain(maps).chain([others()]).collect()
+    programs.chain(maps).chain(abilities()).collect()
+}
+
+/// What came later than the types of programs and maps.
+fn abilities() -> [Finding; 4] {
+    [
+        match features::netns_cookie_in_sockops() {
+            Support::Yes => Finding::ok("netns cookie in sockops", "loads"),
+            // Without it, connections of two namespaces cannot be told apart.
+            support => judge("netns cookie in sockops".into(), support, true),
+        },
+        lesser(
+            "program sk_lookup",
+            features::sk_lookup(),
+            "inbound connections are not captured",
+            "use a kernel of 5.9 or later with CONFIG_INET and CONFIG_BPF_SYSCALL",
+        ),
+        lesser(
+            "sk_lookup ingress_ifindex",
+            features::ingress_ifindex(),
+            "connections from inside are told by their addresses instead",
+            "works; 5.17 or later tells them by their interface",
+        ),
+        lesser(
+            "bpf_link_update",
+            features::link_update(),
+            "an upgrade cannot swap programs, only replace them",
+            "use a kernel of 5.7 or later",
+        ),
+    ]
+}
+
+/// An ability without which weir works, with less.
+fn lesser(name: &str, support: Support, without: &str, hint: &str) -> Finding {
+    match support {
+        Support::Yes => Finding::ok(name, "there"),
+        Support::No => Finding::warn(name, format!("not there: {without}"), hint),
+        Support::Unknown(why) => {
+            Finding::warn(name, format!("cannot be tried: {why}"), "see capabilities above")
+        }
+    }
 }
 
 fn judge(name: String, support: Support, needed: bool) -> Finding {
@@ -34,23 +77,15 @@ fn judge(name: String, support: Support, needed: bool) -> Finding {
     }
 }
 
-/// Programs of others on the connect hooks run beside weir's: worth knowing, no obstacle.
-fn others() -> Finding {
-    let name = "other programs on connect hooks";
-    match probe::foreign_connect_programs(&OURS) {
-        Ok(names) if names.is_empty() => Finding::ok(name, "none"),
-        Ok(names) => Finding::warn(
-            name,
-            names.join(", "),
-            "leaf cgroups run first: weir sees the address before a load balancer at the root \
-             (Cilium, say) rewrites it",
-        ),
-        Err(why) => {
-            Finding::warn(name, format!("cannot be listed: {why}"), "run as root to see them")
-        }
+#[cfg(test)]
+mod tests {
+    use super::{super::Level, *};
+
+    #[test]
+    fn a_lesser_ability_is_no_requirement() {
+        let level = |support| lesser("x", support, "less", "hint").level;
+        assert_eq!(level(Support::Yes), Level::Ok);
+        assert_eq!(level(Support::No), Level::Warn);
+        assert_eq!(level(Support::Unknown("EPERM".into())), Level::Warn);
     }
 }
-
-/// weir's own programs on socket addresses, as the kernel truncates their names.
-const OURS: [&str; 6] =
-    ["connect4", "connect6", "getpeername4", "getpeername6", "getsockname4", "getsockname6"];

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use super::Finding;
 
-/// Everything that needs no loading, in the order in which it is worth reading.
+/// Everything about the machine that needs no loading, in the order in which it is worth reading.
 pub(super) fn findings() -> Vec<Finding> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let release = read("/proc/sys/kernel/osrelease");
@@ -16,7 +16,6 @@ pub(super) fn findings() -> Vec<Finding> {
         capabilities(&fs::read_to_string("/proc/self/status").unwrap_or_default()),
         lockdown(fs::read_to_string("/sys/kernel/security/lockdown").ok().as_deref()),
         jit(&read("/proc/sys/net/core/bpf_jit_enable")),
-        loopback(&read("/sys/class/net/lo/flags")),
     ];
     if version(&release).is_some_and(|version| version < (5, 11)) {
         let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
@@ -77,8 +76,13 @@ fn cgroup2(mounts: &str) -> Finding {
 }
 
 fn bpffs(mounts: &str) -> Finding {
-    match mount_point(mounts, "bpf") {
-        Some(path) => Finding::ok("bpffs", path),
+    match mount(mounts, "bpf") {
+        Some((path, true)) => Finding::ok("bpffs", path),
+        Some((path, false)) => Finding::warn(
+            "bpffs",
+            format!("{path} is read-only: port changes do not survive a restart"),
+            format!("mount -o remount,rw {path}"),
+        ),
         None => Finding::warn(
             "bpffs",
             "not mounted: port changes do not survive a restart",
@@ -87,14 +91,29 @@ fn bpffs(mounts: &str) -> Finding {
     }
 }
 
-/// The first mount point of a file system type (proc_pid_mountinfo(5)): fields of the mount, a
-/// lone hyphen, type, source, options. Blanks in paths are written as `\040`.
 fn mount_point(mounts: &str, kind: &str) -> Option<String> {
-    mounts.lines().find_map(|line| {
-        let (mount, file_system) = line.split_once(" - ")?;
-        let found = file_system.split(' ').next()? == kind;
-        found.then(|| mount.split(' ').nth(4).map(|path| path.replace("\\040", " ")))?
-    })
+    mount(mounts, kind).map(|(path, _)| path)
+}
+
+/// A mount of a file system type and whether it can be written, the first that can rather than the
+/// first (proc_pid_mountinfo(5)): fields of the mount with its options sixth, a lone hyphen, type,
+/// source, options of the file system. Blanks in paths are written as `\040`.
+fn mount(mounts: &str, kind: &str) -> Option<(String, bool)> {
+    let mut found: Vec<_> = mounts
+        .lines()
+        .filter_map(|line| {
+            let (mount, file_system) = line.split_once(" - ")?;
+            let mut file_system = file_system.split(' ');
+            (file_system.next()? == kind).then_some(())?;
+            let mut fields = mount.split(' ').skip(4);
+            let path = fields.next()?.replace("\\040", " ");
+            let writes = |options: &str| options.split(',').any(|option| option == "rw");
+            Some((path, writes(fields.next()?) && file_system.nth(1).is_none_or(writes)))
+        })
+        .collect();
+    // Stable: among equals the first stays first.
+    found.sort_by_key(|(_, writable)| !writable);
+    found.into_iter().next()
 }
 
 /// Number, name, and what weir needs it for (`include/uapi/linux/capability.h`).
@@ -153,16 +172,6 @@ fn jit(enable: &str) -> Finding {
     }
 }
 
-/// Captured connections are redirected to a listener on loopback.
-fn loopback(flags: &str) -> Finding {
-    let up = flags.strip_prefix("0x").and_then(|hex| u32::from_str_radix(hex, 16).ok());
-    match up {
-        Some(flags) if flags & 1 == 1 => Finding::ok("loopback", "up"),
-        Some(_) => Finding::fail("loopback", "down", "ip link set lo up"),
-        None => Finding::warn("loopback", "not known", "is /sys mounted? ip link show lo"),
-    }
-}
-
 /// Before 5.11 the memory of maps counts against RLIMIT_MEMLOCK.
 fn memlock(limits: &str) -> Finding {
     let soft = limits
@@ -211,6 +220,19 @@ mod tests {
     }
 
     #[test]
+    fn a_bpffs_that_can_be_written_is_preferred() {
+        let read_only = "31 24 0:27 / /sys/fs/bpf ro,nosuid shared:1 - bpf bpf rw,mode=700\n";
+        let writable = "32 24 0:28 / /run/bpf rw,nosuid - bpf bpf rw\n";
+        let frozen = "33 24 0:29 / /mnt rw - bpf bpf ro\n";
+        assert_eq!(bpffs(&[read_only, writable].concat()).detail, "/run/bpf");
+        let finding = bpffs(&[read_only, frozen].concat());
+        assert_eq!(
+            (finding.level, finding.hint.unwrap().as_str()),
+            (Level::Warn, "mount -o remount,rw /sys/fs/bpf")
+        );
+    }
+
+    #[test]
     fn missing_capabilities_are_named() {
         assert_eq!(capabilities("CapEff:\t000001ffffffffff\n").level, Level::Ok);
         let finding = capabilities("CapEff:\t0000000000201000\n");
@@ -224,8 +246,6 @@ mod tests {
         assert_eq!(lockdown(Some("[none] integrity confidentiality\n")).detail, "none");
         assert_eq!(lockdown(Some("none integrity [confidentiality]")).level, Level::Warn);
         assert_eq!(lockdown(None).level, Level::Ok);
-        assert_eq!(loopback("0x9").level, Level::Ok);
-        assert_eq!(loopback("0x8").level, Level::Fail);
         assert_eq!(jit("0").level, Level::Warn);
         let limits = "Max locked memory         65536                65536                bytes\n";
         assert_eq!(memlock(limits).detail, "65536 bytes");

@@ -119,6 +119,55 @@ async fn server_half_close_reaches_the_client_and_requests_go_on() {
     assert_eq!(rig.end().await, ended(TcpEnd::Finished, Side::Upstream));
 }
 
+/// Waits for the state that the gauge counts.
+async fn until_half_closed(counters: &ByteCounters, expected: bool) {
+    while counters.is_half_closed() != expected {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn half_closed_counts_from_the_first_end_to_the_second() {
+    for first in [Side::Client, Side::Upstream] {
+        let mut rig = Rig::new().await;
+        rig.client.write_all(b"hello").await.unwrap();
+        rig.server.read_exact(&mut [0; 5]).await.unwrap();
+        assert!(!rig.counters.is_half_closed(), "both are open");
+        let (closing, staying) = match first {
+            Side::Client => (&mut rig.client, &mut rig.server),
+            Side::Upstream => (&mut rig.server, &mut rig.client),
+        };
+        closing.shutdown().await.unwrap();
+        until_half_closed(&rig.counters, true).await;
+        staying.write_all(b"goes on").await.unwrap();
+        closing.read_exact(&mut [0; 7]).await.unwrap();
+        assert!(rig.counters.is_half_closed());
+        staying.shutdown().await.unwrap();
+        let counters = Arc::clone(&rig.counters);
+        assert_eq!(rig.end().await, ended(TcpEnd::Finished, first));
+        assert!(!counters.is_half_closed());
+    }
+}
+
+#[tokio::test]
+async fn half_closed_does_not_outlive_what_ends_it() {
+    async fn half_closed() -> Rig {
+        let mut rig = Rig::new().await;
+        rig.client.shutdown().await.unwrap();
+        until_half_closed(&rig.counters, true).await;
+        rig
+    }
+    let rig = half_closed().await;
+    rig.task.abort();
+    until_half_closed(&rig.counters, false).await;
+    let rig = half_closed().await;
+    rig.cancel.cancel();
+    until_half_closed(&rig.counters, false).await;
+    let Rig { client: _client, server, counters, .. } = half_closed().await;
+    reset(server);
+    until_half_closed(&counters, false).await;
+}
+
 #[tokio::test]
 async fn what_was_read_before_comes_first_and_an_end_read_before_is_passed_on() {
     let ((client, near), (far, server)) = (connected(None).await, connected(None).await);

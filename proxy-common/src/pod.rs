@@ -1,0 +1,28 @@
+//! Lets userspace read and write the structures as map keys and values.
+
+use crate::*;
+
+macro_rules! pod {
+    ($($name:ty),* $(,)?) => {
+        $(
+            // SAFETY: `repr(C)`, integers only, and padding is spelt out in fields.
+            unsafe impl aya::Pod for $name {}
+        )*
+    };
+}
+
+pod!(
+    WorkloadConfig,
+    PortKey,
+    PortRule,
+    DestinationKey,
+    PrefixKey,
+    Route,
+    ListenerKey,
+    ConnectionKey,
+    OriginalDestination,
+    CounterKey,
+    TupleKey,
+    CloseEvent,
+    Listening,
+);

@@ -1,0 +1,158 @@
+//! `sk_lookup`: decides whether a connection to the workload goes to the proxy.
+//!
+//! It runs in the workload's network namespace for every segment that no established socket takes:
+//! new connections, and stray segments of old ones. The first "no" lets the kernel look further as
+//! if weir were not there. The accepted socket's local address is the original destination, so
+//! nothing has to be remembered.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{BPF_SK_LOOKUP_F_REPLACE, sk_action},
+    helpers::{bpf_ktime_get_ns, bpf_sk_assign, bpf_sk_release},
+    macros::sk_lookup,
+    programs::SkLookupContext,
+};
+use weir_common::{
+    AddrWords, DestinationKey, Direction, ListenerKey, ListenerKind, OriginalDestination, PortKey,
+    PortState, Reason, WorkloadConfig, flags,
+};
+
+use crate::{
+    listening,
+    maps::{INGRESS_IFINDEX, INSIDE, PORT_HITS, WORKLOAD, WORKLOADS, count, increment},
+    policy,
+    socket::{self, either, read, read_words},
+};
+
+/// Of `lo`, in every namespace.
+const LOOPBACK_IFINDEX: u32 = 1;
+const ENOENT: i32 = 2;
+
+#[sk_lookup]
+pub fn weir_inbound(ctx: SkLookupContext) -> u32 {
+    // SAFETY: the context is valid for the length of the program.
+    if unsafe { read!((*ctx.lookup).protocol) } != socket::IPPROTO_TCP {
+        // Not counted: for UDP the program runs for every datagram.
+        return sk_action::SK_PASS;
+    }
+    let reason = match try_inbound(&ctx) {
+        Ok(()) => Reason::Redirected,
+        Err(reason) => reason,
+    };
+    count(Direction::Inbound, reason);
+    // Without a socket the kernel answers with a reset.
+    if reason as u32 == Reason::FailClosed as u32 { sk_action::SK_DROP } else { sk_action::SK_PASS }
+}
+
+#[inline(always)]
+fn try_inbound(ctx: &SkLookupContext) -> Result<(), Reason> {
+    let lookup = ctx.lookup;
+    // SAFETY: as above.
+    let (v4, local, remote, port, remote_port_be) = unsafe {
+        let v4 = read!((*lookup).family) == socket::AF_INET;
+        (
+            v4,
+            either(v4, read!((*lookup).local_ip4), read_words!((*lookup).local_ip6)),
+            either(v4, read!((*lookup).remote_ip4), read_words!((*lookup).remote_ip6)),
+            // Host order, unlike the remote port.
+            read!((*lookup).local_port) as u16,
+            read!((*lookup).remote_port),
+        )
+    };
+    let peer = DestinationKey::new(
+        WORKLOAD.load(),
+        Direction::Inbound,
+        remote,
+        u16::from_be(remote_port_be),
+    );
+    if from_loopback(ctx) || is_inside(&local, &peer) {
+        return Err(Reason::FromInside);
+    }
+    let mut dest = OriginalDestination {
+        addr: local,
+        workload: peer.workload,
+        port,
+        ..OriginalDestination::default()
+    };
+    // SAFETY: userspace replaces entries, it does not write into them.
+    let config = unsafe { WORKLOADS.get(&dest.workload) }.ok_or(Reason::Unconfigured)?;
+    if let Err(reason) = decide(config, &mut dest) {
+        if reason as u32 == Reason::SkipPort as u32 {
+            increment(&PORT_HITS, &PortKey::new(dest.workload, Direction::Inbound, port));
+        }
+        return Err(reason);
+    }
+    // SAFETY: plain helper call.
+    if !policy::is_fresh(config, unsafe { bpf_ktime_get_ns() }) {
+        return Err(policy::without_proxy(config, Reason::Stale));
+    }
+    let kind = if v4 { ListenerKind::V4 } else { ListenerKind::V6 };
+    let key = ListenerKey { workload: dest.workload, kind: kind as u32 };
+    // In place of what a program before this one has chosen: during an upgrade both weirs are
+    // attached, and the younger one comes last. Another dispatcher loses nothing by it: it is
+    // asked again for the proxy's connection from inside, which this program leaves alone.
+    match assign(ctx, &key) {
+        Ok(()) => Ok(()),
+        Err(error) if error == -ENOENT => Err(policy::without_proxy(config, Reason::NoListener)),
+        Err(_) => Err(Reason::HookError),
+    }
+}
+
+/// Gives the connection to the listener in a slot.
+#[inline(always)]
+fn assign(ctx: &SkLookupContext, key: &ListenerKey) -> Result<(), i32> {
+    let sk = socket::listener(key).ok_or(-ENOENT)?;
+    // SAFETY: a referenced socket, released exactly once.
+    let result = unsafe {
+        let result =
+            bpf_sk_assign(ctx.as_ptr().cast(), sk.cast(), u64::from(BPF_SK_LOOKUP_F_REPLACE));
+        bpf_sk_release(sk.cast());
+        result
+    };
+    if result == 0 { Ok(()) } else { Err(result as i32) }
+}
+
+/// What the operator said, what the proxy learned, and whether somebody listens there. Fills in
+/// the port's state.
+#[inline(always)]
+pub fn decide(config: &WorkloadConfig, dest: &mut OriginalDestination) -> Result<(), Reason> {
+    dest.direction = Direction::Inbound as u8;
+    let rule = policy::rule(&PortKey::new(dest.workload, Direction::Inbound, dest.port));
+    dest.state = rule.state;
+    dest.state_source = rule.source;
+    if dest.state == PortState::Skip as u8 {
+        return Err(Reason::SkipPort);
+    }
+    if config.flags & flags::INCLUDE_INBOUND != 0 && rule.included == 0 {
+        return Err(Reason::NotIncluded);
+    }
+    let key = DestinationKey::new(dest.workload, Direction::Inbound, dest.addr, dest.port);
+    policy::learned(dest, &key)?;
+    if listening::is_listening(&key) { Ok(()) } else { Err(Reason::NotListening) }
+}
+
+/// True for a peer that is in the same network namespace as the workload: by its address, or
+/// because userspace says so (see `maps::INSIDE` in weir-common).
+#[inline(always)]
+pub fn is_inside(local: &AddrWords, peer: &DestinationKey) -> bool {
+    socket::is_same(local, &peer.addr)
+        || socket::is_loopback(&peer.addr)
+        || is_known(&DestinationKey { port: 0, ..*peer })
+        || is_known(peer)
+}
+
+#[inline(always)]
+fn is_known(peer: &DestinationKey) -> bool {
+    // SAFETY: only its presence counts.
+    unsafe { INSIDE.get(peer) }.is_some()
+}
+
+/// True where the segment came through `lo` to an address of `lo`; false also where the kernel
+/// cannot say. A segment through `lo` to an address of another device counts as that device's
+/// (`__ip_route_output_key_hash` in net/ipv4/route.c, `ip6_rcv_core` in net/ipv6/ip6_input.c).
+#[inline(always)]
+fn from_loopback(ctx: &SkLookupContext) -> bool {
+    // SAFETY: the field is read only where the kernel has it.
+    INGRESS_IFINDEX.load() != 0
+        && unsafe { read!((*ctx.lookup).ingress_ifindex) } == LOOPBACK_IFINDEX
+}

@@ -1,0 +1,49 @@
+//! How many descriptors this process may still open.
+
+use std::fs;
+
+use nix::sys::resource::{Resource, getrlimit};
+
+/// Every open descriptor is an entry here; stat(2) needs none itself.
+const OPEN: &str = "/proc/self/fd";
+
+/// Descriptors that may still be opened. `u64::MAX` where nobody can tell (no /proc).
+pub(super) fn free() -> u64 {
+    limit().saturating_sub(open())
+}
+
+/// How many must be free before connections are captured again: a sixteenth of the limit, at least
+/// the four of two connections, at most those of 128.
+pub(super) fn headroom() -> u64 {
+    (limit() / 16).clamp(4, 256)
+}
+
+fn limit() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft)
+}
+
+fn open() -> u64 {
+    match fs::metadata(OPEN) {
+        Err(_) => 0,
+        // Linux 6.2 and later tell the number as the directory's size (`proc_fd_getattr` in
+        // fs/proc/fd.c).
+        Ok(metadata) if metadata.len() > 0 => metadata.len(),
+        // Before, they have to be counted. The directory takes one; without it there are none.
+        Ok(_) => fs::read_dir(OPEN).map_or(u64::MAX, |entries| entries.count() as u64 - 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn opening_a_file_is_seen() {
+        // Other tests of this process open and close files at the same time: many are opened.
+        let before = open();
+        let files: Vec<_> = (0..500).map(|_| fs::File::open("/dev/null").unwrap()).collect();
+        assert!(open() > before + 250, "{before} {}", open());
+        assert!(free() < limit());
+        drop(files);
+    }
+}

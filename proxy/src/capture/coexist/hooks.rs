@@ -1,0 +1,289 @@
+//! Programs of others on the hooks of the cgroup that weir attaches to, by the order in which they
+//! and weir's run, and those that keep weir from attaching at all.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    Finding, Relation, Severity, Tree, blind, called, is_ours,
+    sockets::{self, uses_sock_map},
+};
+use crate::capture::{
+    CaptureError, cgroup,
+    query::{self, Attached, Hook, Mode},
+};
+
+/// Hooks whose programs concern weir in the same way.
+struct Family {
+    area: &'static str,
+    hooks: &'static [Hook],
+}
+
+const CONNECT: Family = Family { area: "connect hooks", hooks: &[Hook::Connect4, Hook::Connect6] };
+const NAMES: Family = Family {
+    area: "address hooks",
+    hooks: &[Hook::Getpeername4, Hook::Getpeername6, Hook::Getsockname4, Hook::Getsockname6],
+};
+const STREAM: Family = Family { area: "sockops hook", hooks: &[Hook::SockOps] };
+const OPTION: Family = Family { area: "getsockopt hook", hooks: &[Hook::Getsockopt] };
+
+/// Programs of others at one place, with the hook of each.
+struct Group {
+    relation: Relation,
+    cgroup: PathBuf,
+    programs: Vec<(Hook, Attached)>,
+}
+
+pub(super) fn findings(cgroup: &Path) -> Vec<Finding> {
+    match try_findings(cgroup) {
+        Ok(findings) => findings,
+        Err(error) => vec![blind("cgroup hooks", cgroup.display().to_string(), &error)],
+    }
+}
+
+fn try_findings(cgroup: &Path) -> Result<Vec<Finding>, CaptureError> {
+    let tree = Tree::around(cgroup)
+        .map_err(|source| CaptureError::Query { cgroup: cgroup.into(), source })?;
+    let mut findings = refusals(&tree)?;
+    findings.extend(weirs(&tree.here)?);
+    let own = own_programs();
+    let mut seen = Vec::new();
+    for group in groups(&tree, &CONNECT)? {
+        seen.extend(group.programs.iter().map(|(_, program)| program.id));
+        findings.push(connect(&group, &own));
+    }
+    findings.extend(only_over_weir(&own, &seen));
+    findings.extend(groups(&tree, &NAMES)?.iter().map(names));
+    findings.extend(groups(&tree, &STREAM)?.iter().map(stream));
+    findings.extend(groups(&tree, &OPTION)?.iter().map(option));
+    Ok(findings)
+}
+
+/// What the kernel answers to an attempt to attach (`kernel/bpf/cgroup.c`, `__cgroup_bpf_attach`
+/// and `hierarchy_allows_attach`). weir attaches by links, which are `BPF_F_ALLOW_MULTI`.
+fn refusals(tree: &Tree) -> Result<Vec<Finding>, CaptureError> {
+    let mut findings: Vec<Finding> = Vec::new();
+    for hook in Hook::ALL {
+        let here = ask(&tree.here, hook)?;
+        if !here.programs.is_empty() {
+            if here.mode != Mode::Multi {
+                findings.push(refused(hook, &here.programs, &tree.here, "here"));
+            }
+            continue;
+        }
+        for cgroup in &tree.above {
+            let above = ask(cgroup, hook)?;
+            match above.mode {
+                _ if above.programs.is_empty() => continue,
+                Mode::Multi => {}
+                Mode::Exclusive => findings.push(refused(hook, &above.programs, cgroup, "above")),
+                Mode::Override => findings.push(displaced(hook, &above.programs, cgroup)),
+            }
+            // The nearest ancestor with a program decides.
+            break;
+        }
+    }
+    Ok(findings)
+}
+
+fn refused(hook: Hook, programs: &[Attached], cgroup: &Path, relation: &str) -> Finding {
+    Finding {
+        area: "exclusive program",
+        what: on_hook(hook, programs),
+        place: place(relation, cgroup),
+        effect: "is attached without BPF_F_ALLOW_MULTI, so that the kernel refuses weir's program \
+                 on this hook (EPERM); weir attaches nothing then"
+            .into(),
+        severity: Severity::Fail,
+        advice: "attach it by a link or with BPF_F_ALLOW_MULTI, or let weir capture a cgroup that \
+                 is not under it"
+            .into(),
+    }
+}
+
+fn displaced(hook: Hook, programs: &[Attached], cgroup: &Path) -> Finding {
+    Finding {
+        area: "overridable program",
+        what: on_hook(hook, programs),
+        place: place("above", cgroup),
+        effect: "is attached with BPF_F_ALLOW_OVERRIDE: weir's program takes its place for the \
+                 captured cgroup, where it no longer runs"
+            .into(),
+        severity: Severity::Warn,
+        advice: "attach it by a link or with BPF_F_ALLOW_MULTI; then both run".into(),
+    }
+}
+
+/// Other weirs.
+fn weirs(cgroup: &Path) -> Result<Vec<Finding>, CaptureError> {
+    let mut overlaps = super::overlaps(cgroup)?;
+    overlaps.dedup_by(|a, b| a.cgroup == b.cgroup && a.relation == b.relation);
+    let finding = |overlap: super::Overlap| Finding {
+        area: "another weir",
+        what: format!("program id {}", overlap.program),
+        place: place(overlap.relation.name(), &overlap.cgroup),
+        effect:
+            "captures connections of this cgroup already; two would redirect to each other, so \
+                 that a second one does not attach"
+                .into(),
+        severity: Severity::Warn,
+        advice: "stop it or capture another cgroup; if no weir runs, its programs were left pinned"
+            .into(),
+    };
+    Ok(overlaps.into_iter().map(finding).collect())
+}
+
+fn connect(group: &Group, own: &[Attached]) -> Finding {
+    let covers_weir = group.programs.iter().all(|(_, program)| own.contains(program));
+    let (effect, severity, advice) = match (group.relation, covers_weir) {
+        (Relation::Same, _) => (
+            "runs before weir's: weir sees, dials and reports the address that it leaves",
+            Severity::Note,
+            "",
+        ),
+        (Relation::Below, _) => (
+            "runs before weir's for its cgroup: weir sees, dials and reports the address that it \
+             leaves",
+            Severity::Note,
+            "",
+        ),
+        (Relation::Above, true) => (
+            "runs after weir's (unless attached with BPF_F_PREORDER): weir sees the address that \
+             the application asked for, this program sees a captured connection go to loopback, \
+             and then weir's own connection to that address",
+            Severity::Note,
+            "",
+        ),
+        (Relation::Above, false) => (
+            "runs after weir's and sees a captured connection go to loopback only; weir's own \
+             connections do not pass it: what it translates weir cannot reach, what it forbids \
+             weir can",
+            Severity::Warn,
+            "run weir in a cgroup under it too, or exempt the addresses that it handles: \
+             --skip-cidrs",
+        ),
+    };
+    finding(&CONNECT, group, effect, severity, advice)
+}
+
+/// Programs that see weir's own connections and not the workload's.
+fn only_over_weir(own: &[Attached], seen: &[u32]) -> Option<Finding> {
+    let programs: Vec<_> =
+        own.iter().filter(|program| !is_ours(program) && !seen.contains(&program.id)).collect();
+    (!programs.is_empty()).then(|| Finding {
+        area: CONNECT.area,
+        what: programs.iter().map(|program| called(program)).collect::<Vec<_>>().join(", "),
+        place: cgroup::own().map_or_else(
+            |_| "weir's own cgroup".into(),
+            |path| format!("weir's own cgroup {}", path.display()),
+        ),
+        effect: "sees the connections that weir makes for the workload, and did not see the \
+                 workload's before"
+            .into(),
+        severity: Severity::Warn,
+        advice: "run weir in a cgroup that the program does not cover, if it should not".into(),
+    })
+}
+
+fn names(group: &Group) -> Finding {
+    let effect = match group.relation {
+        Relation::Above => {
+            "runs after weir's, on the address that a direct connection would have; its answer is \
+             what the application gets"
+        }
+        Relation::Same | Relation::Below => {
+            "runs before weir's, whose answer replaces it on captured connections"
+        }
+    };
+    finding(&NAMES, group, effect, Severity::Note, "")
+}
+
+fn stream(group: &Group) -> Finding {
+    if !group.programs.iter().any(|(_, program)| uses_sock_map(program.id)) {
+        let effect = "sees the same sockets; if it sets callback flags without keeping those that \
+                      are set, weir learns no figures of connections that go direct";
+        return finding(&STREAM, group, effect, Severity::Note, "");
+    }
+    let effect = match group.relation {
+        Relation::Above => {
+            "puts sockets into a sock map, after weir's: with --sk-msg on they are in weir's by \
+             then, and it gets EBUSY if its map has a program of the same kind"
+        }
+        Relation::Same | Relation::Below => {
+            "puts sockets into a sock map, before weir's: if that map has a program of the same \
+             kind, weir's sk_msg gets EBUSY and leaves such connections on the TCP stack"
+        }
+    };
+    finding(&STREAM, group, effect, Severity::Warn, sockets::ADVICE)
+}
+
+fn option(group: &Group) -> Finding {
+    let effect = "runs too; weir's answers SO_ORIGINAL_DST of captured connections and leaves \
+                  every other option alone";
+    finding(&OPTION, group, effect, Severity::Note, "")
+}
+
+// === helpers ===
+
+fn ask(cgroup: &Path, hook: Hook) -> Result<query::Here, CaptureError> {
+    query::cgroup_here(cgroup, hook)
+        .map_err(|source| CaptureError::Query { cgroup: cgroup.into(), source })
+}
+
+/// Programs of others, by place.
+fn groups(tree: &Tree, family: &Family) -> Result<Vec<Group>, CaptureError> {
+    let mut groups: Vec<Group> = Vec::new();
+    for &hook in family.hooks {
+        for (relation, cgroup, program) in tree.programs(hook)? {
+            if is_ours(&program) {
+                continue;
+            }
+            match groups.iter_mut().find(|g| g.cgroup == cgroup && g.relation == relation) {
+                Some(group) => group.programs.push((hook, program)),
+                None => groups.push(Group { relation, cgroup, programs: vec![(hook, program)] }),
+            }
+        }
+    }
+    Ok(groups)
+}
+
+/// What weir's own connections pass. Where that cannot be asked, the workload's cgroup could not be
+/// either, and the caller has said so.
+fn own_programs() -> Vec<Attached> {
+    let Ok(own) = cgroup::own() else { return Vec::new() };
+    [Hook::Connect4, Hook::Connect6]
+        .into_iter()
+        .flat_map(|hook| query::cgroup_programs(&own, hook, true).unwrap_or_default())
+        .collect()
+}
+
+fn finding(
+    family: &Family,
+    group: &Group,
+    effect: &str,
+    severity: Severity,
+    advice: &str,
+) -> Finding {
+    let what: Vec<_> = group
+        .programs
+        .iter()
+        .map(|(hook, program)| format!("{} on {}", called(program), hook.name()))
+        .collect();
+    Finding {
+        area: family.area,
+        what: what.join(", "),
+        place: place(group.relation.name(), &group.cgroup),
+        effect: effect.into(),
+        severity,
+        advice: advice.into(),
+    }
+}
+
+fn on_hook(hook: Hook, programs: &[Attached]) -> String {
+    let programs: Vec<_> = programs.iter().map(called).collect();
+    format!("{} on {}", programs.join(", "), hook.name())
+}
+
+/// "above, /sys/fs/cgroup"
+fn place(relation: &str, cgroup: &Path) -> String {
+    format!("{relation}, {}", cgroup.display())
+}

@@ -1,0 +1,79 @@
+//! Taking everything away that weir has pinned, also when no weir is running.
+
+use std::{fs, path::PathBuf};
+
+use super::{
+    CaptureError,
+    attach::remove_instance,
+    instance::holder,
+    pins::{self, Lock, directories, lock_directory},
+    remembered::recall,
+};
+
+/// The pins of an instance that nobody serves, or that are taken away from whoever does.
+pub struct Abandoned {
+    root: PathBuf,
+    _lock: Option<Lock>,
+}
+
+/// Names of the instances that have anything pinned.
+///
+/// # Errors
+/// Where mountinfo cannot be read.
+pub fn instances() -> Result<Vec<String>, CaptureError> {
+    let directories = pins::existing_instances()?;
+    Ok(directories
+        .iter()
+        .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
+        .collect())
+}
+
+/// Claims the pins of an instance; `None` where there are none. With `force` also those of one
+/// that is being served.
+///
+/// # Errors
+/// [`CaptureError::Served`] where a weir serves it.
+pub fn claim(instance: &str, force: bool) -> Result<Option<Abandoned>, CaptureError> {
+    let Some(root) = pins::instance_directory(instance)?.filter(|root| root.is_dir()) else {
+        return Ok(None);
+    };
+    let lock = lock_directory(&root).map_err(|source| CaptureError::Pins {
+        action: "lock",
+        path: root.clone(),
+        source,
+        hint: "; run as root",
+    })?;
+    if lock.is_none() && !force {
+        return Err(CaptureError::Served { instance: instance.to_owned(), holder: holder(&root) });
+    }
+    Ok(Some(Abandoned { root, _lock: lock }))
+}
+
+// === impl Abandoned ===
+
+impl Abandoned {
+    /// The descriptions of its workloads, of every schema.
+    #[must_use]
+    pub fn workloads(&self) -> Vec<Vec<u8>> {
+        let schemas = directories(&self.root);
+        let remembered = schemas.iter().flat_map(|schema| recall(schema).workloads);
+        remembered.map(|(_, description)| description).collect()
+    }
+
+    /// Takes every program off its hook and removes every pin.
+    ///
+    /// # Errors
+    /// Where something is left.
+    pub fn remove(self) -> Result<(), CaptureError> {
+        remove_instance(&self.root);
+        match fs::metadata(&self.root) {
+            Ok(_) => Err(CaptureError::Pins {
+                action: "remove",
+                path: self.root.clone(),
+                source: std::io::Error::from_raw_os_error(libc::ENOTEMPTY),
+                hint: "; remove by hand what is in it",
+            }),
+            Err(_) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Abilities of the kernel that no program or map type stands for, each tried by loading a program
+//! of a few instructions or by a system call that can have no effect. Raw `bpf(2)`: aya 0.14 loads
+//! no bare instructions. Used by `weir check`.
+
+use std::{
+    io,
+    mem::size_of,
+    os::fd::{FromRawFd, OwnedFd},
+};
+
+use super::{probe::Support, query::bpf};
+
+const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_LINK_UPDATE: libc::c_long = 29;
+
+/// `enum bpf_prog_type` and `enum bpf_attach_type` (`include/uapi/linux/bpf.h`).
+const SOCK_OPS: (u32, u32) = (13, 3);
+const SK_LOOKUP: (u32, u32) = (30, 36);
+
+/// The helper `bpf_get_netns_cookie`.
+const GET_NETNS_COOKIE: i32 = 122;
+/// `offsetof(struct bpf_sk_lookup, ingress_ifindex)`.
+const INGRESS_IFINDEX: i16 = 64;
+
+/// `struct bpf_insn`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Instruction {
+    code: u8,
+    /// Destination in the low four bits, source in the high ones.
+    registers: u8,
+    offset: i16,
+    immediate: i32,
+}
+
+/// `union bpf_attr`, the part for `BPF_PROG_LOAD`, up to what 4.17 knows.
+#[repr(C)]
+#[derive(Default)]
+struct LoadAttr {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
+}
+
+/// `union bpf_attr`, the part for `BPF_LINK_UPDATE`.
+#[repr(C)]
+struct UpdateAttr {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
+const _: () = assert!(size_of::<LoadAttr>() == 72 && size_of::<Instruction>() == 8);
+
+/// Whether `sk_lookup` programs load (5.9).
+#[must_use]
+pub fn sk_lookup() -> Support {
+    tried(load(SK_LOOKUP, "weir_probe", &[Instruction::answer(1), Instruction::EXIT]))
+}
+
+/// Whether `sk_lookup` programs are told the interface that a connection comes in by (5.17).
+#[must_use]
+pub fn ingress_ifindex() -> Support {
+    let read = Instruction::load_word(0, 1, INGRESS_IFINDEX);
+    let program = [read, Instruction::answer(1), Instruction::EXIT];
+    tried(load(SK_LOOKUP, "weir_probe", &program))
+}
+
+/// Whether sockops programs are told which network namespace a socket is of (5.15).
+#[must_use]
+pub fn netns_cookie_in_sockops() -> Support {
+    let cookie = Instruction { code: 0x85, registers: 0, offset: 0, immediate: GET_NETNS_COOKIE };
+    tried(load(SOCK_OPS, "weir_probe", &[cookie, Instruction::answer(1), Instruction::EXIT]))
+}
+
+/// Whether a link's program can be replaced (5.7): that of no link is, which is `EBADF` where the
+/// command is known and `EINVAL` elsewhere (`kernel/bpf/syscall.c`, `link_update`).
+#[must_use]
+pub fn link_update() -> Support {
+    let mut attr =
+        UpdateAttr { link_fd: u32::MAX, new_prog_fd: u32::MAX, flags: 0, old_prog_fd: 0 };
+    // SAFETY: no pointers, and no such descriptor.
+    let result = unsafe { bpf(BPF_LINK_UPDATE, &mut attr) };
+    match result {
+        Err(error) if error.raw_os_error() == Some(libc::EBADF) => Support::Yes,
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Support::No,
+        Err(error) => Support::Unknown(error.to_string()),
+        Ok(_) => Support::Unknown("the kernel updated a link that is none".into()),
+    }
+}
+
+/// Loads a program under a name of at most 15 bytes. `kind`: program type and attach type.
+///
+/// # Errors
+/// The verifier's: `EINVAL` or `EACCES` for what this kernel does not know, `EPERM` without
+/// CAP_BPF and CAP_NET_ADMIN.
+pub(super) fn load(kind: (u32, u32), name: &str, program: &[Instruction]) -> io::Result<OwnedFd> {
+    let mut prog_name = [0; 16];
+    for (to, from) in prog_name.iter_mut().take(15).zip(name.bytes()) {
+        *to = from;
+    }
+    let mut attr = LoadAttr {
+        prog_type: kind.0,
+        insn_cnt: u32::try_from(program.len()).unwrap_or(u32::MAX),
+        insns: program.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        prog_name,
+        expected_attach_type: kind.1,
+        ..LoadAttr::default()
+    };
+    // SAFETY: instructions and license live through the call; there is no log buffer.
+    let fd = unsafe { bpf(BPF_PROG_LOAD, &mut attr) }?;
+    // SAFETY: the kernel has just made it (with O_CLOEXEC), and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+// === impl Instruction ===
+
+impl Instruction {
+    /// `exit`
+    pub(super) const EXIT: Self = Self { code: 0x95, registers: 0, offset: 0, immediate: 0 };
+
+    /// `r0 = value`
+    pub(super) const fn answer(value: i32) -> Self {
+        Self { code: 0xb7, registers: 0, offset: 0, immediate: value }
+    }
+
+    /// `to = *(u32 *)(from + offset)`
+    const fn load_word(to: u8, from: u8, offset: i16) -> Self {
+        Self { code: 0x61, registers: from << 4 | to, offset, immediate: 0 }
+    }
+}
+
+// === helpers ===
+
+fn tried(result: io::Result<OwnedFd>) -> Support {
+    match result {
+        Ok(_) => Support::Yes,
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EINVAL | libc::EACCES) => Support::No,
+            _ => Support::Unknown(error.to_string()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Needs root, as every look at BPF.
+    #[test]
+    fn what_the_verifier_does_not_know_is_told_apart() {
+        let broken = Instruction { code: 0x85, registers: 0, offset: 0, immediate: i32::MAX };
+        let program = [broken, Instruction::answer(1), Instruction::EXIT];
+        assert_eq!(tried(load(SOCK_OPS, "weir_probe", &program)), Support::No);
+        // Every kernel that weir supports has these.
+        assert_eq!((sk_lookup(), link_update()), (Support::Yes, Support::Yes));
+    }
+}

@@ -1,0 +1,268 @@
+//! What all workloads of a process share in the kernel: the maps, and the programs that serve any
+//! workload. Both are pinned (`pins.rs`), so that what comes after a crash finds them again.
+
+use std::{
+    borrow::Cow,
+    os::fd::OwnedFd,
+    sync::{Mutex, MutexGuard, OnceLock},
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, MapData, PerCpuHashMap, SkStorage, SockHash},
+    programs::{ProgramType, SkLookup},
+    sys::is_helper_supported,
+};
+use aya_obj::generated::bpf_func_id;
+use weir_common::{
+    CounterKey, DestinationKey, ListenerKey, Listening, PortKey, PortRule, Route, STATE_BYTES,
+    TupleKey, WorkloadConfig, WorkloadId, maps,
+};
+
+use super::{
+    CaptureError,
+    attach::{INBOUND_PROGRAM, refused},
+    pins::{Lock, Pins, lock_holder},
+    table::{Prefixes, Table, lock, take},
+};
+
+/// Names an object file to load instead of the built-in one; for tests of a freshly built object.
+const OBJECT_VARIABLE: &str = "WEIR_BPF_OBJECT";
+/// The ring buffer of aya-log: in the object, but not weir's own.
+const LOG_MAP: &str = "AYA_LOGS";
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../proxy-ebpf/prebuilt/weir.bpf.o"
+));
+
+/// The maps and shared programs of one process.
+pub struct Instance {
+    pub(super) pins: Pins,
+    lock: Mutex<Option<Lock>>,
+    log_level: u8,
+    object: Cow<'static, [u8]>,
+    /// Every map of the object, by name.
+    names: Vec<String>,
+    ingress_ifindex: bool,
+    shared: Mutex<Ebpf>,
+    pub(super) workloads: Table<WorkloadId, WorkloadConfig>,
+    pub(super) heartbeat: Mutex<Array<MapData, u64>>,
+    pub(super) failed: Table<DestinationKey, u64>,
+    pub(super) learned: Table<DestinationKey, u64>,
+    pub(super) listening: Table<DestinationKey, Listening>,
+    pub(super) inside: Table<DestinationKey, u8>,
+    pub(super) own: Mutex<SkStorage<MapData, u32>>,
+    pub(super) ports: Table<PortKey, PortRule>,
+    pub(super) port_hits: Mutex<PerCpuHashMap<MapData, PortKey, u64>>,
+    pub(super) counters: Mutex<PerCpuHashMap<MapData, CounterKey, u64>>,
+    pub(super) skip_cidrs: Prefixes<u8>,
+    pub(super) routes: Prefixes<Route>,
+    pub(super) listeners: Mutex<SockHash<MapData, ListenerKey>>,
+    pub(super) state: Table<WorkloadId, [u8; STATE_BYTES]>,
+    /// With `sk_msg` on: the map of sockets, and the link of the proxy's own cgroup.
+    pub(super) peers: Mutex<Option<(SockHash<MapData, TupleKey>, OwnedFd)>>,
+}
+
+/// Which instance, and how to load it.
+#[derive(Clone, Debug, Default)]
+pub struct InstanceOptions {
+    /// Its name in the bpffs; `None` for one that vanishes with the process.
+    pub name: Option<String>,
+    /// aya-log's level, 1 (error) to 5 (trace); 0 removes every log statement at load.
+    pub log_level: u8,
+    /// Go on without the lock: a process that holds it is about to hand over.
+    pub unlocked: bool,
+}
+
+// === impl Instance ===
+
+impl Instance {
+    /// Opens the instance's maps, or makes them, and loads the programs; attaches nothing.
+    ///
+    /// # Errors
+    /// [`CaptureError::Running`] where another process serves it; else what the kernel refuses.
+    pub fn open(options: &InstanceOptions) -> Result<Self, CaptureError> {
+        let (pins, lock) = match &options.name {
+            None => (Pins::private()?, None),
+            Some(name) => {
+                let pins = Pins::named(name)?;
+                let lock = pins.lock()?;
+                if lock.is_none() && !options.unlocked {
+                    return Err(running(name, &pins));
+                }
+                (pins, lock)
+            }
+        };
+        let object = object()?;
+        let names = map_names(&object)?;
+        let ingress_ifindex = knows_ingress_ifindex(&object, &pins, &names);
+        let mut ebpf = load(&object, &pins, &names, 0, options.log_level, ingress_ifindex)?;
+        if options.log_level > 0 {
+            forward_log(&mut ebpf);
+        }
+        Ok(Self {
+            workloads: Table::take(&mut ebpf, maps::WORKLOADS)?,
+            heartbeat: Mutex::new(take(&mut ebpf, maps::HEARTBEAT)?),
+            failed: Table::take(&mut ebpf, maps::FAILED)?,
+            learned: Table::take(&mut ebpf, maps::LEARNED)?,
+            listening: Table::take(&mut ebpf, maps::LISTENING)?,
+            inside: Table::take(&mut ebpf, maps::INSIDE)?,
+            own: Mutex::new(take(&mut ebpf, maps::OWN)?),
+            ports: Table::take(&mut ebpf, maps::PORTS)?,
+            port_hits: Mutex::new(take(&mut ebpf, maps::PORT_HITS)?),
+            counters: Mutex::new(take(&mut ebpf, maps::COUNTERS)?),
+            skip_cidrs: Prefixes::take(&mut ebpf, maps::SKIP_CIDRS)?,
+            routes: Prefixes::take(&mut ebpf, maps::ROUTES)?,
+            listeners: Mutex::new(take(&mut ebpf, maps::LISTENERS)?),
+            state: Table::take(&mut ebpf, maps::STATE)?,
+            peers: Mutex::new(None),
+            pins,
+            lock: Mutex::new(lock),
+            log_level: options.log_level,
+            object,
+            names,
+            ingress_ifindex,
+            shared: Mutex::new(ebpf),
+        })
+    }
+
+    /// Where it is pinned.
+    #[must_use]
+    pub const fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// Takes the lock that another process has just let go.
+    ///
+    /// # Errors
+    /// Where it is still held.
+    pub fn take_lock(&self) -> Result<(), CaptureError> {
+        match self.pins.lock()? {
+            Some(new) => *lock(&self.lock) = Some(new),
+            None => return Err(running(&self.pins.root().display().to_string(), &self.pins)),
+        }
+        Ok(())
+    }
+
+    /// Lets go of the lock: a successor is taking over.
+    pub fn release_lock(&self) {
+        *lock(&self.lock) = None;
+    }
+
+    /// True where the kernel tells the inbound program which interface a connection came in by.
+    #[must_use]
+    pub const fn knows_ingress_ifindex(&self) -> bool {
+        self.ingress_ifindex
+    }
+
+    /// The programs that are loaded for one workload, with its number in them.
+    pub(super) fn load_for(&self, workload: WorkloadId) -> Result<Ebpf, CaptureError> {
+        let Self { object, pins, names, log_level, ingress_ifindex, .. } = self;
+        load(object, pins, names, workload, *log_level, *ingress_ifindex)
+    }
+
+    /// The programs that serve every workload, and maps that nobody has taken.
+    pub(super) fn shared(&self) -> MutexGuard<'_, Ebpf> {
+        lock(&self.shared)
+    }
+
+    /// Moves a map out of the shared object.
+    pub(super) fn take<T>(&self, name: &'static str) -> Result<T, CaptureError>
+    where
+        T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
+    {
+        take(&mut self.shared(), name)
+    }
+}
+
+// === helpers ===
+
+fn running(instance: &str, pins: &Pins) -> CaptureError {
+    CaptureError::Running { instance: instance.to_owned(), holder: holder(pins.root()) }
+}
+
+/// ` (pid N)` of whoever holds a directory's lock, where that is known.
+pub(super) fn holder(directory: &std::path::Path) -> String {
+    lock_holder(directory).map_or_else(String::new, |pid| format!(" (pid {pid})"))
+}
+
+fn object() -> Result<Cow<'static, [u8]>, CaptureError> {
+    let Some(path) = std::env::var_os(OBJECT_VARIABLE) else { return Ok(Cow::Borrowed(OBJECT)) };
+    std::fs::read(&path).map(Cow::Owned).map_err(|source| CaptureError::Socket {
+        action: "read the object named by WEIR_BPF_OBJECT",
+        source,
+        hint: "",
+    })
+}
+
+/// The maps of an object that its programs share; each program keeps its own constants.
+fn map_names(object: &[u8]) -> Result<Vec<String>, CaptureError> {
+    let parsed = aya_obj::Object::parse(object).map_err(aya::EbpfError::ParseError)?;
+    Ok(parsed.maps.into_keys().filter(|name| !name.starts_with('.')).collect())
+}
+
+fn load(
+    object: &[u8],
+    pins: &Pins,
+    names: &[String],
+    workload: WorkloadId,
+    log_level: u8,
+    ingress_ifindex: bool,
+) -> Result<Ebpf, CaptureError> {
+    let ingress_ifindex = u32::from(ingress_ifindex);
+    let sockops_cgroup = u32::from(sockops_knows_cgroup());
+    let mut loader = EbpfLoader::new();
+    // There is nothing to relocate against the kernel's types; reading them takes 20 ms.
+    loader
+        .btf(None)
+        .override_global("WORKLOAD", &workload, true)
+        .override_global("INGRESS_IFINDEX", &ingress_ifindex, true)
+        .override_global("SOCKOPS_CGROUP", &sockops_cgroup, true)
+        .override_global(aya_log::LEVEL, &log_level, false);
+    for name in names {
+        loader.map_pin_path(name, pins.map(name));
+    }
+    Ok(loader.load(object)?)
+}
+
+/// Whether sockops programs can ask for the current cgroup (Linux 6.4).
+fn sockops_knows_cgroup() -> bool {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    let helper = bpf_func_id::BPF_FUNC_get_current_cgroup_id;
+    *KNOWN.get_or_init(|| {
+        is_helper_supported(ProgramType::SockOps, helper).is_ok_and(|supported| supported)
+    })
+}
+
+/// Whether `bpf_sk_lookup.ingress_ifindex` is there (Linux 5.17, and some older ones that have it
+/// backported): found out by loading the program that reads it.
+fn knows_ingress_ifindex(object: &[u8], pins: &Pins, names: &[String]) -> bool {
+    let loaded = load(object, pins, names, 0, 0, true).and_then(|mut ebpf| {
+        let program = ebpf
+            .program_mut(INBOUND_PROGRAM)
+            .ok_or(CaptureError::Missing(INBOUND_PROGRAM))?;
+        let program: &mut SkLookup = program.try_into().map_err(refused(INBOUND_PROGRAM))?;
+        program.load().map_err(refused(INBOUND_PROGRAM))
+    });
+    loaded.is_ok()
+}
+
+/// Sends what the BPF programs log to `tracing`, from a task that ends with the runtime.
+fn forward_log(ebpf: &mut Ebpf) {
+    match aya_log::EbpfLogger::init(ebpf) {
+        // SAFETY: the logger owns its ring buffer's descriptor for as long as it lives.
+        Ok(logger) => match unsafe { tokio::io::unix::AsyncFd::register(logger) } {
+            Ok(mut logger) => {
+                tokio::spawn(async move {
+                    while let Ok(mut ready) = logger.readable_mut().await {
+                        ready.get_inner_mut().flush();
+                        ready.clear_ready();
+                    }
+                });
+            }
+            Err(error) => tracing::warn!(%error, "no BPF log"),
+        },
+        Err(error) => tracing::warn!(%error, map = LOG_MAP, "no BPF log"),
+    }
+}

@@ -1,0 +1,300 @@
+//! Where the kernel side is kept by name, so that it outlives the process: a directory of a bpffs
+//! per instance of weir, locked by the one that serves it.
+//!
+//! ```text
+//! /sys/fs/bpf/weir/INSTANCE/          locked with flock(2)
+//!     control -> SOCKET                   where whoever serves it is spoken to
+//!     SCHEMA/maps/NAME                maps of programs with the same layout
+//!     SCHEMA/WORKLOAD/HOOK            links: programs attached to the workload
+//! ```
+//!
+//! The schema is a digest of the sources that fix the layout: no two layouts share maps, and
+//! nobody has to remember to count a number up. An instance without a name lives in a bpffs of its
+//! own that is mounted nowhere: the kernel drops it with the process, however that ends.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use weir_common::WorkloadId;
+
+use super::{CaptureError, mounts};
+
+/// The directory of all instances in a bpffs.
+const DIRECTORY: &str = "weir";
+/// The maps' directory in a schema's.
+const MAPS: &str = "maps";
+/// The link to the control socket.
+const CONTROL: &str = "control";
+/// What names the layout of maps and structures instead of its digest; for tests of an upgrade.
+const SCHEMA_VARIABLE: &str = "WEIR_BPF_SCHEMA";
+/// Both sources together fix the layout.
+const LAYOUT: [&str; 2] = [
+    include_str!("../../../proxy-common/src/lib.rs"),
+    include_str!("../../../proxy-ebpf/src/maps.rs"),
+];
+
+/// The pins of one instance.
+#[derive(Debug)]
+pub struct Pins {
+    root: PathBuf,
+    schema: String,
+    /// Shared by all processes that use this schema's maps; a weir of another schema removes them
+    /// once nobody has it.
+    _in_use: Option<File>,
+    /// Keeps the private bpffs, where there is one.
+    _private: Option<OwnedFd>,
+}
+
+/// The right to serve an instance; ends with the process, or when dropped.
+#[derive(Debug)]
+pub struct Lock {
+    _directory: File,
+}
+
+// === impl Pins ===
+
+impl Pins {
+    /// The pins of a named instance; makes its directory, and mounts a bpffs where there is none.
+    ///
+    /// # Errors
+    /// Where there is no bpffs and none can be mounted, or the directory cannot be made.
+    pub fn named(instance: &str) -> Result<Self, CaptureError> {
+        let root = instances(true)?.join(instance);
+        make_dir(&root)?;
+        let mut pins = Self { root, schema: schema(), _in_use: None, _private: None };
+        make_dir(&pins.maps())?;
+        let in_use = File::open(pins.own_schema()).and_then(|directory| {
+            directory.lock_shared()?;
+            Ok(directory)
+        });
+        pins._in_use = Some(in_use.map_err(|source| pins.error("lock", source))?);
+        Ok(pins)
+    }
+
+    /// Pins that nobody else sees and that vanish with the process.
+    ///
+    /// # Errors
+    /// Where a bpffs cannot be made: without `CAP_SYS_ADMIN`.
+    pub fn private() -> Result<Self, CaptureError> {
+        let mount = detached_bpffs().map_err(|source| CaptureError::Pins {
+            action: "make a private bpffs",
+            path: "/".into(),
+            source,
+            hint: "; run as root or grant CAP_SYS_ADMIN",
+        })?;
+        let root = PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd()));
+        let pins = Self { root, schema: schema(), _in_use: None, _private: Some(mount) };
+        make_dir(&pins.maps())?;
+        Ok(pins)
+    }
+
+    /// True for pins that vanish with the process.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        self._private.is_some()
+    }
+
+    /// Locks the instance; `None` while another process holds it.
+    ///
+    /// # Errors
+    /// Where the directory cannot be opened or locked.
+    pub fn lock(&self) -> Result<Option<Lock>, CaptureError> {
+        lock_directory(&self.root).map_err(|source| self.error("lock", source))
+    }
+
+    /// Says where the process that serves the instance is spoken to.
+    ///
+    /// # Errors
+    /// Where the link cannot be made.
+    pub fn announce(&self, control: &Path) -> Result<(), CaptureError> {
+        let absolute = std::path::absolute(control).unwrap_or_else(|_| control.to_owned());
+        let link = self.root.join(CONTROL);
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(absolute, &link).map_err(|source| self.error("link", source))
+    }
+
+    /// The instance's directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The name of the layout that this weir uses.
+    #[must_use]
+    pub fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    /// Where a map is pinned.
+    pub(super) fn map(&self, name: &str) -> PathBuf {
+        self.maps().join(name)
+    }
+
+    /// Where a workload's links are pinned.
+    pub(super) fn links(&self, workload: WorkloadId) -> PathBuf {
+        self.root.join(&self.schema).join(workload.to_string())
+    }
+
+    /// The directories of other schemas: what an earlier or a later weir has left.
+    pub(super) fn other_schemas(&self) -> Vec<PathBuf> {
+        directories(&self.root)
+            .into_iter()
+            .filter(|path| path.file_name().is_none_or(|name| name != self.schema.as_str()))
+            .collect()
+    }
+
+    /// This schema's directory.
+    pub(super) fn own_schema(&self) -> PathBuf {
+        self.root.join(&self.schema)
+    }
+
+    fn maps(&self) -> PathBuf {
+        self.own_schema().join(MAPS)
+    }
+
+    fn error(&self, action: &'static str, source: io::Error) -> CaptureError {
+        CaptureError::Pins { action, path: self.root.clone(), source, hint: "" }
+    }
+}
+
+// === helpers ===
+
+/// The directory of all instances; `None` where nothing was ever pinned.
+///
+/// # Errors
+/// Where mountinfo cannot be read.
+pub fn existing_instances() -> Result<Vec<PathBuf>, CaptureError> {
+    match instances(false) {
+        Ok(parent) => Ok(directories(&parent)),
+        Err(CaptureError::NoBpffs) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The directory of one instance, whether it exists or not.
+///
+/// # Errors
+/// As [`existing_instances`].
+pub fn instance_directory(instance: &str) -> Result<Option<PathBuf>, CaptureError> {
+    match instances(false) {
+        Ok(parent) => Ok(Some(parent.join(instance))),
+        Err(CaptureError::NoBpffs) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The control socket of the process that serves an instance, as it has announced it.
+///
+/// # Errors
+/// As [`existing_instances`].
+pub fn control_socket(instance: &str) -> Result<Option<PathBuf>, CaptureError> {
+    let directory = instance_directory(instance)?;
+    Ok(directory.and_then(|directory| fs::read_link(directory.join(CONTROL)).ok()))
+}
+
+/// Locks a directory; `None` while another process holds it.
+///
+/// # Errors
+/// What open(2) or flock(2) say.
+pub fn lock_directory(path: &Path) -> io::Result<Option<Lock>> {
+    let directory = File::open(path)?;
+    match directory.try_lock() {
+        Ok(()) => Ok(Some(Lock { _directory: directory })),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// The process that holds the lock of a directory, as far as `/proc/locks` tells (proc_locks(5)).
+#[must_use]
+pub fn lock_holder(path: &Path) -> Option<u32> {
+    use std::os::unix::fs::MetadataExt;
+    let inode = fs::metadata(path).ok()?.ino().to_string();
+    let device = nix::sys::stat::stat(path).ok()?.st_dev;
+    let device = format!("{:02x}:{:02x}", libc::major(device), libc::minor(device));
+    fs::read_to_string("/proc/locks").ok()?.lines().find_map(|line| {
+        // 1: FLOCK ADVISORY WRITE 1234 00:1f:5678 0 EOF
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, "FLOCK", _, _, pid, file, ..] = fields[..] else { return None };
+        (file.rsplit_once(':')? == (device.as_str(), inode.as_str())).then(|| pid.parse().ok())?
+    })
+}
+
+fn instances(mount: bool) -> Result<PathBuf, CaptureError> {
+    let found = mounts::first("bpf")?;
+    let bpffs = match found {
+        Some(path) => path,
+        None if mount => mount_bpffs()?,
+        None => return Err(CaptureError::NoBpffs),
+    };
+    let parent = bpffs.join(DIRECTORY);
+    if mount {
+        make_dir(&parent)?;
+    }
+    Ok(parent)
+}
+
+/// Mounts one where every other tool mounts it.
+fn mount_bpffs() -> Result<PathBuf, CaptureError> {
+    let usual = Path::new("/sys/fs/bpf");
+    let none: Option<&str> = None;
+    nix::mount::mount(Some("bpf"), usual, Some("bpf"), nix::mount::MsFlags::empty(), none)
+        .map_err(|_| CaptureError::NoBpffs)?;
+    tracing::info!(path = %usual.display(), "mounted a bpffs: there was none");
+    Ok(usual.into())
+}
+
+fn make_dir(path: &Path) -> Result<(), CaptureError> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| {
+        CaptureError::Pins { action: "create", path: path.into(), source, hint: "; run as root" }
+    })
+}
+
+/// A bpffs that is mounted nowhere (fsopen(2), fsmount(2), since Linux 5.2).
+fn detached_bpffs() -> io::Result<OwnedFd> {
+    const FSOPEN_CLOEXEC: libc::c_uint = 1;
+    const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
+    const FSMOUNT_CLOEXEC: libc::c_uint = 1;
+    let check = |result: libc::c_long| {
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as libc::c_int) }
+    };
+    // SAFETY: the name is a C string that lives through the call; the descriptors that come back
+    // are nobody else's.
+    unsafe {
+        let context = OwnedFd::from_raw_fd(check(libc::syscall(
+            libc::SYS_fsopen,
+            c"bpf".as_ptr(),
+            FSOPEN_CLOEXEC,
+        ))?);
+        let nothing = std::ptr::null::<libc::c_void>();
+        let fd = context.as_raw_fd();
+        check(libc::syscall(libc::SYS_fsconfig, fd, FSCONFIG_CMD_CREATE, nothing, nothing, 0))?;
+        Ok(OwnedFd::from_raw_fd(check(libc::syscall(libc::SYS_fsmount, fd, FSMOUNT_CLOEXEC, 0))?))
+    }
+}
+
+/// FNV-1a over the sources that fix the layout.
+fn schema() -> String {
+    if let Ok(name) = std::env::var(SCHEMA_VARIABLE) {
+        return name;
+    }
+    let digest = LAYOUT.iter().flat_map(|text| text.bytes()).fold(
+        0xcbf2_9ce4_8422_2325_u64,
+        |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3),
+    );
+    format!("schema-{digest:016x}")
+}
+
+/// The directories in a directory, by name; none where it is not there.
+pub(super) fn directories(path: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
+    let mut found: Vec<PathBuf> =
+        entries.filter_map(Result::ok).map(|entry| entry.path()).filter(|p| p.is_dir()).collect();
+    found.sort();
+    found
+}

@@ -1,0 +1,117 @@
+//! What is found again after a restart: which workloads there were, in a form that only userspace
+//! understands, and the port states that somebody set with `weir ports`.
+//!
+//! Both are in pinned maps. The maps of a weir with another schema are read too: an entry of
+//! `STATE` carries its own length, and the layout of `PORTS` has only ever been this one.
+
+use std::{collections::HashMap, path::Path};
+
+use aya::{
+    Pod,
+    maps::{HashMap as BpfHashMap, Map, MapData},
+};
+use weir_common::{
+    Direction, PortKey, PortRule, PortState, STATE_BYTES, Source, WorkloadId, maps,
+};
+
+use super::{CaptureError, Instance, Kernel};
+
+/// Bytes of an entry that tell how long the rest is.
+const LENGTH: usize = size_of::<u32>();
+
+/// A port state that somebody set on a running weir.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RememberedPort {
+    /// Seen from the workload.
+    pub direction: Direction,
+    /// The port.
+    pub port: u16,
+    /// Its state.
+    pub state: PortState,
+}
+
+/// What an earlier weir has left.
+#[derive(Clone, Debug, Default)]
+pub struct Remembered {
+    /// What [`Kernel::remember`] was given, by workload.
+    pub workloads: Vec<(WorkloadId, Vec<u8>)>,
+    /// Port changes, by workload.
+    pub ports: HashMap<WorkloadId, Vec<RememberedPort>>,
+    /// It is in the maps that this weir uses too.
+    pub same_maps: bool,
+}
+
+impl Kernel {
+    /// Keeps a description of the workload with the pins.
+    ///
+    /// # Errors
+    /// Where it is longer than 4,092 bytes, or the map cannot be written.
+    pub fn remember(&self, description: &[u8]) -> Result<(), CaptureError> {
+        if description.len() > STATE_BYTES - LENGTH {
+            return Err(CaptureError::TooLong {
+                bytes: description.len(),
+                limit: STATE_BYTES - LENGTH,
+            });
+        }
+        let mut value = [0; STATE_BYTES];
+        value[..LENGTH].copy_from_slice(&(description.len() as u32).to_le_bytes());
+        value[LENGTH..LENGTH + description.len()].copy_from_slice(description);
+        self.instance.state.insert(&self.workload, &value)
+    }
+}
+
+impl Instance {
+    /// What there was before: in this schema's maps, or else in those of another one.
+    #[must_use]
+    pub fn recall(&self) -> Remembered {
+        let own = recall(&self.pins.own_schema());
+        if !own.workloads.is_empty() {
+            return Remembered { same_maps: true, ..own };
+        }
+        let others = self.pins.other_schemas();
+        others.iter().map(|schema| recall(schema)).find(|it| !it.workloads.is_empty()).unwrap_or(own)
+    }
+}
+
+// === helpers ===
+
+/// What the maps in a schema's directory hold; nothing where they are not to be read.
+pub(super) fn recall(schema: &Path) -> Remembered {
+    let mut remembered = Remembered::default();
+    for (workload, value) in entries::<WorkloadId, [u8; STATE_BYTES]>(schema, maps::STATE) {
+        let (length, rest) = value.split_at(LENGTH);
+        let length = u32::from_le_bytes([length[0], length[1], length[2], length[3]]);
+        if let Some(description) = rest.get(..length as usize) {
+            remembered.workloads.push((workload, description.to_vec()));
+        }
+    }
+    remembered.workloads.sort();
+    for (key, rule) in entries::<PortKey, PortRule>(schema, maps::PORTS) {
+        let direction = if key.direction == Direction::Inbound as u8 {
+            Direction::Inbound
+        } else {
+            Direction::Outbound
+        };
+        if let (Some(Source::Cli), Some(state)) =
+            (Source::from_u8(rule.source), PortState::from_u8(rule.state))
+        {
+            remembered.ports.entry(key.workload).or_default().push(RememberedPort {
+                direction,
+                port: key.port,
+                state,
+            });
+        }
+    }
+    remembered
+}
+
+fn entries<K: Pod, V: Pod>(schema: &Path, name: &str) -> Vec<(K, V)> {
+    let Ok(data) = MapData::from_pin(schema.join("maps").join(name)) else { return Vec::new() };
+    match BpfHashMap::<_, K, V>::try_from(Map::HashMap(data)) {
+        Ok(map) => map.iter().filter_map(Result::ok).collect(),
+        Err(error) => {
+            tracing::warn!(map = name, %error, "an earlier weir's map has another layout");
+            Vec::new()
+        }
+    }
+}

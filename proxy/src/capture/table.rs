@@ -1,0 +1,141 @@
+//! BPF maps as several threads of userspace use them.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use aya::{
+    Ebpf, Pod,
+    maps::{HashMap, LpmTrie, MapData, MapError, lpm_trie::Key},
+};
+use weir_common::{PrefixKey, WorkloadId};
+
+use super::CaptureError;
+
+/// Flag of a map update (`include/uapi/linux/bpf.h`).
+pub(super) const BPF_NOEXIST: u64 = 1;
+
+/// A hash map that several threads may change.
+pub(super) struct Table<K: Pod, V: Pod> {
+    name: &'static str,
+    map: Mutex<HashMap<MapData, K, V>>,
+}
+
+/// A longest-prefix-match map whose keys begin with the workload.
+pub(super) struct Prefixes<V: Pod> {
+    name: &'static str,
+    map: Mutex<LpmTrie<MapData, PrefixKey, V>>,
+}
+
+// === impl Table ===
+
+impl<K: Pod, V: Pod> Table<K, V> {
+    pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, CaptureError> {
+        Ok(Self { name, map: Mutex::new(take(ebpf, name)?) })
+    }
+
+    pub(super) fn insert(&self, key: &K, value: &V) -> Result<(), CaptureError> {
+        lock(&self.map).insert(key, value, 0).map_err(CaptureError::map("write", self.name))
+    }
+
+    /// Adds an entry unless there is one: replacing it would take the place of one that a program is
+    /// just counting in.
+    pub(super) fn add(&self, key: &K, value: &V) -> Result<(), CaptureError> {
+        match lock(&self.map).insert(key, value, BPF_NOEXIST) {
+            Err(MapError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::EEXIST) =>
+            {
+                Ok(())
+            }
+            result => result.map_err(CaptureError::map("write", self.name)),
+        }
+    }
+
+    pub(super) fn get(&self, key: &K) -> Result<Option<V>, CaptureError> {
+        match lock(&self.map).get(key, 0) {
+            Ok(value) => Ok(Some(value)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(CaptureError::map("read", self.name)(error)),
+        }
+    }
+
+    pub(super) fn remove(&self, key: &K) -> Result<(), CaptureError> {
+        absent_is_fine(lock(&self.map).remove(key), self.name)
+    }
+
+    /// Every entry whose key passes. Reads the whole map: not for a path that connections take.
+    pub(super) fn entries(&self, wanted: impl Fn(&K) -> bool) -> Vec<(K, V)> {
+        lock(&self.map).iter().filter_map(Result::ok).filter(|(key, _)| wanted(key)).collect()
+    }
+}
+
+// === impl Prefixes ===
+
+impl<V: Pod> Prefixes<V> {
+    pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, CaptureError> {
+        Ok(Self { name, map: Mutex::new(take(ebpf, name)?) })
+    }
+
+    /// `bits` counts from the start of the 128-bit address.
+    pub(super) fn insert(&self, key: PrefixKey, bits: u32, value: V) -> Result<(), CaptureError> {
+        lock(&self.map)
+            .insert(&Key::new(PrefixKey::WORKLOAD_BITS + bits, key), value, 0)
+            .map_err(CaptureError::map("write", self.name))
+    }
+
+    pub(super) fn remove(&self, key: PrefixKey, bits: u32) -> Result<(), CaptureError> {
+        let key = Key::new(PrefixKey::WORKLOAD_BITS + bits, key);
+        absent_is_fine(lock(&self.map).remove(&key), self.name)
+    }
+
+    pub(super) fn longest(&self, key: PrefixKey) -> Result<Option<V>, CaptureError> {
+        match lock(&self.map).get(&Key::new(PrefixKey::BITS, key), 0) {
+            Ok(value) => Ok(Some(value)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(CaptureError::map("read", self.name)(error)),
+        }
+    }
+
+    /// A workload's entries, each with its length in bits from the start of the address. Reads the
+    /// whole map.
+    pub(super) fn entries(&self, workload: WorkloadId) -> Vec<(PrefixKey, u32, V)> {
+        let workload = workload.to_be_bytes();
+        lock(&self.map)
+            .iter()
+            .filter_map(Result::ok)
+            .map(|(key, value)| (key.data(), key.prefix_len(), value))
+            .filter(|(data, ..)| data.workload_be == workload)
+            .map(|(data, bits, value)| (data, bits - PrefixKey::WORKLOAD_BITS, value))
+            .collect()
+    }
+}
+
+// === helpers ===
+
+/// Moves a map out of the object, as the type that userspace uses it by.
+pub(super) fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, CaptureError>
+where
+    T: TryFrom<aya::maps::Map, Error = MapError>,
+{
+    let map = ebpf.take_map(name).ok_or(CaptureError::Missing(name))?;
+    T::try_from(map).map_err(CaptureError::map("open", name))
+}
+
+/// A poisoned lock guards a map descriptor, which no panic can leave half changed.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Taking away what is not there is done already.
+pub(super) fn absent_is_fine(
+    result: Result<(), MapError>,
+    name: &'static str,
+) -> Result<(), CaptureError> {
+    match result {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(e))
+            if e.io_error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(CaptureError::map("delete from", name)(error)),
+    }
+}

@@ -1,0 +1,107 @@
+//! What connections find out on their way and the kernel side should know.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use super::Shared;
+use crate::{
+    accept::Exhaustion,
+    capture::{CaptureError, Kernel, Netns},
+    connection::Feedback,
+    decision::Direction,
+};
+
+/// How long retries of a destination that could not be reached go direct: long enough for a retry,
+/// short enough that a server just starting is captured soon.
+const LET_FAIL: Duration = Duration::from_secs(5);
+
+/// Writes what connections find out into the hooks' maps.
+pub(super) struct KernelFeedback {
+    kernel: Arc<Kernel>,
+    netns: Netns,
+    cgroup: PathBuf,
+    exhaustion: Exhaustion,
+    correcting: Arc<AtomicBool>,
+}
+
+// === impl KernelFeedback ===
+
+impl KernelFeedback {
+    pub(super) fn new(
+        kernel: &Arc<Kernel>,
+        netns: &Netns,
+        cgroup: &Path,
+        shared: &Shared,
+    ) -> Self {
+        Self {
+            kernel: Arc::clone(kernel),
+            netns: netns.clone(),
+            cgroup: cgroup.into(),
+            exhaustion: shared.exhaustion.clone(),
+            correcting: Arc::default(),
+        }
+    }
+
+    /// The hooks took a connection that the application refused. One look at a time is enough.
+    fn correct_listening(&self) {
+        if self.correcting.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (kernel, netns) = (Arc::clone(&self.kernel), self.netns.clone());
+        let (cgroup, correcting) = (self.cgroup.clone(), Arc::clone(&self.correcting));
+        tokio::spawn(async move {
+            if let Err(error) = kernel.correct_listening(&netns, &cgroup).await {
+                tracing::warn!(%error, "listening ports not looked over");
+            }
+            correcting.store(false, Ordering::Release);
+        });
+    }
+}
+
+impl Feedback for KernelFeedback {
+    fn unreachable(&self, direction: Direction, destination: SocketAddr, error: &io::Error) {
+        self.exhaustion.report(error);
+        match direction {
+            Direction::Outbound => settle(
+                self.kernel.let_fail(destination, LET_FAIL),
+                "a retry will not see the true error",
+            ),
+            Direction::Inbound => self.correct_listening(),
+        }
+    }
+
+    fn from_inside(&self, source: SocketAddr, connecting: bool) {
+        settle(
+            self.kernel.set_inside(source, connecting),
+            "a connection to the application may come back to weir",
+        );
+    }
+
+    fn learned(&self, direction: Direction, destination: SocketAddr, time: Duration) {
+        settle(
+            self.kernel.bypass(direction, destination, time),
+            "a learned destination is not bypassed",
+        );
+    }
+
+    fn forgotten(&self, direction: Direction, destination: SocketAddr) {
+        settle(
+            self.kernel.no_bypass(direction, destination),
+            "a destination that was learned wrongly is still bypassed",
+        );
+    }
+}
+
+fn settle(result: Result<(), CaptureError>, consequence: &str) {
+    if let Err(error) = result {
+        tracing::warn!(%error, "{consequence}");
+    }
+}

@@ -1,0 +1,500 @@
+//! All workloads of the process: which there are, how they come and go, and what is found again
+//! after a restart.
+
+mod error;
+mod handover;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::Duration,
+};
+
+use tokio::sync::Mutex;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use weir_common::WorkloadId;
+
+pub use error::WorkloadError;
+
+use crate::{
+    accept::Exhaustion,
+    capture::{
+        self, CaptureError, ClientIp, DirectClose, Events, Heartbeat, Instance, InstanceOptions,
+        Lock, Originals, Remembered, coexist, lock_directory,
+    },
+    config::{Config, Fail, Switch, WorkloadSettings},
+    telemetry::{KernelCount, Telemetry},
+    workload::{Description, Origin, Shared, Start, Workload, cgroup_of, skipped},
+};
+
+/// A connect that was never accepted is not coming any more.
+const PENDING_AGE: Duration = Duration::from_secs(120);
+/// How often slots are looked after, see [`Workload::guard_slots`].
+const GUARD: Duration = Duration::from_secs(1);
+
+/// Whether `sk_msg` moves the payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Acceleration {
+    /// Not asked for.
+    Off,
+    /// On: the self-test passed.
+    On,
+    /// Asked for, and refused by the self-test, for this reason.
+    Refused(String),
+}
+
+/// How to begin.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// The instance's name; `None` for one that vanishes with the process.
+    pub instance: Option<String>,
+    /// A running weir is to be taken over from: it still has the locks.
+    pub takeover: bool,
+}
+
+/// How to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// New connections go direct, or are refused where `fail` is closed.
+    Stop,
+    /// A successor has the workloads.
+    Successor {
+        /// It has the same maps.
+        same_maps: bool,
+    },
+}
+
+/// The workloads of a process.
+pub struct Workloads {
+    shared: Arc<Shared>,
+    acceleration: Acceleration,
+    running: RwLock<BTreeMap<Arc<str>, Arc<Workload>>>,
+    /// Names of all workloads that there were, for events that come late.
+    names: RwLock<HashMap<WorkloadId, Arc<str>>>,
+    /// Held while a workload is added or removed; the number of the next one.
+    next: Mutex<WorkloadId>,
+    removals: TaskTracker,
+    /// Stops heartbeat and guard.
+    retired: CancellationToken,
+    events: Mutex<Option<Following>>,
+}
+
+/// The task that reads the kernel's close events.
+struct Following {
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+// === impl Workloads ===
+
+impl Workloads {
+    /// Opens the instance, captures `own` and what an earlier weir was told to capture at run time.
+    ///
+    /// # Errors
+    /// Where the kernel refuses the instance or `own`. What else was remembered and can't be
+    /// captured any more is said in the log and forgotten.
+    pub async fn start(
+        config: Arc<Config>,
+        telemetry: Telemetry,
+        own: Option<WorkloadSettings>,
+        plan: Plan,
+    ) -> Result<Arc<Self>, WorkloadError> {
+        let instance = Arc::new(Instance::open(&InstanceOptions {
+            name: plan.instance,
+            log_level: config.log.bpf as u8,
+            unlocked: plan.takeover,
+        })?);
+        let acceleration = accelerate(&instance, config.runtime.sk_msg == Switch::On);
+        let originals = Originals::new(&instance)?;
+        Heartbeat::beat(&instance)?;
+        let remembered = instance.recall();
+        let last = remembered.workloads.iter().map(|(id, _)| *id).max().unwrap_or(0);
+        let shared = Shared {
+            config,
+            telemetry,
+            instance,
+            originals,
+            sk_msg: acceleration == Acceleration::On,
+            exhaustion: Exhaustion::process(),
+        };
+        let workloads = Arc::new(Self {
+            shared: Arc::new(shared),
+            acceleration,
+            running: RwLock::default(),
+            names: RwLock::default(),
+            next: Mutex::new(last + 1),
+            removals: TaskTracker::new(),
+            retired: CancellationToken::new(),
+            events: Mutex::default(),
+        });
+        if let Err(error) = workloads.restore(own, &remembered, plan.takeover).await {
+            if remembered.workloads.is_empty() && !plan.takeover {
+                workloads.shared.instance.remove_pins();
+            }
+            return Err(error);
+        }
+        workloads.spawn_tasks();
+        if !plan.takeover {
+            workloads.follow_events().await?;
+        }
+        Ok(workloads)
+    }
+
+    /// Captures what is wanted, under the numbers that it had before.
+    async fn restore(
+        &self,
+        own: Option<WorkloadSettings>,
+        remembered: &Remembered,
+        takeover: bool,
+    ) -> Result<(), WorkloadError> {
+        let known: Vec<(WorkloadId, Description)> = remembered
+            .workloads
+            .iter()
+            .filter_map(|(id, text)| Some((*id, serde_json::from_slice(text).ok()?)))
+            .collect();
+        let start = |settings, origin, before: Option<&(WorkloadId, Description)>, next| Start {
+            settings,
+            origin,
+            id: before.map_or(next, |(id, _)| *id),
+            fresh: before.is_none() || !remembered.same_maps,
+            ports: before.and_then(|(id, _)| remembered.ports.get(id).cloned()).unwrap_or_default(),
+            client_ip: before.and_then(|(_, description)| description.client_ip.clone()),
+            claim: None,
+        };
+        if let Some(own) = own {
+            let before = known.iter().find(|(_, it)| it.settings.workload.name == own.workload.name);
+            let mut next = self.next.lock().await;
+            self.add_locked(start(own, Origin::Config, before, *next), takeover).await?;
+            *next += u32::from(before.is_none());
+        }
+        for entry in known.iter().filter(|(_, it)| it.origin == Origin::Cli) {
+            let settings = entry.1.settings.clone();
+            let name = settings.workload.name.clone();
+            if self.get(&name).is_some() {
+                continue;
+            }
+            let _one_at_a_time = self.next.lock().await;
+            let start = start(settings, Origin::Cli, Some(entry), 0);
+            if let Err(error) = self.add_locked(start, takeover).await {
+                tracing::warn!(%error, workload = name, "not captured any more");
+            }
+        }
+        self.clear_up(&known, remembered.same_maps).await;
+        Ok(())
+    }
+
+    /// Forgets what was remembered and is not captured.
+    async fn clear_up(&self, known: &[(WorkloadId, Description)], same_maps: bool) {
+        let wanted: Vec<_> = self.list().iter().map(|it| it.kernel().workload()).collect();
+        for (id, description) in known.iter().filter(|(id, _)| !wanted.contains(id)) {
+            if let Some(installed) = &description.client_ip {
+                self.restore_client_ip(description.netns_inode, installed).await;
+            }
+            if same_maps {
+                capture::Kernel::new(Arc::clone(&self.shared.instance), *id, false).forget();
+            }
+        }
+        self.shared.instance.remove_stale_links(&wanted);
+    }
+
+    fn spawn_tasks(self: &Arc<Self>) {
+        let (instance, retired) = (Arc::clone(&self.shared.instance), self.retired.clone());
+        tokio::spawn(async move {
+            retired.run_until_cancelled(Heartbeat::run(Arc::clone(&instance))).await
+        });
+        let (workloads, retired) = (Arc::downgrade(self), self.retired.clone());
+        tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(GUARD);
+            let mut age = Duration::ZERO;
+            while retired.run_until_cancelled(ticks.tick()).await.is_some() {
+                let Some(workloads) = workloads.upgrade() else { return };
+                for workload in workloads.list() {
+                    workload.guard_slots();
+                }
+                workloads.shared.instance.remove_other_schemas();
+                age += GUARD;
+                if age >= PENDING_AGE {
+                    age = Duration::ZERO;
+                    let swept = workloads.shared.originals.sweep(PENDING_AGE);
+                    tracing::debug!(swept, "connections that were never accepted");
+                }
+            }
+        });
+        let workloads = Arc::downgrade(self);
+        self.shared.telemetry.set_kernel_counters(move || {
+            workloads.upgrade().map_or_else(Vec::new, |workloads| workloads.kernel_counts())
+        });
+    }
+
+    async fn follow_events(self: &Arc<Self>) -> Result<(), CaptureError> {
+        let mut events = Events::new(&self.shared.instance)?;
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let workloads = Arc::downgrade(self);
+        let report = move |event: DirectClose| {
+            let Some(workloads) = workloads.upgrade() else { return };
+            let name = read(&workloads.names).get(&event.captured.workload).cloned();
+            if let Some(name) = name {
+                workloads.shared.telemetry.skipped(&skipped(&name, &event));
+            }
+        };
+        let task = tokio::spawn(async move {
+            stopped.run_until_cancelled(events.run(&report)).await;
+            events.drain(&report);
+        });
+        *self.events.lock().await = Some(Following { stop, task });
+        Ok(())
+    }
+
+    /// Accounts for every close event that the kernel has sent so far, and reads no more.
+    async fn settle_events(&self) {
+        if let Some(Following { stop, task }) = self.events.lock().await.take() {
+            stop.cancel();
+            let _ = task.await;
+        }
+    }
+
+    /// Captures one more workload.
+    ///
+    /// # Errors
+    /// Where its name is taken, a setting is out of range, or the kernel refuses it. Nothing is
+    /// changed then.
+    pub async fn add(&self, mut settings: WorkloadSettings) -> Result<Arc<Workload>, WorkloadError> {
+        settings.resolve();
+        settings.validate()?;
+        let mut next = self.next.lock().await;
+        let start = Start {
+            settings,
+            origin: Origin::Cli,
+            id: *next,
+            fresh: true,
+            ports: Vec::new(),
+            client_ip: None,
+            claim: None,
+        };
+        let workload = self.add_locked(start, false).await?;
+        *next += 1;
+        Ok(workload)
+    }
+
+    /// Starts a workload; `next` is locked.
+    async fn add_locked(
+        &self,
+        mut start: Start,
+        takeover: bool,
+    ) -> Result<Arc<Workload>, WorkloadError> {
+        let name = start.settings.workload.name.clone();
+        if self.get(&name).is_some() {
+            return Err(WorkloadError::Exists(name));
+        }
+        if !takeover {
+            start.claim = Some(self.claim(&start)?);
+        }
+        let id = start.id;
+        let workload = Workload::start(Arc::clone(&self.shared), start).await?;
+        write(&self.names).insert(id, Arc::clone(workload.name()));
+        write(&self.running).insert(Arc::clone(workload.name()), Arc::clone(&workload));
+        Ok(workload)
+    }
+
+    /// The right to capture a cgroup, which one process can have at a time.
+    fn claim(&self, start: &Start) -> Result<Lock, WorkloadError> {
+        let cgroup = cgroup_of(&start.settings)?;
+        let lock = lock_directory(&cgroup).map_err(|source| CaptureError::Cgroup {
+            action: "lock",
+            path: cgroup.clone(),
+            source,
+            hint: "",
+        })?;
+        let Some(lock) = lock else {
+            let holder = self
+                .list()
+                .iter()
+                .find(|it| it.settings().workload.cgroup.as_deref() == Some(&*cgroup))
+                .map(|it| it.name().to_string());
+            return Err(match holder {
+                Some(name) => WorkloadError::CapturedAs { cgroup, name },
+                None => CaptureError::taken(cgroup).into(),
+            });
+        };
+        // Its own programs of before are there to be replaced.
+        let mine = |overlap: &coexist::Overlap| {
+            overlap.relation == coexist::Relation::Same
+                && self.shared.instance.owns(overlap.program)
+        };
+        match coexist::overlaps(&cgroup)?.into_iter().find(|overlap| !mine(overlap)) {
+            Some(overlap) => Err(WorkloadError::Overlap { cgroup, overlap }),
+            None => Ok(lock),
+        }
+    }
+
+    /// Captures a workload no more; its connections may finish. Returns at once.
+    ///
+    /// # Errors
+    /// Where there is none of this name.
+    pub fn remove(self: &Arc<Self>, name: &str) -> Result<(), WorkloadError> {
+        let Some(workload) = write(&self.running).remove(name) else {
+            return Err(self.unknown(name));
+        };
+        let deadline = self.shared.config.drain.deadline;
+        let workloads = Arc::clone(self);
+        workload.kernel().stop_capturing();
+        workload.release_claim();
+        self.removals.spawn(async move {
+            workload.drain(deadline, false).await;
+            workload.kernel().detach();
+            workload.kernel().forget();
+            if let Some(installed) = workload.client_ip() {
+                workloads.restore_client_ip(workload.netns().inode(), installed).await;
+            }
+        });
+        Ok(())
+    }
+
+    /// Takes back what `preserve_client_ip` has changed in a namespace, unless another workload of
+    /// the same namespace needs it.
+    async fn restore_client_ip(&self, netns: u64, installed: &capture::Installed) {
+        let in_use =
+            self.list().iter().any(|it| it.netns().inode() == netns && it.client_ip().is_some());
+        if in_use {
+            return;
+        }
+        let Some(netns) = capture::Netns::find(netns) else { return };
+        if let Err(error) = ClientIp::remove(&netns, installed).await {
+            tracing::warn!(%error, "what --preserve-client-ip has changed is not taken back");
+        }
+    }
+
+    /// The workload of this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<Arc<Workload>> {
+        read(&self.running).get(name).cloned()
+    }
+
+    /// The workload that is meant: the one of this name, or the only one.
+    ///
+    /// # Errors
+    /// Where there is none of this name, or it is not clear which is meant.
+    pub fn meant(&self, name: Option<&str>) -> Result<Arc<Workload>, WorkloadError> {
+        match (name, &self.list()[..]) {
+            (Some(name), _) => self.get(name).ok_or_else(|| self.unknown(name)),
+            (None, [only]) => Ok(Arc::clone(only)),
+            (None, []) => Err(WorkloadError::None),
+            (None, _) => Err(WorkloadError::Unclear(self.names())),
+        }
+    }
+
+    /// Every workload, by name.
+    #[must_use]
+    pub fn list(&self) -> Vec<Arc<Workload>> {
+        read(&self.running).values().cloned().collect()
+    }
+
+    /// Whether `sk_msg` is on.
+    #[must_use]
+    pub const fn acceleration(&self) -> &Acceleration {
+        &self.acceleration
+    }
+
+    /// Says where this process is spoken to, for one that wants to take over.
+    ///
+    /// # Errors
+    /// Where that cannot be kept with the pins.
+    pub fn announce(&self, control: &std::path::Path) -> Result<(), CaptureError> {
+        let pins = self.shared.instance.pins();
+        if pins.is_private() { Ok(()) } else { pins.announce(control) }
+    }
+
+    /// The kernel side that they share.
+    #[must_use]
+    pub fn instance(&self) -> &Instance {
+        &self.shared.instance
+    }
+
+    fn unknown(&self, name: &str) -> WorkloadError {
+        WorkloadError::Unknown { name: name.to_owned(), known: self.names() }
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.list().iter().map(|it| it.name().to_string()).collect()
+    }
+
+    fn kernel_counts(&self) -> Vec<KernelCount> {
+        let counts = |workload: &Arc<Workload>| {
+            let name = Arc::clone(workload.name());
+            workload.kernel().counters().into_iter().map(move |(direction, reason, count)| {
+                KernelCount { workload: Arc::clone(&name), direction, reason, count }
+            })
+        };
+        self.list().iter().flat_map(counts).collect()
+    }
+
+    /// Stops capturing, or leaves that to a successor, and lets open connections finish until the
+    /// deadline. Returns how many had to be cut.
+    pub async fn finish(&self, deadline: Duration, ending: Ending) -> usize {
+        let successor = ending == Ending::Successor { same_maps: true };
+        let workloads = self.list();
+        let drains = workloads.iter().map(|workload| workload.drain(deadline, successor));
+        let cut = futures_util::future::join_all(drains).await.into_iter().sum();
+        self.removals.close();
+        self.removals.wait().await;
+        self.settle_events().await;
+        match ending {
+            Ending::Stop => self.leave(&workloads).await,
+            Ending::Successor { .. } => workloads.iter().for_each(|it| it.kernel().let_go()),
+        }
+        self.retired.cancel();
+        cut
+    }
+
+    /// Takes everything off that captures, and keeps what is worth finding again.
+    async fn leave(&self, workloads: &[Arc<Workload>]) {
+        let mut kept = false;
+        for workload in workloads {
+            if workload.settings().workload.fail == Fail::Closed {
+                workload.kernel().let_go();
+                kept = true;
+                continue;
+            }
+            workload.kernel().detach();
+            kept |= workload.origin() == Origin::Cli || workload.has_cli_ports();
+        }
+        write(&self.running).clear();
+        for workload in workloads {
+            if let Some(installed) = workload.client_ip() {
+                self.restore_client_ip(workload.netns().inode(), installed).await;
+            }
+        }
+        if kept && !self.shared.instance.pins().is_private() {
+            let pins = self.shared.instance.pins().root().display();
+            tracing::info!(%pins, "kept for the next start; `weir detach` forgets it");
+        } else {
+            self.shared.instance.remove_pins();
+        }
+    }
+}
+
+// === helpers ===
+
+/// Switches `sk_msg` on if it is wanted and the self-test passes; says so where it does not.
+fn accelerate(instance: &Instance, wanted: bool) -> Acceleration {
+    if !wanted {
+        return Acceleration::Off;
+    }
+    match capture::sk_msg_self_test().and_then(|()| instance.accelerate()) {
+        Ok(()) => Acceleration::On,
+        Err(error) => {
+            tracing::warn!(%error, "going on without sk_msg");
+            Acceleration::Refused(error.to_string())
+        }
+    }
+}
+
+/// A poisoned lock guards a map in which every change is a single insertion or removal.
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}

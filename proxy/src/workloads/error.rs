@@ -1,0 +1,60 @@
+//! Why a workload is not captured, or not meant.
+
+use std::path::PathBuf;
+
+use crate::{
+    capture::{CaptureError, coexist::Overlap},
+    config::ConfigError,
+};
+
+/// A workload could not be added, removed or found.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkloadError {
+    /// The name is taken.
+    #[error("a workload {0:?} is captured already; remove it first (`weir workload remove`), or choose another name")]
+    Exists(String),
+    /// The cgroup is captured under another name.
+    #[error("cgroup {} is captured already, as workload {name:?}; remove that one first (`weir workload remove {name}`)", cgroup.display())]
+    CapturedAs {
+        /// The cgroup.
+        cgroup: PathBuf,
+        /// The workload that has it.
+        name: String,
+    },
+    /// Programs of another weir are there.
+    #[error("cgroup {} is captured by another weir: its program {} is attached to {}; stop that weir, or take away what it left (`weir detach --all`)", cgroup.display(), overlap.program, overlap.cgroup.display())]
+    Overlap {
+        /// The cgroup that was asked for.
+        cgroup: PathBuf,
+        /// What is there.
+        overlap: Overlap,
+    },
+    /// There is none of this name.
+    #[error("no workload {name:?}; there {}", listed(known))]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// There are several.
+    #[error("which workload? name one with --workload: there {}", listed(.0))]
+    Unclear(Vec<String>),
+    /// There is none at all.
+    #[error("no workload is captured; add one with `weir workload add`")]
+    None,
+    /// A setting is out of range.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The kernel refused.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+}
+
+fn listed(names: &[String]) -> String {
+    match names {
+        [] => "is none".to_owned(),
+        [one] => format!("is {one}"),
+        many => format!("are {}", many.join(", ")),
+    }
+}

@@ -1,0 +1,487 @@
+//! Others work on the same connections: weir works beside them and `weir check` names them, or it
+//! says why it cannot and attaches nothing.
+
+#[path = "coexistence/foreign.rs"]
+mod foreign;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use weir_tests::Lab;
+use weir_tests::cgroup::Cgroup;
+use weir_tests::fixture;
+use weir_tests::lab::SERVER_V4;
+use weir_tests::netns::{Netns, ip};
+use weir_tests::peer::Peer;
+use weir_tests::process::{Process, run, wait_until};
+use weir_tests::weir::binary;
+
+use foreign::{CONNECT4, Counters, EXCLUSIVE, OVERRIDE, Program, SockMap};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const PORT: u16 = 9000;
+const BYTES: u64 = 8 << 20;
+/// An address of the server that the client reaches through it, and that nothing listens on.
+const SERVICE: &str = "10.99.0.1";
+/// `enum bpf_attach_type`: everything that weir attaches to a workload's cgroup.
+const HOOKS: [u32; 8] = [3, 10, 11, 21, 29, 30, 31, 32];
+
+/// The lab, and a tree of cgroups: weir captures `workload`, clients run in `leaf` below it, weir
+/// itself in `weir` beside it.
+struct Place {
+    top: Cgroup,
+    lab: Lab,
+}
+
+/// A running `weir run` that captures `workload`.
+struct Weir {
+    process: Process,
+    control: PathBuf,
+}
+
+/// What a client saw of one connection.
+#[derive(Debug, PartialEq, Eq)]
+enum Visit {
+    Direct,
+    Proxied,
+    Failed(String),
+}
+
+// === impl Place ===
+
+impl Place {
+    fn new(role: &str) -> Result<Self> {
+        let (lab, top) = (Lab::new()?, Cgroup::new(role)?);
+        let place = Self { top, lab };
+        for path in [place.leaf(), place.own()] {
+            std::fs::create_dir_all(&path)
+                .with_context(|| format!("cannot create {}", path.display()))?;
+        }
+        Ok(place)
+    }
+
+    fn workload(&self) -> PathBuf {
+        self.top.path().join("workload")
+    }
+
+    fn leaf(&self) -> PathBuf {
+        self.workload().join("leaf")
+    }
+
+    fn own(&self) -> PathBuf {
+        self.top.path().join("weir")
+    }
+
+    /// Starts weir in the cgroup and waits until it captures.
+    fn weir(&self, own: &Path, flags: &[&str]) -> Result<Weir> {
+        let control = self.lab.dir().join("weir.sock");
+        let mut command = self.lab.client.command(binary()?);
+        command.arg("run").arg("--cgroup").arg(self.workload());
+        command.arg("--control").arg(&control).args(flags);
+        let process = Process::start("weir", within(own, &command), self.lab.dir())?;
+        let mut weir = Weir { process, control };
+        wait_until("weir to get ready", Duration::from_secs(10), || {
+            if !weir.process.running()? {
+                bail!("weir run ended");
+            }
+            Ok(weir.control.exists() && weir.verb(&self.lab, &["status"]).is_ok())
+        })
+        .with_context(|| format!("log of weir:\n{}", weir.process.log()))?;
+        Ok(weir)
+    }
+
+    /// What `weir check`, run in the cgroup, says of the workload's: lines that name something.
+    fn check(&self, own: &Path, something: &str) -> Result<Vec<(String, String)>> {
+        let mut command = self.lab.client.command(binary()?);
+        command.args(["check", "--no-proof", "-o", "json", "--cgroup"]).arg(self.workload());
+        let finished = run(&mut within(own, &command), LIMIT)?;
+        let report: Value = serde_json::from_str(&finished.stdout)
+            .with_context(|| format!("no report: {}", finished.stderr))?;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let findings = report["findings"].as_array().context("no findings")?;
+        Ok(findings
+            .iter()
+            .map(|finding| (text(&finding["level"]), text(&finding["detail"])))
+            .filter(|(_, detail)| detail.contains(something))
+            .collect())
+    }
+
+    /// One connection of a client in `leaf`, which must be told that it talks to whom it asked for.
+    fn visit(&self, host: &str) -> Result<Visit> {
+        self.visit_named(host, host)
+    }
+
+    /// One connection to a server that tells who connected; getpeername(2) must say `peer`.
+    fn visit_named(&self, host: &str, peer: &str) -> Result<Visit> {
+        let program = format!(
+            "import socket\n\
+             try:\n\
+             \x20with socket.create_connection(('{host}', {PORT}), timeout=20) as c:\n\
+             \x20\x20assert c.getpeername() == ('{peer}', {PORT}), c.getpeername()\n\
+             \x20\x20seen = c.makefile().readline().split()\n\
+             \x20\x20print('direct' if int(seen[1]) == c.getsockname()[1] else 'proxied')\n\
+             except OSError as error:\n\
+             \x20print(type(error).__name__)"
+        );
+        let mut client = self.lab.client.command(fixture::PYTHON);
+        client.args(["-c", &program]);
+        let finished = run(&mut within(&self.leaf(), &client), LIMIT)?.ok()?;
+        Ok(match finished.stdout.trim() {
+            "direct" => Visit::Direct,
+            "proxied" => Visit::Proxied,
+            other => Visit::Failed(other.to_owned()),
+        })
+    }
+
+    /// Gives the server the service's address, where it refuses, and the client a route to it: only
+    /// who is translated gets through.
+    fn announce(&self) -> Result<()> {
+        let (client, server) = (&self.lab.client, &self.lab.server);
+        ip(&["-n", server.name(), "addr", "add", &format!("{SERVICE}/32"), "dev", "lo"])?;
+        ip(&["-n", client.name(), "route", "add", SERVICE, "via", SERVER_V4])?;
+        self.nft(
+            server,
+            &format!(
+                "table ip service {{\n chain in {{\n type filter hook input priority 0;\n \
+                 ip daddr {SERVICE} reject with tcp reset\n }}\n}}\n"
+            ),
+        )
+    }
+
+    /// Loads a rule set; it goes with the namespace.
+    fn nft(&self, netns: &Netns, rules: &str) -> Result<()> {
+        let file = self.lab.dir().join("rules.nft");
+        std::fs::write(&file, rules)?;
+        run(netns.command("nft").arg("-f").arg(&file), LIMIT)?.ok().map(drop)
+    }
+}
+
+// === impl Weir ===
+
+impl Weir {
+    fn verb(&self, lab: &Lab, arguments: &[&str]) -> Result<String> {
+        let mut command = lab.client.command(binary()?);
+        command.args(arguments).arg("--control").arg(&self.control);
+        Ok(run(&mut command, LIMIT)?.ok()?.stdout)
+    }
+}
+
+// === helpers ===
+
+/// A command that moves into the cgroup before it begins.
+fn within(cgroup: &Path, command: &Command) -> Command {
+    let mut wrapped = Command::new("sh");
+    wrapped.args(["-c", r#"echo $$ > "$0/cgroup.procs" && exec "$@""#]).arg(cgroup);
+    wrapped.arg(command.get_program()).args(command.get_args());
+    wrapped
+}
+
+/// A whoami server on the usual port of the server's namespace.
+fn server(place: &Place) -> Result<Peer> {
+    Peer::whoami(&place.lab.server, PORT)
+}
+
+fn octets(address: &str) -> Result<[u8; 4]> {
+    Ok(address.parse::<std::net::Ipv4Addr>()?.octets())
+}
+
+/// Bytes that the client's loopback interface has carried.
+fn loopback_bytes(lab: &Lab) -> Result<u64> {
+    let text = run(lab.client.command("cat").arg("/proc/net/dev"), LIMIT)?.ok()?.stdout;
+    let line = text.lines().find_map(|line| line.trim().strip_prefix("lo:"));
+    let received = line.and_then(|numbers| numbers.split_whitespace().next());
+    Ok(received.context("no loopback interface")?.parse()?)
+}
+
+/// The test's own cgroup, which is not under the place's.
+fn elsewhere() -> Result<PathBuf> {
+    let text = std::fs::read_to_string("/proc/self/cgroup")?;
+    let relative = text.lines().find_map(|line| line.strip_prefix("0::/")).context("no cgroup2")?;
+    Ok(weir_tests::cgroup::mount_point()?.join(relative))
+}
+
+#[track_caller]
+fn assert_says(findings: &[(String, String)], level: &str, words: &[&str]) {
+    let said = findings
+        .iter()
+        .any(|(found, detail)| found == level && words.iter().all(|word| detail.contains(word)));
+    assert!(said, "no {level} with {words:?} in {findings:#?}");
+}
+
+// === beside others ===
+
+#[test]
+fn a_program_above_sees_the_connection_to_weir_and_then_weirs_own() -> Result<()> {
+    let place = Place::new("above")?;
+    let _peer = server(&place)?;
+    let counters = Counters::new()?;
+    let recorder = Program::recorder("recorder", &counters)?;
+    let _link = recorder.link(place.top.path())?;
+    let _weir = place.weir(&place.own(), &[])?;
+    // weir has tried itself out.
+    let before = (counters.get(0)?, counters.get(1)?);
+    assert_eq!(place.visit(SERVER_V4)?, Visit::Proxied);
+    let after = (counters.get(0)?, counters.get(1)?);
+    assert_eq!(after, (before.0 + 1, before.1 + 1), "to loopback, and from weir");
+    let found = place.check(&place.own(), "recorder (id ")?;
+    assert_says(&found, "ok", &["on connect4", "above", "runs after weir's"]);
+    Ok(())
+}
+
+#[test]
+fn a_program_below_sees_the_address_that_the_application_asked_for() -> Result<()> {
+    let place = Place::new("below")?;
+    let _peer = server(&place)?;
+    let counters = Counters::new()?;
+    let recorder = Program::recorder("recorder", &counters)?;
+    let _link = recorder.link(&place.leaf())?;
+    let _weir = place.weir(&place.own(), &[])?;
+    assert_eq!(place.visit(SERVER_V4)?, Visit::Proxied);
+    assert_eq!((counters.get(0)?, counters.get(1)?), (0, 1));
+    let found = place.check(&place.own(), "recorder (id ")?;
+    assert_says(&found, "ok", &["below", "runs before weir's"]);
+    Ok(())
+}
+
+/// As Cilium's socket load balancer at the root: weir asks for the service, as the application did,
+/// and the balancer translates what weir asks for.
+#[test]
+fn a_load_balancer_above_both_translates_weirs_own_connection() -> Result<()> {
+    let place = Place::new("lb")?;
+    let _peer = server(&place)?;
+    place.announce()?;
+    let balancer = Program::balancer("balancer", octets(SERVICE)?, octets(SERVER_V4)?)?;
+    let _link = balancer.link(place.top.path())?;
+    assert_eq!(
+        place.visit_named(SERVICE, SERVER_V4)?,
+        Visit::Direct,
+        "the balancer works without weir"
+    );
+    let weir = place.weir(&place.own(), &[])?;
+    assert_eq!(place.visit(SERVICE)?, Visit::Proxied);
+    let stat = weir.verb(&place.lab, &["stat", "-o", "json"])?;
+    ensure!(stat.contains(SERVICE), "weir knows the connection by another name: {stat}");
+    Ok(())
+}
+
+/// A service address without a route: to weir the kernel would refuse it, so it goes direct, and
+/// the balancer translates it then.
+#[test]
+fn a_service_without_a_route_goes_direct_to_the_load_balancer() -> Result<()> {
+    let place = Place::new("lbroute")?;
+    let _peer = server(&place)?;
+    let balancer = Program::balancer("balancer", octets(SERVICE)?, octets(SERVER_V4)?)?;
+    let _link = balancer.link(place.top.path())?;
+    let _weir = place.weir(&place.own(), &[])?;
+    assert_eq!(place.visit_named(SERVICE, SERVER_V4)?, Visit::Direct);
+    assert_eq!(place.visit(SERVER_V4)?, Visit::Proxied);
+    Ok(())
+}
+
+/// What weir cannot reach goes direct for the retry; the check tells how to exempt it for good.
+#[test]
+fn a_load_balancer_that_does_not_cover_weir_is_named() -> Result<()> {
+    let place = Place::new("lbapart")?;
+    let _peer = server(&place)?;
+    place.announce()?;
+    let balancer = Program::balancer("balancer", octets(SERVICE)?, octets(SERVER_V4)?)?;
+    let _link = balancer.link(place.top.path())?;
+    let apart = elsewhere()?;
+    let weir = place.weir(&apart, &[])?;
+    ensure!(matches!(place.visit(SERVICE)?, Visit::Failed(_)), "weir reached the service");
+    assert_eq!(place.visit_named(SERVICE, SERVER_V4)?, Visit::Direct, "the retry");
+    let found = place.check(&apart, "balancer (id ")?;
+    assert_says(&found, "warn", &["above", "weir's own connections do not pass it"]);
+    drop(weir);
+    let _weir = place.weir(&apart, &["--skip-cidrs", SERVICE])?;
+    assert_eq!(place.visit_named(SERVICE, SERVER_V4)?, Visit::Direct, "as the hint says");
+    Ok(())
+}
+
+#[test]
+fn a_load_balancer_below_translates_before_weir() -> Result<()> {
+    let place = Place::new("lbbelow")?;
+    let _peer = server(&place)?;
+    place.announce()?;
+    let balancer = Program::balancer("balancer", octets(SERVICE)?, octets(SERVER_V4)?)?;
+    let _link = balancer.link(&place.leaf())?;
+    let weir = place.weir(&elsewhere()?, &[])?;
+    assert_eq!(place.visit_named(SERVICE, SERVER_V4)?, Visit::Proxied);
+    let stat = weir.verb(&place.lab, &["stat", "-o", "json"])?;
+    ensure!(stat.contains(SERVER_V4) && !stat.contains(SERVICE), "{stat}");
+    Ok(())
+}
+
+#[test]
+fn sockets_of_another_programs_sock_map_work_with_sk_msg() -> Result<()> {
+    let place = Place::new("sockmap")?;
+    let counters = Counters::new()?;
+    let map = SockMap::new()?;
+    let collector = Program::collector("collector", &map, &counters)?;
+    let _link = collector.link(&place.leaf())?;
+    let mut bulk = fixture::command(&place.lab.server, "bulk.py");
+    bulk.args(["serve", &PORT.to_string()]);
+    let _bulk = Process::serve("bulk", bulk, place.lab.dir(), (&place.lab.server, PORT))?;
+    let _weir = place.weir(&place.own(), &["--sk-msg", "on"])?;
+    let before = loopback_bytes(&place.lab)?;
+    for way in ["download", "upload"] {
+        let mut client = fixture::command(&place.lab.client, "bulk.py");
+        client.args([way, SERVER_V4, &PORT.to_string(), &BYTES.to_string()]);
+        run(&mut within(&place.leaf(), &client), LIMIT)?.ok()?;
+    }
+    assert_eq!(counters.get(0)?, 2, "both sockets were in the other's map");
+    let crossed = loopback_bytes(&place.lab)? - before;
+    ensure!(crossed >= 2 * BYTES, "{crossed} bytes crossed loopback: not on the TCP stack");
+    let found = place.check(&place.own(), "collector (id ")?;
+    assert_says(&found, "warn", &["on sockops", "below", "sock map", "EBUSY"]);
+    assert_says(&place.check(&place.own(), "foreign_msg (sk_msg)")?, "ok", &["this machine"]);
+    Ok(())
+}
+
+#[test]
+fn programs_that_choose_listeners_are_named() -> Result<()> {
+    let place = Place::new("lookup")?;
+    let program = Program::pass(foreign::SK_LOOKUP, "chooser")?;
+    let _link = program.link(&place.lab.client.path())?;
+    let found = place.check(&place.own(), "chooser (id ")?;
+    assert_says(&found, "warn", &["the network namespace", "the last counts"]);
+    Ok(())
+}
+
+// === in the way ===
+
+#[test]
+fn weir_attaches_nothing_where_an_exclusive_program_is_in_the_way() -> Result<()> {
+    for above in [false, true] {
+        let place = Place::new("exclusive")?;
+        let workload = place.workload();
+        let cgroup = if above { place.top.path().to_owned() } else { workload.clone() };
+        let _direct = Program::pass(CONNECT4, "lonely")?.direct(&cgroup, EXCLUSIVE)?;
+        let found = place.check(&place.own(), "lonely (id ")?;
+        let relation = if above { "above" } else { "here" };
+        assert_says(&found, "fail", &["on connect4", relation, "EPERM"]);
+        let error = place.weir(&place.own(), &[]).err().context("weir started")?;
+        let error = format!("{error:#}");
+        ensure!(error.contains("cannot attach") && error.contains("connect4"), "{error}");
+        for hook in HOOKS {
+            let expected = u32::from(!above && hook == CONNECT4.1);
+            assert_eq!(foreign::attached(&workload, hook)?, expected, "hook {hook}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn an_exclusive_program_below_is_not_in_the_way() -> Result<()> {
+    let place = Place::new("exclbelow")?;
+    let _peer = server(&place)?;
+    let counters = Counters::new()?;
+    let recorder = Program::recorder("recorder", &counters)?;
+    let _direct = recorder.direct(&place.leaf(), EXCLUSIVE)?;
+    let _weir = place.weir(&place.own(), &[])?;
+    assert_eq!(place.visit(SERVER_V4)?, Visit::Proxied);
+    assert_eq!((counters.get(0)?, counters.get(1)?), (0, 1));
+    Ok(())
+}
+
+/// The kernel's rule, not weir's: weir can only say so beforehand.
+#[test]
+fn an_overridable_program_above_gives_way_and_is_named() -> Result<()> {
+    let place = Place::new("override")?;
+    let _peer = server(&place)?;
+    let counters = Counters::new()?;
+    let recorder = Program::recorder("recorder", &counters)?;
+    let _direct = recorder.direct(place.top.path(), OVERRIDE)?;
+    let apart = elsewhere()?;
+    let found = place.check(&apart, "recorder (id ")?;
+    assert_says(&found, "warn", &["above", "it no longer runs"]);
+    let weir = place.weir(&apart, &[])?;
+    assert_eq!(place.visit(SERVER_V4)?, Visit::Proxied);
+    assert_eq!((counters.get(0)?, counters.get(1)?), (0, 0));
+    drop(weir);
+    assert_eq!(place.visit(SERVER_V4)?, Visit::Direct);
+    assert_eq!(counters.get(1)?, 1, "back with weir gone");
+    Ok(())
+}
+
+#[test]
+fn another_weir_is_named_wherever_it_is() -> Result<()> {
+    let place = Place::new("second")?;
+    for (relation, cgroup) in [
+        ("same", place.workload()),
+        ("above", place.top.path().to_owned()),
+        ("below", place.leaf()),
+    ] {
+        let program = Program::pass(CONNECT4, "weir_connect4")?;
+        let link = program.link(&cgroup)?;
+        let found = place.check(&place.own(), "captures connections")?;
+        assert_says(&found, "warn", &[relation, &cgroup.display().to_string()]);
+        assert_eq!(found.len(), 1, "{found:?}");
+        drop(link);
+    }
+    assert_eq!(place.check(&place.own(), "captures connections")?, []);
+    Ok(())
+}
+
+// === packet filters ===
+
+/// A proxy of another kind behind a rule for its port: weir comes first, then the other one.
+#[test]
+fn a_redirection_of_one_port_comes_after_weir() -> Result<()> {
+    let place = Place::new("nftport")?;
+    let _peer = server(&place)?;
+    let other = Peer::whoami(&place.lab.client, 9100)?;
+    place.nft(
+        &place.lab.client,
+        &format!(
+            "table ip other {{\n chain out {{\n type nat hook output priority -100;\n \
+         tcp dport {PORT} redirect to :9100\n }}\n}}\n"
+        ),
+    )?;
+    let _weir = place.weir(&place.own(), &[])?;
+    assert_eq!(place.visit(SERVER_V4)?, Visit::Proxied);
+    assert_eq!(other.seen().len(), 1, "weir's own connection was redirected");
+    let found = place.check(&place.own(), "chain out (nat, output)")?;
+    assert_says(&found, "warn", &["table ip other", "weir captures before that"]);
+    Ok(())
+}
+
+#[test]
+fn a_redirection_of_everything_takes_captured_connections_unless_it_spares_loopback() -> Result<()>
+{
+    let place = Place::new("nftall")?;
+    let _peer = server(&place)?;
+    let other = Peer::whoami(&place.lab.client, 9100)?;
+    let table = |exemption: &str| {
+        format!(
+            "table ip other\ndelete table ip other\n\
+             table ip other {{\n chain out {{\n type nat hook output priority -100;\n {exemption}\n \
+             meta l4proto tcp redirect to :9100\n }}\n}}\n"
+        )
+    };
+    place.nft(&place.lab.client, &table(""))?;
+    let _weir = place.weir(&place.own(), &[])?;
+    assert_eq!(place.visit(SERVER_V4)?, Visit::Direct, "to the other one, past weir");
+    assert_eq!(other.seen().len(), 1);
+    let found = place.check(&place.own(), "chain out (nat, output)")?;
+    assert_says(&found, "warn", &["take captured connections away"]);
+    place.nft(&place.lab.client, &table("oif lo return"))?;
+    assert_eq!(place.visit(SERVER_V4)?, Visit::Proxied, "as the hint says");
+    assert_eq!(other.seen().len(), 2, "weir's own connection was redirected");
+    Ok(())
+}
+
+#[test]
+fn rule_sets_that_redirect_nothing_are_no_news() -> Result<()> {
+    let place = Place::new("nftnone")?;
+    place.nft(
+        &place.lab.client,
+        "table inet quiet {\n chain out {\n type nat hook output priority -100;\n accept\n }\n \
+         chain post {\n type nat hook postrouting priority 100;\n masquerade\n }\n}\n",
+    )?;
+    assert_eq!(place.check(&place.own(), "table inet quiet")?, []);
+    Ok(())
+}
