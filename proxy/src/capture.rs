@@ -13,6 +13,7 @@ mod error;
 mod events;
 pub mod features;
 mod heartbeat;
+mod holders;
 mod inbound;
 mod instance;
 mod kernel;
@@ -29,6 +30,7 @@ pub mod proof;
 pub mod query;
 mod remembered;
 mod routes;
+mod seeding;
 mod table;
 
 pub use acceleration::self_test as sk_msg_self_test;

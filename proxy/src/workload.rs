@@ -115,6 +115,7 @@ impl Workload {
             listeners,
             telemetry: shared.telemetry.clone(),
             withdrawn: AtomicBool::new(true),
+            over: AtomicBool::new(false),
         });
         let feedback = KernelFeedback::new(&kernel, &netns, &cgroup, &shared);
         let registered = shared.exhaustion.register(Arc::clone(&slots) as Arc<dyn Slots>);
@@ -395,8 +396,10 @@ impl Workload {
     /// Leaves the slots, or leaves them to a successor, accepts what is in the queues, lets open
     /// connections finish until the deadline, then cuts them. Returns how many had to be cut.
     pub async fn drain(&self, deadline: Duration, successor: bool) -> usize {
-        self.slots.withdrawn.store(true, Ordering::Release);
-        if !successor {
+        self.slots.over.store(true, Ordering::Release);
+        if successor {
+            self.slots.withdrawn.store(true, Ordering::Release);
+        } else {
             self.slots.withdraw();
         }
         self.stop_accepting.cancel();

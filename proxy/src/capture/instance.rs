@@ -16,7 +16,7 @@ use aya::{
 use aya_obj::generated::bpf_func_id;
 use weir_common::{
     CounterKey, DestinationKey, ListenerKey, Listening, PortKey, PortRule, Route, STATE_BYTES,
-    TupleKey, WorkloadConfig, WorkloadId, maps,
+    Seeds, TupleKey, WorkloadConfig, WorkloadId, maps,
 };
 
 use super::{
@@ -24,6 +24,7 @@ use super::{
     attach::{INBOUND_PROGRAM, refused},
     left::AllLeft,
     pins::{Lock, Pins, digest, lock_holder},
+    seeding::Seeded,
     table::{Prefixes, Table, lock, take},
 };
 
@@ -51,6 +52,8 @@ pub struct Instance {
     pub(super) failed: Table<DestinationKey, u64>,
     pub(super) learned: Table<DestinationKey, u64>,
     pub(super) listening: Table<DestinationKey, Listening>,
+    pub(super) seeds: Table<PortKey, Seeds>,
+    pub(super) seeded: Mutex<Seeded>,
     pub(super) inside: Table<DestinationKey, u8>,
     pub(super) own: Mutex<SkStorage<MapData, u32>>,
     pub(super) ports: Table<PortKey, PortRule>,
@@ -106,6 +109,8 @@ impl Instance {
             failed: Table::take(&mut ebpf, maps::FAILED)?,
             learned: Table::take(&mut ebpf, maps::LEARNED)?,
             listening: Table::take(&mut ebpf, maps::LISTENING)?,
+            seeds: Table::take(&mut ebpf, maps::SEEDS)?,
+            seeded: Mutex::new(take(&mut ebpf, maps::SEEDED)?),
             inside: Table::take(&mut ebpf, maps::INSIDE)?,
             own: Mutex::new(take(&mut ebpf, maps::OWN)?),
             ports: Table::take(&mut ebpf, maps::PORTS)?,

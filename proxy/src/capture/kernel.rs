@@ -85,6 +85,7 @@ impl Kernel {
         for (key, _) in instance.listening.entries(|key| mine(key.workload)) {
             let _ = instance.listening.remove(&key);
         }
+        let _ = self.unseed();
         for (key, _) in instance.inside.entries(|key| mine(key.workload)) {
             let _ = instance.inside.remove(&key);
         }

@@ -8,8 +8,10 @@ use crate::{accept::Slots, capture::Listeners, telemetry::Telemetry};
 pub(super) struct WorkloadSlots {
     pub(super) listeners: Listeners,
     pub(super) telemetry: Telemetry,
-    /// No connections are wanted any more, or not now.
+    /// No connections are wanted now.
     pub(super) withdrawn: AtomicBool,
+    /// Nor ever again: draining.
+    pub(super) over: AtomicBool,
 }
 
 // === impl WorkloadSlots ===
@@ -23,6 +25,9 @@ impl Slots for WorkloadSlots {
     }
 
     fn offer(&self) {
+        if self.over.load(Ordering::Acquire) {
+            return;
+        }
         self.withdrawn.store(false, Ordering::Release);
         if let Err(error) = self.listeners.offer() {
             tracing::warn!(%error, "listener slots not filled");
