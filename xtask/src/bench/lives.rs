@@ -27,10 +27,14 @@ pub(super) struct Lives {
     pub(super) remove_cpu_ms: f64,
     /// From fork(2) after `kill -9` until all are captured.
     pub(super) restart_ms: f64,
+    /// Processor time of weir in this.
+    pub(super) restart_cpu_ms: f64,
     /// From SIGTERM to the end of the process.
     pub(super) stop_ms: f64,
     /// From fork(2) after a stop until all are captured.
     pub(super) start_ms: f64,
+    /// Processor time of weir in this.
+    pub(super) start_cpu_ms: f64,
     /// `weir detach` after `kill -9`.
     pub(super) detach_ms: f64,
 }
@@ -72,8 +76,10 @@ impl Setting<'_> {
         let remove_cpu_ms = removals(&weir, places)?;
         weir.kill()?;
         let (weir, restarted) = start()?;
+        let restart_cpu_ms = millis(cpu(weir.pid())?);
         let stopped = weir.stop()?;
         let (weir, started) = start()?;
+        let start_cpu_ms = millis(cpu(weir.pid())?);
         weir.kill()?;
         let detached = detach(self.instance)?;
         let left = Path::new("/sys/fs/bpf/weir").join(self.instance);
@@ -82,8 +88,10 @@ impl Setting<'_> {
             workloads: places.len(),
             remove_cpu_ms,
             restart_ms: millis(restarted),
+            restart_cpu_ms,
             stop_ms: millis(stopped),
             start_ms: millis(started),
+            start_cpu_ms,
             detach_ms: millis(detached),
         })
     }

@@ -92,7 +92,10 @@ pub(super) fn tables(figures: &Figures) -> String {
         let _always_fits = write!(text, "\n{title}\n\n{table}\n");
     };
     add("Adding a workload, as the client of the control socket sees it (ms)", &adding(figures));
-    add("Memory, kernel objects and descriptors", &memory(figures));
+    add(
+        "Memory, kernel objects and descriptors (in brackets per workload since the row above)",
+        &memory(figures),
+    );
     let connections = |choose: fn(&super::workloads::Stage) -> &Connections| {
         let stages = figures.stages.iter();
         connections(stages.map(|stage| (stage.workloads, choose(stage))))
@@ -100,7 +103,7 @@ pub(super) fn tables(figures: &Figures) -> String {
     add("Connections of one workload, one after the other (µs)", &connections(|it| &it.one));
     add("Connections of several workloads in turn (µs)", &connections(|it| &it.in_turn));
     add("Doing nothing", &idle(figures));
-    add("Ends and beginnings (ms)", &lives(&figures.lives));
+    add("Ends and beginnings (ms; in brackets per workload)", &lives(&figures.lives));
     text
 }
 
@@ -184,8 +187,10 @@ fn lives(lives: &[Lives]) -> Table {
     let mut table = table(&[
         "workloads",
         "kill -9, restart",
+        "its CPU",
         "SIGTERM",
         "start again",
+        "its CPU",
         "weir detach",
         "CPU per removal",
     ]);
@@ -194,8 +199,10 @@ fn lives(lives: &[Lives]) -> Table {
         table.add_row([
             it.workloads.to_string(),
             each(it.restart_ms),
+            each(it.restart_cpu_ms),
             each(it.stop_ms),
             each(it.start_ms),
+            each(it.start_cpu_ms),
             each(it.detach_ms),
             format!("{:.1}", it.remove_cpu_ms),
         ]);
