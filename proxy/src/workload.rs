@@ -27,7 +27,7 @@ use self::{feedback::KernelFeedback, slots::WorkloadSlots};
 use crate::{
     accept::{AcceptOptions, Exhaustion, Registered, Slots, accept_loop},
     capture::{
-        AttachOptions, Captured, CaptureError, ClientIp, Heartbeat, Installed, Instance, Kernel,
+        AttachOptions, CaptureError, Captured, ClientIp, Heartbeat, Installed, Instance, Kernel,
         Listeners, Lock, Netns, Originals, RememberedPort, RouteWatch, cgroup,
     },
     config::{Config, Fail, WorkloadSettings},
@@ -105,7 +105,7 @@ impl Workload {
             settings: settings.clone(),
             origin,
             netns_inode: netns.inode(),
-            client_ip: client_ip.clone(),
+            client_ip,
             programs: keep.then_some(own),
         };
         kernel.remember(&serde_json::to_vec(&description).unwrap_or_default())?;
@@ -204,8 +204,10 @@ impl Workload {
     }
 
     async fn accept(self: Arc<Self>, listener: TcpListener) {
-        let options =
-            AcceptOptions { exhaustion: self.shared.exhaustion.clone(), ..AcceptOptions::captured() };
+        let options = AcceptOptions {
+            exhaustion: self.shared.exhaustion.clone(),
+            ..AcceptOptions::captured()
+        };
         let slots = Arc::clone(&self.slots);
         let stop = self.stop_accepting.clone();
         accept_loop(&listener, slots.as_ref(), &stop, options, |client, peer| {

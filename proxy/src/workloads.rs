@@ -150,12 +150,13 @@ impl Workloads {
             id: before.map_or(next, |(id, _)| *id),
             fresh: before.is_none() || !remembered.same_maps,
             ports: before.and_then(|(id, _)| remembered.ports.get(id).cloned()).unwrap_or_default(),
-            client_ip: before.and_then(|(_, description)| description.client_ip.clone()),
+            client_ip: before.and_then(|(_, description)| description.client_ip),
             programs: before.and_then(|(_, description)| description.programs),
             claim: None,
         };
         if let Some(own) = own {
-            let before = known.iter().find(|(_, it)| it.settings.workload.name == own.workload.name);
+            let before =
+                known.iter().find(|(_, it)| it.settings.workload.name == own.workload.name);
             let mut next = self.next.lock().await;
             self.add_locked(start(own, Origin::Config, before, *next), takeover).await?;
             *next += u32::from(before.is_none());
@@ -253,7 +254,10 @@ impl Workloads {
     /// # Errors
     /// Where its name is taken, a setting is out of range, or the kernel refuses it. Nothing is
     /// changed then.
-    pub async fn add(&self, mut settings: WorkloadSettings) -> Result<Arc<Workload>, WorkloadError> {
+    pub async fn add(
+        &self,
+        mut settings: WorkloadSettings,
+    ) -> Result<Arc<Workload>, WorkloadError> {
         settings.resolve();
         settings.validate()?;
         let mut next = self.next.lock().await;
