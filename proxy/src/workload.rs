@@ -385,6 +385,21 @@ impl Workload {
         }
     }
 
+    /// Says in what is kept for a restart that nobody wants it any more.
+    ///
+    /// # Errors
+    /// Where the map cannot be written.
+    pub fn forget_at_restart(&self) -> Result<(), CaptureError> {
+        let description = Description {
+            settings: self.settings.clone(),
+            origin: Origin::Removed,
+            netns_inode: self.netns.inode(),
+            client_ip: self.client_ip,
+            programs: None,
+        };
+        self.kernel.remember(&serde_json::to_vec(&description).unwrap_or_default())
+    }
+
     /// Lets another process capture the cgroup.
     pub fn release_claim(&self) {
         *lock(&self.claim) = None;

@@ -155,8 +155,9 @@ impl Workloads {
             claim: None,
         };
         if let Some(own) = own {
-            let before =
-                known.iter().find(|(_, it)| it.settings.workload.name == own.workload.name);
+            let before = known.iter().find(|(_, it)| {
+                it.origin != Origin::Removed && it.settings.workload.name == own.workload.name
+            });
             let mut next = self.next.lock().await;
             self.add_locked(start(own, Origin::Config, before, *next), takeover).await?;
             *next += u32::from(before.is_none());
@@ -337,6 +338,9 @@ impl Workloads {
         };
         let deadline = self.shared.config.drain.deadline;
         let workloads = Arc::clone(self);
+        if let Err(error) = workload.forget_at_restart() {
+            tracing::warn!(%error, workload = name, "a restart soon would capture it again");
+        }
         workload.kernel().stop_capturing();
         workload.release_claim();
         self.removals.spawn(async move {
