@@ -69,6 +69,8 @@ pub struct Trip {
     pub local: Option<SocketAddr>,
     /// This end as the other one sees it.
     pub seen: Option<SocketAddr>,
+    /// The other end of this socket is in the same namespace.
+    pub loopback: bool,
     /// Exchanges, requests or messages that were completed.
     pub rounds: u64,
     /// How it went.
@@ -118,10 +120,11 @@ impl fmt::Display for Kind {
 // === impl Trip ===
 
 impl Trip {
-    /// Whether weir was on the way: the other end saw another port. `None` if it was not told.
+    /// Whether weir was on the way: the other end saw another address, or the same only because the
+    /// kernel gave weir the port that the client has too. `None` if the client was not told.
     #[must_use]
     pub fn proxied(&self) -> Option<bool> {
-        Some(self.local?.port() != self.seen?.port())
+        Some(self.local? != self.seen? || self.loopback)
     }
 
     /// Whether it ended as it should.

@@ -15,6 +15,9 @@ use weir_tests::visits::now;
 /// [`Outcome::Good`] or [`Outcome::Left`], or what went wrong.
 pub(crate) type End = Result<Outcome, Outcome>;
 
+/// No segment on a cable is longer, and those through loopback are (64 KiB).
+const CABLE: u32 = 9000;
+
 /// One connection.
 pub(crate) struct Journey(Trip);
 
@@ -25,7 +28,8 @@ impl Journey {
     pub(crate) fn begin(kind: Kind) -> Self {
         let begin = now().expect("there is a monotonic clock");
         let outcome = Outcome::Good;
-        Self(Trip { kind, begin, end: begin, local: None, seen: None, rounds: 0, outcome })
+        let (local, seen, loopback, rounds) = (None, None, false, 0);
+        Self(Trip { kind, begin, end: begin, local, seen, loopback, rounds, outcome })
     }
 
     /// A server's.
@@ -39,6 +43,7 @@ impl Journey {
     /// It has an address now.
     pub(crate) fn connected(&mut self, stream: &TcpStream) {
         self.0.local = stream.local_addr().ok().map(plain);
+        self.0.loopback = SockRef::from(stream).tcp_mss().is_ok_and(|bytes| bytes > CABLE);
     }
 
     /// The other end has told how it sees this one.
