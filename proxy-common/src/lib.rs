@@ -159,6 +159,8 @@ pub mod flags {
     pub const SK_MSG: u32 = 1 << 4;
     /// Where no proxy is there, what it would have captured is refused: EPERM outbound, RST inbound.
     pub const FAIL_CLOSED: u32 = 1 << 5;
+    /// Inbound connections are captured, so that those which go direct are reported.
+    pub const CAPTURE_INBOUND: u32 = 1 << 6;
 }
 
 /// What the hooks need to know about a workload.

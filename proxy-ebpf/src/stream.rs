@@ -170,6 +170,9 @@ fn accepted(ctx: &SockOpsContext) {
     }
     // SAFETY: userspace replaces entries, it does not write into them.
     let Some(config) = (unsafe { WORKLOADS.get(&dest.workload) }) else { return };
+    if config.flags & flags::CAPTURE_INBOUND == 0 {
+        return;
+    }
     let reason = match inbound::decide(config, &mut dest) {
         Ok(()) => Reason::NoListener,
         Err(reason) => reason,

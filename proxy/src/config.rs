@@ -433,7 +433,11 @@ fn resolve(outbound: &mut Outbound, inbound: &mut Inbound) {
     }
 }
 
-fn name(key: &'static str, name: &str) -> Result<(), ConfigError> {
+/// Checks the name of a workload or an instance.
+///
+/// # Errors
+/// Where it is no name.
+pub fn name(key: &'static str, name: &str) -> Result<(), ConfigError> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     // A name becomes a directory's.
     let good = (1..=63).contains(&name.len()) && name.chars().all(allowed) && !name.starts_with('.');

@@ -8,11 +8,12 @@ mod metrics;
 mod process;
 pub mod record;
 pub mod stats;
+mod workloads;
 
 pub use close::CloseReason;
 pub use connection::ConnectionGuard;
-pub use metrics::KernelCount;
 pub(crate) use process::resident_bytes;
+pub use workloads::WorkloadFacts;
 
 use std::{
     collections::HashMap,
@@ -172,13 +173,10 @@ impl Telemetry {
         self.inner.live.iter().map(|shard| lock(shard).len()).sum()
     }
 
-    /// Sets where `weir_kernel_decisions_total` comes from; asked at each scrape, so it must be
-    /// quick.
-    pub fn set_kernel_counters(
-        &self,
-        counters: impl Fn() -> Vec<KernelCount> + Send + Sync + 'static,
-    ) {
-        self.inner.metrics.set_kernel_counters(Box::new(counters));
+    /// Sets where what the kernel side knows of the workloads comes from; asked at each scrape, so
+    /// that it must be quick.
+    pub fn set_workloads(&self, source: impl Fn() -> Vec<WorkloadFacts> + Send + Sync + 'static) {
+        self.inner.metrics.workloads().set(Box::new(source));
     }
 
     /// An accept failed for want of descriptors or memory; an `errno`.

@@ -513,6 +513,7 @@ fn configure(
             | flag(policy.has_include_list(Direction::Outbound), flags::INCLUDE_OUTBOUND)
             | flag(policy.has_include_list(Direction::Inbound), flags::INCLUDE_INBOUND)
             | flag(settings.workload.fail == Fail::Closed, flags::FAIL_CLOSED)
+            | flag(settings.inbound.capture, flags::CAPTURE_INBOUND)
             | flag(sk_msg, flags::SK_MSG),
         _pad: 0,
     })

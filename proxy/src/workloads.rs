@@ -22,8 +22,8 @@ use crate::{
         self, CaptureError, ClientIp, DirectClose, Events, Heartbeat, Instance, InstanceOptions,
         Lock, Originals, Remembered, coexist, lock_directory,
     },
-    config::{Config, Fail, Switch, WorkloadSettings},
-    telemetry::{KernelCount, Telemetry},
+    config::{Config, Fail, Switch, WorkloadSettings, fail_name},
+    telemetry::{Telemetry, WorkloadFacts},
     workload::{Description, Origin, Shared, Start, Workload, cgroup_of, skipped},
 };
 
@@ -221,8 +221,8 @@ impl Workloads {
             }
         });
         let workloads = Arc::downgrade(self);
-        self.shared.telemetry.set_kernel_counters(move || {
-            workloads.upgrade().map_or_else(Vec::new, |workloads| workloads.kernel_counts())
+        self.shared.telemetry.set_workloads(move || {
+            workloads.upgrade().map_or_else(Vec::new, |workloads| workloads.facts())
         });
     }
 
@@ -419,14 +419,16 @@ impl Workloads {
         self.list().iter().map(|it| it.name().to_string()).collect()
     }
 
-    fn kernel_counts(&self) -> Vec<KernelCount> {
-        let counts = |workload: &Arc<Workload>| {
-            let name = Arc::clone(workload.name());
-            workload.kernel().counters().into_iter().map(move |(direction, reason, count)| {
-                KernelCount { workload: Arc::clone(&name), direction, reason, count }
-            })
+    fn facts(&self) -> Vec<WorkloadFacts> {
+        let facts = |workload: &Arc<Workload>| WorkloadFacts {
+            workload: Arc::clone(workload.name()),
+            fail: fail_name(workload.settings().workload.fail),
+            learn: workload.settings().workload.learn.name(),
+            inbound: workload.settings().inbound.capture,
+            capturing: workload.phase() == "capturing",
+            decisions: workload.kernel().counters(),
         };
-        self.list().iter().flat_map(counts).collect()
+        self.list().iter().map(facts).collect()
     }
 
     /// Stops capturing, or leaves that to a successor, and lets open connections finish until the

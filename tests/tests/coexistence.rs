@@ -6,12 +6,14 @@ mod foreign;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use weir_tests::Lab;
 use weir_tests::cgroup::Cgroup;
+use weir_tests::daemon::Instance;
 use weir_tests::fixture;
 use weir_tests::lab::SERVER_V4;
 use weir_tests::netns::{Netns, ip};
@@ -40,6 +42,8 @@ struct Place {
 struct Weir {
     process: Process,
     control: PathBuf,
+    /// Dropped after the process: takes away what is pinned.
+    _instance: Arc<Instance>,
 }
 
 /// What a client saw of one connection.
@@ -77,12 +81,13 @@ impl Place {
 
     /// Starts weir in the cgroup and waits until it captures.
     fn weir(&self, own: &Path, flags: &[&str]) -> Result<Weir> {
-        let control = self.lab.dir().join("weir.sock");
+        let (control, instance) = (self.lab.dir().join("weir.sock"), Instance::new());
         let mut command = self.lab.client.command(binary()?);
-        command.arg("run").arg("--cgroup").arg(self.workload());
+        command.args(["run", "--instance", instance.name()]);
+        command.arg("--cgroup").arg(self.workload());
         command.arg("--control").arg(&control).args(flags);
         let process = Process::start("weir", within(own, &command), self.lab.dir())?;
-        let mut weir = Weir { process, control };
+        let mut weir = Weir { process, control, _instance: instance };
         wait_until("weir to get ready", Duration::from_secs(10), || {
             if !weir.process.running()? {
                 bail!("weir run ended");

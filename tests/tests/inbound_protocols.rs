@@ -104,9 +104,13 @@ fn http_requests_are_recorded_with_their_status() -> Result<()> {
         {
             let url = format!("http://{host}:{port}");
             let (hello, missing) = (format!("{url}/hello.txt"), format!("{url}/missing"));
-            let said = client(&lab, &["curl", "-sS", version, &hello, &missing])?.stdout;
-            assert_eq!(said, "hello from nginx\nnothing here\n");
-            let records = daemon.records_of(port, number + 1)?;
+            // One after the other: Debian 12's curl fails to use an HTTP/2 connection again that it
+            // began with prior knowledge, with or without weir.
+            let said = [&hello, &missing]
+                .map(|url| client(&lab, &["curl", "-sS", version, url]).map(|done| done.stdout));
+            let said: Vec<String> = said.into_iter().collect::<Result<_>>()?;
+            assert_eq!(said, ["hello from nginx\n", "nothing here\n"]);
+            let records = daemon.records_of(port, 2 * (number + 1))?;
             records.assert_treated(port, if port == nginx::H2C { "http2" } else { "http1" });
             let requests = records.requests_to(port);
             let last: Vec<_> = requests.iter().skip(number * 2).collect();

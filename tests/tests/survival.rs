@@ -70,13 +70,16 @@ fn rules(daemon: &Daemon) -> Result<Vec<Value>> {
     let report = daemon.json(&["ports", "list", "--workload", "pod-a"])?;
     let rules = report["rules"].as_array().cloned().unwrap_or_default();
     ensure!(!rules.is_empty(), "no rules in {report:#}");
-    Ok(rules
+    // Rules that were hit come first; the hits are not what is asked.
+    let mut rules: Vec<Value> = rules
         .into_iter()
         .map(|mut rule| {
             rule["hits"] = Value::Null;
             rule
         })
-        .collect())
+        .collect();
+    rules.sort_by_key(ToString::to_string);
+    Ok(rules)
 }
 
 // === What comes back ===

@@ -12,7 +12,7 @@ use aya::{
     Ebpf,
     programs::{CgroupSockAddr, CgroupSockopt, Program, ProgramError, SkLookup, SockOps},
 };
-use weir_common::WorkloadId;
+use weir_common::{WorkloadId, flags};
 
 use super::{
     CaptureError, Instance, Kernel, Netns,
@@ -133,6 +133,8 @@ impl Kernel {
     /// Takes off what decides about new connections: they go direct. What answers for those that are
     /// there stays.
     pub fn stop_capturing(&self) {
+        // What goes direct from now on is not reported either.
+        let _ = self.set_flag(flags::CAPTURE_INBOUND, false);
         let pins = self.instance.pins.links(self.workload);
         lock(&self.links).retain(|(hook, link)| {
             let decides = hook.scope == Scope::OneDecides;

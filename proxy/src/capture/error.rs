@@ -163,7 +163,17 @@ impl CaptureError {
     /// Another process captures the cgroup.
     #[must_use]
     pub fn taken(cgroup: PathBuf) -> Self {
-        let holder = super::instance::holder(&cgroup);
+        let holder = super::pins::lock_holder(&cgroup).map_or_else(String::new, |pid| {
+            // The instance says more than a number, but not every weir has one.
+            let instances = super::pins::existing_instances().unwrap_or_default();
+            let of_pid = |root: &PathBuf| super::pins::lock_holder(root) == Some(pid);
+            let instance = instances.into_iter().find(of_pid);
+            let instance = instance.as_ref().and_then(|root| root.file_name()?.to_str());
+            instance.map_or_else(
+                || format!(" (pid {pid})"),
+                |instance| format!(" (pid {pid}, instance {instance})"),
+            )
+        });
         Self::Taken { cgroup, holder }
     }
 

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::{Exit, output::narrate};
 use crate::{
     capture::{ClientIp, Netns, detach},
-    config::DEFAULT_INSTANCE,
+    config::{self, DEFAULT_INSTANCE},
     workload::Description,
 };
 
@@ -34,7 +34,10 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<Exit> {
     let instances = match &args.instance {
-        Some(name) => vec![name.clone()],
+        Some(name) => {
+            config::name("--instance", name)?;
+            vec![name.clone()]
+        }
         None if args.all => detach::instances()?,
         None => vec![DEFAULT_INSTANCE.to_owned()],
     };

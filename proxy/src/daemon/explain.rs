@@ -136,12 +136,12 @@ fn inbound(
     if bypassed(workload, Direction::Inbound, address, trail)? {
         return Ok(());
     }
-    if !kernel.listens_on(address)? {
-        let why = "nothing of the workload listens there: the kernel answers itself".to_owned();
-        trail.decide("listened on?", "no".to_owned(), ("skip", Source::Default, why));
-        return Ok(());
-    }
-    trail.pass("listened on?", "yes".to_owned());
+    let listened = if kernel.listens_on(address)? {
+        "yes"
+    } else {
+        "no: until something of the workload does, the kernel answers itself"
+    };
+    trail.pass("listened on?", listened.to_owned());
     if listening(workload, trail) {
         return Ok(());
     }

@@ -91,8 +91,9 @@ pub type AbortHook = Arc<dyn Fn(Side) + Send + Sync>;
 pub struct HttpContext {
     /// Where exchanges are reported.
     pub sink: Arc<dyn ExchangeSink>,
-    /// Cancelled when weir wants to stop: HTTP/1 ends after the responses in flight, HTTP/2 sends
-    /// GOAWAY. Tunnels go on until their peers close or the future is dropped.
+    /// Cancelled when weir wants to stop: HTTP/1 ends after the next response, which says so, or
+    /// after [`HttpLimits::drain_idle`] without a request; HTTP/2 sends GOAWAY. Tunnels go on until
+    /// their peers close or the future is dropped.
     pub drain: CancellationToken,
     /// Bounds.
     pub limits: HttpLimits,
@@ -111,6 +112,10 @@ pub struct HttpLimits {
     /// How long a connection that has said its last word waits for the client to close, so that
     /// the client can read it before unread data turns the close into a reset.
     pub linger: Duration,
+    /// How long a draining HTTP/1 connection may be idle until it is closed. A request that crosses
+    /// with the close is lost, so that it must be unlikely that one comes just then: clients that
+    /// are at work send the next one within a fraction of this.
+    pub drain_idle: Duration,
     /// How long a half-closed tunnel may be silent.
     pub half_closed_idle: Duration,
     /// How long HTTP/2 waits for the upstream's SETTINGS before it answers the client with its own
@@ -141,6 +146,7 @@ impl Default for HttpLimits {
             max_head_bytes: 1 << 20,
             max_headers: 4096,
             linger: Duration::from_secs(2),
+            drain_idle: Duration::from_secs(1),
             half_closed_idle: Duration::from_secs(3600),
             settings_wait: Duration::from_secs(1),
             stream_window: 1 << 20,

@@ -211,16 +211,23 @@ where
         self.last_word = Some(EndCause::Answered(reason));
     }
 
-    /// True once, when a drain has found the connection with nothing under way.
+    /// True once, when a drain has found the connection with nothing under way, and the client
+    /// knows that it ends.
     fn may_stop(&mut self) -> bool {
-        let stop = self.draining
-            && self.last_word.is_none()
-            && self.messages.is_idle()
-            && self.down.is_empty();
+        let stop = self.is_waiting_to_stop() && self.messages.is_close_said();
         if stop {
             self.last_word = Some(EndCause::Drained);
         }
         stop
+    }
+
+    /// Draining, and not a byte of a request is here.
+    fn is_waiting_to_stop(&self) -> bool {
+        self.draining
+            && self.last_word.is_none()
+            && self.messages.is_idle()
+            && self.up.is_empty()
+            && self.down.is_empty()
     }
 
     fn finished(&self) -> Option<EndCause> {
@@ -240,6 +247,10 @@ where
         match &mut self.timer {
             Some((running, timer)) if *running == bound => {
                 ready!(timer.as_mut().poll(cx));
+                if self.is_waiting_to_stop() && !self.up.is_shut() {
+                    self.last_word = Some(EndCause::Drained);
+                    return Poll::Ready(None);
+                }
                 let lingered = bound.after == self.context.limits.linger;
                 Poll::Ready(Some(match &self.last_word {
                     Some(cause) => cause.clone(),
@@ -267,6 +278,9 @@ where
         }
         if self.up.is_shut() && self.messages.is_idle() {
             return Some(Bound { after: limits.linger, moved: 0 });
+        }
+        if self.is_waiting_to_stop() {
+            return Some(Bound { after: limits.drain_idle, moved });
         }
         let half_closed = raw && self.up.is_shut() != self.down.is_shut();
         half_closed.then_some(Bound { after: limits.half_closed_idle, moved })

@@ -4,6 +4,7 @@
 //!
 //! Everything of a connection runs in one task, so that h2's locks are never contended.
 
+mod linger;
 mod pump;
 mod stream;
 #[cfg(test)]
@@ -12,6 +13,7 @@ mod tests;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -22,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
+use self::linger::Lingering;
 use super::http::{EndCause, ExchangeSink, HttpContext, HttpEnd, HttpLimits, Side};
 
 /// See [`super::http::serve`].
@@ -40,6 +43,8 @@ where
             return cause.into();
         }
     };
+    let going_away = Arc::new(AtomicBool::new(false));
+    let client = Lingering::new(client, Arc::clone(&going_away), limits.half_closed_idle);
     let accepted = with_upstream(pin!(accept(client, limits, &requests)), &mut upstream).await;
     let client = match accepted {
         Ok(client) => client,
@@ -54,7 +59,7 @@ where
         requests: Some(requests),
         client_end: None,
         upstream_end: None,
-        going_away: false,
+        going_away,
         drain: Box::pin(context.drain.clone().cancelled_owned()),
         drained: false,
         linger: None,
@@ -161,14 +166,14 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    client: server::Connection<C, Bytes>,
+    client: server::Connection<Lingering<C>, Bytes>,
     upstream: client::Connection<U, Bytes>,
     /// Dropped to let the upstream's connection end.
     requests: Option<SendRequest<Bytes>>,
     client_end: Option<Result<(), h2::Error>>,
     upstream_end: Option<Result<(), h2::Error>>,
     /// The client has been told to open no more streams.
-    going_away: bool,
+    going_away: Arc<AtomicBool>,
     drain: Pin<Box<WaitForCancellationFutureOwned>>,
     drained: bool,
     linger: Option<Pin<Box<Sleep>>>,
@@ -218,8 +223,7 @@ where
     }
 
     fn go_away(&mut self) {
-        if !self.going_away {
-            self.going_away = true;
+        if !self.going_away.swap(true, Relaxed) {
             self.client.graceful_shutdown();
         }
     }
@@ -294,11 +298,12 @@ where
     }
 
     fn cause(&self) -> EndCause {
+        let going_away = self.going_away.load(Relaxed);
         match (&self.client_end, &self.upstream_end) {
             _ if self.drained => EndCause::Drained,
-            (_, Some(Err(error))) if self.going_away => failure(Side::Upstream, error),
+            (_, Some(Err(error))) if going_away => failure(Side::Upstream, error),
             (Some(Err(error)), _) => failure(Side::Client, error),
-            _ if self.going_away => EndCause::Closed(Side::Upstream),
+            _ if going_away => EndCause::Closed(Side::Upstream),
             _ => EndCause::Closed(Side::Client),
         }
     }

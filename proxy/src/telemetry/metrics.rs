@@ -7,17 +7,14 @@
 
 use std::{
     collections::HashMap,
-    fmt,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
 use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text},
+    encoding::{EncodeLabelSet, text},
     metrics::{
-        MetricType,
-        counter::{ConstCounter, Counter},
+        counter::Counter,
         family::Family,
         gauge::Gauge,
         histogram::Histogram,
@@ -25,9 +22,10 @@ use prometheus_client::{
     },
     registry::Registry,
 };
-use weir_common::Reason;
 
-use super::{classify::Class, close::errno_name, process::ProcessCollector};
+use super::{
+    classify::Class, close::errno_name, process::ProcessCollector, workloads::WorkloadCollector,
+};
 use crate::{
     decision::{Decision, Direction, Source, Treatment, direction_name, source_name},
     forward::http::Exchange,
@@ -37,21 +35,6 @@ use crate::{
 /// a server can't make labels up.
 const GRPC_MAX: u32 = 16;
 
-/// One number of the kernel's, for `weir_kernel_decisions_total`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KernelCount {
-    /// The workload's name.
-    pub workload: Arc<str>,
-    /// Which hook.
-    pub direction: Direction,
-    /// What the hook decided.
-    pub reason: Reason,
-    /// How often.
-    pub count: u64,
-}
-
-type KernelSource = Box<dyn Fn() -> Vec<KernelCount> + Send + Sync>;
-
 type BoundMap = HashMap<(Arc<str>, Direction), Arc<Bound>>;
 
 /// The registry and the families in it.
@@ -60,7 +43,7 @@ pub(super) struct Metrics {
     registry: Registry,
     families: Families,
     bound: RwLock<BoundMap>,
-    kernel: Arc<KernelCollector>,
+    workloads: Arc<WorkloadCollector>,
 }
 
 #[derive(Debug)]
@@ -184,10 +167,10 @@ impl Metrics {
             "Access records dropped because their log was too slow",
             records_dropped.unwrap_or_default(),
         );
-        let kernel = Arc::new(KernelCollector::default());
-        registry.register_collector(Box::new(Arc::clone(&kernel)));
+        let workloads = Arc::new(WorkloadCollector::default());
+        registry.register_collector(Box::new(Arc::clone(&workloads)));
         registry.register_collector(Box::new(ProcessCollector));
-        Self { registry, families, bound: RwLock::default(), kernel }
+        Self { registry, families, bound: RwLock::default(), workloads }
     }
 
     pub(super) fn encode(&self) -> String {
@@ -196,8 +179,8 @@ impl Metrics {
         out
     }
 
-    pub(super) fn set_kernel_counters(&self, source: KernelSource) {
-        *self.kernel.source.write().unwrap_or_else(PoisonError::into_inner) = Some(source);
+    pub(super) fn workloads(&self) -> &WorkloadCollector {
+        &self.workloads
     }
 
     pub(super) fn decided(&self, workload: &Arc<str>, direction: Direction, decision: Decision) {
@@ -403,43 +386,5 @@ impl Side {
         self.open_now.dec();
         let PeerLabels { direction, peer, workload } = self.labels.clone();
         self.close.get_or_create(&CloseLabels { direction, peer, workload, errno }).inc();
-    }
-}
-
-/// Asks the kernel at each scrape.
-#[derive(Default)]
-struct KernelCollector {
-    source: RwLock<Option<KernelSource>>,
-}
-
-impl fmt::Debug for KernelCollector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KernelCollector").finish_non_exhaustive()
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct KernelLabels {
-    workload: Arc<str>,
-    direction: &'static str,
-    reason: &'static str,
-}
-
-impl Collector for KernelCollector {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let source = self.source.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(source) = source.as_ref() else { return Ok(()) };
-        let mut metric = encoder.encode_descriptor(
-            "weir_kernel_decisions",
-            "What the hooks decided.",
-            None,
-            MetricType::Counter,
-        )?;
-        for KernelCount { workload, direction, reason, count } in source() {
-            let direction = direction_name(direction);
-            let labels = KernelLabels { workload, direction, reason: reason.name() };
-            ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
-        }
-        Ok(())
     }
 }

@@ -57,9 +57,15 @@ const HTTP1: Decision = Decision::detected(Treatment::Http1, "request line");
 #[test]
 fn metric_names_labels_and_buckets_are_linkerds() {
     let telemetry = Telemetry::new(None);
-    telemetry.set_kernel_counters(|| {
-        let (direction, reason) = (Direction::Outbound, Reason::SkipPort);
-        vec![KernelCount { workload: "shop".into(), direction, reason, count: 9 }]
+    telemetry.set_workloads(|| {
+        vec![WorkloadFacts {
+            workload: "shop".into(),
+            fail: "closed",
+            learn: "opaque",
+            inbound: true,
+            capturing: true,
+            decisions: vec![(Direction::Outbound, Reason::SkipPort, 9)],
+        }]
     });
     let guard = telemetry.open(info());
     guard.upstream_connected();

@@ -246,7 +246,7 @@ async fn what_cannot_work_is_refused_at_once() {
     let netns = fresh();
     let connect = async |client: &str, destination: &str| {
         let (client, destination) = (client.parse().unwrap(), destination.parse().unwrap());
-        connect_as(&netns, client, destination).await.unwrap_err().kind()
+        connect_as(&netns, client, destination, &|_, _| {}).await.unwrap_err().kind()
     };
     assert_eq!(connect("[fe80::1]:5", "[fe80::2]:80").await, io::ErrorKind::Unsupported);
     assert_eq!(connect("10.0.0.1:5", "[fd77::2]:80").await, io::ErrorKind::InvalidInput);

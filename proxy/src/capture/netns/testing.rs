@@ -3,6 +3,7 @@
 use std::{
     process::{Child, Command, Stdio},
     thread,
+    time::{Duration, Instant},
 };
 
 use nix::sched::{CloneFlags, unshare};
@@ -47,9 +48,28 @@ pub(crate) fn pair() -> (Netns, Netns) {
         ip(netns, &format!("addr add 10.77.0.{host}/24 dev eth0"));
         // Without duplicate address detection the address is usable at once.
         ip(netns, &format!("addr add fd77::{host}/64 dev eth0 nodad"));
+        // A link-local address would join the routes a second later, in the midst of a test.
+        ip(netns, "link set eth0 addrgenmode none");
         ip(netns, "link set eth0 up");
     }
+    for (netns, host) in [(&first, 1), (&second, 2)] {
+        settle(netns, &format!("local fd77::{host} dev eth0"));
+    }
     (first, second)
+}
+
+/// Waits until the kernel has done what it puts off: the route of an IPv6 address, and noticing
+/// that the link is up.
+fn settle(netns: &Netns, route: &str) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let [v4, v6] = ["-4", "-6"].map(|v| ip(netns, &format!("{v} route show table all")));
+        if v6.contains(route) && !v4.contains("linkdown") && !v6.contains("linkdown") {
+            return;
+        }
+        assert!(Instant::now() < deadline, "the link is not ready:\n{v4}{v6}");
+        thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// A process that sleeps, in a cgroup and a namespace; ended when dropped.
@@ -58,8 +78,13 @@ pub(crate) struct Sleeper(Child);
 impl Sleeper {
     pub(crate) fn start(cgroup: &Transient, netns: &Netns) -> Self {
         let mut command = Command::new("sleep");
-        command.arg("1000").stdin(Stdio::null());
         cgroup.enter(&mut command).unwrap();
+        Self::spawn(command, netns)
+    }
+
+    /// `command` is a `sleep`, prepared in whatever way.
+    pub(crate) fn spawn(mut command: Command, netns: &Netns) -> Self {
+        command.arg("1000").stdin(Stdio::null());
         Self(netns.enter(move || command.spawn()).unwrap().unwrap())
     }
 

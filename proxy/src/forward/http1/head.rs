@@ -1,6 +1,8 @@
 //! Reads HTTP/1 heads: what the exchange is about, and how its messages are delimited. Never
 //! changes a head, and is lenient where leniency cannot change the framing.
 
+use std::ops::Range;
+
 use httparse::{EMPTY_HEADER, Header, ParserConfig, Request, Response, Status};
 
 use super::body::Framing;
@@ -35,8 +37,18 @@ pub(super) struct ResponseHead {
     pub(super) status: u16,
     pub(super) framing: Framing,
     pub(super) grpc: bool,
-    /// Has a `Connection` field, or is HTTP/1.0: what happens to the connection is said.
-    pub(super) persistence_said: bool,
+    pub(super) persistence: Persistence,
+}
+
+/// What a response says will become of its connection (RFC 9112 §9.3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Persistence {
+    /// Nothing, and it is HTTP/1.1: it persists.
+    Unsaid,
+    /// `keep-alive`, and where in the head that stands.
+    KeepAlive(Range<usize>),
+    /// Anything else.
+    Said,
 }
 
 /// A parser's answer.
@@ -55,7 +67,9 @@ struct Fields {
     length: Option<u64>,
     chunked: bool,
     other_coding: bool,
-    connection: bool,
+    /// How many `Connection` fields there are, and where one says `keep-alive` and nothing else.
+    connections: usize,
+    keep_alive: Option<Range<usize>>,
     upgrade: bool,
     grpc: bool,
     host: Option<String>,
@@ -67,7 +81,7 @@ pub(super) fn request(input: &[u8], limits: &HttpLimits) -> Parsed<RequestHead> 
         let mut request = Request::new(table);
         match request.parse(input) {
             Ok(Status::Partial) => Ok(Parsed::Partial),
-            Ok(Status::Complete(length)) => Ok(match request_head(&request) {
+            Ok(Status::Complete(length)) => Ok(match request_head(&request, input) {
                 Ok(head) => Parsed::Complete(head, length),
                 Err(reason) => Parsed::Invalid(reason),
             }),
@@ -85,7 +99,7 @@ pub(super) fn response(input: &[u8], kind: Kind, limits: &HttpLimits) -> Parsed<
         let mut response = Response::new(table);
         match config.parse_response(&mut response, input) {
             Ok(Status::Partial) => Ok(Parsed::Partial),
-            Ok(Status::Complete(length)) => Ok(match response_head(&response, kind) {
+            Ok(Status::Complete(length)) => Ok(match response_head(&response, kind, input) {
                 Ok(head) => Parsed::Complete(head, length),
                 Err(reason) => Parsed::Invalid(reason),
             }),
@@ -117,11 +131,11 @@ fn with_table<'b, T>(
     })
 }
 
-fn request_head(request: &Request<'_, '_>) -> Result<RequestHead, &'static str> {
+fn request_head(request: &Request<'_, '_>, input: &[u8]) -> Result<RequestHead, &'static str> {
     let method = request.method.unwrap_or_default();
     let target = request.path.unwrap_or_default();
     let http11 = request.version == Some(1);
-    let fields = Fields::read(request.headers)?;
+    let fields = Fields::read(request.headers, input)?;
     let framing = match fields.coding(http11)? {
         Some(Framing::UntilEof) => return Err("request body without an end"),
         Some(framing) => framing,
@@ -147,10 +161,14 @@ fn request_head(request: &Request<'_, '_>) -> Result<RequestHead, &'static str> 
     })
 }
 
-fn response_head(response: &Response<'_, '_>, kind: Kind) -> Result<ResponseHead, &'static str> {
+fn response_head(
+    response: &Response<'_, '_>,
+    kind: Kind,
+    input: &[u8],
+) -> Result<ResponseHead, &'static str> {
     let status = response.code.unwrap_or_default();
     let http11 = response.version == Some(1);
-    let fields = Fields::read(response.headers)?;
+    let fields = Fields::read(response.headers, input)?;
     let framing = match (status, kind) {
         (100..=199 | 204 | 304, _) | (_, Kind::Head) | (200..=299, Kind::Connect) => Framing::None,
         _ => fields.coding(http11)?.unwrap_or(Framing::UntilEof),
@@ -159,7 +177,11 @@ fn response_head(response: &Response<'_, '_>, kind: Kind) -> Result<ResponseHead
         status,
         framing,
         grpc: fields.grpc,
-        persistence_said: fields.connection || !http11,
+        persistence: match (fields.connections, fields.keep_alive) {
+            (0, _) if http11 => Persistence::Unsaid,
+            (1, Some(value)) => Persistence::KeepAlive(value),
+            _ => Persistence::Said,
+        },
     })
 }
 
@@ -193,7 +215,7 @@ impl<T> Parsed<T> {
 // === impl Fields ===
 
 impl Fields {
-    fn read(headers: &[Header<'_>]) -> Result<Self, &'static str> {
+    fn read(headers: &[Header<'_>], input: &[u8]) -> Result<Self, &'static str> {
         let mut fields = Self::default();
         for header in headers {
             let value = header.value.trim_ascii();
@@ -202,7 +224,13 @@ impl Fields {
                     fields.host = Some(String::from_utf8_lossy(value).into_owned());
                 }
                 7 if header.name.eq_ignore_ascii_case("upgrade") => fields.upgrade = true,
-                10 if header.name.eq_ignore_ascii_case("connection") => fields.connection = true,
+                10 if header.name.eq_ignore_ascii_case("connection") => {
+                    fields.connections += 1;
+                    if value.eq_ignore_ascii_case(b"keep-alive") {
+                        let start = value.as_ptr().addr() - input.as_ptr().addr();
+                        fields.keep_alive = Some(start..start + value.len());
+                    }
+                }
                 12 if header.name.eq_ignore_ascii_case("content-type") => {
                     fields.grpc = is_grpc(value);
                 }

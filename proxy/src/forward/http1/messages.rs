@@ -5,12 +5,16 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::body::{Body, Framing};
-use super::head::{self, Kind, Parsed, ResponseHead, TOO_LARGE};
+use super::head::{self, Kind, Parsed, Persistence, ResponseHead, TOO_LARGE};
 use super::pipe::Pipe;
 use crate::forward::http::{ExchangeEnd, ExchangeSink, HttpLimits, Side, Tracker, Untracked};
 
-/// Said to a client whose connection ends after this response, because weir drains.
+/// Said to a client whose connection ends after this response, because weir drains (RFC 9112 §9.6):
+/// it sends no more requests then.
 const CLOSE: &[u8] = b"connection: close\r\n";
+/// The same where the upstream has said something else. The field is between neighbours only
+/// (RFC 9110 §7.6.1), and for this client the connection ends here.
+const CLOSE_VALUE: &[u8] = b"close";
 
 /// Requests that may wait for their responses: what a pipelining client can make weir hold, at some
 /// hundred bytes each. Those behind wait in the kernel.
@@ -109,6 +113,11 @@ impl Messages {
     pub(super) fn is_idle(&self) -> bool {
         self.pending.is_empty()
             && matches!((&self.requests, &self.responses), (State::Head(_), State::Head(_)))
+    }
+
+    /// The client knows that it must send no more requests.
+    pub(super) fn is_close_said(&self) -> bool {
+        self.close_said
     }
 
     /// No response has ended yet: the connection was not being reused.
@@ -322,15 +331,12 @@ impl Messages {
             return self.become_tunnel();
         }
         let may_tunnel = request.may_tunnel;
-        let mut kept = length;
-        let ends_in_crlf = pipe.uncleared()[..length].ends_with(b"\r\n");
-        if draining && self.pending.len() == 1 && !head.persistence_said && ends_in_crlf {
-            pipe.clear(length - 2);
-            pipe.insert(CLOSE);
-            kept = 2;
-            self.close_said = true;
-        }
-        pipe.clear(kept);
+        let said = if draining && self.pending.len() == 1 {
+            self.say_close(&head.persistence, length, pipe)
+        } else {
+            0
+        };
+        pipe.clear(length - said);
         if may_tunnel && matches!(self.requests, State::Held) && self.pending.len() == 1 {
             self.requests = State::head();
             self.released = true;
@@ -340,6 +346,27 @@ impl Messages {
         self.responses = State::Body(body);
         if done {
             self.response_done();
+        }
+    }
+
+    /// Tells the client that this is the last response, where that can be said in a word. Returns
+    /// how much of the head has been let go.
+    fn say_close(&mut self, persistence: &Persistence, length: usize, pipe: &mut Pipe) -> usize {
+        match persistence {
+            Persistence::Unsaid if pipe.uncleared()[..length].ends_with(b"\r\n") => {
+                self.close_said = true;
+                pipe.clear(length - 2);
+                pipe.replace(0, CLOSE);
+                length - 2
+            }
+            Persistence::KeepAlive(value) => {
+                self.close_said = true;
+                pipe.clear(value.start);
+                pipe.replace(value.len(), CLOSE_VALUE);
+                value.end
+            }
+            // Bare line ends, or words that weir does not know: the client learns by the close.
+            Persistence::Unsaid | Persistence::Said => 0,
         }
     }
 

@@ -89,9 +89,10 @@ impl Pipe {
         self.cleared = self.buffer.len();
     }
 
-    /// Puts `words` between what has been cleared and what has not.
-    pub(super) fn insert(&mut self, words: &[u8]) {
-        let rest = self.buffer.split_off(self.cleared);
+    /// Puts `words` in place of the next `count` bytes, and lets them go.
+    pub(super) fn replace(&mut self, count: usize, words: &[u8]) {
+        let mut rest = self.buffer.split_off(self.cleared);
+        rest.advance(count);
         self.buffer.extend_from_slice(words);
         self.cleared = self.buffer.len();
         self.buffer.unsplit(rest);
@@ -183,11 +184,13 @@ mod tests {
         let mut pipe = Pipe::new();
         pipe.buffer.extend_from_slice(b"sent later");
         pipe.clear(5);
-        pipe.insert(b"first ");
+        pipe.replace(0, b"first ");
         assert_eq!(pipe.buffer, "sent first later");
-        assert_eq!(pipe.uncleared(), b"later");
+        pipe.replace(2, b"the ");
+        assert_eq!(pipe.buffer, "sent first the ter");
+        assert_eq!(pipe.uncleared(), b"ter");
         pipe.say(b"only");
-        assert_eq!(pipe.buffer, "sent first only");
+        assert_eq!(pipe.buffer, "sent first the only");
         assert!(pipe.uncleared().is_empty());
     }
 }

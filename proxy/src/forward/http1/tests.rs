@@ -1,6 +1,7 @@
 //! HTTP/1 over real sockets, written and compared by hand: what a peer sees is what the other said.
 
 mod anything;
+mod drains;
 mod endings;
 mod tunnels;
 

@@ -147,39 +147,6 @@ async fn an_early_answer_ends_an_upload() {
 }
 
 #[tokio::test]
-async fn a_drain_closes_an_idle_connection() {
-    let mut rig = rig().await;
-    rig.say(GET).await;
-    rig.answer(OK).await;
-    rig.drain.cancel();
-    assert_eq!(rest(&mut rig.client).await, b"");
-    drop(rig.client);
-    assert_eq!(within(rig.weir).await.unwrap().cause, EndCause::Drained);
-    assert_eq!(rest(&mut rig.upstream).await, b"");
-}
-
-#[tokio::test]
-async fn a_drain_lets_the_response_in_flight_end_and_says_close() {
-    let mut rig = rig().await;
-    rig.say(GET).await;
-    rig.drain.cancel();
-    rig.upstream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").await.unwrap();
-    let answer = rest(&mut rig.client).await;
-    assert_eq!(answer, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nconnection: close\r\n\r\nhi");
-    assert_eq!(rig.end().await.cause, EndCause::Drained);
-}
-
-#[tokio::test]
-async fn a_drain_respects_what_the_response_says_about_the_connection() {
-    let mut rig = rig().await;
-    rig.say(GET).await;
-    rig.drain.cancel();
-    rig.answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\nhi").await;
-    assert_eq!(rest(&mut rig.client).await, b"");
-    assert_eq!(rig.end().await.cause, EndCause::Drained);
-}
-
-#[tokio::test]
 async fn a_dropped_connection_reports_what_was_in_flight() {
     let mut rig = rig().await;
     rig.say(GET).await;

@@ -197,6 +197,27 @@ async fn a_drain_lets_streams_end() {
     assert_eq!(peers.sink.exchanges(1).await[0].end, ExchangeEnd::Complete);
 }
 
+/// The client opens a stream before it can have heard of the drain: GOAWAY comes in two steps, so
+/// that it is served (RFC 9113 §6.8).
+#[tokio::test]
+async fn a_stream_that_crosses_with_the_drain_is_served() {
+    let mut peers = Peers::new().await;
+    let (first, _) = peers.client.send_request(get("http://a/1"), true).unwrap();
+    let (_, mut respond) = peers.accept().await;
+    peers.drain.cancel();
+    let (crossing, _) = peers.client.send_request(get("http://a/2"), true).unwrap();
+    let (request, mut respond_crossing) = peers.accept().await;
+    assert_eq!(request.uri().path(), "/2");
+    respond.send_response(Response::new(()), true).unwrap();
+    respond_crossing.send_response(Response::new(()), true).unwrap();
+    assert_eq!(within(first).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(within(crossing).await.unwrap().status(), StatusCode::OK);
+    drop((peers.client, request, respond, respond_crossing));
+    within(peers.client_connection).await.unwrap().unwrap();
+    assert_eq!(within(peers.weir).await.unwrap().cause, EndCause::Drained);
+    peers.sink.exchanges(2).await;
+}
+
 #[tokio::test]
 async fn a_dropped_connection_reports_what_was_in_flight() {
     let mut peers = Peers::new().await;

@@ -1,0 +1,114 @@
+//! What the kernel side knows about each workload, asked for at each scrape.
+
+use std::{
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+};
+use weir_common::Reason;
+
+use crate::decision::{Direction, direction_name};
+
+/// One workload, for `weir_workload_info`, `weir_workload_capturing` and
+/// `weir_kernel_decisions_total`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkloadFacts {
+    /// Its name.
+    pub workload: Arc<str>,
+    /// `open` or `closed`: what happens to new connections without a proxy.
+    pub fail: &'static str,
+    /// `off`, `opaque` or `bypass`.
+    pub learn: &'static str,
+    /// Whether inbound connections are captured.
+    pub inbound: bool,
+    /// False while the slots are empty: draining, or out of descriptors.
+    pub capturing: bool,
+    /// How often the hooks decided what.
+    pub decisions: Vec<(Direction, Reason, u64)>,
+}
+
+type Source = Box<dyn Fn() -> Vec<WorkloadFacts> + Send + Sync>;
+
+/// Asks when it is asked.
+#[derive(Default)]
+pub(super) struct WorkloadCollector {
+    source: RwLock<Option<Source>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct InfoLabels {
+    workload: Arc<str>,
+    fail: &'static str,
+    learn: &'static str,
+    inbound: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WorkloadLabels {
+    workload: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DecisionLabels {
+    workload: Arc<str>,
+    direction: &'static str,
+    reason: &'static str,
+}
+
+// === impl WorkloadCollector ===
+
+impl WorkloadCollector {
+    pub(super) fn set(&self, source: Source) {
+        *self.source.write().unwrap_or_else(PoisonError::into_inner) = Some(source);
+    }
+}
+
+impl fmt::Debug for WorkloadCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkloadCollector").finish_non_exhaustive()
+    }
+}
+
+impl Collector for WorkloadCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let source = self.source.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(source) = source.as_ref() else { return Ok(()) };
+        let all = source();
+        let (gauge, counter) = (MetricType::Gauge, MetricType::Counter);
+        let help = "Workloads and their settings; always 1.";
+        let mut metric = encoder.encode_descriptor("weir_workload_info", help, None, gauge)?;
+        for it in &all {
+            let labels = InfoLabels {
+                workload: Arc::clone(&it.workload),
+                fail: it.fail,
+                learn: it.learn,
+                inbound: if it.inbound { "true" } else { "false" },
+            };
+            ConstGauge::new(1_i64).encode(metric.encode_family(&labels)?)?;
+        }
+        let help = "Whether new connections come to the proxy.";
+        let mut metric = encoder.encode_descriptor("weir_workload_capturing", help, None, gauge)?;
+        for it in &all {
+            let labels = WorkloadLabels { workload: Arc::clone(&it.workload) };
+            ConstGauge::new(i64::from(it.capturing)).encode(metric.encode_family(&labels)?)?;
+        }
+        let help = "What the hooks decided.";
+        let mut metric = encoder.encode_descriptor("weir_kernel_decisions", help, None, counter)?;
+        for it in &all {
+            for (direction, reason, count) in &it.decisions {
+                let labels = DecisionLabels {
+                    workload: Arc::clone(&it.workload),
+                    direction: direction_name(*direction),
+                    reason: reason.name(),
+                };
+                ConstCounter::new(*count).encode(metric.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
