@@ -104,10 +104,16 @@ impl Kind {
         9100 + self as u16
     }
 
-    /// Whether such a connection stays for as long as it is let.
+    /// Whether such a connection stays for as long as it is let, and knows no end in between.
     #[must_use]
     pub const fn stays(self) -> bool {
         matches!(self, Self::Steady | Self::Silent)
+    }
+
+    /// Whether it is over after one exchange.
+    #[must_use]
+    pub const fn is_short(self) -> bool {
+        matches!(self, Self::ClientFirst | Self::ServerFirst | Self::Http1)
     }
 }
 

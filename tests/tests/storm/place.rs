@@ -24,6 +24,8 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// What makes a weir behave as one with another layout of the maps.
 const SCHEMA: &str = "WEIR_BPF_SCHEMA";
 
+const KEEP: &str = "STORM_KEEP";
+
 /// Load, and the weir that has to bear it.
 pub(crate) struct Storm {
     loads: Vec<Load>,
@@ -104,7 +106,7 @@ impl Storm {
     /// Starts another weir if the one that there is has retired.
     pub(crate) fn start_unless_running(&mut self) -> Result<()> {
         let running = self.daemon.process.running()?
-            && self.daemon.json(&["status"]).is_ok_and(|status| status["phase"] == "running");
+            && self.daemon.json(&["status"]).is_ok_and(|said| said["status"]["phase"] == "running");
         if running {
             return Ok(());
         }
@@ -188,6 +190,24 @@ impl Storm {
         self.daemon.stop()?;
         self.daemon.instance().detach(&[])?.ok()?;
         nothing_left(self.daemon.instance(), &self.pods.namespaces())
+    }
+}
+
+impl Drop for Storm {
+    /// Keeps all logs in the directory that `STORM_KEEP` names, for whoever looks for a cause.
+    fn drop(&mut self) {
+        let Some(to) = std::env::var_os(KEEP) else { return };
+        let kept = std::fs::create_dir_all(&to).and_then(|()| {
+            for entry in std::fs::read_dir(self.pods.dir())?.filter_map(Result::ok) {
+                if entry.file_type()?.is_file() {
+                    std::fs::copy(entry.path(), Path::new(&to).join(entry.file_name()))?;
+                }
+            }
+            Ok(())
+        });
+        if let Err(error) = kept {
+            eprintln!("logs not kept: {error}");
+        }
     }
 }
 

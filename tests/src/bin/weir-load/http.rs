@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use weir_tests::load::Outcome;
 
@@ -30,8 +30,8 @@ pub(crate) struct Wish {
 }
 
 /// Requests that a connection left unanswered, to be asked again on the next.
-#[derive(Debug, Default)]
-pub(crate) struct Todo(Vec<Wish>);
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Todo(Arc<Mutex<Vec<Wish>>>);
 
 /// The requests that a server has answered.
 #[derive(Debug, Default)]
@@ -79,13 +79,13 @@ impl Wish {
 
 impl Todo {
     /// What to ask next.
-    pub(crate) fn next(&mut self) -> Wish {
-        self.0.pop().unwrap_or_else(Wish::random)
+    pub(crate) fn next(&self) -> Wish {
+        lock(&self.0).pop().unwrap_or_else(Wish::random)
     }
 
     /// It was not answered.
-    pub(crate) fn again(&mut self, wish: Wish) {
-        self.0.push(wish);
+    pub(crate) fn again(&self, wish: Wish) {
+        lock(&self.0).push(wish);
     }
 }
 
@@ -94,7 +94,7 @@ impl Todo {
 impl Memory {
     /// What to say of a request that was received to its end.
     pub(crate) fn judge(&self, wish: &Wish, body: &Hearing) -> String {
-        let new = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(wish.id);
+        let new = lock(&self.0).insert(wish.id);
         match body.end() {
             Err(what) => what,
             Ok(()) if !new => "came twice".to_owned(),
@@ -140,4 +140,9 @@ pub(crate) fn read_head<B>(answer: &http::Response<B>) -> Result<SocketAddr, Out
     }
     let seen = field("x-seen").and_then(|text| text.parse().ok());
     seen.ok_or_else(|| Outcome::Changed("no address".to_owned()))
+}
+
+/// A poisoned lock guards a collection in which every change is one call.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -35,7 +35,7 @@ const REST: u64 = 20;
 pub(crate) async fn visit(
     journey: &mut Journey,
     stream: TcpStream,
-    todo: &mut Todo,
+    todo: &Todo,
     stay: Option<&CancellationToken>,
 ) -> End {
     // The protocol tells what is missing.

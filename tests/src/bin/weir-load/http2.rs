@@ -2,7 +2,7 @@
 //! until the other side says GOAWAY.
 
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,9 +12,9 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream, client, server};
 use http::{Request, Response};
 use tokio::net::TcpStream;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use weir_tests::load::Outcome;
+use weir_tests::load::{Outcome, PATIENCE};
 
 use crate::block;
 use crate::http::{Hearing, Memory, Todo, Wish, read_head};
@@ -39,7 +39,7 @@ enum Refusal {
 pub(crate) async fn visit(
     journey: &mut Journey,
     stream: TcpStream,
-    todo: &mut Todo,
+    todo: &Todo,
     stop: &CancellationToken,
 ) -> End {
     // The protocol tells what is missing.
@@ -47,8 +47,8 @@ pub(crate) async fn visit(
     let opened = journey.within("begin", client::handshake(stream)).await?;
     let (requests, connection) = opened.map_err(|error| broken("begin", &error))?;
     let connection = tokio::spawn(connection);
-    let shared = Mutex::new((&mut *journey, todo));
-    let workers = (0..STREAMS).map(|_| work(&shared, requests.clone(), stop));
+    let shared = Mutex::new(&mut *journey);
+    let workers = (0..STREAMS).map(|_| work(&shared, todo, requests.clone(), stop));
     let ends = join_all(workers).await;
     drop(requests);
     let ended = journey.within("close", connection).await;
@@ -67,25 +67,24 @@ fn worse(one: End, other: End) -> End {
     }
 }
 
-type Shared<'a, 'b> = Mutex<(&'a mut Journey, &'b mut Todo)>;
-
 /// One request after the other.
 async fn work(
-    shared: &Shared<'_, '_>,
+    journey: &Mutex<&mut Journey>,
+    todo: &Todo,
     requests: SendRequest<Bytes>,
     stop: &CancellationToken,
 ) -> End {
     while !stop.is_cancelled() {
-        let wish = lock(shared).1.next();
-        let asked = tokio::time::timeout(weir_tests::load::PATIENCE, ask(&requests, &wish)).await;
+        let wish = todo.next();
+        let asked = timeout(PATIENCE, ask(&requests, &wish)).await;
         match asked.unwrap_or_else(|_| Err(Refusal::Failed(Outcome::Hung("answer".to_owned())))) {
             Ok(seen) => {
-                let journey = &mut lock(shared).0;
+                let mut journey = journey.lock().unwrap_or_else(PoisonError::into_inner);
                 journey.seen_as(seen);
                 journey.round();
             }
             Err(Refusal::Away) => {
-                lock(shared).1.again(wish);
+                todo.again(wish);
                 return Ok(Outcome::Left);
             }
             Err(Refusal::Failed(outcome)) => return Err(outcome),
@@ -191,8 +190,4 @@ async fn hear(mut body: RecvStream, hearing: &mut Hearing) -> Result<(), h2::Err
 
 fn broken(stage: &str, error: &h2::Error) -> Outcome {
     Outcome::Broken(format!("{stage}: {error}"))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -86,6 +86,15 @@ impl Journey {
         timeout(PATIENCE, part).await.map_err(|_| Outcome::Hung(name.to_owned()))
     }
 
+    /// Waits for as long as it takes until something can be read, which is not taken: false for the
+    /// end of the stream.
+    pub(crate) async fn has_more(&self, stream: &TcpStream) -> Result<bool, Outcome> {
+        match stream.peek(&mut [0]).await {
+            Ok(bytes) => Ok(bytes > 0),
+            Err(error) => Err(Outcome::Broken(format!("while waiting: {error}"))),
+        }
+    }
+
     /// The end.
     pub(crate) fn over(mut self, end: End) -> Trip {
         self.0.outcome = end.unwrap_or_else(|outcome| outcome);

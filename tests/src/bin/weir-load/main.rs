@@ -29,10 +29,11 @@ use anyhow::{Context, Result, bail};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use weir_tests::load::{Kind, Trip};
 
-use crate::http::Memory;
+use crate::http::{Memory, Todo};
 use crate::journey::{Journey, reset_unless_done};
 
 /// How many clients of each kind there are, and how long each rests between two connections, in
@@ -48,6 +49,9 @@ const CLIENTS: [(Kind, usize, u64); 7] = [
 ];
 /// A bound on the connections of one client.
 const MOST: usize = 10_000;
+/// A connection that takes longer than this has others begun beside it, up to so many.
+const LONG: Duration = Duration::from_millis(500);
+const TOGETHER: usize = 20;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -78,7 +82,7 @@ fn stop_at_sigterm(stop: &CancellationToken, limit: Option<Duration>) -> Result<
     let stop = stop.clone();
     tokio::spawn(async move {
         let limit = limit.unwrap_or(Duration::MAX);
-        let _either_way = tokio::time::timeout(limit, terminate.recv()).await;
+        let _either_way = timeout(limit, terminate.recv()).await;
         stop.cancel();
     });
     Ok(())
@@ -124,15 +128,19 @@ async fn visit(log: Log, addresses: Vec<IpAddr>, stop: &CancellationToken) -> Re
         for number in 0..count {
             let (addresses, log, stop) = (Arc::clone(&addresses), log.clone(), stop.clone());
             clients.spawn(async move {
-                let mut todo = http::Todo::default();
+                // A request that one connection leaves unanswered is the next one's.
+                let (mut trips, todo) = (JoinSet::new(), Todo::default());
                 for trip in number..number + MOST {
                     if stop.is_cancelled() {
                         break;
                     }
                     let to = SocketAddr::new(addresses[trip % addresses.len()], kind.port());
-                    log.say(&travel(kind, to, &mut todo, &stop).await);
-                    tokio::time::sleep(Duration::from_millis(fastrand::u64(0..rest))).await;
+                    let (log, todo, stop) = (log.clone(), todo.clone(), stop.clone());
+                    trips.spawn(async move { log.say(&travel(kind, to, &todo, &stop).await) });
+                    wait(kind, &mut trips).await;
+                    sleep(Duration::from_millis(fastrand::u64(0..rest))).await;
                 }
+                while trips.join_next().await.is_some() {}
             });
         }
     }
@@ -142,12 +150,17 @@ async fn visit(log: Log, addresses: Vec<IpAddr>, stop: &CancellationToken) -> Re
     Ok(())
 }
 
-async fn travel(
-    kind: Kind,
-    to: SocketAddr,
-    todo: &mut http::Todo,
-    stop: &CancellationToken,
-) -> Trip {
+/// Waits for a connection to be over, so that one comes after the other. But one exchange that
+/// takes long does not keep a client from beginning the next.
+async fn wait(kind: Kind, trips: &mut JoinSet<()>) {
+    if kind.is_short() && trips.len() < TOGETHER {
+        let _goes_on = timeout(LONG, trips.join_next()).await;
+    } else {
+        trips.join_next().await;
+    }
+}
+
+async fn travel(kind: Kind, to: SocketAddr, todo: &Todo, stop: &CancellationToken) -> Trip {
     let mut journey = Journey::begin(kind);
     let end = async {
         let stream = journey.step("connect", TcpStream::connect(to)).await?;
@@ -157,7 +170,7 @@ async fn travel(
             Kind::ClientFirst => raw::visit(&mut journey, stream, false).await,
             Kind::ServerFirst => raw::visit(&mut journey, stream, true).await,
             Kind::Silent => {
-                raw::silence(&stream, stop).await?;
+                raw::silence(&journey, &stream, stop).await?;
                 raw::visit(&mut journey, stream, false).await
             }
             Kind::Steady => steady::visit(&mut journey, stream, stop).await,

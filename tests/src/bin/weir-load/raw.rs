@@ -64,12 +64,15 @@ impl Wish {
 // === Client ===
 
 /// Says nothing until the stop; the other side is not to say anything either.
-pub(crate) async fn silence(stream: &TcpStream, stop: &CancellationToken) -> Result<(), Outcome> {
-    let Some(ready) = stop.run_until_cancelled(stream.peek(&mut [0])).await else { return Ok(()) };
-    match ready {
-        Ok(0) => Err(Outcome::Truncated("while silent".to_owned())),
-        Ok(_) => Err(Outcome::Changed("bytes while silent".to_owned())),
-        Err(error) => Err(Outcome::Broken(format!("while silent: {error}"))),
+pub(crate) async fn silence(
+    journey: &Journey,
+    stream: &TcpStream,
+    stop: &CancellationToken,
+) -> Result<(), Outcome> {
+    match stop.run_until_cancelled(journey.has_more(stream)).await.transpose()? {
+        None => Ok(()),
+        Some(false) => Err(Outcome::Truncated("while silent".to_owned())),
+        Some(true) => Err(Outcome::Changed("bytes while silent".to_owned())),
     }
 }
 
@@ -120,7 +123,7 @@ pub(crate) async fn serve(journey: &mut Journey, mut stream: TcpStream, server_f
         journey.step("send the greeting", stream.write_all(&GREETING)).await?;
     }
     // A silent client takes its time; one that left without a word has lost nothing.
-    if matches!(stream.peek(&mut [0]).await, Ok(0)) {
+    if !journey.has_more(&stream).await? {
         return Ok(Outcome::Left);
     }
     let mut header = [0; HEADER];

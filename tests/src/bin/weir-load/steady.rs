@@ -47,7 +47,7 @@ pub(crate) async fn visit(
 /// The other side of [`visit`].
 pub(crate) async fn serve(journey: &mut Journey, mut stream: TcpStream) -> End {
     for expected in 0.. {
-        if matches!(stream.peek(&mut [0]).await, Ok(0)) {
+        if !journey.has_more(&stream).await? {
             break;
         }
         let number = journey.step(&format!("number {expected}"), stream.read_u64()).await?;
