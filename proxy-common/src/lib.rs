@@ -27,6 +27,9 @@ pub const CLIENT_IP_MARK: u32 = 0x5745_0000;
 /// Room for one workload's entry in [`maps::STATE`].
 pub const STATE_BYTES: usize = 4096;
 
+/// How many sockets of one port [`maps::SEEDED`] holds, over all addresses.
+pub const SEED_PLACES: usize = 8;
+
 /// Names of the maps in the BPF object, as userspace looks them up.
 pub mod maps {
     /// `WorkloadId → WorkloadConfig`.
@@ -45,8 +48,16 @@ pub mod maps {
     pub const LISTENERS: &str = "LISTENERS";
     /// One-element array: last heartbeat of the proxy, `bpf_ktime_get_ns` clock.
     pub const HEARTBEAT: &str = "HEARTBEAT";
-    /// `DestinationKey → Listening`: what the workload listens on.
+    /// `DestinationKey → Listening`: what the workload listens on, as far as the hooks have counted.
     pub const LISTENING: &str = "LISTENING";
+    /// `PortKey` (inbound) `→ Seeds`: on which addresses the sockets in [`SEEDED`] listen. An entry
+    /// stays when they have gone.
+    pub const SEEDS: &str = "SEEDS";
+    /// Sock hash `SeedKey → listening socket`: sockets of the workload that no hook counts, because
+    /// they were listening before it was attached. The kernel takes one out as soon as it listens no
+    /// more: `sock_map_close` at close(2), `sock_map_unhash` at shutdown(2), both by
+    /// `sock_map_remove_links` (net/core/sock_map.c).
+    pub const SEEDED: &str = "SEEDED";
     /// `DestinationKey → u64`: destinations learned to be raw TCP that go direct until then,
     /// `bpf_ktime_get_ns` clock.
     pub const LEARNED: &str = "LEARNED";
@@ -254,6 +265,31 @@ pub struct Listening {
     pub v6_only: u32,
 }
 
+/// The sockets of one port of a workload in [`maps::SEEDED`], by place. A place of which the bit is
+/// set may be empty: then its socket has stopped listening.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seeds {
+    /// The address that the socket in a place is bound to, keyed as for [`Listening`].
+    pub addrs: [AddrWords; SEED_PLACES],
+    /// Bit `n`: place `n` was filled.
+    pub places: u32,
+    /// Bit `n`: the socket in place `n` takes no IPv4 connections (`IPV6_V6ONLY`).
+    pub v6_only: u32,
+}
+
+/// Key of one place.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SeedKey {
+    /// The workload.
+    pub workload: WorkloadId,
+    /// The port, host order.
+    pub port: u16,
+    /// The place, below [`SEED_PLACES`].
+    pub place: u16,
+}
+
 /// The data of a longest-prefix-match key: a workload, then an address.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -412,6 +448,8 @@ const _: () = {
     assert!(size_of::<PrefixKey>() == 20);
     assert!(size_of::<Route>() == 20);
     assert!(size_of::<Listening>() == 8);
+    assert!(size_of::<Seeds>() == 136);
+    assert!(size_of::<SeedKey>() == 8);
     assert!(size_of::<ListenerKey>() == 8);
     assert!(size_of::<ConnectionKey>() == 32);
     assert!(size_of::<OriginalDestination>() == 56);

@@ -25,4 +25,6 @@ pod!(
     TupleKey,
     CloseEvent,
     Listening,
+    Seeds,
+    SeedKey,
 );

@@ -76,7 +76,7 @@ fn try_inbound(ctx: &SkLookupContext) -> Result<(), Reason> {
     };
     // SAFETY: userspace replaces entries, it does not write into them.
     let config = unsafe { WORKLOADS.get(&dest.workload) }.ok_or(Reason::Unconfigured)?;
-    if let Err(reason) = decide(config, &mut dest) {
+    if let Err(reason) = steer(config, &mut dest) {
         if reason as u32 == Reason::SkipPort as u32 {
             increment(&PORT_HITS, &PortKey::new(dest.workload, Direction::Inbound, port));
         }
@@ -112,10 +112,27 @@ fn assign(ctx: &SkLookupContext, key: &ListenerKey) -> Result<(), i32> {
     if result == 0 { Ok(()) } else { Err(result as i32) }
 }
 
-/// What the operator said, what the proxy learned, and whether somebody listens there. Fills in
-/// the port's state.
+/// Whether a connection that is just coming goes to the proxy.
+#[inline(always)]
+fn steer(config: &WorkloadConfig, dest: &mut OriginalDestination) -> Result<(), Reason> {
+    let key = permit(config, dest)?;
+    if listening::is_listening(&key) { Ok(()) } else { Err(Reason::NotListening) }
+}
+
+/// The same for a connection that the workload has accepted, so that somebody did listen. For
+/// sockops, whose programs cannot look into a sock hash.
 #[inline(always)]
 pub fn decide(config: &WorkloadConfig, dest: &mut OriginalDestination) -> Result<(), Reason> {
+    let key = permit(config, dest)?;
+    if listening::was_listening(&key) { Ok(()) } else { Err(Reason::NotListening) }
+}
+
+/// What the operator said, and what the proxy learned. Fills in the port's state.
+#[inline(always)]
+fn permit(
+    config: &WorkloadConfig,
+    dest: &mut OriginalDestination,
+) -> Result<DestinationKey, Reason> {
     dest.direction = Direction::Inbound as u8;
     let rule = policy::rule(&PortKey::new(dest.workload, Direction::Inbound, dest.port));
     dest.state = rule.state;
@@ -128,7 +145,7 @@ pub fn decide(config: &WorkloadConfig, dest: &mut OriginalDestination) -> Result
     }
     let key = DestinationKey::new(dest.workload, Direction::Inbound, dest.addr, dest.port);
     policy::learned(dest, &key)?;
-    if listening::is_listening(&key) { Ok(()) } else { Err(Reason::NotListening) }
+    Ok(key)
 }
 
 /// True for a peer that is in the same network namespace as the workload: by its address, or

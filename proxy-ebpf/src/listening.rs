@@ -1,18 +1,39 @@
-//! What the workload listens on: the `LISTENING` map.
+//! What the workload listens on: the `LISTENING` map, which sockops keeps, and for sockets that it
+//! does not see the `SEEDED` one, which the kernel keeps.
 
-use core::arch::asm;
+use core::{arch::asm, ptr};
 
-use aya_ebpf::bindings::BPF_NOEXIST;
-use weir_common::{AddrWords, DestinationKey, Listening};
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::{bpf_map_lookup_elem, bpf_sk_release},
+};
+use weir_common::{
+    AddrWords, DestinationKey, Direction, Listening, PortKey, SEED_PLACES, SeedKey, Seeds,
+};
 
-use crate::{maps::LISTENING, socket};
+use crate::{
+    maps::{LISTENING, SEEDED, SEEDS},
+    socket::{self, read, read_words},
+};
 
 const UNSPECIFIED4: AddrWords = socket::mapped(0);
 const UNSPECIFIED6: AddrWords = [0; 4];
 
-/// True where a socket of the workload would take a connection to this address and port.
+/// True where a socket of the workload would take a connection to this address and port. Four
+/// lookups where none does.
 #[inline(always)]
 pub fn is_listening(key: &DestinationKey) -> bool {
+    is_counted(key) || is_seeded(key, is_open)
+}
+
+/// True where one would take it, or would have done so before it stopped listening.
+#[inline(always)]
+pub fn was_listening(key: &DestinationKey) -> bool {
+    is_counted(key) || is_seeded(key, |_| true)
+}
+
+#[inline(always)]
+fn is_counted(key: &DestinationKey) -> bool {
     if is_there(key, false) {
         return true;
     }
@@ -26,6 +47,53 @@ fn is_there(key: &DestinationKey, dual_stack: bool) -> bool {
     // SAFETY: two aligned words, each read once.
     unsafe { LISTENING.get(key) }
         .is_some_and(|entry| entry.sockets != 0 && !(dual_stack && entry.v6_only != 0))
+}
+
+/// One lookup says on which addresses the port's sockets listened; only a place that fits is asked
+/// whether its socket still does.
+#[inline(always)]
+fn is_seeded(key: &DestinationKey, is_open: impl Fn(&SeedKey) -> bool) -> bool {
+    let port = PortKey::new(key.workload, Direction::Inbound, key.port);
+    // SAFETY: userspace replaces entries, it does not write into them.
+    let Some(seeds) = (unsafe { SEEDS.get(&port) }) else { return false };
+    let v4 = socket::is_v4(&key.addr);
+    let mut place = 0;
+    while place < SEED_PLACES {
+        let seed = SeedKey { workload: key.workload, port: key.port, place: place as u16 };
+        if fits(seeds, place, &key.addr, v4) && is_open(&seed) {
+            return true;
+        }
+        place += 1;
+    }
+    false
+}
+
+/// True where the socket in a place would take a connection to the address.
+#[inline(always)]
+fn fits(seeds: &Seeds, place: usize, addr: &AddrWords, v4: bool) -> bool {
+    // SAFETY: fields of a live entry. Word by word, so that no copy of the array is made.
+    let (places, v6_only, bound) =
+        unsafe { (read!(seeds.places), read!(seeds.v6_only), read_words!(seeds.addrs[place])) };
+    let bit = 1 << place;
+    places & bit != 0
+        && (socket::is_same(&bound, addr)
+            || (v4 && socket::is_same(&bound, &UNSPECIFIED4))
+            || (socket::is_same(&bound, &UNSPECIFIED6) && !(v4 && v6_only & bit != 0)))
+}
+
+/// True while the socket in a place listens: the kernel empties it then (see `maps::SEEDED`).
+#[inline(always)]
+fn is_open(seed: &SeedKey) -> bool {
+    // SAFETY: a lookup in a sock hash gives a referenced socket or null.
+    let sk = unsafe {
+        bpf_map_lookup_elem((&raw const SEEDED).cast_mut().cast(), ptr::from_ref(seed).cast())
+    };
+    if sk.is_null() {
+        return false;
+    }
+    // SAFETY: non-null; released exactly once, and not used at all.
+    unsafe { bpf_sk_release(sk) };
+    true
 }
 
 /// Adds a socket; false where the map is full.

@@ -10,8 +10,8 @@ use aya_ebpf::{
 };
 use weir_common::{
     CloseEvent, ConnectionKey, CounterKey, DestinationKey, Direction, ListenerKey, Listening,
-    OriginalDestination, PortKey, PortRule, PrefixKey, Reason, Route, STATE_BYTES, TupleKey,
-    WorkloadConfig, WorkloadId,
+    OriginalDestination, PortKey, PortRule, PrefixKey, Reason, Route, STATE_BYTES, SeedKey, Seeds,
+    TupleKey, WorkloadConfig, WorkloadId,
 };
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
@@ -74,6 +74,13 @@ pub static HEARTBEAT: Array<u64, 1> = Array::new();
 
 #[btf_map]
 pub static LISTENING: HashMap<DestinationKey, Listening, 131_072, NO_PREALLOC> = HashMap::new();
+
+#[btf_map]
+pub static SEEDS: HashMap<PortKey, Seeds, 65_536, NO_PREALLOC> = HashMap::new();
+
+/// The kernel makes a bucket of 16 bytes for each of these at once.
+#[btf_map]
+pub static SEEDED: SockHash<SeedKey, 65_536> = SockHash::new();
 
 /// An eviction would let the proxy connect to itself, so this is no LRU.
 #[btf_map]

@@ -56,8 +56,11 @@ pub struct Context {
 /// Who wants to know what connections find out on their way. Called from the connections' tasks:
 /// must be quick.
 pub trait Feedback: Send + Sync {
+    /// Whether an error means that the process is out of descriptors or memory. Then the kernel is
+    /// told to let new connections go direct.
+    fn is_exhaustion(&self, error: &std::io::Error) -> bool;
     /// A destination could not be reached; its client is about to be reset.
-    fn unreachable(&self, direction: Direction, destination: SocketAddr, error: &std::io::Error);
+    fn unreachable(&self, direction: Direction, destination: SocketAddr);
     /// weir is about to connect to the application from a client's address, or has.
     fn from_inside(&self, source: SocketAddr, connecting: bool);
     /// A destination is to be bypassed for this time.
@@ -191,7 +194,9 @@ impl Context {
         guard: &ConnectionGuard,
         error: &std::io::Error,
     ) -> CloseReason {
-        self.feedback.unreachable(guard.direction(), guard.destination(), error);
+        if !self.feedback.is_exhaustion(error) {
+            self.feedback.unreachable(guard.direction(), guard.destination());
+        }
         tcp::reset(client);
         CloseReason::ConnectFailed(error.raw_os_error().unwrap_or(libc::EIO))
     }

@@ -3,10 +3,12 @@
 
 mod feedback;
 mod skipped;
+mod slots;
+mod start;
 
 use std::{
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -14,14 +16,14 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use weir_common::{WorkloadConfig, WorkloadId, flags};
+use weir_common::{WorkloadConfig, flags};
 
 pub use skipped::skipped;
+pub use start::{Description, Origin, Start};
 
-use self::feedback::KernelFeedback;
+use self::{feedback::KernelFeedback, slots::WorkloadSlots};
 use crate::{
     accept::{AcceptOptions, Exhaustion, Registered, Slots, accept_loop},
     capture::{
@@ -52,48 +54,6 @@ pub struct Shared {
     pub exhaustion: Exhaustion,
 }
 
-/// Who wanted a workload captured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Origin {
-    /// The flags or the file that weir was started with: gone when they are.
-    Config,
-    /// `weir workload add`: there until it is removed.
-    Cli,
-}
-
-/// What is kept of a workload for the time after a restart.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Description {
-    /// Its settings.
-    pub settings: WorkloadSettings,
-    /// Who wanted it.
-    pub origin: Origin,
-    /// Inode of its network namespace, to find that again.
-    pub netns_inode: u64,
-    /// What was changed in the namespace for `preserve_client_ip`.
-    pub client_ip: Option<Installed>,
-}
-
-/// What to start.
-#[derive(Debug)]
-pub struct Start {
-    /// Its settings, resolved and valid.
-    pub settings: WorkloadSettings,
-    /// Who wants it.
-    pub origin: Origin,
-    /// The number that its keys carry.
-    pub id: WorkloadId,
-    /// Nothing is in the maps under this number.
-    pub fresh: bool,
-    /// Port states set with `weir ports` on an earlier weir.
-    pub ports: Vec<RememberedPort>,
-    /// What an earlier weir has changed in the namespace.
-    pub client_ip: Option<Installed>,
-    /// The right to capture the cgroup; `None` while a predecessor still has it.
-    pub claim: Option<Lock>,
-}
-
 /// A workload whose connections are being captured.
 pub struct Workload {
     kernel: Arc<Kernel>,
@@ -113,14 +73,6 @@ pub struct Workload {
     _registered: Registered,
 }
 
-/// The listeners' slots, as the accept loops see them.
-struct WorkloadSlots {
-    listeners: Listeners,
-    telemetry: Telemetry,
-    /// No connections are wanted any more, or not now.
-    withdrawn: AtomicBool,
-}
-
 // === impl Workload ===
 
 impl Workload {
@@ -129,7 +81,7 @@ impl Workload {
     /// # Errors
     /// The first step that the kernel refuses.
     pub async fn start(shared: Arc<Shared>, start: Start) -> Result<Arc<Self>, CaptureError> {
-        let Start { settings, origin, id, fresh, ports, client_ip, claim } = start;
+        let Start { settings, origin, id, fresh, ports, client_ip, programs, claim } = start;
         let cgroup = cgroup_of(&settings)?;
         let netns = open_netns(&settings, &cgroup)?;
         let kernel = Arc::new(Kernel::new(Arc::clone(&shared.instance), id, fresh));
@@ -146,11 +98,15 @@ impl Workload {
         } else {
             None
         };
-        let description = Description {
+        let own = shared.instance.programs();
+        // A successor must put its own in their place, so that the predecessor's can go.
+        let keep = !fresh && claim.is_some() && programs == Some(own);
+        let mut description = Description {
             settings: settings.clone(),
             origin,
             netns_inode: netns.inode(),
             client_ip: client_ip.clone(),
+            programs: keep.then_some(own),
         };
         kernel.remember(&serde_json::to_vec(&description).unwrap_or_default())?;
         let routes = RouteWatch::start(Arc::clone(&kernel), netns.clone()).await?;
@@ -159,6 +115,7 @@ impl Workload {
             listeners,
             telemetry: shared.telemetry.clone(),
             withdrawn: AtomicBool::new(true),
+            over: AtomicBool::new(false),
         });
         let feedback = KernelFeedback::new(&kernel, &netns, &cgroup, &shared);
         let registered = shared.exhaustion.register(Arc::clone(&slots) as Arc<dyn Slots>);
@@ -190,11 +147,21 @@ impl Workload {
             client_ip,
             _registered: registered,
         });
-        workload.begin(routes, &cgroup).await.inspect_err(|_| workload.give_up(fresh))?;
+        workload.begin(routes, cgroup, keep).await.inspect_err(|_| workload.give_up(fresh))?;
+        if !keep {
+            description.programs = Some(own);
+            // Without it the next weir just takes longer to start.
+            let _ = workload.kernel.remember(&serde_json::to_vec(&description).unwrap_or_default());
+        }
         Ok(workload)
     }
 
-    async fn begin(self: &Arc<Self>, routes: RouteWatch, cgroup: &Path) -> Result<(), CaptureError> {
+    async fn begin(
+        self: &Arc<Self>,
+        routes: RouteWatch,
+        cgroup: PathBuf,
+        keep: bool,
+    ) -> Result<(), CaptureError> {
         let error =
             |source| CaptureError::Socket { action: "watch the listener", source, hint: "" };
         for socket in self.slots.listeners.sockets().map_err(error)? {
@@ -206,12 +173,23 @@ impl Workload {
         Heartbeat::beat(&self.shared.instance)?;
         self.slots.withdrawn.store(false, Ordering::Release);
         self.slots.listeners.offer()?;
-        let inbound = self.settings.inbound.capture.then_some(&self.netns);
-        let followed = self.kernel.attach(cgroup, AttachOptions { inbound })?;
-        if inbound.is_some() {
-            self.kernel.seed_listening(&self.netns, cgroup, followed).await?;
+        let inbound = self.settings.inbound.capture;
+        let followed = self.attach(cgroup.clone(), keep).await?;
+        if inbound {
+            self.kernel.seed_listening(&self.netns, &cgroup, followed).await?;
         }
         Ok(())
+    }
+
+    /// On a thread of its own: the kernel verifies programs for tens of milliseconds, in which
+    /// connections would have to wait.
+    async fn attach(&self, cgroup: PathBuf, keep: bool) -> Result<bool, CaptureError> {
+        let kernel = Arc::clone(&self.kernel);
+        let netns = self.settings.inbound.capture.then(|| self.netns.clone());
+        let attached = tokio::task::spawn_blocking(move || {
+            kernel.attach(&cgroup, AttachOptions { inbound: netns.as_ref(), keep })
+        });
+        attached.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
     /// Undoes a start that failed.
@@ -418,8 +396,10 @@ impl Workload {
     /// Leaves the slots, or leaves them to a successor, accepts what is in the queues, lets open
     /// connections finish until the deadline, then cuts them. Returns how many had to be cut.
     pub async fn drain(&self, deadline: Duration, successor: bool) -> usize {
-        self.slots.withdrawn.store(true, Ordering::Release);
-        if !successor {
+        self.slots.over.store(true, Ordering::Release);
+        if successor {
+            self.slots.withdrawn.store(true, Ordering::Release);
+        } else {
             self.slots.withdraw();
         }
         self.stop_accepting.cancel();
@@ -436,32 +416,6 @@ impl Workload {
         }
         self.stop_following.cancel();
         cut
-    }
-}
-
-// === impl WorkloadSlots ===
-
-impl Slots for WorkloadSlots {
-    fn withdraw(&self) {
-        self.withdrawn.store(true, Ordering::Release);
-        if let Err(error) = self.listeners.withdraw() {
-            tracing::warn!(%error, "listener slots not emptied");
-        }
-    }
-
-    fn offer(&self) {
-        self.withdrawn.store(false, Ordering::Release);
-        if let Err(error) = self.listeners.offer() {
-            tracing::warn!(%error, "listener slots not filled");
-        }
-    }
-
-    fn exhausted(&self, error: &std::io::Error) {
-        self.telemetry.exhausted(error);
-    }
-
-    fn shed(&self, count: u64) {
-        self.telemetry.shed(count);
     }
 }
 

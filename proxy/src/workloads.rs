@@ -1,6 +1,7 @@
 //! All workloads of the process: which there are, how they come and go, and what is found again
 //! after a restart.
 
+mod acceleration;
 mod error;
 mod handover;
 
@@ -14,8 +15,10 @@ use tokio::sync::Mutex;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weir_common::WorkloadId;
 
+pub use acceleration::Acceleration;
 pub use error::WorkloadError;
 
+use self::acceleration::accelerate;
 use crate::{
     accept::Exhaustion,
     capture::{
@@ -31,17 +34,6 @@ use crate::{
 const PENDING_AGE: Duration = Duration::from_secs(120);
 /// How often slots are looked after, see [`Workload::guard_slots`].
 const GUARD: Duration = Duration::from_secs(1);
-
-/// Whether `sk_msg` moves the payload.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Acceleration {
-    /// Not asked for.
-    Off,
-    /// On: the self-test passed.
-    On,
-    /// Asked for, and refused by the self-test, for this reason.
-    Refused(String),
-}
 
 /// How to begin.
 #[derive(Clone, Debug, Default)]
@@ -159,6 +151,7 @@ impl Workloads {
             fresh: before.is_none() || !remembered.same_maps,
             ports: before.and_then(|(id, _)| remembered.ports.get(id).cloned()).unwrap_or_default(),
             client_ip: before.and_then(|(_, description)| description.client_ip.clone()),
+            programs: before.and_then(|(_, description)| description.programs),
             claim: None,
         };
         if let Some(own) = own {
@@ -195,6 +188,7 @@ impl Workloads {
             }
         }
         self.shared.instance.remove_stale_links(&wanted);
+        self.shared.instance.all_found();
     }
 
     fn spawn_tasks(self: &Arc<Self>) {
@@ -270,6 +264,7 @@ impl Workloads {
             fresh: true,
             ports: Vec::new(),
             client_ip: None,
+            programs: None,
             claim: None,
         };
         let workload = self.add_locked(start, false).await?;
@@ -320,7 +315,7 @@ impl Workloads {
         // Its own programs of before are there to be replaced.
         let mine = |overlap: &coexist::Overlap| {
             overlap.relation == coexist::Relation::Same
-                && self.shared.instance.owns(overlap.program)
+                && self.shared.instance.owns(start.id, overlap.program)
         };
         match coexist::overlaps(&cgroup)?.into_iter().find(|overlap| !mine(overlap)) {
             Some(overlap) => Err(WorkloadError::Overlap { cgroup, overlap }),
@@ -477,20 +472,6 @@ impl Workloads {
 }
 
 // === helpers ===
-
-/// Switches `sk_msg` on if it is wanted and the self-test passes; says so where it does not.
-fn accelerate(instance: &Instance, wanted: bool) -> Acceleration {
-    if !wanted {
-        return Acceleration::Off;
-    }
-    match capture::sk_msg_self_test().and_then(|()| instance.accelerate()) {
-        Ok(()) => Acceleration::On,
-        Err(error) => {
-            tracing::warn!(%error, "going on without sk_msg");
-            Acceleration::Refused(error.to_string())
-        }
-    }
-}
 
 /// A poisoned lock guards a map in which every change is a single insertion or removal.
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {

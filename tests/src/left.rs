@@ -14,6 +14,9 @@ use crate::process::wait_until;
 /// The mark of `--preserve-client-ip`, as `ip rule` prints it (`proxy-common`, `CLIENT_IP_MARK`).
 const MARK: &str = "0x57450000";
 
+/// What `--preserve-client-ip` switches on.
+const SYSCTLS: [&str; 3] = ["ipv4/tcp_fwmark_accept", "ipv4/fwmark_reflect", "ipv6/fwmark_reflect"];
+
 /// The kernel frees programs after a grace period.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -80,18 +83,51 @@ fn programs(instance: &Instance) -> Result<Vec<String>> {
     Ok(left)
 }
 
+/// Nothing in this harness makes a rule with a mark, or a table, or touches these sysctls.
 fn in_namespace(netns: &Netns) -> Result<Vec<String>> {
-    let mut left = Vec::new();
+    let (name, mut left) = (netns.name(), Vec::new());
     for family in ["-4", "-6"] {
-        let rules = ip(&["-n", netns.name(), family, "rule", "show"])?;
+        let rules = ip(&["-n", name, family, "rule", "show"])?;
         let ours = rules.lines().filter(|rule| rule.contains(MARK));
-        left.extend(ours.map(|rule| format!("rule in {}: {rule}", netns.name())));
+        left.extend(ours.map(|rule| format!("rule in {name}: {rule}")));
+        let routes = ip(&["-n", name, family, "route", "show", "table", "all"])?;
+        // Those of the main table are shown without it.
+        let ours = routes.lines().filter(|route| {
+            route.split_once(" table ").is_some_and(|(_, rest)| !rest.starts_with("local"))
+        });
+        left.extend(ours.map(|route| format!("route in {name}: {route}")));
     }
-    let accept = netns.enter(|| std::fs::read_to_string("/proc/sys/net/ipv4/tcp_fwmark_accept"))?;
-    match accept.as_deref().map(str::trim) {
-        Ok("0") => {}
-        Ok(value) => left.push(format!("tcp_fwmark_accept={value} in {}", netns.name())),
-        Err(error) => bail!("cannot read tcp_fwmark_accept in {}: {error}", netns.name()),
+    for sysctl in SYSCTLS {
+        let path = Path::new("/proc/sys/net").join(sysctl);
+        match netns.enter(|| std::fs::read_to_string(&path))?.as_deref().map(str::trim) {
+            Ok("0") => {}
+            Ok(value) => left.push(format!("{sysctl}={value} in {name}")),
+            Err(error) => bail!("cannot read {} in {name}: {error}", path.display()),
+        }
     }
     Ok(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A look that never finds anything would let every test pass.
+    #[test]
+    fn what_is_left_in_a_namespace_is_found() -> Result<()> {
+        let netns = Netns::new("left")?;
+        assert_eq!(in_namespace(&netns)?, [""; 0]);
+        for family in ["-4", "-6"] {
+            ip(&["-n", netns.name(), family, "rule", "add", "fwmark", MARK, "table", "100"])?;
+            let route = ["route", "add", "local", "default", "dev", "lo", "table", "100"];
+            ip(&[&["-n", netns.name(), family], &route[..]].concat())?;
+        }
+        for sysctl in SYSCTLS {
+            netns.enter(|| std::fs::write(Path::new("/proc/sys/net").join(sysctl), "1"))??;
+        }
+        let left = in_namespace(&netns)?;
+        let count = |begin: &str| left.iter().filter(|line| line.starts_with(begin)).count();
+        assert_eq!((count("rule in"), count("route in"), count("ipv")), (2, 2, 3), "{left:#?}");
+        Ok(())
+    }
 }

@@ -14,17 +14,8 @@ use weir_tests::visits::{Outcome, Visitor, now};
 use weir_tests::weir::Daemon;
 use weir_tests::{Lab, fixture};
 
-/// Whether an exhausted weir leaves its slots, so that new connections go direct. False until
-/// `workload.rs` accepts with `accept::accept_loop` and registers its listeners with
-/// `accept::Exhaustion`; to be removed then.
-const WITHDRAWAL_IS_WIRED: bool = false;
-
-/// Whether `capture/routes.rs` tells a route that there is not from a descriptor that there is not.
-/// False: `probe` takes EMFILE for "unreachable", and until the next change of a route everything
-/// goes direct with the reason `no_route`; to be removed when it does.
-const ROUTES_SURVIVE_EXHAUSTION: bool = false;
-
-const DESCRIPTORS: &str = "64";
+/// What the limit leaves: room for a few connections of two descriptors each.
+const ROOM: usize = 16;
 const CLIENTS: usize = 200;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// User and system time in `/proc/PID/stat` is in ticks of a hundredth of a second (proc(5)).
@@ -53,11 +44,17 @@ fn hold(lab: &Lab, cgroup: &Cgroup, port: u16) -> Result<Process> {
     Ok(process)
 }
 
-/// Lowers the limit of a running process: weir itself raises it at its start.
-fn limit_descriptors(pid: u32) -> Result<()> {
-    let limit = format!("--nofile={DESCRIPTORS}:{DESCRIPTORS}");
-    run(Command::new("prlimit").args(["--pid", &pid.to_string(), &limit]), PATIENCE)?.ok()?;
-    Ok(())
+/// Lowers the limit of a running process, which raises it itself at its start. Returns the limit:
+/// what counts is the highest number of a descriptor, not how many there are (getrlimit(2)).
+fn limit_descriptors(pid: u32) -> Result<usize> {
+    let numbers = fs::read_dir(format!("/proc/{pid}/fd"))?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<usize>().ok());
+    let gaps_and_all = numbers.max().context("no descriptors")? + 1;
+    let gaps = gaps_and_all - descriptors(pid)?;
+    let limit = gaps_and_all + ROOM.saturating_sub(gaps);
+    let flag = format!("--nofile={limit}:{limit}");
+    run(Command::new("prlimit").args(["--pid", &pid.to_string(), &flag]), PATIENCE)?.ok()?;
+    Ok(limit)
 }
 
 fn descriptors(pid: u32) -> Result<usize> {
@@ -112,7 +109,7 @@ fn an_exhausted_weir_does_not_spin_and_comes_back() -> Result<()> {
     let mut daemon = Daemon::start(&lab, &cgroup, &[])?;
     wait_for_addresses(&lab)?;
     let pid = daemon.process.pid();
-    limit_descriptors(pid)?;
+    let limit = limit_descriptors(pid)?;
     let idle = descriptors(pid)?;
 
     let clients = hold(&lab, &cgroup, held.port())?;
@@ -120,11 +117,9 @@ fn an_exhausted_weir_does_not_spin_and_comes_back() -> Result<()> {
     thread::sleep(Duration::from_secs(1));
     let ticks = cpu_ticks(pid)? - before;
     eprintln!("{idle} descriptors idle, {full} with {CLIENTS} clients; {ticks} ticks in a second");
-    ensure!(full + 4 > DESCRIPTORS.parse()?, "{full} descriptors: not exhausted");
+    ensure!(full + 4 > limit, "{full} descriptors: not exhausted");
     ensure!(ticks < TICKS_A_SECOND / 2, "weir used {ticks} ticks of CPU in a second");
-    if WITHDRAWAL_IS_WIRED {
-        assert_new_connections_go_direct(&lab, &cgroup, peer.port())?;
-    }
+    assert_new_connections_go_direct(&lab, &cgroup, peer.port())?;
 
     drop(clients);
     wait_until("the descriptors to come back", PATIENCE, || Ok(descriptors(pid)? <= idle + 2))?;
@@ -147,8 +142,5 @@ fn routes_that_change_during_exhaustion_are_right_afterwards() -> Result<()> {
     run(change.args(["route", "add", "10.78.0.0/24", "dev", "eth0"]), PATIENCE)?.ok()?;
     thread::sleep(Duration::from_millis(500));
     drop(clients);
-    if ROUTES_SURVIVE_EXHAUSTION {
-        wait_until_proxied(&lab, &cgroup, peer.port())?;
-    }
-    Ok(())
+    wait_until_proxied(&lab, &cgroup, peer.port())
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use weir_tests::Lab;
 use weir_tests::cgroup::Cgroup;
-use weir_tests::lab::SERVER_V4;
+use weir_tests::daemon::Run;
+use weir_tests::lab::{CLIENT_V4, SERVER_V4};
 use weir_tests::peer::Peer;
 use weir_tests::process::{Process, run as run_command};
 use weir_tests::servers::{grpc, mariadb, nginx, redis, smtp};
@@ -56,7 +57,9 @@ fn story() -> Result<()> {
     one_command(&lab)?;
     a_port_is_skipped(&lab)?;
     weir_is_killed(&lab)?;
+    weir_is_replaced(&lab)?;
     drop(servers);
+    a_server_is_captured(&lab)?;
     Ok(())
 }
 
@@ -200,6 +203,61 @@ fn weir_is_killed(lab: &Lab) -> Result<()> {
     tell("before", &visits, 0, alive, &Outcome::Proxied)?;
     tell("after kill -9", &visits, dead, restart, &Outcome::Direct)?;
     tell("after a new start", &visits, captured, u64::MAX, &Outcome::Proxied)
+}
+
+// === Chapter 4 ===
+
+fn weir_is_replaced(lab: &Lab) -> Result<()> {
+    chapter(
+        "4. Replace weir while it works",
+        "The same client. A second weir is started over the first one with --upgrade: it takes the \
+         listener slots and the programs over, and the first one finishes what it has.",
+    );
+    let cgroup = Cgroup::new("upgrade")?;
+    let _peer = Peer::whoami(&lab.server, WHOAMI)?;
+    let mut old = Daemon::start(lab, &cgroup, &[])?;
+    let mut visitor = Visitor::start(lab, &cgroup, WHOAMI, Duration::from_secs(4))?;
+    visitor.wait_for(80)?;
+    let began = now()?;
+    let successor = Run::new(&lab.client, lab.dir()).after(&old);
+    let _new = successor.workload("client", &cgroup, None).flags(&["--upgrade"]).start()?;
+    let status = old.process.wait(LIMIT)?;
+    ensure!(status.success(), "the old weir ended with {status}: {}", old.process.log());
+    let ended = now()?;
+    let visits = visitor.finish()?;
+    tell("before", &visits, 0, began, &Outcome::Proxied)?;
+    tell("during", &visits, began, ended, &Outcome::Proxied)?;
+    tell("afterwards", &visits, ended, u64::MAX, &Outcome::Proxied)
+}
+
+// === Chapter 5 ===
+
+fn a_server_is_captured(lab: &Lab) -> Result<()> {
+    chapter(
+        "5. Capture a server, in another namespace",
+        "weir stays where it is and captures what comes in to an nginx in the server's namespace. \
+         nginx sees its clients' own addresses all the same, without iptables.",
+    );
+    let cgroup = Cgroup::new("web")?;
+    let server = nginx::Nginx::start_within(lab, Some(&cgroup))?;
+    let run = Run::new(&lab.client, lab.dir()).flags(&["--preserve-client-ip"]);
+    let daemon = run.workload("web", &cgroup, Some(&lab.server)).start()?;
+    println!(
+        "$ weir run --cgroup {} --netns {} --preserve-client-ip &",
+        cgroup.path().display(),
+        lab.server.path().display()
+    );
+    let url = format!("http://{SERVER_V4}:{}/hello.txt", nginx::HTTP1);
+    let mut client = lab.client.command("h2load");
+    client.args(["--h1", "-n", "1000", "-c", "10", &url]);
+    run_command(&mut client, LIMIT)?.ok()?;
+    println!("h2load has made 1000 requests from the client's namespace.");
+    show(lab, &daemon, &["stat"])?;
+    show(lab, &daemon, &["explain", &format!("{SERVER_V4}:{}", nginx::HTTP1), "--inbound"])?;
+    let seen = server.log().lines().filter(|line| line.starts_with(CLIENT_V4)).count();
+    println!("nginx has logged {seen} requests from {CLIENT_V4}, the client.");
+    ensure!(seen >= 1000, "the client's address is not in nginx's log: {}", server.log());
+    Ok(())
 }
 
 fn tell(when: &str, visits: &Visits, from: u64, to: u64, expected: &Outcome) -> Result<()> {

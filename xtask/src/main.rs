@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod demo;
 mod ebpf;
 mod fuzz;
@@ -23,6 +24,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// What weir costs, in figures; needs root
+    Bench(bench::Args),
     /// Real servers and clients, captured before your eyes; needs root
     Demo,
     /// Build the BPF object, or check that the committed one belongs to the sources
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
 
 fn run(verb: Verb) -> Result<()> {
     match verb {
+        Verb::Bench(args) => bench::run(&root(), &args),
         Verb::Demo => demo::run(&root()),
         Verb::Ebpf(args) => ebpf::run(&root(), &args),
         Verb::Setup(args) => setup::run(&args),

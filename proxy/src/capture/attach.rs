@@ -77,6 +77,9 @@ const HOOKS: [Hook; 9] = [
 pub struct AttachOptions<'a> {
     /// The namespace whose inbound connections are captured.
     pub inbound: Option<&'a Netns>,
+    /// The programs that an earlier weir left are these ones: they can stay, which saves the kernel
+    /// verifying them (tens of milliseconds for each workload).
+    pub keep: bool,
 }
 
 impl Kernel {
@@ -95,16 +98,26 @@ impl Kernel {
         let dir = open(cgroup)?;
         let cgroup_id = cgroup::id(cgroup)?;
         let pins = instance.pins.links(*workload);
+        let id_of = |hook: &Hook| match (hook.attach_type, options.inbound) {
+            (AttachType::SkLookup, netns) => netns.map(Netns::inode),
+            _ => Some(cgroup_id),
+        };
+        if options.keep
+            && let Some(links) = left(&pins, id_of)
+        {
+            self.hold(links, &options);
+            return Ok(true);
+        }
         fs::create_dir_all(&pins).map_err(pin_error("create", &pins))?;
         let mut own = instance.load_for(*workload)?;
         let mut links = Vec::new();
         for hook in HOOKS {
-            let (target, id, name) = match (hook.attach_type, options.inbound) {
-                (AttachType::SkLookup, None) => continue,
+            let Some(id) = id_of(&hook) else { continue };
+            let (target, name) = match (hook.attach_type, options.inbound) {
                 (AttachType::SkLookup, Some(netns)) => {
-                    (netns.as_fd(), netns.inode(), "the network namespace".to_owned())
+                    (netns.as_fd(), "the network namespace".to_owned())
                 }
-                _ => (dir.as_fd(), cgroup_id, cgroup.display().to_string()),
+                _ => (dir.as_fd(), cgroup.display().to_string()),
             };
             let program = match hook.scope {
                 Scope::Any => program(&mut instance.shared(), hook.program)?,
@@ -121,13 +134,17 @@ impl Kernel {
                 }
             }
         }
-        if options.inbound.is_none() {
-            remove_link(&pins.join("sk_lookup"));
-        }
         let followed =
             links.iter().any(|(hook, _, new)| hook.attach_type == AttachType::SockOps && !new);
-        *lock(&self.links) = links.into_iter().map(|(hook, link, _)| (hook, link)).collect();
+        self.hold(links.into_iter().map(|(hook, link, _)| (hook, link)).collect(), &options);
         Ok(followed)
+    }
+
+    fn hold(&self, links: Vec<(Hook, OwnedFd)>, options: &AttachOptions<'_>) {
+        if options.inbound.is_none() {
+            remove_link(&self.instance.pins.links(self.workload).join("sk_lookup"));
+        }
+        *lock(&self.links) = links;
     }
 
     /// Takes off what decides about new connections: they go direct. What answers for those that are
@@ -204,16 +221,18 @@ impl Instance {
     }
 
     /// True for a program that is pinned for a workload of this instance, by this weir or an
-    /// earlier one.
+    /// earlier one. Looks among those of `workload` first: with many workloads that matters.
     #[must_use]
-    pub fn owns(&self, program: u32) -> bool {
-        let schemas = self.pins.other_schemas().into_iter().chain([self.pins.own_schema()]);
-        let links = schemas.flat_map(|schema| directories(&schema)).flat_map(|links| {
-            HOOKS.map(|hook| bpf::open_pinned(&links.join(hook.name)))
-        });
-        links
-            .flatten()
-            .any(|link| bpf::link_target(link.as_fd()).is_ok_and(|(_, id)| id == program))
+    pub fn owns(&self, workload: WorkloadId, program: u32) -> bool {
+        let has = |links: &Path| {
+            let links = HOOKS.iter().flat_map(|hook| bpf::open_pinned(&links.join(hook.name)));
+            links
+                .into_iter()
+                .any(|link| bpf::link_target(link.as_fd()).is_ok_and(|(_, id)| id == program))
+        };
+        let schemas = || self.pins.other_schemas().into_iter().chain([self.pins.own_schema()]);
+        has(&self.pins.links(workload))
+            || schemas().flat_map(|schema| directories(&schema)).any(|links| has(&links))
     }
 }
 
@@ -291,6 +310,17 @@ impl Place<'_> {
 }
 
 // === helpers ===
+
+/// The links that an earlier weir has left, if they are all there and attached to what `id_of` says.
+fn left(pins: &Path, id_of: impl Fn(&Hook) -> Option<u64>) -> Option<Vec<(Hook, OwnedFd)>> {
+    let wanted = HOOKS.into_iter().filter_map(|hook| Some((hook, id_of(&hook)?)));
+    wanted
+        .map(|(hook, id)| {
+            let link = bpf::open_pinned(&pins.join(hook.name)).ok()?;
+            (bpf::link_target(link.as_fd()).ok()?.0 == id).then_some((hook, link))
+        })
+        .collect()
+}
 
 fn open(cgroup: &Path) -> Result<File, CaptureError> {
     File::open(cgroup).map_err(|source| CaptureError::Cgroup {

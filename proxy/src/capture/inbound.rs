@@ -2,7 +2,7 @@
 //! again where a connection to the application was refused.
 //!
 //! From attach on, the sockops program counts listen(2) and close by itself. Sockets that were
-//! listening before come from sock_diag(7).
+//! listening before come from sock_diag(7), and are followed in a sock hash (`seeding.rs`).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,14 +21,15 @@ use super::{
 /// The count of a socket that is being opened or closed just now is right by then.
 const SETTLE: Duration = Duration::from_millis(20);
 
+/// As the hooks count.
 type Sockets = HashMap<DestinationKey, Listening>;
 
 impl Kernel {
     /// Adds what the workload listens on already. To be called once the hooks are attached;
-    /// `follows` says that they have been attached all the time since the map was filled.
+    /// `follows` says that they have been attached all the time since the maps were filled.
     ///
     /// # Errors
-    /// Where sock_diag or the map fails.
+    /// Where sock_diag or a map fails.
     pub async fn seed_listening(
         &self,
         netns: &Netns,
@@ -36,44 +37,53 @@ impl Kernel {
         follows: bool,
     ) -> Result<(), CaptureError> {
         if !follows && !self.fresh {
+            self.unseed()?;
             for (key, _) in self.instance.listening.entries(|key| self.is_mine(key)) {
                 self.instance.listening.remove(&key)?;
             }
         }
-        for (key, found) in self.look(netns, cgroup).await? {
-            // A socket that began to listen after the hooks were attached is counted already.
-            self.instance.listening.add(&key, &found)?;
+        let mut found = self.look(netns, cgroup).await?;
+        if follows {
+            let (counted, seeded) = (self.counted(), self.seeded()?);
+            found.retain(|listener| {
+                let key = self.listening_key(listener.address);
+                !counted.contains_key(&key) && !seeded.contains_key(&key)
+            });
         }
-        Ok(())
+        // A socket that began to listen after the hooks were attached is counted already. That it
+        // is seeded too does no harm: it leaves both when it closes.
+        self.add_listening(&found, cgroup).await
     }
 
     /// Corrects what the hooks take for listened on, after a connection to the application was
     /// refused: then it was not. Looks twice, because sockets come and go.
     ///
     /// # Errors
-    /// Where sock_diag or the map fails.
+    /// Where sock_diag or a map fails.
     pub async fn correct_listening(
         &self,
         netns: &Netns,
         cgroup: &Path,
     ) -> Result<(), CaptureError> {
-        let first = (self.known(), self.look(netns, cgroup).await?);
+        let first = (self.counted(), self.look(netns, cgroup).await?);
         tokio::time::sleep(SETTLE).await;
-        let second = (self.known(), self.look(netns, cgroup).await?);
-        let keys: HashSet<_> = first.0.keys().chain(first.1.keys()).collect();
-        for key in keys {
-            let at = |sockets: &Sockets| sockets.get(key).copied();
-            let (known, found) = (at(&second.0), at(&second.1));
-            let steady = at(&first.0) == known && at(&first.1) == found;
-            match (known, found) {
-                _ if !steady => {}
-                (None, Some(found)) => self.instance.listening.add(key, &found)?,
-                // Closed without being counted: it was listening before the hooks were attached.
-                (Some(_), None) => self.instance.listening.remove(key)?,
-                _ => {}
-            }
+        let second = (self.counted(), self.look(netns, cgroup).await?);
+        let (before, after) = (self.sockets(&first.1), self.sockets(&second.1));
+        let seeded = self.seeded()?;
+        let is_steady = |key: &DestinationKey| {
+            first.0.get(key) == second.0.get(key) && before.get(key) == after.get(key)
+        };
+        // Closed without being counted: it was listening before the hooks were attached, and its
+        // descriptor could not be had.
+        for key in second.0.keys().filter(|key| !after.contains_key(key) && is_steady(key)) {
+            self.instance.listening.remove(key)?;
         }
-        Ok(())
+        let mut unknown = second.1;
+        unknown.retain(|listener| {
+            let key = self.listening_key(listener.address);
+            !second.0.contains_key(&key) && !seeded.contains_key(&key) && is_steady(&key)
+        });
+        self.add_listening(&unknown, cgroup).await
     }
 
     /// Says that connections from this address and port come from inside, or no longer do.
@@ -92,39 +102,66 @@ impl Kernel {
     /// True where the hooks would take a connection to this address.
     ///
     /// # Errors
-    /// Where the map cannot be read.
+    /// Where a map cannot be read.
     pub fn listens_on(&self, address: SocketAddr) -> Result<bool, CaptureError> {
         let v4_any = IpAddr::from([0, 0, 0, 0]);
         let v6_any = IpAddr::from([0_u16; 8]);
-        let at = |ip| {
-            let key = self.key(Direction::Inbound, SocketAddr::new(ip, address.port()));
-            self.instance.listening.get(&key)
+        let seeded = self.seeded()?;
+        // Whether IPv6 only, where somebody listens there.
+        let at = |ip| -> Result<Option<bool>, CaptureError> {
+            let key = self.listening_key(SocketAddr::new(ip, address.port()));
+            let counted = self.instance.listening.get(&key)?.map(|found| found.v6_only != 0);
+            let seeded = seeded.get(&key).copied();
+            Ok(counted.into_iter().chain(seeded).reduce(|one, other| one && other))
         };
-        if at(address.ip())?.is_some() || at(if address.is_ipv4() { v4_any } else { v6_any })?.is_some() {
+        let any = if address.is_ipv4() { v4_any } else { v6_any };
+        if at(address.ip())?.is_some() || at(any)?.is_some() {
             return Ok(true);
         }
-        Ok(address.is_ipv4() && at(v6_any)?.is_some_and(|found| found.v6_only == 0))
+        Ok(address.is_ipv4() && at(v6_any)? == Some(false))
     }
 
-    fn known(&self) -> Sockets {
+    /// Has sockets followed by the kernel; those that cannot be are counted, and wrongly so once
+    /// they close.
+    async fn add_listening(
+        &self,
+        listeners: &[Listener],
+        cgroup: &Path,
+    ) -> Result<(), CaptureError> {
+        let without = self.seed(listeners, cgroup).await?;
+        for (key, found) in self.sockets(listeners) {
+            if without.contains(&key) {
+                self.instance.listening.add(&key, &found)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn counted(&self) -> Sockets {
         self.instance.listening.entries(|key| self.is_mine(key)).into_iter().collect()
     }
 
-    async fn look(&self, netns: &Netns, cgroup: &Path) -> Result<Sockets, CaptureError> {
+    /// The workload's listeners, as sock_diag has them.
+    async fn look(&self, netns: &Netns, cgroup: &Path) -> Result<Vec<Listener>, CaptureError> {
         let error = |source| CaptureError::Socket {
             action: "list the listening sockets",
             source,
             hint: "; is the sock_diag kernel module there?",
         };
         let cgroups = cgroup_ids(cgroup).map_err(error)?;
-        let all = netns.run(listeners).await?.map_err(error)?;
+        let mut all = netns.run(listeners).await?.map_err(error)?;
+        all.retain(|listener| is_of(listener, &cgroups));
+        Ok(all)
+    }
+
+    fn sockets(&self, listeners: &[Listener]) -> Sockets {
         let mut sockets = Sockets::new();
-        for listener in all.iter().filter(|listener| is_of(listener, &cgroups)) {
-            let entry = sockets.entry(self.key(Direction::Inbound, listener.address)).or_default();
+        for listener in listeners {
+            let entry = sockets.entry(self.listening_key(listener.address)).or_default();
             entry.sockets += 1;
             entry.v6_only |= u32::from(listener.v6_only && is_any(listener));
         }
-        Ok(sockets)
+        sockets
     }
 
     const fn is_mine(&self, key: &DestinationKey) -> bool {

@@ -16,13 +16,15 @@ use aya::{
 use aya_obj::generated::bpf_func_id;
 use weir_common::{
     CounterKey, DestinationKey, ListenerKey, Listening, PortKey, PortRule, Route, STATE_BYTES,
-    TupleKey, WorkloadConfig, WorkloadId, maps,
+    Seeds, TupleKey, WorkloadConfig, WorkloadId, maps,
 };
 
 use super::{
     CaptureError,
     attach::{INBOUND_PROGRAM, refused},
-    pins::{Lock, Pins, lock_holder},
+    left::AllLeft,
+    pins::{Lock, Pins, digest, lock_holder},
+    seeding::Seeded,
     table::{Prefixes, Table, lock, take},
 };
 
@@ -42,15 +44,16 @@ pub struct Instance {
     lock: Mutex<Option<Lock>>,
     log_level: u8,
     object: Cow<'static, [u8]>,
-    /// Every map of the object, by name.
-    names: Vec<String>,
     ingress_ifindex: bool,
     shared: Mutex<Ebpf>,
+    pub(super) left: Mutex<Option<AllLeft>>,
     pub(super) workloads: Table<WorkloadId, WorkloadConfig>,
     pub(super) heartbeat: Mutex<Array<MapData, u64>>,
     pub(super) failed: Table<DestinationKey, u64>,
     pub(super) learned: Table<DestinationKey, u64>,
     pub(super) listening: Table<DestinationKey, Listening>,
+    pub(super) seeds: Table<PortKey, Seeds>,
+    pub(super) seeded: Mutex<Seeded>,
     pub(super) inside: Table<DestinationKey, u8>,
     pub(super) own: Mutex<SkStorage<MapData, u32>>,
     pub(super) ports: Table<PortKey, PortRule>,
@@ -95,9 +98,8 @@ impl Instance {
             }
         };
         let object = object()?;
-        let names = map_names(&object)?;
-        let ingress_ifindex = knows_ingress_ifindex(&object, &pins, &names);
-        let mut ebpf = load(&object, &pins, &names, 0, options.log_level, ingress_ifindex)?;
+        let ingress_ifindex = knows_ingress_ifindex(&object, &pins);
+        let mut ebpf = load(&object, &pins, 0, options.log_level, ingress_ifindex)?;
         if options.log_level > 0 {
             forward_log(&mut ebpf);
         }
@@ -107,6 +109,8 @@ impl Instance {
             failed: Table::take(&mut ebpf, maps::FAILED)?,
             learned: Table::take(&mut ebpf, maps::LEARNED)?,
             listening: Table::take(&mut ebpf, maps::LISTENING)?,
+            seeds: Table::take(&mut ebpf, maps::SEEDS)?,
+            seeded: Mutex::new(take(&mut ebpf, maps::SEEDED)?),
             inside: Table::take(&mut ebpf, maps::INSIDE)?,
             own: Mutex::new(take(&mut ebpf, maps::OWN)?),
             ports: Table::take(&mut ebpf, maps::PORTS)?,
@@ -121,9 +125,9 @@ impl Instance {
             lock: Mutex::new(lock),
             log_level: options.log_level,
             object,
-            names,
             ingress_ifindex,
             shared: Mutex::new(ebpf),
+            left: Mutex::default(),
         })
     }
 
@@ -156,10 +160,18 @@ impl Instance {
         self.ingress_ifindex
     }
 
+    /// Names the programs that it attaches: those of a weir that has the same name for them are the
+    /// same.
+    #[must_use]
+    pub fn programs(&self) -> u64 {
+        let constants = [self.log_level, u8::from(self.ingress_ifindex)];
+        digest(self.object.iter().copied().chain(constants))
+    }
+
     /// The programs that are loaded for one workload, with its number in them.
     pub(super) fn load_for(&self, workload: WorkloadId) -> Result<Ebpf, CaptureError> {
-        let Self { object, pins, names, log_level, ingress_ifindex, .. } = self;
-        load(object, pins, names, workload, *log_level, *ingress_ifindex)
+        let Self { object, pins, log_level, ingress_ifindex, .. } = self;
+        load(object, pins, workload, *log_level, *ingress_ifindex)
     }
 
     /// The programs that serve every workload, and maps that nobody has taken.
@@ -196,34 +208,47 @@ fn object() -> Result<Cow<'static, [u8]>, CaptureError> {
     })
 }
 
-/// The maps of an object that its programs share; each program keeps its own constants.
-fn map_names(object: &[u8]) -> Result<Vec<String>, CaptureError> {
+/// The maps that the object's programs share, by name; each program keeps its own constants. There
+/// is one object per process.
+fn map_names(object: &[u8]) -> Result<&'static [String], CaptureError> {
+    static NAMES: OnceLock<Vec<String>> = OnceLock::new();
+    if let Some(names) = NAMES.get() {
+        return Ok(names);
+    }
     let parsed = aya_obj::Object::parse(object).map_err(aya::EbpfError::ParseError)?;
-    Ok(parsed.maps.into_keys().filter(|name| !name.starts_with('.')).collect())
+    let names = parsed.maps.into_keys().filter(|name| !name.starts_with('.')).collect();
+    Ok(NAMES.get_or_init(|| names))
 }
 
 fn load(
     object: &[u8],
     pins: &Pins,
-    names: &[String],
     workload: WorkloadId,
     log_level: u8,
     ingress_ifindex: bool,
 ) -> Result<Ebpf, CaptureError> {
-    let ingress_ifindex = u32::from(ingress_ifindex);
-    let sockops_cgroup = u32::from(sockops_knows_cgroup());
-    let mut loader = EbpfLoader::new();
-    // There is nothing to relocate against the kernel's types; reading them takes 20 ms.
+    /// The loader reads and parses the kernel's own types when it is made: 20 ms and 20 MB, of
+    /// which nothing is needed, because there is nothing to relocate. So one is enough.
+    static LOADER: Mutex<Option<EbpfLoader<'static>>> = Mutex::new(None);
+    static LEVELS: [u8; 6] = [0, 1, 2, 3, 4, 5];
+    let names = map_names(object)?;
+    let mut loader = lock(&LOADER);
+    let loader = loader.get_or_insert_with(EbpfLoader::new).btf(None);
     loader
-        .btf(None)
-        .override_global("WORKLOAD", &workload, true)
-        .override_global("INGRESS_IFINDEX", &ingress_ifindex, true)
-        .override_global("SOCKOPS_CGROUP", &sockops_cgroup, true)
-        .override_global(aya_log::LEVEL, &log_level, false);
+        // Four bytes per workload for the rest of the process: that is how long the loader lives.
+        .override_global("WORKLOAD", &*Box::leak(Box::new(workload)), true)
+        .override_global("INGRESS_IFINDEX", constant(ingress_ifindex), true)
+        .override_global("SOCKOPS_CGROUP", constant(sockops_knows_cgroup()), true)
+        .override_global(aya_log::LEVEL, &LEVELS[usize::from(log_level.min(5))], false);
     for name in names {
         loader.map_pin_path(name, pins.map(name));
     }
     Ok(loader.load(object)?)
+}
+
+/// As the programs have it.
+const fn constant(on: bool) -> &'static u32 {
+    if on { &1 } else { &0 }
 }
 
 /// Whether sockops programs can ask for the current cgroup (Linux 6.4).
@@ -237,8 +262,8 @@ fn sockops_knows_cgroup() -> bool {
 
 /// Whether `bpf_sk_lookup.ingress_ifindex` is there (Linux 5.17, and some older ones that have it
 /// backported): found out by loading the program that reads it.
-fn knows_ingress_ifindex(object: &[u8], pins: &Pins, names: &[String]) -> bool {
-    let loaded = load(object, pins, names, 0, 0, true).and_then(|mut ebpf| {
+fn knows_ingress_ifindex(object: &[u8], pins: &Pins) -> bool {
+    let loaded = load(object, pins, 0, 0, true).and_then(|mut ebpf| {
         let program = ebpf
             .program_mut(INBOUND_PROGRAM)
             .ok_or(CaptureError::Missing(INBOUND_PROGRAM))?;

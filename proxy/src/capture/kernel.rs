@@ -85,13 +85,14 @@ impl Kernel {
         for (key, _) in instance.listening.entries(|key| mine(key.workload)) {
             let _ = instance.listening.remove(&key);
         }
+        let _ = self.unseed();
         for (key, _) in instance.inside.entries(|key| mine(key.workload)) {
             let _ = instance.inside.remove(&key);
         }
-        for (key, bits, _) in instance.skip_cidrs.entries(*workload) {
+        for (key, bits, _) in instance.skip_cidrs.entries(mine) {
             let _ = instance.skip_cidrs.remove(key, bits);
         }
-        for (key, bits, _) in instance.routes.entries(*workload) {
+        for (key, bits, _) in instance.routes.entries(mine) {
             let _ = instance.routes.remove(key, bits);
         }
         for direction in [Direction::Outbound, Direction::Inbound] {

@@ -21,6 +21,8 @@ use rtnetlink::{
     sys::{Socket, protocols::NETLINK_SOCK_DIAG},
 };
 
+use super::holders;
+
 /// linux/inet_diag.h, since 5.9; always sent where the kernel has cgroups.
 const INET_DIAG_CGROUP_ID: u16 = 21;
 
@@ -37,6 +39,8 @@ pub struct Listener {
     pub cgroup: Option<u64>,
     /// The index of the interface that it is bound to (`SO_BINDTODEVICE`); 0 for none.
     pub device: u32,
+    /// What tells the socket from others.
+    pub(super) id: holders::SocketId,
 }
 
 // === impl Listener ===
@@ -44,8 +48,16 @@ pub struct Listener {
 impl Listener {
     fn of_response(response: &InetResponse) -> Self {
         let id = &response.header.socket_id;
-        let mut listener =
-            Self { address: address(id), v6_only: false, cgroup: None, device: id.interface_id };
+        let mut listener = Self {
+            address: address(id),
+            v6_only: false,
+            cgroup: None,
+            device: id.interface_id,
+            id: holders::SocketId {
+                inode: response.header.inode,
+                cookie: u64::from_ne_bytes(id.cookie),
+            },
+        };
         for attribute in &response.nlas {
             match attribute {
                 Nla::SkV6Only(only) => listener.v6_only = *only,

@@ -278,15 +278,19 @@ fn detached_bpffs() -> io::Result<OwnedFd> {
     }
 }
 
-/// FNV-1a over the sources that fix the layout.
+/// FNV-1a.
+pub(super) fn digest(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// A digest of the sources that fix the layout.
 fn schema() -> String {
     if let Ok(name) = std::env::var(SCHEMA_VARIABLE) {
         return name;
     }
-    let digest = LAYOUT.iter().flat_map(|text| text.bytes()).fold(
-        0xcbf2_9ce4_8422_2325_u64,
-        |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3),
-    );
+    let digest = digest(LAYOUT.iter().flat_map(|text| text.bytes()));
     format!("schema-{digest:016x}")
 }
 

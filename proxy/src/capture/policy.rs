@@ -52,14 +52,10 @@ impl Kernel {
                 self.set_port(direction, port, status.state, status.source, status.included)?;
             }
         }
-        if self.fresh {
-            return Ok(());
-        }
-        let stale = |key: &PortKey| key.workload == self.workload && !wanted.contains(key);
-        for (key, _) in self.instance.ports.entries(stale) {
-            self.instance.ports.remove(&key)?;
-        }
-        Ok(())
+        let left = self.left(|left| &mut left.ports);
+        left.iter()
+            .filter(|key| !wanted.contains(*key))
+            .try_for_each(|key| self.instance.ports.remove(key))
     }
 
     /// What the connect hook would find for a port.
@@ -97,15 +93,10 @@ impl Kernel {
         for (key, bits) in &wanted {
             map.insert(*key, *bits, 1)?;
         }
-        if self.fresh {
-            return Ok(());
-        }
-        for (key, bits, _) in map.entries(self.workload) {
-            if !wanted.contains(&(key, bits)) {
-                map.remove(key, bits)?;
-            }
-        }
-        Ok(())
+        let left = self.left(|left| &mut left.skip_cidrs);
+        left.iter()
+            .filter(|prefix| !wanted.contains(*prefix))
+            .try_for_each(|(key, bits)| map.remove(*key, *bits))
     }
 
     /// True where the address is in a skipped prefix.

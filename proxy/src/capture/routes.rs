@@ -6,6 +6,7 @@
 //! prefix. Metrics, preferred sources, RFC 6724 and unreachable routes are thus the kernel's own.
 
 use std::{
+    io,
     collections::{BTreeMap, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::Arc,
@@ -29,6 +30,8 @@ use super::{
 const MAX_PREFIXES: usize = 8192;
 /// An interface coming up changes a dozen routes within a few milliseconds.
 const SETTLE: Duration = Duration::from_millis(20);
+/// After a refresh that failed: descriptors may be back by then.
+const RETRY: Duration = Duration::from_secs(1);
 /// The rules that every namespace starts with: local and main, and for IPv4 default (ip-rule(8)).
 const STOCK_RULES: usize = 3;
 
@@ -87,9 +90,10 @@ impl RouteWatch {
         while self.changes.next().await.is_some() {
             tokio::time::sleep(SETTLE).await;
             while let Some(Some(())) = future::FutureExt::now_or_never(self.changes.next()) {}
-            if let Err(error) = self.refresh().await {
+            while let Err(error) = self.refresh().await {
                 tracing::warn!(%error, "routes not refreshed: unreachable destinations are captured");
                 let _ = self.kernel.set_flag(flags::ROUTES_COMPLETE, false);
+                tokio::time::sleep(RETRY).await;
             }
         }
     }
@@ -105,6 +109,7 @@ impl RouteWatch {
             return self.kernel.set_flag(flags::ROUTES_COMPLETE, false);
         }
         let table = self.netns.run(move || resolve(&prefixes)).await?;
+        let table = table.map_err(|error| CaptureError::Routes(error.to_string()))?;
         for (prefix, route) in &table {
             if self.installed.get(prefix) != Some(route) {
                 let key = self.kernel.prefix(prefix.0.into());
@@ -142,12 +147,8 @@ impl Kernel {
 
     /// The addresses that an earlier weir has put into the list.
     fn installed_inside(&self) -> HashSet<IpAddr> {
-        if self.fresh {
-            return HashSet::new();
-        }
-        let entries =
-            self.instance.inside.entries(|key| key.workload == self.workload && key.port == 0);
-        entries.into_iter().map(|(key, _)| to_ip(key.addr)).collect()
+        let left = self.left(|left| &mut left.inside);
+        left.iter().filter(|key| key.port == 0).map(|key| to_ip(key.addr)).collect()
     }
 
     /// Whether the connect hook takes an address for reachable, and the source address it would
@@ -167,11 +168,8 @@ impl Kernel {
 
     /// What an earlier weir has put into the map.
     fn installed_routes(&self) -> Table {
-        if self.fresh {
-            return Table::new();
-        }
-        let entries = self.instance.routes.entries(self.workload).into_iter();
-        entries
+        self.left(|left| &mut left.routes)
+            .into_iter()
             .map(|(key, bits, route)| match to_ip(key.addr) {
                 IpAddr::V4(v4) => ((v4.to_ipv6_mapped(), bits), route),
                 IpAddr::V6(v6) => ((v6, bits), route),
@@ -244,14 +242,17 @@ fn prefix_of(route: &RouteMessage) -> Option<Prefix> {
 
 /// Asks the kernel about each prefix. IPv4 space gets an entry in any case: without one, IPv4
 /// addresses would fall through to an IPv6 default route.
-fn resolve(prefixes: &[Prefix]) -> Table {
-    let mut table: Table =
-        prefixes.iter().map(|prefix| (*prefix, probe(*prefix, prefixes))).collect();
+///
+/// # Errors
+/// Where the kernel could not be asked: that is no answer.
+fn resolve(prefixes: &[Prefix]) -> io::Result<Table> {
+    let probed = prefixes.iter().map(|prefix| Ok((*prefix, probe(*prefix, prefixes)?)));
+    let mut table: Table = probed.collect::<io::Result<_>>()?;
     table.entry(V4_SPACE).or_default();
-    table
+    Ok(table)
 }
 
-fn probe(prefix: Prefix, all: &[Prefix]) -> Route {
+fn probe(prefix: Prefix, all: &[Prefix]) -> io::Result<Route> {
     let address = representative(prefix, all);
     let (ip, any): (IpAddr, IpAddr) = match address.to_ipv4_mapped() {
         Some(v4) => (v4.into(), Ipv4Addr::UNSPECIFIED.into()),
@@ -263,9 +264,16 @@ fn probe(prefix: Prefix, all: &[Prefix]) -> Route {
         socket.local_addr()
     });
     match source {
-        Ok(source) => Route { source: to_words(source.ip()), reachable: 1 },
-        Err(_) => Route::default(),
+        Ok(source) => Ok(Route { source: to_words(source.ip()), reachable: 1 }),
+        Err(error) if is_shortage(&error) => Err(error),
+        Err(_) => Ok(Route::default()),
     }
+}
+
+/// True where the process or the kernel lacks something, which says nothing about a route.
+fn is_shortage(error: &io::Error) -> bool {
+    let shortages = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    error.raw_os_error().is_some_and(|errno| shortages.contains(&errno))
 }
 
 /// An address of the prefix that no more specific prefix covers, as far as one is found.
@@ -313,7 +321,7 @@ mod tests {
 
     #[test]
     fn loopback_is_reachable_from_itself_and_unrouted_space_is_not_assumed() {
-        let table = resolve(&[prefix("127.0.0.0", 8)]);
+        let table = resolve(&[prefix("127.0.0.0", 8)]).unwrap();
         let loopback = table[&prefix("127.0.0.0", 8)];
         assert_eq!((loopback.reachable, to_ip(loopback.source)), (1, "127.0.0.1".parse().unwrap()));
         assert_eq!(table[&V4_SPACE].reachable, 0);

@@ -61,9 +61,17 @@ impl<K: Pod, V: Pod> Table<K, V> {
         absent_is_fine(lock(&self.map).remove(key), self.name)
     }
 
+    /// Every key.
+    pub(super) fn keys(&self) -> Vec<K> {
+        lock(&self.map).keys().filter_map(Result::ok).collect()
+    }
+
     /// Every entry whose key passes. Reads the whole map: not for a path that connections take.
     pub(super) fn entries(&self, wanted: impl Fn(&K) -> bool) -> Vec<(K, V)> {
-        lock(&self.map).iter().filter_map(Result::ok).filter(|(key, _)| wanted(key)).collect()
+        let map = lock(&self.map);
+        let keys = map.keys().filter_map(Result::ok).filter(wanted);
+        // A value is a system call more, and mostly others' keys are in there.
+        keys.filter_map(|key| Some((key, map.get(&key, 0).ok()?))).collect()
     }
 }
 
@@ -94,16 +102,16 @@ impl<V: Pod> Prefixes<V> {
         }
     }
 
-    /// A workload's entries, each with its length in bits from the start of the address. Reads the
-    /// whole map.
-    pub(super) fn entries(&self, workload: WorkloadId) -> Vec<(PrefixKey, u32, V)> {
-        let workload = workload.to_be_bytes();
-        lock(&self.map)
-            .iter()
-            .filter_map(Result::ok)
-            .map(|(key, value)| (key.data(), key.prefix_len(), value))
-            .filter(|(data, ..)| data.workload_be == workload)
-            .map(|(data, bits, value)| (data, bits - PrefixKey::WORKLOAD_BITS, value))
+    /// The entries of the workloads that pass, each with its length in bits from the start of the
+    /// address. Reads the whole map.
+    pub(super) fn entries(&self, wanted: impl Fn(WorkloadId) -> bool) -> Vec<(PrefixKey, u32, V)> {
+        let map = lock(&self.map);
+        let keys = map.keys().filter_map(Result::ok);
+        keys.filter(|key| wanted(WorkloadId::from_be_bytes(key.data().workload_be)))
+            .filter_map(|key| {
+                let value = map.get(&key, 0).ok()?;
+                Some((key.data(), key.prefix_len() - PrefixKey::WORKLOAD_BITS, value))
+            })
             .collect()
     }
 }

@@ -10,6 +10,11 @@ use tokio::net::{TcpSocket, TcpStream};
 use super::{Context, Feedback};
 use crate::capture::{Captured, Netns, connect_as};
 
+/// How often, and how long each time, is waited for a descriptor: about as long as connections in
+/// the queue wait for theirs (`accept.rs`).
+const DESCRIPTOR_PAUSES: u32 = 50;
+const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
+
 /// What the upstream connection has to share with the application's socket.
 #[derive(Clone, Copy)]
 pub(crate) struct Dial<'a> {
@@ -46,7 +51,7 @@ impl<'a> Dial<'a> {
     /// # Errors
     /// What the kernel says, or `ETIMEDOUT` after the configured time.
     pub(crate) async fn connect(self) -> io::Result<TcpStream> {
-        let connecting = self.connect_from();
+        let connecting = self.connect_when_possible();
         let stream = if self.timeout.is_zero() {
             connecting.await?
         } else {
@@ -56,6 +61,20 @@ impl<'a> Dial<'a> {
         };
         stream.set_nodelay(true)?;
         Ok(stream)
+    }
+
+    /// Waits a moment for descriptors where there are none: the client has been accepted already.
+    async fn connect_when_possible(&self) -> io::Result<TcpStream> {
+        let mut pauses = DESCRIPTOR_PAUSES;
+        loop {
+            match self.connect_from().await {
+                Err(error) if pauses > 0 && self.feedback.is_exhaustion(&error) => {
+                    pauses -= 1;
+                    tokio::time::sleep(DESCRIPTOR_PAUSE).await;
+                }
+                connected => return connected,
+            }
+        }
     }
 
     async fn connect_from(&self) -> io::Result<TcpStream> {

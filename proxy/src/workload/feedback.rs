@@ -67,8 +67,11 @@ impl KernelFeedback {
 }
 
 impl Feedback for KernelFeedback {
-    fn unreachable(&self, direction: Direction, destination: SocketAddr, error: &io::Error) {
-        self.exhaustion.report(error);
+    fn is_exhaustion(&self, error: &io::Error) -> bool {
+        self.exhaustion.report(error)
+    }
+
+    fn unreachable(&self, direction: Direction, destination: SocketAddr) {
         match direction {
             Direction::Outbound => settle(
                 self.kernel.let_fail(destination, LET_FAIL),

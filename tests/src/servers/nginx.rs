@@ -8,6 +8,7 @@ use anyhow::Result;
 
 use super::write;
 use crate::Lab;
+use crate::cgroup::Cgroup;
 use crate::process::{Process, run};
 
 /// HTTP/1.
@@ -34,6 +35,15 @@ impl Nginx {
     ///
     /// Fails with its log.
     pub fn start(lab: &Lab) -> Result<Self> {
+        Self::start_within(lab, None)
+    }
+
+    /// Starts it there and in a cgroup.
+    ///
+    /// # Errors
+    ///
+    /// Fails with its log.
+    pub fn start_within(lab: &Lab, cgroup: Option<&Cgroup>) -> Result<Self> {
         let dir = lab.subdir("nginx")?;
         let (root, uploads) = (lab.subdir("nginx/root")?, lab.subdir("nginx/uploads")?);
         write(root.join("hello.txt"), "hello from nginx\n")?;
@@ -41,6 +51,10 @@ impl Nginx {
         let config = write(dir.join("nginx.conf"), &config(&dir))?;
         let mut command = lab.server.command("/usr/sbin/nginx");
         command.arg("-p").arg(&dir).arg("-c").arg(config).args(["-e", "stderr"]);
+        let command = match cgroup {
+            Some(cgroup) => cgroup.wrap(&command),
+            None => command,
+        };
         let process = Process::serve("nginx", command, lab.dir(), (&lab.server, HTTP1))?;
         Ok(Self { process, root, uploads })
     }

@@ -1,0 +1,179 @@
+//! Sockets that were listening before the hooks were attached, and whose close sockops is therefore
+//! never told: they go into a sock hash, which the kernel itself keeps right.
+//!
+//! An entry without programs leaves a listener as it is: what it accepts is an ordinary socket
+//! again (`tcp_bpf_clone` in net/ipv4/tcp_bpf.c), and the entry goes when it closes or stops
+//! listening (`sock_map_close`, `sock_map_unhash` in net/core/sock_map.c).
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    os::fd::{AsRawFd, OwnedFd},
+    path::Path,
+    sync::Arc,
+};
+
+use aya::maps::{MapData, SockHash};
+use weir_common::{DestinationKey, Direction, PortKey, SEED_PLACES, SeedKey, Seeds, maps};
+
+use super::{
+    CaptureError, Instance, Kernel,
+    holders::{self, SocketId},
+    listening::Listener,
+    table::{BPF_NOEXIST, absent_is_fine, lock},
+};
+
+/// The sock hash, as [`Instance`] keeps it.
+pub(super) type Seeded = SockHash<MapData, SeedKey>;
+
+/// Which socket is to have which place.
+type Places = HashMap<SocketId, (SeedKey, DestinationKey, bool)>;
+
+impl Kernel {
+    /// Gives sockets a place in the sock hash. Returns on which addresses none of them got one:
+    /// nobody has them open that could be seen and asked, or the port has more addresses than
+    /// places.
+    pub(super) async fn seed(
+        &self,
+        listeners: &[Listener],
+        cgroup: &Path,
+    ) -> Result<HashSet<DestinationKey>, CaptureError> {
+        let keys = listeners.iter().map(|listener| self.listening_key(listener.address));
+        let mut without: HashSet<DestinationKey> = keys.collect();
+        if listeners.is_empty() {
+            return Ok(without);
+        }
+        let places = self.assign(listeners)?;
+        let (instance, cgroup) = (Arc::clone(&self.instance), cgroup.to_owned());
+        // Reading other processes' descriptors from /proc takes milliseconds.
+        let work = move || fill(&instance, &places, &cgroup);
+        let filled =
+            tokio::task::spawn_blocking(work).await.map_err(|error| CaptureError::Socket {
+                action: "look for the listening sockets",
+                source: error.into(),
+                hint: "",
+            })?;
+        let mut ports = HashMap::new();
+        for (place, key, v6_only) in filled {
+            without.remove(&key);
+            let port = PortKey::new(self.workload, Direction::Inbound, key.port);
+            let seeds: &mut Seeds = match ports.entry(port) {
+                std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+                std::collections::hash_map::Entry::Vacant(entry) => {
+                    entry.insert(self.instance.seeds.get(&port)?.unwrap_or_default())
+                }
+            };
+            let bit = 1 << place.place;
+            seeds.addrs[usize::from(place.place)] = key.addr;
+            seeds.places |= bit;
+            seeds.v6_only = if v6_only { seeds.v6_only | bit } else { seeds.v6_only & !bit };
+        }
+        for (port, seeds) in ports {
+            self.instance.seeds.insert(&port, &seeds)?;
+        }
+        for key in &without {
+            tracing::debug!(
+                listener.addr = ?key.addr, listener.port = key.port,
+                "listener not followed: that it closed will be noticed at the next refusal"
+            );
+        }
+        Ok(without)
+    }
+
+    /// What the filled places listen on, each with whether IPv6 only. Reads all keys of the map.
+    pub(super) fn seeded(&self) -> Result<HashMap<DestinationKey, bool>, CaptureError> {
+        let mut found = HashMap::new();
+        for (place, seeds) in self.filled()? {
+            let addr = seeds.addrs[usize::from(place.place)];
+            let key = DestinationKey::new(self.workload, Direction::Inbound, addr, place.port);
+            let v6_only = seeds.v6_only & (1 << place.place) != 0;
+            *found.entry(key).or_insert(true) &= v6_only;
+        }
+        Ok(found)
+    }
+
+    /// Lets go of all sockets. Reads whole maps.
+    pub(super) fn unseed(&self) -> Result<(), CaptureError> {
+        for (port, _) in self.instance.seeds.entries(|port| port.workload == self.workload) {
+            self.instance.seeds.remove(&port)?;
+        }
+        for place in self.places() {
+            absent_is_fine(lock(&self.instance.seeded).remove(&place), maps::SEEDED)?;
+        }
+        Ok(())
+    }
+
+    /// Finds places: first for one socket of each address, then for the others as far as there are.
+    fn assign(&self, listeners: &[Listener]) -> Result<Places, CaptureError> {
+        let mut taken: HashSet<SeedKey> = self.filled()?.into_iter().map(|(key, _)| key).collect();
+        let mut ranks: HashMap<SocketAddr, usize> = HashMap::new();
+        let mut ranked: Vec<_> = listeners
+            .iter()
+            .map(|listener| {
+                let rank = ranks.entry(listener.address).or_default();
+                *rank += 1;
+                (*rank, listener)
+            })
+            .collect();
+        ranked.sort_by_key(|(rank, _)| *rank);
+        let mut places = Places::new();
+        for (_, listener) in ranked {
+            let key = self.listening_key(listener.address);
+            let of_port = (0..SEED_PLACES as u16).map(|place| SeedKey {
+                workload: self.workload,
+                port: key.port,
+                place,
+            });
+            let Some(place) = of_port.into_iter().find(|place| !taken.contains(place)) else {
+                continue;
+            };
+            taken.insert(place);
+            places.insert(listener.id, (place, key, listener.v6_only));
+        }
+        Ok(places)
+    }
+
+    /// The places that have a socket, each with its port's entry.
+    fn filled(&self) -> Result<Vec<(SeedKey, Seeds)>, CaptureError> {
+        let mut filled = Vec::new();
+        for place in self.places() {
+            let port = PortKey::new(self.workload, Direction::Inbound, place.port);
+            let seeds = self.instance.seeds.get(&port)?.unwrap_or_default();
+            filled.push((place, seeds));
+        }
+        Ok(filled)
+    }
+
+    fn places(&self) -> HashSet<SeedKey> {
+        let map = lock(&self.instance.seeded);
+        map.keys().filter_map(Result::ok).filter(|key| key.workload == self.workload).collect()
+    }
+
+    pub(super) fn listening_key(&self, address: SocketAddr) -> DestinationKey {
+        self.key(Direction::Inbound, address)
+    }
+}
+
+// === helpers ===
+
+/// Puts into the map what of the wanted sockets can be had.
+fn fill(
+    instance: &Instance,
+    places: &Places,
+    cgroup: &Path,
+) -> Vec<(SeedKey, DestinationKey, bool)> {
+    let mut filled = Vec::new();
+    let wanted = places.keys().copied().collect();
+    holders::visit(&wanted, cgroup, |id, socket: &OwnedFd| {
+        let Some(place) = places.get(&id) else { return };
+        match lock(&instance.seeded).insert(place.0, socket.as_raw_fd(), BPF_NOEXIST) {
+            Ok(()) => filled.push(*place),
+            // EBUSY and EINVAL: the socket belongs to an upper layer (`sk_psock_init` in
+            // net/core/skmsg.c). EOPNOTSUPP: it is none of TCP, or listens no more.
+            Err(error) => {
+                tracing::debug!(listener.port = place.0.port, %error, "listener not followed");
+            }
+        }
+    });
+    filled
+}
