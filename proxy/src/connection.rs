@@ -5,6 +5,7 @@ mod reset;
 
 use std::{
     net::SocketAddr,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,7 +14,7 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use self::{dial::Dial, reset::ResetHooks};
+use self::{dial::Dial, reset::Fate};
 use crate::{
     capture::{Captured, Netns},
     config::Config,
@@ -87,6 +88,7 @@ impl Context {
             return refuse(client, guard, CloseReason::Loop);
         }
         let _ = client.set_nodelay(true);
+        tcp::arm(&client);
         dial::keep_alive(&SockRef::from(&client));
         let client_ip = self.preserve_client_ip && direction == Direction::Inbound;
         let dial = Dial::new(self, &captured, client_ip.then_some(peer));
@@ -270,11 +272,13 @@ impl Context {
         outcome: Outcome<TcpStream>,
         guard: &ConnectionGuard,
     ) -> CloseReason {
-        let hooks = ResetHooks::new(&client, &outcome.upstream);
+        let fate = Fate::default();
+        let client = fate.bind(Side::Client, client);
+        let upstream = fate.bind(Side::Upstream, outcome.upstream);
         // One side counts: on both, every byte would count twice.
         let client =
             Prefixed::new(client, outcome.client.prefix).counting(guard.counters(), Side::Client);
-        let upstream = Prefixed::new(outcome.upstream, outcome.server.prefix);
+        let upstream = Prefixed::new(upstream, outcome.server.prefix);
         let settings = &self.config.http;
         let context = HttpContext {
             sink: guard.sink(),
@@ -286,10 +290,12 @@ impl Context {
                 half_closed_idle: self.config.forward.half_closed_idle,
                 ..HttpLimits::default()
             },
-            on_abort: Some(hooks.on_abort()),
+            on_abort: Some(fate.on_abort()),
         };
+        let mut serving = pin!(http::serve(version, client, upstream, context));
+        let _dropped_first = fate.cut_on_drop();
         let end = tokio::select! {
-            end = http::serve(version, client, upstream, context) => end,
+            end = &mut serving => end,
             () = self.abort.cancelled() => return CloseReason::DrainDeadline,
         };
         match end.cause {

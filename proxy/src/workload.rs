@@ -16,7 +16,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime::Handle,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weir_common::{WorkloadConfig, flags};
 
@@ -173,21 +176,21 @@ impl Workload {
         Heartbeat::beat(&self.shared.instance)?;
         self.slots.withdrawn.store(false, Ordering::Release);
         self.slots.listeners.offer()?;
-        let inbound = self.settings.inbound.capture;
-        let followed = self.attach(cgroup.clone(), keep).await?;
-        if inbound {
-            self.kernel.seed_listening(&self.netns, &cgroup, followed).await?;
-        }
-        Ok(())
+        self.attach(cgroup, keep).await
     }
 
     /// On a thread of its own: the kernel verifies programs for tens of milliseconds, in which
     /// connections would have to wait.
-    async fn attach(&self, cgroup: PathBuf, keep: bool) -> Result<bool, CaptureError> {
+    async fn attach(&self, cgroup: PathBuf, keep: bool) -> Result<(), CaptureError> {
         let kernel = Arc::clone(&self.kernel);
         let netns = self.settings.inbound.capture.then(|| self.netns.clone());
+        let runtime = Handle::current();
         let attached = tokio::task::spawn_blocking(move || {
-            kernel.attach(&cgroup, AttachOptions { inbound: netns.as_ref(), keep })
+            let inbound = netns.as_ref();
+            kernel.attach(&cgroup, AttachOptions { inbound, keep }, |followed| match inbound {
+                Some(netns) => runtime.block_on(kernel.seed_listening(netns, &cgroup, followed)),
+                None => Ok(()),
+            })
         });
         attached.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }

@@ -37,6 +37,7 @@ pub struct Run<'a> {
     control: PathBuf,
     records: PathBuf,
     flags: Vec<OsString>,
+    variables: Vec<(OsString, OsString)>,
 }
 
 /// A running `weir run`. Its end is first the process's, then that of what the instance pinned,
@@ -122,7 +123,7 @@ impl<'a> Run<'a> {
     pub fn new(node: &'a Netns, dir: &Path) -> Self {
         let (control, records) = paths(dir);
         let (dir, instance) = (dir.to_owned(), Instance::new());
-        Self { node, dir, instance, control, records, flags: Vec::new() }
+        Self { node, dir, instance, control, records, flags: Vec::new(), variables: Vec::new() }
     }
 
     /// As another daemon's successor: with its instance, and a control socket and records of its
@@ -158,6 +159,13 @@ impl<'a> Run<'a> {
         self
     }
 
+    /// With a variable in its environment.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.into(), value.into()));
+        self
+    }
+
     /// The command line.
     ///
     /// # Errors
@@ -167,7 +175,7 @@ impl<'a> Run<'a> {
         let mut command = self.node.command(binary()?);
         command.args(["run", "--instance", self.instance.name()]);
         command.arg("--control").arg(&self.control).arg("--record").arg(&self.records);
-        command.args(&self.flags);
+        command.args(&self.flags).envs(self.variables.iter().cloned());
         Ok(command)
     }
 

@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod fixture;
 pub mod lab;
 pub mod left;
+pub mod load;
 pub mod netns;
 pub mod peer;
 pub mod pods;

@@ -84,16 +84,21 @@ pub struct AttachOptions<'a> {
 
 impl Kernel {
     /// Loads and attaches every program, in place of those that an earlier weir left or a running
-    /// one has there. On an error nothing new stays attached. Returns whether the sockets of the
-    /// workload have been followed all the while, by a program with these maps.
+    /// one has there. On an error nothing new stays attached.
+    ///
+    /// When the workload's sockets are being followed and nothing is decided yet by a program with
+    /// these maps, calls `followed`, which is told whether they have been followed all the while:
+    /// what the maps have to know must be in them by then, or an upgrade to another schema would
+    /// let connections pass that its predecessor has captured.
     ///
     /// # Errors
-    /// The first program that the kernel refuses, with the cgroup.
+    /// The first program that the kernel refuses, with the cgroup; and what `followed` says.
     pub fn attach(
         &self,
         cgroup: &Path,
         options: AttachOptions<'_>,
-    ) -> Result<bool, CaptureError> {
+        followed: impl FnOnce(bool) -> Result<(), CaptureError>,
+    ) -> Result<(), CaptureError> {
         let Self { instance, workload, .. } = self;
         let dir = open(cgroup)?;
         let cgroup_id = cgroup::id(cgroup)?;
@@ -106,12 +111,18 @@ impl Kernel {
             && let Some(links) = left(&pins, id_of)
         {
             self.hold(links, &options);
-            return Ok(true);
+            return followed(true);
         }
         fs::create_dir_all(&pins).map_err(pin_error("create", &pins))?;
         let mut own = instance.load_for(*workload)?;
         let mut links = Vec::new();
+        let mut followed = Some(followed);
         for hook in HOOKS {
+            if hook.scope == Scope::OneDecides
+                && let Some(followed) = followed.take()
+            {
+                followed(was_there(&links)).inspect_err(|_| undo(&pins, &links))?;
+            }
             let Some(id) = id_of(&hook) else { continue };
             let (target, name) = match (hook.attach_type, options.inbound) {
                 (AttachType::SkLookup, Some(netns)) => {
@@ -134,10 +145,8 @@ impl Kernel {
                 }
             }
         }
-        let followed =
-            links.iter().any(|(hook, _, new)| hook.attach_type == AttachType::SockOps && !new);
         self.hold(links.into_iter().map(|(hook, link, _)| (hook, link)).collect(), &options);
-        Ok(followed)
+        Ok(())
     }
 
     fn hold(&self, links: Vec<(Hook, OwnedFd)>, options: &AttachOptions<'_>) {
@@ -310,6 +319,11 @@ impl Place<'_> {
 }
 
 // === helpers ===
+
+/// Whether what follows the sockets was attached before, with these maps.
+fn was_there(links: &[(Hook, OwnedFd, bool)]) -> bool {
+    links.iter().any(|(hook, _, new)| hook.attach_type == AttachType::SockOps && !new)
+}
 
 /// The links that an earlier weir has left, if they are all there and attached to what `id_of` says.
 fn left(pins: &Path, id_of: impl Fn(&Hook) -> Option<u64>) -> Option<Vec<(Hook, OwnedFd)>> {

@@ -25,8 +25,8 @@ const SETTLE: Duration = Duration::from_millis(20);
 type Sockets = HashMap<DestinationKey, Listening>;
 
 impl Kernel {
-    /// Adds what the workload listens on already. To be called once the hooks are attached;
-    /// `follows` says that they have been attached all the time since the maps were filled.
+    /// Adds what the workload listens on already. To be called once its sockets are followed;
+    /// `follows` says that they have been all the time since the maps were filled.
     ///
     /// # Errors
     /// Where sock_diag or a map fails.

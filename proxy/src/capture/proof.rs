@@ -47,7 +47,7 @@ pub fn run() -> Result<Proof, CaptureError> {
     let originals = Originals::new(&instance)?;
     listeners.offer()?;
     let cgroup = Transient::create(&format!("weir-check-{}", std::process::id()))?;
-    kernel.attach(cgroup.path(), AttachOptions::default())?;
+    kernel.attach(cgroup.path(), AttachOptions::default(), |_| Ok(()))?;
 
     // Nobody ever connects to it: a captured connection ends at the proxy's listener.
     let io = |action| move |source| CaptureError::Socket { action, source, hint: "" };

@@ -8,7 +8,10 @@ use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::{Context, Feedback};
-use crate::capture::{Captured, Netns, connect_as};
+use crate::{
+    capture::{Captured, Netns, connect_as},
+    forward::tcp::arm,
+};
 
 /// How often, and how long each time, is waited for a descriptor: about as long as connections in
 /// the queue wait for theirs (`accept.rs`).
@@ -46,7 +49,7 @@ impl<'a> Dial<'a> {
         }
     }
 
-    /// Connects.
+    /// Connects. The socket is armed ([`arm`]).
     ///
     /// # Errors
     /// What the kernel says, or `ETIMEDOUT` after the configured time.
@@ -60,6 +63,7 @@ impl<'a> Dial<'a> {
                 .map_err(|_| io::Error::from_raw_os_error(libc::ETIMEDOUT))??
         };
         stream.set_nodelay(true)?;
+        arm(&stream);
         Ok(stream)
     }
 

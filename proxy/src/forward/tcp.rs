@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ByteCounters, Side};
 use lane::{Fault, Lane};
-pub use reset::reset;
+pub use reset::{arm, disarm, reset};
 
 /// Settings of raw TCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

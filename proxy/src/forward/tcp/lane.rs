@@ -12,6 +12,7 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use super::super::{ByteCounters, Side};
 use super::buffer::{Lease, Size};
+use super::reset::disarm;
 
 /// From one socket's reading half to the other's writing half.
 pub(super) struct Lane<'a> {
@@ -89,6 +90,7 @@ impl<'a> Lane<'a> {
                 Input::Ended => {
                     self.input = Input::Done;
                     if self.passes_end {
+                        disarm(self.sink.as_ref());
                         // shutdown(2) does not block. ENOTCONN: the other lane reports why.
                         let _ = Pin::new(&mut self.sink).poll_shutdown(cx);
                     }

@@ -3,6 +3,7 @@
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
@@ -19,6 +20,18 @@ const LONGEST_WAIT: Duration = Duration::from_millis(32);
 pub fn reset(stream: TcpStream) {
     // Without the option the close is an ordinary one, which is all that is left to do.
     let _ = stream.set_zero_linger();
+}
+
+/// From now on a close of `stream` is a reset, also the kernel's when the process dies: a stream
+/// that was cut must not look complete.
+pub fn arm(stream: &TcpStream) {
+    let _ = stream.set_zero_linger();
+}
+
+/// Takes [`arm`] back. To be called just before the end is sent: from then on the kernel delivers
+/// what there is and the end, whatever becomes of the process, and with the option it would not.
+pub fn disarm(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_linger(None);
 }
 
 /// Waits until the peer's kernel has everything that was written to `stream`. The kernel has no

@@ -1,0 +1,211 @@
+//! The load generator `weir-load` as tests see it: how its two halves are started, and the log that
+//! each of them writes. What it does is in `src/bin/weir-load`.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+
+use crate::netns::Netns;
+use crate::process::Process;
+
+/// After this long without a byte that is due, a client says that its connection hangs. Longer than
+/// any test stops weir for.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a connection is used for. Every kind has a port of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// One exchange of raw bytes; the client speaks first.
+    ClientFirst,
+    /// One exchange of raw bytes; the server speaks first.
+    ServerFirst,
+    /// Open all the time, with a numbered message every few milliseconds.
+    Steady,
+    /// Open all the time without a byte, then as [`Kind::ClientFirst`].
+    Silent,
+    /// HTTP/1.1, one request.
+    Http1,
+    /// HTTP/1.1, one request after the other.
+    Http1Kept,
+    /// HTTP/2, many streams at once, for as long as the other side lets it.
+    Http2,
+}
+
+/// How a connection went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// To its end, and nothing was missing or changed.
+    Good,
+    /// The other side ended it in a way that the protocol has for this: between two HTTP/1 requests,
+    /// or with a GOAWAY. What it did not answer was asked again on another connection.
+    Left,
+    /// It ended with an error of the socket or the protocol.
+    Broken(String),
+    /// Nothing came for [`PATIENCE`].
+    Hung(String),
+    /// It ended in order, but bytes are missing.
+    Truncated(String),
+    /// Bytes, or requests, are others than were sent.
+    Changed(String),
+}
+
+/// One connection, as one end saw it. Times are nanoseconds of the monotonic clock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trip {
+    /// What it was for.
+    pub kind: Kind,
+    /// Before `connect`, or after `accept`.
+    pub begin: u64,
+    /// When all was over.
+    pub end: u64,
+    /// This end, once connected.
+    pub local: Option<SocketAddr>,
+    /// This end as the other one sees it.
+    pub seen: Option<SocketAddr>,
+    /// The other end of this socket is in the same namespace.
+    pub loopback: bool,
+    /// Exchanges, requests or messages that were completed.
+    pub rounds: u64,
+    /// How it went.
+    pub outcome: Outcome,
+}
+
+/// A half of the load generator that runs.
+#[derive(Debug)]
+pub struct Half {
+    process: Process,
+    log: PathBuf,
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::ClientFirst,
+        Self::ServerFirst,
+        Self::Steady,
+        Self::Silent,
+        Self::Http1,
+        Self::Http1Kept,
+        Self::Http2,
+    ];
+
+    /// The port of its server. No list of weir's names one of them.
+    #[must_use]
+    pub const fn port(self) -> u16 {
+        9100 + self as u16
+    }
+
+    /// Whether such a connection stays for as long as it is let, and knows no end in between.
+    #[must_use]
+    pub const fn stays(self) -> bool {
+        matches!(self, Self::Steady | Self::Silent)
+    }
+
+    /// Whether it is over after one exchange.
+    #[must_use]
+    pub const fn is_short(self) -> bool {
+        matches!(self, Self::ClientFirst | Self::ServerFirst | Self::Http1)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+// === impl Trip ===
+
+impl Trip {
+    /// Whether weir was on the way: the other end saw another address, or the same only because the
+    /// kernel gave weir the port that the client has too. `None` if the client was not told.
+    #[must_use]
+    pub fn proxied(&self) -> Option<bool> {
+        Some(self.local? != self.seen? || self.loopback)
+    }
+
+    /// Whether it ended as it should.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        matches!(self.outcome, Outcome::Good | Outcome::Left)
+    }
+}
+
+// === impl Half ===
+
+impl Half {
+    /// Starts the servers of all kinds in a namespace, and waits until they listen.
+    ///
+    /// # Errors
+    ///
+    /// Fails with its log when it does not.
+    pub fn serve(binary: &Path, netns: &Netns, name: &str, dir: &Path) -> Result<Self> {
+        let log = dir.join(format!("{name}.trips"));
+        let mut command = netns.command(binary);
+        command.arg("serve").arg(&log);
+        // The last one that is opened.
+        let at = (netns, Kind::Http2.port());
+        Ok(Self { process: Process::serve(name, command, dir, at)?, log })
+    }
+
+    /// Starts clients of all kinds, which connect to these addresses in turn until they are told to
+    /// stop, but not longer than the limit.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it cannot be started.
+    pub fn visit(
+        binary: &Path,
+        netns: &Netns,
+        (name, dir): (&str, &Path),
+        to: &[&str],
+        limit: Duration,
+    ) -> Result<Self> {
+        let log = dir.join(format!("{name}.trips"));
+        let mut command = netns.command(binary);
+        command.arg("visit").arg(&log).arg(limit.as_secs().to_string()).args(to);
+        Ok(Self { process: Process::start(name, command, dir)?, log })
+    }
+
+    /// Connections that are over so far.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it has ended too early.
+    pub fn count(&mut self) -> Result<usize> {
+        ensure!(self.process.running()?, "it ended:\n{}", self.process.log());
+        Ok(std::fs::read_to_string(&self.log).map_or(0, |text| text.lines().count()))
+    }
+
+    /// Lets the connections that there are come to an end, and begins no more.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it is gone.
+    pub fn stop(&self) -> Result<()> {
+        self.process.signal(Signal::SIGTERM)
+    }
+
+    /// Waits for its end, after [`Half::stop`] or at the limit; every connection that it had.
+    ///
+    /// # Errors
+    ///
+    /// Fails with its log when it did not end well.
+    pub fn finish(mut self) -> Result<Vec<Trip>> {
+        let status = self.process.wait(PATIENCE * 4)?;
+        ensure!(status.success(), "it ended with {status}:\n{}", self.process.log());
+        let text = std::fs::read_to_string(&self.log)
+            .with_context(|| format!("cannot read {}", self.log.display()))?;
+        let parse = |line| serde_json::from_str(line).with_context(|| format!("no trip: {line}"));
+        text.lines().map(parse).collect()
+    }
+}
