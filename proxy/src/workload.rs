@@ -105,7 +105,7 @@ impl Workload {
             settings: settings.clone(),
             origin,
             netns_inode: netns.inode(),
-            client_ip: client_ip.clone(),
+            client_ip,
             programs: keep.then_some(own),
         };
         kernel.remember(&serde_json::to_vec(&description).unwrap_or_default())?;

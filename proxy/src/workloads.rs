@@ -150,7 +150,7 @@ impl Workloads {
             id: before.map_or(next, |(id, _)| *id),
             fresh: before.is_none() || !remembered.same_maps,
             ports: before.and_then(|(id, _)| remembered.ports.get(id).cloned()).unwrap_or_default(),
-            client_ip: before.and_then(|(_, description)| description.client_ip.clone()),
+            client_ip: before.and_then(|(_, description)| description.client_ip),
             programs: before.and_then(|(_, description)| description.programs),
             claim: None,
         };
