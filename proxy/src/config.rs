@@ -410,7 +410,6 @@ impl Config {
         })
     }
 
-
     /// The effective configuration as a file that [`Config::load`] reads.
     #[must_use]
     pub fn to_toml(&self) -> String {
@@ -440,7 +439,8 @@ fn resolve(outbound: &mut Outbound, inbound: &mut Inbound) {
 pub fn name(key: &'static str, name: &str) -> Result<(), ConfigError> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     // A name becomes a directory's.
-    let good = (1..=63).contains(&name.len()) && name.chars().all(allowed) && !name.starts_with('.');
+    let good =
+        (1..=63).contains(&name.len()) && name.chars().all(allowed) && !name.starts_with('.');
     check(good, key, || {
         format!("{name:?} must be 1 to 63 letters, digits, '-', '_' or '.', and not begin with '.'")
     })

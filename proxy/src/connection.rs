@@ -62,7 +62,7 @@ pub trait Feedback: Send + Sync {
     /// A destination could not be reached; its client is about to be reset.
     fn unreachable(&self, direction: Direction, destination: SocketAddr);
     /// weir is about to connect to the application from a client's address, or has.
-    fn from_inside(&self, source: SocketAddr, connecting: bool);
+    fn dialling_as(&self, source: SocketAddr, connecting: bool);
     /// A destination is to be bypassed for this time.
     fn learned(&self, direction: Direction, destination: SocketAddr, time: Duration);
     /// A destination that was learned speaks something else now.
@@ -92,10 +92,9 @@ impl Context {
         let dial = Dial::new(self, &captured, client_ip.then_some(peer));
         let opaque = match captured.state {
             PortState::Opaque => Some(captured.state_source),
-            PortState::Detect | PortState::Skip => self
-                .learning
-                .known(direction, destination, accepted)
-                .then_some(Source::Learned),
+            PortState::Detect | PortState::Skip => {
+                self.learning.known(direction, destination, accepted).then_some(Source::Learned)
+            }
         };
         let reason = match opaque {
             Some(source) => {
@@ -109,10 +108,9 @@ impl Context {
 
     /// Turns a connection away because there are too many.
     pub fn shed(&self, client: TcpStream, peer: SocketAddr, captured: Option<Captured>) {
-        let (direction, destination) = captured
-            .map_or((Direction::Outbound, peer), |captured| {
-                (captured.direction, captured.destination)
-            });
+        let (direction, destination) = captured.map_or((Direction::Outbound, peer), |captured| {
+            (captured.direction, captured.destination)
+        });
         refuse(client, self.open(direction, peer, destination), CloseReason::Shed);
     }
 
@@ -130,7 +128,12 @@ impl Context {
         })
     }
 
-    async fn opaque(&self, client: TcpStream, dial: Dial<'_>, guard: &ConnectionGuard) -> CloseReason {
+    async fn opaque(
+        &self,
+        client: TcpStream,
+        dial: Dial<'_>,
+        guard: &ConnectionGuard,
+    ) -> CloseReason {
         let dialled = tokio::select! {
             dialled = dial.connect() => dialled,
             () = self.abort.cancelled() => {

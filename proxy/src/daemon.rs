@@ -224,7 +224,6 @@ fn status(workload: &Workload) -> WorkloadStatus {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn refused(error: WorkloadError) -> ControlError {
     match error {
         WorkloadError::Capture(error) => ControlError::failed(error.to_string()),

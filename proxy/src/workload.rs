@@ -27,7 +27,7 @@ use self::{feedback::KernelFeedback, slots::WorkloadSlots};
 use crate::{
     accept::{AcceptOptions, Exhaustion, Registered, Slots, accept_loop},
     capture::{
-        AttachOptions, Captured, CaptureError, ClientIp, Heartbeat, Installed, Instance, Kernel,
+        AttachOptions, CaptureError, Captured, ClientIp, Heartbeat, Installed, Instance, Kernel,
         Listeners, Lock, Netns, Originals, RememberedPort, RouteWatch, cgroup,
     },
     config::{Config, Fail, WorkloadSettings},
@@ -204,8 +204,10 @@ impl Workload {
     }
 
     async fn accept(self: Arc<Self>, listener: TcpListener) {
-        let options =
-            AcceptOptions { exhaustion: self.shared.exhaustion.clone(), ..AcceptOptions::captured() };
+        let options = AcceptOptions {
+            exhaustion: self.shared.exhaustion.clone(),
+            ..AcceptOptions::captured()
+        };
         let slots = Arc::clone(&self.slots);
         let stop = self.stop_accepting.clone();
         accept_loop(&listener, slots.as_ref(), &stop, options, |client, peer| {
@@ -381,6 +383,21 @@ impl Workload {
         {
             tracing::warn!(%error, workload = &**self.name(), "listener slots not filled");
         }
+    }
+
+    /// Says in what is kept for a restart that nobody wants it any more.
+    ///
+    /// # Errors
+    /// Where the map cannot be written.
+    pub fn forget_at_restart(&self) -> Result<(), CaptureError> {
+        let description = Description {
+            settings: self.settings.clone(),
+            origin: Origin::Removed,
+            netns_inode: self.netns.inode(),
+            client_ip: self.client_ip,
+            programs: None,
+        };
+        self.kernel.remember(&serde_json::to_vec(&description).unwrap_or_default())
     }
 
     /// Lets another process capture the cgroup.

@@ -155,7 +155,9 @@ impl Workloads {
             claim: None,
         };
         if let Some(own) = own {
-            let before = known.iter().find(|(_, it)| it.settings.workload.name == own.workload.name);
+            let before = known.iter().find(|(_, it)| {
+                it.origin != Origin::Removed && it.settings.workload.name == own.workload.name
+            });
             let mut next = self.next.lock().await;
             self.add_locked(start(own, Origin::Config, before, *next), takeover).await?;
             *next += u32::from(before.is_none());
@@ -253,7 +255,10 @@ impl Workloads {
     /// # Errors
     /// Where its name is taken, a setting is out of range, or the kernel refuses it. Nothing is
     /// changed then.
-    pub async fn add(&self, mut settings: WorkloadSettings) -> Result<Arc<Workload>, WorkloadError> {
+    pub async fn add(
+        &self,
+        mut settings: WorkloadSettings,
+    ) -> Result<Arc<Workload>, WorkloadError> {
         settings.resolve();
         settings.validate()?;
         let mut next = self.next.lock().await;
@@ -333,6 +338,9 @@ impl Workloads {
         };
         let deadline = self.shared.config.drain.deadline;
         let workloads = Arc::clone(self);
+        if let Err(error) = workload.forget_at_restart() {
+            tracing::warn!(%error, workload = name, "a restart soon would capture it again");
+        }
         workload.kernel().stop_capturing();
         workload.release_claim();
         self.removals.spawn(async move {

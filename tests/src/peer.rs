@@ -33,7 +33,13 @@ impl Peer {
     where
         F: Fn(TcpStream) -> std::io::Result<()> + Send + Sync + 'static,
     {
-        let listener = netns.enter(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)))??;
+        Self::serve(netns.enter(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)))??, serve)
+    }
+
+    fn serve<F>(listener: TcpListener, serve: F) -> Result<Self>
+    where
+        F: Fn(TcpStream) -> std::io::Result<()> + Send + Sync + 'static,
+    {
         listener.set_nonblocking(true)?;
         let port = listener.local_addr()?.port();
         let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::default());
@@ -42,6 +48,20 @@ impl Peer {
             thread::spawn(move || accept_until(&listener, &stop, &seen, &serve))
         };
         Ok(Self { port, stop, seen, accepting: Some(accepting) })
+    }
+
+    /// Serves on a listener that is there already: answers the first bytes of each connection with a
+    /// text, and closes when the client has.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the listener cannot be watched.
+    pub fn answering(listener: TcpListener, text: &'static str) -> Result<Self> {
+        Self::serve(listener, move |mut stream| {
+            let _request = stream.read(&mut [0; 4096])?;
+            stream.write_all(text.as_bytes())?;
+            stream.read_to_end(&mut Vec::new()).map(drop)
+        })
     }
 
     /// Sends back what comes, and closes when the client has.

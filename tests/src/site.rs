@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::io::retry_on_intr;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, Shutdown, recvmsg, shutdown,
+};
 use serde_json::{Value, json};
 
 use crate::cgroup::Cgroup;
@@ -163,8 +165,15 @@ impl Site {
 ///
 /// Fails when the client cannot connect or the server gets no connection.
 pub fn join(client: &Site, to: SocketAddr, listener: &TcpListener) -> Result<Wire> {
-    let client = client.connect(to).with_context(|| format!("cannot connect to {to}"))?;
-    Ok(Wire { client, server: accept(listener)? })
+    let mut client = client.connect(to).with_context(|| format!("cannot connect to {to}"))?;
+    match accept(listener) {
+        Ok(server) => Ok(Wire { client, server }),
+        Err(error) => {
+            client.set_nonblocking(true)?;
+            let state = client.read(&mut [0]);
+            Err(error.context(format!("connected to {to}, and reading there gives {state:?}")))
+        }
+    }
 }
 
 /// Accepts one connection, waiting for it as long as a test waits for anything.
@@ -187,6 +196,18 @@ pub fn accept(listener: &TcpListener) -> Result<TcpStream> {
     stream.set_nonblocking(false)?;
     be_patient(&stream)?;
     Ok(stream)
+}
+
+/// Ends a server, at once: while another test of this process starts a command, its child has a copy
+/// of every descriptor until it execs, and `close` alone would end nothing.
+///
+/// # Errors
+///
+/// Fails with the kernel's error.
+pub fn stop(listener: TcpListener) -> io::Result<()> {
+    shutdown(&listener, Shutdown::Both)?;
+    drop(listener);
+    Ok(())
 }
 
 /// Reads to the end of the other side's half.

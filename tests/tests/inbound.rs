@@ -4,12 +4,13 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 
 use anyhow::{Context, Result, ensure};
+use weir_tests::fixture;
 use weir_tests::left::{leavings, nothing_left};
 use weir_tests::peer::plain;
 use weir_tests::pods::{CLIENT, POD, POD_B, Pods};
-use weir_tests::process::wait_until;
+use weir_tests::process::{Process, wait_until};
 use weir_tests::record::{Record, Records};
-use weir_tests::site::{PATIENCE, Site, accept, join, read_all};
+use weir_tests::site::{PATIENCE, Site, accept, join, read_all, stop};
 use weir_tests::weir::{Daemon, Run};
 use weir_tests::wire::Wire;
 
@@ -242,9 +243,28 @@ fn a_port_without_a_server_refuses_as_before() -> Result<()> {
         for ip in POD {
             visit(&pods.client_a, at(ip, PORT), &listener)?;
         }
+        stop(listener)?;
     }
     // Those that were not refused were captured.
     assert_eq!(inbound(&daemon.records_of(PORT, 6)?, PORT).len(), 6);
+    Ok(())
+}
+
+/// No `shutdown`, no `close`: the kernel ends what a dead process had open.
+#[test]
+fn a_server_process_that_is_killed_leaves_a_port_that_refuses() -> Result<()> {
+    let pods = Pods::new()?;
+    let daemon = capture(&pods, &[])?;
+    let netns = &pods.pod_a.netns;
+    let mut command = netns.command(fixture::PYTHON);
+    let program = format!("import time; s = socket.create_server(('', {PORT})); time.sleep(600)");
+    command.args(["-c", &format!("import socket; {program}")]);
+    let mut process = Process::serve("server", command, pods.dir(), (netns, PORT))?;
+    drop(pods.client_a.connect(at(POD[0], PORT))?);
+    process.kill_hard()?;
+    refused(&pods.client_a, at(POD[0], PORT))?;
+    // It had been captured; its record is written when the server's end is gone too.
+    assert_eq!(inbound(&daemon.records_of(PORT, 1)?, PORT).len(), 1);
     Ok(())
 }
 
@@ -255,7 +275,7 @@ fn a_server_from_before_the_start_that_stops_is_noticed() -> Result<()> {
     let daemon = capture(&pods, &[])?;
     visit(&pods.client_a, at(POD[0], PORT), &listener)?;
     assert_eq!(inbound(&daemon.records_of(PORT, 1)?, PORT).len(), 1);
-    drop(listener);
+    stop(listener)?;
     for ip in POD {
         refused_soon(&pods.client_a, at(ip, PORT))?;
     }
@@ -288,12 +308,12 @@ fn the_last_of_several_servers_on_a_port_decides() -> Result<()> {
     let first = pods.pod_a.listen_shared(at("::", PORT))?;
     let daemon = capture(&pods, &[])?;
     let second = pods.pod_a.listen_shared(at("::", PORT))?;
-    drop(first);
+    stop(first)?;
     for ip in POD {
         visit(&pods.client_a, at(ip, PORT), &second)?;
     }
     assert_eq!(inbound(&daemon.records_of(PORT, 2)?, PORT).len(), 2);
-    drop(second);
+    stop(second)?;
     for ip in POD {
         refused_soon(&pods.client_a, at(ip, PORT))?;
     }

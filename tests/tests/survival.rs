@@ -10,7 +10,7 @@ use weir_tests::left::{leavings, nothing_left, pins};
 use weir_tests::peer::plain;
 use weir_tests::pods::{CLIENT, POD, Pods};
 use weir_tests::process::wait_until;
-use weir_tests::site::{Site, join};
+use weir_tests::site::{Site, join, stop};
 use weir_tests::weir::{Daemon, Instance, Run, verb};
 
 const PORT: u16 = 9000;
@@ -161,7 +161,7 @@ fn servers_that_changed_while_weir_was_dead_are_known_after() -> Result<()> {
     let mut daemon = run(&pods, &[]).start()?;
     let gone = pods.pod_a.listen(at("::", 9001))?;
     daemon.process.kill_hard()?;
-    drop(gone);
+    stop(gone)?;
     let new = Servers::new(&pods.client_a, &pods.pod_a, 9002)?;
     let daemon = run(&pods, &[]).after(&daemon).start()?;
     assert_eq!(new.captured()?, [true, true]);

@@ -262,6 +262,24 @@ fn happy_eyeballs_takes_the_family_that_has_a_route() -> Result<()> {
     Ok(())
 }
 
+/// There is a route, but nobody listens at the IPv6 address. weir has accepted before it knows that:
+/// the first try is reset. The next one gets the kernel's own refusal, and curl the other family.
+#[test]
+fn happy_eyeballs_takes_the_family_that_answers_when_it_tries_again() -> Result<()> {
+    let lab = Lab::new()?;
+    let address = lab.server.enter(|| std::net::TcpListener::bind((SERVER_V4, 9000)))??;
+    let _server = Peer::answering(address, "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nhi\n")?;
+    let resolve = format!("dual.test:9000:[{SERVER_V6}],{SERVER_V4}");
+    let url = "http://dual.test:9000/";
+    let retry = ["--retry", "1", "--retry-all-errors", "--retry-delay", "1"];
+    let line = ["curl", "-sS", "-w", "%{remote_ip}", "--resolve", &resolve, url];
+    let seen = Exec::new(&lab).ok(&[&line[..], &retry].concat())?;
+    assert_eq!(seen.stdout(), format!("hi\n{SERVER_V4}"));
+    let refused = seen.records.connections(9000);
+    assert!(refused.iter().any(|record| record.text("close") == "not_established"), "{refused:#?}");
+    Ok(())
+}
+
 // === What is not weir's business ===
 
 #[test]

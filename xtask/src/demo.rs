@@ -197,7 +197,8 @@ fn weir_is_killed(lab: &Lab) -> Result<()> {
     let dead = now()?;
     visitor.wait_for(200)?;
     let restart = now()?;
-    let _again = Daemon::start(lab, &cgroup, &[])?;
+    let again = Run::new(&lab.client, lab.dir()).after(&daemon);
+    let _again = again.workload("client", &cgroup, None).start()?;
     let captured = now()?;
     let visits = visitor.finish()?;
     tell("before", &visits, 0, alive, &Outcome::Proxied)?;

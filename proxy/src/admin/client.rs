@@ -61,11 +61,7 @@ pub enum ClientError {
 ///
 /// # Errors
 /// See [`ClientError`].
-pub fn ask(
-    path: &Path,
-    workload: Option<String>,
-    command: Command,
-) -> Result<Answer, ClientError> {
+pub fn ask(path: &Path, workload: Option<String>, command: Command) -> Result<Answer, ClientError> {
     let io_error = |source| ClientError::Io { path: path.to_owned(), source };
     let garbled = |reason: String| ClientError::Garbled { path: path.to_owned(), reason };
     let mut stream = connect(path)?;

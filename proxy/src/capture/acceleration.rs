@@ -15,8 +15,8 @@ use aya::{
 use weir_common::{TupleKey, maps};
 
 use super::{
-    CaptureError, Instance, InstanceOptions, attach::refused, cgroup,
-    listener::netns_cookie, original::to_words, table::lock,
+    CaptureError, Instance, InstanceOptions, attach::refused, cgroup, listener::netns_cookie,
+    original::to_words, table::lock,
 };
 
 const PROGRAM: &str = "weir_msg";

@@ -193,9 +193,8 @@ pub(super) fn lookup_and_delete<K: aya::Pod, V: aya::Pod>(
 /// expects.
 fn call<A>(command: libc::c_long, attr: &mut A) -> io::Result<libc::c_long> {
     // SAFETY: `attr` lives through the call; the rest is the callers' business, see above.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<A>())
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<A>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 

@@ -36,10 +36,6 @@ impl Kernel {
     }
 
     const fn counter(&self, direction: Direction, reason: Reason) -> CounterKey {
-        CounterKey {
-            workload: self.workload,
-            reason: reason as u16,
-            direction: direction as u16,
-        }
+        CounterKey { workload: self.workload, reason: reason as u16, direction: direction as u16 }
     }
 }

@@ -22,10 +22,7 @@ pub struct Abandoned {
 /// Where mountinfo cannot be read.
 pub fn instances() -> Result<Vec<String>, CaptureError> {
     let directories = pins::existing_instances()?;
-    Ok(directories
-        .iter()
-        .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
-        .collect())
+    Ok(directories.iter().filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect())
 }
 
 /// Claims the pins of an instance; `None` where there are none. With `force` also those of one

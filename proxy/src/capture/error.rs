@@ -19,9 +19,7 @@ pub enum CaptureError {
         source: Box<aya::programs::ProgramError>,
     },
     /// One program could not be attached.
-    #[error(
-        "cannot attach {name} to {target}: {source}{hint}"
-    )]
+    #[error("cannot attach {name} to {target}: {source}{hint}")]
     Attach {
         /// The program.
         name: &'static str,

@@ -264,9 +264,8 @@ fn sockops_knows_cgroup() -> bool {
 /// backported): found out by loading the program that reads it.
 fn knows_ingress_ifindex(object: &[u8], pins: &Pins) -> bool {
     let loaded = load(object, pins, 0, 0, true).and_then(|mut ebpf| {
-        let program = ebpf
-            .program_mut(INBOUND_PROGRAM)
-            .ok_or(CaptureError::Missing(INBOUND_PROGRAM))?;
+        let program =
+            ebpf.program_mut(INBOUND_PROGRAM).ok_or(CaptureError::Missing(INBOUND_PROGRAM))?;
         let program: &mut SkLookup = program.try_into().map_err(refused(INBOUND_PROGRAM))?;
         program.load().map_err(refused(INBOUND_PROGRAM))
     });

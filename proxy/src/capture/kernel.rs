@@ -1,6 +1,9 @@
 //! The kernel side of one workload: its entries in the instance's maps, and its links.
 
-use std::{os::fd::OwnedFd, sync::{Arc, Mutex}};
+use std::{
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex},
+};
 
 use weir_common::{Direction, WorkloadConfig, WorkloadId};
 

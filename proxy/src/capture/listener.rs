@@ -62,8 +62,7 @@ impl Listeners {
             // Only needed where weir is in the workload's cgroup; see the map.
             let _ = lock(&kernel.instance.own).insert(&socket.as_raw_fd(), 1, 0);
         }
-        let addresses =
-            sockets.iter().filter_map(|(_, socket)| socket.local_addr().ok()).collect();
+        let addresses = sockets.iter().filter_map(|(_, socket)| socket.local_addr().ok()).collect();
         Ok(Self {
             instance: Arc::clone(&kernel.instance),
             workload: kernel.workload,

@@ -167,7 +167,7 @@ impl Pins {
 ///
 /// # Errors
 /// Where mountinfo cannot be read.
-pub fn existing_instances() -> Result<Vec<PathBuf>, CaptureError> {
+pub(super) fn existing_instances() -> Result<Vec<PathBuf>, CaptureError> {
     match instances(false) {
         Ok(parent) => Ok(directories(&parent)),
         Err(CaptureError::NoBpffs) => Ok(Vec::new()),
@@ -179,7 +179,7 @@ pub fn existing_instances() -> Result<Vec<PathBuf>, CaptureError> {
 ///
 /// # Errors
 /// As [`existing_instances`].
-pub fn instance_directory(instance: &str) -> Result<Option<PathBuf>, CaptureError> {
+pub(super) fn instance_directory(instance: &str) -> Result<Option<PathBuf>, CaptureError> {
     match instances(false) {
         Ok(parent) => Ok(Some(parent.join(instance))),
         Err(CaptureError::NoBpffs) => Ok(None),
@@ -211,7 +211,7 @@ pub fn lock_directory(path: &Path) -> io::Result<Option<Lock>> {
 
 /// The process that holds the lock of a directory, as far as `/proc/locks` tells (proc_locks(5)).
 #[must_use]
-pub fn lock_holder(path: &Path) -> Option<u32> {
+pub(super) fn lock_holder(path: &Path) -> Option<u32> {
     use std::os::unix::fs::MetadataExt;
     let inode = fs::metadata(path).ok()?.ino().to_string();
     let device = nix::sys::stat::stat(path).ok()?.st_dev;

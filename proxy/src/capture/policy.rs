@@ -67,8 +67,11 @@ impl Kernel {
         direction: Direction,
         port: u16,
     ) -> Result<(PortState, Source, bool), CaptureError> {
-        let rule =
-            self.instance.ports.get(&PortKey::new(self.workload, direction, port))?.unwrap_or_default();
+        let rule = self
+            .instance
+            .ports
+            .get(&PortKey::new(self.workload, direction, port))?
+            .unwrap_or_default();
         Ok((
             PortState::from_u8(rule.state).unwrap_or(PortState::Detect),
             Source::from_u8(rule.source).unwrap_or(Source::Default),

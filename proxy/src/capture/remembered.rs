@@ -10,9 +10,7 @@ use aya::{
     Pod,
     maps::{HashMap as BpfHashMap, Map, MapData},
 };
-use weir_common::{
-    Direction, PortKey, PortRule, PortState, STATE_BYTES, Source, WorkloadId, maps,
-};
+use weir_common::{Direction, PortKey, PortRule, PortState, STATE_BYTES, Source, WorkloadId, maps};
 
 use super::{CaptureError, Instance, Kernel};
 
@@ -69,7 +67,11 @@ impl Instance {
             return Remembered { same_maps: true, ..own };
         }
         let others = self.pins.other_schemas();
-        others.iter().map(|schema| recall(schema)).find(|it| !it.workloads.is_empty()).unwrap_or(own)
+        others
+            .iter()
+            .map(|schema| recall(schema))
+            .find(|it| !it.workloads.is_empty())
+            .unwrap_or(own)
     }
 }
 

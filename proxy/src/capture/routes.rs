@@ -6,8 +6,8 @@
 //! prefix. Metrics, preferred sources, RFC 6724 and unreachable routes are thus the kernel's own.
 
 use std::{
-    io,
     collections::{BTreeMap, HashSet},
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::Arc,
     time::Duration,

@@ -139,11 +139,7 @@ pub(super) fn absent_is_fine(
 ) -> Result<(), CaptureError> {
     match result {
         Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(e))
-            if e.io_error.raw_os_error() == Some(libc::ENOENT) =>
-        {
-            Ok(())
-        }
+        Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         Err(error) => Err(CaptureError::map("delete from", name)(error)),
     }
 }

@@ -335,11 +335,7 @@ impl RunArgs {
             Some(path) => Config::load(path)?,
             None => Config::default(),
         };
-        self.workload.apply_to(
-            &mut config.workload,
-            &mut config.outbound,
-            &mut config.inbound,
-        );
+        self.workload.apply_to(&mut config.workload, &mut config.outbound, &mut config.inbound);
         value(&mut config.workload.name, &self.name);
         value(&mut config.runtime.instance, &self.instance);
         self.capture.apply(&mut config);

@@ -22,9 +22,7 @@ use super::{
     output::Format,
     session::{self, Beginning, Session},
 };
-use crate::{
-    capture::cgroup::Transient, telemetry::stats::StatsSnapshot, workloads::Ending,
-};
+use crate::{capture::cgroup::Transient, telemetry::stats::StatsSnapshot, workloads::Ending};
 
 /// As shells have it: found but not executable, and not found.
 const NOT_EXECUTABLE: u8 = 126;
@@ -57,8 +55,7 @@ pub(super) fn run(args: &ExecArgs) -> Result<Exit> {
         let cgroup = Transient::create(&format!("weir-exec-{pid}"))?;
         config.workload.cgroup = Some(cgroup.path().into());
         config.workload.netns = Some("/proc/self/ns/net".into());
-        let beginning =
-            Beginning { own: Some(config.settings()), instance: None, upgrade: false };
+        let beginning = Beginning { own: Some(config.settings()), instance: None, upgrade: false };
         let session = Session::start(config, log, beginning).await?;
         let status = match spawn(args, &cgroup, limit) {
             Ok(mut child) => wait(&mut child, &mut signals).await,

@@ -1,11 +1,11 @@
 use super::*;
 use crate::{
-    config::Fail,
-    learn::Learn,
     admin::protocol::{
         Explanation, KernelCounters, PortsChanged, PortsReport, Seen, Status, Step, WorkloadStatus,
     },
+    config::Fail,
     decision::{Direction, PortState, Source, Treatment},
+    learn::Learn,
     ports::{PolicyInput, PortList, PortPolicy, PortSet},
 };
 

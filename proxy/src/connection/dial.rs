@@ -79,7 +79,7 @@ impl<'a> Dial<'a> {
 
     async fn connect_from(&self) -> io::Result<TcpStream> {
         if let Some(client) = self.client {
-            let tell = |source, connecting| self.feedback.from_inside(source, connecting);
+            let tell = |source, connecting| self.feedback.dialling_as(source, connecting);
             match connect_as(self.netns, client, self.destination, &tell).await {
                 // Link-local clients: better from a local address than not at all.
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => {}

@@ -84,8 +84,7 @@ fn outbound(
         }
         trail.pass("port included?", "yes".to_owned());
     }
-    if bypassed(workload, Direction::Outbound, address, trail)?
-        || reach(workload, address, trail)?
+    if bypassed(workload, Direction::Outbound, address, trail)? || reach(workload, address, trail)?
     {
         return Ok(());
     }

@@ -35,12 +35,7 @@ pub(super) struct KernelFeedback {
 // === impl KernelFeedback ===
 
 impl KernelFeedback {
-    pub(super) fn new(
-        kernel: &Arc<Kernel>,
-        netns: &Netns,
-        cgroup: &Path,
-        shared: &Shared,
-    ) -> Self {
+    pub(super) fn new(kernel: &Arc<Kernel>, netns: &Netns, cgroup: &Path, shared: &Shared) -> Self {
         Self {
             kernel: Arc::clone(kernel),
             netns: netns.clone(),
@@ -81,7 +76,7 @@ impl Feedback for KernelFeedback {
         }
     }
 
-    fn from_inside(&self, source: SocketAddr, connecting: bool) {
+    fn dialling_as(&self, source: SocketAddr, connecting: bool) {
         settle(
             self.kernel.set_inside(source, connecting),
             "a connection to the application may come back to weir",

@@ -16,6 +16,8 @@ pub enum Origin {
     Config,
     /// `weir workload add`: there until it is removed.
     Cli,
+    /// Nobody any more: it has been removed, and its last connections are being finished.
+    Removed,
 }
 
 /// What is kept of a workload for the time after a restart.

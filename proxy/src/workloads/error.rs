@@ -11,7 +11,9 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum WorkloadError {
     /// The name is taken.
-    #[error("a workload {0:?} is captured already; remove it first (`weir workload remove`), or choose another name")]
+    #[error(
+        "a workload {0:?} is captured already; remove it first (`weir workload remove`), or choose another name"
+    )]
     Exists(String),
     /// The cgroup is captured under another name.
     #[error("cgroup {} is captured already, as workload {name:?}; remove that one first (`weir workload remove {name}`)", cgroup.display())]

@@ -1,0 +1,83 @@
+//! What `--learn` does with a destination whose server speaks first on a port that nobody declared.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use weir_tests::Lab;
+use weir_tests::cgroup::Cgroup;
+use weir_tests::daemon::Daemon;
+use weir_tests::lab::SERVER_V4;
+use weir_tests::peer::Peer;
+use weir_tests::record::Records;
+use weir_tests::visits::{Outcome, Visit, Visitor};
+
+const PORT: u16 = 9000;
+/// Connections in a row before a destination is learned (`learn.rs`).
+const STREAK: usize = 3;
+const ENOUGH: usize = 20;
+
+/// Visits one after the other, in order; then what weir recorded and said of the destination.
+fn visits(learn: &str) -> Result<(Vec<Visit>, Records, String)> {
+    let (lab, cgroup) = (Lab::new()?, Cgroup::new("learn")?);
+    let _peer = Peer::whoami(&lab.server, PORT)?;
+    let daemon = Daemon::start(&lab, &cgroup, &["--learn", learn])?;
+    let mut visitor = Visitor::start(&lab, &cgroup, PORT, Duration::from_secs(1))?;
+    visitor.wait_for(ENOUGH)?;
+    let visits = visitor.finish()?;
+    visits.assert_no_error();
+    let explained = daemon.ask(&["explain", &format!("{SERVER_V4}:{PORT}")])?.ok()?.stdout;
+    let visits: Vec<Visit> = visits.between(0, u64::MAX).into_iter().cloned().collect();
+    let records = daemon.records_of(PORT, visits.len())?;
+    Ok((visits, records, explained))
+}
+
+fn outcomes(visits: &[Visit], outcome: &Outcome) -> usize {
+    visits.iter().filter(|visit| visit.outcome == *outcome).count()
+}
+
+#[test]
+fn off_looks_at_each_connection() -> Result<()> {
+    let (visits, records, explained) = visits("off")?;
+    assert_eq!(outcomes(&visits, &Outcome::Proxied), visits.len());
+    records.assert_treated(PORT, "tcp");
+    assert!(explained.contains("detect (default)"), "{explained}");
+    Ok(())
+}
+
+#[test]
+fn opaque_stops_looking_after_three_in_a_row() -> Result<()> {
+    let (visits, records, explained) = visits("opaque")?;
+    assert_eq!(outcomes(&visits, &Outcome::Proxied), visits.len());
+    let told = |field: &str| -> Vec<String> {
+        records.connections(PORT).iter().map(|record| record.text(field)).collect()
+    };
+    let (treatments, sources) = (told("treatment"), told("source"));
+    let (looked, learned) = treatments.split_at(STREAK);
+    assert!(looked.iter().all(|treatment| treatment == "tcp"), "{treatments:?}");
+    assert!(learned.iter().all(|treatment| treatment == "opaque"), "{treatments:?}");
+    assert!(sources[STREAK..].iter().all(|source| source == "learned"), "{sources:?}");
+    assert!(explained.contains("opaque (learned)"), "{explained}");
+    Ok(())
+}
+
+/// What is bypassed is not blind: the kernel tells how each connection ended.
+#[test]
+fn bypass_lets_the_kernel_connect_after_three_in_a_row_and_reports_it() -> Result<()> {
+    let (visits, records, explained) = visits("bypass")?;
+    let (first, rest) = visits.split_at(STREAK);
+    assert_eq!(outcomes(first, &Outcome::Proxied), STREAK);
+    assert_eq!(outcomes(rest, &Outcome::Direct), rest.len());
+    let direct: Vec<_> = records
+        .connections(PORT)
+        .into_iter()
+        .filter(|record| record.text("treatment") == "skip")
+        .collect();
+    assert_eq!(direct.len(), rest.len());
+    for record in direct {
+        assert_eq!(record.text("source"), "learned");
+        assert_eq!(record.text("why"), "learned to be raw tcp");
+        assert!(record.number("bytes_received") > 0, "{record:?}");
+    }
+    assert!(explained.contains("skip (learned)"), "{explained}");
+    Ok(())
+}
