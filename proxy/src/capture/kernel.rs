@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use weir_common::{Direction, WorkloadConfig, WorkloadId};
+use weir_common::{Direction, WorkloadConfig, WorkloadId, flags};
 
 use super::{CaptureError, Instance, attach::Hook, table::lock};
 
@@ -47,11 +47,14 @@ impl Kernel {
         lock(&self.links).iter().map(|(hook, _)| hook.name.to_owned()).collect()
     }
 
-    /// Replaces what the hooks know about the workload.
+    /// Replaces what the hooks know about the workload, but for what is known of its routes: that an
+    /// earlier weir has the map complete stays true, and connections made meanwhile need it.
     ///
     /// # Errors
     /// Where the map cannot be written.
-    pub fn configure(&self, config: WorkloadConfig) -> Result<(), CaptureError> {
+    pub fn configure(&self, mut config: WorkloadConfig) -> Result<(), CaptureError> {
+        let before = self.instance.workloads.get(&self.workload)?.unwrap_or_default();
+        config.flags |= before.flags & flags::ROUTES_COMPLETE;
         self.instance.workloads.insert(&self.workload, &config)
     }
 
