@@ -54,9 +54,9 @@ pub mod maps {
     /// stays when they have gone.
     pub const SEEDS: &str = "SEEDS";
     /// Sock hash `SeedKey → listening socket`: sockets of the workload that no hook counts, because
-    /// they were listening before it was attached. The kernel takes one out as soon as it listens no
-    /// more: `sock_map_close` at close(2), `sock_map_unhash` at shutdown(2), both by
-    /// `sock_map_remove_links` (net/core/sock_map.c).
+    /// they were listening before it was attached. The kernel takes one out when its last descriptor
+    /// is closed: `sock_map_close`, by `sock_map_remove_links` (net/core/sock_map.c). After
+    /// shutdown(2) it stays there (since 5.16, when TCP lost `sock_map_unhash`): so its state counts.
     pub const SEEDED: &str = "SEEDED";
     /// `DestinationKey → u64`: destinations learned to be raw TCP that go direct until then,
     /// `bpf_ktime_get_ns` clock.
@@ -266,7 +266,7 @@ pub struct Listening {
 }
 
 /// The sockets of one port of a workload in [`maps::SEEDED`], by place. A place of which the bit is
-/// set may be empty: then its socket has stopped listening.
+/// set may be empty: then its socket has been closed.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seeds {

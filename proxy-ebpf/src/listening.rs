@@ -4,7 +4,7 @@
 use core::{arch::asm, ptr};
 
 use aya_ebpf::{
-    bindings::BPF_NOEXIST,
+    bindings::{BPF_NOEXIST, bpf_sock},
     helpers::{bpf_map_lookup_elem, bpf_sk_release},
 };
 use weir_common::{
@@ -16,6 +16,7 @@ use crate::{
     socket::{self, read, read_words},
 };
 
+const TCP_LISTEN: u32 = 10;
 const UNSPECIFIED4: AddrWords = socket::mapped(0);
 const UNSPECIFIED6: AddrWords = [0; 4];
 
@@ -81,19 +82,22 @@ fn fits(seeds: &Seeds, place: usize, addr: &AddrWords, v4: bool) -> bool {
             || (socket::is_same(&bound, &UNSPECIFIED6) && !(v4 && v6_only & bit != 0)))
 }
 
-/// True while the socket in a place listens: the kernel empties it then (see `maps::SEEDED`).
+/// True while the socket in a place listens on the port. Closed, the kernel takes it out (see
+/// `maps::SEEDED`); shut down, it is still there, and may even be bound elsewhere by now.
 #[inline(always)]
 fn is_open(seed: &SeedKey) -> bool {
     // SAFETY: a lookup in a sock hash gives a referenced socket or null.
     let sk = unsafe {
         bpf_map_lookup_elem((&raw const SEEDED).cast_mut().cast(), ptr::from_ref(seed).cast())
-    };
+    }
+    .cast::<bpf_sock>();
     if sk.is_null() {
         return false;
     }
-    // SAFETY: non-null; released exactly once, and not used at all.
-    unsafe { bpf_sk_release(sk) };
-    true
+    // SAFETY: non-null; released exactly once, and not used after.
+    let (state, port) = unsafe { (read!((*sk).state), read!((*sk).src_port)) };
+    unsafe { bpf_sk_release(sk.cast()) };
+    state == TCP_LISTEN && port == u32::from(seed.port)
 }
 
 /// Adds a socket; false where the map is full.

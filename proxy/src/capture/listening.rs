@@ -28,7 +28,7 @@ const INET_DIAG_CGROUP_ID: u16 = 21;
 
 /// A listening socket. Those of one `SO_REUSEPORT` group are listed one by one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listener {
+pub(super) struct Listener {
     /// The address and port listened on. An IPv6 socket that is bound to a v4-mapped address
     /// listens for IPv4 only, and is shown as IPv4.
     pub address: SocketAddr,
@@ -81,7 +81,7 @@ impl Listener {
 ///
 /// # Errors
 /// What netlink says; `ENOENT` where the kernel lacks `tcp_diag`.
-pub fn listeners() -> io::Result<Vec<Listener>> {
+pub(super) fn listeners() -> io::Result<Vec<Listener>> {
     let socket = Socket::new(NETLINK_SOCK_DIAG)?;
     let mut all = dump(&socket, AF_INET, SocketId::new_v4())?;
     match dump(&socket, AF_INET6, SocketId::new_v6()) {
@@ -97,7 +97,7 @@ pub fn listeners() -> io::Result<Vec<Listener>> {
 ///
 /// # Errors
 /// Where the cgroup is not there or may not be read.
-pub fn cgroup_ids(cgroup: &Path) -> io::Result<HashSet<u64>> {
+pub(super) fn cgroup_ids(cgroup: &Path) -> io::Result<HashSet<u64>> {
     let mut ids = HashSet::from([fs::metadata(cgroup)?.ino()]);
     for entry in fs::read_dir(cgroup)? {
         let entry = entry?;

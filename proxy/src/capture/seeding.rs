@@ -2,8 +2,9 @@
 //! never told: they go into a sock hash, which the kernel itself keeps right.
 //!
 //! An entry without programs leaves a listener as it is: what it accepts is an ordinary socket
-//! again (`tcp_bpf_clone` in net/ipv4/tcp_bpf.c), and the entry goes when it closes or stops
-//! listening (`sock_map_close`, `sock_map_unhash` in net/core/sock_map.c).
+//! again (`tcp_bpf_clone` in net/ipv4/tcp_bpf.c), and the entry goes when it closes
+//! (`sock_map_close` in net/core/sock_map.c). What has been shut down stays, and the program that
+//! asks sees its state.
 
 use std::{
     collections::{HashMap, HashSet},
