@@ -141,7 +141,12 @@ impl Kernel {
                 Err(source) => {
                     undo(&pins, &links);
                     let hint = attach_hint(&source, cgroup);
-                    return Err(CaptureError::Attach { name: hook.name, target: name, source, hint });
+                    return Err(CaptureError::Attach {
+                        name: hook.name,
+                        target: name,
+                        source,
+                        hint,
+                    });
                 }
             }
         }
