@@ -49,12 +49,14 @@ unsafe impl<T> Sync for InheritedStorage<T> {}
 pub static WORKLOADS: HashMap<WorkloadId, WorkloadConfig, MAX_WORKLOADS, NO_PREALLOC> =
     HashMap::new();
 
-/// Room for every port of both directions for sixteen workloads, or 2,000 ports for each of 1,024.
+/// Room for every port of both directions for four workloads, or 500 ports for each of 1,024. The
+/// kernel makes the table for as many at once, 16 bytes for each.
 #[btf_map]
-pub static PORTS: HashMap<PortKey, PortRule, 2_097_152, NO_PREALLOC> = HashMap::new();
+pub static PORTS: HashMap<PortKey, PortRule, 524_288, NO_PREALLOC> = HashMap::new();
 
+/// Of skip rules that were hit; one that finds no room is not counted.
 #[btf_map]
-pub static PORT_HITS: PerCpuHashMap<PortKey, u64, 2_097_152, NO_PREALLOC> = PerCpuHashMap::new();
+pub static PORT_HITS: PerCpuHashMap<PortKey, u64, 131_072, NO_PREALLOC> = PerCpuHashMap::new();
 
 #[btf_map]
 pub static SKIP_CIDRS: LpmTrie<PrefixKey, u8, 65_536> = LpmTrie::new();

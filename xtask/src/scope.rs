@@ -121,6 +121,7 @@ impl State {
             let _reported_anyway = cgroup::remove(path);
         }
         let pins = self.pins.difference(&before.pins);
+        let pins = pins.filter(|path| !has_live_maker(&path.to_string_lossy()));
         found.extend(pins.map(|path| format!("pin {}", path.display())));
         found.extend(self.rules.difference(&before.rules).map(|rule| format!("ip rule {rule}")));
         found
