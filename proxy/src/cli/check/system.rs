@@ -8,12 +8,14 @@ use super::Finding;
 pub(super) fn findings() -> Vec<Finding> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let release = read("/proc/sys/kernel/osrelease");
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mut findings = vec![
         kernel(&release),
         btf(Path::new("/sys/kernel/btf/vmlinux").exists()),
         cgroup2(&mounts),
         bpffs(&mounts),
-        capabilities(&fs::read_to_string("/proc/self/status").unwrap_or_default()),
+        capabilities(&status),
+        tracing(&status),
         lockdown(fs::read_to_string("/sys/kernel/security/lockdown").ok().as_deref()),
         jit(&read("/proc/sys/net/core/bpf_jit_enable")),
     ];
@@ -123,14 +125,33 @@ const CAPABILITIES: [(u32, &str, &str); 3] = [
     (21, "CAP_SYS_ADMIN", "enters network namespaces"),
 ];
 
+/// Takes sockets that listened before weir from the processes that have them (pidfd_getfd(2)).
+const CAP_SYS_PTRACE: u32 = 19;
+
+/// Whether servers that were there first can be followed to their end.
+fn tracing(status: &str) -> Finding {
+    let name = "servers from before";
+    if effective(status).is_some_and(|effective| effective & (1 << CAP_SYS_PTRACE) != 0) {
+        return Finding::ok(name, "their listening sockets can be followed (CAP_SYS_PTRACE)");
+    }
+    Finding::warn(
+        name,
+        "missing CAP_SYS_PTRACE: when a server that listened before weir ends, its next client is \
+         reset instead of refused",
+        "grant CAP_SYS_PTRACE, or start weir before the servers",
+    )
+}
+
+/// The capabilities in effect, from `/proc/PID/status` (proc_pid_status(5)).
+fn effective(status: &str) -> Option<u64> {
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(mask.trim(), 16).ok()
+}
+
 fn capabilities(status: &str) -> Finding {
     let name = "capabilities";
     let hint = "run as root, or grant CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN";
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    let Some(effective) = effective else {
+    let Some(effective) = effective(status) else {
         return Finding::fail(name, "/proc/self/status does not tell them", hint);
     };
     let missing: Vec<_> = CAPABILITIES
@@ -238,6 +259,8 @@ mod tests {
         let finding = capabilities("CapEff:\t0000000000201000\n");
         assert_eq!(finding.detail, "missing CAP_BPF (loads programs and maps)");
         assert_eq!(capabilities("CapEff:\t0\n").level, Level::Fail);
+        assert_eq!(tracing("CapEff:\t0000000000080000\n").level, Level::Ok);
+        assert_eq!(tracing("CapEff:\t0000000000200000\n").level, Level::Warn);
         assert_eq!(capabilities("").level, Level::Fail);
     }
 
