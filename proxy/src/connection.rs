@@ -88,7 +88,6 @@ impl Context {
             return refuse(client, guard, CloseReason::Loop);
         }
         let _ = client.set_nodelay(true);
-        tcp::arm(&client);
         dial::keep_alive(&SockRef::from(&client));
         let client_ip = self.preserve_client_ip && direction == Direction::Inbound;
         let dial = Dial::new(self, &captured, client_ip.then_some(peer));

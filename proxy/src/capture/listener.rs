@@ -6,6 +6,7 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     os::fd::{AsFd, AsRawFd},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use aya::maps::MapError;
@@ -153,6 +154,9 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     // Accepted inbound connections hold the application's port; without this on both sides it could
     // not listen again after a restart until the last of them has left TIME_WAIT (socket(7)).
     socket.set_reuse_address(true)?;
+    // For accepted sockets, which inherit it: armed before anybody accepts them, see
+    // `connection/reset.rs`.
+    socket.set_linger(Some(Duration::ZERO))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

@@ -14,6 +14,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
+    time::Duration,
 };
 
 use futures_util::future::Either;
@@ -364,7 +365,10 @@ fn open(path: &Path) -> Result<File, CaptureError> {
 
 fn tcp_socket(v6: bool) -> io::Result<Socket> {
     let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
-    Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))
+    let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    // Armed from the first moment on, see `connection/reset.rs`.
+    socket.set_linger(Some(Duration::ZERO))?;
+    Ok(socket)
 }
 
 fn local_ports() -> io::Result<(u16, u16)> {

@@ -8,10 +8,7 @@ use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::{Context, Feedback};
-use crate::{
-    capture::{Captured, Netns, connect_as},
-    forward::tcp::arm,
-};
+use crate::capture::{Captured, Netns, connect_as};
 
 /// How often, and how long each time, is waited for a descriptor: about as long as connections in
 /// the queue wait for theirs (`accept.rs`).
@@ -49,7 +46,7 @@ impl<'a> Dial<'a> {
         }
     }
 
-    /// Connects. The socket is armed ([`arm`]).
+    /// Connects. The socket is armed, see `reset.rs`.
     ///
     /// # Errors
     /// What the kernel says, or `ETIMEDOUT` after the configured time.
@@ -63,7 +60,6 @@ impl<'a> Dial<'a> {
                 .map_err(|_| io::Error::from_raw_os_error(libc::ETIMEDOUT))??
         };
         stream.set_nodelay(true)?;
-        arm(&stream);
         Ok(stream)
     }
 

@@ -1,9 +1,9 @@
 //! What the peers of a connection see that does not end in order: a reset.
 //!
-//! Both sockets are armed from the start (`forward::tcp::arm`), because the kernel closes the
-//! sockets of a process that dies: a FIN then would make a stream look complete that was cut. The
-//! HTTP engines own their streams and drop them as they like, so a stream disarms itself where that
-//! drop is an end in order.
+//! Both sockets are armed from the start, the client's by way of the listener: closing them is a
+//! reset (`forward::tcp::arm`). The kernel closes the sockets of a process that dies, and a FIN then
+//! would make a stream look complete that was cut. The HTTP engines own their streams and drop them
+//! as they like, so a stream disarms itself where that drop is an end in order.
 
 use std::{
     io::{self, IoSlice},
