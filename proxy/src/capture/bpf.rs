@@ -1,6 +1,6 @@
 //! Raw `bpf(2)` for what aya 0.14 does not offer: `BPF_MAP_LOOKUP_AND_DELETE_ELEM` on hash maps
 //! (since 5.14), and links that can be created for any hook, replaced in place, detached and pinned
-//! (`include/uapi/linux/bpf.h`, `kernel/bpf/syscall.c`). Nothing else belongs here.
+//! (`include/uapi/linux/bpf.h`, `kernel/bpf/syscall.c`). `query.rs` and `features.rs` use the call.
 
 use std::{
     ffi::CString,
@@ -107,12 +107,8 @@ const LINK_TYPE_NETNS: u32 = 5;
 /// that is gone. And the id of its program.
 pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<(u64, u32)> {
     let mut info = LinkInfo::default();
-    let mut attr = InfoAttr {
-        bpf_fd: number(link),
-        info_len: size_of::<LinkInfo>() as u32,
-        info: std::ptr::from_mut(&mut info) as u64,
-    };
-    call(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    // SAFETY: integers only.
+    unsafe { object_info(link, &mut info) }?;
     // The namespace's inode has 32 bits.
     let mask = if info.kind == LINK_TYPE_NETNS { u64::from(u32::MAX) } else { u64::MAX };
     Ok((info.target & mask, info.prog_id))
@@ -130,7 +126,8 @@ pub(super) fn link_create(
         attach_type: attach_type as u32,
         flags: 0,
     };
-    descriptor(call(BPF_LINK_CREATE, &mut attr)?)
+    // SAFETY: no pointers in there.
+    descriptor(unsafe { call(BPF_LINK_CREATE, &mut attr) }?)
 }
 
 /// Puts another program in a link's place: no connection sees both or neither.
@@ -141,12 +138,14 @@ pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
         flags: 0,
         old_prog_fd: 0,
     };
-    call(BPF_LINK_UPDATE, &mut attr).map(drop)
+    // SAFETY: no pointers in there.
+    unsafe { call(BPF_LINK_UPDATE, &mut attr) }.map(drop)
 }
 
 /// Takes a link's program off its hook, whoever else holds the link.
 pub(super) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
-    call(BPF_LINK_DETACH, &mut LinkAttr { link_fd: number(link) }).map(drop)
+    // SAFETY: no pointers in there.
+    unsafe { call(BPF_LINK_DETACH, &mut LinkAttr { link_fd: number(link) }) }.map(drop)
 }
 
 /// Gives a BPF object a name in a bpffs.
@@ -154,14 +153,16 @@ pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut attr =
         ObjectAttr { pathname: path.as_ptr() as u64, bpf_fd: number(object), file_flags: 0 };
-    call(BPF_OBJ_PIN, &mut attr).map(drop)
+    // SAFETY: the path lives through the call.
+    unsafe { call(BPF_OBJ_PIN, &mut attr) }.map(drop)
 }
 
 /// Opens the BPF object with this name in a bpffs.
 pub(super) fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut attr = ObjectAttr { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
-    descriptor(call(BPF_OBJ_GET, &mut attr)?)
+    // SAFETY: the path lives through the call.
+    descriptor(unsafe { call(BPF_OBJ_GET, &mut attr) }?)
 }
 
 /// Takes the value of `key` out of a hash map, in one system call.
@@ -180,29 +181,60 @@ pub(super) fn lookup_and_delete<K: aya::Pod, V: aya::Pod>(
         value: value.as_mut_ptr() as u64,
         flags: 0,
     };
-    // The map's key and value sizes are those of K and V: both come from weir-common, which the
-    // object is built from.
-    call(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut attr)?;
+    // SAFETY: the map's key and value sizes are those of K and V: both come from weir-common, which
+    // the object is built from.
+    unsafe { call(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut attr) }?;
     // SAFETY: the kernel has written the whole value, and V is plain old data.
     Ok(unsafe { value.assume_init() })
 }
 
-// === helpers ===
+/// Fills `info` with the beginning of what the kernel knows about a BPF object.
+///
+/// # Safety
+/// `T` is plain old data, and its pointers and counts are good for what the kernel writes there.
+///
+/// # Errors
+/// What bpf(2) says.
+pub(super) unsafe fn object_info<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
+    let mut attr = InfoAttr {
+        bpf_fd: number(object),
+        info_len: u32::try_from(size_of::<T>()).unwrap_or(0),
+        info: std::ptr::from_mut(info) as u64,
+    };
+    // SAFETY: `info` has room for `info_len` bytes; the rest is the caller's promise.
+    unsafe { call(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }.map(drop)
+}
 
-/// Everything that `attr` points to must live through the call and be as large as the command
-/// expects.
-fn call<A>(command: libc::c_long, attr: &mut A) -> io::Result<libc::c_long> {
-    // SAFETY: `attr` lives through the call; the rest is the callers' business, see above.
+/// The system call. A non-negative answer is 0 or a descriptor.
+///
+/// # Safety
+/// What `attr` points to is valid for the command, through the call.
+///
+/// # Errors
+/// What bpf(2) says.
+pub(super) unsafe fn call<A>(command: libc::c_long, attr: &mut A) -> io::Result<RawFd> {
+    // SAFETY: `attr` is as long as said; the rest is the caller's promise.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<A>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    RawFd::try_from(result).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))
 }
 
-fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
-    let fd = RawFd::try_from(result).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+/// The descriptor that a command has answered with.
+///
+/// # Errors
+/// `EBADF` where it is none.
+pub(super) fn descriptor(answer: RawFd) -> io::Result<OwnedFd> {
+    if answer < 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
     // SAFETY: the kernel has just made this descriptor, with close-on-exec, for nobody else.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    Ok(unsafe { OwnedFd::from_raw_fd(answer) })
 }
+
+// === helpers ===
 
 fn number(fd: BorrowedFd<'_>) -> u32 {
     fd.as_raw_fd().cast_unsigned()

@@ -8,7 +8,7 @@ use std::{
     os::fd::{FromRawFd, OwnedFd},
 };
 
-use super::{probe::Support, query::bpf};
+use super::{bpf, probe::Support};
 
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_LINK_UPDATE: libc::c_long = 29;
@@ -90,7 +90,7 @@ pub fn link_update() -> Support {
     let mut attr =
         UpdateAttr { link_fd: u32::MAX, new_prog_fd: u32::MAX, flags: 0, old_prog_fd: 0 };
     // SAFETY: no pointers, and no such descriptor.
-    let result = unsafe { bpf(BPF_LINK_UPDATE, &mut attr) };
+    let result = unsafe { bpf::call(BPF_LINK_UPDATE, &mut attr) };
     match result {
         Err(error) if error.raw_os_error() == Some(libc::EBADF) => Support::Yes,
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Support::No,
@@ -119,7 +119,7 @@ pub(super) fn load(kind: (u32, u32), name: &str, program: &[Instruction]) -> io:
         ..LoadAttr::default()
     };
     // SAFETY: instructions and license live through the call; there is no log buffer.
-    let fd = unsafe { bpf(BPF_PROG_LOAD, &mut attr) }?;
+    let fd = unsafe { bpf::call(BPF_PROG_LOAD, &mut attr) }?;
     // SAFETY: the kernel has just made it (with O_CLOEXEC), and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

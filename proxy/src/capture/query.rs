@@ -9,10 +9,11 @@
 use std::{
     fs::File,
     io,
-    mem::size_of,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::Path,
 };
+
+use super::bpf;
 
 /// A program that is attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,7 +86,6 @@ pub struct Program {
 
 const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
 const BPF_MAP_GET_FD_BY_ID: libc::c_long = 14;
-const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_PROG_QUERY: libc::c_long = 16;
 
 const BPF_F_QUERY_EFFECTIVE: u32 = 1;
@@ -112,14 +112,6 @@ struct IdAttr {
     id: u32,
     next_id: u32,
     open_flags: u32,
-}
-
-/// `union bpf_attr`, the part for `BPF_OBJ_GET_INFO_BY_FD`.
-#[repr(C)]
-struct InfoAttr {
-    bpf_fd: u32,
-    info_len: u32,
-    info: u64,
 }
 
 /// The beginning of `struct bpf_prog_info`, as of 4.15; the kernel fills as much as is asked for.
@@ -194,7 +186,7 @@ pub fn program(id: u32) -> io::Result<Program> {
     let fd = by_id(BPF_PROG_GET_FD_BY_ID, id)?;
     let mut info = ProgramInfo::default();
     // SAFETY: a plain structure; `map_ids` is null with a count of 0, so that only the count comes.
-    unsafe { object_info(fd.as_fd(), &mut info) }?;
+    unsafe { bpf::object_info(fd.as_fd(), &mut info) }?;
     let mut maps = vec![0_u32; info.nr_map_ids as usize];
     let mut again = ProgramInfo {
         nr_map_ids: info.nr_map_ids,
@@ -202,7 +194,7 @@ pub fn program(id: u32) -> io::Result<Program> {
         ..ProgramInfo::default()
     };
     // SAFETY: the kernel writes at most `nr_map_ids` words to `map_ids`, which `maps` has room for.
-    unsafe { object_info(fd.as_fd(), &mut again) }?;
+    unsafe { bpf::object_info(fd.as_fd(), &mut again) }?;
     maps.truncate(again.nr_map_ids as usize);
     Ok(Program {
         id: info.id,
@@ -222,7 +214,7 @@ pub fn map_kind(id: u32) -> io::Result<u32> {
     let fd = by_id(BPF_MAP_GET_FD_BY_ID, id)?;
     let mut info = MapInfo::default();
     // SAFETY: a plain structure without pointers.
-    unsafe { object_info(fd.as_fd(), &mut info) }?;
+    unsafe { bpf::object_info(fd.as_fd(), &mut info) }?;
     Ok(info.kind)
 }
 
@@ -288,7 +280,7 @@ fn query(target: BorrowedFd<'_>, hook: u32, flags: u32) -> io::Result<(u32, Vec<
             ..QueryAttr::default()
         };
         // SAFETY: the kernel writes at most `prog_cnt` words to `prog_ids`.
-        match unsafe { bpf(BPF_PROG_QUERY, &mut attr) } {
+        match unsafe { bpf::call(BPF_PROG_QUERY, &mut attr) } {
             Ok(_) => {
                 ids.truncate(attr.prog_cnt as usize);
                 return Ok((attr.attach_flags, ids));
@@ -317,37 +309,7 @@ fn named(ids: &[u32]) -> io::Result<Vec<Attached>> {
 fn by_id(command: libc::c_long, id: u32) -> io::Result<OwnedFd> {
     let mut attr = IdAttr { id, next_id: 0, open_flags: 0 };
     // SAFETY: no pointers in there.
-    let fd = unsafe { bpf(command, &mut attr) }?;
-    // SAFETY: the kernel has just made it (with O_CLOEXEC), and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Fills `info` with the beginning of what the kernel has.
-///
-/// # Safety
-/// `T` is plain old data, and its pointers and counts are good for what the kernel writes there.
-unsafe fn object_info<T>(fd: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
-    let mut attr = InfoAttr {
-        bpf_fd: fd.as_raw_fd().cast_unsigned(),
-        info_len: u32::try_from(size_of::<T>()).unwrap_or(0),
-        info: std::ptr::from_mut(info) as u64,
-    };
-    // SAFETY: `info` has room for `info_len` bytes; the rest is the caller's promise.
-    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }.map(drop)
-}
-
-/// The system call. A non-negative answer is 0 or a descriptor.
-///
-/// # Safety
-/// What `attr` points to is valid for the command.
-pub(super) unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<i32> {
-    // SAFETY: `attr` is as long as said; the rest is the caller's promise.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(i32::try_from(result).unwrap_or(i32::MAX))
+    bpf::descriptor(unsafe { bpf::call(command, &mut attr) }?)
 }
 
 fn text(name: &[u8]) -> String {
