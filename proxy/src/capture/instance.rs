@@ -88,14 +88,20 @@ impl Instance {
     pub fn open(options: &InstanceOptions) -> Result<Self, CaptureError> {
         let (pins, lock) = match &options.name {
             None => (Pins::private()?, None),
-            Some(name) => {
-                let pins = Pins::named(name)?;
-                let lock = pins.lock()?;
-                if lock.is_none() && !options.unlocked {
-                    return Err(running(name, &pins));
+            Some(name) => match Pins::named(name) {
+                Ok(pins) => {
+                    let lock = pins.lock()?;
+                    if lock.is_none() && !options.unlocked {
+                        return Err(running(name, &pins));
+                    }
+                    (pins, lock)
                 }
-                (pins, lock)
-            }
+                Err(error @ CaptureError::NoBpffs) => {
+                    tracing::warn!(%error, "going on; what is captured and set ends with this process");
+                    (Pins::private()?, None)
+                }
+                Err(error) => return Err(error),
+            },
         };
         let object = object()?;
         let ingress_ifindex = knows_ingress_ifindex(&object, &pins);

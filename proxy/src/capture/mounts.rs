@@ -1,11 +1,16 @@
 //! Which file systems are mounted where: never guessed, always read from mountinfo.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, FsType, statfs};
 
 use super::CaptureError;
 
-/// Where the root of a file system of this type is mounted first, from `/proc/self/mountinfo`
-/// (proc_pid_mountinfo(5)); `None` where it is not.
+/// Where the root of a file system of this type (`bpf`, `cgroup2`) is mounted first, from
+/// `/proc/self/mountinfo` (proc_pid_mountinfo(5)), and nothing else over it; `None` where it is not.
 ///
 /// # Errors
 /// Where mountinfo cannot be read.
@@ -17,11 +22,20 @@ pub(super) fn first(kind: &str) -> Result<Option<PathBuf>, CaptureError> {
         source,
         hint: "; is /proc mounted?",
     })?;
-    Ok(find(&text, kind))
+    Ok(find(&text, kind).find(|path| is(path, kind)))
 }
 
-fn find(mountinfo: &str, kind: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
+/// Whether what is seen at a path is of this type.
+fn is(path: &Path, kind: &str) -> bool {
+    let magic = match kind {
+        "bpf" => FsType(libc::BPF_FS_MAGIC),
+        _ => CGROUP2_SUPER_MAGIC,
+    };
+    statfs(path).is_ok_and(|found| found.filesystem_type() == magic)
+}
+
+fn find<'a>(mountinfo: &'a str, kind: &'a str) -> impl Iterator<Item = PathBuf> + 'a {
+    mountinfo.lines().filter_map(move |line| {
         let (left, right) = line.split_once(" - ")?;
         (right.split(' ').next()? == kind).then_some(())?;
         let mut fields = left.split(' ');
@@ -45,9 +59,17 @@ mod tests {
     fn the_mount_is_found_wherever_it_is() {
         let text = "30 24 0:26 / /sys/fs/cgroup ro - tmpfs tmpfs ro\n\
                     31 30 0:27 / /sys/fs/cgroup/uni\\040fied rw shared:9 - cgroup2 cgroup2 rw\n";
-        assert_eq!(find(text, "cgroup2"), Some(PathBuf::from("/sys/fs/cgroup/uni fied")));
-        assert_eq!(find(text, "bpf"), None);
-        assert_eq!(find("1 2 0:3 /sub /x rw - cgroup2 c rw\n", "cgroup2"), None);
-        assert_eq!(find("", "bpf"), None);
+        let first = |text, kind| find(text, kind).next();
+        assert_eq!(first(text, "cgroup2"), Some(PathBuf::from("/sys/fs/cgroup/uni fied")));
+        assert_eq!(first(text, "bpf"), None);
+        assert_eq!(first("1 2 0:3 /sub /x rw - cgroup2 c rw\n", "cgroup2"), None);
+        assert_eq!(first("", "bpf"), None);
+    }
+
+    #[test]
+    fn what_is_mounted_over_counts() {
+        assert!(!is(Path::new("/proc"), "bpf"));
+        let cgroup2 = first("cgroup2").unwrap();
+        assert!(cgroup2.is_none_or(|path| is(&path, "cgroup2") && !is(&path, "bpf")));
     }
 }
