@@ -134,6 +134,13 @@ impl<'a> Run<'a> {
         self
     }
 
+    /// As another daemon's successor, at the same control socket.
+    #[must_use]
+    pub fn in_place_of(mut self, daemon: &Daemon) -> Self {
+        self.control.clone_from(&daemon.control);
+        self.after(daemon)
+    }
+
     /// With an instance that there is already.
     #[must_use]
     pub fn instance(mut self, instance: &Arc<Instance>) -> Self {
@@ -326,7 +333,10 @@ impl Daemon {
             if !self.process.running()? {
                 bail!("weir run ended");
             }
-            Ok(self.control.exists() && self.ask(&["status"])?.status.success())
+            // A predecessor may be the one that answers.
+            let pid = self.process.pid();
+            Ok(self.control.exists()
+                && self.json(&["status"]).is_ok_and(|said| said["status"]["pid"] == pid))
         })
         .and_then(|()| self.instance.remember_programs(self.process.pid()))
         .with_context(|| format!("log of weir:\n{}", self.process.log()))

@@ -39,6 +39,25 @@ fn upgrades_cut_nothing_and_let_nothing_pass() -> Result<()> {
     journal.all_proxied(|_, _| true)
 }
 
+/// Two weirs at a time use the kernel's set-up of the namespace, and the ports of clients.
+#[test]
+fn upgrades_with_client_addresses_preserved_cut_nothing() -> Result<()> {
+    let mut storm = Storm::begin(&["--preserve-client-ip"])?;
+    for round in 0..ROUNDS {
+        storm.upgrade((round % 3 == 1).then_some("another"))?;
+        storm.go_on()?;
+    }
+    let journal = storm.finish()?;
+    journal.judge(|_, _| false)?;
+    journal.all_proxied(|_, _| true)?;
+    let foreign = journal.trips().find(|(way, trip)| {
+        let ips = (trip.local.map(|it| it.ip()), trip.seen.map(|it| it.ip()));
+        *way == Way::Inbound && trip.is_well() && ips.0 != ips.1
+    });
+    ensure!(foreign.is_none(), "the application saw another address: {foreign:#?}");
+    Ok(())
+}
+
 #[test]
 fn upgrades_to_another_layout_and_back_cut_nothing() -> Result<()> {
     let mut storm = Storm::begin(&[])?;

@@ -225,7 +225,8 @@ fn successor<'a>(
     daemon: &Daemon,
     schema: Option<&str>,
 ) -> Run<'a> {
-    let run = run(pods, flags).after(daemon).flags(&["--upgrade"]);
+    let run = run(pods, flags).flags(&["--upgrade"]);
+    let run = if fastrand::bool() { run.after(daemon) } else { run.in_place_of(daemon) };
     match schema {
         Some(schema) => run.variable(SCHEMA, schema),
         None => run,
