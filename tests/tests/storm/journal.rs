@@ -164,7 +164,9 @@ impl Journal {
         let ends = format!("{local:?} seen as {seen:?}, {rounds} rounds");
         let mut text = format!("{begin:>10} to {end:>10} {way:?} {kind} {outcome:?} {ends}\n");
         for port in [*local, *seen].into_iter().flatten().map(|address| address.port()) {
-            let mine = |record: &&String| record.contains(&format!(":{port}\""));
+            let mine = |record: &&String| {
+                record.contains(r#""kind":"connection""#) && record.contains(&format!(":{port}\""))
+            };
             for record in self.records.iter().filter(mine) {
                 let _infallible = writeln!(text, "    {record}");
             }
