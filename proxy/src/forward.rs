@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 pub mod http;
 mod http1;
 mod http2;
+#[expect(dead_code, reason = "not wired up yet")]
+mod observe;
 pub mod prefixed;
 pub mod tcp;
 

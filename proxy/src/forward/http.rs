@@ -71,6 +71,8 @@ pub trait ExchangeSink: Send + Sync + 'static {
     fn request_started(&self);
     /// The exchange is over. Called once for each [`ExchangeSink::request_started`].
     fn exchange(&self, exchange: Exchange);
+    /// The engine stopped following the messages of the connection. Called at most once for each.
+    fn downgraded(&self, untracked: Untracked);
 }
 
 /// What the client speaks, as detection found.

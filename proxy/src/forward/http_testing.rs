@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::http::{
-    Exchange, ExchangeSink, HttpContext, HttpEnd, HttpLimits, HttpVersion, Side, serve,
+    Exchange, ExchangeSink, HttpContext, HttpEnd, HttpLimits, HttpVersion, Side, Untracked, serve,
 };
 
 /// A test that waits longer than this for a condition has failed.
@@ -20,6 +20,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Default)]
 pub(super) struct Recorder {
     seen: Mutex<(usize, Vec<Exchange>)>,
+    downgrades: Mutex<Vec<Untracked>>,
     changed: Notify,
 }
 
@@ -44,6 +45,10 @@ impl ExchangeSink for Recorder {
         self.seen.lock().unwrap().1.push(exchange);
         self.changed.notify_waiters();
     }
+
+    fn downgraded(&self, untracked: Untracked) {
+        self.downgrades.lock().unwrap().push(untracked);
+    }
 }
 
 impl Recorder {
@@ -53,6 +58,12 @@ impl Recorder {
         let seen = self.seen.lock().unwrap();
         assert_eq!((seen.0, seen.1.len()), (count, count), "{:?}", seen.1);
         seen.1.clone()
+    }
+
+    /// What the engine said of streams that it could not follow.
+    #[expect(dead_code, reason = "used by the observers' tests")]
+    pub(super) fn downgrades(&self) -> Vec<Untracked> {
+        self.downgrades.lock().unwrap().clone()
     }
 
     /// Every request that was started has been reported.

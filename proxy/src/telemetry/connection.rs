@@ -23,7 +23,7 @@ use crate::{
     detect::TlsInfo,
     forward::{
         ByteCounters,
-        http::{Exchange, ExchangeSink},
+        http::{Exchange, ExchangeSink, Untracked},
     },
 };
 
@@ -254,6 +254,10 @@ impl Live {
 }
 
 impl ExchangeSink for Live {
+    fn downgraded(&self, untracked: Untracked) {
+        tracing::debug!(?untracked, "HTTP messages can't be followed, passing bytes on");
+    }
+
     fn request_started(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.bound.requests.inc();

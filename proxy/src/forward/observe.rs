@@ -1,0 +1,37 @@
+//! The observe engine: bytes are forwarded as they came (that is [`super::tcp`]'s work), and an
+//! observer beside them follows the messages and reports exchanges. An observer never changes,
+//! delays or refuses a byte; one that loses track says so once and is asked no more.
+
+pub(crate) mod http1;
+pub(crate) mod http2;
+
+use super::Side;
+use super::http::{ExchangeEnd, Untracked};
+
+/// Follows the messages of one connection whose bytes pass by.
+pub(crate) trait Observer: Send {
+    /// Bytes that `from` has sent: each exactly once, in the order of its stream, in any
+    /// segmentation. The two sides are interleaved as their bytes were read, and bytes are shown
+    /// before they are written to the other side, so that a request is always shown before the
+    /// response to it.
+    fn bytes(&mut self, from: Side, bytes: &[u8]);
+
+    /// `from` has ended its stream in order (FIN); the other side may go on.
+    fn ended(&mut self, from: Side);
+
+    /// Whether nothing is under way: both streams are between messages, and every request has got
+    /// its response. A draining connection may be ended, or handed over to the route engine, here.
+    fn is_idle(&self) -> bool;
+
+    /// What weir may put into the stream to the client right behind the last byte shown from the
+    /// upstream, to say that it wants no new requests: HTTP/2's GOAWAY, where both the place and
+    /// the state of the connection allow it. `None` where there is no such word.
+    fn farewell(&self) -> Option<&'static [u8]>;
+
+    /// Set once the observer has stopped interpreting; it need not be shown bytes any more.
+    fn untracked(&self) -> Option<Untracked>;
+
+    /// The connection is over: exchanges in flight are reported as ended like this. Without it
+    /// they are reported as [`ExchangeEnd::Cancelled`] when the observer is dropped.
+    fn finish(&mut self, end: ExchangeEnd);
+}
