@@ -41,7 +41,7 @@ pub use events::{DirectClose, Events};
 pub use heartbeat::Heartbeat;
 pub use instance::{Instance, InstanceOptions};
 pub use kernel::Kernel;
-pub use listener::{Listeners, netns_cookie};
+pub use listener::{Listeners, keep_alive, netns_cookie};
 pub use netns::Netns;
 pub use original::{Captured, Originals};
 pub use pins::{Lock, control_socket, lock_directory};

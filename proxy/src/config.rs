@@ -149,10 +149,12 @@ pub struct Forward {
     pub max_connections: usize,
 }
 
-/// The HTTP engine.
+/// How HTTP is carried. The bounds are the route engine's; observing knows none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
+    /// Which engine.
+    pub engine: HttpEngine,
     /// Largest head of a request or response that the engine takes: 8 KiB to 64 MiB.
     #[serde(with = "units::size")]
     pub max_head_bytes: usize,
@@ -160,6 +162,17 @@ pub struct Http {
     pub max_headers: usize,
     /// HTTP/2 streams that a client may have open at a time.
     pub max_concurrent_streams: u32,
+}
+
+/// What carries HTTP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum HttpEngine {
+    /// Bytes pass as they came; a parser beside them follows the messages.
+    #[default]
+    Observe,
+    /// Messages are taken in whole and sent on: HTTP/2 ends here and begins anew.
+    Route,
 }
 
 /// Probes, metrics and control.
@@ -316,7 +329,12 @@ impl Default for Forward {
 
 impl Default for Http {
     fn default() -> Self {
-        Self { max_head_bytes: 1024 * 1024, max_headers: 1024, max_concurrent_streams: 1024 }
+        Self {
+            engine: HttpEngine::default(),
+            max_head_bytes: 1024 * 1024,
+            max_headers: 1024,
+            max_concurrent_streams: 1024,
+        }
     }
 }
 

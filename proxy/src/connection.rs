@@ -1,32 +1,29 @@
 //! One accepted connection, from accept to access record: policy → dial → detect → forward.
 
 mod dial;
+mod http;
 mod reset;
 
 use std::{
     net::SocketAddr,
-    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use socket2::SockRef;
 use tokio::net::TcpStream;
-use tokio_util::sync::CancellationToken;
 
-use self::{dial::Dial, reset::Fate};
+use self::dial::Dial;
 use crate::{
     capture::{Captured, Netns},
-    config::Config,
+    config::{Config, Switch},
     decision::{Decision, Direction, PortState, Source, Treatment},
     detect::race::{self, Outcome, RaceError},
     forward::{
-        Side,
-        http::{self, EndCause, HttpContext, HttpLimits, HttpVersion},
-        prefixed::Prefixed,
+        http::HttpVersion,
         tcp::{self, Endpoint, TcpEnd, TcpOptions},
     },
     learn::{Change, Learn, Learning},
+    stop::Stop,
     telemetry::{CloseReason, ConnectionGuard, ConnectionInfo, Telemetry},
 };
 
@@ -45,9 +42,9 @@ pub struct Context {
     /// What is known of destinations.
     pub learning: Learning,
     /// Cancelled when no new work is to be begun.
-    pub drain: CancellationToken,
+    pub drain: Stop,
     /// Cancelled when time is up.
-    pub abort: CancellationToken,
+    pub abort: Stop,
     /// Effective settings.
     pub config: Arc<Config>,
     /// Told what connections find out.
@@ -87,8 +84,6 @@ impl Context {
         if self.own.contains(&captured.destination) {
             return refuse(client, guard, CloseReason::Loop);
         }
-        let _ = client.set_nodelay(true);
-        dial::keep_alive(&SockRef::from(&client));
         let client_ip = self.preserve_client_ip && direction == Direction::Inbound;
         let dial = Dial::new(self, &captured, client_ip.then_some(peer));
         let opaque = match captured.state {
@@ -252,58 +247,15 @@ impl Context {
         upstream: Endpoint,
         guard: &ConnectionGuard,
     ) -> CloseReason {
-        let options = TcpOptions { half_closed_idle: self.config.forward.half_closed_idle };
-        let counters = guard.counters();
-        match tcp::forward(client, upstream, &options, &counters, &self.abort).await.end {
-            TcpEnd::Finished => CloseReason::Finished,
-            TcpEnd::ClientReset => CloseReason::ClientReset,
-            TcpEnd::UpstreamReset => CloseReason::UpstreamReset,
-            TcpEnd::HalfClosedTimeout => CloseReason::HalfClosedTimeout,
-            TcpEnd::Cancelled => CloseReason::DrainDeadline,
-            TcpEnd::Io(_, errno) => CloseReason::Error(errno),
-        }
+        let (options, counters) = (self.tcp_options(), guard.counters());
+        let forwarded = tcp::forward(client, upstream, &options, &counters, &self.abort).await;
+        close_reason(forwarded.end)
     }
 
-    async fn http(
-        &self,
-        version: HttpVersion,
-        client: TcpStream,
-        outcome: Outcome<TcpStream>,
-        guard: &ConnectionGuard,
-    ) -> CloseReason {
-        let fate = Fate::default();
-        let client = fate.bind(Side::Client, client);
-        let upstream = fate.bind(Side::Upstream, outcome.upstream);
-        // One side counts: on both, every byte would count twice.
-        let client =
-            Prefixed::new(client, outcome.client.prefix).counting(guard.counters(), Side::Client);
-        let upstream = Prefixed::new(upstream, outcome.server.prefix);
-        let settings = &self.config.http;
-        let context = HttpContext {
-            sink: guard.sink(),
-            drain: self.drain.clone(),
-            limits: HttpLimits {
-                max_head_bytes: settings.max_head_bytes,
-                max_headers: settings.max_headers,
-                max_streams: settings.max_concurrent_streams,
-                half_closed_idle: self.config.forward.half_closed_idle,
-                ..HttpLimits::default()
-            },
-            on_abort: Some(fate.on_abort()),
-        };
-        let mut serving = pin!(http::serve(version, client, upstream, context));
-        let _dropped_first = fate.cut_on_drop();
-        let end = tokio::select! {
-            end = &mut serving => end,
-            () = self.abort.cancelled() => return CloseReason::DrainDeadline,
-        };
-        match end.cause {
-            EndCause::Closed(_) | EndCause::Drained => CloseReason::Finished,
-            EndCause::Reset(Side::Client) => CloseReason::ClientReset,
-            EndCause::Reset(Side::Upstream) | EndCause::Truncated => CloseReason::UpstreamReset,
-            EndCause::Idle => CloseReason::HalfClosedTimeout,
-            EndCause::Answered(reason) => CloseReason::Http(reason.to_owned()),
-            EndCause::Protocol { text, .. } => CloseReason::Http(text),
+    fn tcp_options(&self) -> TcpOptions {
+        TcpOptions {
+            half_closed_idle: self.config.forward.half_closed_idle,
+            splice: self.config.runtime.sk_msg == Switch::Off,
         }
     }
 }
@@ -314,6 +266,17 @@ impl Context {
 fn refuse(client: TcpStream, guard: ConnectionGuard, reason: CloseReason) {
     tcp::reset(client);
     guard.close(reason);
+}
+
+fn close_reason(end: TcpEnd) -> CloseReason {
+    match end {
+        TcpEnd::Finished | TcpEnd::Quiet => CloseReason::Finished,
+        TcpEnd::ClientReset => CloseReason::ClientReset,
+        TcpEnd::UpstreamReset => CloseReason::UpstreamReset,
+        TcpEnd::HalfClosedTimeout => CloseReason::HalfClosedTimeout,
+        TcpEnd::Cancelled => CloseReason::DrainDeadline,
+        TcpEnd::Io(_, errno) => CloseReason::Error(errno),
+    }
 }
 
 fn decision(source: Source) -> Decision {

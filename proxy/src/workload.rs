@@ -38,6 +38,7 @@ use crate::{
     decision::{Direction, PortState, Source},
     learn::Learning,
     ports::{PortChange, PortPolicy, PortSet},
+    stop::Stop,
     telemetry::Telemetry,
 };
 
@@ -130,8 +131,8 @@ impl Workload {
                 netns: netns.clone(),
                 preserve_client_ip: client_ip.is_some(),
                 learning: Learning::new(settings.workload.learn),
-                drain: CancellationToken::new(),
-                abort: CancellationToken::new(),
+                drain: Stop::new(),
+                abort: Stop::new(),
                 config: Arc::clone(&shared.config),
                 feedback: Box::new(feedback),
             }),

@@ -79,6 +79,23 @@ impl Visitor {
         .with_context(|| format!("log of the visitor:\n{}", self.process.log()))
     }
 
+    /// Waits until the last so many connections have all gone one way.
+    ///
+    /// # Errors
+    ///
+    /// Fails when they do not.
+    pub fn wait_for_last(&mut self, count: usize, outcome: &Outcome) -> Result<()> {
+        let process = &self.process;
+        wait_until(&format!("{count} connections {outcome:?}"), Duration::from_secs(20), || {
+            let log = process.log();
+            // A line that is being written is not looked at.
+            let whole = log.rsplit_once('\n').map_or("", |(whole, _)| whole);
+            let last = whole.lines().rev().take(count).map(parse).collect::<Result<Vec<_>>>()?;
+            Ok(last.len() == count && last.iter().all(|visit| visit.outcome == *outcome))
+        })
+        .with_context(|| format!("log of the visitor:\n{}", self.process.log()))
+    }
+
     /// Waits for its end.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use std::{
 };
 
 use aya::maps::MapError;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use weir_common::{ListenerKey, ListenerKind, WorkloadId, maps};
 
 use super::{
@@ -154,12 +154,25 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     // Accepted inbound connections hold the application's port; without this on both sides it could
     // not listen again after a restart until the last of them has left TIME_WAIT (socket(7)).
     socket.set_reuse_address(true)?;
-    // For accepted sockets, which inherit it: armed before anybody accepts them, see
+    // For accepted sockets, which inherit all of it. Armed before anybody accepts them: see
     // `connection/reset.rs`.
     socket.set_linger(Some(Duration::ZERO))?;
+    socket.set_tcp_nodelay(true)?;
+    keep_alive(&socket);
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Finds out about peers that vanished without a word (tcp(7)): after a minute of silence, and six
+/// probes ten seconds apart, the kernel ends the connection. An answer to a probe costs nothing.
+pub fn keep_alive(socket: &Socket) {
+    let probes = TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(10))
+        .with_retries(6);
+    // Without it the connection works just the same.
+    let _ = socket.set_tcp_keepalive(&probes);
 }
 
 /// The cookie of a socket's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).

@@ -193,8 +193,12 @@ pub(super) fn start_log(config: &Config) -> Result<LogHandle> {
 }
 
 pub(super) fn runtime(workers: usize) -> Result<tokio::runtime::Runtime> {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if workers > 0 {
+    // One worker has nobody to share its work with, and need not be prepared for it.
+    let mut builder = match workers {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    if workers > 1 {
         builder.worker_threads(workers);
     }
     builder.enable_all().build().context("cannot start the worker threads")

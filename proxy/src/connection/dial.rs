@@ -4,11 +4,11 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{SockRef, Socket, TcpKeepalive};
+use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::{Context, Feedback};
-use crate::capture::{Captured, Netns, connect_as};
+use crate::capture::{Captured, Netns, connect_as, keep_alive};
 
 /// How often, and how long each time, is waited for a descriptor: about as long as connections in
 /// the queue wait for theirs (`accept.rs`).
@@ -106,15 +106,4 @@ impl<'a> Dial<'a> {
         }
         Ok(TcpSocket::from_std_stream(socket.into()))
     }
-}
-
-/// Finds out about peers that vanished without a word (tcp(7)): after a minute of silence, and six
-/// probes ten seconds apart, the kernel ends the connection. An answer to a probe costs nothing.
-pub(crate) fn keep_alive(socket: &Socket) {
-    let probes = TcpKeepalive::new()
-        .with_time(Duration::from_secs(60))
-        .with_interval(Duration::from_secs(10))
-        .with_retries(6);
-    // Without it the connection works just the same.
-    let _ = socket.set_tcp_keepalive(&probes);
 }

@@ -15,6 +15,9 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::answer::{ERROR_HEADER, GRPC_UNAVAILABLE, bad_gateway};
 pub(crate) use self::tracker::{RequestInfo, Tracker, grpc_status, is_grpc};
 
+/// See [`HttpLimits::drain_idle`].
+pub(crate) const DRAIN_IDLE: Duration = Duration::from_secs(1);
+
 /// One request and its response, as it ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exchange {
@@ -101,6 +104,8 @@ pub struct HttpContext {
     pub limits: HttpLimits,
     /// See [`AbortHook`].
     pub on_abort: Option<AbortHook>,
+    /// The connection has carried exchanges before this engine got it.
+    pub reused: bool,
 }
 
 /// Bounds of the engine. Exceeding one never breaks HTTP/1 traffic: the connection goes on as raw
@@ -148,7 +153,7 @@ impl Default for HttpLimits {
             max_head_bytes: 1 << 20,
             max_headers: 4096,
             linger: Duration::from_secs(2),
-            drain_idle: Duration::from_secs(1),
+            drain_idle: DRAIN_IDLE,
             half_closed_idle: Duration::from_secs(3600),
             settings_wait: Duration::from_secs(1),
             stream_window: 1 << 20,
@@ -235,6 +240,7 @@ impl HttpContext {
             drain: CancellationToken::new(),
             limits: HttpLimits::default(),
             on_abort: None,
+            reused: false,
         }
     }
 

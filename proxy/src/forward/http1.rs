@@ -181,7 +181,7 @@ where
     fn upstream_ended(&mut self, reset: bool) -> Result<(), EndCause> {
         self.first.get_or_insert(Side::Upstream);
         match self.messages.upstream_ended() {
-            UpstreamEnd::BeforeHead if self.messages.is_fresh() => {
+            UpstreamEnd::BeforeHead if self.messages.is_fresh() && !self.context.reused => {
                 self.answer(if reset { "upstream-reset" } else { "upstream-closed" });
                 Ok(())
             }

@@ -5,8 +5,10 @@
 pub(crate) mod http1;
 pub(crate) mod http2;
 
+use std::sync::Arc;
+
 use super::Side;
-use super::http::{ExchangeEnd, Untracked};
+use super::http::{ExchangeEnd, ExchangeSink, HttpVersion, Untracked};
 
 /// Follows the messages of one connection whose bytes pass by.
 pub(crate) trait Observer: Send {
@@ -28,10 +30,21 @@ pub(crate) trait Observer: Send {
     /// the state of the connection allow it. `None` where there is no such word.
     fn farewell(&self) -> Option<&'static [u8]>;
 
+    /// What is spoken now; an upgrade (`h2c`) changes it.
+    fn version(&self) -> HttpVersion;
+
     /// Set once the observer has stopped interpreting; it need not be shown bytes any more.
     fn untracked(&self) -> Option<Untracked>;
 
     /// The connection is over: exchanges in flight are reported as ended like this. Without it
     /// they are reported as [`ExchangeEnd::Cancelled`] when the observer is dropped.
     fn finish(&mut self, end: ExchangeEnd);
+}
+
+/// For a connection whose client speaks `version`, from its first byte on.
+pub(crate) fn observer(version: HttpVersion, sink: Arc<dyn ExchangeSink>) -> Box<dyn Observer> {
+    match version {
+        HttpVersion::Http1 => Box::new(http1::Http1Observer::new(sink)),
+        HttpVersion::Http2 => Box::new(http2::Http2Observer::new(sink)),
+    }
 }

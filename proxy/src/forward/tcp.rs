@@ -8,22 +8,27 @@
 
 mod buffer;
 mod lane;
+mod leave;
 mod reset;
+mod splice;
 
 use std::future::{pending, poll_fn};
 use std::io;
+use std::mem;
 use std::pin::pin;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
 
+use self::lane::{Fault, Lane, Watch};
+use self::leave::{Leave, Leaving};
+use super::observe::Observer;
 use super::{ByteCounters, Side};
-use lane::{Fault, Lane};
+use crate::stop::Stop;
 pub use reset::{arm, disarm, reset};
 
 /// Settings of raw TCP.
@@ -33,6 +38,9 @@ pub struct TcpOptions {
     /// nothing. One hour by default, like Envoy's `idle_timeout`, and longer than the long polls
     /// and batch jobs that half-close and wait. Connections open on both sides have no bound.
     pub half_closed_idle: Duration,
+    /// Whether bulk may be moved by splice(2). It hangs on a socket whose data was redirected by
+    /// `sk_msg` (see docs/ARCHITECTURE.md).
+    pub splice: bool,
 }
 
 /// One side as it is handed over.
@@ -66,8 +74,10 @@ pub enum TcpEnd {
     UpstreamReset,
     /// Half-closed and silent for [`TcpOptions::half_closed_idle`].
     HalfClosedTimeout,
-    /// Cut by the cancellation token.
+    /// Cut, because `cancel` was.
     Cancelled,
+    /// Observed connections only: a drain found nothing under way.
+    Quiet,
     /// Another error, such as ETIMEDOUT from keep-alive; errno as the kernel gave it, 0 if it
     /// gave none.
     Io(Side, i32),
@@ -77,7 +87,7 @@ pub enum TcpEnd {
 
 impl Default for TcpOptions {
     fn default() -> Self {
-        Self { half_closed_idle: Duration::from_secs(3600) }
+        Self { half_closed_idle: Duration::from_secs(3600), splice: true }
     }
 }
 
@@ -96,7 +106,7 @@ impl TcpEnd {
     #[must_use]
     pub const fn errno(self) -> Option<i32> {
         match self {
-            Self::Finished | Self::HalfClosedTimeout | Self::Cancelled => None,
+            Self::Finished | Self::HalfClosedTimeout | Self::Cancelled | Self::Quiet => None,
             Self::ClientReset | Self::UpstreamReset => Some(libc::ECONNRESET),
             Self::Io(_, errno) => Some(errno),
         }
@@ -116,6 +126,25 @@ impl TcpEnd {
     }
 }
 
+/// How to look on, and when to leave.
+pub(crate) struct Observing<'a> {
+    /// Is shown every byte.
+    pub(crate) observer: &'a mut dyn Observer,
+    /// From then on the connection is left as soon as nothing is under way.
+    pub(crate) drain: &'a Stop,
+    /// How long nothing must have been under way.
+    pub(crate) drain_idle: Duration,
+}
+
+/// What has become of an observed connection.
+pub(crate) enum Observed {
+    /// It has ended; both sockets are closed.
+    Over(Forwarded),
+    /// A drain found nothing under way: both sockets are as they were, and everything that was
+    /// read from one has been written to the other.
+    Quiet(TcpStream, TcpStream),
+}
+
 /// Copies between `client` and `upstream` until both have closed, one of them fails, or `cancel`
 /// is cancelled. `counters` grow as bytes are written to their destination, and tell when one side
 /// has ended and the other has not. Both sockets are closed on return.
@@ -124,26 +153,34 @@ pub async fn forward(
     mut upstream: Endpoint,
     options: &TcpOptions,
     counters: &ByteCounters,
-    cancel: &CancellationToken,
+    cancel: &Stop,
 ) -> Forwarded {
-    // Fails only on sockets that are gone, which the first read reports.
-    let _ = client.stream.set_nodelay(true);
-    let _ = upstream.stream.set_nodelay(true);
+    let mut watch = Watch { counters, observer: None };
+    let forwarded = pass(&mut client, &mut upstream, options, &mut watch, None, cancel).await;
+    close(client, upstream, forwarded)
+}
 
-    let forwarded = {
-        let (client_read, client_write) = client.stream.split();
-        let (upstream_read, upstream_write) = upstream.stream.split();
-        let mut up = Lane::new(Side::Client, client_read, upstream_write);
-        up.begin_with(client.prefix, client.eof);
-        let mut down = Lane::new(Side::Upstream, upstream_read, client_write);
-        down.begin_with(upstream.prefix, upstream.eof);
+/// The same as [`forward`], with somebody looking on.
+pub(crate) async fn forward_observed(
+    mut client: Endpoint,
+    mut upstream: Endpoint,
+    options: &TcpOptions,
+    counters: &ByteCounters,
+    cancel: &Stop,
+    observing: Observing<'_>,
+) -> Observed {
+    let leave = Leave::new(observing.drain.cancelled(), observing.drain_idle);
+    let mut watch = Watch { counters, observer: Some(observing.observer) };
+    let leave = Some(leave);
+    let forwarded = pass(&mut client, &mut upstream, options, &mut watch, leave, cancel).await;
+    match forwarded.end {
+        TcpEnd::Quiet => Observed::Quiet(client.stream, upstream.stream),
+        _ => Observed::Over(close(client, upstream, forwarded)),
+    }
+}
 
-        let copy = copy(&mut up, &mut down, options, counters);
-        cancel
-            .run_until_cancelled(copy)
-            .await
-            .unwrap_or(Forwarded { end: TcpEnd::Cancelled, closed_first: None })
-    };
+/// Closes both sockets: with a reset where a stream was cut.
+fn close(client: Endpoint, upstream: Endpoint, forwarded: Forwarded) -> Forwarded {
     if forwarded.end != TcpEnd::Finished {
         reset(client.stream);
         reset(upstream.stream);
@@ -151,32 +188,63 @@ pub async fn forward(
     forwarded
 }
 
+async fn pass(
+    client: &mut Endpoint,
+    upstream: &mut Endpoint,
+    options: &TcpOptions,
+    watch: &mut Watch<'_>,
+    leave: Option<Leave>,
+    cancel: &Stop,
+) -> Forwarded {
+    let (client_read, client_write) = client.stream.split();
+    let (upstream_read, upstream_write) = upstream.stream.split();
+    let mut up = Lane::new(Side::Client, client_read, upstream_write, options.splice);
+    up.begin_with(mem::take(&mut client.prefix), client.eof, watch);
+    let mut down = Lane::new(Side::Upstream, upstream_read, client_write, options.splice);
+    down.begin_with(mem::take(&mut upstream.prefix), upstream.eof, watch);
+
+    let copy = copy(&mut up, &mut down, options, watch, leave);
+    tokio::select! {
+        biased;
+        forwarded = copy => forwarded,
+        () = cancel.cancelled() => Forwarded { end: TcpEnd::Cancelled, closed_first: None },
+    }
+}
+
 async fn copy<'a>(
     up: &mut Lane<'a>,
     down: &mut Lane<'a>,
     options: &TcpOptions,
-    counters: &ByteCounters,
+    watch: &mut Watch<'_>,
+    mut leave: Option<Leave>,
 ) -> Forwarded {
     let first = poll_fn(|cx| {
-        for lane in [&mut *up, &mut *down] {
-            if let Poll::Ready(result) = lane.poll(cx, counters) {
-                return Poll::Ready(result.map(|()| lane.from));
+        loop {
+            for lane in [&mut *up, &mut *down] {
+                if let Poll::Ready(result) = lane.poll(cx, watch) {
+                    return Poll::Ready(result.map(|()| Some(lane.from)));
+                }
+            }
+            let Some(leave) = &mut leave else { return Poll::Pending };
+            match ready!(leave.poll(cx, up, down, watch)) {
+                Leaving::Said => {}
+                Leaving::Quiet => return Poll::Ready(Ok(None)),
             }
         }
-        Poll::Pending
     })
     .await;
     let closed = match first {
-        Ok(side) => side,
-        Err(fault) => return fail(up, down, fault, None, counters).await,
+        Ok(Some(side)) => side,
+        Ok(None) => return Forwarded { end: TcpEnd::Quiet, closed_first: None },
+        Err(fault) => return fail(up, down, fault, None, watch).await,
     };
     let end = match closed {
-        Side::Client => finish(up, down, options, counters).await,
-        Side::Upstream => finish(down, up, options, counters).await,
+        Side::Client => finish(up, down, options, watch).await,
+        Side::Upstream => finish(down, up, options, watch).await,
     };
     match end {
         Ok(end) => Forwarded { end, closed_first: Some(closed) },
-        Err(fault) => fail(up, down, fault, Some(closed), counters).await,
+        Err(fault) => fail(up, down, fault, Some(closed), watch).await,
     }
 }
 
@@ -185,13 +253,13 @@ async fn finish<'a>(
     closed: &Lane<'a>,
     open: &mut Lane<'a>,
     options: &TcpOptions,
-    counters: &ByteCounters,
+    watch: &mut Watch<'_>,
 ) -> Result<TcpEnd, Fault> {
-    let _half_closed = counters.half_close();
+    let _half_closed = watch.counters.half_close();
     let mut idle = pin!(sleep(options.half_closed_idle));
     let rest = poll_fn(|cx| {
         let before = open.forwarded;
-        if let Poll::Ready(result) = open.poll(cx, counters) {
+        if let Poll::Ready(result) = open.poll(cx, watch) {
             return Poll::Ready(result.map(|()| TcpEnd::Finished));
         }
         if open.forwarded != before {
@@ -222,7 +290,7 @@ async fn fail<'a>(
     down: &mut Lane<'a>,
     fault: Fault,
     closed_first: Option<Side>,
-    counters: &ByteCounters,
+    watch: &mut Watch<'_>,
 ) -> Forwarded {
     let Fault { side, error } = fault;
     let lane = match side {
@@ -231,7 +299,7 @@ async fn fail<'a>(
     };
     // Past the grace period, or if the other side is gone too, the rest is undeliverable.
     let _ = tokio::time::timeout(reset::GRACE, async {
-        lane.drain(counters).await;
+        lane.drain(watch).await;
         reset::delivered(lane.sink.as_ref()).await;
     })
     .await;

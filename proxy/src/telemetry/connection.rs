@@ -14,7 +14,7 @@ use super::{
     CloseReason, ConnectionInfo, Telemetry, canonical,
     classify::Class,
     lock,
-    metrics::Bound,
+    metrics::{Bound, LastResponses},
     record::{ConnectionRecord, Record, RequestRecord},
     stats::{Key, Row},
 };
@@ -42,6 +42,7 @@ pub(super) struct Live {
     info: ConnectionInfo,
     telemetry: Telemetry,
     bound: Arc<Bound>,
+    responses: LastResponses,
     counters: Arc<ByteCounters>,
     settled: Mutex<Settled>,
     decided: OnceLock<Decided>,
@@ -148,6 +149,7 @@ impl Live {
             info,
             telemetry,
             bound,
+            responses: LastResponses::default(),
             counters: Arc::default(),
             settled: Mutex::default(),
             decided: OnceLock::new(),
@@ -268,7 +270,7 @@ impl ExchangeSink for Live {
 
     fn exchange(&self, exchange: Exchange) {
         let class = Class::of(&exchange);
-        self.bound.response(&exchange, class);
+        self.responses.count(&self.bound, &exchange, class);
         if let Some(decided) = self.decided.get() {
             decided.row.exchange(&exchange, class);
         }

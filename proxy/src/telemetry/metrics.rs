@@ -7,7 +7,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -18,7 +18,8 @@ use prometheus_client::{
 };
 
 use super::{
-    classify::Class, close::errno_name, process::ProcessCollector, workloads::WorkloadCollector,
+    classify::Class, close::errno_name, lock, process::ProcessCollector,
+    workloads::WorkloadCollector,
 };
 use crate::{
     decision::{Decision, Direction, Source, Treatment, direction_name, source_name},
@@ -147,6 +148,27 @@ pub(super) struct Side {
     write: Counter,
     close: Family<CloseLabels, Counter>,
 }
+
+/// The labels that differ between one connection's responses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ResponseKind {
+    status: Option<u16>,
+    class: Class,
+    grpc_status: Option<u32>,
+}
+
+/// The metrics of one kind of response.
+#[derive(Debug)]
+struct Responses {
+    kind: ResponseKind,
+    count: Counter,
+    latency: Option<Histogram>,
+}
+
+/// The metrics that a connection's last response was counted in: the next one is usually of the
+/// same kind, and looking them up takes longer than counting.
+#[derive(Debug, Default)]
+pub(super) struct LastResponses(Mutex<Option<Responses>>);
 
 // === impl Metrics ===
 
@@ -325,28 +347,43 @@ impl Bound {
         }
     }
 
-    pub(super) fn response(&self, exchange: &Exchange, class: Option<Class>) {
-        let Some(class) = class else { return };
+    fn responses(&self, kind: ResponseKind) -> Responses {
         let Base { direction, workload } = self.base.clone();
-        if let Some(status_code) = exchange.status {
-            let time = exchange.time_to_head.unwrap_or(exchange.duration);
-            self.latency
-                .get_or_create(&LatencyLabels {
-                    direction,
-                    workload: Arc::clone(&workload),
-                    status_code,
-                })
-                .observe(time.as_secs_f64() * 1e3);
+        let ResponseKind { status, class, grpc_status } = kind;
+        let latency = status.map(|status_code| {
+            let workload = Arc::clone(&workload);
+            let labels = LatencyLabels { direction, workload, status_code };
+            self.latency.get_or_create_owned(&labels)
+        });
+        let count = self.response.get_or_create_owned(&ResponseLabels {
+            direction,
+            workload,
+            status_code: status,
+            classification: class.name(),
+            grpc_status,
+        });
+        Responses { kind, count, latency }
+    }
+}
+
+// === impl LastResponses ===
+
+impl LastResponses {
+    /// Counts a response; `None` is none that could be judged.
+    pub(super) fn count(&self, bound: &Bound, exchange: &Exchange, class: Option<Class>) {
+        let Some(class) = class else { return };
+        let grpc_status = exchange.grpc_status.map(|s| if s <= GRPC_MAX { s } else { 2 });
+        let kind = ResponseKind { status: exchange.status, class, grpc_status };
+        let mut last = lock(&self.0);
+        if last.as_ref().is_none_or(|responses| responses.kind != kind) {
+            *last = Some(bound.responses(kind));
         }
-        self.response
-            .get_or_create(&ResponseLabels {
-                direction,
-                workload,
-                status_code: exchange.status,
-                classification: class.name(),
-                grpc_status: exchange.grpc_status.map(|s| if s <= GRPC_MAX { s } else { 2 }),
-            })
-            .inc();
+        let Some(responses) = &*last else { return };
+        responses.count.inc();
+        if let Some(latency) = &responses.latency {
+            let time = exchange.time_to_head.unwrap_or(exchange.duration);
+            latency.observe(time.as_secs_f64() * 1e3);
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Observer;
 use crate::forward::Side;
-use crate::forward::http::{ExchangeEnd, ExchangeSink, Untracked};
+use crate::forward::http::{ExchangeEnd, ExchangeSink, HttpVersion, Untracked};
 
 /// Follows both directions of an HTTP/1 connection.
 pub(crate) struct Http1Observer {
@@ -26,6 +26,9 @@ impl Observer for Http1Observer {
     }
     fn farewell(&self) -> Option<&'static [u8]> {
         None
+    }
+    fn version(&self) -> HttpVersion {
+        HttpVersion::Http1
     }
     fn untracked(&self) -> Option<Untracked> {
         None

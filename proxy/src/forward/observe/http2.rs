@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Observer;
 use crate::forward::Side;
-use crate::forward::http::{ExchangeEnd, ExchangeSink, Tracker, Untracked};
+use crate::forward::http::{ExchangeEnd, ExchangeSink, HttpVersion, Tracker, Untracked};
 
 /// Follows both directions of an HTTP/2 connection.
 pub(crate) struct Http2Observer {
@@ -33,6 +33,9 @@ impl Observer for Http2Observer {
     }
     fn farewell(&self) -> Option<&'static [u8]> {
         None
+    }
+    fn version(&self) -> HttpVersion {
+        HttpVersion::Http2
     }
     fn untracked(&self) -> Option<Untracked> {
         None

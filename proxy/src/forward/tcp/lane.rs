@@ -7,12 +7,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
+use super::super::observe::Observer;
 use super::super::{ByteCounters, Side};
 use super::buffer::{Lease, Size};
 use super::reset::disarm;
+use super::splice::Pipe;
+
+/// Large reads in a row, each filled, after which the rest is taken for bulk.
+const BULK: u8 = 2;
 
 /// From one socket's reading half to the other's writing half.
 pub(super) struct Lane<'a> {
@@ -24,6 +29,12 @@ pub(super) struct Lane<'a> {
     prefix: BytesMut,
     lease: Option<Lease>,
     size: Size,
+    /// Instead of the lease, for bulk that nobody looks at.
+    pipe: Option<Pipe>,
+    /// Whether the source can be spliced from.
+    splices: bool,
+    /// Large reads in a row that were filled.
+    full: u8,
     /// The largest read since the lane was last idle.
     peak: usize,
     /// What has become of the source.
@@ -47,10 +58,40 @@ pub(super) struct Fault {
     pub(super) error: io::Error,
 }
 
+/// Who is told what passes.
+pub(super) struct Watch<'a> {
+    pub(super) counters: &'a ByteCounters,
+    /// `None` also once it has lost track.
+    pub(super) observer: Option<&'a mut dyn Observer>,
+}
+
+// === impl Watch ===
+
+impl Watch<'_> {
+    pub(super) fn read(&mut self, from: Side, bytes: &[u8]) {
+        let Some(observer) = &mut self.observer else { return };
+        observer.bytes(from, bytes);
+        if observer.untracked().is_some() {
+            self.observer = None;
+        }
+    }
+
+    fn ended(&mut self, from: Side) {
+        if let Some(observer) = &mut self.observer {
+            observer.ended(from);
+        }
+    }
+}
+
 // === impl Lane ===
 
 impl<'a> Lane<'a> {
-    pub(super) fn new(from: Side, source: ReadHalf<'a>, sink: WriteHalf<'a>) -> Self {
+    pub(super) fn new(
+        from: Side,
+        source: ReadHalf<'a>,
+        sink: WriteHalf<'a>,
+        splices: bool,
+    ) -> Self {
         Self {
             from,
             source,
@@ -59,6 +100,9 @@ impl<'a> Lane<'a> {
             prefix: BytesMut::new(),
             lease: None,
             size: Size::default(),
+            pipe: None,
+            splices,
+            full: 0,
             peak: 0,
             input: Input::Open,
             passes_end: true,
@@ -66,10 +110,14 @@ impl<'a> Lane<'a> {
     }
 
     /// Puts `prefix` before what the source has; with `eof` nothing follows it.
-    pub(super) fn begin_with(&mut self, prefix: BytesMut, eof: bool) {
+    pub(super) fn begin_with(&mut self, prefix: BytesMut, eof: bool, watch: &mut Watch<'_>) {
+        if !prefix.is_empty() {
+            watch.read(self.from, &prefix);
+        }
         self.prefix = prefix;
         if eof {
             self.input = Input::Ended;
+            watch.ended(self.from);
         }
     }
 
@@ -78,14 +126,16 @@ impl<'a> Lane<'a> {
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        counters: &ByteCounters,
+        watch: &mut Watch<'_>,
     ) -> Poll<Result<(), Fault>> {
         loop {
             let (from, to) = (self.from, self.from.other());
-            ready!(self.poll_write(cx, counters)).map_err(|error| Fault { side: to, error })?;
+            ready!(self.poll_write(cx, watch.counters))
+                .map_err(|error| Fault { side: to, error })?;
             match self.input {
                 Input::Open => {
-                    ready!(self.poll_read(cx)).map_err(|error| Fault { side: from, error })?;
+                    ready!(self.poll_read(cx, watch))
+                        .map_err(|error| Fault { side: from, error })?;
                 }
                 Input::Ended => {
                     self.input = Input::Done;
@@ -100,10 +150,22 @@ impl<'a> Lane<'a> {
         }
     }
 
+    /// Everything that was read has been written, and the source is open.
+    pub(super) fn is_quiet(&self) -> bool {
+        let unwritten = self.lease.as_ref().is_some_and(|lease| !lease.filled().is_empty());
+        let piped = self.pipe.as_ref().is_some_and(|pipe| pipe.filled() > 0);
+        self.input == Input::Open && self.prefix.is_empty() && !unwritten && !piped
+    }
+
+    /// Puts weir's own words behind what has been written; for a lane that is quiet.
+    pub(super) fn say(&mut self, words: &[u8]) {
+        self.prefix = words.into();
+    }
+
     /// After the source has failed: copies what it sent before, without passing an end on.
-    pub(super) async fn drain(&mut self, counters: &ByteCounters) {
+    pub(super) async fn drain(&mut self, watch: &mut Watch<'_>) {
         self.passes_end = false;
-        let _ = poll_fn(|cx| self.poll(cx, counters)).await;
+        let _ = poll_fn(|cx| self.poll(cx, watch)).await;
     }
 
     /// Writes what there is; ready when there is nothing left.
@@ -116,7 +178,7 @@ impl<'a> Lane<'a> {
             let pending: &[u8] = match &self.lease {
                 _ if !self.prefix.is_empty() => &self.prefix,
                 Some(lease) if !lease.filled().is_empty() => lease.filled(),
-                _ => return Poll::Ready(Ok(())),
+                _ => return self.poll_write_pipe(cx, counters),
             };
             let n = ready!(Pin::new(&mut self.sink).poll_write(cx, pending))?;
             if n == 0 {
@@ -137,10 +199,34 @@ impl<'a> Lane<'a> {
         }
     }
 
+    fn poll_write_pipe(
+        &mut self,
+        cx: &mut Context<'_>,
+        counters: &ByteCounters,
+    ) -> Poll<io::Result<()>> {
+        let Some(pipe) = &mut self.pipe else { return Poll::Ready(Ok(())) };
+        let sink = self.sink.as_ref();
+        while pipe.filled() > 0 {
+            ready!(sink.poll_write_ready(cx))?;
+            match sink.try_io(Interest::WRITABLE, || pipe.empty(sink)) {
+                Ok(n) => {
+                    self.forwarded += n as u64;
+                    counters.add_from(self.from, n);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Reads once. There is nothing to write when this is called.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, watch: &mut Watch<'_>) -> Poll<io::Result<()>> {
         let result = match self.source.as_ref().poll_read_ready(cx) {
-            Poll::Ready(Ok(())) => self.poll_fill(cx),
+            Poll::Ready(Ok(())) if self.is_bulk() && watch.observer.is_none() => {
+                self.poll_splice(cx, watch)
+            }
+            Poll::Ready(Ok(())) => self.poll_fill(cx, watch),
             other => other,
         };
         if result.is_pending() {
@@ -149,7 +235,7 @@ impl<'a> Lane<'a> {
         result
     }
 
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_fill(&mut self, cx: &mut Context<'_>, watch: &mut Watch<'_>) -> Poll<io::Result<()>> {
         if self.lease.as_ref().is_some_and(|lease| lease.size() != self.size) {
             self.lease = None;
         }
@@ -162,18 +248,63 @@ impl<'a> Lane<'a> {
         if n == 0 {
             self.input = Input::Ended;
             self.lease = None;
-        } else if n == self.size.bytes() {
+            watch.ended(self.from);
+            return Poll::Ready(Ok(()));
+        }
+        watch.read(self.from, lease.filled());
+        if n < self.size.bytes() {
+            self.full = 0;
+        } else if self.size == Size::Large {
+            self.full = self.full.saturating_add(1);
+        } else {
             self.size = self.size.larger();
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn is_bulk(&self) -> bool {
+        self.splices && self.full >= BULK
+    }
+
+    /// Reads once into a pipe.
+    fn poll_splice(&mut self, cx: &mut Context<'_>, watch: &mut Watch<'_>) -> Poll<io::Result<()>> {
+        self.lease = None;
+        if self.pipe.is_none() {
+            self.pipe = Pipe::take().ok();
+        }
+        let source = self.source.as_ref();
+        while let Some(pipe) = &mut self.pipe {
+            match source.try_io(Interest::READABLE, || pipe.fill(source)) {
+                Ok(0) => {
+                    self.input = Input::Ended;
+                    self.pipe = None;
+                    watch.ended(self.from);
+                    return Poll::Ready(Ok(()));
+                }
+                Ok(n) => {
+                    self.peak = self.peak.max(n);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(source.poll_read_ready(cx))?;
+                }
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => self.pipe = None,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        // There is no pipe to be had, or the kernel can't.
+        self.splices = false;
+        self.poll_fill(cx, watch)
     }
 
     /// Nothing to read: gives the buffer back, and takes a smaller one next time if a smaller one
     /// would have done.
     fn rest(&mut self) {
         self.lease = None;
+        self.pipe = None;
         if self.peak > 0 && self.peak < self.size.smaller().bytes() {
             self.size = self.size.smaller();
+            self.full = 0;
         }
         self.peak = 0;
     }

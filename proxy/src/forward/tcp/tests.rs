@@ -9,6 +9,8 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{advance, pause};
 
+mod observed;
+
 use super::buffer::{Size, free};
 use super::*;
 
@@ -19,7 +21,7 @@ struct Rig {
     client: TcpStream,
     server: TcpStream,
     counters: Arc<ByteCounters>,
-    cancel: CancellationToken,
+    cancel: Stop,
     task: JoinHandle<Forwarded>,
 }
 
@@ -51,7 +53,7 @@ impl Rig {
 
     fn with(client: TcpStream, near: Endpoint, far: Endpoint, server: TcpStream) -> Self {
         let counters = Arc::new(ByteCounters::default());
-        let cancel = CancellationToken::new();
+        let cancel = Stop::new();
         let task = tokio::spawn({
             let (counters, cancel) = (Arc::clone(&counters), cancel.clone());
             async move { forward(near, far, &TcpOptions::default(), &counters, &cancel).await }
@@ -206,7 +208,7 @@ async fn bytes_sent_before_a_reset_arrive_before_it() {
     reset(server);
     let (mut client, near) = near;
     let counters = ByteCounters::default();
-    let (options, cancel) = (TcpOptions::default(), CancellationToken::new());
+    let (options, cancel) = (TcpOptions::default(), Stop::new());
     let forward = forward(near.into(), upstream.into(), &options, &counters, &cancel);
     let (received, forwarded) = tokio::join!(read_until_reset(&mut client), forward);
     assert!(received == data, "{} bytes", received.len());
@@ -440,4 +442,20 @@ async fn slow_reader_holds_the_sender_back() {
     assert_eq!(received, counters.upstream_to_client());
     drop(client);
     assert!(matches!(task.await.unwrap().end, TcpEnd::Finished));
+}
+
+#[tokio::test]
+async fn bulk_is_spliced_unless_that_is_off() {
+    const TOTAL: usize = 16 << 20;
+    for splice in [false, true] {
+        let ((client, near), (far, server)) = (connected(None).await, connected(None).await);
+        let (counters, cancel) = (ByteCounters::default(), Stop::new());
+        let options = TcpOptions { splice, ..TcpOptions::default() };
+        let (receive, send) = (client, server);
+        let forwarding = forward(near.into(), far.into(), &options, &counters, &cancel);
+        let (_, (), forwarded) =
+            tokio::join!(send_noise(send, 3, TOTAL), check_noise(receive, 3, TOTAL), forwarding);
+        assert_eq!(forwarded.end, TcpEnd::Finished);
+        assert_eq!(splice::free() > 0, splice, "a pipe was used");
+    }
 }
