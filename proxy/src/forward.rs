@@ -13,6 +13,9 @@ pub mod tcp;
 #[cfg(test)]
 mod http_testing;
 
+#[doc(hidden)]
+pub use self::observe::Http1Probe;
+
 /// One of a connection's two peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {

@@ -257,6 +257,17 @@ impl fmt::Debug for HttpContext {
     }
 }
 
+// === impl Untracked ===
+
+impl Untracked {
+    /// The reason as the value of a metric's label. Reasons are constants, so that the values are
+    /// bounded.
+    #[must_use]
+    pub fn label(&self) -> String {
+        self.reason.replace([' ', '/', '-'], "_").to_ascii_lowercase()
+    }
+}
+
 // === impl HttpEnd ===
 
 impl From<EndCause> for HttpEnd {

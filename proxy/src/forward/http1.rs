@@ -6,7 +6,9 @@
 //! with an HTTP/1.1 connection, the version of an answer to HTTP/1.0, or the order of fields, and
 //! adds `connection` fields of its own (`h1/conn.rs`, `enforce_version`).
 
-mod body;
+pub(super) mod body;
+pub(super) mod exchanges;
+pub(super) mod fields;
 mod head;
 mod messages;
 mod pipe;

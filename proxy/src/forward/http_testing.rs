@@ -61,9 +61,13 @@ impl Recorder {
     }
 
     /// What the engine said of streams that it could not follow.
-    #[expect(dead_code, reason = "used by the observers' tests")]
     pub(super) fn downgrades(&self) -> Vec<Untracked> {
         self.downgrades.lock().unwrap().clone()
+    }
+
+    /// The exchanges reported so far.
+    pub(super) fn so_far(&self) -> Vec<Exchange> {
+        self.seen.lock().unwrap().1.clone()
     }
 
     /// Every request that was started has been reported.

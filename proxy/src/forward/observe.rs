@@ -4,6 +4,9 @@
 
 pub(crate) mod http1;
 pub(crate) mod http2;
+mod probe;
+
+pub use self::probe::Http1Probe;
 
 use std::sync::Arc;
 

@@ -258,6 +258,7 @@ impl Live {
 impl ExchangeSink for Live {
     fn downgraded(&self, untracked: Untracked) {
         tracing::debug!(?untracked, "HTTP messages can't be followed, passing bytes on");
+        self.bound.downgraded(untracked);
     }
 
     fn request_started(&self) {

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     decision::{Decision, Direction, Source, Treatment, direction_name, source_name},
-    forward::http::Exchange,
+    forward::http::{Exchange, Untracked},
 };
 
 /// Highest gRPC status code (`UNAUTHENTICATED`); larger ones share the label of UNKNOWN, so that
@@ -57,6 +57,7 @@ struct Families {
     outbound_detect_time: Family<WorkloadLabels, Histogram, fn() -> Histogram>,
     connections: Family<ConnectionLabels, Counter>,
     half_closed: Family<Base, Gauge>,
+    downgrade: Family<DowngradeLabels, Counter>,
     accept_errors: Family<ErrnoLabels, Counter>,
     accept_shed: Counter,
 }
@@ -120,6 +121,13 @@ struct ConnectionLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DowngradeLabels {
+    direction: &'static str,
+    workload: Arc<str>,
+    reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ErrnoLabels {
     errno: String,
 }
@@ -134,6 +142,7 @@ pub(super) struct Bound {
     pub(super) upstream: Side,
     response: Family<ResponseLabels, Counter>,
     latency: Family<LatencyLabels, Histogram, fn() -> Histogram>,
+    downgrade: Family<DowngradeLabels, Counter>,
     detect: Family<DetectLabels, Counter>,
     detect_time: Histogram,
 }
@@ -258,6 +267,7 @@ impl Families {
             outbound_detect_time: Family::new_with_constructor(detect_histogram),
             connections: Family::default(),
             half_closed: Family::default(),
+            downgrade: Family::default(),
             accept_errors: Family::default(),
             accept_shed: Counter::default(),
         };
@@ -286,6 +296,10 @@ impl Families {
             "weir_connections", "Connections by treatment and by who decided it", connections;
             "weir_half_closed_connections",
                 "Raw TCP connections that one side has ended and the other has not", half_closed;
+            "weir_http_downgrade",
+                "Connections whose HTTP messages could not be followed any more: their bytes \
+                passed on unread",
+                downgrade;
             "weir_accept_errors",
                 "Accepts that failed for want of descriptors or memory", accept_errors;
             "weir_accept_shed",
@@ -323,6 +337,7 @@ impl Bound {
             upstream: Side::new(families, &base, "dst"),
             response: families.response.clone(),
             latency: families.latency.clone(),
+            downgrade: families.downgrade.clone(),
             detect: detect.clone(),
             detect_time: detect_time.get_or_create_owned(&WorkloadLabels { workload }),
             base,
@@ -345,6 +360,12 @@ impl Bound {
         if let Some(took) = took {
             self.detect_time.observe(took.as_secs_f64());
         }
+    }
+
+    pub(super) fn downgraded(&self, untracked: Untracked) {
+        let Base { direction, workload } = self.base.clone();
+        let reason = untracked.label();
+        self.downgrade.get_or_create(&DowngradeLabels { direction, workload, reason }).inc();
     }
 
     fn responses(&self, kind: ResponseKind) -> Responses {

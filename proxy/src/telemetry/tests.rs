@@ -1,5 +1,5 @@
 use super::*;
-use crate::forward::http::{Exchange, ExchangeEnd};
+use crate::forward::http::{Exchange, ExchangeEnd, Side, Untracked};
 
 pub(super) fn exchange() -> Exchange {
     Exchange {
@@ -104,6 +104,18 @@ fn metric_names_labels_and_buckets_are_linkerds() {
         }
     }
     insta::assert_snapshot!("metrics", sorted.concat().join("\n"));
+}
+
+#[test]
+fn messages_that_cannot_be_followed_are_counted_by_reason() {
+    let telemetry = Telemetry::new(None);
+    let guard = telemetry.open(info());
+    let reason = "transfer-encoding in HTTP/1.0";
+    guard.sink().downgraded(Untracked { side: Side::Client, reason });
+    let text = telemetry.encode_metrics();
+    let line = "weir_http_downgrade_total{direction=\"outbound\",workload=\"shop\",\
+        reason=\"transfer_encoding_in_http_1.0\"} 1\n";
+    assert!(text.contains(line), "{text}");
 }
 
 #[test]

@@ -37,6 +37,15 @@ pub(crate) fn grpc_status(headers: &http::HeaderMap) -> Option<u32> {
     headers.get("grpc-status")?.to_str().ok()?.trim().parse().ok()
 }
 
+// === impl RequestInfo ===
+
+impl RequestInfo {
+    /// Bytes that its words take.
+    pub(crate) fn words(&self) -> usize {
+        self.method.len() + self.authority.as_ref().map_or(0, String::len) + self.path.len()
+    }
+}
+
 // === impl Tracker ===
 
 impl Tracker {
@@ -102,6 +111,12 @@ impl Tracker {
     /// exchange ended; it is reported when the request's bytes are counted.
     pub(crate) fn response_ended(&mut self, end: ExchangeEnd) {
         self.settled.get_or_insert((self.since.elapsed(), end));
+    }
+
+    /// The same for a response that came with its head, at one time.
+    pub(crate) fn response_ended_at_once(&mut self, end: ExchangeEnd) {
+        let took = self.exchange.as_ref().and_then(|exchange| exchange.time_to_head);
+        self.settled.get_or_insert_with(|| (took.unwrap_or_else(|| self.since.elapsed()), end));
     }
 
     /// Reports the exchange, ended like this unless its response has; later calls do nothing.

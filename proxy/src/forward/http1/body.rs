@@ -2,7 +2,7 @@
 
 /// How a message's body is delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
+pub(in crate::forward) enum Framing {
     None,
     Length(u64),
     Chunked,
@@ -12,24 +12,24 @@ pub(super) enum Framing {
 
 /// A body in transit.
 #[derive(Debug)]
-pub(super) struct Body {
+pub(in crate::forward) struct Body {
     state: State,
 }
 
 /// What [`Body::advance`] made of its input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Progress {
+pub(in crate::forward) struct Progress {
     /// Bytes of the input that belong to this message.
-    pub(super) consumed: usize,
+    pub(in crate::forward) consumed: usize,
     /// Those of them that are content rather than framing.
-    pub(super) content: u64,
+    pub(in crate::forward) content: u64,
     /// The message ends after `consumed`.
-    pub(super) done: bool,
+    pub(in crate::forward) done: bool,
 }
 
 /// The bytes are not a chunked body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct NotChunked;
+pub(in crate::forward) struct NotChunked;
 
 #[derive(Clone, Copy, Debug)]
 enum State {
@@ -59,7 +59,7 @@ enum State {
 // === impl Body ===
 
 impl Body {
-    pub(super) fn new(framing: Framing) -> Self {
+    pub(in crate::forward) fn new(framing: Framing) -> Self {
         let state = match framing {
             Framing::None | Framing::Length(0) => State::Done,
             Framing::Length(length) => State::Length(length),
@@ -69,16 +69,17 @@ impl Body {
         Self { state }
     }
 
-    pub(super) fn is_done(&self) -> bool {
+    pub(in crate::forward) fn is_done(&self) -> bool {
         matches!(self.state, State::Done)
     }
 
-    pub(super) fn is_until_eof(&self) -> bool {
+    pub(in crate::forward) fn is_until_eof(&self) -> bool {
         matches!(self.state, State::UntilEof)
     }
 
-    /// Takes the next bytes of the stream.
-    pub(super) fn advance(&mut self, input: &[u8]) -> Result<Progress, NotChunked> {
+    /// Takes the next bytes of the stream, up to the first that is wrong: that one is the error
+    /// when it is the first.
+    pub(in crate::forward) fn advance(&mut self, input: &[u8]) -> Result<Progress, NotChunked> {
         let mut progress = Progress::default();
         while progress.consumed < input.len() && !self.is_done() {
             let rest = &input[progress.consumed..];
@@ -100,10 +101,14 @@ impl Body {
                     progress.consumed = input.len();
                     progress.content += available;
                 }
-                _ => {
-                    self.state = self.state.framing(rest[0])?;
-                    progress.consumed += 1;
-                }
+                _ => match self.state.framing(rest[0]) {
+                    Ok(state) => {
+                        self.state = state;
+                        progress.consumed += 1;
+                    }
+                    Err(_) if progress.consumed > 0 => return Ok(progress),
+                    Err(error) => return Err(error),
+                },
             }
         }
         progress.done = self.is_done();
@@ -157,12 +162,15 @@ mod tests {
     fn run(framing: Framing, input: &[u8], step: usize) -> Result<Found, NotChunked> {
         let mut body = Body::new(framing);
         let (mut at, mut content) = (0, 0);
-        for piece in input.chunks(step) {
-            let progress = body.advance(piece)?;
-            at += progress.consumed;
-            content += progress.content;
-            if progress.done {
-                return Ok((at, content, true));
+        for mut piece in input.chunks(step) {
+            while !piece.is_empty() {
+                let progress = body.advance(piece)?;
+                at += progress.consumed;
+                content += progress.content;
+                piece = &piece[progress.consumed..];
+                if progress.done {
+                    return Ok((at, content, true));
+                }
             }
         }
         Ok((at, content, false))
@@ -195,7 +203,9 @@ mod tests {
     #[test]
     fn what_is_not_chunked_is_noticed() {
         for input in [&b"x\r\n"[..], b"\r\n", b"3\r\nabcd", b"3x\r\n", b"11111111111111111\r\n"] {
-            assert_eq!(run(Framing::Chunked, input, 1), Err(NotChunked), "{input:?}");
+            for step in 1..=input.len() {
+                assert_eq!(run(Framing::Chunked, input, step), Err(NotChunked), "{input:?}");
+            }
         }
     }
 }

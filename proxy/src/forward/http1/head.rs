@@ -6,30 +6,13 @@ use std::ops::Range;
 use httparse::{EMPTY_HEADER, Header, ParserConfig, Request, Response, Status};
 
 use super::body::Framing;
-use crate::forward::http::{HttpLimits, RequestInfo, is_grpc};
+use super::fields::{Field, Fields, Kind, RequestHead, RequestLine};
+use crate::forward::http::HttpLimits;
 
 /// Heads with more fields than this take a second, larger table.
 const USUAL_HEADERS: usize = 64;
 
 pub(super) const TOO_LARGE: &str = "head larger than the limit";
-
-/// The start of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct RequestHead {
-    pub(super) info: RequestInfo,
-    pub(super) framing: Framing,
-    pub(super) kind: Kind,
-    /// The response decides whether the bytes after this request are HTTP.
-    pub(super) may_tunnel: bool,
-}
-
-/// What a response's framing depends on (RFC 9112 §6.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Head,
-    Connect,
-    Other,
-}
 
 /// The start of a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,27 +44,13 @@ pub(super) enum Parsed<T> {
     Invalid(&'static str),
 }
 
-/// The fields that framing depends on.
-#[derive(Default)]
-struct Fields {
-    length: Option<u64>,
-    chunked: bool,
-    other_coding: bool,
-    /// How many `Connection` fields there are, and where one says `keep-alive` and nothing else.
-    connections: usize,
-    keep_alive: Option<Range<usize>>,
-    upgrade: bool,
-    grpc: bool,
-    host: Option<String>,
-}
-
 /// Reads a request head off the front of `input`.
 pub(super) fn request(input: &[u8], limits: &HttpLimits) -> Parsed<RequestHead> {
     with_table(limits.max_headers, |table| {
         let mut request = Request::new(table);
         match request.parse(input) {
             Ok(Status::Partial) => Ok(Parsed::Partial),
-            Ok(Status::Complete(length)) => Ok(match request_head(&request, input) {
+            Ok(Status::Complete(length)) => Ok(match request_head(&request) {
                 Ok(head) => Parsed::Complete(head, length),
                 Err(reason) => Parsed::Invalid(reason),
             }),
@@ -131,34 +100,10 @@ fn with_table<'b, T>(
     })
 }
 
-fn request_head(request: &Request<'_, '_>, input: &[u8]) -> Result<RequestHead, &'static str> {
-    let method = request.method.unwrap_or_default();
-    let target = request.path.unwrap_or_default();
-    let http11 = request.version == Some(1);
-    let fields = Fields::read(request.headers, input)?;
-    let framing = match fields.coding(http11)? {
-        Some(Framing::UntilEof) => return Err("request body without an end"),
-        Some(framing) => framing,
-        None => Framing::None,
-    };
-    let kind = match method {
-        "HEAD" => Kind::Head,
-        "CONNECT" => Kind::Connect,
-        _ => Kind::Other,
-    };
-    let (target_authority, path) = split_target(target, kind);
-    Ok(RequestHead {
-        framing,
-        kind,
-        may_tunnel: kind == Kind::Connect || fields.upgrade,
-        info: RequestInfo {
-            version: if http11 { 11 } else { 10 },
-            method: method.to_owned(),
-            authority: fields.host.or(target_authority.map(str::to_owned)),
-            path: path.to_owned(),
-            grpc: fields.grpc,
-        },
-    })
+fn request_head(request: &Request<'_, '_>) -> Result<RequestHead, &'static str> {
+    let method = request.method.unwrap_or_default().to_owned();
+    let line = RequestLine::new(method, request.path.unwrap_or_default());
+    RequestHead::new(line, request.version == Some(1), fields(request.headers)?)
 }
 
 fn response_head(
@@ -168,36 +113,23 @@ fn response_head(
 ) -> Result<ResponseHead, &'static str> {
     let status = response.code.unwrap_or_default();
     let http11 = response.version == Some(1);
-    let fields = Fields::read(response.headers, input)?;
-    let framing = match (status, kind) {
-        (100..=199 | 204 | 304, _) | (_, Kind::Head) | (200..=299, Kind::Connect) => Framing::None,
-        _ => fields.coding(http11)?.unwrap_or(Framing::UntilEof),
-    };
+    let fields = fields(response.headers)?;
     Ok(ResponseHead {
         status,
-        framing,
-        grpc: fields.grpc,
-        persistence: match (fields.connections, fields.keep_alive) {
-            (0, _) if http11 => Persistence::Unsaid,
-            (1, Some(value)) => Persistence::KeepAlive(value),
-            _ => Persistence::Said,
-        },
+        framing: fields.response_framing(http11, status, kind)?,
+        grpc: fields.is_grpc(),
+        persistence: Persistence::of(response.headers, http11, input),
     })
 }
 
-/// Authority and path of a target in any of its four forms (RFC 9112 §3.2).
-fn split_target(target: &str, kind: Kind) -> (Option<&str>, &str) {
-    let target = target.split('?').next().unwrap_or_default();
-    if kind == Kind::Connect {
-        return (Some(target), "");
+fn fields(headers: &[Header<'_>]) -> Result<Fields, &'static str> {
+    let mut fields = Fields::default();
+    for header in headers {
+        if let Some(field) = Field::of(header.name.as_bytes()) {
+            fields.add(field, header.value)?;
+        }
     }
-    let Some((_, rest)) = target.split_once("://").filter(|_| !target.starts_with('/')) else {
-        return (None, target);
-    };
-    match rest.find('/') {
-        Some(slash) => (Some(&rest[..slash]), &rest[slash..]),
-        None => (Some(rest), "/"),
-    }
+    Ok(fields)
 }
 
 // === impl Parsed ===
@@ -212,69 +144,24 @@ impl<T> Parsed<T> {
     }
 }
 
-// === impl Fields ===
+// === impl Persistence ===
 
-impl Fields {
-    fn read(headers: &[Header<'_>], input: &[u8]) -> Result<Self, &'static str> {
-        let mut fields = Self::default();
-        for header in headers {
-            let value = header.value.trim_ascii();
-            match header.name.len() {
-                4 if header.name.eq_ignore_ascii_case("host") && fields.host.is_none() => {
-                    fields.host = Some(String::from_utf8_lossy(value).into_owned());
+impl Persistence {
+    fn of(headers: &[Header<'_>], http11: bool, input: &[u8]) -> Self {
+        let mut fields = headers
+            .iter()
+            .filter(|header| Field::of(header.name.as_bytes()) == Some(Field::Connection));
+        match (fields.next(), fields.next()) {
+            (None, _) if http11 => Self::Unsaid,
+            (Some(only), None) => {
+                let value = only.value.trim_ascii();
+                if !value.eq_ignore_ascii_case(b"keep-alive") {
+                    return Self::Said;
                 }
-                7 if header.name.eq_ignore_ascii_case("upgrade") => fields.upgrade = true,
-                10 if header.name.eq_ignore_ascii_case("connection") => {
-                    fields.connections += 1;
-                    if value.eq_ignore_ascii_case(b"keep-alive") {
-                        let start = value.as_ptr().addr() - input.as_ptr().addr();
-                        fields.keep_alive = Some(start..start + value.len());
-                    }
-                }
-                12 if header.name.eq_ignore_ascii_case("content-type") => {
-                    fields.grpc = is_grpc(value);
-                }
-                14 if header.name.eq_ignore_ascii_case("content-length") => fields.length(value)?,
-                17 if header.name.eq_ignore_ascii_case("transfer-encoding") => {
-                    fields.codings(value);
-                }
-                _ => {}
+                let start = value.as_ptr().addr() - input.as_ptr().addr();
+                Self::KeepAlive(start..start + value.len())
             }
-        }
-        Ok(fields)
-    }
-
-    fn length(&mut self, value: &[u8]) -> Result<(), &'static str> {
-        for item in value.split(|byte| *byte == b',') {
-            let item = item.trim_ascii();
-            let digits = !item.is_empty() && item.iter().all(u8::is_ascii_digit);
-            let number = std::str::from_utf8(item).ok().filter(|_| digits);
-            let length = number.and_then(|number| number.parse::<u64>().ok());
-            match (length, self.length) {
-                (None, _) => return Err("invalid content-length"),
-                (Some(new), Some(old)) if new != old => return Err("contradictory content-length"),
-                (length, _) => self.length = length,
-            }
-        }
-        Ok(())
-    }
-
-    /// Only the last coding of the last field counts (RFC 9112 §6.3).
-    fn codings(&mut self, value: &[u8]) {
-        let last = value.rsplit(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
-        self.chunked = last.eq_ignore_ascii_case(b"chunked");
-        self.other_coding = !self.chunked;
-    }
-
-    fn coding(&self, http11: bool) -> Result<Option<Framing>, &'static str> {
-        match (self.chunked, self.other_coding, self.length) {
-            // Recipients disagree about these two, so following them is a guess.
-            (true, ..) | (_, true, _) if !http11 => Err("transfer-encoding in HTTP/1.0"),
-            (true, _, Some(_)) => Err("transfer-encoding with content-length"),
-            (true, ..) => Ok(Some(Framing::Chunked)),
-            (_, true, _) => Ok(Some(Framing::UntilEof)),
-            (.., Some(length)) => Ok(Some(Framing::Length(length))),
-            _ => Ok(None),
+            _ => Self::Said,
         }
     }
 }

@@ -1,13 +1,14 @@
 //! Follows the messages of both directions of a connection: which bytes may go on, which response
 //! belongs to which request, where HTTP ends and a tunnel begins. Knows no sockets.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::body::{Body, Framing};
-use super::head::{self, Kind, Parsed, Persistence, ResponseHead, TOO_LARGE};
+use super::exchanges::{Answer, Exchanges};
+use super::fields::RequestHead;
+use super::head::{self, Parsed, Persistence, ResponseHead, TOO_LARGE};
 use super::pipe::Pipe;
-use crate::forward::http::{ExchangeEnd, ExchangeSink, HttpLimits, Side, Tracker, Untracked};
+use crate::forward::http::{ExchangeEnd, ExchangeSink, HttpLimits, Side, Untracked};
 
 /// Said to a client whose connection ends after this response, because weir drains (RFC 9112 §9.6):
 /// it sends no more requests then.
@@ -16,21 +17,11 @@ const CLOSE: &[u8] = b"connection: close\r\n";
 /// (RFC 9110 §7.6.1), and for this client the connection ends here.
 const CLOSE_VALUE: &[u8] = b"close";
 
-/// Requests that may wait for their responses: what a pipelining client can make weir hold, at some
-/// hundred bytes each. Those behind wait in the kernel.
-const MAX_PIPELINED: usize = 1024;
-
 pub(super) struct Messages {
-    sink: Arc<dyn ExchangeSink>,
     limits: HttpLimits,
+    exchanges: Exchanges,
     requests: State,
     responses: State,
-    /// Requests whose response has not ended, and possibly one whose body has not.
-    pending: VecDeque<Pending>,
-    tunnel: Option<Tracker>,
-    untracked: Option<Untracked>,
-    /// Responses that ended.
-    answered: u64,
     /// The client was told that no more requests are taken.
     close_said: bool,
     /// Bytes of the client that were held back may be looked at again.
@@ -53,14 +44,6 @@ struct Search {
     parsed: usize,
 }
 
-struct Pending {
-    tracker: Tracker,
-    kind: Kind,
-    may_tunnel: bool,
-    request_done: bool,
-    response_done: bool,
-}
-
 /// What the end of the upstream's bytes means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum UpstreamEnd {
@@ -79,21 +62,17 @@ pub(super) enum UpstreamEnd {
 impl Messages {
     pub(super) fn new(sink: Arc<dyn ExchangeSink>, limits: HttpLimits) -> Self {
         Self {
-            sink,
             limits,
+            exchanges: Exchanges::new(sink),
             requests: State::head(),
             responses: State::head(),
-            pending: VecDeque::new(),
-            tunnel: None,
-            untracked: None,
-            answered: 0,
             close_said: false,
             released: false,
         }
     }
 
     pub(super) fn untracked(&self) -> Option<Untracked> {
-        self.untracked
+        self.exchanges.untracked()
     }
 
     pub(super) fn is_raw(&self) -> bool {
@@ -104,14 +83,14 @@ impl Messages {
     pub(super) fn is_held(&self) -> bool {
         match self.requests {
             State::Held => true,
-            State::Head(_) => self.pending.len() >= MAX_PIPELINED,
+            State::Head(_) => self.exchanges.is_full(),
             State::Body(_) | State::Raw => false,
         }
     }
 
     /// Nothing is under way.
     pub(super) fn is_idle(&self) -> bool {
-        self.pending.is_empty()
+        self.exchanges.is_empty()
             && matches!((&self.requests, &self.responses), (State::Head(_), State::Head(_)))
     }
 
@@ -122,7 +101,7 @@ impl Messages {
 
     /// No response has ended yet: the connection was not being reused.
     pub(super) fn is_fresh(&self) -> bool {
-        self.answered == 0
+        self.exchanges.answered() == 0
     }
 
     /// True once after bytes that were held back may go on.
@@ -136,7 +115,7 @@ impl Messages {
             let input = pipe.uncleared();
             match &mut self.requests {
                 State::Head(_) if self.close_said => pipe.discard(),
-                State::Head(_) if self.pending.len() >= MAX_PIPELINED => return,
+                State::Head(_) if self.exchanges.is_full() => return,
                 State::Head(search) => {
                     if !search.is_worth_parsing(input) {
                         return self.check_size(Side::Client, input.len());
@@ -153,9 +132,7 @@ impl Messages {
                 State::Body(body) => match body.advance(input) {
                     Ok(progress) => {
                         pipe.clear(progress.consumed);
-                        if let Some(request) = self.pending.back_mut() {
-                            request.tracker.request_bytes(progress.content);
-                        }
+                        self.exchanges.request_bytes(progress.content);
                         if progress.done {
                             self.request_done();
                         }
@@ -166,9 +143,7 @@ impl Messages {
                 State::Raw => {
                     let count = input.len();
                     pipe.clear(count);
-                    if let Some(tracker) = &mut self.tunnel {
-                        tracker.request_bytes(count as u64);
-                    }
+                    self.exchanges.request_bytes(count as u64);
                 }
             }
         }
@@ -180,8 +155,7 @@ impl Messages {
             let input = pipe.uncleared();
             match &mut self.responses {
                 State::Head(search) => {
-                    let Some(request) = self.pending.front().filter(|front| !front.response_done)
-                    else {
+                    let Some(request) = self.exchanges.waiting() else {
                         self.lose_track(Side::Upstream, "response without a request");
                         continue;
                     };
@@ -199,9 +173,7 @@ impl Messages {
                 State::Body(body) => match body.advance(input) {
                     Ok(progress) => {
                         pipe.clear(progress.consumed);
-                        if let Some(request) = self.pending.front_mut() {
-                            request.tracker.response_bytes(progress.content);
-                        }
+                        self.exchanges.response_bytes(progress.content);
                         if progress.done {
                             self.response_done();
                         }
@@ -211,9 +183,7 @@ impl Messages {
                 State::Held | State::Raw => {
                     let count = input.len();
                     pipe.clear(count);
-                    if let Some(tracker) = &mut self.tunnel {
-                        tracker.response_bytes(count as u64);
-                    }
+                    self.exchanges.response_bytes(count as u64);
                 }
             }
         }
@@ -224,44 +194,27 @@ impl Messages {
         match &self.responses {
             State::Raw | State::Held => UpstreamEnd::Raw,
             State::Body(body) if body.is_until_eof() => {
-                // The client need not send the rest of its body for the exchange to be over.
-                if let Some(request) = self.pending.front_mut() {
-                    request.request_done = true;
-                }
                 self.response_done();
+                self.exchanges.settle_early_answer();
                 UpstreamEnd::InOrder
             }
             State::Body(_) => UpstreamEnd::Truncated,
-            State::Head(_) if self.pending.iter().any(|request| !request.response_done) => {
-                UpstreamEnd::BeforeHead
-            }
+            State::Head(_) if self.exchanges.waiting().is_some() => UpstreamEnd::BeforeHead,
             State::Head(_) => {
-                if let Some(request) = self.pending.front_mut() {
-                    request.request_done = true;
-                }
-                self.settle();
+                self.exchanges.settle_early_answer();
                 UpstreamEnd::InOrder
             }
         }
     }
 
-    /// Reports what is in flight: the first as `first`, the others as `rest`.
+    /// See [`Exchanges::abandon`].
     pub(super) fn abandon(&mut self, first: ExchangeEnd, rest: ExchangeEnd) {
-        let mut end = first;
-        for mut request in self.pending.drain(..) {
-            request.tracker.finish(end.clone());
-            end = rest.clone();
-        }
-        if let Some(mut tracker) = self.tunnel.take() {
-            tracker.finish(ExchangeEnd::Tunnel);
-        }
+        self.exchanges.abandon(first, rest);
     }
 
     /// From here on both directions pass unread.
     pub(super) fn lose_track(&mut self, side: Side, reason: &'static str) {
-        tracing::debug!(?side, reason, "http/1 messages can't be followed, passing bytes on");
-        self.untracked.get_or_insert(Untracked { side, reason });
-        self.abandon(ExchangeEnd::Untracked, ExchangeEnd::Untracked);
+        self.exchanges.lose_track(side, reason);
         self.pass_everything();
     }
 
@@ -277,15 +230,9 @@ impl Messages {
         }
     }
 
-    fn request_started(&mut self, head: head::RequestHead) {
-        self.pending.push_back(Pending {
-            tracker: Tracker::start(&self.sink, head.info),
-            kind: head.kind,
-            may_tunnel: head.may_tunnel,
-            request_done: false,
-            response_done: false,
-        });
+    fn request_started(&mut self, head: RequestHead) {
         let body = Body::new(head.framing);
+        self.exchanges.start(head);
         let done = body.is_done();
         self.requests = State::Body(body);
         if done {
@@ -294,18 +241,8 @@ impl Messages {
     }
 
     fn request_done(&mut self) {
-        self.requests = State::head();
-        if let Some(request) = self.pending.back_mut() {
-            request.request_done = true;
-            // Answered early, the request can no longer become a tunnel.
-            if request.may_tunnel && !matches!(self.responses, State::Body(_)) {
-                self.requests = State::Held;
-            }
-            if request.response_done {
-                self.requests = State::head();
-            }
-        }
-        self.settle();
+        let held = self.exchanges.request_done();
+        self.requests = if held { State::Held } else { State::head() };
     }
 
     fn response_started(
@@ -315,37 +252,33 @@ impl Messages {
         pipe: &mut Pipe,
         draining: bool,
     ) {
-        let Some(request) = self.pending.front_mut() else { return };
-        let tunnel = match head.status {
-            101 => true,
-            100..=199 => {
+        match self.exchanges.response_head(head.status, head.grpc) {
+            Answer::Interim => {
                 pipe.clear(length);
                 self.responses = State::head();
-                return;
             }
-            status => request.kind == Kind::Connect && (200..=299).contains(&status),
-        };
-        request.tracker.head(head.status, head.grpc);
-        if tunnel {
-            pipe.clear(length);
-            return self.become_tunnel();
-        }
-        let may_tunnel = request.may_tunnel;
-        let said = if draining && self.pending.len() == 1 {
-            self.say_close(&head.persistence, length, pipe)
-        } else {
-            0
-        };
-        pipe.clear(length - said);
-        if may_tunnel && matches!(self.requests, State::Held) && self.pending.len() == 1 {
-            self.requests = State::head();
-            self.released = true;
-        }
-        let body = Body::new(head.framing);
-        let done = body.is_done() && head.framing != Framing::UntilEof;
-        self.responses = State::Body(body);
-        if done {
-            self.response_done();
+            Answer::Tunnel => {
+                pipe.clear(length);
+                self.pass_everything();
+            }
+            Answer::Final => {
+                let only = self.exchanges.len() == 1;
+                let said = match draining && only {
+                    true => self.say_close(&head.persistence, length, pipe),
+                    false => 0,
+                };
+                pipe.clear(length - said);
+                if only && matches!(self.requests, State::Held) {
+                    self.requests = State::head();
+                    self.released = true;
+                }
+                let body = Body::new(head.framing);
+                let done = body.is_done() && head.framing != Framing::UntilEof;
+                self.responses = State::Body(body);
+                if done {
+                    self.response_done();
+                }
+            }
         }
     }
 
@@ -370,33 +303,9 @@ impl Messages {
         }
     }
 
-    fn become_tunnel(&mut self) {
-        self.tunnel = self.pending.pop_front().map(|request| request.tracker);
-        // Pipelined behind a request that took the connection over: never to be answered.
-        for mut request in self.pending.drain(..) {
-            request.tracker.finish(ExchangeEnd::Untracked);
-        }
-        self.pass_everything();
-    }
-
     fn response_done(&mut self) {
         self.responses = State::head();
-        self.answered += 1;
-        if let Some(request) = self.pending.front_mut() {
-            request.response_done = true;
-            request.tracker.response_ended(ExchangeEnd::Complete);
-        }
-        self.settle();
-    }
-
-    fn settle(&mut self) {
-        while let Some(request) =
-            self.pending.pop_front_if(|front| front.response_done && front.request_done)
-        {
-            let mut tracker = request.tracker;
-            tracker.finish(ExchangeEnd::Complete);
-            self.released |= self.pending.len() + 1 == MAX_PIPELINED;
-        }
+        self.released |= self.exchanges.response_done(false);
     }
 }
 

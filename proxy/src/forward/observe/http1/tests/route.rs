@@ -1,0 +1,89 @@
+//! The observer reports what the route engine reports of the same session. Where they differ by
+//! intent: weir's own answer, which only the route engine gives; limits of the route engine, which
+//! these sessions do not reach; and h2c, which to the route engine is a tunnel.
+
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+
+use super::sessions::{Step, cut, mutated, observe, session};
+use super::*;
+use crate::forward::http::{HttpContext, HttpVersion, serve};
+
+/// More than a session is long: nobody has to read.
+const ROOM: usize = 1 << 20;
+
+/// What the route engine reports of a session.
+async fn route(steps: &[Step]) -> (Vec<Exchange>, Option<Untracked>) {
+    let (mut client, weir_client) = duplex(ROOM);
+    let (mut upstream, weir_upstream) = duplex(ROOM);
+    let sink = Arc::new(Recorder::default());
+    let context = HttpContext::new(Arc::clone(&sink) as Arc<_>);
+    let weir = tokio::spawn(serve(HttpVersion::Http1, weir_client, weir_upstream, context));
+    for Step(side, words) in steps {
+        let stream: &mut DuplexStream = if *side == Client { &mut client } else { &mut upstream };
+        // weir may have ended the connection, as the other side did.
+        let _ = match &words[..] {
+            [] => stream.shutdown().await,
+            words => stream.write_all(words).await,
+        };
+        // The clock is paused: it goes on when weir has nothing to do.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    drop((client, upstream));
+    let end = weir.await.unwrap();
+    let mut seen = timeless(sink.so_far());
+    for exchange in &mut seen {
+        if matches!(exchange.end, ExchangeEnd::Answered(_)) {
+            exchange.end = ExchangeEnd::UpstreamReset(None);
+        }
+    }
+    assert_eq!(sink.downgrades(), Vec::from_iter(end.untracked));
+    (seen, end.untracked)
+}
+
+fn routed(steps: &[Step]) -> (Vec<Exchange>, Option<Untracked>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(route(steps))
+}
+
+fn followed(exchanges: Vec<Exchange>) -> Vec<Exchange> {
+    let mut exchanges = exchanges;
+    exchanges.retain(|exchange| exchange.end != ExchangeEnd::Untracked);
+    exchanges
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1024))]
+
+    #[test]
+    fn sessions_are_reported_alike(steps in session(), cuts in vec(1_usize..80, 1..8)) {
+        let steps = cut(&steps, &cuts);
+        let (routed, untracked) = routed(&steps);
+        let observed = observe(&steps);
+        prop_assert_eq!(observed.seen(), routed);
+        prop_assert_eq!(observed.downgrade(), untracked);
+    }
+
+    /// The observer notices at the first wrong byte; the route engine parses a head that is not
+    /// complete only now and then, and may still see an exchange end in between.
+    #[test]
+    fn broken_sessions_are_followed_equally_far(steps in mutated(), cuts in vec(1_usize..80, 1..8)) {
+        let steps = cut(&steps, &cuts);
+        let (routed, untracked) = routed(&steps);
+        let observed = observe(&steps);
+        if observed.downgrade().is_none() {
+            prop_assert_eq!(untracked, None);
+            prop_assert_eq!(observed.seen(), routed);
+        } else {
+            let (seen, routed) = (followed(observed.seen()), followed(routed));
+            prop_assert!(routed.starts_with(&seen), "{seen:#?}\n{routed:#?}");
+        }
+    }
+}

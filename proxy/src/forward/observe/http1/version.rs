@@ -1,0 +1,47 @@
+//! `HTTP/1.0` or `HTTP/1.1` (RFC 9112 §2.3), in any segmentation.
+
+const PREFIX: &[u8] = b"HTTP/1.";
+const UNKNOWN: &str = "unknown HTTP version";
+
+#[derive(Debug, Default)]
+pub(super) struct Version {
+    /// Bytes read so far.
+    read: usize,
+    minor: u8,
+}
+
+// === impl Version ===
+
+impl Version {
+    /// Returns how many of the bytes it took.
+    #[inline]
+    pub(super) fn read(&mut self, input: &[u8]) -> Result<usize, &'static str> {
+        let mut taken = 0;
+        if self.read < PREFIX.len() {
+            let expected = &PREFIX[self.read..];
+            taken = expected.len().min(input.len());
+            if input[..taken] != expected[..taken] {
+                return Err(UNKNOWN);
+            }
+            self.read += taken;
+        }
+        match input.get(taken) {
+            None => Ok(taken),
+            Some(digit @ (b'0' | b'1')) => {
+                self.minor = digit - b'0';
+                self.read += 1;
+                Ok(taken + 1)
+            }
+            Some(_) => Err(UNKNOWN),
+        }
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.read > PREFIX.len()
+    }
+
+    /// Starts over; whether it was HTTP/1.1.
+    pub(super) fn take_is_11(&mut self) -> bool {
+        std::mem::take(self).minor == 1
+    }
+}
