@@ -60,8 +60,12 @@ impl Recorder {
         seen.1.clone()
     }
 
+    /// The exchanges that have been reported so far.
+    pub(super) fn seen(&self) -> Vec<Exchange> {
+        self.seen.lock().unwrap().1.clone()
+    }
+
     /// What the engine said of streams that it could not follow.
-    #[expect(dead_code, reason = "used by the observers' tests")]
     pub(super) fn downgrades(&self) -> Vec<Untracked> {
         self.downgrades.lock().unwrap().clone()
     }

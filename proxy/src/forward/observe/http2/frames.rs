@@ -28,12 +28,28 @@ const SETTING: usize = 6;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event<'a> {
     /// Part of a stream's content, padding excluded.
-    Data { stream: u32, count: usize, end: bool },
+    Data {
+        stream: u32,
+        count: usize,
+        end: bool,
+    },
     /// Part of a header block; `last` if it ends with this part.
-    Fragment { bytes: &'a [u8], last: Option<Block> },
-    Reset { stream: u32, code: u32 },
-    Setting { id: u16, value: u32 },
-    GoAway { last: u32, code: u32 },
+    Fragment {
+        bytes: &'a [u8],
+        last: Option<Block>,
+    },
+    Reset {
+        stream: u32,
+        code: u32,
+    },
+    Setting {
+        id: u16,
+        value: u32,
+    },
+    GoAway {
+        last: u32,
+        code: u32,
+    },
 }
 
 /// Whose header block it is.
@@ -299,7 +315,8 @@ impl Frames {
                 Event::Data { stream: self.stream, count: bytes.len(), end }
             }
             _ => {
-                let last = if done && self.flags & END_HEADERS != 0 { self.block.take() } else { None };
+                let last =
+                    if done && self.flags & END_HEADERS != 0 { self.block.take() } else { None };
                 Event::Fragment { bytes, last }
             }
         })

@@ -138,3 +138,25 @@ impl Code {
         (length as u32, self.symbols[place])
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A string in Huffman's code.
+    pub(in super::super) fn encode(text: &[u8]) -> Vec<u8> {
+        let mut bits = String::new();
+        for byte in text {
+            let length = usize::from(LENGTHS[usize::from(*byte)]);
+            let symbols = &CODE.symbols[CODE.places[length]..];
+            let place = symbols.iter().position(|symbol| *symbol == u16::from(*byte)).unwrap();
+            let code = (CODE.firsts[length] >> (32 - length)) + place as u64;
+            bits += &format!("{code:0length$b}");
+        }
+        while !bits.len().is_multiple_of(8) {
+            bits.push('1');
+        }
+        let byte = |at| u8::from_str_radix(&bits[at..at + 8], 2).unwrap();
+        (0..bits.len()).step_by(8).map(byte).collect()
+    }
+}

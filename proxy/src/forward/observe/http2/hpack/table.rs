@@ -58,6 +58,11 @@ impl Table {
         Ok((entry.kind, entry.name as usize, &entry.value))
     }
 
+    #[cfg(test)]
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
     /// No entry is larger.
     pub(super) fn bound(&self) -> usize {
         self.max.min(MOST)
