@@ -8,6 +8,8 @@ mod http1;
 mod http2;
 #[expect(dead_code, reason = "not wired up yet")]
 mod observe;
+#[cfg(fuzzing)]
+pub use observe::http2::fuzzing;
 pub mod prefixed;
 pub mod tcp;
 

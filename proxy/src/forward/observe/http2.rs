@@ -69,7 +69,10 @@ impl Http2Observer {
     /// comes on stream 1, which is half-closed by the client.
     pub(crate) fn after_upgrade(sink: Arc<dyn ExchangeSink>, request: Tracker) -> Self {
         let streams = Streams::after_upgrade(Arc::clone(&sink), request);
-        Self { sink, connection: Some(Box::new(Connection::new(streams))), untracked: None }
+        let mut connection = Box::new(Connection::new(streams));
+        // The client's first settings were in its request (`HTTP2-Settings`, RFC 7540 §3.2.1).
+        connection.upstream.decoder.allow(u32::MAX);
+        Self { sink, connection: Some(connection), untracked: None }
     }
 
     #[cold]

@@ -14,6 +14,9 @@ use crate::forward::http::{ExchangeEnd, ExchangeSink, RequestInfo, Tracker};
 /// Streams open at a time, pushed ones included: the most that weir's route engine would allow.
 const MAX_STREAMS: usize = 1 << 16;
 
+/// Streams at a time whose room is kept for the next ones.
+const MANY: usize = 1 << 9;
+
 /// The open streams.
 pub(super) struct Streams {
     sink: Arc<dyn ExchangeSink>,
@@ -90,6 +93,7 @@ impl Streams {
         stream.head(head);
         if end && stream.end_response() {
             entry.remove().complete();
+            self.shrink();
         }
     }
 
@@ -110,6 +114,7 @@ impl Streams {
             };
         if over {
             entry.remove().complete();
+            self.shrink();
         }
     }
 
@@ -121,6 +126,7 @@ impl Streams {
                 Side::Client => ExchangeEnd::ClientReset(Some(code)),
                 Side::Upstream => ExchangeEnd::UpstreamReset(Some(code)),
             });
+            self.shrink();
         }
     }
 
@@ -144,6 +150,13 @@ impl Streams {
     /// Ends every stream, in the order in which they were opened.
     pub(super) fn finish(mut self, end: &ExchangeEnd) {
         finish(self.open.drain().collect(), end);
+    }
+
+    /// Gives back what many streams at a time have needed.
+    fn shrink(&mut self) {
+        if self.open.capacity() > MANY && self.open.is_empty() {
+            self.open.shrink_to(0);
+        }
     }
 
     fn insert(&mut self, id: u32, stream: Stream) -> Result<(), Lost> {

@@ -110,7 +110,15 @@ impl Watched {
 
 /// What is reported of a connection that ends like this, the same in pieces of any size.
 fn reported(script: &[(Side, Vec<u8>)], end: &ExchangeEnd) -> Vec<String> {
-    let mut all = [1, 2, 3, 5, 9, 16, 1000, usize::MAX].map(|step| {
+    reported_in([1, 2, 3, 5, 9, 16, 1000, usize::MAX], script, end)
+}
+
+fn reported_in<const N: usize>(
+    sizes: [usize; N],
+    script: &[(Side, Vec<u8>)],
+    end: &ExchangeEnd,
+) -> Vec<String> {
+    let mut all = sizes.map(|step| {
         let mut watched = Watched::new();
         watched.show(script, step);
         watched.observer.finish(end.clone());
