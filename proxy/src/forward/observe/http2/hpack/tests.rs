@@ -52,7 +52,7 @@ fn length(to: &mut Vec<u8>, length: usize) {
 
 #[test]
 fn integers_of_appendix_c_1() {
-    let cases: [(&str, u8, Option<(usize, usize)>); 7] = [
+    let cases = [
         ("0a", 5, Some((10, 1))),
         ("1f 9a 0a", 5, Some((1337, 3))),
         ("ff 80 00", 7, Some((127, 3))),
