@@ -194,6 +194,12 @@ fn size_updates_follow_what_the_receiver_allows() {
     assert_eq!(decoder.table.size(), 35, "36 bytes and then 35");
     decoder.allow(8192);
     decode(&mut decoder, &bytes("3f e1 3f"));
+    for path in ["/a", "/b"] {
+        let value = format!("{path}?{}", "x".repeat(2997));
+        decode(&mut decoder, &literal(true, b":path", value.as_bytes()));
+    }
+    assert_eq!(decoder.table.size(), 35 + 2 * (5 + 3000 + 32), "more than 4096 bytes");
+    assert_eq!(decode(&mut decoder, &[0xbf]).path.as_deref(), Some("/a"));
     decoder.decode(&bytes("3f e2 3f"), true, &mut Head::default()).unwrap_err();
 }
 
