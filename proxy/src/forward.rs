@@ -7,6 +7,8 @@ pub mod http;
 mod http1;
 mod http2;
 pub(crate) mod observe;
+#[cfg(fuzzing)]
+pub use observe::http2::fuzzing;
 pub mod prefixed;
 pub mod tcp;
 

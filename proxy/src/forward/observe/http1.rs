@@ -21,7 +21,7 @@ use self::response::{ResponseHead, ResponseReader};
 use super::Observer;
 use super::http2::Http2Observer;
 use crate::forward::Side;
-use crate::forward::http::{ExchangeEnd, ExchangeSink, Untracked};
+use crate::forward::http::{ExchangeEnd, ExchangeSink, HttpVersion, Untracked};
 use crate::forward::http1::body::{Body, Framing};
 use crate::forward::http1::exchanges::{Answer, Exchanges};
 use crate::forward::http1::fields::RequestHead;

@@ -1,44 +1,189 @@
 //! Follows HTTP/2 frames (RFC 9113) and their header compression (RFC 7541).
+//!
+//! Strict only where following would go wrong. What a peer has to refuse for other reasons, it
+//! refuses itself, and that is seen.
+
+mod frames;
+mod hpack;
+mod streams;
+
+#[cfg(fuzzing)]
+pub mod fuzzing;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
+use self::frames::{Block, Event, Frames};
+use self::hpack::{Decoder, Head};
+use self::streams::Streams;
 use super::Observer;
 use crate::forward::Side;
 use crate::forward::http::{ExchangeEnd, ExchangeSink, HttpVersion, Tracker, Untracked};
 
+/// GOAWAY that refuses no stream yet, without an error: the notice of a shutdown (RFC 9113 §6.8).
+const SHUTDOWN_NOTICE: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+
+/// SETTINGS_HEADER_TABLE_SIZE (RFC 9113 §6.5.2).
+const HEADER_TABLE_SIZE: u16 = 1;
+
 /// Follows both directions of an HTTP/2 connection.
 pub(crate) struct Http2Observer {
-    _sink: Arc<dyn ExchangeSink>,
+    sink: Arc<dyn ExchangeSink>,
+    /// `None` once nothing is followed any more.
+    connection: Option<Box<Connection>>,
+    untracked: Option<Untracked>,
 }
+
+/// Why the bytes cannot be followed any further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Lost(&'static str);
+
+struct Connection {
+    client: Direction,
+    upstream: Direction,
+    streams: Streams,
+    /// The upstream has said GOAWAY, or ended its stream.
+    upstream_done: bool,
+}
+
+/// What one peer sends.
+struct Direction {
+    frames: Frames,
+    decoder: Decoder,
+    /// Of the header block that is being read.
+    head: Head,
+}
+
+// === impl Http2Observer ===
 
 impl Http2Observer {
     /// Starts at the client's connection preface (prior knowledge, RFC 9113 §3.3).
     pub(crate) fn new(sink: Arc<dyn ExchangeSink>) -> Self {
-        Self { _sink: sink }
+        let connection = Some(Box::new(Connection::new(Streams::new(Arc::clone(&sink)))));
+        Self { sink, connection, untracked: None }
     }
 
     /// Starts right behind the 101 response to an `Upgrade: h2c` request (RFC 7540 §3.2): the
     /// client's preface and the upstream's SETTINGS follow, and the response to that request
     /// comes on stream 1, which is half-closed by the client.
-    pub(crate) fn after_upgrade(sink: Arc<dyn ExchangeSink>, _request: Tracker) -> Self {
-        Self { _sink: sink }
+    pub(crate) fn after_upgrade(sink: Arc<dyn ExchangeSink>, request: Tracker) -> Self {
+        let streams = Streams::after_upgrade(Arc::clone(&sink), request);
+        let mut connection = Box::new(Connection::new(streams));
+        // The client's first settings were in its request (`HTTP2-Settings`, RFC 7540 §3.2.1).
+        connection.upstream.decoder.allow(u32::MAX);
+        Self { sink, connection: Some(connection), untracked: None }
+    }
+
+    #[cold]
+    fn lose(&mut self, side: Side, Lost(reason): Lost) {
+        let untracked = Untracked { side, reason };
+        self.untracked = Some(untracked);
+        self.sink.downgraded(untracked);
+        self.finish(ExchangeEnd::Untracked);
     }
 }
 
 impl Observer for Http2Observer {
-    fn bytes(&mut self, _from: Side, _bytes: &[u8]) {}
-    fn ended(&mut self, _from: Side) {}
+    fn bytes(&mut self, from: Side, bytes: &[u8]) {
+        if let Some(connection) = &mut self.connection
+            && let Err(lost) = connection.bytes(from, bytes)
+        {
+            self.lose(from, lost);
+        }
+    }
+
+    fn ended(&mut self, from: Side) {
+        if let Some(connection) = &mut self.connection {
+            connection.upstream_done |= from == Side::Upstream;
+        }
+    }
+
     fn is_idle(&self) -> bool {
-        false
+        self.connection.as_ref().is_some_and(|connection| {
+            connection.streams.is_empty()
+                && connection.client.frames.is_between()
+                && connection.upstream.frames.is_between()
+        })
     }
+
     fn farewell(&self) -> Option<&'static [u8]> {
-        None
+        let connection = self.connection.as_ref()?;
+        let fits = connection.upstream.frames.is_between() && !connection.upstream_done;
+        fits.then_some(SHUTDOWN_NOTICE)
     }
+
     fn version(&self) -> HttpVersion {
         HttpVersion::Http2
     }
+
     fn untracked(&self) -> Option<Untracked> {
-        None
+        self.untracked
     }
-    fn finish(&mut self, _end: ExchangeEnd) {}
+
+    fn finish(&mut self, end: ExchangeEnd) {
+        if let Some(connection) = self.connection.take() {
+            connection.streams.finish(&end);
+        }
+    }
+}
+
+// === impl Connection ===
+
+impl Connection {
+    fn new(streams: Streams) -> Self {
+        let client = Direction::new(Frames::of_client());
+        let upstream = Direction::new(Frames::of_upstream());
+        Self { client, upstream, streams, upstream_done: false }
+    }
+
+    fn bytes(&mut self, from: Side, mut bytes: &[u8]) -> Result<(), Lost> {
+        let (sender, receiver) = match from {
+            Side::Client => (&mut self.client, &mut self.upstream),
+            Side::Upstream => (&mut self.upstream, &mut self.client),
+        };
+        let streams = &mut self.streams;
+        while let Some(event) = sender.frames.next(&mut bytes)? {
+            match event {
+                Event::Data { stream, count, end } => streams.data(from, stream, count, end),
+                Event::Fragment { bytes, last } => {
+                    sender.decoder.decode(bytes, last.is_some(), &mut sender.head)?;
+                    if let Some(block) = last {
+                        let head = std::mem::take(&mut sender.head);
+                        headers(streams, from, block, head)?;
+                    }
+                }
+                Event::Reset { stream, code } => streams.reset(from, stream, code),
+                Event::Setting { id: HEADER_TABLE_SIZE, value } => receiver.decoder.allow(value),
+                Event::Setting { .. } => {}
+                Event::GoAway { last, code } => {
+                    if from == Side::Upstream {
+                        self.upstream_done = true;
+                        streams.go_away(last, code);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn headers(streams: &mut Streams, from: Side, block: Block, head: Head) -> Result<(), Lost> {
+    match (from, block.promised) {
+        (Side::Client, None) => streams.request(block.stream, head, block.end_stream),
+        (Side::Upstream, None) => {
+            streams.response(block.stream, &head, block.end_stream);
+            Ok(())
+        }
+        (Side::Upstream, Some(promised)) => streams.promise(promised),
+        (Side::Client, Some(_)) => Err(Lost("PUSH_PROMISE of a client")),
+    }
+}
+
+// === impl Direction ===
+
+impl Direction {
+    fn new(frames: Frames) -> Self {
+        Self { frames, decoder: Decoder::default(), head: Head::default() }
+    }
 }

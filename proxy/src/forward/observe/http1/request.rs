@@ -47,6 +47,7 @@ impl RequestReader {
         self.at == At::Start
     }
 
+    #[cfg(test)]
     /// Bytes of the heap that it holds, what goes into the record aside.
     pub(super) fn held(&self) -> usize {
         self.kept.capacity() + self.section.held()

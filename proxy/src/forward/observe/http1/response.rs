@@ -50,6 +50,7 @@ impl ResponseReader {
         self.at == At::Start
     }
 
+    #[cfg(test)]
     /// Bytes of the heap that it holds.
     pub(super) fn held(&self) -> usize {
         self.section.held()

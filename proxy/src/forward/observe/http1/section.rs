@@ -49,6 +49,7 @@ impl Section {
         }
     }
 
+    #[cfg(test)]
     /// Bytes of the heap that it holds, [`Fields`] aside.
     pub(super) fn held(&self) -> usize {
         self.kept.capacity()

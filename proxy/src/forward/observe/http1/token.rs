@@ -91,6 +91,7 @@ impl Kept {
         self.length > KEPT
     }
 
+    #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
         self.bytes.capacity()
     }

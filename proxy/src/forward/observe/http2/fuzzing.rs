@@ -1,0 +1,54 @@
+//! What the fuzz target `http2_observer` sees of this module.
+
+use std::sync::Arc;
+
+use super::hpack::{Decoder, Head};
+use super::{Http2Observer, Observer};
+use crate::forward::Side;
+use crate::forward::http::{ExchangeEnd, ExchangeSink};
+
+/// Decodes one peer's header blocks.
+#[derive(Default)]
+pub struct Hpack(Decoder);
+
+/// What a block says.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Fields {
+    /// `:method`.
+    pub method: Option<String>,
+    /// `:path` without its query.
+    pub path: Option<String>,
+    /// `:authority`.
+    pub authority: Option<String>,
+    /// `host`.
+    pub host: Option<String>,
+    /// `:status`.
+    pub status: Option<u16>,
+}
+
+/// Shows an observer what the peers say, in pieces of `step` bytes, and ends it.
+pub fn observe(sink: Arc<dyn ExchangeSink>, script: &[(Side, &[u8])], step: usize) {
+    let mut observer = Http2Observer::new(sink);
+    for (from, bytes) in script {
+        for piece in bytes.chunks(step) {
+            observer.bytes(*from, piece);
+            let _ = (observer.is_idle(), observer.farewell());
+        }
+    }
+    observer.finish(ExchangeEnd::Cancelled);
+}
+
+// === impl Hpack ===
+
+impl Hpack {
+    /// Reads a block in pieces of `step` bytes. `None`: it cannot be followed.
+    pub fn decode(&mut self, block: &[u8], step: usize) -> Option<Fields> {
+        let mut head = Head::default();
+        for piece in block.chunks(step) {
+            self.0.decode(piece, false, &mut head).ok()?;
+        }
+        self.0.decode(&[], true, &mut head).ok()?;
+        let Head { method, path, authority, host, status, .. } = head;
+        Some(Fields { method, path, authority, host, status })
+    }
+}

@@ -1,0 +1,29 @@
+//! Integers (RFC 7541 §5.1).
+
+use crate::forward::observe::http2::Lost;
+
+/// An integer whose first byte has `prefix` bits of it, and how many bytes it takes. `None`: it is
+/// not complete. One of more than 32 bits is refused.
+#[inline]
+pub(super) fn integer(bytes: &[u8], prefix: u8) -> Result<Option<(usize, usize)>, Lost> {
+    let Some((first, rest)) = bytes.split_first() else { return Ok(None) };
+    let mask = 0xff_u8 >> (8 - prefix);
+    if first & mask < mask {
+        return Ok(Some((usize::from(first & mask), 1)));
+    }
+    long(mask, rest)
+}
+
+fn long(mask: u8, rest: &[u8]) -> Result<Option<(usize, usize)>, Lost> {
+    let mut value = u64::from(mask);
+    for (at, byte) in rest.iter().take(5).enumerate() {
+        value += u64::from(byte & 0x7f) << (7 * at);
+        if byte & 0x80 == 0 {
+            let value = u32::try_from(value).map_err(|_| TOO_LARGE)?;
+            return Ok(Some((value as usize, at + 2)));
+        }
+    }
+    if rest.len() < 5 { Ok(None) } else { Err(TOO_LARGE) }
+}
+
+const TOO_LARGE: Lost = Lost("an HPACK integer is too large");

@@ -1,0 +1,199 @@
+//! The static and the dynamic table (RFC 7541 §2.3, §4 and appendix A). Values are kept only of
+//! fields that matter; of the others, their size.
+
+use std::collections::VecDeque;
+
+use super::field::Kind;
+use crate::forward::observe::http2::Lost;
+
+/// What an entry counts besides its bytes (RFC 7541 §4.1).
+pub(super) const OVERHEAD: usize = 32;
+
+/// The table's size until it is changed (RFC 9113 §6.5.2).
+const INITIAL: usize = 4096;
+
+/// The most that entries may come to, whatever the peers agree on. Chrome, which allows the most of
+/// the well-known ones, allows 64 KiB.
+const MOST: usize = 1 << 20;
+
+/// Both tables in their common index space.
+pub(super) struct Table {
+    /// Newest first.
+    entries: VecDeque<Entry>,
+    size: usize,
+    max: usize,
+    allowed: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    kind: Kind,
+    name: u32,
+    size: u32,
+    value: Box<[u8]>,
+}
+
+// === impl Table ===
+
+impl Default for Table {
+    fn default() -> Self {
+        Self { entries: VecDeque::new(), size: 0, max: INITIAL, allowed: INITIAL }
+    }
+}
+
+impl Table {
+    pub(super) fn allow(&mut self, size: usize) {
+        self.allowed = self.allowed.max(size);
+    }
+
+    /// A field's meaning, the length of its name, and its value if it matters.
+    #[inline]
+    pub(super) fn get(&self, index: usize) -> Result<(Kind, usize, &[u8]), Lost> {
+        const NO_ENTRY: Lost = Lost("HPACK index without an entry");
+        let index = index.checked_sub(1).ok_or(NO_ENTRY)?;
+        if let Some((kind, name, value)) = STATIC.get(index) {
+            return Ok((*kind, usize::from(*name), value));
+        }
+        let entry = self.entries.get(index - STATIC.len()).ok_or(NO_ENTRY)?;
+        Ok((entry.kind, entry.name as usize, &entry.value))
+    }
+
+    #[cfg(test)]
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// No entry is larger.
+    pub(super) fn bound(&self) -> usize {
+        self.max.min(MOST)
+    }
+
+    /// A dynamic table size update (RFC 7541 §6.3).
+    pub(super) fn resize(&mut self, max: usize) -> Result<(), Lost> {
+        if max > self.allowed {
+            return Err(Lost("HPACK table larger than allowed"));
+        }
+        self.max = max;
+        self.evict(max);
+        Ok(())
+    }
+
+    pub(super) fn insert(&mut self, entry: Entry) -> Result<(), Lost> {
+        let size = entry.size as usize;
+        if size > self.max {
+            self.evict(0);
+            return Ok(());
+        }
+        self.evict(self.max - size);
+        if self.size + size > MOST {
+            return Err(TOO_LARGE);
+        }
+        self.size += size;
+        self.entries.push_front(entry);
+        Ok(())
+    }
+
+    /// An entry larger than [`Table::bound`]: it only leaves the table empty (RFC 7541 §4.4).
+    pub(super) fn insert_larger(&mut self) -> Result<(), Lost> {
+        if self.max > MOST {
+            return Err(TOO_LARGE);
+        }
+        self.evict(0);
+        Ok(())
+    }
+
+    /// Removes the oldest until the table is not larger than this.
+    fn evict(&mut self, size: usize) {
+        while self.size > size
+            && let Some(oldest) = self.entries.pop_back()
+        {
+            self.size -= oldest.size as usize;
+        }
+        if self.entries.is_empty() {
+            self.entries.shrink_to(64);
+        }
+    }
+}
+
+const TOO_LARGE: Lost = Lost("HPACK table too large to be followed");
+
+// === impl Entry ===
+
+impl Entry {
+    /// `size` as RFC 7541 §4.1 counts it.
+    pub(super) fn new(kind: Kind, name: usize, size: usize, value: &[u8]) -> Self {
+        let saturated = |size| u32::try_from(size).unwrap_or(u32::MAX);
+        Self { kind, name: saturated(name), size: saturated(size), value: value.into() }
+    }
+}
+
+// === the static table ===
+
+/// Appendix A: meaning, length of the name, value if it matters.
+const STATIC: &[(Kind, u8, &[u8])] = &[
+    (Kind::Authority, 10, b""),
+    (Kind::Method, 7, b"GET"),
+    (Kind::Method, 7, b"POST"),
+    (Kind::Path, 5, b"/"),
+    (Kind::Path, 5, b"/index.html"),
+    other(":scheme"),
+    other(":scheme"),
+    (Kind::Status, 7, b"200"),
+    (Kind::Status, 7, b"204"),
+    (Kind::Status, 7, b"206"),
+    (Kind::Status, 7, b"304"),
+    (Kind::Status, 7, b"400"),
+    (Kind::Status, 7, b"404"),
+    (Kind::Status, 7, b"500"),
+    other("accept-charset"),
+    other("accept-encoding"),
+    other("accept-language"),
+    other("accept-ranges"),
+    other("accept"),
+    other("access-control-allow-origin"),
+    other("age"),
+    other("allow"),
+    other("authorization"),
+    other("cache-control"),
+    other("content-disposition"),
+    other("content-encoding"),
+    other("content-language"),
+    other("content-length"),
+    other("content-location"),
+    other("content-range"),
+    (Kind::ContentType, 12, b""),
+    other("cookie"),
+    other("date"),
+    other("etag"),
+    other("expect"),
+    other("expires"),
+    other("from"),
+    (Kind::Host, 4, b""),
+    other("if-match"),
+    other("if-modified-since"),
+    other("if-none-match"),
+    other("if-range"),
+    other("if-unmodified-since"),
+    other("last-modified"),
+    other("link"),
+    other("location"),
+    other("max-forwards"),
+    other("proxy-authenticate"),
+    other("proxy-authorization"),
+    other("range"),
+    other("referer"),
+    other("refresh"),
+    other("retry-after"),
+    other("server"),
+    other("set-cookie"),
+    other("strict-transport-security"),
+    other("transfer-encoding"),
+    other("user-agent"),
+    other("vary"),
+    other("via"),
+    other("www-authenticate"),
+];
+
+const fn other(name: &str) -> (Kind, u8, &[u8]) {
+    (Kind::Other, name.len() as u8, b"")
+}

@@ -1,0 +1,262 @@
+//! The streams of a connection and the exchanges on them, reported as the route engine reports
+//! its own (`forward/http2/stream.rs`).
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+
+use super::Lost;
+use super::hpack::Head;
+use crate::forward::Side;
+use crate::forward::http::{ExchangeEnd, ExchangeSink, RequestInfo, Tracker};
+
+/// Streams open at a time, pushed ones included: the most that weir's route engine would allow.
+const MAX_STREAMS: usize = 1 << 16;
+
+/// Streams at a time whose room is kept for the next ones.
+const MANY: usize = 1 << 9;
+
+/// The open streams.
+pub(super) struct Streams {
+    sink: Arc<dyn ExchangeSink>,
+    open: HashMap<u32, Stream, Seed>,
+    /// The highest that the client has opened.
+    newest: u32,
+    /// The upstream's GOAWAY: the last stream that it takes, and the error code.
+    going_away: Option<(u32, u32)>,
+}
+
+struct Stream {
+    /// `None` for one that the upstream has pushed.
+    tracker: Option<Tracker>,
+    connect: bool,
+    request_ended: bool,
+    /// The final response head has come.
+    answered: bool,
+    response_ended: bool,
+    /// How the exchange has ended once the response has.
+    complete: ExchangeEnd,
+}
+
+/// Stream numbers are chosen by a peer; a number of ours keeps them from being chosen to collide.
+#[derive(Clone, Copy)]
+struct Seed(u64);
+
+struct Mix(u64);
+
+// === impl Streams ===
+
+impl Streams {
+    pub(super) fn new(sink: Arc<dyn ExchangeSink>) -> Self {
+        let open = HashMap::with_hasher(Seed(fastrand::u64(..)));
+        Self { sink, open, newest: 0, going_away: None }
+    }
+
+    /// Stream 1 is open, and half-closed by the client.
+    pub(super) fn after_upgrade(sink: Arc<dyn ExchangeSink>, request: Tracker) -> Self {
+        let mut streams = Self::new(sink);
+        streams.newest = 1;
+        streams.open.insert(1, Stream::new(Some(request), false, true));
+        streams
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// A header block of the client: a request's head, or its trailers.
+    pub(super) fn request(&mut self, id: u32, head: Head, end: bool) -> Result<(), Lost> {
+        if id <= self.newest || id.is_multiple_of(2) {
+            if end {
+                self.data(Side::Client, id, 0, true);
+            }
+            return Ok(());
+        }
+        self.newest = id;
+        let info = info(head);
+        let connect = info.method == "CONNECT";
+        let mut tracker = Tracker::start(&self.sink, info);
+        if let Some((last, code)) = self.going_away
+            && id > last
+        {
+            tracker.finish(ExchangeEnd::UpstreamReset(Some(code)));
+            return Ok(());
+        }
+        self.insert(id, Stream::new(Some(tracker), connect, end))
+    }
+
+    /// A header block of the upstream: a response's head, interim or final, or its trailers.
+    pub(super) fn response(&mut self, id: u32, head: &Head, end: bool) {
+        let Entry::Occupied(mut entry) = self.open.entry(id) else { return };
+        let stream = entry.get_mut();
+        stream.head(head);
+        if end && stream.end_response() {
+            entry.remove().complete();
+            self.shrink();
+        }
+    }
+
+    /// Content of a request or a response.
+    pub(super) fn data(&mut self, from: Side, id: u32, count: usize, end: bool) {
+        let Entry::Occupied(mut entry) = self.open.entry(id) else { return };
+        let stream = entry.get_mut();
+        if let Some(tracker) = &mut stream.tracker {
+            match from {
+                Side::Client => tracker.request_bytes(count as u64),
+                Side::Upstream => tracker.response_bytes(count as u64),
+            }
+        }
+        let over = end
+            && match from {
+                Side::Client => stream.end_request(),
+                Side::Upstream => stream.end_response(),
+            };
+        if over {
+            entry.remove().complete();
+            self.shrink();
+        }
+    }
+
+    /// RST_STREAM. Behind a complete response it changes nothing any more: the upstream does not
+    /// want the rest of the request (RFC 9113 §8.1), or the client does not send it.
+    pub(super) fn reset(&mut self, from: Side, id: u32, code: u32) {
+        if let Some(stream) = self.open.remove(&id) {
+            stream.finish(match from {
+                Side::Client => ExchangeEnd::ClientReset(Some(code)),
+                Side::Upstream => ExchangeEnd::UpstreamReset(Some(code)),
+            });
+            self.shrink();
+        }
+    }
+
+    /// A stream that the upstream pushes (RFC 9113 §8.4): followed to its end, not reported.
+    pub(super) fn promise(&mut self, id: u32) -> Result<(), Lost> {
+        if id.is_multiple_of(2) {
+            return self.insert(id, Stream::new(None, false, true));
+        }
+        Ok(())
+    }
+
+    /// GOAWAY of the upstream, which has not looked at streams beyond `last` (RFC 9113 §6.8).
+    pub(super) fn go_away(&mut self, last: u32, code: u32) {
+        let last = self.going_away.map_or(last, |(earlier, _)| last.min(earlier));
+        self.going_away = Some((last, code));
+        let refused = |id: &u32, _: &mut Stream| *id > last && !id.is_multiple_of(2);
+        let refused: Vec<_> = self.open.extract_if(refused).collect();
+        finish(refused, &ExchangeEnd::UpstreamReset(Some(code)));
+    }
+
+    /// Ends every stream, in the order in which they were opened.
+    pub(super) fn finish(mut self, end: &ExchangeEnd) {
+        finish(self.open.drain().collect(), end);
+    }
+
+    /// Gives back what many streams at a time have needed.
+    fn shrink(&mut self) {
+        if self.open.capacity() > MANY && self.open.is_empty() {
+            self.open.shrink_to(0);
+        }
+    }
+
+    fn insert(&mut self, id: u32, stream: Stream) -> Result<(), Lost> {
+        let full = self.open.len() >= MAX_STREAMS;
+        self.open.insert(id, stream);
+        if full { Err(Lost("too many HTTP/2 streams at a time")) } else { Ok(()) }
+    }
+}
+
+fn finish(mut streams: Vec<(u32, Stream)>, end: &ExchangeEnd) {
+    streams.sort_unstable_by_key(|(id, _)| *id);
+    for (_, stream) in streams {
+        stream.finish(end.clone());
+    }
+}
+
+fn info(head: Head) -> RequestInfo {
+    RequestInfo {
+        version: 20,
+        method: head.method.unwrap_or_default(),
+        authority: head.authority.or(head.host),
+        path: head.path.unwrap_or_default(),
+        grpc: head.grpc.unwrap_or_default(),
+    }
+}
+
+// === impl Stream ===
+
+impl Stream {
+    fn new(tracker: Option<Tracker>, connect: bool, request_ended: bool) -> Self {
+        let complete = ExchangeEnd::Complete;
+        Self { tracker, connect, request_ended, answered: false, response_ended: false, complete }
+    }
+
+    fn head(&mut self, head: &Head) {
+        let Some(tracker) = &mut self.tracker else { return };
+        if !self.answered {
+            let Some(status) = head.status.filter(|status| *status >= 200) else { return };
+            self.answered = true;
+            tracker.head(status, head.grpc.unwrap_or_default());
+            if self.connect && status < 300 {
+                self.complete = ExchangeEnd::Tunnel;
+            }
+        }
+        tracker.grpc_status(head.grpc_status.flatten());
+    }
+
+    /// True if that was the end of the exchange.
+    fn end_request(&mut self) -> bool {
+        self.request_ended = true;
+        self.response_ended
+    }
+
+    /// True if that was the end of the exchange.
+    fn end_response(&mut self) -> bool {
+        self.response_ended = true;
+        if let Some(tracker) = &mut self.tracker
+            && !self.request_ended
+        {
+            tracker.response_ended(self.complete.clone());
+        }
+        self.request_ended
+    }
+
+    fn complete(mut self) {
+        let end = std::mem::replace(&mut self.complete, ExchangeEnd::Complete);
+        self.finish(end);
+    }
+
+    /// Ended like this, unless the response has ended before.
+    fn finish(self, end: ExchangeEnd) {
+        if let Some(mut tracker) = self.tracker {
+            tracker.finish(end);
+        }
+    }
+}
+
+// === impl Seed ===
+
+impl BuildHasher for Seed {
+    type Hasher = Mix;
+
+    fn build_hasher(&self) -> Mix {
+        Mix(self.0)
+    }
+}
+
+// === impl Mix ===
+
+impl Hasher for Mix {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        let product = u128::from(self.0 ^ u64::from(number)) * 0x9e37_79b9_7f4a_7c15;
+        self.0 = product as u64 ^ (product >> 64) as u64;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
