@@ -6,6 +6,7 @@ mod arena;
 mod bars;
 mod cells;
 pub(crate) mod client;
+mod descriptors;
 mod gauge;
 mod machine;
 mod paths;
@@ -20,17 +21,14 @@ mod tools;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::resource::{Resource, setrlimit};
 
 use arena::Arena;
 use cells::Cell;
+use descriptors::Descriptors;
 use machine::Machine;
 use paths::Way;
-use proxy::{Cores, Proxy};
+use proxy::{Cores, Proxy, Site};
 use results::{Figures, Sample, Samples};
-
-/// Descriptors of a proxy with 10,000 connections, and its reserve.
-const DESCRIPTORS: u64 = 65_536;
 
 /// What a measurement takes beside the seconds of its load, for the estimate.
 const OVERHEAD: f64 = 0.6;
@@ -104,6 +102,7 @@ struct Ground<'a> {
     tracked: Option<Arena>,
     dir: &'a Path,
     instance: &'a str,
+    descriptors: Descriptors,
 }
 
 /// What has to be there before the enclosed part.
@@ -119,12 +118,13 @@ pub(super) fn prepare() -> Result<()> {
 ///
 /// Fails without root.
 pub(super) fn run(root: &Path, args: &Args, instance: &str) -> Result<()> {
-    let plan = Plan::new(args)?;
+    let descriptors = Descriptors::raise()?;
+    let mut plan = Plan::new(args)?;
+    plan.notes.extend(descriptors.note());
     eprintln!("{}", plan.summary());
     if args.list {
         return Ok(());
     }
-    setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, DESCRIPTORS).context("descriptors")?;
     let files = tempfile::tempdir()?;
     let tracked = plan.ways.iter().any(Way::is_redirected);
     let ground = Ground {
@@ -132,6 +132,7 @@ pub(super) fn run(root: &Path, args: &Args, instance: &str) -> Result<()> {
         tracked: tracked.then(|| Arena::new("tracked", files.path())).transpose()?,
         dir: files.path(),
         instance,
+        descriptors,
     };
     let machine = Machine::here(root, plan.rounds)?;
     let samples = plan.measure(&ground)?;
@@ -249,13 +250,14 @@ impl Ground<'_> {
     fn measure(&self, way: &Way, cell: Cell, cores: Cores, seconds: u64) -> Result<Figures> {
         let tracked = self.tracked.as_ref().filter(|_| way.is_redirected());
         let arena = tracked.unwrap_or(&self.plain);
-        let site = (self.dir, cores, self.instance);
+        let Self { dir, instance, descriptors, .. } = *self;
+        let site = Site { arena, dir, cores, instance, descriptors };
         if cell == Cell::Start {
-            let (proxy, figures) = cells::start(way, arena, site)?;
+            let (proxy, figures) = cells::start(way, site)?;
             proxy.stop()?;
             return Ok(figures);
         }
-        let proxy = Proxy::start(way, arena, site)?;
+        let proxy = Proxy::start(way, site)?;
         let figures = cell.measure(&proxy, seconds).with_context(|| proxy.log());
         let stopped = proxy.stop();
         let figures = figures?;

@@ -103,7 +103,6 @@ fn nginx(netns: &Netns, dir: &Path) -> Result<Process> {
     };
     let text = format!(
         "daemon off; worker_processes auto; pid {root}/pid; error_log {root}/error.log;
-         worker_rlimit_nofile 65536;
          events {{ worker_connections 32768; }}
          http {{
            access_log off; default_type application/octet-stream; tcp_nopush off;

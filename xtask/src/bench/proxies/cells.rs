@@ -16,7 +16,7 @@ use weir_tests::process::{Finished, run};
 use super::arena::{ECHO, GRPC, HTTP1, HTTP2, IPERF};
 use super::client::Probe;
 use super::paths::Way;
-use super::proxy::{Cores, Proxy};
+use super::proxy::{Cores, Proxy, Site};
 use super::results::{Figure, Figures};
 
 /// A client that takes so much longer than it was told to hangs.
@@ -224,12 +224,8 @@ impl fmt::Display for Cell {
 /// # Errors
 ///
 /// Fails when none does.
-pub(super) fn start<'a>(
-    way: &'a Way,
-    arena: &'a super::arena::Arena,
-    site: (&'a std::path::Path, Cores, &'a str),
-) -> Result<(Proxy<'a>, Figures)> {
-    own::start(way, arena, site)
+pub(super) fn start<'a>(way: &'a Way, site: Site<'a>) -> Result<(Proxy<'a>, Figures)> {
+    own::start(way, site)
 }
 
 // === helpers ===
@@ -237,5 +233,5 @@ pub(super) fn start<'a>(
 /// Runs a client program, for not much longer than it was told to run.
 fn client(proxy: &Proxy<'_>, command: &Command, seconds: u64) -> Result<Finished> {
     let limit = Duration::from_secs(seconds) + PATIENCE;
-    run(&mut proxy.arena.client(command), limit)?.ok()
+    run(&mut proxy.site.arena.client(command), limit)?.ok()
 }

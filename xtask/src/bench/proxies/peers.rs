@@ -14,9 +14,6 @@ use anyhow::Result;
 
 use super::proxy::Site;
 
-/// More than any cell has connections.
-const CONNECTIONS: usize = 30_000;
-
 /// Writes a configuration file.
 fn write(site: &Site<'_>, name: &str, text: &str) -> Result<PathBuf> {
     let path = site.dir.join(name);

@@ -9,11 +9,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use nix::sys::signal::Signal;
-use weir_tests::netns::Netns;
 use weir_tests::process::{Process, run};
 
 use super::arena::Arena;
 use super::client::{Ports, Probe};
+use super::descriptors::Descriptors;
 use super::gauge::Gauge;
 use super::paths::Way;
 use super::peers::{envoy, haproxy, nginx, redirect, weir};
@@ -35,23 +35,22 @@ pub(super) enum Cores {
 }
 
 /// What a proxy needs to know to start.
+#[derive(Clone, Copy)]
 pub(super) struct Site<'a> {
-    pub(super) netns: &'a Netns,
-    pub(super) clients: &'a Path,
+    pub(super) arena: &'a Arena,
     /// For its files.
     pub(super) dir: &'a Path,
     pub(super) cores: Cores,
     /// Of a weir.
     pub(super) instance: &'a str,
+    pub(super) descriptors: Descriptors,
 }
 
 /// A way that works.
 pub(super) struct Proxy<'a> {
     pub(super) way: &'a Way,
-    pub(super) arena: &'a Arena,
-    pub(super) dir: &'a Path,
+    pub(super) site: Site<'a>,
     pub(super) gauge: Gauge,
-    instance: &'a str,
     process: Option<Process>,
     _redirect: Option<redirect::Rules<'a>>,
 }
@@ -81,26 +80,13 @@ impl<'a> Proxy<'a> {
     /// # Errors
     ///
     /// Fails with its log when it does not.
-    pub(super) fn start(
-        way: &'a Way,
-        arena: &'a Arena,
-        (dir, cores, instance): (&'a Path, Cores, &'a str),
-    ) -> Result<Self> {
+    pub(super) fn start(way: &'a Way, site: Site<'a>) -> Result<Self> {
         let gauge = Gauge::new()?;
-        let site =
-            Site { netns: &arena.netns, clients: arena.clients.path(), dir, cores, instance };
         let command = command(way, &site)?;
-        let process = command.map(|it| Process::start(&way.to_string(), gauge.wrap(&it), dir));
-        let redirect = way.is_redirected().then(|| redirect::Rules::new(way, &arena.netns));
-        let mut proxy = Self {
-            way,
-            arena,
-            dir,
-            gauge,
-            instance,
-            process: process.transpose()?,
-            _redirect: redirect.transpose()?,
-        };
+        let process = command.map(|it| Process::start(&way.to_string(), gauge.wrap(&it), site.dir));
+        let redirect = way.is_redirected().then(|| redirect::Rules::new(way, &site.arena.netns));
+        let (process, redirect) = (process.transpose()?, redirect.transpose()?);
+        let mut proxy = Self { way, site, gauge, process, _redirect: redirect };
         proxy.wait_ready().with_context(|| proxy.log())?;
         Ok(proxy)
     }
@@ -110,9 +96,9 @@ impl<'a> Proxy<'a> {
         weir_tests::process::wait_until("the proxy to be ready", LIMIT, || {
             ensure!(process.running()?, "it ended");
             if self.way.is_weir() {
-                return Ok(weir::is_ready(self.dir));
+                return Ok(weir::is_ready(self.site.dir));
             }
-            let open = self.arena.netns.listening_ports()?;
+            let open = self.site.arena.netns.listening_ports()?;
             Ok(self.way.ports().iter().all(|port| open.contains(&(port + super::arena::PROXIED))))
         })
     }
@@ -148,9 +134,9 @@ impl<'a> Proxy<'a> {
         &self,
         arguments: &mut dyn FnMut(&mut Command),
     ) -> Result<T> {
-        let mut command = load_command(&self.arena.netns)?;
+        let mut command = load_command(&self.site.arena.netns)?;
         arguments(&mut command);
-        let finished = run(&mut self.arena.client(&command), LIMIT * 2)?.ok()?;
+        let finished = run(&mut self.site.arena.client(&command), LIMIT * 2)?.ok()?;
         serde_json::from_str(&finished.stdout).context("a client's line is not understood")
     }
 
@@ -184,7 +170,7 @@ impl Drop for Proxy<'_> {
     fn drop(&mut self) {
         drop(self.process.take());
         if self.way.is_weir() {
-            weir::detach(self.instance);
+            weir::detach(self.site.instance);
         }
     }
 }

@@ -23,15 +23,15 @@ pub(super) fn load(
     (connections, streams): (usize, usize),
     seconds: u64,
 ) -> Result<Load> {
-    let log = proxy.dir.join("h2load.tsv");
+    let log = proxy.site.dir.join("h2load.tsv");
     let _from_before = fs::remove_file(&log);
-    let mut command = proxy.arena.netns.command("h2load");
+    let mut command = proxy.site.arena.netns.command("h2load");
     command.args(["--threads", "1", "--clients", &connections.to_string()]);
     command.args(["--max-concurrent-streams", &streams.to_string()]);
     command.args(["--duration", &seconds.to_string(), "--log-file"]).arg(&log);
     let address = proxy.way.address(cell.port());
     if matches!(cell, Cell::Grpc { .. }) {
-        let message = proxy.dir.join("grpc.bin");
+        let message = proxy.site.dir.join("grpc.bin");
         fs::write(&message, GRPC_MESSAGE)?;
         command.args(["-H", "content-type: application/grpc", "-H", "te: trailers", "--data"]);
         command.arg(message).arg(format!("http://{address}/bench.Echo/Unary"));

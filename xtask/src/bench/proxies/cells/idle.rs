@@ -11,29 +11,27 @@ use crate::bench::proxies::proxy::Proxy;
 use crate::bench::proxies::results::{Figure, Figures};
 use crate::bench::proxies::tools::load_command;
 
-/// How many.
-const CONNECTIONS: usize = 10_000;
-
 /// # Errors
 ///
 /// Fails when one connection does.
 pub(super) fn load(proxy: &Proxy<'_>, http: bool) -> Result<Load> {
-    let mut command = load_command(&proxy.arena.netns)?;
-    command.args(["idle", "--connections", &CONNECTIONS.to_string()]);
+    let mut command = load_command(&proxy.site.arena.netns)?;
+    let connections = proxy.site.descriptors.idle();
+    command.args(["idle", "--connections", &connections.to_string()]);
     command.args(http.then_some("--http"));
     command.arg(proxy.way.address(Cell::Idle { http }.port()).to_string());
     let (user, kernel) = (proxy.gauge.pss_kib(), socket_kib()?);
-    let mut command = proxy.arena.client(&command);
+    let mut command = proxy.site.arena.client(&command);
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let mut client = Client(child);
     client.wait_open()?;
-    let each = |after: f64, before: f64| (after - before) / CONNECTIONS as f64;
+    let each = |after: f64, before: f64| (after - before) / connections as f64;
     let figures = Figures::new([
         (Figure::UserKib, each(proxy.gauge.pss_kib(), user)),
         (Figure::SocketKib, each(socket_kib()?, kernel)),
     ]);
     client.close()?;
-    Ok(Load { figures, units: CONNECTIONS as f64 })
+    Ok(Load { figures, units: connections as f64 })
 }
 
 /// The client's process; killed when dropped.

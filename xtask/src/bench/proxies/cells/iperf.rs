@@ -13,12 +13,12 @@ use crate::bench::proxies::results::{Figure, Figures};
 ///
 /// Fails when iperf3 does, which through a broken proxy may be by hanging.
 pub(super) fn load(proxy: &Proxy<'_>, streams: usize, reverse: bool, seconds: u64) -> Result<Load> {
-    let netns = &proxy.arena.netns;
+    let netns = &proxy.site.arena.netns;
     let mut server = netns.command("iperf3");
     let port = IPERF.to_string();
     server.args(["--server", "--one-off", "--bind", "127.0.0.1", "--port", &port]);
     // Killed when the client is done: a test that went wrong must not wait for another.
-    let _server = Process::serve("iperf3", server, proxy.dir, (netns, IPERF))?;
+    let _server = Process::serve("iperf3", server, proxy.site.dir, (netns, IPERF))?;
     let address = proxy.way.address(IPERF);
     let mut command = netns.command("iperf3");
     command.args(["--json", "--client", "127.0.0.1", "--port", &address.port().to_string()]);

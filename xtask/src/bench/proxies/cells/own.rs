@@ -1,16 +1,15 @@
 //! Request and response, short connections, and the start, with the clients of `client`.
 
 use std::io::Read;
-use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 
 use super::Load;
-use crate::bench::proxies::arena::{Arena, ECHO};
+use crate::bench::proxies::arena::ECHO;
 use crate::bench::proxies::client::{Started, Tally, now};
 use crate::bench::proxies::paths::Way;
-use crate::bench::proxies::proxy::{Cores, Proxy};
+use crate::bench::proxies::proxy::{Proxy, Site};
 use crate::bench::proxies::results::{Figure, Figures};
 use crate::bench::proxies::tools::load_command;
 
@@ -47,17 +46,13 @@ pub(super) fn connect(proxy: &Proxy<'_>, at_once: usize, seconds: u64) -> Result
 /// # Errors
 ///
 /// Fails when no connection is proxied in time.
-pub(super) fn start<'a>(
-    way: &'a Way,
-    arena: &'a Arena,
-    site: (&'a Path, Cores, &'a str),
-) -> Result<(Proxy<'a>, Figures)> {
-    let mut command = load_command(&arena.netns)?;
+pub(super) fn start<'a>(way: &'a Way, site: Site<'a>) -> Result<(Proxy<'a>, Figures)> {
+    let mut command = load_command(&site.arena.netns)?;
     command.arg("start").arg(way.address(ECHO).to_string());
     // It tries before there is a proxy, too: no connection that could be proxied is missed.
-    let mut client = arena.client(&command).stdout(Stdio::piped()).spawn()?;
+    let mut client = site.arena.client(&command).stdout(Stdio::piped()).spawn()?;
     let begin = now()?;
-    let proxy = Proxy::start(way, arena, site)?;
+    let proxy = Proxy::start(way, site)?;
     let ended = client.wait()?;
     let mut line = String::new();
     client.stdout.take().context("stdout was asked for")?.read_to_string(&mut line)?;

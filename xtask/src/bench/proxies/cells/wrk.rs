@@ -40,9 +40,9 @@ pub(super) fn load(
     kib: usize,
     seconds: u64,
 ) -> Result<Load> {
-    let script = proxy.dir.join("wrk.lua");
+    let script = proxy.site.dir.join("wrk.lua");
     std::fs::write(&script, SCRIPT)?;
-    let mut command = proxy.arena.netns.command("wrk");
+    let mut command = proxy.site.arena.netns.command("wrk");
     command.args(["--threads", "1", "--connections", &connections.to_string()]);
     command.args(["--duration", &format!("{seconds}s"), "--script"]).arg(script);
     command.arg(format!("http://{}/{kib}k", proxy.way.address(HTTP1)));

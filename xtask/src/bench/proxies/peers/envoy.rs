@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{CONNECTIONS, write};
+use super::write;
 use crate::bench::proxies::arena::{ECHO, GRPC, HTTP1, HTTP2, IPERF, PROXIED};
 use crate::bench::proxies::paths::Layer;
 use crate::bench::proxies::proxy::{Cores, Site};
@@ -21,24 +21,25 @@ pub(in crate::bench::proxies) fn command(
     binary: &Path,
     site: &Site<'_>,
 ) -> Result<Command> {
-    let file = write(site, "envoy.json", &configuration(layer).to_string())?;
+    let file = write(site, "envoy.json", &configuration(layer, site).to_string())?;
     let cores = match site.cores {
         Cores::One => 1,
         Cores::All => std::thread::available_parallelism()?.get(),
     };
-    let mut command = site.netns.command(binary);
+    let mut command = site.arena.netns.command(binary);
     command.args(["--disable-hot-restart", "--log-level", "error"]);
     command.args(["--concurrency", &cores.to_string(), "--config-path"]).arg(file);
     Ok(command)
 }
 
-fn configuration(layer: Layer) -> Value {
+fn configuration(layer: Layer, site: &Site<'_>) -> Value {
+    let connections = site.descriptors.connections();
     let ports: &[u16] = match layer {
         Layer::Http => &[HTTP1, HTTP2, GRPC],
         Layer::Tcp => &[HTTP1, HTTP2, GRPC, ECHO, IPERF],
     };
     let listeners: Vec<_> = ports.iter().map(|port| listener(layer, *port)).collect();
-    let clusters: Vec<_> = ports.iter().map(|port| cluster(layer, *port)).collect();
+    let clusters: Vec<_> = ports.iter().map(|port| cluster(layer, *port, connections)).collect();
     json!({"static_resources": {"listeners": listeners, "clusters": clusters}})
 }
 
@@ -89,15 +90,15 @@ fn tcp(port: u16) -> Value {
     })
 }
 
-fn cluster(layer: Layer, port: u16) -> Value {
+fn cluster(layer: Layer, port: u16, connections: usize) -> Value {
     let mut cluster = json!({
         "name": format!("p{port}"),
         "type": "STATIC",
         "connect_timeout": "5s",
         "circuit_breakers": {"thresholds": [{
-            "max_connections": CONNECTIONS,
-            "max_pending_requests": CONNECTIONS,
-            "max_requests": CONNECTIONS,
+            "max_connections": connections,
+            "max_pending_requests": connections,
+            "max_requests": connections,
         }]},
         "load_assignment": {
             "cluster_name": format!("p{port}"),

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::{CONNECTIONS, write};
+use super::write;
 use crate::bench::proxies::arena::{ECHO, GRPC, HTTP1, HTTP2, IPERF, PROXIED};
 use crate::bench::proxies::paths::Layer;
 use crate::bench::proxies::proxy::{Cores, Site};
@@ -14,18 +14,19 @@ use crate::bench::proxies::proxy::{Cores, Site};
 ///
 /// Fails when its configuration cannot be written.
 pub(in crate::bench::proxies) fn command(layer: Layer, site: &Site<'_>) -> Result<Command> {
-    let file = write(site, "haproxy.cfg", &configuration(layer, site.cores))?;
-    let mut command = site.netns.command("haproxy");
+    let file = write(site, "haproxy.cfg", &configuration(layer, site))?;
+    let mut command = site.arena.netns.command("haproxy");
     // In the foreground, without a master process.
     command.args(["-db", "-q", "-f"]).arg(file);
     Ok(command)
 }
 
-fn configuration(layer: Layer, cores: Cores) -> String {
-    let threads = if cores == Cores::One { "nbthread 1" } else { "" };
+fn configuration(layer: Layer, site: &Site<'_>) -> String {
+    let connections = site.descriptors.connections();
+    let threads = if site.cores == Cores::One { "nbthread 1" } else { "" };
     let mut text = format!(
-        "global\n maxconn {CONNECTIONS}\n {threads}\n\
-         defaults\n maxconn {CONNECTIONS}\n backlog 16384\n timeout connect 5s\n \
+        "global\n maxconn {connections}\n maxpipes 500\n {threads}\n\
+         defaults\n maxconn {connections}\n backlog 16384\n timeout connect 5s\n \
          timeout client 600s\n timeout server 600s\n"
     );
     let mut listen = |mode: &str, port: u16, protocol: &str| {

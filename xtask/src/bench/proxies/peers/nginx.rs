@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::{CONNECTIONS, write};
+use super::write;
 use crate::bench::proxies::arena::{ECHO, GRPC, HTTP1, HTTP2, IPERF, PROXIED};
 use crate::bench::proxies::paths::Layer;
 use crate::bench::proxies::proxy::{Cores, Site};
@@ -22,19 +22,20 @@ pub(in crate::bench::proxies) fn command(layer: Layer, site: &Site<'_>) -> Resul
     let root = site.dir.join("nginx-peer");
     fs::create_dir_all(&root)?;
     let workers = if site.cores == Cores::One { "1" } else { "auto" };
+    let connections = site.descriptors.connections() * 2;
     let body = match layer {
         Layer::Http => http(&root.display().to_string()),
         Layer::Tcp => stream(),
     };
     let text = format!(
         "load_module {STREAM_MODULE};\n\
-         daemon off; worker_processes {workers}; worker_rlimit_nofile 65536; user root;\n\
+         daemon off; worker_processes {workers}; user root;\n\
          pid {root}/pid; error_log stderr error;\n\
-         events {{ worker_connections {CONNECTIONS}; }}\n{body}",
+         events {{ worker_connections {connections}; }}\n{body}",
         root = root.display(),
     );
     let file = write(site, "nginx-peer.conf", &text)?;
-    let mut command = site.netns.command("nginx");
+    let mut command = site.arena.netns.command("nginx");
     command.args(["-e", "stderr", "-c"]).arg(file);
     Ok(command)
 }
