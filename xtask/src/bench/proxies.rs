@@ -45,10 +45,10 @@ Examples:
   cargo xtask bench proxies --only weir-detect,haproxy-http --cells http1-50 --rounds 9
   cargo xtask bench proxies --write")]
 pub(crate) struct Args {
-    /// Only the ways whose names contain one of these, such as weir-,envoy
+    /// Only the ways whose names begin with one of these, such as weir-,envoy
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     only: Vec<String>,
-    /// Only the cells whose names contain one of these, such as http1,stream-1
+    /// Only the cells whose names begin with one of these, such as http1,stream-1
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     cells: Vec<String>,
     /// How long the load of a cell lasts: 1 to 60
@@ -152,7 +152,7 @@ impl Plan {
     fn new(args: &Args) -> Result<Self> {
         let (mut ways, notes) = Way::all()?;
         let named = |list: &[String], name: String| {
-            list.is_empty() || list.iter().any(|part| name.contains(part.as_str()))
+            list.is_empty() || list.iter().any(|part| name.starts_with(part.as_str()))
         };
         let quick = |way: &Way| {
             let name = way.to_string();

@@ -109,6 +109,7 @@ fn nginx(netns: &Netns, dir: &Path) -> Result<Process> {
            client_body_temp_path {root}/t1; proxy_temp_path {root}/t2; fastcgi_temp_path {root}/t3;
            uwsgi_temp_path {root}/t4; scgi_temp_path {root}/t5;
            open_file_cache max=100; keepalive_timeout 600s; keepalive_requests 1000000000;
+           http2_max_concurrent_streams 1000;
            {}
            {}
          }}",
