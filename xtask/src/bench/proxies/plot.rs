@@ -61,7 +61,10 @@ fn panel(area: &Area<'_>, cores: Cores, cell: Cell, figure: Figure, samples: &Sa
     let mut bars: Vec<(&str, Spread)> = samples
         .ways(cores, &name)
         .into_iter()
-        .filter_map(|way| Some((way, samples.spread(cores, &name, way, figure)?)))
+        .filter_map(|way| {
+            let spread = samples.spread(cores, &name, way, figure)?;
+            Some((way, figure.shown(cell, spread)))
+        })
         .collect();
     bars.sort_by(|a, b| a.1.median.total_cmp(&b.1.median));
     let most = bars.iter().map(|bar| bar.1.most).fold(0.0, f64::max);

@@ -119,7 +119,9 @@ fn bar(verdicts: &[Verdict]) -> Table {
 fn table(cores: Cores, cell: Cell, samples: &Samples) -> Table {
     let name = cell.to_string();
     let ways = samples.ways(cores, &name);
-    let spread = |way: &str, figure| samples.spread(cores, &name, way, figure);
+    let spread = |way: &str, figure: Figure| {
+        Some(figure.shown(cell, samples.spread(cores, &name, way, figure)?))
+    };
     let mut columns = COLUMNS.to_vec();
     columns.retain(|figure| ways.iter().any(|way| spread(way, *figure).is_some()));
     let titles: Vec<_> = columns.iter().map(|figure| figure.title(cell)).collect();

@@ -66,6 +66,7 @@ impl Figure {
             Self::P999Us => "p99.9 µs".into(),
             Self::Connect50Us => "connect(2) p50 µs".into(),
             Self::Connect99Us => "connect(2) p99 µs".into(),
+            Self::CpuUs if cell.per() == "GB" => "CPU s/GB".into(),
             Self::CpuUs => format!("CPU µs/{}", cell.per()),
             Self::PeakMib => "peak MiB".into(),
             Self::IdleMib => "idle MiB".into(),
@@ -73,6 +74,12 @@ impl Figure {
             Self::SocketKib => "KiB/connection, socket buffers".into(),
             Self::StartMs => "start ms".into(),
         }
+    }
+
+    /// In the unit of the title.
+    pub(super) fn shown(self, cell: Cell, spread: Spread) -> Spread {
+        let seconds = self == Self::CpuUs && cell.per() == "GB";
+        if seconds { spread.times(1e-6) } else { spread }
     }
 }
 

@@ -25,6 +25,12 @@ impl Spread {
         };
         Some(Self { median, least, most })
     }
+
+    /// In another unit.
+    pub(super) fn times(self, factor: f64) -> Self {
+        let Self { median, least, most } = self;
+        Self { median: median * factor, least: least * factor, most: most * factor }
+    }
 }
 
 /// The smallest value that at least this share of all is not above (nearest rank); 0 of nothing.

@@ -54,7 +54,7 @@ pub(super) fn echo(address: SocketAddr) -> Result<Ports> {
     let mut stream = connect(address)?;
     stream.write_all(&[WHO])?;
     let mut seen = [0; 2];
-    stream.read_exact(&mut seen)?;
+    stream.read_exact(&mut seen).context("no answer")?;
     Ok(Ports { own: stream.local_addr()?.port(), seen: u16::from_be_bytes(seen) })
 }
 
@@ -72,7 +72,7 @@ fn get(address: SocketAddr, path: &str) -> Result<(u16, Vec<u8>)> {
     let mut stream = connect(address)?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
     let mut response = Vec::new();
-    stream.read_to_end(&mut response)?;
+    stream.read_to_end(&mut response).context("no answer")?;
     ensure!(response.starts_with(b"HTTP/1.1 200 "), "{path}: {}", first_line(&response));
     let head = response.windows(4).position(|at| at == b"\r\n\r\n").context("no head")?;
     Ok((stream.local_addr()?.port(), response.split_off(head + 4)))
