@@ -94,9 +94,28 @@ impl Cell {
         }
     }
 
+    fn is_raw(self) -> bool {
+        !matches!(
+            self,
+            Self::Http1 { .. } | Self::Http2 { .. } | Self::Grpc { .. } | Self::Idle { http: true }
+        )
+    }
+
+    fn is_main(self) -> bool {
+        match self {
+            Self::Exchange { bytes, .. } => bytes == 1024,
+            Self::Connect { .. } => true,
+            _ => self.is_quick(),
+        }
+    }
+
     /// Whether a way is worth its time in this cell.
     pub(super) fn fits(self, way: &Way, cores: Cores) -> bool {
         if cores == Cores::All && !(self.is_parallel() && way.has_process() && !way.is_skip()) {
+            return false;
+        }
+        // What differs between engines is HTTP; and the classic set-up is there for scale.
+        if way.is_second_engine() && self.is_raw() || way.is_redirected() && !self.is_main() {
             return false;
         }
         match self {

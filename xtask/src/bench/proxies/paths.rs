@@ -108,6 +108,12 @@ impl Way {
         matches!(self, Self::Weir(_))
     }
 
+    /// Whether it is a weir that differs from another one in how it takes HTTP only.
+    pub(super) fn is_second_engine(&self) -> bool {
+        let Self::Weir(Weir::Detect { engine, .. }) = self else { return false };
+        engine.is_some_and(|engine| engine != ENGINES[0])
+    }
+
     /// Whether it is in the namespace with connection tracking.
     pub(super) fn is_redirected(&self) -> bool {
         matches!(self, Self::Redirect | Self::RedirectHaproxy)
