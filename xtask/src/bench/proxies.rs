@@ -204,7 +204,8 @@ impl Plan {
         let mut samples = Samples::default();
         for round in 0..self.rounds {
             for cores in &self.cores {
-                for cell in &self.cells {
+                let used = |cell: &&Cell| self.ways.iter().any(|way| cell.fits(way, *cores));
+                for cell in self.cells.iter().filter(used) {
                     eprintln!("round {} of {}, {cores} core(s): {cell}", round + 1, self.rounds);
                     self.turns(ground, (round, *cores, *cell), &mut samples);
                 }

@@ -111,7 +111,7 @@ impl Cell {
 
     /// Whether a way is worth its time in this cell.
     pub(super) fn fits(self, way: &Way, cores: Cores) -> bool {
-        if cores == Cores::All && !(self.is_parallel() && way.has_process() && !way.is_skip()) {
+        if cores == Cores::All && !(self.is_parallel() && *way != Way::Redirect && !way.is_skip()) {
             return false;
         }
         // What differs between engines is HTTP; and the classic set-up is there for scale.
