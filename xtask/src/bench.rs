@@ -5,6 +5,7 @@ mod control;
 mod ground;
 mod lives;
 mod peer;
+mod proxies;
 mod report;
 mod usage;
 mod workloads;
@@ -19,41 +20,77 @@ use crate::{scope, test};
 /// Flags of `cargo xtask bench`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
+    /// Without: proxies
     #[command(subcommand)]
-    what: What,
+    what: Option<What>,
 }
 
 #[derive(clap::Subcommand)]
 enum What {
+    /// weir beside other proxies; needs root
+    Proxies(proxies::Args),
     /// What a workload costs, and whether each costs more where there are many; needs root
     Workloads(workloads::Args),
     /// The other end of a measurement; started by the others
     #[command(hide = true)]
     Peer(peer::Args),
+    /// An origin or a client; started by the others
+    #[command(hide = true)]
+    Load(proxies::client::Args),
 }
 
 pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
+    let proxies = proxies::Args::default();
     match &args.what {
-        What::Peer(args) => peer::run(args),
-        What::Workloads(args) if scope::is_inner() => {
-            scope::accept_interrupts()?;
-            workloads::run(args, &instance(nix::unistd::getppid().as_raw().cast_unsigned()))
-        }
-        What::Workloads(_) => enclosed(root),
+        Some(What::Peer(args)) => peer::run(args),
+        Some(What::Load(args)) => proxies::client::run(args),
+        Some(What::Workloads(args)) => workloads(root, args),
+        Some(What::Proxies(args)) => beside_proxies(root, args),
+        None => beside_proxies(root, &proxies),
     }
 }
 
-/// Builds weir and runs the same again inside; then looks that nothing is left.
-fn enclosed(root: &Path) -> Result<()> {
+fn workloads(root: &Path, args: &workloads::Args) -> Result<()> {
+    if scope::is_inner() {
+        scope::accept_interrupts()?;
+        return workloads::run(args, &instance(outer()));
+    }
+    check_root()?;
+    test::cargo(root, &["build", "--release", "--package", "weir"], &[])?;
+    enclosed()
+}
+
+fn beside_proxies(root: &Path, args: &proxies::Args) -> Result<()> {
+    if scope::is_inner() {
+        scope::accept_interrupts()?;
+        return proxies::run(root, args, &instance(outer()));
+    }
+    check_root()?;
+    // xtask itself is also the load: the profile of `cargo xtask` is not one to measure with. One by
+    // one, because together weir would get the features of xtask's dependencies.
+    for package in ["weir", "xtask"] {
+        test::cargo(root, &["build", "--release", "--package", package], &[])?;
+    }
+    proxies::prepare()?;
+    enclosed()
+}
+
+fn check_root() -> Result<()> {
     ensure!(
         nix::unistd::geteuid().is_root(),
         "the benchmark makes network namespaces and cgroups and loads BPF programs: run as root \
-         (sudo -E env PATH=\"$PATH\" cargo xtask bench workloads)"
+         (sudo -E env PATH=\"$PATH\" cargo xtask bench)"
     );
-    test::cargo(root, &["build", "--release", "--package", "weir"], &[])?;
+    Ok(())
+}
+
+/// Runs the same again inside; then looks that nothing is left.
+fn enclosed() -> Result<()> {
     let ended = scope::enclose("bench")?;
     let instance = instance(std::process::id());
-    if ended.leftovers.iter().any(|leftover| leftover.contains(&instance)) {
+    // Not in the list of what is left: the name has the id of this process, and it lives.
+    if Path::new("/sys/fs/bpf/weir").join(&instance).exists() {
+        eprintln!("left behind: pins of {instance}");
         let _reported_below = std::process::Command::new(binary()?)
             .args(["detach", "--instance", &instance])
             .status();
@@ -66,6 +103,11 @@ fn enclosed(root: &Path) -> Result<()> {
     }
     ensure!(ended.leftovers.is_empty(), "measured, but something was left behind: see above");
     Ok(())
+}
+
+/// The process that waits for this one.
+fn outer() -> u32 {
+    nix::unistd::getppid().as_raw().cast_unsigned()
 }
 
 /// The name of weir's pins: the same for the outer and the inner process.

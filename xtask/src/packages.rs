@@ -1,4 +1,5 @@
-//! The Debian packages that the demo and the tests need: real servers and their real clients.
+//! The Debian packages that the demo, the tests and the benchmark need: real servers, their real
+//! clients, and other proxies.
 
 /// What `cargo xtask demo` starts and drives.
 pub(crate) const DEMO: &[&str] = &[
@@ -30,4 +31,17 @@ pub(crate) const TESTS: &[&str] = &[
     "postgresql",
     "python3-websockets",
     "vsftpd",
+];
+
+/// What `cargo xtask bench proxies` needs: the other proxies, and clients that make load.
+pub(crate) const BENCH: &[&str] = &[
+    "haproxy",
+    "iperf3",
+    "iproute2",
+    "iptables",
+    "libnginx-mod-stream",
+    "nghttp2-client",
+    "nginx-light",
+    "util-linux",
+    "wrk",
 ];

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::packages::{DEMO, TESTS};
+use crate::packages::{BENCH, DEMO, TESTS};
 
 /// Debian asks this program whether a package may start its service (invoke-rc.d(8)).
 const POLICY: &str = "/usr/sbin/policy-rc.d";
@@ -29,6 +29,8 @@ pub(crate) enum Purpose {
     Demo,
     /// `cargo xtask test`.
     Tests,
+    /// `cargo xtask bench proxies`.
+    Bench,
 }
 
 /// Forbids services to start, as long as it lives; leaves a policy alone that was there.
@@ -110,8 +112,12 @@ fn apt(arguments: &[&str]) -> Result<()> {
 }
 
 fn missing(purpose: Purpose) -> Vec<&'static str> {
-    let more = if purpose == Purpose::Tests { TESTS } else { &[] };
-    DEMO.iter().chain(more).copied().filter(|package| !installed(package)).collect()
+    let lists: &[&[&'static str]] = match purpose {
+        Purpose::Demo => &[DEMO],
+        Purpose::Tests => &[DEMO, TESTS],
+        Purpose::Bench => &[BENCH],
+    };
+    lists.concat().into_iter().filter(|package| !installed(package)).collect()
 }
 
 fn installed(package: &str) -> bool {

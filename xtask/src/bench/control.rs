@@ -57,7 +57,7 @@ impl Weir {
         let deadline = Instant::now() + LIMIT;
         loop {
             match UnixStream::connect(&self.control) {
-                Ok(stream) => return self.captured(stream),
+                Ok(stream) => return captured(stream),
                 Err(error)
                     if matches!(
                         error.kind(),
@@ -69,12 +69,6 @@ impl Weir {
             ensure!(Instant::now() < deadline, "weir did not get ready");
             std::thread::sleep(Duration::from_millis(1));
         }
-    }
-
-    fn captured(&self, stream: UnixStream) -> Result<usize> {
-        let answer = exchange(stream, &json!("workload_list"))?;
-        let list = answer["workloads"].as_array().context("no list of workloads")?;
-        Ok(list.iter().filter(|it| it["phase"] == "capturing").count())
     }
 
     /// Its process id.
@@ -166,6 +160,17 @@ pub(super) fn detach(instance: &str) -> Result<Duration> {
     let begin = Instant::now();
     run_command(command.args(["detach", "--instance", instance]), LIMIT)?.ok()?;
     Ok(begin.elapsed())
+}
+
+/// How many workloads the weir at the other end captures.
+///
+/// # Errors
+///
+/// Fails when it does not answer.
+pub(super) fn captured(stream: UnixStream) -> Result<usize> {
+    let answer = exchange(stream, &json!("workload_list"))?;
+    let list = answer["workloads"].as_array().context("no list of workloads")?;
+    Ok(list.iter().filter(|it| it["phase"] == "capturing").count())
 }
 
 // === helpers ===

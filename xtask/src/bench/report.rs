@@ -79,6 +79,13 @@ impl Machine {
     }
 }
 
+impl std::fmt::Display for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { kernel, cpu, cpus, memory_gib, load, .. } = self;
+        write!(f, "Linux {kernel}, {cpus} CPUs ({cpu}), {memory_gib:.0} GiB; load before {load}.")
+    }
+}
+
 // === tables ===
 
 /// All tables, as text that is Markdown too.

@@ -1,0 +1,74 @@
+//! What a proxy takes, with all its processes: a cgroup that nothing else is in.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use weir_tests::cgroup::Cgroup;
+
+/// The cgroup of one proxy.
+pub(super) struct Gauge {
+    cgroup: Cgroup,
+}
+
+// === impl Gauge ===
+
+impl Gauge {
+    /// # Errors
+    ///
+    /// Fails without root.
+    pub(super) fn new() -> Result<Self> {
+        Ok(Self { cgroup: Cgroup::new("proxy")? })
+    }
+
+    /// The command in the cgroup.
+    pub(super) fn wrap(&self, command: &Command) -> Command {
+        self.cgroup.wrap(command)
+    }
+
+    /// User and system time so far, of processes that have ended too.
+    ///
+    /// # Errors
+    ///
+    /// Fails where cgroups have no `cpu.stat`.
+    pub(super) fn cpu(&self) -> Result<Duration> {
+        let path = self.cgroup.path().join("cpu.stat");
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let usage = text.lines().find_map(|line| line.strip_prefix("usage_usec "));
+        let usage = usage.and_then(|number| number.parse().ok()).context("no usage_usec")?;
+        Ok(Duration::from_micros(usage))
+    }
+
+    /// The most memory that was resident in each process, added up; KiB.
+    pub(super) fn peak_kib(&self) -> f64 {
+        self.sum("status", "VmHWM:")
+    }
+
+    /// The processes' shares of what is resident; KiB.
+    pub(super) fn pss_kib(&self) -> f64 {
+        self.sum("smaps_rollup", "Pss:")
+    }
+
+    fn sum(&self, file: &str, name: &str) -> f64 {
+        let text = |pid| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        self.cgroup.processes().into_iter().map(|pid| field(&text(pid), name)).sum()
+    }
+}
+
+/// The number in a line like `VmHWM:   1234 kB`; 0 where there is none.
+fn field(text: &str, name: &str) -> f64 {
+    let rest = text.lines().find_map(|line| line.strip_prefix(name));
+    rest.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::field;
+
+    #[test]
+    fn memory_is_found_by_name() {
+        let text = "Name:\tweir\nVmHWM:\t   9120 kB\nVmRSS:\t 8000 kB\n";
+        assert_eq!((field(text, "VmHWM:"), field(text, "Pss:")), (9120.0, 0.0));
+    }
+}
