@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -75,7 +75,9 @@ impl Future for Cancelled {
             return Poll::Ready(());
         }
         if self.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
-            ready!(self.waiting.as_mut().poll(cx));
+            if self.waiting.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
             self.waker = Some(cx.waker().clone());
         }
         Poll::Pending
@@ -99,6 +101,7 @@ mod tests {
         let stop = Stop::new();
         let mut early = task::spawn(stop.cancelled());
         assert_pending!(early.poll());
+        assert!(early.waker.is_some(), "the next poll would take the lock again");
         assert_pending!(early.poll());
         // Another task takes the same wait over.
         let mut moved = task::spawn(early.into_inner());
