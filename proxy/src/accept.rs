@@ -310,7 +310,7 @@ impl Accept for UnixListener {
 // === helpers ===
 
 /// poll(2): a listener is readable while there is a connection in its queue.
-fn is_readable(listener: &impl AsFd) -> bool {
+pub(crate) fn is_readable(listener: &impl AsFd) -> bool {
     let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
     poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }

@@ -72,8 +72,18 @@ pub trait Feedback: Send + Sync {
 impl Context {
     /// Serves a connection that the kernel sent here. `captured` is `None` for one that somebody
     /// made to the listener's own address.
-    pub async fn serve(&self, client: TcpStream, peer: SocketAddr, captured: Option<Captured>) {
+    pub async fn serve(
+        &self,
+        client: std::net::TcpStream,
+        peer: SocketAddr,
+        captured: Option<Captured>,
+    ) {
         let accepted = Instant::now();
+        let client = match TcpStream::from_std(client) {
+            Ok(client) => client,
+            // epoll_ctl(2) lacks memory. The socket is armed: its close is a reset.
+            Err(error) => return tracing::error!(%error, "connection not registered"),
+        };
         let Some(captured) = captured else {
             let destination = client.local_addr().unwrap_or(peer);
             let guard = self.open(Direction::Outbound, peer, destination);
@@ -103,11 +113,13 @@ impl Context {
     }
 
     /// Turns a connection away because there are too many.
-    pub fn shed(&self, client: TcpStream, peer: SocketAddr, captured: Option<Captured>) {
+    pub fn shed(&self, client: std::net::TcpStream, peer: SocketAddr, captured: Option<Captured>) {
         let (direction, destination) = captured.map_or((Direction::Outbound, peer), |captured| {
             (captured.direction, captured.destination)
         });
-        refuse(client, self.open(direction, peer, destination), CloseReason::Shed);
+        // It is armed: its close is a reset.
+        drop(client);
+        self.open(direction, peer, destination).close(CloseReason::Shed);
     }
 
     fn open(

@@ -19,5 +19,6 @@ pub mod ports;
 pub mod stop;
 pub mod telemetry;
 pub mod units;
+pub mod workers;
 pub mod workload;
 pub mod workloads;

@@ -1,6 +1,7 @@
 //! One captured workload: its kernel side, listeners, port policy and connections, from attach to
 //! the end of the drain.
 
+mod accepting;
 mod feedback;
 mod skipped;
 mod slots;
@@ -16,22 +17,19 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    net::{TcpListener, TcpStream},
-    runtime::Handle,
-};
+use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weir_common::{WorkloadConfig, flags};
 
 pub use skipped::skipped;
 pub use start::{Description, Origin, Start};
 
-use self::{feedback::KernelFeedback, slots::WorkloadSlots};
+use self::{accepting::Incoming, feedback::KernelFeedback, slots::WorkloadSlots};
 use crate::{
-    accept::{AcceptOptions, Exhaustion, Registered, Slots, accept_loop},
+    accept::{Exhaustion, Registered, Slots},
     capture::{
-        AttachOptions, CaptureError, Captured, ClientIp, Heartbeat, Installed, Instance, Kernel,
-        Listeners, Lock, Netns, Originals, RememberedPort, RouteWatch, cgroup,
+        AttachOptions, CaptureError, ClientIp, Heartbeat, Installed, Instance, Kernel, Listeners,
+        Lock, Netns, Originals, RememberedPort, RouteWatch, cgroup,
     },
     config::{Config, Fail, WorkloadSettings},
     connection::Context,
@@ -40,6 +38,7 @@ use crate::{
     ports::{PortChange, PortPolicy, PortSet},
     stop::Stop,
     telemetry::Telemetry,
+    workers::Workers,
 };
 
 /// What all workloads of the process share.
@@ -52,6 +51,8 @@ pub struct Shared {
     pub instance: Arc<Instance>,
     /// Original destinations of redirected connections.
     pub originals: Originals,
+    /// Who serves connections.
+    pub workers: Arc<Workers>,
     /// Whether `sk_msg` is on.
     pub sk_msg: bool,
     /// Whether the process is out of descriptors.
@@ -169,7 +170,7 @@ impl Workload {
         let error =
             |source| CaptureError::Socket { action: "watch the listener", source, hint: "" };
         for socket in self.slots.listeners.sockets().map_err(error)? {
-            let listener = TcpListener::from_std(socket).map_err(error)?;
+            let listener = Incoming::new(socket).map_err(error)?;
             self.accepting.spawn(Arc::clone(self).accept(listener));
         }
         let stop = self.stop_following.clone();
@@ -205,51 +206,6 @@ impl Workload {
             self.kernel.detach();
             self.kernel.forget();
         }
-    }
-
-    async fn accept(self: Arc<Self>, listener: TcpListener) {
-        let options = AcceptOptions {
-            exhaustion: self.shared.exhaustion.clone(),
-            ..AcceptOptions::captured()
-        };
-        let slots = Arc::clone(&self.slots);
-        let stop = self.stop_accepting.clone();
-        accept_loop(&listener, slots.as_ref(), &stop, options, |client, peer| {
-            self.admit(client, peer);
-        })
-        .await;
-    }
-
-    fn admit(&self, client: TcpStream, peer: SocketAddr) {
-        let captured = self.captured(&client, peer);
-        let limit = self.shared.config.forward.max_connections;
-        if self.connections.len() >= limit {
-            return self.context.shed(client, peer, captured);
-        }
-        let context = Arc::clone(&self.context);
-        self.connections.spawn(async move { context.serve(client, peer, captured).await });
-    }
-
-    /// Which way a connection came, and where it was going.
-    fn captured(&self, client: &TcpStream, peer: SocketAddr) -> Option<Captured> {
-        let local = client.local_addr().ok()?;
-        if !self.context.own.contains(&local) {
-            let status = lock(&self.policy).get(Direction::Inbound, local.port());
-            return Some(Captured {
-                workload: self.kernel.workload(),
-                direction: Direction::Inbound,
-                destination: local,
-                bound: None,
-                source: Some(peer.ip()),
-                mark: 0,
-                state: status.state,
-                state_source: status.source,
-            });
-        }
-        self.shared.originals.take(self.netns.cookie(), peer).unwrap_or_else(|error| {
-            tracing::error!(%error, client.addr = %peer, "original destination not read");
-            None
-        })
     }
 
     /// Puts ports into a state; new connections get it at once, in the kernel.

@@ -27,6 +27,7 @@ use crate::{
     },
     config::{Config, Fail, Switch, WorkloadSettings, fail_name},
     telemetry::{Telemetry, WorkloadFacts},
+    workers::Workers,
     workload::{Description, Origin, Shared, Start, Workload, cgroup_of, skipped},
 };
 
@@ -98,6 +99,8 @@ impl Workloads {
         })?);
         let acceleration = accelerate(&instance, config.runtime.sk_msg == Switch::On);
         let originals = Originals::new(&instance)?;
+        let error = |source| CaptureError::Socket { action: "start workers", source, hint: "" };
+        let workers = Workers::start(config.runtime.workers).map_err(error)?;
         Heartbeat::beat(&instance)?;
         let remembered = instance.recall();
         let last = remembered.workloads.iter().map(|(id, _)| *id).max().unwrap_or(0);
@@ -106,6 +109,7 @@ impl Workloads {
             telemetry,
             instance,
             originals,
+            workers: Arc::new(workers),
             sk_msg: acceleration == Acceleration::On,
             exhaustion: Exhaustion::process(),
         };
@@ -194,9 +198,10 @@ impl Workloads {
     }
 
     fn spawn_tasks(self: &Arc<Self>) {
-        let (instance, retired) = (Arc::clone(&self.shared.instance), self.retired.clone());
+        let (shared, retired) = (Arc::clone(&self.shared), self.retired.clone());
         tokio::spawn(async move {
-            retired.run_until_cancelled(Heartbeat::run(Arc::clone(&instance))).await
+            let beats = Heartbeat::run(&shared.instance, || shared.workers.visit());
+            retired.run_until_cancelled(beats).await
         });
         let (workloads, retired) = (Arc::downgrade(self), self.retired.clone());
         tokio::spawn(async move {

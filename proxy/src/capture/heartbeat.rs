@@ -1,7 +1,7 @@
 //! Signs of life: a timestamp that the connect hook compares with its own clock, so that a
 //! stopped or hung proxy is passed by.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use weir_common::maps;
 
@@ -29,13 +29,14 @@ impl Heartbeat {
             .map_err(CaptureError::map("write", maps::HEARTBEAT))
     }
 
-    /// Writes heartbeats for ever; to be spawned on the runtime that serves the connections, so
-    /// that it stops when that runtime does.
-    pub async fn run(instance: Arc<Instance>) {
+    /// Writes heartbeats for ever, each after a visit to whoever serves the connections, so that
+    /// it stops when one of them does.
+    pub async fn run<V: Future<Output = ()>>(instance: &Instance, visit: impl Fn() -> V) {
         let mut ticks = tokio::time::interval(INTERVAL);
         loop {
             ticks.tick().await;
-            if let Err(error) = Self::beat(&instance) {
+            visit().await;
+            if let Err(error) = Self::beat(instance) {
                 tracing::warn!(%error, "heartbeat not written");
             }
         }

@@ -49,7 +49,7 @@ pub(super) fn run(args: &ExecArgs) -> Result<Exit> {
     let deadline = config.drain.deadline;
     let log = session::start_log(&config)?;
     let limit = session::raise_file_limit();
-    session::runtime(config.runtime.workers)?.block_on(async {
+    session::runtime()?.block_on(async {
         // From here on a signal waits for the command, instead of leaving the cgroup behind.
         let mut signals = signals()?;
         let cgroup = Transient::create(&format!("weir-exec-{pid}"))?;

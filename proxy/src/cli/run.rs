@@ -26,7 +26,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit> {
     }
     let log = session::start_log(&config)?;
     session::raise_file_limit();
-    session::runtime(config.runtime.workers)?.block_on(async {
+    session::runtime()?.block_on(async {
         let deadline = config.drain.deadline;
         let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;

@@ -192,16 +192,10 @@ pub(super) fn start_log(config: &Config) -> Result<LogHandle> {
     Ok(log::init(&log)?)
 }
 
-pub(super) fn runtime(workers: usize) -> Result<tokio::runtime::Runtime> {
-    // One worker has nobody to share its work with, and need not be prepared for it.
-    let mut builder = match workers {
-        1 => tokio::runtime::Builder::new_current_thread(),
-        _ => tokio::runtime::Builder::new_multi_thread(),
-    };
-    if workers > 1 {
-        builder.worker_threads(workers);
-    }
-    builder.enable_all().build().context("cannot start the worker threads")
+/// For everything but serving connections, which has threads of its own where there are several.
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().context("cannot start the runtime")
 }
 
 /// Raises the soft limit of open files to the hard one: each proxied connection takes two.

@@ -1,0 +1,114 @@
+//! From the listeners to the workers: which connection it is, and who serves it.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::OwnedFd,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use rustix::net::{SocketFlags, acceptfrom_with};
+use tokio::io::unix::AsyncFd;
+
+use super::{Workload, lock};
+use crate::{
+    accept::{Accept, AcceptOptions, accept_loop, is_readable},
+    capture::Captured,
+    decision::Direction,
+};
+
+/// A listener whose connections are served on another thread: they are not yet anybody's.
+pub(super) struct Incoming(AsyncFd<TcpListener>);
+
+// === impl Incoming ===
+
+impl Incoming {
+    pub(super) fn new(listener: TcpListener) -> io::Result<Self> {
+        // SAFETY: a TcpListener owns its descriptor, and gives the same one until it is dropped.
+        let registered = unsafe { AsyncFd::register(listener) };
+        Ok(Self(registered.map_err(|error| error.into_parts().1)?))
+    }
+}
+
+impl Accept for Incoming {
+    type Stream = TcpStream;
+    type Address = SocketAddr;
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Stream, Self::Address)>> {
+        loop {
+            let mut ready = ready!(self.0.poll_read_ready(cx))?;
+            if let Ok(accepted) = ready.try_io(|listener| accept(listener.get_ref())) {
+                return Poll::Ready(accepted);
+            }
+        }
+    }
+
+    fn is_waited_for(&self) -> bool {
+        is_readable(self.0.get_ref())
+    }
+
+    /// The listener's connections are armed (`capture/listener.rs`): a close is a reset.
+    fn reset(stream: TcpStream) {
+        drop(stream);
+    }
+}
+
+// === impl Workload ===
+
+impl Workload {
+    pub(super) async fn accept(self: Arc<Self>, listener: Incoming) {
+        let options = AcceptOptions {
+            exhaustion: self.shared.exhaustion.clone(),
+            ..AcceptOptions::captured()
+        };
+        let slots = Arc::clone(&self.slots);
+        let stop = self.stop_accepting.clone();
+        accept_loop(&listener, slots.as_ref(), &stop, options, |client, peer| {
+            self.admit(client, peer);
+        })
+        .await;
+    }
+
+    fn admit(&self, client: TcpStream, peer: SocketAddr) {
+        let captured = self.captured(&client, peer);
+        let limit = self.shared.config.forward.max_connections;
+        if self.connections.len() >= limit {
+            return self.context.shed(client, peer, captured);
+        }
+        let context = Arc::clone(&self.context);
+        let connection = async move { context.serve(client, peer, captured).await };
+        self.shared.workers.serve(&self.connections, connection);
+    }
+
+    /// Which way a connection came, and where it was going.
+    fn captured(&self, client: &TcpStream, peer: SocketAddr) -> Option<Captured> {
+        let local = client.local_addr().ok()?;
+        if !self.context.own.contains(&local) {
+            let status = lock(&self.policy).get(Direction::Inbound, local.port());
+            return Some(Captured {
+                workload: self.kernel.workload(),
+                direction: Direction::Inbound,
+                destination: local,
+                bound: None,
+                source: Some(peer.ip()),
+                mark: 0,
+                state: status.state,
+                state_source: status.source,
+            });
+        }
+        self.shared.originals.take(self.netns.cookie(), peer).unwrap_or_else(|error| {
+            tracing::error!(%error, client.addr = %peer, "original destination not read");
+            None
+        })
+    }
+}
+
+// === helpers ===
+
+fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (stream, peer): (OwnedFd, _) = acceptfrom_with(listener, flags)?;
+    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+    Ok((stream.into(), peer.ok_or(io::ErrorKind::AddrNotAvailable)?))
+}
