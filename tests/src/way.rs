@@ -168,6 +168,12 @@ impl Way {
         self.daemon.as_ref()
     }
 
+    /// As [`Way::daemon`], for whoever ends it.
+    #[must_use]
+    pub fn daemon_mut(&mut self) -> Option<&mut Daemon> {
+        self.daemon.as_mut()
+    }
+
     /// The pods that weir captures.
     #[must_use]
     pub fn captured_pods(&self) -> Vec<&Site> {
