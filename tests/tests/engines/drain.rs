@@ -67,7 +67,8 @@ fn http1_clients_are_told(engine: Engine) -> Result<()> {
             scope.spawn(move || serve(&server));
             let working = working.clone();
             clients.push(scope.spawn(move || {
-                work(&client, || working.send(()).expect("the test waits")).with_context(|| format!("{:?}", client.local_addr()))
+                work(&client, || working.send(()).expect("the test waits"))
+                    .with_context(|| format!("{:?}", client.local_addr()))
             }));
         }
         for _ in 0..CLIENTS {
@@ -109,7 +110,9 @@ fn read_answer(mut stream: &TcpStream) -> Result<String> {
     let mut bytes = Vec::new();
     while !bytes.ends_with(b"\r\n\r\nok") {
         let mut byte = [0; 1];
-        stream.read_exact(&mut byte).with_context(|| format!("after {:?}", bytes.escape_ascii().to_string()))?;
+        stream
+            .read_exact(&mut byte)
+            .with_context(|| format!("after {:?}", bytes.escape_ascii().to_string()))?;
         bytes.push(byte[0]);
     }
     Ok(String::from_utf8(bytes)?)

@@ -62,14 +62,8 @@ const HTTP2: &[(&str, Traffic)] = &[
     ("GET", ("curl -sS --http2-prior-knowledge {h2}/hello.txt", &[(200, 1)])),
     ("404", ("curl -sS --http2-prior-knowledge {h2}/missing", &[(404, 1)])),
     ("204", ("curl -sS --http2-prior-knowledge {h2}/nothing", &[(204, 1)])),
-    (
-        "304",
-        ("curl -sS --http2-prior-knowledge -H 'If-None-Match: *' {h2}/hello.txt", &[(304, 1)]),
-    ),
-    (
-        "HEAD",
-        ("curl -sSI --http2-prior-knowledge {h2}/hello.txt | grep -i length", &[(200, 1)]),
-    ),
+    ("304", ("curl -sS --http2-prior-knowledge -H 'If-None-Match: *' {h2}/hello.txt", &[(304, 1)])),
+    ("HEAD", ("curl -sSI --http2-prior-knowledge {h2}/hello.txt | grep -i length", &[(200, 1)])),
     (
         "an upload",
         (
@@ -86,7 +80,10 @@ const HTTP2: &[(&str, Traffic)] = &[
             &[(200, 1)],
         ),
     ),
-    ("nghttp with priorities", ("nghttp {nghttpd}/hello.txt {nghttpd}/missing", &[(200, 1), (404, 1)])),
+    (
+        "nghttp with priorities",
+        ("nghttp {nghttpd}/hello.txt {nghttpd}/missing", &[(200, 1), (404, 1)]),
+    ),
     (
         "many streams of nghttpd",
         ("h2load -n 400 -c 4 -m 10 {nghttpd}/hello.txt | grep ^requests:", &[(200, 400)]),
