@@ -26,13 +26,14 @@ const REQUEST: &str = "GET / HTTP/1.1\r\nHost: host.test\r\n\r\n";
 const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 /// Clients that are at work at the same time, each at another point of an exchange.
 const CLIENTS: usize = 8;
-/// Exchanges of each before and during the drain.
+/// Exchanges of each before the drain.
 const BEFORE: usize = 50;
 
+/// SIGTERM, until every connection has been asked to end.
 fn drain(daemon: &Daemon) -> Result<()> {
     daemon.process.signal(Signal::SIGTERM)?;
     wait_until("weir to drain", PATIENCE, || {
-        Ok(daemon.json(&["status"])?["status"]["phase"] == "draining")
+        Ok(daemon.json(&["status"])?["status"]["workloads"][0]["phase"] == "draining")
     })
 }
 
