@@ -201,8 +201,11 @@ fn copy(mut from: &TcpStream, mut to: &TcpStream) -> Result<Vec<u8>> {
 
 /// Runs a client against a server of the lab, each of its connections over the way; what was said.
 fn recorded(way: &Way, lab: &Lab, port: u16, line: &str) -> Result<Vec<[Recorded; 2]>> {
-    let listener = lab.client.enter(|| TcpListener::bind(("127.0.0.1", port)))??;
+    let listener = lab.client.enter(|| TcpListener::bind("127.0.0.1:0"))??;
     listener.set_nonblocking(true)?;
+    // A port of its own: another one may not be free yet after the row before.
+    let own = listener.local_addr()?.port();
+    let line = line.replace(&format!("127.0.0.1:{port}"), &format!("127.0.0.1:{own}"));
     let (over, relayed) = (AtomicBool::new(false), Mutex::new(Vec::new()));
     thread::scope(|scope| -> Result<()> {
         let relays = scope.spawn(|| -> Result<()> {
@@ -231,7 +234,7 @@ fn recorded(way: &Way, lab: &Lab, port: u16, line: &str) -> Result<Vec<[Recorded
             relays.into_iter().try_for_each(|relay| relay.join().expect("no panic"))
         });
         let mut client = lab.client.command("bash");
-        let finished = run(client.args(["-euo", "pipefail", "-c", line]), LIMIT);
+        let finished = run(client.args(["-euo", "pipefail", "-c", &line]), LIMIT);
         over.store(true, Ordering::Relaxed);
         relays.join().expect("no panic").context("relay")?;
         finished?.ok().map(drop)
