@@ -8,6 +8,7 @@
 
 pub mod cgroup;
 pub mod daemon;
+pub mod engine;
 pub mod fixture;
 pub mod lab;
 pub mod left;

@@ -38,6 +38,26 @@ impl Record {
         self.0["kind"] == kind
     }
 
+    /// What the same traffic gives again: without ids, times, and the client's port. Of a time that
+    /// may be missing it is kept whether there is one.
+    ///
+    /// # Panics
+    ///
+    /// Panics when the record is no object.
+    #[must_use]
+    pub fn comparable(&self) -> Value {
+        let mut fields = self.0.as_object().expect("a record is an object").clone();
+        for field in ["id", "connection", "time", "client", "duration_us", "kernel"] {
+            fields.remove(field);
+        }
+        for field in ["latency_us", "detect_us"] {
+            if let Some(value) = fields.get_mut(field) {
+                *value = Value::Bool(true);
+            }
+        }
+        Value::Object(fields)
+    }
+
     fn goes_to(&self, port: u16) -> bool {
         self.text("destination").ends_with(&format!(":{port}"))
     }

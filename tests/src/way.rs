@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use anyhow::{Context, Result, ensure};
 
 use crate::daemon::{Daemon, Run};
+use crate::engine::Engine;
 use crate::left::nothing_left;
 use crate::pods::{CLIENT, POD, POD_B, Pods};
 use crate::process::wait_until;
@@ -40,6 +41,7 @@ pub struct Way {
     /// The places.
     pub pods: Pods,
     kind: Kind,
+    engine: Engine,
     family: usize,
     next: AtomicU16,
 }
@@ -60,9 +62,10 @@ impl Way {
     /// # Errors
     ///
     /// Fails when weir does not get ready.
-    pub fn new(kind: Kind) -> Result<Self> {
+    pub fn new(kind: Kind, engine: Engine) -> Result<Self> {
         let pods = Pods::new()?;
         let run = Run::new(&pods.node, pods.dir()).flags(&["--detect-timeout", "1h"]);
+        let run = run.flags(&engine.flags());
         let (a, b) = (&pods.pod_a, &pods.pod_b);
         let run = run.workload("pod-a", a.cgroup(), Some(&a.netns));
         let daemon = match kind {
@@ -75,7 +78,7 @@ impl Way {
                 Some(daemon)
             }
         };
-        Ok(Self { daemon, pods, kind, family: 0, next: AtomicU16::new(FIRST_PORT) })
+        Ok(Self { daemon, pods, kind, engine, family: 0, next: AtomicU16::new(FIRST_PORT) })
     }
 
     /// Takes IPv4 (0) or IPv6 (1) addresses from now on.
@@ -87,6 +90,12 @@ impl Way {
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// How weir carries HTTP there.
+    #[must_use]
+    pub fn engine(&self) -> Engine {
+        self.engine
     }
 
     /// Where connections are opened.
@@ -157,6 +166,12 @@ impl Way {
     #[must_use]
     pub fn daemon(&self) -> Option<&Daemon> {
         self.daemon.as_ref()
+    }
+
+    /// As [`Way::daemon`], for whoever ends it.
+    #[must_use]
+    pub fn daemon_mut(&mut self) -> Option<&mut Daemon> {
+        self.daemon.as_mut()
     }
 
     /// The pods that weir captures.

@@ -22,8 +22,8 @@ pub fn start(lab: &Lab) -> Result<Process> {
     Process::serve("grpc", command, lab.dir(), (&lab.server, PORT))
 }
 
-/// The client's command line for one kind of call: `unary`, `download`, `upload`, `chat`, `fail` or
-/// `all`.
+/// The client's command line for one kind of call: `unary`, `download`, `upload`, `chat`, `fail`,
+/// `cancel`, `deadline`, `together`, or `all` for the first five.
 #[must_use]
 pub fn client(host: &str, kind: &str) -> Vec<OsString> {
     let script = fixture::path("grpc_client.py");

@@ -109,6 +109,8 @@ http {{
         ssl_certificate_key {dir}/key.pem;
         root {dir}/root;
         location = /whoami {{ return 200 "$remote_addr $remote_port\n"; }}
+        location = /nothing {{ return 204; }}
+        location = /chunked.txt {{ ssi on; ssi_types *; alias {dir}/root/hello.txt; }}
         location = /missing {{ return 404 "nothing here\n"; }}
         location = /upload {{
             client_body_in_file_only on;

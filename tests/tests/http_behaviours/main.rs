@@ -11,6 +11,7 @@ mod tunnels;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anyhow::{Result, anyhow, ensure};
+use weir_tests::engine::Engine;
 use weir_tests::way::{Kind, Way};
 
 /// What it is called, and what must hold.
@@ -20,8 +21,8 @@ const TABLES: [&[Behaviour]; 5] =
     [http1::TABLE, messages::TABLE, tunnels::TABLE, http2::TABLE, faults::TABLE];
 
 /// Runs every behaviour, also after one has failed, and then lists those that did.
-fn all_hold(kind: Kind) -> Result<()> {
-    let mut way = Way::new(kind)?;
+fn all_hold(kind: Kind, engine: Engine) -> Result<()> {
+    let mut way = Way::new(kind, engine)?;
     let (mut failed, mut held) = (Vec::new(), 0);
     for (number, family) in ["IPv4", "IPv6"].iter().enumerate() {
         way.use_family(number);
@@ -37,7 +38,7 @@ fn all_hold(kind: Kind) -> Result<()> {
     let list = failed.join("\n");
     ensure!(
         failed.is_empty(),
-        "{kind:?}: {} of {} failed\n{list}",
+        "{kind:?}, {engine}: {} of {} failed\n{list}",
         failed.len(),
         failed.len() + held
     );
@@ -46,20 +47,25 @@ fn all_hold(kind: Kind) -> Result<()> {
 
 #[test]
 fn they_hold_on_a_direct_connection() -> Result<()> {
-    all_hold(Kind::Direct)
+    all_hold(Kind::Direct, Engine::Observe)
 }
 
 #[test]
 fn they_hold_for_outbound_connections() -> Result<()> {
-    all_hold(Kind::Outbound)
+    all_hold(Kind::Outbound, Engine::Observe)
 }
 
 #[test]
 fn they_hold_for_inbound_connections() -> Result<()> {
-    all_hold(Kind::Inbound)
+    all_hold(Kind::Inbound, Engine::Observe)
 }
 
 #[test]
 fn they_hold_through_two_weirs_in_a_row() -> Result<()> {
-    all_hold(Kind::Both)
+    all_hold(Kind::Both, Engine::Observe)
+}
+
+#[test]
+fn they_hold_through_two_weirs_that_end_the_connections_themselves() -> Result<()> {
+    all_hold(Kind::Both, Engine::Route)
 }

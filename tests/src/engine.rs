@@ -1,0 +1,34 @@
+//! weir's two HTTP engines, as tests choose them.
+
+use std::fmt;
+
+/// How weir carries HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// Bytes pass as they came, and somebody looks on: the default.
+    Observe,
+    /// weir ends both connections and speaks itself.
+    Route,
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Observe, Self::Route];
+
+    /// The flags that choose it.
+    #[must_use]
+    pub const fn flags(self) -> [&'static str; 2] {
+        match self {
+            Self::Observe => ["--http-engine", "observe"],
+            Self::Route => ["--http-engine", "route"],
+        }
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.flags()[1])
+    }
+}

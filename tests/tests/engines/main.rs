@@ -1,0 +1,40 @@
+//! The two HTTP engines held against each other: the same traffic leaves the same records, whichever
+//! carries it; what the observing one carries arrives as it was sent, byte by byte; and both let
+//! connections end well when weir does.
+
+mod bytes;
+mod drain;
+mod frames;
+mod raw;
+mod real;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use anyhow::{Result, anyhow, ensure};
+use serde_json::Value;
+
+/// Runs a check of every row, also after one has failed, and then lists those that did.
+fn all<T>(rows: &[(&'static str, T)], check: impl Fn(&T) -> Result<()>) -> Result<()> {
+    let failed = rows.iter().filter_map(|(name, row)| {
+        let outcome = catch_unwind(AssertUnwindSafe(|| check(row)));
+        let outcome = outcome.unwrap_or_else(|_| Err(anyhow!("it panicked, see above")));
+        outcome.err().map(|error| format!("{name}: {error:#}"))
+    });
+    let failed: Vec<String> = failed.collect();
+    ensure!(failed.is_empty(), "{} of {} failed\n{}", failed.len(), rows.len(), failed.join("\n"));
+    Ok(())
+}
+
+/// The lists are equal, or the error tells the first difference.
+fn equal(observe: &[Value], route: &[Value]) -> Result<()> {
+    ensure!(
+        observe.len() == route.len(),
+        "{} records of observe, {} of route: {observe:#?} {route:#?}",
+        observe.len(),
+        route.len()
+    );
+    for (observe, route) in observe.iter().zip(route) {
+        ensure!(observe == route, "records differ\nobserve {observe}\nroute   {route}");
+    }
+    Ok(())
+}
