@@ -90,7 +90,6 @@ impl Workload {
         let netns = open_netns(&settings, &cgroup)?;
         let kernel = Arc::new(Kernel::new(Arc::clone(&shared.instance), id, fresh));
         let policy = policy(&settings, &ports);
-        configure(&kernel, &settings, &policy, shared.sk_msg)?;
         let listeners = Listeners::open(&kernel, &netns)?;
         let client_ip = if settings.inbound.capture && settings.inbound.preserve_client_ip {
             if !shared.instance.knows_ingress_ifindex() {
@@ -112,7 +111,9 @@ impl Workload {
             client_ip,
             programs: keep.then_some(own),
         };
+        // First: what is under a number that nobody knows would never be cleared up.
         kernel.remember(&serde_json::to_vec(&description).unwrap_or_default())?;
+        configure(&kernel, &settings, &policy, shared.sk_msg)?;
         let routes = RouteWatch::start(Arc::clone(&kernel), netns.clone()).await?;
 
         let slots = Arc::new(WorkloadSlots {
@@ -196,14 +197,13 @@ impl Workload {
         attached.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
-    /// Undoes a start that failed.
+    /// Undoes a start that failed, but for what is in the maps.
     fn give_up(&self, fresh: bool) {
         self.slots.withdraw();
         self.stop_accepting.cancel();
         self.stop_following.cancel();
         if fresh {
             self.kernel.detach();
-            self.kernel.forget();
         }
     }
 

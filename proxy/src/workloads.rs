@@ -290,8 +290,13 @@ impl Workloads {
         if !takeover {
             start.claim = Some(self.claim(&start)?);
         }
-        let id = start.id;
-        let workload = Workload::start(Arc::clone(&self.shared), start).await?;
+        let (id, fresh) = (start.id, start.fresh);
+        let workload = Workload::start(Arc::clone(&self.shared), start).await;
+        if workload.is_err() && fresh {
+            // The next one may get the same number.
+            capture::Kernel::new(Arc::clone(&self.shared.instance), id, true).forget();
+        }
+        let workload = workload?;
         write(&self.names).insert(id, Arc::clone(workload.name()));
         write(&self.running).insert(Arc::clone(workload.name()), Arc::clone(&workload));
         Ok(workload)
