@@ -1,6 +1,7 @@
 //! One captured workload: its kernel side, listeners, port policy and connections, from attach to
 //! the end of the drain.
 
+mod configure;
 mod feedback;
 mod skipped;
 mod slots;
@@ -16,24 +17,26 @@ use std::{
     time::Duration,
 };
 
+pub use skipped::skipped;
+pub use start::{Description, Origin, Start};
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::Handle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use weir_common::{WorkloadConfig, flags};
 
-pub use skipped::skipped;
-pub use start::{Description, Origin, Start};
-
-use self::{feedback::KernelFeedback, slots::WorkloadSlots};
+use self::{
+    configure::{configure, policy},
+    feedback::KernelFeedback,
+    slots::WorkloadSlots,
+};
 use crate::{
     accept::{AcceptOptions, Exhaustion, Registered, Slots, accept_loop},
     capture::{
         AttachOptions, CaptureError, Captured, ClientIp, Heartbeat, Installed, Instance, Kernel,
-        Listeners, Lock, Netns, Originals, RememberedPort, RouteWatch, cgroup,
+        Listeners, Lock, Netns, Originals, RouteWatch, cgroup,
     },
-    config::{Config, Fail, WorkloadSettings},
+    config::{Config, WorkloadSettings},
     connection::Context,
     decision::{Direction, PortState, Source},
     learn::Learning,
@@ -113,7 +116,7 @@ impl Workload {
         };
         // First: what is under a number that nobody knows would never be cleared up.
         kernel.remember(&serde_json::to_vec(&description).unwrap_or_default())?;
-        configure(&kernel, &settings, &policy, shared.sk_msg)?;
+        configure(&kernel, &settings, &policy, shared.sk_msg).await?;
         let routes = RouteWatch::start(Arc::clone(&kernel), netns.clone()).await?;
 
         let slots = Arc::new(WorkloadSlots {
@@ -460,38 +463,6 @@ fn open_netns(settings: &WorkloadSettings, cgroup: &Path) -> Result<Netns, Captu
         Some(path) => Netns::open(path),
         None => Netns::of_cgroup(cgroup)?.map_or_else(Netns::own, Ok),
     }
-}
-
-fn policy(settings: &WorkloadSettings, remembered: &[RememberedPort]) -> PortPolicy {
-    let mut policy = settings.port_policy();
-    for RememberedPort { direction, port, state } in remembered {
-        policy.set(*direction, &PortSet::from_iter([*port]), *state, Source::Cli);
-    }
-    policy
-}
-
-fn configure(
-    kernel: &Kernel,
-    settings: &WorkloadSettings,
-    policy: &PortPolicy,
-    sk_msg: bool,
-) -> Result<(), CaptureError> {
-    kernel.set_policy(policy)?;
-    let cidrs = settings.outbound.skip_cidrs.0.iter();
-    let prefixes: Vec<_> = cidrs.map(|cidr| (cidr.address, cidr.length)).collect();
-    kernel.skip_prefixes(&prefixes)?;
-    let flag = |on, flag| if on { flag } else { 0 };
-    kernel.configure(WorkloadConfig {
-        exempt_cgroup: cgroup::id(&cgroup::own()?)?,
-        heartbeat_limit_ns: Heartbeat::LIMIT_NS,
-        flags: flag(settings.outbound.capture_loopback, flags::CAPTURE_LOOPBACK)
-            | flag(policy.has_include_list(Direction::Outbound), flags::INCLUDE_OUTBOUND)
-            | flag(policy.has_include_list(Direction::Inbound), flags::INCLUDE_INBOUND)
-            | flag(settings.workload.fail == Fail::Closed, flags::FAIL_CLOSED)
-            | flag(settings.inbound.capture, flags::CAPTURE_INBOUND)
-            | flag(sk_msg, flags::SK_MSG),
-        _pad: 0,
-    })
 }
 
 /// A poisoned lock guards a whole value: every change is made on a copy and then stored.
