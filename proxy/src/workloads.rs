@@ -125,6 +125,7 @@ impl Workloads {
             }
             return Err(error);
         }
+        workloads.shared.instance.trim_memory();
         workloads.spawn_tasks();
         if !plan.takeover {
             workloads.follow_events().await?;
