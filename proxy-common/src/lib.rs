@@ -24,9 +24,6 @@ pub const V4_MAPPED_WORD: u32 = 0xffff_u32.to_be();
 /// to it find the rule that keeps them local. Low bits are left to Kubernetes and Cilium.
 pub const CLIENT_IP_MARK: u32 = 0x5745_0000;
 
-/// Room for one workload's entry in [`maps::STATE`].
-pub const STATE_BYTES: usize = 4096;
-
 /// How many sockets of one port [`maps::SEEDED`] holds, over all addresses.
 pub const SEED_PLACES: usize = 8;
 
@@ -72,9 +69,6 @@ pub mod maps {
     /// cgroup and the hook cannot know its cgroup (before Linux 6.4), or listened before the hook
     /// was attached.
     pub const OWN: &str = "OWN";
-    /// `WorkloadId → [u8; STATE_BYTES]`: what userspace wants to find again after a restart. The
-    /// programs do not use it.
-    pub const STATE: &str = "STATE";
     /// `ConnectionKey → OriginalDestination`, from `TCP_CONNECT_CB` until the proxy's accept.
     pub const PENDING: &str = "PENDING";
     /// Socket-local storage `OriginalDestination` on the workload's own socket.

@@ -10,8 +10,8 @@ use aya_ebpf::{
 };
 use weir_common::{
     CloseEvent, ConnectionKey, CounterKey, DestinationKey, Direction, ListenerKey, Listening,
-    OriginalDestination, PortKey, PortRule, PrefixKey, Reason, Route, STATE_BYTES, SeedKey, Seeds,
-    TupleKey, WorkloadConfig, WorkloadId,
+    OriginalDestination, PortKey, PortRule, PrefixKey, Reason, Route, SeedKey, Seeds, TupleKey,
+    WorkloadConfig, WorkloadId,
 };
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
@@ -91,10 +91,6 @@ pub static INSIDE: HashMap<DestinationKey, u8, 65_536, NO_PREALLOC> = HashMap::n
 /// Entries are hints: evicting one sends the next connection through the proxy.
 #[btf_map]
 pub static LEARNED: LruHashMap<DestinationKey, u64, 16_384> = LruHashMap::new();
-
-#[btf_map]
-pub static STATE: HashMap<WorkloadId, [u8; STATE_BYTES], MAX_WORKLOADS, NO_PREALLOC> =
-    HashMap::new();
 
 /// Entries live from connect to accept; the proxy sweeps what nobody accepted.
 #[btf_map]

@@ -31,6 +31,7 @@ pub mod query;
 mod remembered;
 mod routes;
 mod seeding;
+mod state;
 mod table;
 
 pub use acceleration::self_test as sk_msg_self_test;

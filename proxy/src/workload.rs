@@ -2,6 +2,7 @@
 //! the end of the drain.
 
 mod accepting;
+mod configure;
 mod feedback;
 mod skipped;
 mod slots;
@@ -17,21 +18,24 @@ use std::{
     time::Duration,
 };
 
-use tokio::runtime::Handle;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use weir_common::{WorkloadConfig, flags};
-
 pub use skipped::skipped;
 pub use start::{Description, Origin, Start};
+use tokio::runtime::Handle;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{accepting::Incoming, feedback::KernelFeedback, slots::WorkloadSlots};
+use self::{
+    accepting::Incoming,
+    configure::{configure, policy},
+    feedback::KernelFeedback,
+    slots::WorkloadSlots,
+};
 use crate::{
     accept::{Exhaustion, Registered, Slots},
     capture::{
         AttachOptions, CaptureError, ClientIp, Heartbeat, Installed, Instance, Kernel, Listeners,
-        Lock, Netns, Originals, RememberedPort, RouteWatch, cgroup,
+        Lock, Netns, Originals, RouteWatch, cgroup,
     },
-    config::{Config, Fail, WorkloadSettings},
+    config::{Config, WorkloadSettings},
     connection::Context,
     decision::{Direction, PortState, Source},
     learn::Learning,
@@ -91,7 +95,6 @@ impl Workload {
         let netns = open_netns(&settings, &cgroup)?;
         let kernel = Arc::new(Kernel::new(Arc::clone(&shared.instance), id, fresh));
         let policy = policy(&settings, &ports);
-        configure(&kernel, &settings, &policy, shared.sk_msg)?;
         let listeners = Listeners::open(&kernel, &netns)?;
         let client_ip = if settings.inbound.capture && settings.inbound.preserve_client_ip {
             if !shared.instance.knows_ingress_ifindex() {
@@ -113,7 +116,9 @@ impl Workload {
             client_ip,
             programs: keep.then_some(own),
         };
+        // First: what is under a number that nobody knows would never be cleared up.
         kernel.remember(&serde_json::to_vec(&description).unwrap_or_default())?;
+        configure(&kernel, &settings, &policy, shared.sk_msg).await?;
         let routes = RouteWatch::start(Arc::clone(&kernel), netns.clone()).await?;
 
         let slots = Arc::new(WorkloadSlots {
@@ -197,14 +202,13 @@ impl Workload {
         attached.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
-    /// Undoes a start that failed.
+    /// Undoes a start that failed, but for what is in the maps.
     fn give_up(&self, fresh: bool) {
         self.slots.withdraw();
         self.stop_accepting.cancel();
         self.stop_following.cancel();
         if fresh {
             self.kernel.detach();
-            self.kernel.forget();
         }
     }
 
@@ -416,38 +420,6 @@ fn open_netns(settings: &WorkloadSettings, cgroup: &Path) -> Result<Netns, Captu
         Some(path) => Netns::open(path),
         None => Netns::of_cgroup(cgroup)?.map_or_else(Netns::own, Ok),
     }
-}
-
-fn policy(settings: &WorkloadSettings, remembered: &[RememberedPort]) -> PortPolicy {
-    let mut policy = settings.port_policy();
-    for RememberedPort { direction, port, state } in remembered {
-        policy.set(*direction, &PortSet::from_iter([*port]), *state, Source::Cli);
-    }
-    policy
-}
-
-fn configure(
-    kernel: &Kernel,
-    settings: &WorkloadSettings,
-    policy: &PortPolicy,
-    sk_msg: bool,
-) -> Result<(), CaptureError> {
-    kernel.set_policy(policy)?;
-    let cidrs = settings.outbound.skip_cidrs.0.iter();
-    let prefixes: Vec<_> = cidrs.map(|cidr| (cidr.address, cidr.length)).collect();
-    kernel.skip_prefixes(&prefixes)?;
-    let flag = |on, flag| if on { flag } else { 0 };
-    kernel.configure(WorkloadConfig {
-        exempt_cgroup: cgroup::id(&cgroup::own()?)?,
-        heartbeat_limit_ns: Heartbeat::LIMIT_NS,
-        flags: flag(settings.outbound.capture_loopback, flags::CAPTURE_LOOPBACK)
-            | flag(policy.has_include_list(Direction::Outbound), flags::INCLUDE_OUTBOUND)
-            | flag(policy.has_include_list(Direction::Inbound), flags::INCLUDE_INBOUND)
-            | flag(settings.workload.fail == Fail::Closed, flags::FAIL_CLOSED)
-            | flag(settings.inbound.capture, flags::CAPTURE_INBOUND)
-            | flag(sk_msg, flags::SK_MSG),
-        _pad: 0,
-    })
 }
 
 /// A poisoned lock guards a whole value: every change is made on a copy and then stored.

@@ -98,18 +98,16 @@ impl Workloads {
             unlocked: plan.takeover,
         })?);
         let acceleration = accelerate(&instance, config.runtime.sk_msg == Switch::On);
-        let originals = Originals::new(&instance)?;
-        let error = |source| CaptureError::Socket { action: "start workers", source, hint: "" };
-        let workers = Workers::start(config.runtime.workers).map_err(error)?;
+        let workers = Workers::start(config.runtime.workers).map_err(CaptureError::workers)?;
         Heartbeat::beat(&instance)?;
         let remembered = instance.recall();
         let last = remembered.workloads.iter().map(|(id, _)| *id).max().unwrap_or(0);
         let shared = Shared {
+            originals: Originals::new(&instance)?,
+            workers: Arc::new(workers),
             config,
             telemetry,
             instance,
-            originals,
-            workers: Arc::new(workers),
             sk_msg: acceleration == Acceleration::On,
             exhaustion: Exhaustion::process(),
         };
@@ -129,6 +127,7 @@ impl Workloads {
             }
             return Err(error);
         }
+        workloads.shared.instance.trim_memory();
         workloads.spawn_tasks();
         if !plan.takeover {
             workloads.follow_events().await?;
@@ -295,8 +294,13 @@ impl Workloads {
         if !takeover {
             start.claim = Some(self.claim(&start)?);
         }
-        let id = start.id;
-        let workload = Workload::start(Arc::clone(&self.shared), start).await?;
+        let (id, fresh) = (start.id, start.fresh);
+        let workload = Workload::start(Arc::clone(&self.shared), start).await;
+        if workload.is_err() && fresh {
+            // The next one may get the same number.
+            capture::Kernel::new(Arc::clone(&self.shared.instance), id, true).forget();
+        }
+        let workload = workload?;
         write(&self.names).insert(id, Arc::clone(workload.name()));
         write(&self.running).insert(Arc::clone(workload.name()), Arc::clone(&workload));
         Ok(workload)

@@ -1,10 +1,10 @@
 //! A weir that starts again keeps the programs that the one before has left attached, where they are
 //! the same: to load them again takes tens of milliseconds for each workload, in which its
-//! connections go direct.
+//! connections go direct. What it was told is kept too, whatever its length.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use weir_tests::left::nothing_left;
 use weir_tests::peer::plain;
 use weir_tests::pods::{CLIENT, POD, Pods};
@@ -14,7 +14,11 @@ use weir_tests::weir::{Daemon, Run};
 const PORT: u16 = 9000;
 
 fn at(ip: &str) -> SocketAddr {
-    SocketAddr::new(ip.parse().expect("an address of this harness"), PORT)
+    with_port(ip, PORT)
+}
+
+fn with_port(ip: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(ip.parse().expect("an address of this harness"), port)
 }
 
 /// Kills weir and starts it again, which must find its workload again.
@@ -24,16 +28,18 @@ fn restart(pods: &Pods, mut daemon: Daemon, flags: &[&str]) -> Result<Daemon> {
     Run::new(&pods.node, pods.dir()).flags(&flags).after(&daemon).start()
 }
 
+/// Whether a new connection to a listener goes through weir: then the server sees another port.
+fn captured(from: &Site, to: &str, listener: &TcpListener) -> Result<bool> {
+    let wire = join(from, with_port(to, listener.local_addr()?.port()), listener)?;
+    let captured = wire.client.local_addr()? != plain(wire.server.peer_addr()?);
+    wire.up("ping")?;
+    wire.down("pong")?;
+    wire.finish()?;
+    Ok(captured)
+}
+
 /// Connections into and out of pod A must go through weir.
 fn check(pods: &Pods, inside: &TcpListener, outside: &TcpListener) -> Result<()> {
-    let captured = |from: &Site, to: &str, listener: &TcpListener| -> Result<bool> {
-        let wire = join(from, at(to), listener)?;
-        let captured = wire.client.local_addr()? != plain(wire.server.peer_addr()?);
-        wire.up("ping")?;
-        wire.down("pong")?;
-        wire.finish()?;
-        Ok(captured)
-    };
     for (pod, client) in POD.into_iter().zip(CLIENT) {
         ensure!(captured(&pods.client_a, pod, inside)?, "into {pod}: direct");
         ensure!(captured(&pods.pod_a, client, outside)?, "to {client}: direct");
@@ -86,6 +92,60 @@ fn a_program_that_is_missing_is_attached_again() -> Result<()> {
     check(&pods, &inside, &outside)?;
     let more = daemon.instance().programs();
     ensure!(more.len() > first.len(), "{more:?} after {first:?}");
+    daemon.stop()?;
+    daemon.instance().detach(&[])?.ok()?;
+    nothing_left(daemon.instance(), &pods.namespaces())
+}
+
+/// No two of 10,000 ports are neighbours: there is no shorter way to write them. Guards against
+/// "settings take 4092 bytes, the list took 60,541".
+#[test]
+fn ten_thousand_scattered_ports_are_kept() -> Result<()> {
+    let list = (20_001..40_000).step_by(2).map(|port: u16| port.to_string());
+    let list = list.collect::<Vec<_>>().join(",");
+    // Of a network for benchmarks (RFC 2544), where nobody is.
+    let prefixes = (0..5_000).map(|n: u32| (Ipv4Addr::new(198, 18, 0, 0).to_bits() + n).into());
+    let prefixes = prefixes.map(|it: Ipv4Addr| it.to_string()).collect::<Vec<_>>().join(",");
+    let flags = ["--skip-outbound-ports", &list, "--skip-cidrs", &prefixes];
+    let pods = Pods::new()?;
+    let (a, b) = ((&pods.pod_a, &pods.client_a), (&pods.pod_b, &pods.client_b));
+    let listeners = |client: &Site| -> Result<[TcpListener; 2]> {
+        Ok([client.listen(with_port("::", 39_999))?, client.listen(with_port("::", 39_998))?])
+    };
+    let (to_a, to_b) = (listeners(a.1)?, listeners(b.1)?);
+    let check = |daemon: &Daemon| -> Result<()> {
+        for ((pod, _), listeners, name) in [(a, &to_a, "a"), (b, &to_b, "b")] {
+            let [listed, unlisted] = listeners;
+            ensure!(!captured(pod, CLIENT[0], listed)?, "{name}: a listed port is proxied");
+            ensure!(captured(pod, CLIENT[0], unlisted)?, "{name}: a port beside goes direct");
+            let report = daemon.json(&["ports", "list", "--workload", name])?;
+            let rules = report["rules"].as_array().context("no rules")?;
+            // One that was hit has a row of its own.
+            let of = |wanted: &dyn Fn(u64) -> bool| {
+                rules.iter().find(|rule| {
+                    rule["state"] == "skip" && rule["hits"].as_u64().is_some_and(wanted)
+                })
+            };
+            let hit = of(&|hits| hits > 0).context("no hit")?;
+            let quiet = of(&|hits| hits == 0).context("no rule")?;
+            let shown = format!("{},{}", quiet["ports"], hit["ports"]).replace('"', "");
+            ensure!(shown == list, "{name}: {shown}");
+        }
+        Ok(())
+    };
+    let run = || {
+        let run = Run::new(&pods.node, pods.dir()).flags(&flags);
+        run.workload("a", a.0.cgroup(), Some(&a.0.netns))
+    };
+    let mut daemon = run().start()?;
+    daemon.add("b", b.0.cgroup(), &b.0.netns, &flags)?;
+    check(&daemon)?;
+    let programs = daemon.instance().programs();
+    daemon.process.kill_hard()?;
+    // `a` is given again, `b` is found again.
+    let mut daemon = run().after(&daemon).start()?;
+    check(&daemon)?;
+    assert_eq!(daemon.instance().programs(), programs, "programs were loaded again");
     daemon.stop()?;
     daemon.instance().detach(&[])?.ok()?;
     nothing_left(daemon.instance(), &pods.namespaces())

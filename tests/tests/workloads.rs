@@ -1,9 +1,11 @@
 //! Workloads that come and go while weir runs: `weir workload add|list|remove` and `--workload`.
 
-use std::net::{SocketAddr, TcpListener};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use weir_tests::cgroup::Cgroup;
 use weir_tests::left::nothing_left;
 use weir_tests::peer::plain;
@@ -305,6 +307,40 @@ fn wrong_workloads_are_refused_and_change_nothing() -> Result<()> {
     // What there was works as before.
     assert_captured(&paths(&pods.client_a, &pods.pod_a, PORT)?, true);
     Ok(())
+}
+
+/// The map of skipped prefixes takes 65,536. More come over the control socket only: no command line
+/// is that long. Guards against entries that are left under a number which the next workload gets.
+#[test]
+fn lists_that_have_no_room_are_refused_and_leave_nothing() -> Result<()> {
+    let pods = Pods::new()?;
+    let mut daemon = standby(&pods)?;
+    let inside = paths(&pods.client_a, &pods.pod_a, PORT)?;
+    let prefixes: Vec<_> = (0..=65_536).map(|n| Ipv4Addr::from_bits(n).to_string()).collect();
+    let request = json!({"version": 1, "command": {"workload_add": {
+        "workload": {
+            "name": "large",
+            "cgroup": pods.pod_a.cgroup().path(),
+            "netns": pods.pod_a.netns.path(),
+        },
+        "outbound": {"skip_ports": PORT.to_string(), "skip_cidrs": prefixes.join(",")},
+        "inbound": {"skip_ports": PORT.to_string()},
+    }}});
+    let mut control = UnixStream::connect(daemon.control())?;
+    control.set_read_timeout(Some(PATIENCE))?;
+    writeln!(control, "{request}")?;
+    let mut answer = String::new();
+    BufReader::new(control).read_line(&mut answer)?;
+    for word in ["SKIP_CIDRS", "no room", "shorten"] {
+        ensure!(answer.contains(word), "no {word:?} in: {answer}");
+    }
+    assert_eq!(names(&daemon)?, [""; 0]);
+    assert_captured(&inside, false);
+    add(&daemon, "a", &pods.pod_a, &[])?;
+    assert_captured(&inside, true);
+    daemon.stop()?;
+    daemon.instance().detach(&[])?.ok()?;
+    nothing_left(daemon.instance(), &pods.namespaces())
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::protocol::{
-    Answer, Command, ControlError, MAX_RESPONSE, Outcome, Request, Response, VERSION,
+    Answer, Command, ControlError, MAX_REQUEST, MAX_RESPONSE, Outcome, Request, Response, VERSION,
 };
 
 /// How long an answer may take.
@@ -51,6 +51,12 @@ pub enum ClientError {
         /// What is wrong with it.
         reason: String,
     },
+    /// What is asked has no room in a request; nothing was sent.
+    #[error(
+        "the request has {0} bytes where weir takes {MAX_REQUEST}: shorten its lists (9000-9100 \
+         instead of single ports)"
+    )]
+    TooLong(usize),
     /// weir refused.
     #[error("weir refused: {0}")]
     Refused(ControlError),
@@ -69,6 +75,9 @@ pub fn ask(path: &Path, workload: Option<String>, command: Command) -> Result<An
     stream.set_write_timeout(Some(DEADLINE)).map_err(io_error)?;
     let mut line =
         serde_json::to_vec(&Request::new(workload, command)).map_err(|e| garbled(e.to_string()))?;
+    if line.len() > MAX_REQUEST {
+        return Err(ClientError::TooLong(line.len()));
+    }
     line.push(b'\n');
     stream.write_all(&line).map_err(io_error)?;
 

@@ -17,8 +17,9 @@ use crate::{
 /// The version this weir speaks.
 pub const VERSION: u32 = 1;
 
-/// Longest request in bytes: 65,536 single ports fit.
-pub const MAX_REQUEST: usize = 512 * 1024;
+/// Longest request in bytes: a workload fits whose every list has all ports one by one, and whose
+/// prefixes are as many as the kernel's map takes.
+pub const MAX_REQUEST: usize = 8 * 1024 * 1024;
 
 /// Longest answer in bytes that a client reads.
 pub const MAX_RESPONSE: usize = 16 * 1024 * 1024;

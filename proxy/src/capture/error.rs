@@ -31,7 +31,7 @@ pub enum CaptureError {
         hint: String,
     },
     /// A map operation failed.
-    #[error("cannot {action} BPF map {map}: {source}")]
+    #[error("cannot {action} BPF map {map}: {source}{}", full(source))]
     Map {
         /// What was tried.
         action: &'static str,
@@ -124,16 +124,6 @@ pub enum CaptureError {
         /// The next step, with its separator; may be empty.
         hint: &'static str,
     },
-    /// The description of a workload does not fit into its map.
-    #[error(
-        "the workload's settings take {bytes} bytes where {limit} can be kept for a restart: shorten its port lists (9000-9100 instead of single ports)"
-    )]
-    TooLong {
-        /// How long it is.
-        bytes: usize,
-        /// How long it may be.
-        limit: usize,
-    },
     /// `preserve_client_ip` on a kernel that could not tell weir's own connections from others.
     #[error(
         "--preserve-client-ip needs Linux 5.17: this kernel's sk_lookup programs do not see the interface that a connection comes in by"
@@ -182,13 +172,28 @@ impl CaptureError {
         move |error| Self::Map { action, map, source: into_io(error) }
     }
 
+    pub(crate) fn workers(source: io::Error) -> Self {
+        Self::Socket { action: "start the worker threads", source, hint: "" }
+    }
+
     pub(super) fn clock(source: io::Error) -> Self {
         Self::Socket { action: "read the monotonic clock", source, hint: "" }
     }
 }
 
+/// What a map without room says: E2BIG of hashes, ENOSPC of longest-prefix matches.
+fn full(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::E2BIG | libc::ENOSPC) => {
+            "; it has no room for the entries of all workloads: shorten their lists, or divide them \
+             between two weirs (--instance)"
+        }
+        _ => "",
+    }
+}
+
 /// The errno inside a map error, where there is one.
-fn into_io(error: aya::maps::MapError) -> io::Error {
+pub(super) fn into_io(error: aya::maps::MapError) -> io::Error {
     match error {
         aya::maps::MapError::SyscallError(e) => e.io_error,
         aya::maps::MapError::KeyNotFound => io::Error::from_raw_os_error(libc::ENOENT),

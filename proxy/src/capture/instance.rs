@@ -15,8 +15,8 @@ use aya::{
 };
 use aya_obj::generated::bpf_func_id;
 use weir_common::{
-    CounterKey, DestinationKey, ListenerKey, Listening, PortKey, PortRule, Route, STATE_BYTES,
-    Seeds, TupleKey, WorkloadConfig, WorkloadId, maps,
+    CounterKey, DestinationKey, ListenerKey, Listening, PortKey, PortRule, Route, Seeds, TupleKey,
+    WorkloadConfig, WorkloadId, maps,
 };
 
 use super::{
@@ -62,7 +62,6 @@ pub struct Instance {
     pub(super) skip_cidrs: Prefixes<u8>,
     pub(super) routes: Prefixes<Route>,
     pub(super) listeners: Mutex<SockHash<MapData, ListenerKey>>,
-    pub(super) state: Table<WorkloadId, [u8; STATE_BYTES]>,
     /// With `sk_msg` on: the map of sockets, and the link of the proxy's own cgroup.
     pub(super) peers: Mutex<Option<(SockHash<MapData, TupleKey>, OwnedFd)>>,
 }
@@ -125,7 +124,6 @@ impl Instance {
             skip_cidrs: Prefixes::take(&mut ebpf, maps::SKIP_CIDRS)?,
             routes: Prefixes::take(&mut ebpf, maps::ROUTES)?,
             listeners: Mutex::new(take(&mut ebpf, maps::LISTENERS)?),
-            state: Table::take(&mut ebpf, maps::STATE)?,
             peers: Mutex::new(None),
             pins,
             lock: Mutex::new(lock),
@@ -164,6 +162,16 @@ impl Instance {
     #[must_use]
     pub const fn knows_ingress_ifindex(&self) -> bool {
         self.ingress_ifindex
+    }
+
+    /// Gives back what loading has needed and nothing needs again: glibc keeps 2 MB of it in its
+    /// heap, in between what is in use.
+    pub fn trim_memory(&self) {
+        #[cfg(target_env = "gnu")]
+        // SAFETY: it touches only memory that is free, under malloc's own locks (malloc_trim(3)).
+        unsafe {
+            libc::malloc_trim(0);
+        }
     }
 
     /// Names the programs that it attaches: those of a weir that has the same name for them are the

@@ -7,7 +7,7 @@ use std::{
 
 use weir_common::{Direction, WorkloadConfig, WorkloadId, flags};
 
-use super::{CaptureError, Instance, attach::Hook, table::lock};
+use super::{CaptureError, Instance, attach::Hook, state, table::lock};
 
 /// One workload of an instance.
 pub struct Kernel {
@@ -78,7 +78,6 @@ impl Kernel {
         let Self { instance, workload, .. } = self;
         let mine = |key: WorkloadId| key == *workload;
         let _ = instance.workloads.remove(workload);
-        let _ = instance.state.remove(workload);
         for (key, _) in instance.ports.entries(|key| mine(key.workload)) {
             let _ = instance.ports.remove(&key);
             let _ = lock(&instance.port_hits).remove(&key);
@@ -104,5 +103,7 @@ impl Kernel {
         for direction in [Direction::Outbound, Direction::Inbound] {
             self.forget_counters(direction);
         }
+        // Last: who is killed before finds the workload again, and forgets it then.
+        state::remove(&instance.pins.state(), *workload);
     }
 }

@@ -5,6 +5,7 @@
 //! /sys/fs/bpf/weir/INSTANCE/          locked with flock(2)
 //!     control -> SOCKET                   where whoever serves it is spoken to
 //!     SCHEMA/maps/NAME                maps of programs with the same layout
+//!     SCHEMA/state/WORKLOAD           what a workload is, for who comes after
 //!     SCHEMA/WORKLOAD/HOOK            links: programs attached to the workload
 //! ```
 //!
@@ -27,6 +28,8 @@ use super::{CaptureError, mounts};
 const DIRECTORY: &str = "weir";
 /// The maps' directory in a schema's.
 const MAPS: &str = "maps";
+/// The directory of the workloads' descriptions there.
+const STATE: &str = "state";
 /// The link to the control socket.
 const CONTROL: &str = "control";
 /// What names the layout of maps and structures instead of its digest; for tests of an upgrade.
@@ -67,6 +70,7 @@ impl Pins {
         make_dir(&root)?;
         let mut pins = Self { root, schema: schema(), _in_use: None, _private: None };
         make_dir(&pins.maps())?;
+        make_dir(&pins.state())?;
         let in_use = File::open(pins.own_schema()).and_then(|directory| {
             directory.lock_shared()?;
             Ok(directory)
@@ -89,6 +93,7 @@ impl Pins {
         let root = PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd()));
         let pins = Self { root, schema: schema(), _in_use: None, _private: Some(mount) };
         make_dir(&pins.maps())?;
+        make_dir(&pins.state())?;
         Ok(pins)
     }
 
@@ -152,6 +157,11 @@ impl Pins {
         self.root.join(&self.schema)
     }
 
+    /// Where workloads are described.
+    pub(super) fn state(&self) -> PathBuf {
+        state(&self.own_schema())
+    }
+
     fn maps(&self) -> PathBuf {
         self.own_schema().join(MAPS)
     }
@@ -162,6 +172,11 @@ impl Pins {
 }
 
 // === helpers ===
+
+/// Where a schema's workloads are described.
+pub(super) fn state(schema: &Path) -> PathBuf {
+    schema.join(STATE)
+}
 
 /// The directory of all instances; `None` where nothing was ever pinned.
 ///

@@ -86,7 +86,7 @@ impl Kernel {
     /// Where the map cannot be written.
     pub fn skip_prefixes(&self, prefixes: &[(IpAddr, u8)]) -> Result<(), CaptureError> {
         let map = &self.instance.skip_cidrs;
-        let wanted: Vec<_> = prefixes
+        let wanted: HashSet<_> = prefixes
             .iter()
             .map(|(addr, bits)| {
                 let offset = if addr.is_ipv4() { 96 } else { 0 };

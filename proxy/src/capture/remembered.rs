@@ -1,8 +1,8 @@
 //! What is found again after a restart: which workloads there were, in a form that only userspace
 //! understands, and the port states that somebody set with `weir ports`.
 //!
-//! Both are in pinned maps. The maps of a weir with another schema are read too: an entry of
-//! `STATE` carries its own length, and the layout of `PORTS` has only ever been this one.
+//! Both are in pinned maps, descriptions in one each (`state.rs`). The maps of a weir with another
+//! schema are read too: their layout has only ever been this one.
 
 use std::{collections::HashMap, path::Path};
 
@@ -10,12 +10,9 @@ use aya::{
     Pod,
     maps::{HashMap as BpfHashMap, Map, MapData},
 };
-use weir_common::{Direction, PortKey, PortRule, PortState, STATE_BYTES, Source, WorkloadId, maps};
+use weir_common::{Direction, PortKey, PortRule, PortState, Source, WorkloadId, maps};
 
-use super::{CaptureError, Instance, Kernel};
-
-/// Bytes of an entry that tell how long the rest is.
-const LENGTH: usize = size_of::<u32>();
+use super::{CaptureError, Instance, Kernel, pins, state};
 
 /// A port state that somebody set on a running weir.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,21 +37,13 @@ pub struct Remembered {
 }
 
 impl Kernel {
-    /// Keeps a description of the workload with the pins.
+    /// Keeps a description of the workload with the pins, whatever its length, in place of the one
+    /// before.
     ///
     /// # Errors
-    /// Where it is longer than 4,092 bytes, or the map cannot be written.
+    /// Where the kernel refuses the map or its pin.
     pub fn remember(&self, description: &[u8]) -> Result<(), CaptureError> {
-        if description.len() > STATE_BYTES - LENGTH {
-            return Err(CaptureError::TooLong {
-                bytes: description.len(),
-                limit: STATE_BYTES - LENGTH,
-            });
-        }
-        let mut value = [0; STATE_BYTES];
-        value[..LENGTH].copy_from_slice(&(description.len() as u32).to_le_bytes());
-        value[LENGTH..LENGTH + description.len()].copy_from_slice(description);
-        self.instance.state.insert(&self.workload, &value)
+        state::write(&self.instance.pins.state(), self.workload, description)
     }
 }
 
@@ -79,15 +68,8 @@ impl Instance {
 
 /// What the maps in a schema's directory hold; nothing where they are not to be read.
 pub(super) fn recall(schema: &Path) -> Remembered {
-    let mut remembered = Remembered::default();
-    for (workload, value) in entries::<WorkloadId, [u8; STATE_BYTES]>(schema, maps::STATE) {
-        let (length, rest) = value.split_at(LENGTH);
-        let length = u32::from_le_bytes([length[0], length[1], length[2], length[3]]);
-        if let Some(description) = rest.get(..length as usize) {
-            remembered.workloads.push((workload, description.to_vec()));
-        }
-    }
-    remembered.workloads.sort();
+    let workloads = state::read(&pins::state(schema));
+    let mut remembered = Remembered { workloads, ..Remembered::default() };
     for (key, rule) in entries::<PortKey, PortRule>(schema, maps::PORTS) {
         let direction = if key.direction == Direction::Inbound as u8 {
             Direction::Inbound

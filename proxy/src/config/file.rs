@@ -7,8 +7,8 @@ use std::{
 
 use super::Config;
 
-/// Larger files are no configuration.
-const MAX_BYTES: u64 = 1024 * 1024;
+/// Larger files are no configuration: all lists of ports fit, one by one, and 65,536 prefixes.
+const MAX_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Why a configuration was refused. Nothing has been changed then.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +63,7 @@ pub(super) fn load(path: &Path) -> Result<Config, ConfigError> {
 
 fn read(path: &Path) -> io::Result<String> {
     if fs::metadata(path)?.len() > MAX_BYTES {
-        return Err(io::Error::other("it is larger than 1 MiB"));
+        return Err(io::Error::other("it is larger than 8 MiB"));
     }
     fs::read_to_string(path)
 }

@@ -133,7 +133,12 @@ where
                 if self.messages.is_held() {
                     return Poll::Pending;
                 }
-                self.messages.lose_track(Side::Client, "the client closed inside a head");
+                match are_line_ends(self.up.uncleared()) {
+                    true => self.up.clear(self.up.uncleared().len()),
+                    false => {
+                        self.messages.lose_track(Side::Client, "the client closed inside a head");
+                    }
+                }
                 continue;
             }
             if self.messages.is_held() && self.up.len() >= HELD_BYTES {
@@ -304,4 +309,11 @@ where
         self.messages.abandon(in_flight.clone(), in_flight);
         HttpEnd { cause, untracked }
     }
+}
+
+// === helpers ===
+
+/// Empty lines between requests: old clients send one behind a body (RFC 9112 §2.2).
+fn are_line_ends(bytes: &[u8]) -> bool {
+    bytes.ends_with(b"\n") && bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
 }

@@ -1,4 +1,4 @@
-use std::{io::Read, io::Write, os::unix::fs::PermissionsExt, sync::Mutex};
+use std::{io::Read, io::Write, net::Ipv6Addr, os::unix::fs::PermissionsExt, sync::Mutex};
 
 use super::*;
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     config::Fail,
     decision::{PortState, Source},
     learn::Learn,
-    ports::{PolicyInput, PortPolicy},
+    ports::{Cidr, CidrList, PolicyInput, PortList, PortPolicy, PortSet},
 };
 
 /// A weir that has ports and nothing else.
@@ -205,6 +205,46 @@ async fn garbage_gets_an_error_and_changes_nothing() {
         assert_eq!(*served.handler.0.lock().unwrap(), before, "{part}");
     }
     assert!(served.ask(Command::Status).await.is_ok(), "still serving");
+}
+
+/// Every other port is the longest list that there is: neighbours are written as a range.
+fn longest(prefixes: u16) -> WorkloadSettings {
+    let ports: PortList = (1..=u16::MAX).step_by(2).collect::<PortSet>().into();
+    let prefix =
+        |n| Cidr { address: Ipv6Addr::new(0xfd01, 1, 2, 3, 4, 5, 6, n).into(), length: 128 };
+    let mut settings = WorkloadSettings::default();
+    let (outbound, inbound) = (&mut settings.outbound, &mut settings.inbound);
+    outbound.skip_cidrs = CidrList((0..=prefixes).map(prefix).collect());
+    for list in [
+        &mut outbound.skip_ports,
+        &mut outbound.opaque_ports,
+        &mut outbound.include_ports,
+        &mut inbound.skip_ports,
+        &mut inbound.opaque_ports,
+        &mut inbound.include_ports,
+    ] {
+        *list = ports.clone();
+    }
+    settings
+}
+
+#[tokio::test]
+async fn the_longest_lists_fit_into_a_request() {
+    let served = Served::start();
+    let mut settings = longest(u16::MAX);
+    settings.workload.name = "understood".into();
+    let error = served.ask(Command::WorkloadAdd(Box::new(settings))).await.unwrap_err();
+    assert_eq!(error.to_string(), "weir refused: understood");
+}
+
+#[tokio::test]
+async fn what_fits_into_no_request_is_refused_by_the_client() {
+    let served = Served::start();
+    let mut settings = longest(0);
+    settings.workload.name = "x".repeat(MAX_REQUEST);
+    let error = served.ask(Command::WorkloadAdd(Box::new(settings))).await.unwrap_err();
+    assert!(matches!(error, ClientError::TooLong(bytes) if bytes > MAX_REQUEST), "{error}");
+    assert!(error.to_string().contains("shorten its lists"), "{error}");
 }
 
 #[tokio::test]

@@ -37,8 +37,10 @@ pub(super) enum Layer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Weir {
     Skip,
-    /// As [`Weir::Skip`], with 10,000 other ports that are skipped.
-    SkipMany,
+    /// As [`Weir::Skip`], with 10,000 other ports that are skipped: one range, or no two neighbours.
+    SkipMany {
+        scattered: bool,
+    },
     Opaque,
     Detect {
         engine: Option<&'static str>,
@@ -62,7 +64,8 @@ impl Way {
         let mut ways = vec![
             Self::Direct,
             Self::Weir(Weir::Skip),
-            Self::Weir(Weir::SkipMany),
+            Self::Weir(Weir::SkipMany { scattered: false }),
+            Self::Weir(Weir::SkipMany { scattered: true }),
             Self::Weir(Weir::Opaque),
         ];
         for engine in engines(&mut notes)? {
@@ -101,7 +104,7 @@ impl Way {
     }
 
     pub(super) fn is_skip(&self) -> bool {
-        matches!(self, Self::Weir(Weir::Skip | Weir::SkipMany))
+        matches!(self, Self::Weir(Weir::Skip | Weir::SkipMany { .. }))
     }
 
     pub(super) fn is_weir(&self) -> bool {
@@ -157,7 +160,8 @@ impl fmt::Display for Weir {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Skip => f.write_str("weir-skip"),
-            Self::SkipMany => f.write_str("weir-skip-10k-ports"),
+            Self::SkipMany { scattered: false } => f.write_str("weir-skip-10k-ports"),
+            Self::SkipMany { scattered: true } => f.write_str("weir-skip-10k-scattered-ports"),
             Self::Opaque => f.write_str("weir-opaque"),
             Self::Detect { engine, sk_msg } => {
                 f.write_str("weir-detect")?;

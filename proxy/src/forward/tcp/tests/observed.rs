@@ -184,7 +184,8 @@ async fn a_farewell_is_said_once_between_messages_and_time_is_given_after_it() {
     scene.answer(b"served\n").await;
     settle().await;
     assert!(!scene.task.is_finished(), "no time was given");
-    advance(DRAIN_IDLE).await;
+    // Timers have a resolution of a millisecond.
+    advance(DRAIN_IDLE + Duration::from_millis(1)).await;
     assert!(matches!(scene.task.await.unwrap(), Observed::Quiet(..)));
     drop(guard);
 }

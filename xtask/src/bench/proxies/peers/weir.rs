@@ -34,9 +34,9 @@ pub(in crate::bench::proxies) fn command(weir: Weir, site: &Site<'_>) -> Result<
     let ports = [HTTP1, HTTP2, GRPC, ECHO, IPERF].map(|port| port.to_string()).join(",");
     match weir {
         Weir::Skip => _ = command.arg("--skip-outbound-ports").arg(ports),
-        Weir::SkipMany => {
-            let list = format!("{ports},{OTHER_PORTS}");
-            command.arg("--skip-outbound-ports").arg(list);
+        Weir::SkipMany { scattered } => {
+            let others = if scattered { scattered_ports() } else { OTHER_PORTS.to_owned() };
+            command.arg("--skip-outbound-ports").arg(format!("{ports},{others}"));
         }
         Weir::Opaque => _ = command.arg("--opaque-ports").arg(ports),
         Weir::Detect { engine, sk_msg } => {
@@ -66,4 +66,10 @@ pub(in crate::bench::proxies) fn detach(instance: &str) {
 
 fn control(dir: &Path) -> PathBuf {
     dir.join("weir.sock")
+}
+
+/// As many as [`OTHER_PORTS`], of which no two are neighbours.
+fn scattered_ports() -> String {
+    let ports = (30_001..50_000).step_by(2).map(|port: u16| port.to_string());
+    ports.collect::<Vec<_>>().join(",")
 }

@@ -87,3 +87,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn empty_lines_before_the_clients_end_are_between_messages_to_both() {
+    let steps = [
+        Step(Client, b"POST / HTTP/1.1\n\n\r\n".to_vec()),
+        Step(Client, Vec::new()),
+        Step(Upstream, b"HTTP/1.1 200 OK\r\n\r\nbody".to_vec()),
+        Step(Upstream, Vec::new()),
+    ];
+    let (routed, untracked) = routed(&steps);
+    let observed = observe(&steps);
+    assert_eq!((observed.downgrade(), untracked), (None, None));
+    assert_eq!(observed.seen(), routed);
+    assert_eq!(routed[0].end, ExchangeEnd::Complete);
+}
