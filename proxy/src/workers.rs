@@ -83,7 +83,10 @@ impl Drop for Workers {
     fn drop(&mut self) {
         self.stop.cancel();
         for worker in &mut self.threads {
-            if let Some(thread) = worker.thread.take() {
+            // The last to let go may be a connection.
+            if let Some(thread) = worker.thread.take()
+                && thread.thread().id() != thread::current().id()
+            {
                 let _ = thread.join();
             }
         }
