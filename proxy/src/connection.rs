@@ -17,7 +17,7 @@ use crate::{
     capture::{Captured, Netns},
     config::{Config, Switch},
     decision::{Decision, Direction, PortState, Source, Treatment},
-    detect::race::{self, Outcome, RaceError},
+    detect::race::{self, Outcome, Peeked, RaceError},
     forward::{
         http::HttpVersion,
         tcp::{self, Endpoint, TcpEnd, TcpOptions},
@@ -244,9 +244,7 @@ impl Context {
             Treatment::Http2 => HttpVersion::Http2,
             _ => {
                 let Outcome { client: seen, server, upstream, .. } = outcome;
-                let client = Endpoint { stream: client, prefix: seen.prefix, eof: seen.eof };
-                let upstream =
-                    Endpoint { stream: upstream, prefix: server.prefix, eof: server.eof };
+                let (client, upstream) = (endpoint(client, seen), endpoint(upstream, server));
                 return self.tcp(client, upstream, guard).await;
             }
         };
@@ -278,6 +276,10 @@ impl Context {
 fn refuse(client: TcpStream, guard: ConnectionGuard, reason: CloseReason) {
     tcp::reset(client);
     guard.close(reason);
+}
+
+fn endpoint(stream: TcpStream, Peeked { prefix, eof }: Peeked) -> Endpoint {
+    Endpoint { stream, prefix, eof }
 }
 
 fn close_reason(end: TcpEnd) -> CloseReason {

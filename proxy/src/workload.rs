@@ -56,7 +56,7 @@ pub struct Shared {
     /// Original destinations of redirected connections.
     pub originals: Originals,
     /// Who serves connections.
-    pub workers: Arc<Workers>,
+    pub workers: Workers,
     /// Whether `sk_msg` is on.
     pub sk_msg: bool,
     /// Whether the process is out of descriptors.

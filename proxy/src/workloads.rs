@@ -104,7 +104,7 @@ impl Workloads {
         let last = remembered.workloads.iter().map(|(id, _)| *id).max().unwrap_or(0);
         let shared = Shared {
             originals: Originals::new(&instance)?,
-            workers: Arc::new(workers),
+            workers,
             config,
             telemetry,
             instance,
@@ -127,7 +127,7 @@ impl Workloads {
             }
             return Err(error);
         }
-        workloads.shared.instance.trim_memory();
+        Instance::trim_memory();
         workloads.spawn_tasks();
         if !plan.takeover {
             workloads.follow_events().await?;

@@ -166,7 +166,7 @@ impl Instance {
 
     /// Gives back what loading has needed and nothing needs again: glibc keeps 2 MB of it in its
     /// heap, in between what is in use.
-    pub fn trim_memory(&self) {
+    pub fn trim_memory() {
         #[cfg(target_env = "gnu")]
         // SAFETY: it touches only memory that is free, under malloc's own locks (malloc_trim(3)).
         unsafe {

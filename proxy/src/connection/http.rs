@@ -13,7 +13,7 @@ use crate::{
         http::{self, DRAIN_IDLE, EndCause, ExchangeEnd, HttpContext, HttpLimits, HttpVersion},
         observe,
         prefixed::Prefixed,
-        tcp::{self, Endpoint, Observed, Observing, TcpEnd},
+        tcp::{self, Observed, Observing, TcpEnd},
     },
     telemetry::{CloseReason, ConnectionGuard},
 };
@@ -52,8 +52,8 @@ impl Context {
         let options = self.tcp_options();
         let counters = guard.counters();
         let passed = tcp::forward_observed(
-            endpoint(client),
-            endpoint(upstream),
+            super::endpoint(client.0, client.1),
+            super::endpoint(upstream.0, upstream.1),
             &options,
             &counters,
             &self.abort,
@@ -127,10 +127,6 @@ impl Context {
 }
 
 // === helpers ===
-
-fn endpoint((stream, Peeked { prefix, eof }): Peer) -> Endpoint {
-    Endpoint { stream, prefix, eof }
-}
 
 /// How exchanges end that are under way when their connection ends like this.
 fn in_flight(end: TcpEnd) -> ExchangeEnd {

@@ -169,9 +169,8 @@ pub(crate) async fn forward_observed(
     cancel: &Stop,
     observing: Observing<'_>,
 ) -> Observed {
-    let leave = Leave::new(observing.drain.cancelled(), observing.drain_idle);
+    let leave = Some(Leave::new(observing.drain.cancelled(), observing.drain_idle));
     let mut watch = Watch { counters, observer: Some(observing.observer) };
-    let leave = Some(leave);
     let forwarded = pass(&mut client, &mut upstream, options, &mut watch, leave, cancel).await;
     match forwarded.end {
         TcpEnd::Quiet => Observed::Quiet(client.stream, upstream.stream),

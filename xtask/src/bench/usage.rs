@@ -123,7 +123,7 @@ fn named<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
 }
 
 /// The number in a line like `Pss:     1234 kB`; 0 where there is none.
-fn field(text: &str, name: &str) -> u64 {
+pub(super) fn field(text: &str, name: &str) -> u64 {
     named(text, name).next().map_or(0, number)
 }
 
@@ -140,6 +140,8 @@ mod tests {
         let text = "Pss_Dirty:   7 kB\nPss:     1234 kB\nmemlock:\t4096\n";
         assert_eq!((field(text, "Pss:"), field(text, "memlock:")), (1234, 4096));
         assert_eq!(field(text, "Rss:"), 0);
+        let status = "Name:\tweir\nVmHWM:\t   9120 kB\nVmRSS:\t 8000 kB\n";
+        assert_eq!((field(status, "VmHWM:"), field(status, "Pss:")), (9120, 0));
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use weir_tests::cgroup::Cgroup;
 
+use crate::bench::usage::field;
+
 /// The cgroup of one proxy.
 pub(super) struct Gauge {
     cgroup: Cgroup,
@@ -52,23 +54,6 @@ impl Gauge {
 
     fn sum(&self, file: &str, name: &str) -> f64 {
         let text = |pid| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
-        self.cgroup.processes().into_iter().map(|pid| field(&text(pid), name)).sum()
-    }
-}
-
-/// The number in a line like `VmHWM:   1234 kB`; 0 where there is none.
-fn field(text: &str, name: &str) -> f64 {
-    let rest = text.lines().find_map(|line| line.strip_prefix(name));
-    rest.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::field;
-
-    #[test]
-    fn memory_is_found_by_name() {
-        let text = "Name:\tweir\nVmHWM:\t   9120 kB\nVmRSS:\t 8000 kB\n";
-        assert_eq!((field(text, "VmHWM:"), field(text, "Pss:")), (9120.0, 0.0));
+        self.cgroup.processes().into_iter().map(|pid| field(&text(pid), name) as f64).sum()
     }
 }

@@ -92,51 +92,32 @@ impl RequestReader {
     }
 
     fn line_end(&mut self, byte: u8, then: At) -> Result<usize, &'static str> {
-        if byte != b'\n' {
-            return Err("invalid line end");
-        }
         self.at = then;
-        Ok(1)
+        token::line_feed(byte, "invalid line end")
     }
 
     #[inline]
     fn method(&mut self, rest: &[u8]) -> Result<usize, &'static str> {
         let length = token::token(rest);
-        let part = &rest[..length];
-        match rest.get(length) {
-            None => self.kept.push(part, KEPT),
-            Some(b' ') => {
-                // Tokens are ASCII.
-                let method = str::from_utf8(self.kept.whole(part, KEPT)).unwrap_or_default();
-                if method.is_empty() {
-                    return Err(INVALID);
-                }
-                self.method = method.to_owned();
-                self.kept.clear();
-                self.at = At::Target;
-                return Ok(length + 1);
-            }
-            Some(_) => return Err(INVALID),
+        let Some(method) = self.kept.until_space(rest, length, INVALID)? else { return Ok(length) };
+        if method.is_empty() {
+            return Err(INVALID);
         }
-        Ok(length)
+        // Tokens are ASCII.
+        self.method = str::from_utf8(method).unwrap_or_default().to_owned();
+        self.kept.clear();
+        self.at = At::Target;
+        Ok(length + 1)
     }
 
     #[inline]
     fn target(&mut self, rest: &[u8]) -> Result<usize, &'static str> {
         let length = token::target(rest);
-        let part = &rest[..length];
-        match rest.get(length) {
-            None => self.kept.push(part, KEPT),
-            Some(b' ') => {
-                let target = text(self.kept.whole(part, KEPT))?;
-                self.line = Some(RequestLine::new(std::mem::take(&mut self.method), target));
-                self.kept.clear();
-                self.at = At::Version;
-                return Ok(length + 1);
-            }
-            Some(_) => return Err(INVALID),
-        }
-        Ok(length)
+        let Some(target) = self.kept.until_space(rest, length, INVALID)? else { return Ok(length) };
+        self.line = Some(RequestLine::new(std::mem::take(&mut self.method), text(target)?));
+        self.kept.clear();
+        self.at = At::Version;
+        Ok(length + 1)
     }
 
     #[inline]

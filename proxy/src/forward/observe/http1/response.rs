@@ -104,11 +104,8 @@ impl ResponseReader {
         then: At,
         reason: &'static str,
     ) -> Result<usize, &'static str> {
-        if byte != b'\n' {
-            return Err(reason);
-        }
         self.at = then;
-        Ok(1)
+        token::line_feed(byte, reason)
     }
 
     #[inline]

@@ -82,26 +82,21 @@ impl Section {
                 }
                 At::Value => self.value(rest)?,
                 At::ValueLf => {
-                    self.line_end(first, "invalid header value")?;
+                    let taken = token::line_feed(first, "invalid header value")?;
                     self.at = At::Line;
                     if !self.lenient {
                         self.finish_open()?;
                     }
-                    1
+                    taken
                 }
                 At::EndLf => {
-                    self.line_end(first, "invalid line end")?;
                     self.at = At::End;
-                    1
+                    token::line_feed(first, "invalid line end")?
                 }
                 At::End => return Ok(Some(at)),
             };
         }
         Ok((self.at == At::End).then_some(at))
-    }
-
-    fn line_end(&self, byte: u8, reason: &'static str) -> Result<(), &'static str> {
-        if byte == b'\n' { Ok(()) } else { Err(reason) }
     }
 
     #[inline]

@@ -71,6 +71,12 @@ fn printable(bytes: &[u8]) -> usize {
     at + tail.iter().position(|&byte| byte < b' ' || byte == 0x7f).unwrap_or(tail.len())
 }
 
+/// A line that has to end here does.
+#[inline]
+pub(super) fn line_feed(byte: u8, otherwise: &'static str) -> Result<usize, &'static str> {
+    if byte == b'\n' { Ok(1) } else { Err(otherwise) }
+}
+
 /// A piece that may be split over segments. Without a split nothing is copied.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
@@ -112,6 +118,26 @@ impl Kept {
         }
         self.push(last, most);
         &self.bytes
+    }
+
+    /// The piece, of which `length` bytes at the front of `input` are the next part, if a space ends
+    /// it there; `None` if it goes on. Any other end is an error.
+    #[inline]
+    pub(super) fn until_space<'a>(
+        &'a mut self,
+        input: &'a [u8],
+        length: usize,
+        otherwise: &'static str,
+    ) -> Result<Option<&'a [u8]>, &'static str> {
+        let part = &input[..length];
+        match input.get(length) {
+            None => {
+                self.push(part, KEPT);
+                Ok(None)
+            }
+            Some(b' ') => Ok(Some(self.whole(part, KEPT))),
+            Some(_) => Err(otherwise),
+        }
     }
 
     /// Forgets the piece, and its memory.

@@ -5,26 +5,18 @@ mod endings;
 mod peers;
 mod timing;
 
+use super::frames::{
+    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PADDED, PREFACE,
+    PRIORITY as WITH_PRIORITY, PUSH_PROMISE, RST_STREAM, SETTINGS,
+};
 use super::*;
 use crate::forward::http::{Exchange, RequestInfo};
 use crate::forward::http_testing::Recorder;
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+/// Frames that the observer does not look into.
 const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PUSH_PROMISE: u8 = 5;
 const PING: u8 = 6;
-const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
-const PADDED: u8 = 8;
-const WITH_PRIORITY: u8 = 0x20;
 const BOTH: u8 = END_STREAM | END_HEADERS;
 
 /// GET, http, /, :authority a
