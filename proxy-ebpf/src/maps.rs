@@ -118,8 +118,11 @@ pub static OWN: InheritedStorage<u32> = InheritedStorage::new();
 #[btf_map]
 pub static WAYS: SkStorage<u32> = SkStorage::new();
 
+/// Room for some ten thousand events.
+pub const EVENTS_BYTES: usize = 1 << 20;
+
 #[btf_map]
-pub static EVENTS: RingBuf<CloseEvent, 262_144> = RingBuf::new();
+pub static EVENTS: RingBuf<CloseEvent, EVENTS_BYTES> = RingBuf::new();
 
 // === impl InheritedStorage ===
 

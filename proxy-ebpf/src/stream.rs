@@ -9,11 +9,12 @@
 
 use aya_ebpf::{
     bindings::{
+        BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RINGBUF_HDR_SZ,
         BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB,
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
         BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, bpf_sock, bpf_sock_ops,
     },
-    helpers::{bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_ktime_get_ns},
+    helpers::{bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_ringbuf_query},
     macros::sock_ops,
     programs::SockOpsContext,
 };
@@ -24,7 +25,7 @@ use weir_common::{
 
 use crate::{
     inbound, listening,
-    maps::{COUNTED, EVENTS, OWN, PEERS, PENDING, SOCKOPS_CGROUP, WORKLOAD, WORKLOADS, count},
+    maps::{COUNTED, EVENTS, EVENTS_BYTES, OWN, PEERS, PENDING, SOCKOPS_CGROUP, WORKLOAD, WORKLOADS, count},
     socket::{self, either, read, read_words},
 };
 
@@ -219,7 +220,27 @@ fn changed(ctx: &SockOpsContext) {
         established: u32::from(ctx.arg(0) != TCP_SYN_SENT),
         _pad: 0,
     });
-    event.submit(0);
+    event.submit(wake_up());
+}
+
+/// Whether the event about to be sent wakes the proxy. Waking a sleeping process for each closed
+/// connection would cost the application several times what the event itself does: the proxy
+/// looks by itself a few times a second, and is woken where the buffer fills faster than that.
+#[inline(always)]
+fn wake_up() -> u64 {
+    const EACH: u64 = size_of::<CloseEvent>() as u64 + BPF_RINGBUF_HDR_SZ as u64;
+    const SOON: u64 = EVENTS_BYTES as u64 / 4;
+    const LATE: u64 = EVENTS_BYTES as u64 / 4 * 3;
+    // SAFETY: helper call on a ring buffer.
+    let waiting = unsafe {
+        bpf_ringbuf_query((&raw const EVENTS).cast_mut().cast(), u64::from(BPF_RB_AVAIL_DATA))
+    };
+    // Between the two marks it has been woken already, and is at work.
+    if (waiting >= SOON && waiting < SOON + 8 * EACH) || waiting >= LATE {
+        u64::from(BPF_RB_FORCE_WAKEUP)
+    } else {
+        u64::from(BPF_RB_NO_WAKEUP)
+    }
 }
 
 #[inline(always)]

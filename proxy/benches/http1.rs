@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use divan::Bencher;
 use weir::detect::detect;
-use weir::forward::http::{Exchange, ExchangeSink, Untracked};
-use weir::forward::{Http1Probe, Side};
+use weir::forward::http::{Exchange, ExchangeSink, HttpVersion, Untracked};
+use weir::forward::{Probe, Side};
 
 const WRK: &[u8] = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n";
 const CURL: &[u8] =
@@ -49,7 +49,7 @@ fn pair(name: &str) -> (&'static [u8], &'static [u8]) {
 #[divan::bench(args = ["wrk", "curl", "chunked", "browser"], sample_size = 1000)]
 fn exchange(bencher: Bencher<'_, '_>, name: &str) {
     let (request, response) = pair(name);
-    let mut observer = Http1Probe::new(Arc::new(Discard));
+    let mut observer = Probe::new(HttpVersion::Http1, Arc::new(Discard));
     bencher.bench_local(|| {
         observer.bytes(Side::Client, black_box(request));
         observer.bytes(Side::Upstream, black_box(response));

@@ -7,8 +7,6 @@ pub mod http;
 mod http1;
 mod http2;
 pub(crate) mod observe;
-#[cfg(fuzzing)]
-pub use observe::http2::fuzzing;
 pub mod prefixed;
 pub mod tcp;
 
@@ -16,7 +14,7 @@ pub mod tcp;
 mod http_testing;
 
 #[doc(hidden)]
-pub use self::observe::Http1Probe;
+pub use self::observe::probe::{self, Probe};
 
 /// One of a connection's two peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use httparse::{EMPTY_HEADER, ParserConfig, Request, Response, Status};
 use libfuzzer_sys::fuzz_target;
-use weir::forward::http::{Exchange, ExchangeSink, Untracked};
-use weir::forward::{Http1Probe, Side};
+use weir::forward::http::{Exchange, ExchangeSink, HttpVersion, Untracked};
+use weir::forward::{Probe, Side};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
 
@@ -46,7 +46,7 @@ struct Outcome {
 
 fn observe(from: Side, head: &[u8], step: usize) -> Outcome {
     let seen = Arc::new(Seen::default());
-    let mut observer = Http1Probe::new(Arc::clone(&seen) as Arc<_>);
+    let mut observer = Probe::new(HttpVersion::Http1, Arc::clone(&seen) as Arc<_>);
     if from == Side::Upstream {
         observer.bytes(Side::Client, GET);
     }

@@ -8,9 +8,9 @@
 use std::sync::{Arc, Mutex};
 
 use libfuzzer_sys::fuzz_target;
-use weir::forward::Side;
-use weir::forward::fuzzing::{Fields, Hpack, observe};
-use weir::forward::http::{Exchange, ExchangeSink, Untracked};
+use weir::forward::http::{Exchange, ExchangeSink, HttpVersion, Untracked};
+use weir::forward::probe::{Fields, Hpack};
+use weir::forward::{Probe, Side};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
@@ -46,7 +46,14 @@ impl ExchangeSink for Sink {
 
 fn connection(script: &[(Side, &[u8])], step: usize) -> (Vec<String>, Vec<Untracked>) {
     let sink = Arc::new(Sink::default());
-    observe(Arc::clone(&sink) as Arc<_>, script, step);
+    let mut observer = Probe::new(HttpVersion::Http2, Arc::clone(&sink) as Arc<_>);
+    for (from, bytes) in script {
+        for piece in bytes.chunks(step) {
+            observer.bytes(*from, piece);
+            let _ = observer.drain();
+        }
+    }
+    observer.finish();
     let seen = std::mem::take(&mut *sink.0.lock().unwrap());
     assert_eq!(seen.started, seen.lines.len());
     assert!(seen.downgrades.len() <= 1);

@@ -1,4 +1,5 @@
-//! Reports of connections that went direct: the kernel sends one when such a socket closes.
+//! Reports of connections that went direct: the kernel writes one when such a socket closes. It
+//! does not wake the proxy for each (see `wake_up` in `proxy-ebpf/src/stream.rs`).
 
 use std::time::Duration;
 
@@ -7,6 +8,9 @@ use tokio::io::unix::AsyncFd;
 use weir_common::{CloseEvent, Reason, maps};
 
 use super::{CaptureError, Captured, Instance};
+
+/// How long an event may wait where the buffer does not fill.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// How a connection that went direct ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,11 +56,17 @@ impl Events {
         Ok(Self { ring })
     }
 
-    /// Calls `handle` for each event, for ever.
+    /// Calls `handle` for each event, for ever; at most [`LOOK_EVERY`] after it happened.
     pub async fn run(&mut self, mut handle: impl FnMut(DirectClose)) {
-        while let Ok(mut ready) = self.ring.readable_mut().await {
-            drain(ready.get_inner_mut(), &mut handle);
-            ready.clear_ready();
+        loop {
+            match tokio::time::timeout(LOOK_EVERY, self.ring.readable_mut()).await {
+                Ok(Ok(mut ready)) => {
+                    drain(ready.get_inner_mut(), &mut handle);
+                    ready.clear_ready();
+                }
+                Ok(Err(_)) => return,
+                Err(_) => self.drain(&mut handle),
+            }
         }
     }
 

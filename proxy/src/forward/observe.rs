@@ -4,9 +4,7 @@
 
 pub(crate) mod http1;
 pub(crate) mod http2;
-mod probe;
-
-pub use self::probe::Http1Probe;
+pub mod probe;
 
 use std::sync::Arc;
 

@@ -2,27 +2,35 @@
 
 use std::sync::Arc;
 
-use super::Observer;
-use super::http1::Http1Observer;
+use super::{Observer, observer};
 use crate::forward::Side;
-use crate::forward::http::{ExchangeEnd, ExchangeSink, Untracked};
+use crate::forward::http::{ExchangeEnd, ExchangeSink, HttpVersion, Untracked};
 
-/// The HTTP/1 observer. No stable interface.
+#[cfg(fuzzing)]
+pub use super::http2::fuzzing::{Fields, Hpack};
+
+/// An observer of one connection. No stable interface.
 #[doc(hidden)]
-pub struct Http1Probe(Http1Observer);
+pub struct Probe(Box<dyn Observer>);
 
-// === impl Http1Probe ===
+// === impl Probe ===
 
-impl Http1Probe {
+impl Probe {
     /// Starts at the first byte of both streams.
     #[must_use]
-    pub fn new(sink: Arc<dyn ExchangeSink>) -> Self {
-        Self(Http1Observer::new(sink))
+    pub fn new(version: HttpVersion, sink: Arc<dyn ExchangeSink>) -> Self {
+        Self(observer(version, sink))
     }
 
     /// Bytes that `from` has sent.
     pub fn bytes(&mut self, from: Side, bytes: &[u8]) {
         self.0.bytes(from, bytes);
+    }
+
+    /// Asks what a draining connection is asked: is it idle, and what may be said to it.
+    #[must_use]
+    pub fn drain(&self) -> (bool, Option<&'static [u8]>) {
+        (self.0.is_idle(), self.0.farewell())
     }
 
     /// The connection is over.

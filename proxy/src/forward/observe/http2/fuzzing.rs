@@ -1,11 +1,6 @@
-//! What the fuzz target `http2_observer` sees of this module.
-
-use std::sync::Arc;
+//! What the fuzz target `http2_observer` sees of the header decoder.
 
 use super::hpack::{Decoder, Head};
-use super::{Http2Observer, Observer};
-use crate::forward::Side;
-use crate::forward::http::{ExchangeEnd, ExchangeSink};
 
 /// Decodes one peer's header blocks.
 #[derive(Default)]
@@ -24,18 +19,6 @@ pub struct Fields {
     pub host: Option<String>,
     /// `:status`.
     pub status: Option<u16>,
-}
-
-/// Shows an observer what the peers say, in pieces of `step` bytes, and ends it.
-pub fn observe(sink: Arc<dyn ExchangeSink>, script: &[(Side, &[u8])], step: usize) {
-    let mut observer = Http2Observer::new(sink);
-    for (from, bytes) in script {
-        for piece in bytes.chunks(step) {
-            observer.bytes(*from, piece);
-            let _ = (observer.is_idle(), observer.farewell());
-        }
-    }
-    observer.finish(ExchangeEnd::Cancelled);
 }
 
 // === impl Hpack ===

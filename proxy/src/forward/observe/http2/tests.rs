@@ -3,7 +3,6 @@
 mod anything;
 mod endings;
 mod peers;
-mod timing;
 
 use super::frames::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PADDED, PREFACE,

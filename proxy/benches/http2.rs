@@ -1,0 +1,127 @@
+//! What following HTTP/2 costs per stream: unary gRPC calls in segments as sockets give them.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use divan::Bencher;
+use divan::counter::ItemsCount;
+use weir::forward::http::{Exchange, ExchangeSink, HttpVersion, Untracked};
+use weir::forward::{Probe, Side};
+
+/// Frame types and flags (RFC 9113 §6).
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const WINDOW_UPDATE: u8 = 8;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// How many times all streams of a connection are used, one set after the other.
+const ROUNDS: u32 = 100;
+/// What one read gives at most.
+const SEGMENT: usize = 16_384;
+
+type Script = Vec<(Side, Vec<u8>)>;
+
+struct Discard;
+
+impl ExchangeSink for Discard {
+    fn request_started(&self) {}
+    fn exchange(&self, exchange: Exchange) {
+        black_box(&exchange);
+    }
+    fn downgraded(&self, untracked: Untracked) {
+        panic!("{untracked:?}");
+    }
+}
+
+fn main() {
+    divan::main();
+}
+
+#[divan::bench(args = [1, 10, 50], sample_count = 20, sample_size = 1)]
+fn unary_calls(bencher: Bencher<'_, '_>, streams: u32) {
+    let steps = calls(streams);
+    bencher.counter(ItemsCount::new(streams * ROUNDS)).with_inputs(connection).bench_local_values(
+        |mut observer| {
+            for (from, bytes) in &steps {
+                observer.bytes(*from, black_box(bytes));
+            }
+            assert!(observer.drain().0, "all calls have ended");
+            observer
+        },
+    );
+}
+
+/// A connection that has said hello.
+fn connection() -> Probe {
+    let mut observer = Probe::new(HttpVersion::Http2, Arc::new(Discard));
+    let settings = frame(SETTINGS, 0, 0, &[]);
+    observer.bytes(Side::Client, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    observer.bytes(Side::Client, &settings);
+    observer.bytes(Side::Upstream, &settings);
+    observer
+}
+
+fn calls(streams: u32) -> Script {
+    let mut steps = Vec::new();
+    for round in 0..ROUNDS {
+        let ids = (0..streams).map(|n| 2 * (round * streams + n) + 1);
+        let requests: Vec<u8> = ids.clone().flat_map(|id| request(id, id == 1)).collect();
+        let responses: Vec<u8> = ids.flat_map(|id| response(id, id == 1)).collect();
+        steps.extend(requests.chunks(SEGMENT).map(|piece| (Side::Client, piece.to_vec())));
+        steps.extend(responses.chunks(SEGMENT).map(|piece| (Side::Upstream, piece.to_vec())));
+    }
+    steps
+}
+
+/// As grpc-go says it: the first call fills the table, the others refer to it.
+fn request(stream: u32, first: bool) -> Vec<u8> {
+    let names = [
+        ("content-type", "application/grpc"),
+        ("user-agent", "grpc-go/1.60.0"),
+        ("te", "trailers"),
+        (":authority", "helloworld.example:50051"),
+        (":path", "/helloworld.Greeter/SayHello"),
+    ];
+    let head = if first {
+        names.iter().flat_map(|(name, value)| literal(0x40, name, value)).collect()
+    } else {
+        vec![0xbe, 0xbf, 0xc0, 0xc1, 0xc2]
+    };
+    // And one value that changes with every call.
+    let timeout = literal(0, "grpc-timeout", &format!("{}m", 1000 + stream % 1000));
+    let head = [vec![0x83, 0x86], head, timeout].concat();
+    let data = frame(DATA, END_STREAM, stream, &[0; 25]);
+    [frame(HEADERS, END_HEADERS, stream, &head), data].concat()
+}
+
+fn response(stream: u32, first: bool) -> Vec<u8> {
+    let (head, trailers) = if first {
+        (
+            [vec![0x88], literal(0x40, "content-type", "application/grpc")].concat(),
+            [literal(0x40, "grpc-status", "0"), literal(0x40, "grpc-message", "")].concat(),
+        )
+    } else {
+        (vec![0x88, 0xc0], vec![0xbf, 0xbe])
+    };
+    [
+        frame(HEADERS, END_HEADERS, stream, &head),
+        frame(DATA, 0, stream, &[0; 30]),
+        frame(HEADERS, END_HEADERS | END_STREAM, stream, &trailers),
+        frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 30]),
+    ]
+    .concat()
+}
+
+/// A frame (RFC 9113 §4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("a short frame").to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A literal, in plain and short: with indexing (0x40) or without (RFC 7541 §6.2).
+fn literal(form: u8, name: &str, value: &str) -> Vec<u8> {
+    let length = |text: &str| u8::try_from(text.len()).expect("a short field");
+    [&[form, length(name)], name.as_bytes(), &[length(value)], value.as_bytes()].concat()
+}

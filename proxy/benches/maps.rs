@@ -1,0 +1,88 @@
+//! What the kernel's maps cost the proxy: per accept, per change of the policy, per learned
+//! destination. Needs root; the maps are of this process alone and vanish with it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use divan::Bencher;
+use divan::counter::ItemsCount;
+use weir::capture::{Heartbeat, Instance, InstanceOptions, Kernel, Originals};
+use weir::decision::Source;
+use weir::ports::{PolicyInput, PortPolicy, PortSet};
+use weir_common::{Direction, PortState};
+
+static INSTANCE: LazyLock<Arc<Instance>> = LazyLock::new(|| {
+    Arc::new(Instance::open(&InstanceOptions::default()).expect("root, and a kernel with BPF"))
+});
+static ORIGINALS: LazyLock<Originals> =
+    LazyLock::new(|| Originals::new(&INSTANCE).expect("the map is there"));
+
+fn main() {
+    divan::main();
+}
+
+/// A workload that captures nothing.
+fn workload() -> Kernel {
+    Kernel::new(Arc::clone(&INSTANCE), 1, false)
+}
+
+fn destination() -> SocketAddr {
+    (Ipv4Addr::new(10, 1, 2, 3), 443).into()
+}
+
+/// Once per accept: the look-up of the original destination. Of one that is not there, as nothing
+/// but a hook writes this map; the system call is the same.
+#[divan::bench(sample_size = 1000)]
+fn original_destination() -> bool {
+    ORIGINALS.take(1, destination()).expect("a map that can be read").is_none()
+}
+
+/// Once per heartbeat.
+#[divan::bench(sample_size = 1000)]
+fn heartbeat() {
+    Heartbeat::beat(&INSTANCE).expect("a map that can be written");
+}
+
+/// `weir ports skip 443`.
+#[divan::bench(sample_size = 1000)]
+fn one_port() {
+    workload()
+        .set_port(Direction::Outbound, 443, PortState::Skip, Source::Cli, false)
+        .expect("a map that can be written");
+}
+
+/// A start with so many skipped ports, scattered.
+#[divan::bench(args = [10, 1_000, 10_000], sample_count = 20, sample_size = 1)]
+fn policy(bencher: Bencher<'_, '_>, ports: u16) {
+    let skip = PortSet::from_ranges((0..ports).map(|n| (1024 + 3 * n, 1024 + 3 * n)));
+    let policy =
+        PortPolicy::new(PolicyInput { skip, ..PolicyInput::default() }, PolicyInput::default());
+    let kernel = workload();
+    bencher
+        .counter(ItemsCount::new(ports))
+        .bench_local(|| kernel.set_policy(&policy).expect("maps that can be written"));
+}
+
+/// A start with so many skipped prefixes.
+#[divan::bench(args = [10, 1_000], sample_count = 20, sample_size = 1)]
+fn prefixes(bencher: Bencher<'_, '_>, count: u16) {
+    let prefixes: Vec<(IpAddr, u8)> = (0..count)
+        .map(u16::to_be_bytes)
+        .map(|[high, low]| (Ipv4Addr::new(10, high, low, 0).into(), 24))
+        .collect();
+    let kernel = workload();
+    bencher
+        .counter(ItemsCount::new(count))
+        .bench_local(|| kernel.skip_prefixes(&prefixes).expect("a map that can be written"));
+}
+
+/// A destination is learned, asked for by `weir explain`, and forgotten.
+#[divan::bench(sample_size = 1000)]
+fn bypass() {
+    let (kernel, destination) = (workload(), destination());
+    let way = Direction::Outbound;
+    kernel.bypass(way, destination, Duration::from_secs(60)).expect("a map that can be written");
+    assert!(kernel.bypass_for(way, destination).expect("a map that can be read").is_some());
+    kernel.no_bypass(way, destination).expect("a map that can be written");
+}
