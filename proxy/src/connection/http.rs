@@ -10,10 +10,13 @@ use crate::{
     detect::race::{Outcome, Peeked},
     forward::{
         Side,
-        http::{self, DRAIN_IDLE, EndCause, ExchangeEnd, HttpContext, HttpLimits, HttpVersion},
+        http::{
+            self, DRAIN_BUSY, DRAIN_IDLE, EndCause, ExchangeEnd, HttpContext, HttpLimits,
+            HttpVersion,
+        },
         observe,
         prefixed::Prefixed,
-        tcp::{self, Observed, Observing, TcpEnd},
+        tcp::{self, Observed, Observing, Patience, TcpEnd},
     },
     telemetry::{CloseReason, ConnectionGuard},
 };
@@ -47,8 +50,8 @@ impl Context {
         guard: &ConnectionGuard,
     ) -> CloseReason {
         let mut observer = observe::observer(version, guard.sink());
-        let observing =
-            Observing { observer: observer.as_mut(), drain: &self.drain, drain_idle: DRAIN_IDLE };
+        let patience = Patience { idle: DRAIN_IDLE, busy: DRAIN_BUSY };
+        let observing = Observing { observer: observer.as_mut(), drain: &self.drain, patience };
         let options = self.tcp_options();
         let counters = guard.counters();
         let passed = tcp::forward_observed(

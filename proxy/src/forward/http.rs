@@ -17,6 +17,8 @@ pub(crate) use self::tracker::{RequestInfo, Tracker, grpc_status, is_grpc};
 
 /// See [`HttpLimits::drain_idle`].
 pub(crate) const DRAIN_IDLE: Duration = Duration::from_secs(1);
+/// How long a draining connection may be at work until its client is asked to begin nothing new.
+pub(crate) const DRAIN_BUSY: Duration = Duration::from_secs(5);
 
 /// One request and its response, as it ended.
 #[derive(Clone, Debug, PartialEq)]

@@ -25,6 +25,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use self::lane::{Fault, Lane, Watch};
+pub(crate) use self::leave::Patience;
 use self::leave::{Leave, Leaving};
 use super::observe::Observer;
 use super::{ByteCounters, Side};
@@ -132,8 +133,8 @@ pub(crate) struct Observing<'a> {
     pub(crate) observer: &'a mut dyn Observer,
     /// From then on the connection is left as soon as nothing is under way.
     pub(crate) drain: &'a Stop,
-    /// How long nothing must have been under way.
-    pub(crate) drain_idle: Duration,
+    /// How long that may take.
+    pub(crate) patience: Patience,
 }
 
 /// What has become of an observed connection.
@@ -169,7 +170,7 @@ pub(crate) async fn forward_observed(
     cancel: &Stop,
     observing: Observing<'_>,
 ) -> Observed {
-    let leave = Some(Leave::new(observing.drain.cancelled(), observing.drain_idle));
+    let leave = Some(Leave::new(observing.drain.cancelled(), observing.patience));
     let mut watch = Watch { counters, observer: Some(observing.observer) };
     let forwarded = pass(&mut client, &mut upstream, options, &mut watch, leave, cancel).await;
     match forwarded.end {

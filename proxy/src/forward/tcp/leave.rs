@@ -14,12 +14,24 @@ use crate::stop::Cancelled;
 pub(super) struct Leave {
     drain: Cancelled,
     draining: bool,
-    /// How long nothing must have been under way where only the close tells the client.
-    idle: Duration,
+    patience: Patience,
+    /// Runs from the drain on: when it is over, the client is asked even if it is at work.
+    overdue: Option<Pin<Box<Sleep>>>,
     /// The client was asked to begin nothing new.
     said: bool,
     /// Runs while nothing is under way, since so many bytes had passed.
     timer: Option<(u64, Pin<Box<Sleep>>)>,
+}
+
+/// How long a drain waits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// Nothing must have been under way for so long before the client is asked to begin nothing
+    /// new, and again before the close: some clients (curl 7.88) lose the rest of what they are
+    /// being sent when they are asked.
+    pub(crate) idle: Duration,
+    /// A client that is always at work is asked after so long.
+    pub(crate) busy: Duration,
 }
 
 /// What there is to do.
@@ -33,8 +45,8 @@ pub(super) enum Leaving {
 // === impl Leave ===
 
 impl Leave {
-    pub(super) fn new(drain: Cancelled, idle: Duration) -> Self {
-        Self { drain, draining: false, idle, said: false, timer: None }
+    pub(super) fn new(drain: Cancelled, patience: Patience) -> Self {
+        Self { drain, draining: false, patience, overdue: None, said: false, timer: None }
     }
 
     /// To be polled after both lanes, neither of which can go on.
@@ -53,27 +65,41 @@ impl Leave {
         if !down.is_quiet() {
             return Poll::Pending;
         }
+        let idle = up.is_quiet() && observer.is_idle();
+        if idle && observer.version() == HttpVersion::Http1 {
+            return Poll::Ready(Leaving::Quiet);
+        }
+        let rested = idle && self.has_rested(cx, up.forwarded + down.forwarded);
+        if !idle {
+            self.timer = None;
+        }
         if !self.said
+            && (rested || self.is_overdue(cx))
             && let Some(words) = observer.farewell()
         {
             self.said = true;
+            self.timer = None;
             down.say(words);
             return Poll::Ready(Leaving::Said);
         }
-        if !up.is_quiet() || !observer.is_idle() {
-            self.timer = None;
-            return Poll::Pending;
-        }
-        if observer.version() == HttpVersion::Http1 {
-            return Poll::Ready(Leaving::Quiet);
-        }
-        let moved = up.forwarded + down.forwarded;
-        if self.timer.as_ref().is_none_or(|(then, _)| *then != moved) {
-            self.timer = Some((moved, Box::pin(sleep(self.idle))));
-        }
+        if rested { Poll::Ready(Leaving::Quiet) } else { Poll::Pending }
+    }
+
+    /// Whether nothing has moved for long enough since `moved` bytes had passed.
+    fn has_rested(&mut self, cx: &mut Context<'_>, moved: u64) -> bool {
+        let idle = self.patience.idle;
         match &mut self.timer {
-            Some((_, timer)) => timer.as_mut().poll(cx).map(|()| Leaving::Quiet),
-            None => Poll::Pending,
+            Some((then, timer)) if *then == moved => timer.as_mut().poll(cx).is_ready(),
+            _ => {
+                let (_, timer) = self.timer.insert((moved, Box::pin(sleep(idle))));
+                timer.as_mut().poll(cx).is_ready()
+            }
         }
+    }
+
+    fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
+        let busy = self.patience.busy;
+        let timer = self.overdue.get_or_insert_with(|| Box::pin(sleep(busy)));
+        timer.is_elapsed() || timer.as_mut().poll(cx).is_ready()
     }
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 
 use super::*;
-use crate::forward::http::{DRAIN_IDLE, ExchangeEnd, HttpVersion, Untracked};
+use crate::forward::http::{DRAIN_BUSY, DRAIN_IDLE, ExchangeEnd, HttpVersion, Untracked};
 
 const WORDS: &[u8] = b"(goodbye)";
 
@@ -84,8 +84,8 @@ impl Scene {
         };
         let draining = drain.clone();
         let task = tokio::spawn(async move {
-            let observing =
-                Observing { observer: &mut observer, drain: &draining, drain_idle: DRAIN_IDLE };
+            let patience = Patience { idle: DRAIN_IDLE, busy: DRAIN_BUSY };
+            let observing = Observing { observer: &mut observer, drain: &draining, patience };
             let (counters, cancel) = (ByteCounters::default(), Stop::new());
             let options = TcpOptions::default();
             let near =
@@ -172,7 +172,15 @@ async fn a_farewell_is_said_once_between_messages_and_time_is_given_after_it() {
     let guard = freeze();
     scene.drain.cancel();
     settle().await;
+    scene.client.write_all(b"more\n").await.unwrap();
+    scene.expect(Side::Upstream, b"more\n").await;
     scene.answer(b"a line\n").await;
+    settle().await;
+    assert!(scene.client.try_read(&mut [0]).is_err(), "a request is under way");
+    scene.answer(b"another line\n").await;
+    settle().await;
+    assert!(scene.client.try_read(&mut [0]).is_err(), "it may not have read the answer yet");
+    advance(DRAIN_IDLE + Duration::from_millis(1)).await;
     scene.expect(Side::Client, WORDS).await;
     // Whoever has not heard it yet is served as before.
     advance(DRAIN_IDLE / 2).await;
@@ -187,6 +195,25 @@ async fn a_farewell_is_said_once_between_messages_and_time_is_given_after_it() {
     // Timers have a resolution of a millisecond.
     advance(DRAIN_IDLE + Duration::from_millis(1)).await;
     assert!(matches!(scene.task.await.unwrap(), Observed::Quiet(..)));
+    drop(guard);
+}
+
+#[tokio::test]
+async fn a_client_that_is_always_at_work_is_told_all_the_same() {
+    let mut scene = Scene::new(HttpVersion::Http2, Some(WORDS)).await;
+    scene.client.write_all(b"more\n").await.unwrap();
+    scene.expect(Side::Upstream, b"more\n").await;
+    scene.answer(b"half ").await;
+    let guard = freeze();
+    scene.drain.cancel();
+    settle().await;
+    advance(DRAIN_BUSY + Duration::from_millis(1)).await;
+    settle().await;
+    assert!(scene.client.try_read(&mut [0]).is_err(), "in the middle of a line");
+    scene.answer(b"a line\n").await;
+    scene.expect(Side::Client, WORDS).await;
+    scene.answer(b"another line\n").await;
+    settle().await;
     drop(guard);
 }
 
