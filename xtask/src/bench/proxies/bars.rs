@@ -52,7 +52,7 @@ const DETECT: &[&str] = &["weir-detect"];
 const FORWARDED: &[&str] = &["weir-opaque", "weir-detect"];
 const SKIP: &[&str] = &["weir-skip"];
 
-/// Issue 4, "The bar".
+/// What weir is held to.
 const BARS: &[Bar] = &[
     Bar {
         what: "skip: connection rate against direct",

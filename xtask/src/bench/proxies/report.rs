@@ -17,7 +17,7 @@ use super::proxy::Cores;
 use super::results::{Figure, Samples};
 use super::stats::Spread;
 
-/// From issue 4 and measurements of what the same thing gives twice.
+/// From measurements of what the same thing gives twice.
 const NOISE: &str = "Less than 10 % (HTTP/1), 25 % (HTTP/2), 50 % (iperf3 against direct) in single \
                      cells is no result.";
 
