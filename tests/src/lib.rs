@@ -13,6 +13,7 @@ pub mod fixture;
 pub mod lab;
 pub mod left;
 pub mod load;
+pub mod metrics;
 pub mod netns;
 pub mod peer;
 pub mod pods;
