@@ -166,6 +166,24 @@ pub struct RequestRecord {
     pub weir_error: Option<Cow<'static, str>>,
 }
 
+// === impl Record ===
+
+impl Record {
+    /// Bytes of what peers have said in it.
+    fn words(&self) -> usize {
+        match self {
+            Self::Connection(record) => {
+                let alpn: usize = record.alpn.iter().map(String::len).sum();
+                record.sni.as_ref().map_or(0, String::len) + alpn
+            }
+            Self::Request(record) => {
+                let authority = record.authority.as_ref().map_or(0, String::len);
+                record.method.len() + authority + record.path.len()
+            }
+        }
+    }
+}
+
 // === impl RequestRecord ===
 
 impl RequestRecord {
