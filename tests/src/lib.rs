@@ -10,6 +10,7 @@ pub mod cgroup;
 pub mod daemon;
 pub mod engine;
 pub mod fixture;
+pub mod frames;
 pub mod lab;
 pub mod left;
 pub mod load;
