@@ -95,9 +95,7 @@ impl Place {
         self.settles()?;
         self.is_bounded()?;
         self.serves()?;
-        let open = || -> Result<bool> {
-            Ok(self.open_descriptors()? <= self.descriptors + SPARE)
-        };
+        let open = || -> Result<bool> { Ok(self.open_descriptors()? <= self.descriptors + SPARE) };
         wait_until("the descriptors to come back", PATIENCE, open)
             .with_context(|| format!("{} descriptors at first", self.descriptors))
     }
