@@ -16,6 +16,7 @@ pub mod learn;
 pub mod log;
 pub mod names;
 pub mod ports;
+pub mod privileges;
 pub mod stop;
 pub mod telemetry;
 pub mod units;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use crate::daemon::{Daemon, Run};
 use crate::engine::Engine;
 use crate::left::nothing_left;
+use crate::metrics::{self, Metrics};
 use crate::pods::{CLIENT, POD, POD_B, Pods};
 use crate::process::wait_until;
 use crate::record::Records;
@@ -65,7 +66,7 @@ impl Way {
     pub fn new(kind: Kind, engine: Engine) -> Result<Self> {
         let pods = Pods::new()?;
         let run = Run::new(&pods.node, pods.dir()).flags(&["--detect-timeout", "1h"]);
-        let run = run.flags(&engine.flags());
+        let run = run.flags(&engine.flags()).flags(&metrics::FLAGS);
         let (a, b) = (&pods.pod_a, &pods.pod_b);
         let run = run.workload("pod-a", a.cgroup(), Some(&a.netns));
         let daemon = match kind {
@@ -172,6 +173,15 @@ impl Way {
     #[must_use]
     pub fn daemon_mut(&mut self) -> Option<&mut Daemon> {
         self.daemon.as_mut()
+    }
+
+    /// What weir says of itself at `/metrics`.
+    ///
+    /// # Errors
+    ///
+    /// Fails on the direct way, and when weir does not answer.
+    pub fn metrics(&self) -> Result<Metrics> {
+        Metrics::scrape(&self.pods.node)
     }
 
     /// The pods that weir captures.

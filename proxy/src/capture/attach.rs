@@ -19,7 +19,7 @@ use super::{
     bpf::{self, AttachType},
     cgroup,
     coexist::obstacle,
-    pins::{Pins, directories, lock_directory},
+    pins::{Pins, directories, lock_directory, make_dir},
     table::lock,
 };
 
@@ -113,7 +113,7 @@ impl Kernel {
             self.hold(links, &options);
             return followed(true);
         }
-        fs::create_dir_all(&pins).map_err(pin_error("create", &pins))?;
+        make_dir(&pins)?;
         let mut own = instance.load_for(*workload)?;
         let mut links = Vec::new();
         let mut followed = Some(followed);
@@ -348,10 +348,6 @@ fn open(cgroup: &Path) -> Result<File, CaptureError> {
         source,
         hint: "",
     })
-}
-
-fn pin_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CaptureError {
-    move |source| CaptureError::Pins { action, path: path.into(), source, hint: "" }
 }
 
 fn attach_hint(error: &io::Error, cgroup: &Path) -> String {

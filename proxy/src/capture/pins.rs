@@ -263,7 +263,7 @@ fn mount_bpffs() -> Result<PathBuf, CaptureError> {
     Ok(usual.into())
 }
 
-fn make_dir(path: &Path) -> Result<(), CaptureError> {
+pub(super) fn make_dir(path: &Path) -> Result<(), CaptureError> {
     use std::os::unix::fs::DirBuilderExt;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| {
         CaptureError::Pins { action: "create", path: path.into(), source, hint: "; run as root" }

@@ -12,6 +12,7 @@ use nix::{
 };
 use tokio::{
     process::{Child, Command},
+    runtime::Handle,
     signal::unix::{SignalKind, signal},
     sync::mpsc,
 };
@@ -22,7 +23,12 @@ use super::{
     output::Format,
     session::{self, Beginning, Session},
 };
-use crate::{capture::cgroup::Transient, telemetry::stats::StatsSnapshot, workloads::Ending};
+use crate::{
+    capture::cgroup::{self, Transient},
+    privileges::Original,
+    telemetry::stats::StatsSnapshot,
+    workloads::Ending,
+};
 
 /// As shells have it: found but not executable, and not found.
 const NOT_EXECUTABLE: u8 = 126;
@@ -47,17 +53,21 @@ pub(super) fn run(args: &ExecArgs) -> Result<Exit> {
             session::free_control_socket(config.admin.control_socket, &format!("exec-{pid}.sock"));
     }
     let deadline = config.drain.deadline;
+    // The command is to have what weir was started with; weir itself needs less.
+    let original = Original::keep().context("cannot start a thread")?;
+    let name = format!("weir-exec-{pid}");
+    session::reduce_privileges(&config, vec![cgroup::own()?.join(&name)], true)?;
     let log = session::start_log(&config)?;
     let limit = session::raise_file_limit();
     session::runtime()?.block_on(async {
         // From here on a signal waits for the command, instead of leaving the cgroup behind.
         let mut signals = signals()?;
-        let cgroup = Transient::create(&format!("weir-exec-{pid}"))?;
+        let cgroup = Transient::create(&name)?;
         config.workload.cgroup = Some(cgroup.path().into());
         config.workload.netns = Some("/proc/self/ns/net".into());
         let beginning = Beginning { own: Some(config.settings()), instance: None, upgrade: false };
         let session = Session::start(config, log, beginning).await?;
-        let status = match spawn(args, &cgroup, limit) {
+        let status = match spawn(args, &cgroup, limit, original) {
             Ok(mut child) => wait(&mut child, &mut signals).await,
             Err(error) => {
                 cgroup.release();
@@ -74,7 +84,12 @@ pub(super) fn run(args: &ExecArgs) -> Result<Exit> {
     })
 }
 
-fn spawn(args: &ExecArgs, cgroup: &Transient, limit: Option<(u64, u64)>) -> Result<Child> {
+fn spawn(
+    args: &ExecArgs,
+    cgroup: &Transient,
+    limit: Option<(u64, u64)>,
+    original: Original,
+) -> Result<Child> {
     let (program, rest) = args.command.split_first().context("no command given")?;
     let mut command = std::process::Command::new(program);
     command.args(rest);
@@ -88,7 +103,11 @@ fn spawn(args: &ExecArgs, cgroup: &Transient, limit: Option<(u64, u64)>) -> Resu
             });
         }
     }
-    Ok(command.spawn()?)
+    let runtime = Handle::current();
+    Ok(original.run(move || {
+        let _reaped_by = runtime.enter();
+        command.spawn()
+    })??)
 }
 
 /// Every signal to be passed on, from one channel.

@@ -24,6 +24,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit> {
                        [workload], or begin without one with --standby";
         return Err(with_exit(anyhow::anyhow!(problem), Exit::Usage));
     }
+    session::reduce_privileges(&config, Vec::new(), false)?;
     let log = session::start_log(&config)?;
     session::raise_file_limit();
     session::runtime()?.block_on(async {

@@ -22,6 +22,7 @@ use crate::{
     config::{BpfLog, Config, WorkloadSettings},
     daemon::Daemon,
     log::{self, LogHandle},
+    privileges::{self, Extra},
     telemetry::{Telemetry, record::RecordLog, stats::StatsSnapshot},
     workloads::{Ending, Plan, Workloads},
 };
@@ -190,6 +191,18 @@ pub(super) fn start_log(config: &Config) -> Result<LogHandle> {
         log.level.push_str(",weir_ebpf=trace");
     }
     Ok(log::init(&log)?)
+}
+
+/// Gives up what the session does not need; before any other thread is started. `paths` will be
+/// changed besides what the configuration names, and `signals` be sent to a command.
+pub(super) fn reduce_privileges(
+    config: &Config,
+    mut paths: Vec<PathBuf>,
+    signals: bool,
+) -> Result<()> {
+    paths.push(config.admin.control_socket.clone());
+    paths.extend(config.record.file.clone().filter(|path| path != Path::new("-")));
+    Ok(privileges::reduce(&Extra { paths, address: config.admin.address, signals })?)
 }
 
 /// For everything but serving connections, which has threads of its own where there are several.

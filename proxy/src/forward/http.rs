@@ -27,9 +27,9 @@ pub struct Exchange {
     pub version: u8,
     /// The method, as sent.
     pub method: String,
-    /// `:authority`, `Host` or the authority of the target.
+    /// `:authority`, the authority of the target, or `Host`.
     pub authority: Option<String>,
-    /// The path without its query. Never a label.
+    /// The path without its query and fragment. Never a label.
     pub path: String,
     /// The final status; `None` if no response head arrived.
     pub status: Option<u16>,

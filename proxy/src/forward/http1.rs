@@ -32,6 +32,9 @@ use super::http::{EndCause, ExchangeEnd, HttpContext, HttpEnd, Side, bad_gateway
 /// decides what they are.
 const HELD_BYTES: usize = 64 << 10;
 
+/// How often a client that is not read from is looked at: a reset is told only to who reads or writes.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// See [`super::http::serve`].
 pub(super) async fn serve<C, U>(client: C, upstream: U, context: HttpContext) -> HttpEnd
 where
@@ -141,13 +144,24 @@ where
                 }
                 continue;
             }
-            if self.messages.is_held() && self.up.len() >= HELD_BYTES {
+            if self.is_client_held() {
                 return Poll::Pending;
             }
             if ready!(self.up.poll_read(&mut self.client, cx)).is_err() {
                 return Poll::Ready(Err(EndCause::Reset(Side::Client)));
             }
         }
+    }
+
+    /// The client has sent so much behind a request that no more is read until that is answered.
+    fn is_client_held(&self) -> bool {
+        self.messages.is_held() && self.up.len() >= HELD_BYTES
+    }
+
+    /// Neither reading nor writing would tell that the client is gone.
+    fn is_client_unwatched(&self) -> bool {
+        let unread = self.up.is_eof() && !self.up.is_empty() && self.messages.is_held();
+        self.last_word.is_none() && (self.is_client_held() || unread)
     }
 
     /// Reads what nobody will get, so that closing does not become a reset too early, and so that
@@ -254,6 +268,12 @@ where
         match &mut self.timer {
             Some((running, timer)) if *running == bound => {
                 ready!(timer.as_mut().poll(cx));
+                if self.is_client_unwatched() {
+                    self.timer = None;
+                    let gone = Pin::new(&mut self.client).poll_write(cx, &[]);
+                    let gone = matches!(gone, Poll::Ready(Err(_)));
+                    return Poll::Ready(gone.then_some(EndCause::Reset(Side::Client)));
+                }
                 if self.is_waiting_to_stop() && !self.up.is_shut() {
                     self.last_word = Some(EndCause::Drained);
                     return Poll::Ready(None);
@@ -288,6 +308,9 @@ where
         }
         if self.is_waiting_to_stop() {
             return Some(Bound { after: limits.drain_idle, moved });
+        }
+        if self.is_client_unwatched() {
+            return Some(Bound { after: LOOK, moved });
         }
         let half_closed = raw && self.up.is_shut() != self.down.is_shut();
         half_closed.then_some(Bound { after: limits.half_closed_idle, moved })

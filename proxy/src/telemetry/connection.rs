@@ -144,6 +144,7 @@ impl Live {
         info.client = canonical(info.client);
         let bound = telemetry.inner.metrics.bind(&info.workload, info.direction);
         bound.client.opened();
+        bound.undecided.inc();
         Self {
             id,
             info,
@@ -181,6 +182,7 @@ impl Live {
         took: Option<Duration>,
     ) -> &Decided {
         self.decided.get_or_init(|| {
+            self.bound.undecided.dec();
             let row = self.telemetry.inner.stats.row(
                 Key {
                     workload: Arc::clone(&self.info.workload),
@@ -264,6 +266,7 @@ impl ExchangeSink for Live {
     fn request_started(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.bound.requests.inc();
+        self.bound.in_flight.inc();
         if let Some(decided) = self.decided.get() {
             decided.row.request();
         }
@@ -271,6 +274,7 @@ impl ExchangeSink for Live {
 
     fn exchange(&self, exchange: Exchange) {
         let class = Class::of(&exchange);
+        self.bound.in_flight.dec();
         self.responses.count(&self.bound, &exchange, class);
         if let Some(decided) = self.decided.get() {
             decided.row.exchange(&exchange, class);

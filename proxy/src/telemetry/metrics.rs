@@ -57,6 +57,8 @@ struct Families {
     outbound_detect_time: Family<WorkloadLabels, Histogram, fn() -> Histogram>,
     connections: Family<ConnectionLabels, Counter>,
     half_closed: Family<Base, Gauge>,
+    undecided: Family<Base, Gauge>,
+    in_flight: Family<Base, Gauge>,
     downgrade: Family<DowngradeLabels, Counter>,
     accept_errors: Family<ErrnoLabels, Counter>,
     accept_shed: Counter,
@@ -138,6 +140,8 @@ pub(super) struct Bound {
     base: Base,
     pub(super) requests: Counter,
     half_closed: Gauge,
+    pub(super) undecided: Gauge,
+    pub(super) in_flight: Gauge,
     pub(super) client: Side,
     pub(super) upstream: Side,
     response: Family<ResponseLabels, Counter>,
@@ -267,6 +271,8 @@ impl Families {
             outbound_detect_time: Family::new_with_constructor(detect_histogram),
             connections: Family::default(),
             half_closed: Family::default(),
+            undecided: Family::default(),
+            in_flight: Family::default(),
             downgrade: Family::default(),
             accept_errors: Family::default(),
             accept_shed: Counter::default(),
@@ -296,6 +302,10 @@ impl Families {
             "weir_connections", "Connections by treatment and by who decided it", connections;
             "weir_half_closed_connections",
                 "Raw TCP connections that one side has ended and the other has not", half_closed;
+            "weir_undecided_connections",
+                "Connections of which it is not yet decided what they are", undecided;
+            "weir_http_requests_in_flight",
+                "HTTP requests that have begun and whose exchange has not ended", in_flight;
             "weir_http_downgrade",
                 "Connections whose HTTP messages could not be followed any more: their bytes \
                 passed on unread",
@@ -333,6 +343,8 @@ impl Bound {
         Self {
             requests: families.request.get_or_create_owned(&base),
             half_closed: families.half_closed.get_or_create_owned(&base),
+            undecided: families.undecided.get_or_create_owned(&base),
+            in_flight: families.in_flight.get_or_create_owned(&base),
             client: Side::new(families, &base, "src"),
             upstream: Side::new(families, &base, "dst"),
             response: families.response.clone(),

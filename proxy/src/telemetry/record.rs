@@ -127,7 +127,7 @@ pub struct RequestRecord {
     pub version: Cow<'static, str>,
     /// As sent.
     pub method: String,
-    /// Host or `:authority`.
+    /// `:authority`, the target's or Host, without user and password (RFC 3986 §3.2.1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authority: Option<String>,
     /// Without the query, which may hold secrets.
@@ -166,6 +166,24 @@ pub struct RequestRecord {
     pub weir_error: Option<Cow<'static, str>>,
 }
 
+// === impl Record ===
+
+impl Record {
+    /// Bytes of what peers have said in it.
+    fn words(&self) -> usize {
+        match self {
+            Self::Connection(record) => {
+                let alpn: usize = record.alpn.iter().map(String::len).sum();
+                record.sni.as_ref().map_or(0, String::len) + alpn
+            }
+            Self::Request(record) => {
+                let authority = record.authority.as_ref().map_or(0, String::len);
+                record.method.len() + authority + record.path.len()
+            }
+        }
+    }
+}
+
 // === impl RequestRecord ===
 
 impl RequestRecord {
@@ -196,7 +214,7 @@ impl RequestRecord {
             source: decision.map(|d| d.source),
             version: version_name(exchange.version).into(),
             method: exchange.method,
-            authority: exchange.authority,
+            authority: exchange.authority.map(without_userinfo),
             path: exchange.path,
             status: exchange.status,
             grpc_status: exchange.grpc_status,
@@ -210,6 +228,13 @@ impl RequestRecord {
             weir_error,
         }
     }
+}
+
+fn without_userinfo(mut authority: String) -> String {
+    if let Some(at) = authority.rfind('@') {
+        authority.drain(..=at);
+    }
+    authority
 }
 
 fn version_name(version: u8) -> &'static str {

@@ -19,7 +19,7 @@ use weir_tests::way::{Kind, Way};
 use weir_tests::wire::{Wire, noise};
 
 use super::all;
-use super::frames::{
+use weir_tests::frames::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GET, GOAWAY, HEADERS, OK, PADDED, PING,
     PREFACE, PRIORITY, SETTINGS, WINDOW_UPDATE, WITH_PRIORITY, field, frame, head, indexed_field,
     setting,

@@ -18,7 +18,7 @@ use weir_tests::way::{Kind, Way};
 use weir_tests::weir::Daemon;
 use weir_tests::wire::noise;
 
-use super::frames::{
+use weir_tests::frames::{
     DATA, END_STREAM, GET, OK, PREFACE, SETTINGS, SHUTDOWN_NOTICE, field, frame, head,
 };
 

@@ -4,7 +4,6 @@
 
 mod bytes;
 mod drain;
-mod frames;
 mod raw;
 mod real;
 

@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use super::Finding;
+use crate::privileges::NEEDS;
 
 /// Everything about the machine that needs no loading, in the order in which it is worth reading.
 pub(super) fn findings() -> Vec<Finding> {
@@ -118,27 +119,21 @@ fn mount(mounts: &str, kind: &str) -> Option<(String, bool)> {
     found.into_iter().next()
 }
 
-/// Number, name, and what weir needs it for (`include/uapi/linux/capability.h`).
-const CAPABILITIES: [(u32, &str, &str); 3] = [
-    (39, "CAP_BPF", "loads programs and maps"),
-    (12, "CAP_NET_ADMIN", "attaches to cgroups' sockets"),
-    (21, "CAP_SYS_ADMIN", "enters network namespaces"),
-];
-
-/// Takes sockets that listened before weir from the processes that have them (pidfd_getfd(2)).
-const CAP_SYS_PTRACE: u32 = 19;
-
 /// Whether servers that were there first can be followed to their end.
 fn tracing(status: &str) -> Finding {
     let name = "servers from before";
-    if effective(status).is_some_and(|effective| effective & (1 << CAP_SYS_PTRACE) != 0) {
-        return Finding::ok(name, "their listening sockets can be followed (CAP_SYS_PTRACE)");
+    let missing = missing(effective(status).unwrap_or(0), false);
+    if missing.is_empty() {
+        return Finding::ok(name, "their listening sockets can be followed");
     }
     Finding::warn(
         name,
-        "missing CAP_SYS_PTRACE: when a server that listened before weir ends, its next client is \
-         reset instead of refused",
-        "grant CAP_SYS_PTRACE, or start weir before the servers",
+        format!(
+            "missing {}: when a server that listened before weir ends, its next client is reset \
+             instead of refused",
+            missing.join(", ")
+        ),
+        "grant them, or start weir before the servers",
     )
 }
 
@@ -148,17 +143,22 @@ fn effective(status: &str) -> Option<u64> {
     u64::from_str_radix(mask.trim(), 16).ok()
 }
 
+/// Those that are not in effect, each with what weir needs it for.
+fn missing(effective: u64, required: bool) -> Vec<String> {
+    NEEDS
+        .iter()
+        .filter(|need| need.required == required && effective & need.capability.bitmask() == 0)
+        .map(|need| format!("{} ({})", need.capability, need.reason))
+        .collect()
+}
+
 fn capabilities(status: &str) -> Finding {
     let name = "capabilities";
     let hint = "run as root, or grant CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN";
     let Some(effective) = effective(status) else {
         return Finding::fail(name, "/proc/self/status does not tell them", hint);
     };
-    let missing: Vec<_> = CAPABILITIES
-        .iter()
-        .filter(|(bit, ..)| effective & (1 << bit) == 0)
-        .map(|(_, name, what)| format!("{name} ({what})"))
-        .collect();
+    let missing = missing(effective, true);
     if missing.is_empty() {
         Finding::ok(name, "CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN")
     } else {
@@ -259,7 +259,7 @@ mod tests {
         let finding = capabilities("CapEff:\t0000000000201000\n");
         assert_eq!(finding.detail, "missing CAP_BPF (loads programs and maps)");
         assert_eq!(capabilities("CapEff:\t0\n").level, Level::Fail);
-        assert_eq!(tracing("CapEff:\t0000000000080000\n").level, Level::Ok);
+        assert_eq!(tracing("CapEff:\t0000000000080004\n").level, Level::Ok);
         assert_eq!(tracing("CapEff:\t0000000000200000\n").level, Level::Warn);
         assert_eq!(capabilities("").level, Level::Fail);
     }

@@ -44,15 +44,23 @@ enum State {
     Extension {
         size: u64,
     },
+    /// After CR behind the size.
+    SizeLf {
+        size: u64,
+    },
     Data(u64),
     /// The line end after a chunk's data.
     DataEnd,
+    /// After CR behind the data.
+    DataLf,
     /// At the start of a trailer line.
     Line,
     /// At the start of a trailer line, after CR.
     LastLf,
     /// In a trailer line.
     Trailer,
+    /// After CR in a trailer line.
+    TrailerLf,
     Done,
 }
 
@@ -119,7 +127,8 @@ impl Body {
 // === impl State ===
 
 impl State {
-    /// One byte of chunked framing. A bare LF ends a line, as in most parsers.
+    /// One byte of chunked framing. A bare LF ends a line, as in most parsers; about one behind an
+    /// extension they differ, and about a bare CR anywhere.
     fn framing(self, byte: u8) -> Result<Self, NotChunked> {
         Ok(match (self, byte) {
             (Self::Size { digits: 0, .. }, byte) if !byte.is_ascii_hexdigit() => {
@@ -132,20 +141,25 @@ impl State {
                 let digit = (byte as char).to_digit(16).ok_or(NotChunked)?;
                 Self::Size { size: size << 4 | u64::from(digit), digits: digits + 1 }
             }
-            (Self::Size { size, .. } | Self::Extension { size }, b'\n') => match size {
+            (Self::Size { size, .. } | Self::SizeLf { size }, b'\n') => match size {
                 0 => Self::Line,
                 size => Self::Data(size),
             },
-            (Self::Size { size, .. }, b';' | b' ' | b'\t' | b'\r') => Self::Extension { size },
-            (Self::Size { .. }, _) => return Err(NotChunked),
+            (Self::Size { size, .. } | Self::Extension { size }, b'\r') => Self::SizeLf { size },
+            (Self::Size { size, .. }, b';' | b' ' | b'\t') => Self::Extension { size },
+            (Self::Size { .. } | Self::SizeLf { .. }, _) | (Self::Extension { .. }, b'\n') => {
+                return Err(NotChunked);
+            }
             (extension @ Self::Extension { .. }, _) => extension,
-            (Self::DataEnd, b'\r') => Self::DataEnd,
-            (Self::DataEnd, b'\n') => Self::Size { size: 0, digits: 0 },
-            (Self::DataEnd, _) => return Err(NotChunked),
+            (Self::DataEnd, b'\r') => Self::DataLf,
+            (Self::DataEnd | Self::DataLf, b'\n') => Self::Size { size: 0, digits: 0 },
+            (Self::DataEnd | Self::DataLf, _) => return Err(NotChunked),
             (Self::Line, b'\r') => Self::LastLf,
             (Self::Line | Self::LastLf, b'\n') => Self::Done,
             (Self::LastLf, _) => return Err(NotChunked),
-            (Self::Trailer, b'\n') => Self::Line,
+            (Self::Trailer, b'\r') => Self::TrailerLf,
+            (Self::Trailer | Self::TrailerLf, b'\n') => Self::Line,
+            (Self::TrailerLf, _) => return Err(NotChunked),
             (Self::Line | Self::Trailer, _) => Self::Trailer,
             (state @ (Self::Length(_) | Self::Data(_) | Self::UntilEof | Self::Done), _) => state,
         })
@@ -202,7 +216,22 @@ mod tests {
 
     #[test]
     fn what_is_not_chunked_is_noticed() {
-        for input in [&b"x\r\n"[..], b"\r\n", b"3\r\nabcd", b"3x\r\n", b"11111111111111111\r\n"] {
+        let inputs = [
+            &b"x\r\n"[..],
+            b"\r\n",
+            b"3\r\nabcd",
+            b"3x\r\n",
+            b"11111111111111111\r\n",
+            // What servers read in different ways.
+            b"3\rabc",
+            b"3;x\ry\r\n",
+            b"3;x\nabc",
+            b"3 \nabc",
+            b"3\r\nabc\r\r\n",
+            b"0\r\nX: a\rb\r\n",
+            b"0\r\n\r\r\n",
+        ];
+        for input in inputs {
             for step in 1..=input.len() {
                 assert_eq!(run(Framing::Chunked, input, step), Err(NotChunked), "{input:?}");
             }

@@ -60,7 +60,7 @@ pub(in crate::forward) struct Fields {
 
 /// Authority and path of a target in any of its four forms (RFC 9112 §3.2).
 fn split_target(target: &str, kind: Kind) -> (Option<&str>, &str) {
-    let target = target.split('?').next().unwrap_or_default();
+    let target = target.split(['?', '#']).next().unwrap_or_default();
     if kind == Kind::Connect {
         return (Some(target), "");
     }
@@ -109,7 +109,8 @@ impl RequestHead {
             info: RequestInfo {
                 version: if http11 { 11 } else { 10 },
                 method: line.method,
-                authority: fields.host.or(line.authority),
+                // RFC 9112 §3.2.2: Host does not count beside it.
+                authority: line.authority.or(fields.host),
                 path: line.path,
                 grpc: fields.grpc,
             },

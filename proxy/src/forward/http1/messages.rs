@@ -326,8 +326,10 @@ impl Search {
         let from = self.scanned.saturating_sub(3);
         self.scanned = input.len();
         let fresh = &input[from.min(input.len())..];
-        let ends = fresh.windows(2).any(|pair| pair == b"\n\n")
-            || fresh.windows(3).any(|triple| triple == b"\n\r\n");
+        // One look that stops at the first end: others may be pipelined behind it, each to be looked
+        // for in all that is here.
+        let ends = fresh.windows(3).any(|bytes| bytes.starts_with(b"\n\n") || bytes == b"\n\r\n")
+            || fresh.ends_with(b"\n\n");
         let due = ends || input.len() >= 2 * self.parsed;
         if due {
             self.parsed = input.len();

@@ -312,7 +312,7 @@ async fn an_exchange_is_described() {
         .await;
     let seen = close(rig, 1).await.remove(0);
     assert_eq!((seen.version, &*seen.method, &*seen.path), (10, "PUT", "/p/q"));
-    assert_eq!((seen.authority.as_deref(), seen.status), (Some("a.example:80"), Some(201)));
+    assert_eq!((seen.authority.as_deref(), seen.status), (Some("b.example"), Some(201)));
     assert_eq!((seen.request_bytes, seen.response_bytes), (2, 3));
     assert!(seen.time_to_head.unwrap() <= seen.duration);
     assert!(!seen.grpc && seen.grpc_status.is_none());

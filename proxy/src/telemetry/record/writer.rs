@@ -5,7 +5,11 @@ use std::{
     fs,
     io::{self, BufWriter, Write},
     path::Path,
-    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel},
+    },
     time::Duration,
 };
 
@@ -16,6 +20,9 @@ use super::Record;
 
 /// Records waiting to be written. At about 400 bytes each this bounds the queue to a few MiB.
 const QUEUE: usize = 8192;
+
+/// Bytes of words in waiting records: a path may have many KiB, chosen by a client.
+const QUEUED_WORDS: usize = 16 << 20;
 
 /// How records are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -32,6 +39,8 @@ pub enum RecordFormat {
 #[derive(Clone, Debug)]
 pub struct RecordLog {
     queue: SyncSender<Message>,
+    /// See [`QUEUED_WORDS`].
+    words: Arc<AtomicUsize>,
     dropped: Counter,
 }
 
@@ -78,16 +87,20 @@ impl RecordLog {
     ) -> io::Result<Self> {
         let (queue, messages) = sync_channel(length);
         let dropped = Counter::default();
-        let lost = dropped.clone();
+        let (lost, words) = (dropped.clone(), Arc::new(AtomicUsize::new(0)));
+        let queued = Arc::clone(&words);
         std::thread::Builder::new()
             .name("weir-records".into())
-            .spawn(move || run(&messages, out, format, &lost))?;
-        Ok(Self { queue, dropped })
+            .spawn(move || run(&messages, out, format, &lost, &queued))?;
+        Ok(Self { queue, words, dropped })
     }
 
     /// Queues a record, or drops and counts it if the queue is full. Never waits.
     pub fn write(&self, record: Record) {
-        if self.queue.try_send(Message::Record(Box::new(record))).is_err() {
+        let words = record.words();
+        let fits = self.words.fetch_add(words, Relaxed) <= QUEUED_WORDS;
+        if !fits || self.queue.try_send(Message::Record(Box::new(record))).is_err() {
+            self.words.fetch_sub(words, Relaxed);
             self.dropped.inc();
         }
     }
@@ -128,6 +141,7 @@ fn run(
     out: Box<dyn Write + Send>,
     format: RecordFormat,
     lost: &Counter,
+    queued: &AtomicUsize,
 ) {
     let mut out = BufWriter::with_capacity(64 * 1024, out);
     let mut complained = false;
@@ -135,7 +149,10 @@ fn run(
         let mut next = Ok(first);
         while let Ok(message) = next {
             let result = match message {
-                Message::Record(record) => write_one(&mut out, &record, format),
+                Message::Record(record) => {
+                    queued.fetch_sub(record.words(), Relaxed);
+                    write_one(&mut out, &record, format)
+                }
                 Message::Flush(done) => {
                     let result = out.flush();
                     // Nobody may be waiting any more.
@@ -186,6 +203,30 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn records_with_many_words_do_not_fill_the_memory() {
+        let pipe = Stuck::default();
+        let log = RecordLog::start(Box::new(pipe.clone()), RecordFormat::Json).unwrap();
+        let held = pipe.0.lock().unwrap();
+        let long = || {
+            let mut record = connection_record();
+            record.sni = Some("x".repeat(1 << 20));
+            Record::Connection(record)
+        };
+        for _ in 0..100 {
+            log.write(long());
+        }
+        assert!((70..100).contains(&log.dropped()), "{} dropped", log.dropped());
+        drop(held);
+        log.flush(Duration::from_secs(30));
+        assert_eq!(log.words.load(Relaxed), 0);
+        log.write(long());
+        log.flush(Duration::from_secs(30));
+        let written = pipe.0.lock().unwrap().clone();
+        let lines = written.iter().filter(|byte| **byte == b'\n').count();
+        assert_eq!(lines as u64 + log.dropped(), 101);
     }
 
     #[test]

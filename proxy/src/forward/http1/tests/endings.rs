@@ -188,3 +188,18 @@ async fn a_slow_reader_slows_the_sender_down() {
     assert!(taken < 256 << 10, "{taken} bytes were taken");
     drop(upstream);
 }
+
+/// So much is pipelined behind what the upstream does not answer that weir reads no more.
+#[tokio::test]
+async fn a_client_that_resets_while_it_is_held_is_noticed() {
+    let mut rig = rig().await;
+    let mut upstream = rig.upstream;
+    let sunk =
+        tokio::spawn(async move { tokio::io::copy(&mut upstream, &mut tokio::io::sink()).await });
+    let pour = async { while rig.client.write_all(GET.repeat(1000).as_bytes()).await.is_ok() {} };
+    // Nobody takes any more.
+    assert!(tokio::time::timeout(Duration::from_secs(3), pour).await.is_err());
+    reset(rig.client);
+    assert_eq!(within(rig.weir).await.unwrap().cause, EndCause::Reset(Side::Client));
+    let _reset_or_ended = within(sunk).await.unwrap();
+}

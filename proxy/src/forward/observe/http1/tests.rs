@@ -79,7 +79,7 @@ fn requests_are_described_in_any_segmentation() {
             "GET http://o.example:81/x?y HTTP/1.1\r\n\r\n",
             (11, "GET", Some("o.example:81"), "/x", 0),
         ),
-        ("GET http://o/x HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", (11, "GET", Some("a"), "/x", 0)),
+        ("GET http://o/x HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", (11, "GET", Some("o"), "/x", 0)),
         ("OPTIONS * HTTP/1.1\r\nHost:\ta \r\n\r\n", (11, "OPTIONS", Some("a"), "*", 0)),
         ("\r\n\nGET /leading HTTP/1.1\r\nHost:\r\n\r\n", (11, "GET", Some(""), "/leading", 0)),
         ("GET /bare-lf HTTP/1.1\nHost: a\n\n", (11, "GET", Some("a"), "/bare-lf", 0)),

@@ -14,6 +14,10 @@ use crate::forward::http::{ExchangeEnd, ExchangeSink, RequestInfo, Tracker};
 /// Streams open at a time, pushed ones included: the most that weir's route engine would allow.
 const MAX_STREAMS: usize = 1 << 16;
 
+/// What the records of open streams may take together, in bytes of their words: a header field of
+/// 64 KiB needs to be sent but once, and each request that names it is one byte.
+const MAX_WORDS: usize = 4 << 20;
+
 /// Streams at a time whose room is kept for the next ones.
 const MANY: usize = 1 << 9;
 
@@ -21,6 +25,8 @@ const MANY: usize = 1 << 9;
 pub(super) struct Streams {
     sink: Arc<dyn ExchangeSink>,
     open: HashMap<u32, Stream, Seed>,
+    /// See [`MAX_WORDS`].
+    words: usize,
     /// The highest that the client has opened.
     newest: u32,
     /// The upstream's GOAWAY: the last stream that it takes, and the error code.
@@ -30,6 +36,8 @@ pub(super) struct Streams {
 struct Stream {
     /// `None` for one that the upstream has pushed.
     tracker: Option<Tracker>,
+    /// Bytes of what the request said of itself.
+    words: usize,
     connect: bool,
     request_ended: bool,
     /// The final response head has come.
@@ -50,7 +58,7 @@ struct Mix(u64);
 impl Streams {
     pub(super) fn new(sink: Arc<dyn ExchangeSink>) -> Self {
         let open = HashMap::with_hasher(Seed(fastrand::u64(..)));
-        Self { sink, open, newest: 0, going_away: None }
+        Self { sink, open, words: 0, newest: 0, going_away: None }
     }
 
     /// Stream 1 is open, and half-closed by the client.
@@ -75,7 +83,7 @@ impl Streams {
         }
         self.newest = id;
         let info = info(head);
-        let connect = info.method == "CONNECT";
+        let (words, connect) = (info.words(), info.method == "CONNECT");
         let mut tracker = Tracker::start(&self.sink, info);
         if let Some((last, code)) = self.going_away
             && id > last
@@ -83,7 +91,7 @@ impl Streams {
             tracker.finish(ExchangeEnd::UpstreamReset(Some(code)));
             return Ok(());
         }
-        self.insert(id, Stream::new(Some(tracker), connect, end))
+        self.insert(id, Stream { words, ..Stream::new(Some(tracker), connect, end) })
     }
 
     /// A header block of the upstream: a response's head, interim or final, or its trailers.
@@ -92,8 +100,9 @@ impl Streams {
         let stream = entry.get_mut();
         stream.head(head);
         if end && stream.end_response() {
-            entry.remove().complete();
-            self.shrink();
+            let stream = entry.remove();
+            self.closed(&stream);
+            stream.complete();
         }
     }
 
@@ -113,8 +122,9 @@ impl Streams {
                 Side::Upstream => stream.end_response(),
             };
         if over {
-            entry.remove().complete();
-            self.shrink();
+            let stream = entry.remove();
+            self.closed(&stream);
+            stream.complete();
         }
     }
 
@@ -122,11 +132,11 @@ impl Streams {
     /// want the rest of the request (RFC 9113 §8.1), or the client does not send it.
     pub(super) fn reset(&mut self, from: Side, id: u32, code: u32) {
         if let Some(stream) = self.open.remove(&id) {
+            self.closed(&stream);
             stream.finish(match from {
                 Side::Client => ExchangeEnd::ClientReset(Some(code)),
                 Side::Upstream => ExchangeEnd::UpstreamReset(Some(code)),
             });
-            self.shrink();
         }
     }
 
@@ -144,6 +154,7 @@ impl Streams {
         self.going_away = Some((last, code));
         let refused = |id: &u32, _: &mut Stream| *id > last && !id.is_multiple_of(2);
         let refused: Vec<_> = self.open.extract_if(refused).collect();
+        refused.iter().for_each(|(_, stream)| self.closed(stream));
         finish(refused, &ExchangeEnd::UpstreamReset(Some(code)));
     }
 
@@ -152,8 +163,9 @@ impl Streams {
         finish(self.open.drain().collect(), end);
     }
 
-    /// Gives back what many streams at a time have needed.
-    fn shrink(&mut self) {
+    /// Gives back what a stream, and many at a time, have needed.
+    fn closed(&mut self, stream: &Stream) {
+        self.words -= stream.words;
         if self.open.capacity() > MANY && self.open.is_empty() {
             self.open.shrink_to(0);
         }
@@ -161,8 +173,13 @@ impl Streams {
 
     fn insert(&mut self, id: u32, stream: Stream) -> Result<(), Lost> {
         let full = self.open.len() >= MAX_STREAMS;
+        self.words += stream.words;
         self.open.insert(id, stream);
-        if full { Err(Lost("too many HTTP/2 streams at a time")) } else { Ok(()) }
+        match (full, self.words > MAX_WORDS) {
+            (true, _) => Err(Lost("too many HTTP/2 streams at a time")),
+            (_, true) => Err(Lost("HTTP/2 requests at a time too large to be followed")),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -188,7 +205,15 @@ fn info(head: Head) -> RequestInfo {
 impl Stream {
     fn new(tracker: Option<Tracker>, connect: bool, request_ended: bool) -> Self {
         let complete = ExchangeEnd::Complete;
-        Self { tracker, connect, request_ended, answered: false, response_ended: false, complete }
+        Self {
+            tracker,
+            words: 0,
+            connect,
+            request_ended,
+            answered: false,
+            response_ended: false,
+            complete,
+        }
     }
 
     fn head(&mut self, head: &Head) {

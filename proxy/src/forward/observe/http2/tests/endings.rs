@@ -213,3 +213,28 @@ fn streams_are_bounded() {
     assert!(watched.observer.untracked().is_some());
     assert!(watched.sink.is_settled());
 }
+
+/// One field of 60 KiB in the table, and each request that names it a byte: without a bound 65,536
+/// streams would be 4 GB.
+#[test]
+fn what_requests_in_flight_say_is_bounded() {
+    let length = [0x7f, 0xe1, 0xd3, 0x03];
+    let big = [&[0x44][..], &length, &vec![b'a'; 60_000]].concat();
+    let table = [&[0x3f, 0xe1, 0xff, 0x03][..], &big].concat();
+    let named = |id| client(HEADERS, BOTH, id, b"\x82\x86\xbe");
+    let mut watched = Watched::new();
+    let allowed = upstream(SETTINGS, 0, 0, &[0, 1, 0, 1, 0, 0]);
+    watched.show(&script([allowed]), usize::MAX);
+    let first = [&table[..4], b"\x82\x86", &table[4..]].concat();
+    watched.show(&[client(HEADERS, BOTH, 1, &first)], usize::MAX);
+    // Those that have ended do not count.
+    for id in (3..603).step_by(2) {
+        watched.show(&[named(id), upstream(HEADERS, BOTH, id, OK)], usize::MAX);
+    }
+    assert_eq!((watched.lines().len(), watched.observer.untracked()), (300, None));
+    let ids = (603..803).step_by(2);
+    watched.show(&ids.map(named).collect::<Vec<_>>(), usize::MAX);
+    let lost = watched.observer.untracked().map(|untracked| untracked.reason);
+    assert_eq!(lost, Some("HTTP/2 requests at a time too large to be followed"));
+    assert!(watched.lines().len() < 300 + 72, "{}", watched.lines().len());
+}
