@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cgroup;
+pub mod chaos;
 pub mod daemon;
 pub mod engine;
 pub mod fixture;

@@ -35,6 +35,16 @@ pub enum Kind {
     Http1Kept,
     /// HTTP/2, many streams at once, for as long as the other side lets it.
     Http2,
+    /// A TLS ClientHello, then as [`Kind::ClientFirst`].
+    Tls,
+    /// As [`Kind::ClientFirst`] with large bodies, which both sides read slowly.
+    Slow,
+    /// An exchange that the client breaks off with a reset, which the server has to see as one.
+    ClientResets,
+    /// The other way round.
+    ServerResets,
+    /// To a port where nobody listens.
+    Refused,
 }
 
 /// How a connection went.
@@ -63,6 +73,8 @@ pub struct Trip {
     pub kind: Kind,
     /// Before `connect`, or after `accept`.
     pub begin: u64,
+    /// When the kernel said that it was connected.
+    pub connected: Option<u64>,
     /// When all was over.
     pub end: u64,
     /// This end, once connected.
@@ -73,8 +85,30 @@ pub struct Trip {
     pub loopback: bool,
     /// Exchanges, requests or messages that were completed.
     pub rounds: u64,
+    /// Bytes that this end has received and compared.
+    pub bytes: u64,
     /// How it went.
     pub outcome: Outcome,
+}
+
+/// What the clients of one half do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// Of everything that is drawn by lot. The same seed draws the same, but the order in which
+    /// connections draw is up to the kernel.
+    pub seed: u64,
+    /// After so long no client begins another connection.
+    pub limit: Duration,
+    /// Clients of each kind.
+    pub clients: Vec<(Kind, usize)>,
+    /// Connections of one client at most.
+    pub most: usize,
+    /// Longest rest of a client between two connections, milliseconds; 0 for none.
+    pub rest: u64,
+    /// No body is longer than two to the power of this; 20 at most.
+    pub bits: u32,
+    /// Whether connections that stay do so until the end, or for a short while.
+    pub stay: bool,
 }
 
 /// A half of the load generator that runs.
@@ -88,7 +122,23 @@ pub struct Half {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 12] = [
+        Self::ClientFirst,
+        Self::ServerFirst,
+        Self::Steady,
+        Self::Silent,
+        Self::Http1,
+        Self::Http1Kept,
+        Self::Http2,
+        Self::Tls,
+        Self::Slow,
+        Self::ClientResets,
+        Self::ServerResets,
+        Self::Refused,
+    ];
+
+    /// Those that end in order unless somebody is killed.
+    pub const ORDERLY: [Self; 7] = [
         Self::ClientFirst,
         Self::ServerFirst,
         Self::Steady,
@@ -113,13 +163,37 @@ impl Kind {
     /// Whether it is over after one exchange.
     #[must_use]
     pub const fn is_short(self) -> bool {
-        matches!(self, Self::ClientFirst | Self::ServerFirst | Self::Http1)
+        !self.stays() && !matches!(self, Self::Http1Kept | Self::Http2 | Self::Slow)
+    }
+
+    /// Whether somebody listens on its port.
+    #[must_use]
+    pub const fn is_served(self) -> bool {
+        !matches!(self, Self::Refused)
     }
 }
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self:?}")
+    }
+}
+
+// === impl Plan ===
+
+impl Default for Plan {
+    /// A few clients of the orderly kinds, which leave a busy two-core machine some time for weir.
+    fn default() -> Self {
+        let few = |kind| (kind, if matches!(kind, Kind::Silent | Kind::Http2) { 2 } else { 3 });
+        Self {
+            seed: fastrand::u64(..),
+            limit: Duration::from_secs(120),
+            clients: Kind::ORDERLY.map(few).to_vec(),
+            most: 10_000,
+            rest: 20,
+            bits: 20,
+            stay: true,
+        }
     }
 }
 
@@ -153,12 +227,12 @@ impl Half {
         let mut command = netns.command(binary);
         command.arg("serve").arg(&log);
         // The last one that is opened.
-        let at = (netns, Kind::Http2.port());
+        let at = (netns, Kind::ServerResets.port());
         Ok(Self { process: Process::serve(name, command, dir, at)?, log })
     }
 
-    /// Starts clients of all kinds, which connect to these addresses in turn until they are told to
-    /// stop, but not longer than the limit.
+    /// Starts clients, which connect to these addresses in turn until they are told to stop, or
+    /// the plan is done.
     ///
     /// # Errors
     ///
@@ -168,11 +242,11 @@ impl Half {
         netns: &Netns,
         (name, dir): (&str, &Path),
         to: &[&str],
-        limit: Duration,
+        plan: &Plan,
     ) -> Result<Self> {
         let log = dir.join(format!("{name}.trips"));
         let mut command = netns.command(binary);
-        command.arg("visit").arg(&log).arg(limit.as_secs().to_string()).args(to);
+        command.arg("visit").arg(&log).arg(serde_json::to_string(plan)?).args(to);
         Ok(Self { process: Process::start(name, command, dir)?, log })
     }
 
@@ -195,6 +269,40 @@ impl Half {
         self.process.signal(Signal::SIGTERM)
     }
 
+    /// What it has said.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// `kill -9`; every connection that it had ended before.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it was gone already.
+    pub fn kill(mut self) -> Result<Vec<Trip>> {
+        self.process.kill_hard()?;
+        self.trips()
+    }
+
+    /// Whether it goes on.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the kernel does not answer for this child.
+    pub fn running(&mut self) -> Result<bool> {
+        self.process.running()
+    }
+
     /// Waits for its end, after [`Half::stop`] or at the limit; every connection that it had.
     ///
     /// # Errors
@@ -203,6 +311,10 @@ impl Half {
     pub fn finish(mut self) -> Result<Vec<Trip>> {
         let status = self.process.wait(PATIENCE * 4)?;
         ensure!(status.success(), "it ended with {status}:\n{}", self.process.log());
+        self.trips()
+    }
+
+    fn trips(&self) -> Result<Vec<Trip>> {
         let text = std::fs::read_to_string(&self.log)
             .with_context(|| format!("cannot read {}", self.log.display()))?;
         let parse = |line| serde_json::from_str(line).with_context(|| format!("no trip: {line}"));
