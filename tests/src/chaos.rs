@@ -61,7 +61,13 @@ pub fn run(settings: &Settings) -> Result<Report> {
     let went = chaos.rage(&mut schedule, settings.time);
     let went = went.and_then(|()| chaos.end());
     let (Chaos { stage, done, .. }, seed) = (chaos, settings.seed);
-    let report = Report { seed, time: settings.time, done, faults: stage.faults.clone(), ledger: stage.ledger.clone() };
+    let report = Report {
+        seed,
+        time: settings.time,
+        done,
+        faults: stage.faults.clone(),
+        ledger: stage.ledger.clone(),
+    };
     if let Some(keep) = settings.keep.as_ref().filter(|_| went.is_err() || !report.is_well()) {
         stage.keep(keep)?;
     }

@@ -181,12 +181,7 @@ impl Ledger {
         accepted
     }
 
-    fn verdict(
-        &self,
-        way: Way,
-        trip: &Trip,
-        accepted: &HashMap<SocketAddr, Vec<Time>>,
-    ) -> Verdict {
+    fn verdict(&self, way: Way, trip: &Trip, accepted: &HashMap<SocketAddr, Vec<Time>>) -> Verdict {
         let within = |span: &Span| {
             trip.connected.is_some_and(|connected| {
                 trip.begin > span.begin && connected.max(trip.begin) < span.end
@@ -224,7 +219,8 @@ impl Ledger {
             let carriers = self.generations.iter().enumerate();
             let carriers: Vec<_> = carriers.filter(|(_, it)| it.serves.meets(&begun)).collect();
             let is_one_killed = |(_, it): &(usize, &Generation)| {
-                it.killed.is_some_and(|killed| begun.begin <= killed.end && trip.end >= killed.begin)
+                it.killed
+                    .is_some_and(|killed| begun.begin <= killed.end && trip.end >= killed.begin)
             };
             if carriers.iter().any(is_one_killed) {
                 return Some(Cause::WeirKilled);
@@ -249,7 +245,8 @@ impl Ledger {
                 return Some(Cause::Shed);
             }
         }
-        let is_upstream = |(ways, span): &(Vec<Way>, Span)| ways.contains(&way) && span.meets(&life);
+        let is_upstream =
+            |(ways, span): &(Vec<Way>, Span)| ways.contains(&way) && span.meets(&life);
         self.troubles.upstreams.iter().any(is_upstream).then_some(Cause::UpstreamDied)
     }
 }
@@ -258,7 +255,8 @@ impl Ledger {
 /// no later one has a part in it.
 fn under_way(trip: &Trip, accepted: &HashMap<SocketAddr, Vec<Time>>) -> Time {
     let times = trip.seen.and_then(|seen| accepted.get(&seen));
-    let mut mine = times.into_iter().flatten().filter(|time| (trip.begin..=trip.end).contains(time));
+    let mut mine =
+        times.into_iter().flatten().filter(|time| (trip.begin..=trip.end).contains(time));
     mine.next().copied().unwrap_or(trip.end)
 }
 
@@ -317,8 +315,7 @@ mod tests {
     #[test]
     fn wrong_bytes_missing_bytes_and_silence_have_no_cause() {
         let text = String::new;
-        for outcome in
-            [Outcome::Changed(text()), Outcome::Truncated(text()), Outcome::Hung(text())]
+        for outcome in [Outcome::Changed(text()), Outcome::Truncated(text()), Outcome::Hung(text())]
         {
             let verdict = verdict(Way::Out, trip(200, 305, outcome));
             assert!(matches!(verdict, Verdict::Unallowed(_)), "{verdict:?}");

@@ -88,7 +88,8 @@ impl Report {
 
     /// A server's connection may be torn, which is its client's to judge.
     fn wrong_at_servers(&self) -> Vec<&Trip> {
-        let is_wrong = |trip: &&Trip| !trip.is_well() && !matches!(trip.outcome, Outcome::Broken(_));
+        let is_wrong =
+            |trip: &&Trip| !trip.is_well() && !matches!(trip.outcome, Outcome::Broken(_));
         self.ledger.served.iter().filter(is_wrong).collect()
     }
 

@@ -292,7 +292,8 @@ impl Stage {
 
     fn keep_log(&mut self, number: usize, daemon: &Daemon) {
         let log = daemon.process.log();
-        for line in log.lines().filter(|line| line.contains("panicked") || line.contains(" ERROR ")) {
+        for line in log.lines().filter(|line| line.contains("panicked") || line.contains(" ERROR "))
+        {
             self.faults.push(format!("weir {number} says: {line}"));
         }
         self.logs.push((format!("weir {number}"), daemon.control().with_extension("log")));
@@ -323,7 +324,8 @@ impl Stage {
         }
         self.current.daemon.stop()?;
         let log = self.current.daemon.process.log();
-        for line in log.lines().filter(|line| line.contains("panicked") || line.contains(" ERROR ")) {
+        for line in log.lines().filter(|line| line.contains("panicked") || line.contains(" ERROR "))
+        {
             self.faults.push(format!("the last weir says: {line}"));
         }
         self.current.daemon.instance().detach(&[])?.ok()?;
@@ -369,7 +371,8 @@ fn limits(pid: u32, new: Option<(usize, usize)>) -> Result<(usize, usize)> {
             command.args(["--nofile", "--output", "SOFT,HARD", "--noheadings"]);
             let said = crate::process::run(&mut command, SOON)?.ok()?.stdout;
             let mut numbers = said.split_whitespace().map(str::parse);
-            let mut number = || numbers.next().context("prlimit says too little")?.context("number");
+            let mut number =
+                || numbers.next().context("prlimit says too little")?.context("number");
             Ok((number()?, number()?))
         }
     }

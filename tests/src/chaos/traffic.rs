@@ -73,8 +73,7 @@ impl Traffic {
         limit: Duration,
     ) -> Result<Self> {
         let (clients, servers, served) = (Vec::new(), Vec::new(), Vec::new());
-        let mut traffic =
-            Self { clients, servers, served, binary: binary.to_owned(), starts: 0 };
+        let mut traffic = Self { clients, servers, served, binary: binary.to_owned(), starts: 0 };
         for of in [Some(Upstream::Host), Some(Upstream::Pod), None] {
             let half = Some(traffic.serve(pods, of)?);
             traffic.servers.push(Server { of, half, trouble: None });
@@ -134,12 +133,7 @@ impl Traffic {
     }
 
     /// Starts the one that was killed.
-    pub(super) fn revive(
-        &mut self,
-        pods: &Pods,
-        of: Upstream,
-        ledger: &mut Ledger,
-    ) -> Result<()> {
+    pub(super) fn revive(&mut self, pods: &Pods, of: Upstream, ledger: &mut Ledger) -> Result<()> {
         let half = self.serve(pods, Some(of))?;
         let server = self.server(of);
         server.half = Some(half);
@@ -171,7 +165,8 @@ impl Traffic {
         for way in Way::ALL.into_iter().filter(|way| way.is_captured()) {
             let clients = [Kind::ServerFirst, Kind::Http1, Kind::Tls].map(|kind| (kind, 1));
             let limit = Duration::from_secs(10);
-            let plan = Plan { limit, clients: clients.to_vec(), most: 3, bits: 10, ..Plan::default() };
+            let plan =
+                Plan { limit, clients: clients.to_vec(), most: 3, bits: 10, ..Plan::default() };
             let trips = self.visit(pods, way, "probe", &plan)?.finish()?;
             let is_wrong =
                 |trip: &Trip| trip.outcome != Outcome::Good || trip.proxied() != Some(true);

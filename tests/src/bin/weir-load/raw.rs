@@ -72,7 +72,11 @@ impl Wish {
         let number =
             |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
         let [up, down] = [4, 8].map(|at| number(at) as usize);
-        if bytes[0] != MAGIC || bytes[1].max(bytes[2]) > 1 || bytes[3] != 0 || up.max(down) > 1 << 20 {
+        if bytes[0] != MAGIC
+            || bytes[1].max(bytes[2]) > 1
+            || bytes[3] != 0
+            || up.max(down) > 1 << 20
+        {
             return Err(Outcome::Changed(format!("header {bytes:?}")));
         }
         let (half_close, slow) = (bytes[1] == 1, bytes[2] == 1);
