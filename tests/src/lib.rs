@@ -21,6 +21,7 @@ pub mod process;
 pub mod record;
 pub mod servers;
 pub mod site;
+pub mod soak;
 pub mod visits;
 pub mod way;
 pub mod weir;

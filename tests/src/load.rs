@@ -2,6 +2,8 @@
 //! each of them writes. What it does is in `src/bin/weir-load`.
 
 use std::fmt;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -116,6 +118,8 @@ pub struct Plan {
 pub struct Half {
     process: Process,
     log: PathBuf,
+    /// How far the log has been looked at, and the lines up to there.
+    counted: (u64, usize),
 }
 
 // === impl Kind ===
@@ -228,7 +232,7 @@ impl Half {
         command.arg("serve").arg(&log);
         // The last one that is opened.
         let at = (netns, Kind::ServerResets.port());
-        Ok(Self { process: Process::serve(name, command, dir, at)?, log })
+        Ok(Self { process: Process::serve(name, command, dir, at)?, log, counted: (0, 0) })
     }
 
     /// Starts clients, which connect to these addresses in turn until they are told to stop, or
@@ -247,7 +251,7 @@ impl Half {
         let log = dir.join(format!("{name}.trips"));
         let mut command = netns.command(binary);
         command.arg("visit").arg(&log).arg(serde_json::to_string(plan)?).args(to);
-        Ok(Self { process: Process::start(name, command, dir)?, log })
+        Ok(Self { process: Process::start(name, command, dir)?, log, counted: (0, 0) })
     }
 
     /// Connections that are over so far.
@@ -257,7 +261,15 @@ impl Half {
     /// Fails when it has ended too early.
     pub fn count(&mut self) -> Result<usize> {
         ensure!(self.process.running()?, "it ended:\n{}", self.process.log());
-        Ok(std::fs::read_to_string(&self.log).map_or(0, |text| text.lines().count()))
+        // It may not have made its log yet.
+        if let Ok(mut file) = File::open(&self.log) {
+            let (position, lines) = &mut self.counted;
+            let mut more = Vec::new();
+            file.seek(SeekFrom::Start(*position))?;
+            *position += file.read_to_end(&mut more)? as u64;
+            *lines += more.iter().filter(|byte| **byte == b'\n').count();
+        }
+        Ok(self.counted.1)
     }
 
     /// Lets the connections that there are come to an end, and begins no more.
@@ -273,6 +285,18 @@ impl Half {
     #[must_use]
     pub fn log(&self) -> String {
         self.process.log()
+    }
+
+    /// As [`Half::finish`], and removes the log: where there are many, they are long.
+    ///
+    /// # Errors
+    ///
+    /// As [`Half::finish`].
+    pub fn finish_and_forget(self) -> Result<Vec<Trip>> {
+        let log = self.log.clone();
+        let trips = self.finish()?;
+        std::fs::remove_file(&log).with_context(|| format!("cannot remove {}", log.display()))?;
+        Ok(trips)
     }
 
     /// Sends it a signal.

@@ -23,5 +23,9 @@ fn chaos_of_a_known_seed_loses_nothing_that_it_may_not() -> Result<()> {
 
 #[test]
 fn chaos_of_a_random_seed_loses_nothing_that_it_may_not() -> Result<()> {
-    rage(fastrand::u64(..), 25)
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    rage(
+        number("CHAOS_SEED").unwrap_or_else(|| fastrand::u64(..)),
+        number("CHAOS_SECONDS").unwrap_or(25),
+    )
 }

@@ -45,6 +45,7 @@ struct Current {
     daemon: Daemon,
     number: usize,
     deadline: Duration,
+    learn: &'static str,
 }
 
 // === impl Stage ===
@@ -60,7 +61,7 @@ impl Stage {
         let begin = now()?;
         let daemon = run(&pods, &flags, &setup).start()?;
         let traffic = Traffic::start(load, &pods, schedule, limit)?;
-        let current = Current { daemon, number: 0, deadline: setup.deadline };
+        let current = Current { daemon, number: 0, deadline: setup.deadline, learn: setup.learn };
         let (ledger, faults, retired) = (Ledger::default(), Vec::new(), Vec::new());
         let (doomed, logs) = (0, Vec::new());
         let mut stage =
@@ -180,14 +181,14 @@ impl Stage {
         let begin = now()?;
         let next = run(&self.pods, &self.flags, setup).after(&self.current.daemon);
         let daemon = next.start().context("start after the end of another")?;
-        self.replace(daemon, begin, setup.deadline);
+        self.replace(daemon, begin, setup);
         Ok(begin)
     }
 
-    fn replace(&mut self, daemon: Daemon, begin: Time, deadline: Duration) {
+    fn replace(&mut self, daemon: Daemon, begin: Time, setup: &Setup) {
         let old = std::mem::replace(&mut self.current.daemon, daemon);
         let number = self.current.number;
-        self.current.deadline = deadline;
+        (self.current.deadline, self.current.learn) = (setup.deadline, setup.learn);
         self.entered(begin);
         self.retired.push((number, old));
     }
@@ -197,7 +198,7 @@ impl Stage {
         let begin = now()?;
         let daemon = self.successor(setup).start().context("upgrade")?;
         self.superseded(begin)?;
-        self.replace(daemon, begin, setup.deadline);
+        self.replace(daemon, begin, setup);
         Ok(())
     }
 
@@ -303,7 +304,7 @@ impl Stage {
     pub(super) fn calm_down(&mut self) -> Result<()> {
         let deadline = Instant::now() + SOON;
         loop {
-            let direct = self.traffic.probe(&self.pods)?;
+            let direct = self.traffic.probe(&self.pods, self.current.learn)?;
             if direct.is_empty() {
                 return Ok(());
             }

@@ -160,13 +160,15 @@ impl Traffic {
     }
 
     /// A few connections on each captured way: those that did not go through weir, or not well.
-    pub(super) fn probe(&mut self, pods: &Pods) -> Result<Vec<(Way, Trip)>> {
+    pub(super) fn probe(&mut self, pods: &Pods, learn: &str) -> Result<Vec<(Way, Trip)>> {
         let mut wrong = Vec::new();
         for way in Way::ALL.into_iter().filter(|way| way.is_captured()) {
-            let clients = [Kind::ServerFirst, Kind::Http1, Kind::Tls].map(|kind| (kind, 1));
+            let kinds = [Kind::Http1, Kind::Tls, Kind::ServerFirst];
+            // What speaks neither HTTP nor TLS is bypassed then.
+            let kinds = if learn == "bypass" { &kinds[..2] } else { &kinds };
+            let clients: Vec<_> = kinds.iter().map(|kind| (*kind, 1)).collect();
             let limit = Duration::from_secs(10);
-            let plan =
-                Plan { limit, clients: clients.to_vec(), most: 3, bits: 10, ..Plan::default() };
+            let plan = Plan { limit, clients, most: 3, bits: 10, ..Plan::default() };
             let trips = self.visit(pods, way, "probe", &plan)?.finish()?;
             let is_wrong =
                 |trip: &Trip| trip.outcome != Outcome::Good || trip.proxied() != Some(true);
