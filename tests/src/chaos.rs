@@ -48,6 +48,12 @@ struct Chaos {
     done: BTreeMap<&'static str, usize>,
 }
 
+/// A seed that nobody has chosen.
+#[must_use]
+pub fn seed() -> u64 {
+    fastrand::u64(..)
+}
+
 /// Does it.
 ///
 /// # Errors
@@ -119,6 +125,10 @@ impl Chaos {
         }
     }
 
+    fn restore_all(&mut self) -> Result<()> {
+        std::mem::take(&mut self.later).iter().try_for_each(|later| self.restore(later))
+    }
+
     /// Whether it could be done.
     fn act(&mut self, action: &Action) -> Result<bool> {
         let stage = &mut self.stage;
@@ -137,7 +147,14 @@ impl Chaos {
             Action::Stop(time) => stage.stop(*time)?,
             Action::Kill(away, setup) => stage.kill(*away, setup)?,
             Action::KillRetired => return stage.kill_retired(),
-            Action::Terminate(setup) => stage.terminate(setup)?,
+            Action::Terminate(setup) => {
+                if !stage.ends_soon() {
+                    return Ok(false);
+                }
+                // It takes long: a server must not be away for as long.
+                self.restore_all()?;
+                self.stage.terminate(setup)?;
+            }
             Action::Upgrade(setup) => stage.upgrade(setup)?,
             Action::Doomed(life, setup) => stage.doomed(*life, setup)?,
             Action::Starve(room, time) => stage.starve(*room, *time)?,
@@ -165,9 +182,7 @@ impl Chaos {
 
     /// Everything as it should be; then new connections must be captured, and all come to an end.
     fn end(&mut self) -> Result<()> {
-        for later in std::mem::take(&mut self.later) {
-            self.restore(&later)?;
-        }
+        self.restore_all()?;
         for workload in ["pod-a", "pod-b"] {
             self.stage.ask(&["ports", "detect", "9100-9199", "--workload", workload])?;
         }

@@ -37,8 +37,8 @@ const CLIENTS: [(Kind, usize); 12] = [
 ];
 /// Another address of the client host, which is exempted.
 const SKIPPED: &str = "10.77.0.9";
-/// How many looks there are in a run.
-const ROUNDS: usize = 40;
+/// Connections between two looks, if that makes a sensible number of looks.
+const ROUND: usize = 1000;
 /// Small bodies: it is the number of connections that matters.
 const BITS: u32 = 12;
 /// Longest that one round, or the rest after it, may take.
@@ -72,16 +72,17 @@ pub fn run(settings: &Settings) -> Result<Report> {
     let serve = |netns, name| Half::serve(&settings.load, netns, name, pods.dir());
     let servers = [serve(&host.netns, "servers-host")?, serve(&pod.netns, "servers-pod")?];
 
-    let round = settings.connections.div_ceil(ROUNDS);
+    let rounds = settings.connections.div_ceil(ROUND).clamp(8, 40);
+    let round = settings.connections.div_ceil(rounds);
     let mut samples = Vec::new();
     let (mut connections, mut proxied) = (0, 0);
-    // What weir makes once, at the first connection, is no leak.
-    visit(settings, &pods, 0, round.min(500))?;
-    for number in 1..=ROUNDS {
+    // What weir makes once, at the first connections, is no leak.
+    visit(settings, &pods, 0, round)?;
+    for number in 1..=rounds {
         let trips = visit(settings, &pods, number, round)?;
         connections += trips.len();
         proxied += trips.iter().filter(|trip| trip.proxied() == Some(true)).count();
-        let holdings = at_rest(&daemon, samples.first().map(|it: &Sample| &it.holdings))?;
+        let holdings = at_rest(&daemon, &pods, samples.first().map(|it: &Sample| &it.holdings))?;
         eprintln!("{connections:>8} connections: {holdings}");
         samples.push(Sample { connections, holdings });
     }
@@ -132,12 +133,12 @@ fn visit(settings: &Settings, pods: &Pods, round: usize, count: usize) -> Result
 
 /// What weir holds once no connection is open, and descriptors and entries are back to what they
 /// were, if they ever are.
-fn at_rest(daemon: &Daemon, first: Option<&Holdings>) -> Result<Holdings> {
+fn at_rest(daemon: &Daemon, pods: &Pods, first: Option<&Holdings>) -> Result<Holdings> {
     let mut holdings = None;
     // Whether it came back is judged later: here it only has the time.
     let _judged_later = wait_until("weir to be at rest", Duration::from_secs(10), || {
-        let now = Holdings::of(daemon)?;
-        let back = first.is_none_or(|first| first.is_same_but_for_memory(&now));
+        let now = Holdings::of(daemon, &[&pods.node, &pods.pod_a.netns])?;
+        let back = first.is_none_or(|first| first.is_as_before(&now));
         let rests = now.is_idle() && back;
         holdings = Some(now);
         Ok(rests)

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use weir_tests::chaos::{Settings, run};
+use weir_tests::chaos::{self, Settings, run};
 
 fn rage(seed: u64, seconds: u64) -> Result<()> {
     eprintln!("seed {seed}: `cargo xtask chaos --seed {seed} --seconds {seconds}`");
@@ -24,8 +24,5 @@ fn chaos_of_a_known_seed_loses_nothing_that_it_may_not() -> Result<()> {
 #[test]
 fn chaos_of_a_random_seed_loses_nothing_that_it_may_not() -> Result<()> {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    rage(
-        number("CHAOS_SEED").unwrap_or_else(|| fastrand::u64(..)),
-        number("CHAOS_SECONDS").unwrap_or(25),
-    )
+    rage(number("CHAOS_SEED").unwrap_or_else(chaos::seed), number("CHAOS_SECONDS").unwrap_or(25))
 }

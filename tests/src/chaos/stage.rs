@@ -155,6 +155,11 @@ impl Stage {
         Ok(true)
     }
 
+    /// Whether the current weir need not be waited for too long when it is told to end.
+    pub(super) fn ends_soon(&self) -> bool {
+        self.current.deadline <= SOON / 3
+    }
+
     /// SIGTERM, and another weir as soon as the instance is free.
     pub(super) fn terminate(&mut self, setup: &Setup) -> Result<()> {
         let begin = now()?;

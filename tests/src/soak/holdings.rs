@@ -1,6 +1,6 @@
 //! What a weir holds at a moment: memory, descriptors, threads, entries of its BPF maps, connections.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,17 +12,22 @@ use weir_common::{ConnectionKey, DestinationKey, Listening, OriginalDestination,
 
 use crate::daemon::Daemon;
 use crate::left::pins;
+use crate::netns::Netns;
 
 /// At one moment.
 #[derive(Clone, Debug)]
 pub struct Holdings {
-    /// Proportional set size, KiB (proc(5), `smaps_rollup`).
+    /// Proportional set size, KiB (proc(5), `smaps_rollup`). Another weir on the machine has its
+    /// part in the program's own pages, so that this changes when one comes or goes.
     pub pss: u64,
-    /// Of that what nobody else has and what was written to: the heap, mostly.
-    pub dirty: u64,
-    /// Open descriptors.
+    /// Of that what is no file's: heap and stacks.
+    pub anonymous: u64,
+    /// Open descriptors but those that are kept.
     pub descriptors: usize,
-    /// Threads.
+    /// Those kept for the next connections: pipes, and sockets that are neither bound nor connected.
+    /// weir has a bound for each, and makes new ones ahead, so that they are not always as many.
+    pub kept: usize,
+    /// Threads; those for what may block come and go.
     pub threads: usize,
     /// Connections that weir says are open.
     pub connections: u64,
@@ -38,7 +43,7 @@ impl Holdings {
     /// # Errors
     ///
     /// Fails when it has gone, or its maps are not where they should be.
-    pub fn of(daemon: &Daemon) -> Result<Self> {
+    pub fn of(daemon: &Daemon, namespaces: &[&Netns]) -> Result<Self> {
         let process = Path::new("/proc").join(daemon.process.pid().to_string());
         let memory =
             fs::read_to_string(process.join("smaps_rollup")).context("cannot read smaps_rollup")?;
@@ -47,7 +52,7 @@ impl Holdings {
             let number = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
             number.with_context(|| format!("no {name} in smaps_rollup"))
         };
-        let count = |name: &str| Ok::<_, std::io::Error>(fs::read_dir(process.join(name))?.count());
+        let (kept, descriptors) = descriptors(&process.join("fd"), namespaces)?;
         let status = daemon.json(&["status"])?;
         let connections = status["status"]["open_connections"].as_u64();
         let dir = maps_of(daemon)?;
@@ -58,9 +63,10 @@ impl Holdings {
         entries.insert(maps::PEERS, peers(&dir)?);
         Ok(Self {
             pss: kibibytes("Pss:")?,
-            dirty: kibibytes("Private_Dirty:")?,
-            descriptors: count("fd")?,
-            threads: count("task")?,
+            anonymous: kibibytes("Pss_Anon:")?,
+            descriptors,
+            kept,
+            threads: fs::read_dir(process.join("task"))?.count(),
             connections: connections.with_context(|| format!("no open_connections: {status}"))?,
             entries,
         })
@@ -72,27 +78,46 @@ impl Holdings {
         self.connections == 0 && self.entries[maps::PENDING] == 0
     }
 
-    /// Whether all that can be counted is the same.
+    /// Whether all that connections must give back is the same.
     #[must_use]
-    pub fn is_same_but_for_memory(&self, other: &Self) -> bool {
-        let countable =
-            |it: &Self| (it.descriptors, it.threads, it.connections, it.entries.clone());
-        countable(self) == countable(other)
+    pub fn is_as_before(&self, other: &Self) -> bool {
+        let mine = (self.descriptors, self.connections, &self.entries);
+        mine == (other.descriptors, other.connections, &other.entries)
     }
 }
 
 impl fmt::Display for Holdings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pss, dirty, descriptors, threads, connections, entries } = self;
+        let Self { pss, anonymous, descriptors, kept, threads, connections, entries } = self;
         write!(
             f,
-            "{pss} KiB PSS, {dirty} KiB dirty, {descriptors} descriptors, {threads} threads, \
-             {connections} open, {entries:?}"
+            "{pss} KiB PSS, {anonymous} KiB anonymous, {descriptors} descriptors and {kept} kept, \
+             {threads} threads, {connections} open, {entries:?}"
         )
     }
 }
 
 // === helpers ===
+
+/// Those kept for the next connection, and all others.
+fn descriptors(dir: &Path, namespaces: &[&Netns]) -> Result<(usize, usize)> {
+    let entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
+    // One that is closed between the list and the look is not counted.
+    let targets = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    let targets: Vec<String> =
+        targets.map(|target| target.to_string_lossy().into_owned()).collect();
+    let mut busy = BTreeSet::new();
+    for netns in namespaces {
+        busy.extend(netns.socket_inodes()?);
+    }
+    let is_kept = |target: &&String| {
+        let socket = target.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'));
+        let inode = socket.and_then(|inode| inode.parse::<u64>().ok());
+        target.starts_with("pipe:") || inode.is_some_and(|inode| !busy.contains(&inode))
+    };
+    let kept = targets.iter().filter(is_kept).count();
+    Ok((kept, targets.len() - kept))
+}
 
 fn maps_of(daemon: &Daemon) -> Result<PathBuf> {
     let root = pins(daemon.instance())?.into_iter().next().context("nothing is pinned")?;

@@ -4,10 +4,12 @@ use std::fmt;
 
 use super::Holdings;
 
-/// How much more memory the last quarter may hold than the second: a part, and KiB. An allocator
-/// gives back late and in large pieces.
+/// How much more the last quarter may hold than the second: a part, and so many KiB of memory or
+/// kept descriptors. An allocator gives back late and in large pieces; free buffers, pipes and sockets
+/// are kept, up to a bound.
 const PART: f64 = 0.05;
-const PIECE: u64 = 1024;
+const MEMORY: u64 = 1024;
+const KEPT: u64 = 16;
 /// Rows of the table.
 const ROWS: usize = 10;
 
@@ -34,8 +36,8 @@ pub struct Report {
 // === impl Report ===
 
 impl Report {
-    /// Descriptors, threads and entries were always the same, and memory was in the last quarter
-    /// what it was in the second.
+    /// Descriptors and entries were always the same; memory and what is kept were in the last
+    /// quarter what they were in the second.
     #[must_use]
     pub fn is_flat(&self) -> bool {
         self.changed().is_none() && !self.samples.is_empty() && self.grew().is_empty()
@@ -45,16 +47,18 @@ impl Report {
     #[must_use]
     pub fn changed(&self) -> Option<&Sample> {
         let first = &self.samples.first()?.holdings;
-        self.samples.iter().find(|it| !it.holdings.is_same_but_for_memory(first))
+        self.samples.iter().find(|it| !it.holdings.is_as_before(first))
     }
 
     fn grew(&self) -> Vec<String> {
-        let measures: [(&str, fn(&Holdings) -> u64); 2] =
-            [("PSS", |it| it.pss), ("dirty memory", |it| it.dirty)];
-        let told = measures.into_iter().filter_map(|(name, measure)| {
+        let measures: [(&str, u64, fn(&Holdings) -> u64); 2] = [
+            ("anonymous memory, KiB", MEMORY, |it| it.anonymous),
+            ("kept descriptors", KEPT, |it| it.kept as u64),
+        ];
+        let told = measures.into_iter().filter_map(|(name, piece, measure)| {
             let [before, after] = [1, 3].map(|quarter| self.median(quarter, measure));
-            let limit = before + (before as f64 * PART) as u64 + PIECE;
-            (after > limit).then(|| format!("{name}: {before} KiB, then {after} KiB"))
+            let limit = before + (before as f64 * PART) as u64 + piece;
+            (after > limit).then(|| format!("{name}: {before}, then {after}"))
         });
         told.collect()
     }
@@ -71,11 +75,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:>11} {:>9} {:>9} {:>11} {:>7} {:>5}",
-            "connections", "PSS KiB", "dirty KiB", "descriptors", "threads", "open"
-        )?;
+        write!(f, "connections   PSS KiB  anon KiB descriptors  kept threads  open")?;
         let names = self.samples.first().map(|it| it.holdings.entries.keys());
         for name in names.into_iter().flatten() {
             write!(f, " {name:>9}")?;
@@ -83,27 +83,23 @@ impl fmt::Display for Report {
         writeln!(f)?;
         let step = self.samples.len().div_ceil(ROWS).max(1);
         let last = self.samples.len().saturating_sub(1);
-        for (_, Sample { connections, holdings }) in
-            self.samples.iter().enumerate().filter(|(n, _)| n % step == 0 || *n == last)
-        {
-            let Holdings { pss, dirty, descriptors, threads, connections: open, entries } =
-                holdings;
+        let shown = self.samples.iter().enumerate().filter(|(n, _)| n % step == 0 || *n == last);
+        for (_, Sample { connections, holdings: it }) in shown {
             write!(
                 f,
-                "{connections:>11} {pss:>9} {dirty:>9} {descriptors:>11} {threads:>7} {open:>5}"
+                "{connections:>11} {:>9} {:>9} {:>11} {:>5} {:>7} {:>5}",
+                it.pss, it.anonymous, it.descriptors, it.kept, it.threads, it.connections
             )?;
-            for entries in entries.values() {
+            for entries in it.entries.values() {
                 write!(f, " {entries:>9}")?;
             }
             writeln!(f)?;
         }
-        let medians = |measure| [1, 3].map(|quarter| self.median(quarter, measure));
-        let ([pss, pss_after], [dirty, dirty_after]) =
-            (medians(|it| it.pss), medians(|it| it.dirty));
+        let [before, after] = [1, 3].map(|quarter| self.median(quarter, |it| it.anonymous));
         writeln!(
             f,
-            "\n{} connections, none lost, {} through weir; medians of the second and the last quarter: \
-             PSS {pss} and {pss_after} KiB, dirty {dirty} and {dirty_after} KiB",
+            "\n{} connections, none lost, {} through weir; median of anonymous memory {before} KiB in \
+             the second quarter, {after} KiB in the last",
             self.connections, self.proxied
         )?;
         if let Some(Sample { connections, holdings }) = self.changed() {
@@ -125,9 +121,10 @@ mod tests {
         Report { connections: 40, proxied: 40, samples: (0..40).map(sample).collect() }
     }
 
-    fn held(pss: u64, descriptors: usize) -> Holdings {
+    fn held(memory: u64, descriptors: usize) -> Holdings {
         let entries = [("PENDING", 0)].into_iter().collect();
-        Holdings { pss, dirty: pss, descriptors, threads: 4, connections: 0, entries }
+        let (pss, anonymous) = (memory, memory);
+        Holdings { pss, anonymous, descriptors, kept: 8, threads: 4, connections: 0, entries }
     }
 
     #[test]
@@ -136,7 +133,7 @@ mod tests {
         assert!(report(|number| held(10_000 + (number as u64 % 7) * 50, 30)).is_flat());
         // 100 KiB a sample.
         let growing = report(|number| held(10_000 + number as u64 * 100, 30));
-        assert!(!growing.is_flat() && growing.to_string().contains("grown: PSS"));
+        assert!(!growing.is_flat() && growing.to_string().contains("grown: anonymous"));
         let leaking = report(|number| held(10_000, 30 + usize::from(number == 39)));
         assert!(!leaking.is_flat() && leaking.to_string().contains("not as at first"));
     }
