@@ -36,7 +36,7 @@ mod table;
 
 pub use acceleration::self_test as sk_msg_self_test;
 pub use attach::AttachOptions;
-pub use client_ip::{ClientIp, Installed, connect_as};
+pub use client_ip::{ClientIp, ClientIpUser, Installed, connect_as};
 pub use error::CaptureError;
 pub use events::{DirectClose, Events};
 pub use heartbeat::Heartbeat;

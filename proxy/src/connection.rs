@@ -224,7 +224,8 @@ impl Context {
         match self.learning.observe(direction, destination, raw, now) {
             Change::None => {}
             Change::Learned { until } => {
-                if self.learning.mode() == Learn::Bypass {
+                // A successor may have been told not to.
+                if self.learning.mode() == Learn::Bypass && !self.drain.is_cancelled() {
                     let time = until.saturating_duration_since(now);
                     self.feedback.learned(direction, destination, time);
                 }

@@ -32,8 +32,8 @@ use self::{
 use crate::{
     accept::{Exhaustion, Registered, Slots},
     capture::{
-        AttachOptions, CaptureError, ClientIp, Heartbeat, Installed, Instance, Kernel, Listeners,
-        Lock, Netns, Originals, RouteWatch, cgroup,
+        AttachOptions, CaptureError, ClientIp, ClientIpUser, Heartbeat, Installed, Instance,
+        Kernel, Listeners, Lock, Netns, Originals, RouteWatch, cgroup,
     },
     config::{Config, WorkloadSettings},
     connection::Context,
@@ -79,6 +79,7 @@ pub struct Workload {
     connections: TaskTracker,
     claim: Mutex<Option<Lock>>,
     client_ip: Option<Installed>,
+    client_ip_user: Mutex<Option<ClientIpUser>>,
     _registered: Registered,
 }
 
@@ -96,10 +97,12 @@ impl Workload {
         let kernel = Arc::new(Kernel::new(Arc::clone(&shared.instance), id, fresh));
         let policy = policy(&settings, &ports);
         let listeners = Listeners::open(&kernel, &netns)?;
+        let mut client_ip_user = None;
         let client_ip = if settings.inbound.capture && settings.inbound.preserve_client_ip {
             if !shared.instance.knows_ingress_ifindex() {
                 return Err(CaptureError::NoIngressIfindex);
             }
+            client_ip_user = Some(ClientIpUser::of(&netns).await?);
             let installed = ClientIp::install(&netns).await?;
             // What an earlier weir found is what was there before.
             Some(client_ip.unwrap_or(installed))
@@ -155,6 +158,7 @@ impl Workload {
             connections: TaskTracker::new(),
             claim: Mutex::new(claim),
             client_ip,
+            client_ip_user: Mutex::new(client_ip_user),
             _registered: registered,
         });
         workload.begin(routes, cgroup, keep).await.inspect_err(|_| workload.give_up(fresh))?;
@@ -322,6 +326,14 @@ impl Workload {
         self.connections.len()
     }
 
+    /// Takes back what was changed in its namespace for `preserve_client_ip`, unless anybody else
+    /// needs it, in this process or another. Call it when no connection is left.
+    pub async fn restore_client_ip(&self) {
+        let Some(installed) = self.client_ip else { return };
+        *lock(&self.client_ip_user) = None;
+        restore_client_ip(&self.netns, &installed).await;
+    }
+
     /// What was changed in its namespace for `preserve_client_ip`.
     #[must_use]
     pub const fn client_ip(&self) -> Option<&Installed> {
@@ -401,6 +413,13 @@ impl Workload {
 }
 
 // === helpers ===
+
+/// Takes back what `preserve_client_ip` has changed in a namespace, unless anybody needs it.
+pub async fn restore_client_ip(netns: &Netns, installed: &Installed) {
+    if let Err(error) = ClientIp::remove_unless_used(netns, installed).await {
+        tracing::warn!(%error, "what --preserve-client-ip has changed is not taken back");
+    }
+}
 
 /// The directory of a workload's cgroup, made sure of.
 ///

@@ -22,13 +22,15 @@ use self::acceleration::accelerate;
 use crate::{
     accept::Exhaustion,
     capture::{
-        self, CaptureError, ClientIp, DirectClose, Events, Heartbeat, Instance, InstanceOptions,
-        Lock, Originals, Remembered, coexist, lock_directory,
+        self, CaptureError, DirectClose, Events, Heartbeat, Instance, InstanceOptions, Lock,
+        Originals, Remembered, coexist, lock_directory,
     },
     config::{Config, Fail, Switch, WorkloadSettings, fail_name},
     telemetry::{Telemetry, WorkloadFacts},
     workers::Workers,
-    workload::{Description, Origin, Shared, Start, Workload, cgroup_of, skipped},
+    workload::{
+        Description, Origin, Shared, Start, Workload, cgroup_of, restore_client_ip, skipped,
+    },
 };
 
 /// A connect that was never accepted is not coming any more.
@@ -185,8 +187,10 @@ impl Workloads {
     async fn clear_up(&self, known: &[(WorkloadId, Description)], same_maps: bool) {
         let wanted: Vec<_> = self.list().iter().map(|it| it.kernel().workload()).collect();
         for (id, description) in known.iter().filter(|(id, _)| !wanted.contains(id)) {
-            if let Some(installed) = &description.client_ip {
-                self.restore_client_ip(description.netns_inode, installed).await;
+            if let Some(installed) = &description.client_ip
+                && let Some(netns) = capture::Netns::find(description.netns_inode)
+            {
+                restore_client_ip(&netns, installed).await;
             }
             if same_maps {
                 capture::Kernel::new(Arc::clone(&self.shared.instance), *id, false).forget();
@@ -346,7 +350,6 @@ impl Workloads {
             return Err(self.unknown(name));
         };
         let deadline = self.shared.config.drain.deadline;
-        let workloads = Arc::clone(self);
         if let Err(error) = workload.forget_at_restart() {
             tracing::warn!(%error, workload = name, "a restart soon would capture it again");
         }
@@ -356,25 +359,9 @@ impl Workloads {
             workload.drain(deadline, false).await;
             workload.kernel().detach();
             workload.kernel().forget();
-            if let Some(installed) = workload.client_ip() {
-                workloads.restore_client_ip(workload.netns().inode(), installed).await;
-            }
+            workload.restore_client_ip().await;
         });
         Ok(())
-    }
-
-    /// Takes back what `preserve_client_ip` has changed in a namespace, unless another workload of
-    /// the same namespace needs it.
-    async fn restore_client_ip(&self, netns: u64, installed: &capture::Installed) {
-        let in_use =
-            self.list().iter().any(|it| it.netns().inode() == netns && it.client_ip().is_some());
-        if in_use {
-            return;
-        }
-        let Some(netns) = capture::Netns::find(netns) else { return };
-        if let Err(error) = ClientIp::remove(&netns, installed).await {
-            tracing::warn!(%error, "what --preserve-client-ip has changed is not taken back");
-        }
     }
 
     /// The workload of this name.
@@ -457,6 +444,10 @@ impl Workloads {
             Ending::Stop => self.leave(&workloads).await,
             Ending::Successor { .. } => workloads.iter().for_each(|it| it.kernel().let_go()),
         }
+        // Also where there is a successor: it may have removed the workload long ago.
+        for workload in &workloads {
+            workload.restore_client_ip().await;
+        }
         self.retired.cancel();
         cut
     }
@@ -474,11 +465,6 @@ impl Workloads {
             kept |= workload.origin() == Origin::Cli || workload.has_cli_ports();
         }
         write(&self.running).clear();
-        for workload in workloads {
-            if let Some(installed) = workload.client_ip() {
-                self.restore_client_ip(workload.netns().inode(), installed).await;
-            }
-        }
         if kept && !self.shared.instance.pins().is_private() {
             let pins = self.shared.instance.pins().root().display();
             tracing::info!(%pins, "kept for the next start; `weir detach` forgets it");

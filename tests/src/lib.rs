@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cgroup;
+pub mod chaos;
 pub mod daemon;
 pub mod engine;
 pub mod fixture;
@@ -22,6 +23,7 @@ pub mod process;
 pub mod record;
 pub mod servers;
 pub mod site;
+pub mod soak;
 pub mod visits;
 pub mod way;
 pub mod weir;

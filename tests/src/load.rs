@@ -2,6 +2,8 @@
 //! each of them writes. What it does is in `src/bin/weir-load`.
 
 use std::fmt;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -35,6 +37,16 @@ pub enum Kind {
     Http1Kept,
     /// HTTP/2, many streams at once, for as long as the other side lets it.
     Http2,
+    /// A TLS ClientHello, then as [`Kind::ClientFirst`].
+    Tls,
+    /// As [`Kind::ClientFirst`] with large bodies, which both sides read slowly.
+    Slow,
+    /// An exchange that the client breaks off with a reset, which the server has to see as one.
+    ClientResets,
+    /// The other way round.
+    ServerResets,
+    /// To a port where nobody listens.
+    Refused,
 }
 
 /// How a connection went.
@@ -63,6 +75,8 @@ pub struct Trip {
     pub kind: Kind,
     /// Before `connect`, or after `accept`.
     pub begin: u64,
+    /// When the kernel said that it was connected.
+    pub connected: Option<u64>,
     /// When all was over.
     pub end: u64,
     /// This end, once connected.
@@ -73,8 +87,30 @@ pub struct Trip {
     pub loopback: bool,
     /// Exchanges, requests or messages that were completed.
     pub rounds: u64,
+    /// Bytes that this end has received and compared.
+    pub bytes: u64,
     /// How it went.
     pub outcome: Outcome,
+}
+
+/// What the clients of one half do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// Of everything that is drawn by lot. The same seed draws the same, but the order in which
+    /// connections draw is up to the kernel.
+    pub seed: u64,
+    /// After so long no client begins another connection.
+    pub limit: Duration,
+    /// Clients of each kind.
+    pub clients: Vec<(Kind, usize)>,
+    /// Connections of one client at most.
+    pub most: usize,
+    /// Longest rest of a client between two connections, milliseconds; 0 for none.
+    pub rest: u64,
+    /// No body is longer than two to the power of this; 20 at most.
+    pub bits: u32,
+    /// Whether connections that stay do so until the end, or for a short while.
+    pub stay: bool,
 }
 
 /// A half of the load generator that runs.
@@ -82,13 +118,31 @@ pub struct Trip {
 pub struct Half {
     process: Process,
     log: PathBuf,
+    /// How far the log has been looked at, and the lines up to there.
+    counted: (u64, usize),
 }
 
 // === impl Kind ===
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 12] = [
+        Self::ClientFirst,
+        Self::ServerFirst,
+        Self::Steady,
+        Self::Silent,
+        Self::Http1,
+        Self::Http1Kept,
+        Self::Http2,
+        Self::Tls,
+        Self::Slow,
+        Self::ClientResets,
+        Self::ServerResets,
+        Self::Refused,
+    ];
+
+    /// Those that end in order unless somebody is killed.
+    pub const ORDERLY: [Self; 7] = [
         Self::ClientFirst,
         Self::ServerFirst,
         Self::Steady,
@@ -113,13 +167,37 @@ impl Kind {
     /// Whether it is over after one exchange.
     #[must_use]
     pub const fn is_short(self) -> bool {
-        matches!(self, Self::ClientFirst | Self::ServerFirst | Self::Http1)
+        !self.stays() && !matches!(self, Self::Http1Kept | Self::Http2 | Self::Slow)
+    }
+
+    /// Whether somebody listens on its port.
+    #[must_use]
+    pub const fn is_served(self) -> bool {
+        !matches!(self, Self::Refused)
     }
 }
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self:?}")
+    }
+}
+
+// === impl Plan ===
+
+impl Default for Plan {
+    /// A few clients of the orderly kinds, which leave a busy two-core machine some time for weir.
+    fn default() -> Self {
+        let few = |kind| (kind, if matches!(kind, Kind::Silent | Kind::Http2) { 2 } else { 3 });
+        Self {
+            seed: fastrand::u64(..),
+            limit: Duration::from_secs(120),
+            clients: Kind::ORDERLY.map(few).to_vec(),
+            most: 10_000,
+            rest: 20,
+            bits: 20,
+            stay: true,
+        }
     }
 }
 
@@ -153,12 +231,12 @@ impl Half {
         let mut command = netns.command(binary);
         command.arg("serve").arg(&log);
         // The last one that is opened.
-        let at = (netns, Kind::Http2.port());
-        Ok(Self { process: Process::serve(name, command, dir, at)?, log })
+        let at = (netns, Kind::ServerResets.port());
+        Ok(Self { process: Process::serve(name, command, dir, at)?, log, counted: (0, 0) })
     }
 
-    /// Starts clients of all kinds, which connect to these addresses in turn until they are told to
-    /// stop, but not longer than the limit.
+    /// Starts clients, which connect to these addresses in turn until they are told to stop, or
+    /// the plan is done.
     ///
     /// # Errors
     ///
@@ -168,12 +246,12 @@ impl Half {
         netns: &Netns,
         (name, dir): (&str, &Path),
         to: &[&str],
-        limit: Duration,
+        plan: &Plan,
     ) -> Result<Self> {
         let log = dir.join(format!("{name}.trips"));
         let mut command = netns.command(binary);
-        command.arg("visit").arg(&log).arg(limit.as_secs().to_string()).args(to);
-        Ok(Self { process: Process::start(name, command, dir)?, log })
+        command.arg("visit").arg(&log).arg(serde_json::to_string(plan)?).args(to);
+        Ok(Self { process: Process::start(name, command, dir)?, log, counted: (0, 0) })
     }
 
     /// Connections that are over so far.
@@ -183,7 +261,15 @@ impl Half {
     /// Fails when it has ended too early.
     pub fn count(&mut self) -> Result<usize> {
         ensure!(self.process.running()?, "it ended:\n{}", self.process.log());
-        Ok(std::fs::read_to_string(&self.log).map_or(0, |text| text.lines().count()))
+        // It may not have made its log yet.
+        if let Ok(mut file) = File::open(&self.log) {
+            let (position, lines) = &mut self.counted;
+            let mut more = Vec::new();
+            file.seek(SeekFrom::Start(*position))?;
+            *position += file.read_to_end(&mut more)? as u64;
+            *lines += more.iter().filter(|byte| **byte == b'\n').count();
+        }
+        Ok(self.counted.1)
     }
 
     /// Lets the connections that there are come to an end, and begins no more.
@@ -195,6 +281,52 @@ impl Half {
         self.process.signal(Signal::SIGTERM)
     }
 
+    /// What it has said.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// As [`Half::finish`], and removes the log: where there are many, they are long.
+    ///
+    /// # Errors
+    ///
+    /// As [`Half::finish`].
+    pub fn finish_and_forget(self) -> Result<Vec<Trip>> {
+        let log = self.log.clone();
+        let trips = self.finish()?;
+        std::fs::remove_file(&log).with_context(|| format!("cannot remove {}", log.display()))?;
+        Ok(trips)
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// `kill -9`; every connection that it had ended before.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it was gone already.
+    pub fn kill(mut self) -> Result<Vec<Trip>> {
+        self.process.kill_hard()?;
+        self.trips()
+    }
+
+    /// Whether it goes on.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the kernel does not answer for this child.
+    pub fn running(&mut self) -> Result<bool> {
+        self.process.running()
+    }
+
     /// Waits for its end, after [`Half::stop`] or at the limit; every connection that it had.
     ///
     /// # Errors
@@ -203,6 +335,10 @@ impl Half {
     pub fn finish(mut self) -> Result<Vec<Trip>> {
         let status = self.process.wait(PATIENCE * 4)?;
         ensure!(status.success(), "it ended with {status}:\n{}", self.process.log());
+        self.trips()
+    }
+
+    fn trips(&self) -> Result<Vec<Trip>> {
         let text = std::fs::read_to_string(&self.log)
             .with_context(|| format!("cannot read {}", self.log.display()))?;
         let parse = |line| serde_json::from_str(line).with_context(|| format!("no trip: {line}"));

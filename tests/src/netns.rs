@@ -138,6 +138,28 @@ impl Netns {
         Ok(tables)
     }
 
+    /// The inodes of the sockets inside that the kernel lists: TCP ones that are bound or connected,
+    /// Unix and netlink ones.
+    ///
+    /// # Errors
+    ///
+    /// Fails when `/proc` cannot be read.
+    pub fn socket_inodes(&self) -> Result<BTreeSet<u64>> {
+        // The column with the inode, by table (proc(5)).
+        let tables = [("tcp", 9), ("tcp6", 9), ("unix", 6), ("netlink", 9)];
+        let texts = self.enter(|| {
+            let read = |(name, column)| {
+                let text = fs::read_to_string(format!("/proc/thread-self/net/{name}"));
+                Ok::<_, std::io::Error>((text?, column))
+            };
+            tables.into_iter().map(read).collect::<Result<Vec<_>, _>>()
+        })??;
+        let inodes = texts.iter().flat_map(|(text, column)| {
+            text.lines().filter_map(|line| line.split_whitespace().nth(*column)?.parse().ok())
+        });
+        Ok(inodes.collect())
+    }
+
     /// The TCP ports that something inside listens on, of either family.
     ///
     /// # Errors

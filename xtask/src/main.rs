@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod chaos;
 mod demo;
 mod ebpf;
 mod fuzz;
@@ -26,12 +27,16 @@ struct Cli {
 enum Verb {
     /// What weir costs, in figures; needs root
     Bench(bench::Args),
+    /// Everything at once, at random, and a verdict on every connection; needs root
+    Chaos(chaos::Args),
     /// Real servers and clients, captured before your eyes; needs root
     Demo,
     /// Build the BPF object, or check that the committed one belongs to the sources
     Ebpf(ebpf::Args),
     /// Install the Debian packages that the demo and the tests need
     Setup(setup::Args),
+    /// Many connections through one weir, and a look at what it holds; needs root
+    Soak(chaos::SoakArgs),
     /// Run all tests; needs root
     Test(test::Args),
 }
@@ -50,9 +55,11 @@ fn main() -> ExitCode {
 fn run(verb: Verb) -> Result<()> {
     match verb {
         Verb::Bench(args) => bench::run(&root(), &args),
+        Verb::Chaos(args) => chaos::run(&root(), &args),
         Verb::Demo => demo::run(&root()),
         Verb::Ebpf(args) => ebpf::run(&root(), &args),
         Verb::Setup(args) => setup::run(&args),
+        Verb::Soak(args) => chaos::soak(&root(), &args),
         Verb::Test(args) => test::run(&root(), &args),
     }
 }

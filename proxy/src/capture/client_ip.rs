@@ -14,6 +14,7 @@
 //! Only an application that has set `SO_MARK` on its own listener cannot be served.
 
 mod dial;
+mod users;
 
 use std::{
     fs, io,
@@ -31,7 +32,7 @@ use rtnetlink::{
 };
 use serde::{Deserialize, Serialize};
 
-pub use self::dial::connect_as;
+pub use self::{dial::connect_as, users::ClientIpUser};
 use super::{CaptureError, Netns};
 
 /// The mark of weir's connections to applications: "WE" in the upper half, like weir's others.
@@ -54,7 +55,7 @@ const LO_WITHOUT_IPV6: &str = "/proc/sys/net/ipv6/conf/lo/disable_ipv6";
 
 /// The kernel's set-up of a namespace for connections from clients' addresses.
 ///
-/// Workloads that share a namespace share it too: whoever installs and removes has to count them.
+/// Workloads that share a namespace share it too: each is a [`ClientIpUser`].
 pub struct ClientIp {
     netlink: Handle,
 }

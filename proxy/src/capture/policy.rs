@@ -158,6 +158,16 @@ impl Kernel {
         self.instance.learned.remove(&self.key(direction, destination))
     }
 
+    /// Takes back every [`Self::bypass`] of the workload.
+    ///
+    /// # Errors
+    /// Where the map cannot be written.
+    pub fn no_bypasses(&self) -> Result<(), CaptureError> {
+        let learned = &self.instance.learned;
+        let mine = learned.entries(|key| key.workload == self.workload);
+        mine.iter().try_for_each(|(key, _)| learned.remove(key))
+    }
+
     /// How long connections to a destination still go direct because it was learned.
     ///
     /// # Errors

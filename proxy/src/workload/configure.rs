@@ -8,6 +8,7 @@ use crate::{
     capture::{CaptureError, Heartbeat, Kernel, RememberedPort, cgroup},
     config::{Fail, WorkloadSettings},
     decision::{Direction, Source},
+    learn::Learn,
     ports::{PortPolicy, PortSet},
 };
 
@@ -46,6 +47,10 @@ fn write(
     let cidrs = settings.outbound.skip_cidrs.0.iter();
     let prefixes: Vec<_> = cidrs.map(|cidr| (cidr.address, cidr.length)).collect();
     kernel.skip_prefixes(&prefixes)?;
+    if settings.workload.learn != Learn::Bypass {
+        // What an earlier weir has learned, which was told to bypass it.
+        kernel.no_bypasses()?;
+    }
     let flag = |on, flag| if on { flag } else { 0 };
     kernel.configure(WorkloadConfig {
         exempt_cgroup: cgroup::id(&cgroup::own()?)?,

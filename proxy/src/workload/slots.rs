@@ -29,7 +29,7 @@ impl Slots for WorkloadSlots {
             return;
         }
         self.withdrawn.store(false, Ordering::Release);
-        if let Err(error) = self.listeners.offer() {
+        if let Err(error) = self.listeners.offer_where_empty() {
             tracing::warn!(%error, "listener slots not filled");
         }
     }

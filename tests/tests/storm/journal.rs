@@ -112,7 +112,7 @@ impl Journal {
         self.none(wrong.map(|(way, trip)| (*way, trip)).collect(), "went wrong for the server")?;
         for way in Way::ALL {
             // One that was torn while it was silent has not been told which way it went.
-            for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Silent) {
+            for kind in Kind::ORDERLY.into_iter().filter(|kind| *kind != Kind::Silent) {
                 let through = |(its, trip): (Way, &Trip)| {
                     its == way && trip.kind == kind && trip.proxied() == Some(true)
                 };
@@ -186,7 +186,7 @@ impl Journal {
             "", "kind", "all", "good", "left", "torn", "direct", "proxied", "rounds"
         );
         for way in Way::ALL {
-            for kind in Kind::ALL {
+            for kind in Kind::ORDERLY {
                 let mine = self.trips().filter(|(its, trip)| *its == way && trip.kind == kind);
                 let mine: Vec<&Trip> = mine.map(|(_, trip)| trip).collect();
                 let count = |of: &dyn Fn(&Trip) -> bool| mine.iter().filter(|it| of(it)).count();

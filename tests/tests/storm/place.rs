@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use weir_tests::left::nothing_left;
-use weir_tests::load::Half;
+use weir_tests::load::{Half, Plan};
 use weir_tests::pods::{CLIENT, POD, Pods};
 use weir_tests::process::{Process, wait_until};
 use weir_tests::visits::now;
@@ -19,8 +19,6 @@ use crate::journal::{Event, Journal, Way, What};
 const BETWEEN: usize = 200;
 /// How long they may take, on a machine that has other things to do.
 const SOON: Duration = Duration::from_secs(60);
-/// The clients end by themselves, if the test does not end them.
-const LIMIT: Duration = Duration::from_secs(120);
 /// What makes a weir behave as one with another layout of the maps.
 const SCHEMA: &str = "WEIR_BPF_SCHEMA";
 
@@ -63,7 +61,7 @@ impl Storm {
             let name = |half: &str| format!("{half}-{way:?}").to_lowercase();
             let servers = Half::serve(binary, to, &name("servers"), pods.dir())?;
             let place = (&*name("clients"), pods.dir());
-            let clients = Half::visit(binary, from, place, &addresses, LIMIT)?;
+            let clients = Half::visit(binary, from, place, &addresses, &Plan::default())?;
             loads.push(Load { way, clients, servers });
         }
         let (retired, events) = (Vec::new(), vec![started]);

@@ -2,6 +2,7 @@
 //! both ends know all of them, and a byte that is missing, doubled or out of place is seen.
 
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Longer than any stream: no part of one comes twice.
 const LENGTH: usize = 2 << 20;
@@ -34,7 +35,10 @@ pub(crate) fn is_part(seed: u32, mut position: usize, mut bytes: &[u8]) -> bool 
     true
 }
 
-/// A random size, small ones as likely as large ones: 1 B to 1 MiB.
+/// No size is larger than two to the power of this.
+pub(crate) static BITS: AtomicU32 = AtomicU32::new(20);
+
+/// A random size, small ones as likely as large ones: 1 B to 1 MiB, or what [`BITS`] allows.
 pub(crate) fn size() -> usize {
-    fastrand::usize(1..=1 << fastrand::u32(0..=20))
+    fastrand::usize(1..=1 << fastrand::u32(0..=BITS.load(Ordering::Relaxed)))
 }

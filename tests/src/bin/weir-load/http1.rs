@@ -90,7 +90,9 @@ async fn hear(
     let hearing = Hearing::of(wish.down_seed(), wish.down);
     let heard = journey.within("body", collect(answer.into_body(), hearing)).await?;
     let heard = heard.map_err(|error| broken("body", &error))?;
-    heard.end().map_err(Outcome::Changed)
+    heard.end().map_err(Outcome::Changed)?;
+    journey.compared(wish.down);
+    Ok(())
 }
 
 fn has_left(error: &hyper::Error) -> bool {

@@ -81,6 +81,7 @@ async fn work(
             Ok(seen) => {
                 let mut journey = journey.lock().unwrap_or_else(PoisonError::into_inner);
                 journey.seen_as(seen);
+                journey.compared(wish.down);
                 journey.round();
             }
             Err(Refusal::Away) => {

@@ -3,6 +3,8 @@
 use std::future::Future;
 use std::io::{Error, ErrorKind};
 use std::net::SocketAddr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -19,7 +21,11 @@ pub(crate) type End = Result<Outcome, Outcome>;
 const CABLE: u32 = 9000;
 
 /// One connection.
-pub(crate) struct Journey(Trip);
+pub(crate) struct Journey {
+    trip: Trip,
+    seen: OnceLock<SocketAddr>,
+    compared: AtomicU64,
+}
 
 // === impl Journey ===
 
@@ -28,42 +34,52 @@ impl Journey {
     pub(crate) fn begin(kind: Kind) -> Self {
         let begin = now().expect("there is a monotonic clock");
         let outcome = Outcome::Good;
-        let (local, seen, loopback, rounds) = (None, None, false, 0);
-        Self(Trip { kind, begin, end: begin, local, seen, loopback, rounds, outcome })
+        let (local, seen, connected) = (None, None, None);
+        let (loopback, rounds, bytes) = (false, 0, 0);
+        let end = begin;
+        let trip =
+            Trip { kind, begin, connected, end, local, seen, loopback, rounds, bytes, outcome };
+        Self { trip, seen: OnceLock::new(), compared: AtomicU64::new(0) }
     }
 
     /// A server's.
     pub(crate) fn accepted(kind: Kind, stream: &TcpStream, client: SocketAddr) -> Self {
         let mut journey = Self::begin(kind);
         journey.connected(stream);
-        journey.0.seen = Some(plain(client));
+        journey.seen_as(plain(client));
         journey
     }
 
     /// It has an address now.
     pub(crate) fn connected(&mut self, stream: &TcpStream) {
-        self.0.local = stream.local_addr().ok().map(plain);
-        self.0.loopback = SockRef::from(stream).tcp_mss().is_ok_and(|bytes| bytes > CABLE);
+        self.trip.connected = now().ok();
+        self.trip.local = stream.local_addr().ok().map(plain);
+        self.trip.loopback = SockRef::from(stream).tcp_mss().is_ok_and(|bytes| bytes > CABLE);
     }
 
     /// The other end has told how it sees this one.
-    pub(crate) fn seen_as(&mut self, address: SocketAddr) {
-        self.0.seen = Some(address);
+    pub(crate) fn seen_as(&self, address: SocketAddr) {
+        let _the_same_as_before = self.seen.set(address);
     }
 
     /// The address of a client, as the server sees it.
     pub(crate) fn client(&self) -> SocketAddr {
-        self.0.seen.expect("set at accept")
+        *self.seen.get().expect("set at accept")
     }
 
     /// One more exchange is complete.
     pub(crate) fn round(&mut self) {
-        self.0.rounds += 1;
+        self.trip.rounds += 1;
+    }
+
+    /// So many bytes have come and were right.
+    pub(crate) fn compared(&self, bytes: usize) {
+        self.compared.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// How many exchanges are complete.
     pub(crate) fn rounds(&self) -> u64 {
-        self.0.rounds
+        self.trip.rounds
     }
 
     /// Waits for a part of an exchange.
@@ -97,9 +113,11 @@ impl Journey {
 
     /// The end.
     pub(crate) fn over(mut self, end: End) -> Trip {
-        self.0.outcome = end.unwrap_or_else(|outcome| outcome);
-        self.0.end = now().expect("there is a monotonic clock");
-        self.0
+        self.trip.outcome = end.unwrap_or_else(|outcome| outcome);
+        self.trip.end = now().expect("there is a monotonic clock");
+        self.trip.seen = self.seen.into_inner();
+        self.trip.bytes = self.compared.into_inner();
+        self.trip
     }
 }
 

@@ -3,10 +3,10 @@
 //!
 //! ```text
 //! weir-load serve LOG
-//! weir-load visit LOG SECONDS ADDRESS…
+//! weir-load visit LOG PLAN ADDRESS…
 //! ```
 //!
-//! Both end at SIGTERM: the servers at once, the clients when the connections that there are have
+//! PLAN is a [`Plan`] as JSON. Both end at SIGTERM: the servers at once, the clients when the connections that there are have
 //! come to an end. No socket is closed in order before the exchange is over, so that an end in order
 //! means something: whatever fails, and the death of the process, resets it.
 
@@ -16,13 +16,16 @@ mod http1;
 mod http2;
 mod journey;
 mod raw;
+mod resets;
 mod steady;
+mod tls;
 
 use std::fs::File;
 use std::io::Write;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -31,27 +34,17 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use weir_tests::load::{Kind, Trip};
+use weir_tests::load::{Kind, Outcome, Plan, Trip};
 
 use crate::http::{Memory, Todo};
-use crate::journey::{Journey, reset_unless_done};
+use crate::journey::{End, Journey, reset_unless_done};
+use crate::raw::Wish;
 
-/// How many clients of each kind there are, and how long each rests between two connections, in
-/// milliseconds. Together they leave a busy two-core machine some time for weir.
-const CLIENTS: [(Kind, usize, u64); 7] = [
-    (Kind::ClientFirst, 3, 20),
-    (Kind::ServerFirst, 3, 20),
-    (Kind::Steady, 3, 20),
-    (Kind::Silent, 2, 20),
-    (Kind::Http1, 3, 20),
-    (Kind::Http1Kept, 3, 20),
-    (Kind::Http2, 2, 20),
-];
-/// A bound on the connections of one client.
-const MOST: usize = 10_000;
 /// A connection that takes longer than this has others begun beside it, up to so many.
 const LONG: Duration = Duration::from_millis(500);
 const TOGETHER: usize = 20;
+/// How long a connection stays at most where none is to stay, in milliseconds.
+const STAY: u64 = 300;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -65,14 +58,17 @@ fn main() -> Result<()> {
                 stop_at_sigterm(&stop, None)?;
                 serve(log, &stop).await
             }
-            ["visit", log, seconds, ref addresses @ ..] if !addresses.is_empty() => {
+            ["visit", log, plan, ref addresses @ ..] if !addresses.is_empty() => {
                 let log = Log::open(Path::new(log))?;
                 let addresses = addresses.iter().map(|text| text.parse()).collect::<Result<_, _>>();
-                let limit = Duration::from_secs(seconds.parse().context("SECONDS")?);
-                stop_at_sigterm(&stop, Some(limit))?;
-                visit(log, addresses.context("ADDRESS")?, &stop).await
+                let plan: Plan = serde_json::from_str(plan).context("PLAN")?;
+                // There is one thread, so this is the seed of everything.
+                fastrand::seed(plan.seed);
+                block::BITS.store(plan.bits, Ordering::Relaxed);
+                stop_at_sigterm(&stop, Some(plan.limit))?;
+                visit(log, addresses.context("ADDRESS")?, &plan, &stop).await
             }
-            _ => bail!("weir-load serve LOG | weir-load visit LOG SECONDS ADDRESS…"),
+            _ => bail!("weir-load serve LOG | weir-load visit LOG PLAN ADDRESS…"),
         }
     })
 }
@@ -92,7 +88,7 @@ fn stop_at_sigterm(stop: &CancellationToken, limit: Option<Duration>) -> Result<
 
 async fn serve(log: Log, stop: &CancellationToken) -> Result<()> {
     let (memory, mut listening) = (Arc::new(Memory::default()), JoinSet::new());
-    for kind in Kind::ALL {
+    for kind in Kind::ALL.into_iter().filter(|kind| kind.is_served()) {
         let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, kind.port())).await?;
         listening.spawn(accept(kind, listener, Arc::clone(&memory), log.clone()));
     }
@@ -113,32 +109,53 @@ async fn accept(kind: Kind, listener: TcpListener, memory: Arc<Memory>, log: Log
                 Kind::Steady => steady::serve(&mut journey, stream).await,
                 Kind::Http1 | Kind::Http1Kept => http1::serve(&mut journey, stream, memory).await,
                 Kind::Http2 => http2::serve(&mut journey, stream, memory).await,
+                Kind::Slow => raw::serve(&mut journey, stream, false).await,
+                Kind::Tls => serve_tls(&mut journey, stream).await,
+                Kind::ClientResets => {
+                    resets::must_be_reset(raw::serve(&mut journey, stream, false).await)
+                }
+                Kind::ServerResets => resets::serve(&journey, stream).await,
+                Kind::Refused => unreachable!("nobody listens there"),
             };
             log.say(&journey.over(end));
         });
     }
 }
 
+async fn serve_tls(journey: &mut Journey, mut stream: TcpStream) -> End {
+    if !tls::hear(journey, &mut stream).await? {
+        return Ok(Outcome::Left);
+    }
+    raw::serve(journey, stream, false).await
+}
+
 // === Clients ===
 
-async fn visit(log: Log, addresses: Vec<IpAddr>, stop: &CancellationToken) -> Result<()> {
+async fn visit(
+    log: Log,
+    addresses: Vec<IpAddr>,
+    plan: &Plan,
+    stop: &CancellationToken,
+) -> Result<()> {
     let mut clients = JoinSet::new();
     let addresses = Arc::new(addresses);
-    for (kind, count, rest) in CLIENTS {
+    let Plan { most, rest, stay, .. } = *plan;
+    for &(kind, count) in &plan.clients {
         for number in 0..count {
             let (addresses, log, stop) = (Arc::clone(&addresses), log.clone(), stop.clone());
             clients.spawn(async move {
                 // A request that one connection leaves unanswered is the next one's.
                 let (mut trips, todo) = (JoinSet::new(), Todo::default());
-                for trip in number..number + MOST {
+                for trip in number..number + most {
                     if stop.is_cancelled() {
                         break;
                     }
                     let to = SocketAddr::new(addresses[trip % addresses.len()], kind.port());
-                    let (log, todo, stop) = (log.clone(), todo.clone(), stop.clone());
+                    let stop = if stay { stop.clone() } else { soon(&stop) };
+                    let (log, todo) = (log.clone(), todo.clone());
                     trips.spawn(async move { log.say(&travel(kind, to, &todo, &stop).await) });
                     wait(kind, &mut trips).await;
-                    sleep(Duration::from_millis(fastrand::u64(0..rest))).await;
+                    sleep(Duration::from_millis(fastrand::u64(0..=rest))).await;
                 }
                 while trips.join_next().await.is_some() {}
             });
@@ -148,6 +165,17 @@ async fn visit(log: Log, addresses: Vec<IpAddr>, stop: &CancellationToken) -> Re
         client?;
     }
     Ok(())
+}
+
+/// A stop that comes soon, or when the other one does.
+fn soon(stop: &CancellationToken) -> CancellationToken {
+    let soon = stop.child_token();
+    let later = soon.clone();
+    tokio::spawn(async move {
+        sleep(Duration::from_millis(fastrand::u64(0..=STAY))).await;
+        later.cancel();
+    });
+    soon
 }
 
 /// Waits for a connection to be over, so that one comes after the other. But one exchange that
@@ -163,7 +191,10 @@ async fn wait(kind: Kind, trips: &mut JoinSet<()>) {
 async fn travel(kind: Kind, to: SocketAddr, todo: &Todo, stop: &CancellationToken) -> Trip {
     let mut journey = Journey::begin(kind);
     let end = async {
-        let stream = journey.step("connect", TcpStream::connect(to)).await?;
+        if kind == Kind::Refused {
+            return resets::refused(&mut journey, to).await;
+        }
+        let mut stream = journey.step("connect", TcpStream::connect(to)).await?;
         reset_unless_done(&stream);
         journey.connected(&stream);
         match kind {
@@ -177,6 +208,16 @@ async fn travel(kind: Kind, to: SocketAddr, todo: &Todo, stop: &CancellationToke
             Kind::Http1 => http1::visit(&mut journey, stream, todo, None).await,
             Kind::Http1Kept => http1::visit(&mut journey, stream, todo, Some(stop)).await,
             Kind::Http2 => http2::visit(&mut journey, stream, todo, stop).await,
+            Kind::Slow => raw::exchange(&mut journey, stream, Wish::slow(), false).await,
+            Kind::Tls => {
+                tls::begin(&journey, &mut stream).await?;
+                raw::visit(&mut journey, stream, false).await
+            }
+            Kind::ClientResets => resets::visit(&journey, stream).await,
+            Kind::ServerResets => {
+                resets::must_be_reset(raw::visit(&mut journey, stream, false).await)
+            }
+            Kind::Refused => unreachable!("handled above"),
         }
     }
     .await;

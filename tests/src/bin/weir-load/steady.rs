@@ -24,13 +24,13 @@ pub(crate) async fn visit(
     for number in 0.. {
         journey.step(&format!("send {number}"), stream.write_u64(number)).await?;
         if number == 0 {
-            let seen = hear_address(journey, &mut stream).await?;
-            journey.seen_as(seen);
+            hear_address(journey, &mut stream).await?;
         }
         let echo = journey.step(&format!("echo {number}"), stream.read_u64()).await?;
         if echo != number | ECHO {
             return Err(Outcome::Changed(format!("echo {echo:#x} of {number:#x}")));
         }
+        journey.compared(size_of_val(&echo));
         journey.round();
         if stop.run_until_cancelled(sleep(REST)).await.is_none() {
             break;
@@ -54,6 +54,7 @@ pub(crate) async fn serve(journey: &mut Journey, mut stream: TcpStream) -> End {
         if number != expected {
             return Err(Outcome::Changed(format!("number {number:#x} for {expected:#x}")));
         }
+        journey.compared(size_of_val(&number));
         if number == 0 {
             let client = journey.client();
             journey.step("send the address", say_address(&mut stream, client)).await?;

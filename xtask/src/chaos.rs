@@ -1,0 +1,100 @@
+//! `cargo xtask chaos` and `cargo xtask soak`: long runs of what the tests run shortly, with what
+//! they found out as a table.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use weir_tests::{chaos, soak};
+
+use crate::{scope, test};
+
+/// Flags of `cargo xtask chaos`.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  cargo xtask chaos --seconds 600 --seed 7")]
+pub(crate) struct Args {
+    /// For how long things are done; the end takes a minute or two more
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    seconds: u64,
+
+    /// Seed of what is done, and when [default: another one each time]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+
+    /// Copy logs and records to this directory if something was lost
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+}
+
+/// Flags of `cargo xtask soak`.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  cargo xtask soak --connections 200000")]
+pub(crate) struct SoakArgs {
+    /// How many connections
+    #[arg(long, value_name = "N", default_value_t = 200_000)]
+    connections: usize,
+
+    /// One more flag for weir, such as --weir-flag=--http-engine=route; may be given again
+    #[arg(long = "weir-flag", value_name = "FLAG", allow_hyphen_values = true)]
+    weir_flags: Vec<String>,
+}
+
+pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
+    if !scope::is_inner() {
+        return enclosed(root, "chaos");
+    }
+    scope::accept_interrupts()?;
+    let seed = args.seed.unwrap_or_else(chaos::seed);
+    println!("seed {seed}");
+    let settings = chaos::Settings {
+        seed,
+        time: Duration::from_secs(args.seconds),
+        load: load()?,
+        keep: args.keep.clone(),
+    };
+    let report = chaos::run(&settings)?;
+    println!("{report}");
+    ensure!(report.is_well(), "something was lost that may not be; seed {seed}");
+    Ok(())
+}
+
+pub(crate) fn soak(root: &Path, args: &SoakArgs) -> Result<()> {
+    if !scope::is_inner() {
+        return enclosed(root, "soak");
+    }
+    scope::accept_interrupts()?;
+    let (connections, flags) = (args.connections, args.weir_flags.clone());
+    let report = soak::run(&soak::Settings { connections, load: load()?, flags })?;
+    println!("{report}");
+    ensure!(report.is_flat(), "what weir holds has grown: see above");
+    Ok(())
+}
+
+/// Builds what is needed, and runs the same again inside.
+fn enclosed(root: &Path, verb: &str) -> Result<()> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "it makes network namespaces and cgroups and loads BPF programs: run as root \
+         (sudo -E env PATH=\"$PATH\" cargo xtask {verb})"
+    );
+    if std::env::var_os("WEIR_BIN").is_none() {
+        test::cargo(root, &["build", "--release", "--package", "weir"], &[])?;
+    }
+    test::cargo(root, &["build", "--package", "weir-tests", "--bin", "weir-load"], &[])?;
+    let ended = scope::enclose(verb)?;
+    for leftover in &ended.leftovers {
+        eprintln!("left behind: {leftover}");
+    }
+    if !ended.status.success() {
+        std::process::exit(ended.code());
+    }
+    ensure!(ended.leftovers.is_empty(), "it went well, but left something behind: see above");
+    println!("nothing left behind: no process, cgroup, network namespace, pin or ip rule");
+    Ok(())
+}
+
+/// The load generator, which was built before.
+fn load() -> Result<PathBuf> {
+    let path = weir_tests::weir::target_dir().join("debug/weir-load");
+    path.canonicalize().with_context(|| format!("no load generator at {}", path.display()))
+}
