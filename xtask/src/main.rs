@@ -14,6 +14,7 @@ mod packages;
 mod scope;
 mod setup;
 mod test;
+mod vm;
 
 /// Development tasks of weir
 #[derive(Parser)]
@@ -34,6 +35,8 @@ enum Verb {
     Setup(setup::Args),
     /// Run all tests; needs root
     Test(test::Args),
+    /// Run the end-to-end tests on Debian's kernels in virtual machines; needs root
+    Vm(vm::Args),
 }
 
 fn main() -> ExitCode {
@@ -54,6 +57,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Ebpf(args) => ebpf::run(&root(), &args),
         Verb::Setup(args) => setup::run(&args),
         Verb::Test(args) => test::run(&root(), &args),
+        Verb::Vm(args) => vm::run(&root(), &args),
     }
 }
 
