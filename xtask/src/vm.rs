@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use self::image::Stage;
 use self::kernels::Wanted;
 use self::machine::{Accelerator, Limits, Machine};
 use self::payload::{Built, Manner};
@@ -65,6 +66,8 @@ pub(crate) struct Args {
 /// What all kernels share.
 struct Ground<'a> {
     args: &'a Args,
+    /// Whether KVM is worth a try: it was not tried yet, or worked.
+    kvm: std::cell::Cell<bool>,
     cache: PathBuf,
     root_disk: PathBuf,
     built: Built,
@@ -82,6 +85,8 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     );
     setup(Purpose::Vm)?;
     let cache = weir_tests::weir::target_dir().join("vm");
+    let _alone = lock(&cache)?;
+    Stage::sweep(&cache)?;
     let wanted = match (args.all, args.kernel.is_empty()) {
         (true, _) => kernels::MATRIX.to_vec(),
         (false, true) => vec![kernels::DEFAULT],
@@ -91,7 +96,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     let kernels: Vec<_> =
         wanted.iter().map(|w| archive::kernel(&cache, *w, args.update)).collect::<Result<_>>()?;
     let root_disk = image::root(&cache)?;
-    let ground = Ground { args, root_disk, built: Built::new(root)?, cache };
+    let ground = Ground { args, kvm: true.into(), root_disk, built: Built::new(root)?, cache };
     let mut reports = Vec::new();
     for kernel in &kernels {
         reports.push(ground.test(kernel)?);
@@ -111,7 +116,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
 impl Ground<'_> {
     /// Boots a kernel and runs its tests.
     fn test(&self, kernel: &archive::Cached) -> Result<Report> {
-        let Self { args, cache, root_disk, built } = self;
+        let Self { args, kvm, cache, root_disk, built } = self;
         let release = &kernel.release;
         println!("\n=== Linux {release} ===");
         let supported = kernels::supported(release)
@@ -122,8 +127,12 @@ impl Ground<'_> {
             selection::select(&built.tests, supported, breadth, filter);
         let initramfs = initramfs::make(cache, kernel)?;
         let console = cache.join("logs").join(format!("{release}.log"));
-        let accelerator =
-            Accelerator::choose(&kernel.image, &initramfs, &console.with_extension("probe.log"));
+        let accelerator = if kvm.get() {
+            Accelerator::choose(&kernel.image, &initramfs, &console.with_extension("probe.log"))
+        } else {
+            Accelerator::Tcg
+        };
+        kvm.set(accelerator == Accelerator::Kvm);
         let (patience, limits) = pace(accelerator, breadth);
         let payload = cache.join("payload.ext4");
         let manner = Manner { patience, test_limit: 60 * u64::from(patience), jobs: args.jobs };
@@ -226,6 +235,17 @@ fn pace(accelerator: Accelerator, breadth: Breadth) -> (u32, Limits) {
         Breadth::Wide => minutes(60),
     };
     (patience, Limits { total, silence: minutes(8) })
+}
+
+/// Waits until no other run uses the cache; ours until the file is closed.
+fn lock(cache: &Path) -> Result<fs::File> {
+    fs::create_dir_all(cache).with_context(|| format!("cannot make {}", cache.display()))?;
+    let file = fs::File::create(cache.join("lock"))?;
+    if file.try_lock().is_err() {
+        println!("another run uses {}: waiting for its end", cache.display());
+        file.lock()?;
+    }
+    Ok(file)
 }
 
 /// Puts the table between its marks.

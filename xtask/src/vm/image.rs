@@ -72,6 +72,9 @@ const LINKED: [&str; 2] = ["/usr/bin", "/usr/sbin"];
 /// Room for what the tests write. The file has holes: it takes no more than what is in it.
 const ROOM: u64 = 3 << 30;
 
+/// How the folders that become images are called.
+const STAGE: &str = "stage-";
+
 /// Changes when this file makes images in another way.
 const LAYOUT: &str = "1";
 
@@ -117,9 +120,19 @@ pub(super) struct Stage {
 
 impl Stage {
     pub(super) fn new(cache: &Path, name: &str) -> Result<Self> {
-        fs::create_dir_all(cache)?;
-        let prefix = format!("stage-{name}-");
+        let prefix = format!("{STAGE}{name}-");
         Ok(Self { dir: tempfile::Builder::new().prefix(&prefix).tempdir_in(cache)? })
+    }
+
+    /// Removes what a run left that was killed; nobody else may be at work in the cache.
+    pub(super) fn sweep(cache: &Path) -> Result<()> {
+        for entry in fs::read_dir(cache)? {
+            let entry = entry?;
+            if entry.file_name().as_bytes().starts_with(STAGE.as_bytes()) {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn path(&self) -> &Path {

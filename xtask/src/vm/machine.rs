@@ -204,8 +204,10 @@ impl Qemu {
         if let Some(dir) = machine.console.parent() {
             fs::create_dir_all(dir)?;
         }
-        let mut command = Command::new(QEMU);
+        // It must not outlive us, however we end.
+        let mut command = Command::new("setpriv");
         command
+            .args(["--pdeathsig", "KILL", "--", QEMU])
             .args(["-M", "q35", "-smp", "2", "-m", "2048"])
             .args(machine.accelerator.arguments())
             .args(["-nodefaults", "-no-reboot", "-display", "none", "-device", "virtio-rng-pci"])

@@ -9,7 +9,7 @@ use super::output_of;
 
 /// What weir, the tests and their servers use, where it is not built in. Nothing is loaded on
 /// demand in the guest: what is missing here is missing there.
-pub(super) const WANTED: [&str; 24] = [
+pub(super) const WANTED: [&str; 29] = [
     "virtio_pci",
     "virtio_blk",
     "virtio_rng",
@@ -28,6 +28,11 @@ pub(super) const WANTED: [&str; 24] = [
     "nft_nat",
     "nft_ct",
     "nft_compat",
+    "nft_masq",
+    "nft_reject",
+    "nft_reject_inet",
+    "nft_reject_ipv4",
+    "nft_reject_ipv6",
     "nf_nat",
     "nf_conntrack",
     "xt_REDIRECT",

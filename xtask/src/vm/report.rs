@@ -228,6 +228,8 @@ fn trimmed(table: &Table) -> String {
 mod tests {
     use super::*;
 
+    type Spoil = fn(&mut Report);
+
     fn test(name: &str) -> Test {
         Test { target: "ports".into(), name: name.into() }
     }
@@ -256,7 +258,7 @@ mod tests {
     #[test]
     fn all_is_well_only_when_nothing_is_wrong() {
         assert_eq!(report().faults(), [""; 0]);
-        let cases: [(&str, fn(&mut Report)); 8] = [
+        let cases: [(&str, Spoil); 8] = [
             ("said nothing", |r| r.check = None),
             ("finds this kernel ready", |r| r.supported = false),
             ("failed", |r| r.results[0].1 = Outcome::Failed),

@@ -12,18 +12,51 @@ pub(super) enum Breadth {
 }
 
 /// Tests that no virtual machine is given: a whole program, or tests whose name begins so.
-const LEFT_OUT: [(&str, &str, &str); 4] = [
+const LEFT_OUT: [(&str, &str, &str); 6] = [
     ("bulk", "", "gigabytes through an emulated processor: load, not a question to the kernel"),
     ("storm", "", "judges rates and times of a loaded machine"),
     ("exhaustion", "", "judges processor time"),
     ("protocols", "h2load_", "makes load; the protocols have other tests"),
+    ("engines", "", "compares the HTTP engines with each other, above the kernel; minutes each"),
+    ("http_behaviours", "", "about HTTP, above the kernel; minutes each"),
 ];
 
 /// The only tests for a kernel on which weir does not run.
 const FLOOR: &str = "floor";
 
 /// What [`Breadth::Quick`] has: one test at least of each thing that depends on the kernel.
-const QUICK: [(&str, &str); 1] = [("failopen", "")];
+const QUICK: [(&str, &str); 30] = [
+    ("acceleration", ""),
+    ("coexistence", "a_load_balancer_below_"),
+    ("coexistence", "an_overridable_program_above_"),
+    ("failopen", "connections_go_direct_after_kill_9_"),
+    ("failopen", "connections_go_direct_while_"),
+    ("inbound", "a_skipped_port_"),
+    ("inbound", "connections_from_inside_"),
+    ("inbound", "every_family_"),
+    ("inbound", "fail_closed_"),
+    ("inbound", "identical_four_tuples_"),
+    ("inbound", "with_preserve_client_ip_"),
+    ("learning", "bypass_"),
+    ("ports", "a_port_is_skipped_"),
+    ("ports", "a_skipped_port_"),
+    ("protocols", "curl_speaks_h2c_"),
+    ("protocols", "mariadb_on_an_undeclared_port_"),
+    ("protocols", "redis_"),
+    ("restart", "a_program_that_is_missing_"),
+    ("restart", "the_same_programs_"),
+    ("seeding", "a_server_works_in_every_way_"),
+    ("seeding", "the_last_copy_"),
+    ("seeding", "what_was_followed_"),
+    ("survival", "detach_without_"),
+    ("survival", "workloads_added_"),
+    ("transparency", "a_bound_source_"),
+    ("transparency", "an_address_without_route_"),
+    ("transparency", "getpeername_"),
+    ("transparency", "udp_"),
+    ("transparency", "v4_mapped_"),
+    ("workloads", "workloads_are_added_"),
+];
 
 /// The tests to be run, and for each of the others why not.
 pub(super) struct Selection {
