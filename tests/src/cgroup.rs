@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::process::wait_until;
 
@@ -97,12 +99,21 @@ pub fn remove(path: &Path) -> Result<()> {
     if !path.exists() {
         return Ok(());
     }
-    // cgroup.kill exists from Linux 5.14 on.
-    fs::write(path.join("cgroup.kill"), "1")
-        .with_context(|| format!("cannot kill the processes in {}", path.display()))?;
+    let kill_file = path.join("cgroup.kill");
+    let at_once = kill_file.exists();
+    if at_once {
+        fs::write(kill_file, "1")
+            .with_context(|| format!("cannot kill the processes in {}", path.display()))?;
+    }
     // A process that has just gone keeps its cgroup busy for a moment.
     let mut result = Ok(());
     let _told_by_result = wait_until("the cgroup to be free", Duration::from_secs(5), || {
+        if !at_once {
+            // Before Linux 5.14: one by one, and again those that were started meanwhile.
+            for pid in processes_below(path) {
+                let _gone_already = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+            }
+        }
         result = remove_tree(path);
         Ok(result.is_ok())
     });

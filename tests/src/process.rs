@@ -6,6 +6,7 @@ use std::io::{Read, Seek};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -200,16 +201,29 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Finished> {
     Ok(Finished { status, stdout, stderr, took })
 }
 
+/// A limit on the machine that the tests run on: `WEIR_TEST_PATIENCE` times as long as on one that
+/// runs at its own speed. `cargo xtask vm` sets it, for emulated processors.
+#[must_use]
+pub fn patience(limit: Duration) -> Duration {
+    static FACTOR: LazyLock<u32> = LazyLock::new(|| {
+        let factor = std::env::var("WEIR_TEST_PATIENCE").unwrap_or_else(|_| "1".into());
+        factor.parse().expect("WEIR_TEST_PATIENCE is a whole number")
+    });
+    limit * *FACTOR
+}
+
 /// Waits for a condition, looking every few milliseconds.
 ///
 /// # Errors
 ///
-/// Fails when the condition does, or is not met before the limit.
+/// Fails when the condition does, or is not met before the limit, which is stretched by
+/// [`patience`].
 pub fn wait_until(
     what: &str,
     limit: Duration,
     mut condition: impl FnMut() -> Result<bool>,
 ) -> Result<()> {
+    let limit = patience(limit);
     let deadline = Instant::now() + limit;
     let mut pause = Duration::from_millis(2);
     while !condition()? {

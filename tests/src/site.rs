@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use crate::cgroup::Cgroup;
 use crate::fixture;
 use crate::netns::Netns;
-use crate::process::{Process, wait_until};
+use crate::process::{Process, patience, wait_until};
 use crate::wire::Wire;
 
 /// After this long without a byte a test gives up.
@@ -75,7 +75,7 @@ impl Site {
         let (requests, _) = accepted.context("the wait ended without a connection")?;
         requests.set_nonblocking(false)?;
         // Longer than the maker waits for a connection.
-        requests.set_read_timeout(Some(PATIENCE * 2))?;
+        requests.set_read_timeout(Some(patience(PATIENCE * 2)))?;
         Ok(Self { agent, requests: Mutex::new(requests), netns, cgroup })
     }
 
@@ -222,8 +222,8 @@ pub fn read_all(mut stream: &TcpStream) -> io::Result<Vec<u8>> {
 }
 
 fn be_patient(stream: &TcpStream) -> io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))
+    stream.set_read_timeout(Some(patience(PATIENCE)))?;
+    stream.set_write_timeout(Some(patience(PATIENCE)))
 }
 
 fn pair(address: SocketAddr) -> Value {

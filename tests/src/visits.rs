@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
 use nix::time::{ClockId, clock_gettime};
 
 use crate::cgroup::Cgroup;
@@ -54,7 +55,8 @@ pub fn now() -> Result<u64> {
 // === impl Visitor ===
 
 impl Visitor {
-    /// Starts it in the lab's client namespace and the cgroup; it ends by itself.
+    /// Starts it in the lab's client namespace and the cgroup, for that long and until
+    /// [`Visitor::finish`].
     ///
     /// # Errors
     ///
@@ -96,12 +98,16 @@ impl Visitor {
         .with_context(|| format!("log of the visitor:\n{}", self.process.log()))
     }
 
-    /// Waits for its end.
+    /// Lets it end, but not before it has begun a connection since: on a slow machine its time may
+    /// be over.
     ///
     /// # Errors
     ///
     /// Fails when it did not end well, or wrote something else than visits.
     pub fn finish(mut self) -> Result<Visits> {
+        // Of three one is under way and one may be written down already.
+        self.wait_for(self.process.log().lines().count() + 3)?;
+        self.process.signal(Signal::SIGTERM)?;
         let status = self.process.wait(Duration::from_secs(60))?;
         let log = self.process.log();
         anyhow::ensure!(status.success(), "the visitor ended with {status}:\n{log}");

@@ -11,6 +11,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use weir_tests::Lab;
 use weir_tests::lab::{CLIENT_V4, CLIENT_V6, SERVER_V4, SERVER_V6};
 use weir_tests::peer::Peer;
+use weir_tests::process::patience;
 use weir_tests::servers::nginx;
 use weir_tests::weir::Exec;
 
@@ -123,7 +124,7 @@ fn the_server_gets_the_same_bytes_and_so_does_the_client() -> Result<()> {
          assert read_all(s) == data; print(hashlib.sha256(data).hexdigest())"
     );
     let seen = Exec::without_timer(&lab).python(&client(&program))?;
-    let received = receiver.recv_timeout(SOON)?;
+    let received = receiver.recv_timeout(patience(SOON))?;
     let byte = |i: usize| u8::try_from(((i * 7919) >> 5) & 255).unwrap();
     let expected: Vec<u8> =
         b"GET / HTTP/9".iter().copied().chain((0..2_000_000).map(byte)).collect();
@@ -167,7 +168,7 @@ fn a_server_that_closes_its_half_still_hears_the_client() -> Result<()> {
          time.sleep(0.3); s.sendall(b'one more thing'); s.close()"
     );
     Exec::without_timer(&lab).python(&client(&program))?;
-    assert_eq!(receiver.recv_timeout(SOON)?, "one more thing");
+    assert_eq!(receiver.recv_timeout(patience(SOON))?, "one more thing");
     Ok(())
 }
 
@@ -203,7 +204,7 @@ fn a_reset_by_the_client_reaches_the_server_as_a_reset() -> Result<()> {
          s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0)); s.close()"
     );
     Exec::new(&lab).python(&client(&program))?;
-    assert_eq!(receiver.recv_timeout(SOON)?, Err(std::io::ErrorKind::ConnectionReset));
+    assert_eq!(receiver.recv_timeout(patience(SOON))?, Err(std::io::ErrorKind::ConnectionReset));
     Ok(())
 }
 
@@ -288,7 +289,7 @@ fn udp_is_left_alone() -> Result<()> {
     let socket = lab.server.enter(|| std::net::UdpSocket::bind((SERVER_V4, 5300)))??;
     let server = std::thread::spawn(move || -> std::io::Result<()> {
         let mut buffer = [0; 64];
-        socket.set_read_timeout(Some(SOON))?;
+        socket.set_read_timeout(Some(patience(SOON)))?;
         let (size, client) = socket.recv_from(&mut buffer)?;
         socket.send_to(&buffer[..size], client).map(drop)
     });

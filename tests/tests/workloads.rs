@@ -10,7 +10,7 @@ use weir_tests::cgroup::Cgroup;
 use weir_tests::left::nothing_left;
 use weir_tests::peer::plain;
 use weir_tests::pods::{CLIENT, POD, Pods};
-use weir_tests::process::wait_until;
+use weir_tests::process::{patience, wait_until};
 use weir_tests::record::{Record, Records};
 use weir_tests::site::{PATIENCE, Site, join};
 use weir_tests::weir::{Daemon, Run};
@@ -327,7 +327,7 @@ fn lists_that_have_no_room_are_refused_and_leave_nothing() -> Result<()> {
         "inbound": {"skip_ports": PORT.to_string()},
     }}});
     let mut control = UnixStream::connect(daemon.control())?;
-    control.set_read_timeout(Some(PATIENCE))?;
+    control.set_read_timeout(Some(patience(PATIENCE)))?;
     writeln!(control, "{request}")?;
     let mut answer = String::new();
     BufReader::new(control).read_line(&mut answer)?;

@@ -15,6 +15,7 @@ mod packages;
 mod scope;
 mod setup;
 mod test;
+mod vm;
 
 /// Development tasks of weir
 #[derive(Parser)]
@@ -39,6 +40,8 @@ enum Verb {
     Soak(chaos::SoakArgs),
     /// Run all tests; needs root
     Test(test::Args),
+    /// Run the end-to-end tests on Debian's kernels in virtual machines; needs root
+    Vm(vm::Args),
 }
 
 fn main() -> ExitCode {
@@ -61,6 +64,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Setup(args) => setup::run(&args),
         Verb::Soak(args) => chaos::soak(&root(), &args),
         Verb::Test(args) => test::run(&root(), &args),
+        Verb::Vm(args) => vm::run(&root(), &args),
     }
 }
 

@@ -1,5 +1,5 @@
 //! The Debian packages that the demo, the tests and the benchmark need: real servers, their real
-//! clients, and other proxies.
+//! clients, other proxies, and a virtual machine.
 
 /// What `cargo xtask demo` starts and drives.
 pub(crate) const DEMO: &[&str] = &[
@@ -44,4 +44,18 @@ pub(crate) const BENCH: &[&str] = &[
     "nginx-light",
     "util-linux",
     "wrk",
+];
+
+/// What `cargo xtask vm` needs beside what the tests do.
+pub(crate) const VM: &[&str] = &[
+    "binutils",
+    "busybox-static",
+    "cpio",
+    "debian-archive-keyring",
+    "e2fsprogs",
+    "kmod",
+    "procps",
+    "qemu-system-x86",
+    "xz-utils",
+    "zstd",
 ];

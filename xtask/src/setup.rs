@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::packages::{BENCH, DEMO, TESTS};
+use crate::packages::{BENCH, DEMO, TESTS, VM};
 
 /// Debian asks this program whether a package may start its service (invoke-rc.d(8)).
 const POLICY: &str = "/usr/sbin/policy-rc.d";
@@ -31,6 +31,8 @@ pub(crate) enum Purpose {
     Tests,
     /// `cargo xtask bench proxies`.
     Bench,
+    /// `cargo xtask vm`.
+    Vm,
 }
 
 /// Forbids services to start, as long as it lives; leaves a policy alone that was there.
@@ -116,6 +118,7 @@ fn missing(purpose: Purpose) -> Vec<&'static str> {
         Purpose::Demo => &[DEMO],
         Purpose::Tests => &[DEMO, TESTS],
         Purpose::Bench => &[BENCH],
+        Purpose::Vm => &[DEMO, TESTS, VM],
     };
     lists.concat().into_iter().filter(|package| !installed(package)).collect()
 }

@@ -144,7 +144,8 @@ pub(crate) fn cargo(root: &Path, arguments: &[&str], variables: &[(&str, &str)])
     Ok(())
 }
 
-fn command(root: &Path, arguments: &[&str]) -> Command {
+/// cargo in the workspace, to be run.
+pub(crate) fn command(root: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(root);
     // Cargo sets these for xtask itself; the inner cargo must find its own.

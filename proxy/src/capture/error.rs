@@ -8,6 +8,14 @@ pub enum CaptureError {
     /// The BPF object could not be loaded.
     #[error("cannot load the BPF object: {0}; `weir check` tells what this kernel lacks")]
     Load(#[from] aya::EbpfError),
+    /// The kernel lacks what nothing can stand for.
+    #[error(
+        "this kernel ({release}) is too old: its sockops programs are not told which network namespace a socket is of; use Linux 5.15 or later, and see `weir check`"
+    )]
+    TooOld {
+        /// As `uname -r` says it.
+        release: String,
+    },
     /// One program was refused.
     #[error(
         "cannot load BPF program {name}: {source}; run as root or grant CAP_BPF and CAP_NET_ADMIN, and see `weir check`"

@@ -22,8 +22,10 @@ use weir_common::{
 use super::{
     CaptureError,
     attach::{INBOUND_PROGRAM, refused},
+    features,
     left::AllLeft,
     pins::{Lock, Pins, digest, lock_holder},
+    probe::Support,
     seeding::Seeded,
     table::{Prefixes, Table, lock, take},
 };
@@ -83,8 +85,10 @@ impl Instance {
     /// Opens the instance's maps, or makes them, and loads the programs; attaches nothing.
     ///
     /// # Errors
-    /// [`CaptureError::Running`] where another process serves it; else what the kernel refuses.
+    /// [`CaptureError::TooOld`] before anything is made; [`CaptureError::Running`] where another
+    /// process serves it; else what the kernel refuses.
     pub fn open(options: &InstanceOptions) -> Result<Self, CaptureError> {
+        refuse_old_kernels()?;
         let (pins, lock) = match &options.name {
             None => (Pins::private()?, None),
             Some(name) => match Pins::named(name) {
@@ -203,6 +207,17 @@ impl Instance {
 }
 
 // === helpers ===
+
+/// Without a socket's namespace in sockops, connections of two workloads could be taken for each
+/// other.
+fn refuse_old_kernels() -> Result<(), CaptureError> {
+    if features::netns_cookie_in_sockops() != Support::No {
+        // Where it cannot be asked, loading tells why.
+        return Ok(());
+    }
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    Err(CaptureError::TooOld { release: release.trim().to_owned() })
+}
 
 fn running(instance: &str, pins: &Pins) -> CaptureError {
     CaptureError::Running { instance: instance.to_owned(), holder: holder(pins.root()) }

@@ -7,6 +7,7 @@ use crate::{
     capture::CaptureError,
     config::ConfigError,
     ports::{CidrError, PortListError},
+    workloads::WorkloadError,
 };
 
 /// How a verb ended.
@@ -77,6 +78,12 @@ impl Exit {
             let denied = source.kind() == io::ErrorKind::PermissionDenied;
             return denied.then_some(Self::Requirement);
         }
+        // A transparent error is not among its own causes, and neither is what it stands for.
+        match cause.downcast_ref::<WorkloadError>() {
+            Some(WorkloadError::Capture(error)) => return Self::of_cause(error),
+            Some(WorkloadError::Config(error)) => return Self::of_cause(error),
+            _ => {}
+        }
         if let Some(error) = cause.downcast_ref::<CaptureError>() {
             return Some(match error {
                 CaptureError::OwnCgroup(_) => Self::Usage,
@@ -144,4 +151,19 @@ fn describe(error: &anyhow::Error) -> String {
 /// Writing to our own stdout; a peer's broken pipe has another error around it.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_refuses_a_workload_is_a_requirement() {
+        let error = WorkloadError::from(CaptureError::TooOld { release: "5.10.0".into() });
+        let error = anyhow::Error::new(error).context("cannot start");
+        assert_eq!(Exit::of(&error), Exit::Requirement);
+        let own = WorkloadError::from(CaptureError::OwnCgroup("/sys/fs/cgroup/a".into()));
+        assert_eq!(Exit::of(&own.into()), Exit::Usage);
+        assert_eq!(Exit::of(&WorkloadError::None.into()), Exit::Failure);
+    }
 }

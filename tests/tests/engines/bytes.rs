@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use weir_tests::Lab;
 use weir_tests::engine::Engine;
 use weir_tests::lab::SERVER_V4;
-use weir_tests::process::run;
+use weir_tests::process::{patience, run};
 use weir_tests::servers::{grpc, nghttpd, nginx, websocket};
 use weir_tests::site::PATIENCE;
 use weir_tests::way::{Kind, Way};
@@ -218,7 +218,7 @@ fn recorded(way: &Way, lab: &Lab, port: u16, line: &str) -> Result<Vec<[Recorded
                 client.set_nonblocking(false)?;
                 let server = lab.client.enter(|| TcpStream::connect((SERVER_V4, port)))??;
                 for stream in [&client, &server] {
-                    stream.set_read_timeout(Some(PATIENCE))?;
+                    stream.set_read_timeout(Some(patience(PATIENCE)))?;
                     stream.set_nodelay(true)?;
                 }
                 let wire = way.listen()?.wire()?;

@@ -11,7 +11,7 @@ use weir_tests::cgroup::Cgroup;
 use weir_tests::engine::Engine;
 use weir_tests::fixture;
 use weir_tests::lab::SERVER_V4;
-use weir_tests::process::{Process, wait_until};
+use weir_tests::process::{Process, patience, wait_until};
 use weir_tests::servers::grpc;
 use weir_tests::site::{PATIENCE, accept, read_all};
 use weir_tests::way::{Kind, Way};
@@ -73,7 +73,7 @@ fn http1_clients_are_told(engine: Engine) -> Result<()> {
             }));
         }
         for _ in 0..CLIENTS {
-            worked.recv_timeout(PATIENCE).context("the clients do not get on")?;
+            worked.recv_timeout(patience(PATIENCE)).context("the clients do not get on")?;
         }
         daemon.process.signal(Signal::SIGTERM)?;
         clients.into_iter().map(|client| client.join().expect("no panic")).collect()

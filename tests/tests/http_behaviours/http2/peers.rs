@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use weir_tests::process::patience;
 use weir_tests::site::PATIENCE;
 use weir_tests::way::Way;
 use weir_tests::wire::Wire;
@@ -67,8 +68,8 @@ where
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut peers =
-            timeout(PATIENCE, Peers::new(wire, builder)).await.context("handshake")??;
-        timeout(PATIENCE, talk(&mut peers)).await.context("it hangs")??;
+            timeout(patience(PATIENCE), Peers::new(wire, builder)).await.context("handshake")??;
+        timeout(patience(PATIENCE), talk(&mut peers)).await.context("it hangs")??;
         peers.end().await
     })?;
     drop(runtime);
@@ -125,10 +126,13 @@ impl Peers {
         drop((client, arrivals));
         // A task that was asked for its end has told it already.
         if !client_end.is_finished() {
-            timeout(PATIENCE, client_end).await.context("the client's connection goes on")???;
+            timeout(patience(PATIENCE), client_end)
+                .await
+                .context("the client's connection goes on")???;
         }
-        let ended =
-            timeout(PATIENCE, server_end).await.context("the server's connection goes on")?;
+        let ended = timeout(patience(PATIENCE), server_end)
+            .await
+            .context("the server's connection goes on")?;
         drop(orders);
         match ended? {
             Err(error) if error.is_io() && !is_disconnect(&error) => Err(error.into()),

@@ -1,0 +1,181 @@
+//! What is tested, on a disk of its own: weir, the test programs, their fixtures, and the list of
+//! tests to be run.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::image::Stage;
+use super::output_of;
+use super::protocol::Test;
+use crate::{ebpf, test};
+
+const RUN: &str = include_str!("guest/run.sh");
+
+/// Where the guest finds the BPF object that was built on the host.
+const OBJECT: &str = "/payload/weir.o";
+
+/// The compiled test programs, and all tests in them.
+pub(super) struct Built {
+    programs: Vec<(String, PathBuf)>,
+    /// Every test that there is.
+    pub(super) tests: Vec<Test>,
+    weir: PathBuf,
+    load: PathBuf,
+    object: Option<PathBuf>,
+}
+
+/// How the guest goes about it.
+pub(super) struct Manner {
+    /// By how much tests wait longer than on a machine that runs at its own speed.
+    pub(super) patience: u32,
+    /// Seconds that one test may take.
+    pub(super) test_limit: u64,
+    /// How many tests run at once.
+    pub(super) jobs: u32,
+}
+
+// === impl Built ===
+
+impl Built {
+    /// Builds weir and the tests as they are released.
+    ///
+    /// # Errors
+    ///
+    /// Fails when they do not compile.
+    pub(super) fn new(root: &Path) -> Result<Self> {
+        test::cargo(root, &["build", "--release", "--package", "weir"], &[])?;
+        let arguments =
+            ["test", "--release", "--package", "weir-tests", "--no-run", "--message-format=json"];
+        let output = test::command(root, &arguments).stderr(Stdio::inherit()).output()?;
+        ensure!(
+            output.status.success(),
+            "cargo {} ended with {}",
+            arguments.join(" "),
+            output.status
+        );
+        let messages = String::from_utf8_lossy(&output.stdout);
+        let programs = programs(&messages, "test");
+        let load = programs_named(&messages, "bin", "weir-load")?;
+        let mut tests = Vec::new();
+        for (target, path) in &programs {
+            let list = output_of(Command::new(path).args(["--list", "--format", "terse"]))?;
+            let names = list.lines().filter_map(|line| line.strip_suffix(": test"));
+            tests.extend(names.map(|name| Test { target: target.clone(), name: name.into() }));
+        }
+        tests.sort();
+        let weir = load.with_file_name("weir");
+        ensure!(!tests.is_empty(), "the test programs list no test");
+        Ok(Self { programs, tests, weir, load, object: ebpf::fresh_object(root)? })
+    }
+
+    /// Makes a disk that runs these tests.
+    ///
+    /// # Errors
+    ///
+    /// Fails when a file is missing or the disk cannot be made.
+    pub(super) fn disk(&self, image: &Path, tests: &[Test], manner: &Manner) -> Result<()> {
+        let cache = image.parent().context("the image lies in the cache")?;
+        let stage = Stage::new(cache, "payload")?;
+        let place = |path: &Path| -> Result<PathBuf> {
+            let inside = stage.path().join(path.strip_prefix("/")?);
+            fs::create_dir_all(inside.parent().unwrap_or(&inside))?;
+            Ok(inside)
+        };
+        let fixtures = weir_tests::fixture::path("").components().collect::<PathBuf>();
+        fs::create_dir_all(place(&fixtures)?)?;
+        for fixture in super::image::glob(&fixtures, "")? {
+            fs::copy(&fixture, place(&fixture)?)?;
+        }
+        let mut lines = String::new();
+        for test in tests {
+            let mut programs = self.programs.iter();
+            let program = programs.find(|(target, _)| *target == test.target);
+            let (_, program) = program.with_context(|| format!("no program has {test}"))?;
+            lines.push_str(&format!("{} {} {}\n", test.target, program.display(), test.name));
+        }
+        for program in self.programs.iter().map(|(_, path)| path).chain([&self.weir, &self.load]) {
+            // Their lines are of no use in the guest, and most of their size.
+            let stripped = place(program)?;
+            output_of(Command::new("strip").arg("-g").arg("-o").arg(stripped).arg(program))?;
+        }
+        let mut environment = format!(
+            "WEIR_BIN={}\nWEIR_TEST_PATIENCE={}\nWEIR_VM_TEST_LIMIT={}\nWEIR_VM_JOBS={}\n",
+            self.weir.display(),
+            manner.patience,
+            manner.test_limit,
+            manner.jobs
+        );
+        if let Some(object) = &self.object {
+            fs::copy(object, stage.path().join("weir.o"))?;
+            environment.push_str(&format!("WEIR_BPF_OBJECT={OBJECT}\n"));
+        }
+        let target = self.weir.parent().context("weir lies in a folder")?;
+        let binds = format!("{}\n{}\n", fixtures.display(), target.display());
+        let files = [
+            ("binds", binds),
+            ("environment", environment),
+            ("tests", lines),
+            ("run.sh", RUN.into()),
+        ];
+        for (name, content) in files {
+            fs::write(stage.path().join(name), content)?;
+        }
+        stage.image(image, 16 << 20)
+    }
+}
+
+// === helpers ===
+
+/// Name and path of the programs of a kind, from cargo's messages.
+fn programs(messages: &str, kind: &str) -> Vec<(String, PathBuf)> {
+    let messages = messages.lines().filter_map(|line| serde_json::from_str(line).ok());
+    let programs = messages.filter_map(|message: serde_json::Value| {
+        let target = &message["target"];
+        let of_kind = target["kind"].as_array()?.iter().any(|k| k == kind);
+        // A program is also built with a harness around its unit tests.
+        let wanted = of_kind && (kind == "test") == message["profile"]["test"].as_bool()?;
+        let path = message["executable"].as_str().filter(|_| wanted)?;
+        Some((target["name"].as_str()?.to_owned(), PathBuf::from(path)))
+    });
+    programs.collect()
+}
+
+fn programs_named(messages: &str, kind: &str, name: &str) -> Result<PathBuf> {
+    match programs(messages, kind).into_iter().find(|(found, _)| found == name) {
+        Some((_, path)) => Ok(path),
+        None => bail!("cargo has built no {name}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_programs_are_found_among_cargos_messages() {
+        let message = |kind: &str, name: &str, test: bool, executable: &str| {
+            format!(
+                "{{\"reason\":\"compiler-artifact\",\"target\":{{\"kind\":[\"{kind}\"],\"name\":\"{name}\"}},\
+                 \"profile\":{{\"test\":{test}}},\"executable\":{executable}}}\n"
+            )
+        };
+        let messages = [
+            message("lib", "weir_tests", true, "\"/t/lib\""),
+            message("test", "ports", true, "\"/t/ports\""),
+            message("bin", "weir-load", true, "\"/t/unit\""),
+            message("bin", "weir-load", false, "\"/t/weir-load\""),
+            message("lib", "weir", false, "null"),
+            "{\"reason\":\"build-finished\",\"success\":true}\n".into(),
+        ]
+        .concat();
+        assert_eq!(programs(&messages, "test"), [("ports".into(), "/t/ports".into())]);
+        assert_eq!(
+            programs_named(&messages, "bin", "weir-load").unwrap(),
+            Path::new("/t/weir-load")
+        );
+        assert!(programs_named(&messages, "bin", "weir").is_err());
+    }
+}

@@ -1,0 +1,142 @@
+//! Which tests a kernel is given, and why it is not given the others.
+
+use super::protocol::Test;
+
+/// How much is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Breadth {
+    /// What fits into a run of continuous integration.
+    Quick,
+    /// Everything that is about the kernel.
+    Wide,
+}
+
+/// Tests that no virtual machine is given: a whole program, or tests whose name begins so.
+const LEFT_OUT: [(&str, &str, &str); 6] = [
+    ("bulk", "", "gigabytes through an emulated processor: load, not a question to the kernel"),
+    ("storm", "", "judges rates and times of a loaded machine"),
+    ("exhaustion", "", "judges processor time"),
+    ("protocols", "h2load_", "makes load; the protocols have other tests"),
+    ("engines", "", "compares the HTTP engines with each other, above the kernel; minutes each"),
+    ("http_behaviours", "", "about HTTP, above the kernel; minutes each"),
+];
+
+/// The only tests for a kernel on which weir does not run.
+const FLOOR: &str = "floor";
+
+/// What [`Breadth::Quick`] has: one test at least of each thing that depends on the kernel.
+const QUICK: [(&str, &str); 30] = [
+    ("acceleration", ""),
+    ("coexistence", "a_load_balancer_below_"),
+    ("coexistence", "an_overridable_program_above_"),
+    ("failopen", "connections_go_direct_after_kill_9_"),
+    ("failopen", "connections_go_direct_while_"),
+    ("inbound", "a_skipped_port_"),
+    ("inbound", "connections_from_inside_"),
+    ("inbound", "every_family_"),
+    ("inbound", "fail_closed_"),
+    ("inbound", "identical_four_tuples_"),
+    ("inbound", "with_preserve_client_ip_"),
+    ("learning", "bypass_"),
+    ("ports", "a_port_is_skipped_"),
+    ("ports", "a_skipped_port_"),
+    ("protocols", "curl_speaks_h2c_"),
+    ("protocols", "mariadb_on_an_undeclared_port_"),
+    ("protocols", "redis_"),
+    ("restart", "a_program_that_is_missing_"),
+    ("restart", "the_same_programs_"),
+    ("seeding", "a_server_works_in_every_way_"),
+    ("seeding", "the_last_copy_"),
+    ("seeding", "what_was_followed_"),
+    ("survival", "detach_without_"),
+    ("survival", "workloads_added_"),
+    ("transparency", "a_bound_source_"),
+    ("transparency", "an_address_without_route_"),
+    ("transparency", "getpeername_"),
+    ("transparency", "udp_"),
+    ("transparency", "v4_mapped_"),
+    ("workloads", "workloads_are_added_"),
+];
+
+/// The tests to be run, and for each of the others why not.
+pub(super) struct Selection {
+    pub(super) run: Vec<Test>,
+    pub(super) not_run: Vec<(Test, &'static str)>,
+}
+
+/// Divides the tests. `supported`: weir runs on this kernel. What a filter leaves out is in neither
+/// list.
+pub(super) fn select(
+    tests: &[Test],
+    supported: bool,
+    breadth: Breadth,
+    filter: Option<&str>,
+) -> Selection {
+    let mut selection = Selection { run: Vec::new(), not_run: Vec::new() };
+    let asked = |test: &&Test| filter.is_none_or(|filter| test.to_string().contains(filter));
+    for test in tests.iter().filter(asked) {
+        match reason(test, supported, breadth, filter.is_some()) {
+            None => selection.run.push(test.clone()),
+            Some(reason) => selection.not_run.push((test.clone(), reason)),
+        }
+    }
+    selection
+}
+
+fn reason(test: &Test, supported: bool, breadth: Breadth, named: bool) -> Option<&'static str> {
+    let is = |target: &str, begin: &str| test.target == target && test.name.starts_with(begin);
+    match (test.target == FLOOR, supported) {
+        (true, false) => return None,
+        (true, true) => return Some("is about kernels that are too old for weir"),
+        (false, false) => return Some("weir needs Linux 5.15"),
+        (false, true) => {}
+    }
+    if let Some((_, _, reason)) = LEFT_OUT.iter().find(|(target, begin, _)| is(target, begin)) {
+        return Some(reason);
+    }
+    // Who names a test gets it.
+    let quick = named || QUICK.iter().any(|(target, begin)| is(target, begin));
+    (breadth == Breadth::Quick && !quick).then_some("left to the wide selection, to save time")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tests() -> Vec<Test> {
+        let names = [
+            ("bulk", "http1_carries"),
+            ("protocols", "h2load_over_http1"),
+            ("protocols", "redis_sets"),
+            ("failopen", "two_weirs"),
+            ("floor", "weir_refuses"),
+        ];
+        names.map(|(target, name)| Test { target: target.into(), name: name.into() }).into()
+    }
+
+    fn run(supported: bool, breadth: Breadth, filter: Option<&str>) -> Vec<String> {
+        let selection = select(&tests(), supported, breadth, filter);
+        if filter.is_none() {
+            // Nothing is skipped silently.
+            assert_eq!(selection.run.len() + selection.not_run.len(), tests().len());
+        }
+        selection.run.iter().map(Test::to_string).collect()
+    }
+
+    #[test]
+    fn load_is_left_out_and_so_is_what_another_kernel_answers() {
+        assert_eq!(
+            run(true, Breadth::Wide, None),
+            ["protocols::redis_sets", "failopen::two_weirs"]
+        );
+        assert_eq!(run(false, Breadth::Wide, None), ["floor::weir_refuses"]);
+        assert_eq!(run(true, Breadth::Quick, None), ["failopen::two_weirs"]);
+    }
+
+    #[test]
+    fn a_filter_narrows() {
+        assert_eq!(run(true, Breadth::Wide, Some("redis")), ["protocols::redis_sets"]);
+        assert_eq!(run(true, Breadth::Quick, Some("redis")), ["protocols::redis_sets"]);
+        assert_eq!(run(true, Breadth::Wide, Some("bulk")), [""; 0]);
+    }
+}
