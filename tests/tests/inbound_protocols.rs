@@ -120,7 +120,7 @@ fn http_requests_are_recorded_with_their_status() -> Result<()> {
             assert_eq!(told("direction"), ["inbound", "inbound"]);
         }
     }
-    assert!(server.log().contains("HTTP/2.0 200 /hello.txt"), "{}", server.log());
+    server.wait_for_log("HTTP/2.0 200 /hello.txt")?;
     Ok(())
 }
 

@@ -185,7 +185,7 @@ fn curl_speaks_http1_to_nginx() -> Result<()> {
     assert_eq!(requests[0].text("path"), "/hello.txt");
     assert_eq!(requests[0].number("status"), 200);
     assert_eq!(requests[1].number("status"), 404);
-    assert!(server.log().contains("HTTP/1.1 200 /hello.txt"), "{}", server.log());
+    server.wait_for_log("HTTP/1.1 200 /hello.txt")?;
     Ok(())
 }
 
@@ -228,7 +228,7 @@ fn curl_speaks_h2c_to_nginx() -> Result<()> {
     let requests = seen.records.requests();
     assert_eq!(requests.len(), 1, "{requests:#?}");
     assert_eq!(requests[0].number("status"), 200);
-    assert!(server.log().contains("HTTP/2.0 200 /hello.txt"), "{}", server.log());
+    server.wait_for_log("HTTP/2.0 200 /hello.txt")?;
     Ok(())
 }
 
@@ -309,6 +309,6 @@ fn tls_passes_through_and_leaves_its_names() -> Result<()> {
     let connection = seen.records.only_connection(nginx::TLS);
     assert_eq!(connection.text("sni"), "server.test");
     assert!(connection.text("alpn").contains("h2"), "{connection:#?}");
-    assert!(server.log().contains("HTTP/2.0 200"), "{}", server.log());
+    server.wait_for_log("HTTP/2.0 200")?;
     Ok(())
 }

@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::write;
 use crate::Lab;
 use crate::cgroup::Cgroup;
-use crate::process::{Process, run};
+use crate::process::{Process, run, wait_until};
+use crate::site::PATIENCE;
 
 /// HTTP/1.
 pub const HTTP1: u16 = 8080;
@@ -75,6 +76,18 @@ impl Nginx {
     #[must_use]
     pub fn log(&self) -> String {
         self.process.log()
+    }
+
+    /// Waits until the log has this: nginx writes it after the client has its answer.
+    ///
+    /// # Errors
+    ///
+    /// Fails with the log when it does not get it.
+    pub fn wait_for_log(&self, text: &str) -> Result<()> {
+        let waited = wait_until(&format!("{text:?} in nginx's log"), PATIENCE, || {
+            Ok(self.process.log().contains(text))
+        });
+        waited.with_context(|| self.process.log())
     }
 }
 
