@@ -90,7 +90,7 @@ impl Chaos {
         self.stage.traffic.has_begun()?;
         let begin = Instant::now();
         while begin.elapsed() < time {
-            let (pause, action) = schedule.next();
+            let (pause, action) = schedule.step();
             self.rest(pause)?;
             self.stage.reap()?;
             eprintln!("{:>8.3} {action}", begin.elapsed().as_secs_f64());

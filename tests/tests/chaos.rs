@@ -23,6 +23,5 @@ fn chaos_of_a_known_seed_loses_nothing_that_it_may_not() -> Result<()> {
 
 #[test]
 fn chaos_of_a_random_seed_loses_nothing_that_it_may_not() -> Result<()> {
-    let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    rage(number("CHAOS_SEED").unwrap_or_else(chaos::seed), number("CHAOS_SECONDS").unwrap_or(25))
+    rage(chaos::seed(), 25)
 }

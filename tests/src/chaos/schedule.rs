@@ -104,7 +104,7 @@ impl Schedule {
     }
 
     /// How long nothing is done, and what then.
-    pub fn next(&mut self) -> (Duration, Action) {
+    pub fn step(&mut self) -> (Duration, Action) {
         (self.span(50, 1500), self.action())
     }
 
@@ -190,7 +190,7 @@ mod tests {
     fn a_seed_makes_one_schedule_with_everything_in_it() {
         let draw = |seed| {
             let mut schedule = Schedule::new(seed);
-            (0..400).map(|_| schedule.next()).collect::<Vec<_>>()
+            (0..400).map(|_| schedule.step()).collect::<Vec<_>>()
         };
         let one = draw(7);
         assert_eq!(one, draw(7));

@@ -8,10 +8,14 @@ use super::Holdings;
 /// kept descriptors. An allocator gives back late and in large pieces; free buffers, pipes and sockets
 /// are kept, up to a bound.
 const PART: f64 = 0.05;
-const MEMORY: u64 = 1024;
-const KEPT: u64 = 16;
+const MEASURES: [(&str, u64, Measure); 2] = [
+    ("anonymous memory, KiB", 1024, |it| it.anonymous),
+    ("kept descriptors", 16, |it| it.kept as u64),
+];
 /// Rows of the table.
 const ROWS: usize = 10;
+
+type Measure = fn(&Holdings) -> u64;
 
 /// What was held after so many connections, when none was open.
 #[derive(Clone, Debug)]
@@ -51,11 +55,7 @@ impl Report {
     }
 
     fn grew(&self) -> Vec<String> {
-        let measures: [(&str, u64, fn(&Holdings) -> u64); 2] = [
-            ("anonymous memory, KiB", MEMORY, |it| it.anonymous),
-            ("kept descriptors", KEPT, |it| it.kept as u64),
-        ];
-        let told = measures.into_iter().filter_map(|(name, piece, measure)| {
+        let told = MEASURES.into_iter().filter_map(|(name, piece, measure)| {
             let [before, after] = [1, 3].map(|quarter| self.median(quarter, measure));
             let limit = before + (before as f64 * PART) as u64 + piece;
             (after > limit).then(|| format!("{name}: {before}, then {after}"))
@@ -64,7 +64,7 @@ impl Report {
     }
 
     /// Of the samples of a quarter, counted from 0.
-    fn median(&self, quarter: usize, measure: fn(&Holdings) -> u64) -> u64 {
+    fn median(&self, quarter: usize, measure: Measure) -> u64 {
         let length = self.samples.len();
         let samples = &self.samples[length * quarter / 4..length * (quarter + 1) / 4];
         let mut values: Vec<u64> = samples.iter().map(|it| measure(&it.holdings)).collect();

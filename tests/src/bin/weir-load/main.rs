@@ -29,6 +29,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -90,6 +91,9 @@ async fn serve(log: Log, stop: &CancellationToken) -> Result<()> {
     let (memory, mut listening) = (Arc::new(Memory::default()), JoinSet::new());
     for kind in Kind::ALL.into_iter().filter(|kind| kind.is_served()) {
         let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, kind.port())).await?;
+        // Accepted sockets inherit it: a server that is killed before it has come to look at one
+        // must not end that in order.
+        SockRef::from(&listener).set_linger(Some(Duration::ZERO))?;
         listening.spawn(accept(kind, listener, Arc::clone(&memory), log.clone()));
     }
     stop.cancelled().await;
