@@ -47,8 +47,8 @@ fn number(daemon: &Daemon, name: &str) -> Result<String> {
 /// The directory of maps and links: the schema's, in the instance's.
 fn schema(daemon: &Daemon) -> Result<PathBuf> {
     let root = pins(daemon.instance())?.into_iter().next().context("nothing is pinned")?;
-    let entries = fs::read_dir(&root)?.filter_map(|entry| Some(entry.ok()?.path()));
-    entries.filter(|path| path.is_dir()).next().context("no schema")
+    let mut entries = fs::read_dir(&root)?.filter_map(|entry| Some(entry.ok()?.path()));
+    entries.find(|path| path.is_dir()).context("no schema")
 }
 
 /// What the kernel said to each attempt of a process in the pod.
