@@ -100,7 +100,8 @@ impl Apt {
     fn lists(&self, update: bool) -> Result<()> {
         static ONCE: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
         let mut entries = fs::read_dir(self.dir.join("lists"))?.filter_map(Result::ok);
-        let there = entries.any(|entry| entry.file_name().to_string_lossy().ends_with("_Packages"));
+        // Some machines keep them compressed.
+        let there = entries.any(|entry| entry.file_name().to_string_lossy().contains("_Packages"));
         if there && (!update || ONCE.load(std::sync::atomic::Ordering::Relaxed)) {
             return Ok(());
         }

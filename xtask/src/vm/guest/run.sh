@@ -6,6 +6,11 @@ mkdir -p /dev/pts /dev/shm /run/sshd /run/lock /run/mysqld
 chmod 1777 /run/lock
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
+# udev would make these.
+ln -s /proc/self/fd /dev/fd
+for fd in 0:stdin 1:stdout 2:stderr; do
+    ln -s "/proc/self/fd/${fd%:*}" "/dev/${fd#*:}"
+done
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
 ip link set lo up
