@@ -8,8 +8,8 @@
 use std::sync::{Arc, Mutex};
 
 use libfuzzer_sys::fuzz_target;
-use weir::forward::http::{Exchange, ExchangeSink, Untracked};
-use weir::forward::{Http1Probe, Side};
+use weir::forward::http::{Exchange, ExchangeSink, HttpVersion, Untracked};
+use weir::forward::{Probe, Side};
 
 #[derive(Default)]
 struct Seen(Mutex<(usize, Vec<String>, Vec<Untracked>)>);
@@ -34,7 +34,7 @@ impl ExchangeSink for Seen {
 
 fn session(script: &[(Side, &[u8])], step: usize) -> (Vec<String>, Vec<Untracked>) {
     let seen = Arc::new(Seen::default());
-    let mut observer = Http1Probe::new(Arc::clone(&seen) as Arc<_>);
+    let mut observer = Probe::new(HttpVersion::Http1, Arc::clone(&seen) as Arc<_>);
     for (from, bytes) in script {
         for piece in bytes.chunks(step) {
             observer.bytes(*from, piece);
