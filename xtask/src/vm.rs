@@ -96,7 +96,10 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     let kernels: Vec<_> =
         wanted.iter().map(|w| archive::kernel(&cache, *w, args.update)).collect::<Result<_>>()?;
     let root_disk = image::root(&cache)?;
-    let ground = Ground { args, kvm: true.into(), root_disk, built: Built::new(root)?, cache };
+    let built = Built::new(root)?;
+    let stale = selection::stale(&built.tests);
+    ensure!(stale.is_empty(), "no test fits these entries of the selection: {}", stale.join(", "));
+    let ground = Ground { args, kvm: true.into(), root_disk, built, cache };
     let mut reports = Vec::new();
     for kernel in &kernels {
         reports.push(ground.test(kernel)?);
