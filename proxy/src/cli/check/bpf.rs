@@ -4,6 +4,7 @@ use super::Finding;
 use crate::capture::{
     features,
     probe::{self, Support},
+    sk_msg_self_test,
 };
 
 pub(super) fn findings() -> Vec<Finding> {
@@ -14,7 +15,21 @@ pub(super) fn findings() -> Vec<Finding> {
     let maps = probe::MAPS
         .into_iter()
         .map(|(name, kind)| judge(format!("map {name}"), probe::map(kind), true));
-    programs.chain(maps).chain(abilities()).collect()
+    programs.chain(maps).chain(abilities()).chain([sk_msg()]).collect()
+}
+
+/// What a start with `--sk-msg on` tries too: kernels that load the program can still be told by
+/// applications.
+fn sk_msg() -> Finding {
+    let name = "sk_msg self-test";
+    match sk_msg_self_test() {
+        Ok(()) => Finding::ok(name, "applications cannot tell"),
+        Err(error) => Finding::warn(
+            name,
+            error.to_string(),
+            "leave --sk-msg off; where it is on, weir goes on without it",
+        ),
+    }
 }
 
 /// What came later than the types of programs and maps.
