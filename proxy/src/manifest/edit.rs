@@ -355,7 +355,7 @@ impl<'a> Editor<'a> {
             _ => vec![value],
         };
         let has = |name: &&str| values.iter().any(|from| self.anchors.get(from, name).is_some());
-        KEYS.iter().any(|name| has(name)).then_some(key)
+        KEYS.iter().any(has).then_some(key)
     }
 }
 
@@ -386,7 +386,7 @@ fn flow(names: &[&str], pairs: &Pairs<'_>) -> String {
     match names.split_first() {
         Some((name, inner)) => format!("{}: {{{}}}", quote(name), flow(inner, pairs)),
         None => {
-            let texts: Vec<_> = pairs.iter().map(|pair| flow_pair(pair)).collect();
+            let texts: Vec<_> = pairs.iter().map(flow_pair).collect();
             texts.join(", ")
         }
     }
@@ -401,7 +401,7 @@ fn flow_lines(names: &[&str], pairs: &Pairs<'_>, margin: &str, step: &str, eol: 
             format!("{}: {{{eol}{within}{text}{eol}{margin}}}", quote(name))
         }
         None => {
-            let texts: Vec<_> = pairs.iter().map(|pair| flow_pair(pair)).collect();
+            let texts: Vec<_> = pairs.iter().map(flow_pair).collect();
             texts.join(&format!(",{eol}{margin}"))
         }
     }

@@ -154,7 +154,7 @@ impl<'a> Finder<'a> {
         let mapping = node.mapping().ok_or_else(|| {
             ManifestError::input(node.at, format!("the pod template of {name} is no mapping"))
         })?;
-        if !self.anchors.get(node, "spec").is_some_and(|spec| spec.mapping().is_some()) {
+        if self.anchors.get(node, "spec").is_none_or(|spec| spec.mapping().is_none()) {
             let problem = format!("the pod of {name} has no spec; a pod needs one");
             return Err(ManifestError::input(node.at, problem));
         }

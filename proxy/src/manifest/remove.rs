@@ -33,8 +33,12 @@ pub(super) fn annotations(editor: &mut Editor<'_>) -> Result<bool, ManifestError
     if ours.is_empty() {
         return Ok(false);
     }
-    for &(ref key, ref value) in ours.iter().map(|&place| &annotations.entries[place]) {
+    for (key, value) in ours.iter().map(|&place| &annotations.entries[place]) {
         annotations.get(key.scalar().unwrap_or_default())?;
+        if matches!(value.kind, Kind::Sequence(_) | Kind::Mapping(_)) {
+            let problem = "the annotation is no string; correct it";
+            return Err(editor.error(value, problem));
+        }
         if value.anchor != 0 || key.anchor != 0 {
             return Err(editor.error(value, "the annotation has an anchor; remove the anchor"));
         }
@@ -57,7 +61,32 @@ pub(super) fn annotations(editor: &mut Editor<'_>) -> Result<bool, ManifestError
             }
         }
     }
+    not_into_a_block(editor, annotations_entry)?;
     Ok(true)
+}
+
+/// # Errors
+/// If a block scalar stands in front of what is removed, and blank lines or comments behind it: they
+/// would become its text.
+fn not_into_a_block(editor: &Editor<'_>, annotations: &Entry) -> Result<(), ManifestError> {
+    let mut end = None;
+    for (place, edit) in editor.edits.iter().enumerate() {
+        if editor.tree.block_ends.contains(&edit.bytes.start) {
+            end = Some(edit.bytes.end);
+        } else if end != Some(edit.bytes.start) {
+            end = None;
+        }
+        let Some(reached) = end.as_mut() else { continue };
+        *reached = edit.bytes.end;
+        let goes_on = editor.edits.get(place + 1).is_some_and(|next| next.bytes.start == *reached);
+        let behind = editor.text[*reached..].lines().next().unwrap_or("-").trim();
+        if !goes_on && (behind.is_empty() || behind.starts_with('#')) {
+            let problem = "what follows weir's annotations would become part of the block of text \
+                           in front of them; put an annotation or nothing there";
+            return Err(editor.error(&annotations.0, problem));
+        }
+    }
+    Ok(())
 }
 
 fn within<'a>(

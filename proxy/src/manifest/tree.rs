@@ -49,6 +49,8 @@ pub(super) struct Tree {
     pub(super) documents: Vec<Node>,
     /// Anchors that an alias refers to.
     pub(super) aliased: HashSet<usize>,
+    /// Where block scalars end, with the blank lines that follow them.
+    pub(super) block_ends: HashSet<usize>,
 }
 
 /// Where each anchor is.
@@ -76,7 +78,8 @@ impl Tree {
     pub(super) fn parse(text: &str) -> Result<Self, ManifestError> {
         let offsets =
             (!text.is_ascii()).then(|| text.char_indices().map(|(offset, _)| offset).collect());
-        let tree = Self { documents: Vec::new(), aliased: HashSet::new() };
+        let tree =
+            Self { documents: Vec::new(), aliased: HashSet::new(), block_ends: HashSet::new() };
         let mut builder = Builder { text, offsets, stack: Vec::new(), tree };
         for event in Parser::new_from_str(text) {
             let (event, span) = event.map_err(|error| {
@@ -131,6 +134,9 @@ impl Builder<'_> {
                 if matches!(style, ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted) {
                     let start = self.content(span);
                     node.bytes.end = start + quoted_end(&self.text[start..node.bytes.end]);
+                }
+                if matches!(node.kind, Kind::Scalar { block: true, .. }) {
+                    self.tree.block_ends.insert(node.bytes.end);
                 }
                 self.add(node);
             }
@@ -348,9 +354,11 @@ fn quoted_end(text: &str) -> usize {
     let mut characters = text.char_indices();
     let Some((_, quote)) = characters.next() else { return 0 };
     while let Some((at, c)) = characters.next() {
-        if c == '\\' && quote == '"' {
-            characters.next();
-        } else if c == quote && quote == '\'' && text[at + 1..].starts_with('\'') {
+        let escape = match quote {
+            '"' => c == '\\',
+            _ => text[at..].starts_with("''"),
+        };
+        if escape {
             characters.next();
         } else if c == quote {
             return at + 1;
