@@ -48,6 +48,11 @@ pub(super) fn annotations(editor: &mut Editor<'_>) -> Result<bool, ManifestError
         if !empties(&left) || left.last().is_some_and(|(inner, _)| marked(editor.text, inner)) {
             break;
         }
+        if entry.1.anchor != 0 {
+            let problem =
+                "nothing but weir's annotations is here, and an anchor; remove the anchor";
+            return Err(editor.error(&entry.1, problem));
+        }
         left.push((mapping, places(mapping, |other| std::ptr::eq(other, entry))));
     }
     let emptied = empties(&left);

@@ -8,7 +8,10 @@ use std::{
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span, Tag};
 
-use super::error::{ManifestError, Position};
+use super::{
+    error::{ManifestError, Position},
+    remove::line_start,
+};
 
 /// Collections within collections; schemas in custom resource definitions have about forty.
 const DEEPEST: usize = 200;
@@ -136,6 +139,11 @@ impl Builder<'_> {
                     node.bytes.end = start + quoted_end(&self.text[start..node.bytes.end]);
                 }
                 if matches!(node.kind, Kind::Scalar { block: true, .. }) {
+                    // An empty one's span has the next line's indentation.
+                    let end = line_start(self.text, node.bytes.end);
+                    if self.text[end..node.bytes.end].trim().is_empty() {
+                        node.bytes = node.bytes.start.min(end)..end;
+                    }
                     self.tree.block_ends.insert(node.bytes.end);
                 }
                 self.add(node);
@@ -189,7 +197,11 @@ impl Builder<'_> {
 
     fn close(&mut self, span: Span) {
         let Some(Open { mut node, .. }) = self.stack.pop() else { return };
-        let end = self.offset(span.start);
+        let mut end = self.offset(span.start);
+        // The span of a collection with a trailing comma is the comma's.
+        if !span.is_empty() && self.text[end..].starts_with(',') {
+            end += 1 + content(&self.text[end + 1..]);
+        }
         if let Kind::Mapping(Mapping { braces: Some(braces), .. }) = &mut node.kind {
             braces.end = end;
         }
