@@ -8,6 +8,7 @@ mod detach;
 mod exec;
 mod exit;
 mod explain;
+mod inject;
 mod man;
 pub mod output;
 mod ports;
@@ -29,7 +30,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0      success (a reader that closes the pipe early is one too)
   1      failure
-  2      bad usage or bad input: flags, port lists, configuration
+  2      bad usage or bad input: flags, port lists, configuration, manifests
   3      a requirement is missing: root or capabilities, kernel, cgroup2
   4      no weir is running: nobody behind the control socket
   CODE   `weir exec` ends with its command's own code, or 128 + signal";
@@ -63,6 +64,10 @@ enum Verb {
     Stat(stat::Args),
     /// Check that this machine can run weir, and prove it
     Check(check::Args),
+    /// Add weir's annotations to the pods of a Kubernetes manifest
+    Inject(inject::InjectArgs),
+    /// Take weir's annotations out of a Kubernetes manifest
+    Uninject(inject::UninjectArgs),
     /// Print a shell completion script
     Completions(completions::Args),
     /// Print the manual page
@@ -91,6 +96,8 @@ pub fn main() -> ExitCode {
         Verb::Status(args) => status::run(&args),
         Verb::Stat(args) => stat::run(&args),
         Verb::Check(args) => check::run(&args, Some(check::interception)),
+        Verb::Inject(args) => inject::inject(&args),
+        Verb::Uninject(args) => inject::uninject(&args),
         Verb::Completions(args) => completions::run(&args),
         Verb::Man(args) => man::run(&args),
     };

@@ -14,6 +14,7 @@ pub mod detect;
 pub mod forward;
 pub mod learn;
 pub mod log;
+pub mod manifest;
 pub mod names;
 pub mod ports;
 pub mod privileges;

@@ -6,6 +6,7 @@ use crate::{
     admin::{client::ClientError, control::ControlSocketError, protocol::ErrorCode},
     capture::CaptureError,
     config::ConfigError,
+    manifest::ManifestError,
     ports::{CidrError, PortListError},
     workloads::WorkloadError,
 };
@@ -96,6 +97,12 @@ impl Exit {
                     Self::Usage
                 }
                 _ => Self::Requirement,
+            });
+        }
+        if let Some(error) = cause.downcast_ref::<ManifestError>() {
+            return Some(match error {
+                ManifestError::Input { .. } => Self::Usage,
+                ManifestError::Internal(_) => Self::Failure,
             });
         }
         let usage =

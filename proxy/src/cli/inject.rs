@@ -1,0 +1,103 @@
+//! `weir inject` and `weir uninject`: a manifest through [`crate::manifest`], from a file or stdin
+//! to stdout. Nothing is written unless all of it was understood.
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+
+use super::{Exit, output::narrate, with_exit};
+use crate::{
+    manifest::{self, Edited, ManifestError, Ports},
+    ports::{PortList, PortListError},
+};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  weir inject deployment.yml --skip-outbound-ports=4406 | kubectl apply -f -
+  kubectl get deployment web -o yaml | weir inject --opaque-ports +9000 - | kubectl apply -f -
+
+Deployments, StatefulSets, DaemonSets, ReplicaSets, Jobs, CronJobs, Pods and lists of them are
+changed; other objects pass as they are. Comments, order and formatting stay. Annotations that are
+there already get the values of the flags that are given, and are left alone otherwise.")]
+pub(super) struct InjectArgs {
+    /// A manifest in YAML or JSON, with any number of documents; - is stdin
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    /// Ports of inbound connections that the kernel lets pass
+    #[arg(long, value_name = "LIST", value_parser = port_list, allow_hyphen_values = true)]
+    skip_inbound_ports: Option<String>,
+
+    /// Ports of outbound connections that the kernel lets pass, such as 25,9000-9100
+    #[arg(long, value_name = "LIST", value_parser = port_list, allow_hyphen_values = true)]
+    skip_outbound_ports: Option<String>,
+
+    /// Ports forwarded as raw TCP, both directions; +LIST adds to the default list
+    #[arg(long, value_name = "LIST", value_parser = port_list, allow_hyphen_values = true)]
+    opaque_ports: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  weir uninject deployment.yml | kubectl apply -f -
+  kubectl get deployment web -o yaml | weir uninject - | kubectl apply -f -
+
+What weir inject has added goes, and so does what is empty without it.")]
+pub(super) struct UninjectArgs {
+    /// A manifest in YAML or JSON, with any number of documents; - is stdin
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+pub(super) fn inject(args: &InjectArgs) -> anyhow::Result<Exit> {
+    let ports = Ports {
+        skip_inbound: args.skip_inbound_ports.clone(),
+        skip_outbound: args.skip_outbound_ports.clone(),
+        opaque: args.opaque_ports.clone(),
+    };
+    edit("inject", &args.file, |text| manifest::inject(text, &ports))
+}
+
+pub(super) fn uninject(args: &UninjectArgs) -> anyhow::Result<Exit> {
+    edit("uninject", &args.file, manifest::uninject)
+}
+
+fn edit(
+    verb: &str,
+    file: &Path,
+    work: impl FnOnce(&[u8]) -> Result<Edited, ManifestError>,
+) -> anyhow::Result<Exit> {
+    let (name, text) = if file == Path::new("-") {
+        let mut text = Vec::new();
+        let read = io::stdin().lock().read_to_end(&mut text);
+        ("stdin".to_owned(), read.map(|_| text))
+    } else {
+        (file.display().to_string(), fs::read(file))
+    };
+    let text = text
+        .with_context(|| format!("cannot read {name}; name a manifest, or - for stdin"))
+        .map_err(|error| with_exit(error, Exit::Usage))?;
+    let edited = work(&text).with_context(|| format!("cannot {verb} {name}"))?;
+    // Not by way of `write_stdout`, which takes escape sequences out of what is no terminal's.
+    let mut out = io::stdout().lock();
+    out.write_all(edited.text.as_bytes())?;
+    out.flush()?;
+    let lines: Vec<_> = edited.report.iter().map(ToString::to_string).collect();
+    if lines.is_empty() {
+        narrate(&format!("{name} has no objects"));
+    } else {
+        narrate(&lines.join("\n"));
+    }
+    Ok(Exit::Success)
+}
+
+/// A list that is written as given.
+fn port_list(list: &str) -> Result<String, PortListError> {
+    PortList::parse(list).map(|_| list.to_owned())
+}
