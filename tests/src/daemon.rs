@@ -277,6 +277,19 @@ impl Daemon {
         &self.control
     }
 
+    /// How many connections its instance has let pass, in all its lives, because the heartbeat was
+    /// too old: on a machine that stands still for two seconds that is right.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it does not answer.
+    pub fn stale(&self) -> Result<u64> {
+        let status = self.json(&["status"])?;
+        let workloads = status["kernel"]["workloads"].as_object().context("no counters")?;
+        let stale = |workload: &serde_json::Value| workload["outbound"]["stale"].as_u64();
+        Ok(workloads.values().filter_map(stale).sum())
+    }
+
     /// What names its pins.
     #[must_use]
     pub fn instance(&self) -> &Arc<Instance> {

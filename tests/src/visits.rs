@@ -137,10 +137,22 @@ impl Visits {
         self.assert_all(&Outcome::Direct, from, to);
     }
 
-    /// Connections begun in the span went through weir, and there were some.
+    /// Connections begun in the span went through weir, and there were some; but for `stale`, which
+    /// the kernel has let pass because weir stood still ([`crate::weir::Daemon::stale`]).
     #[track_caller]
-    pub fn assert_all_proxied(&self, from: u64, to: u64) {
-        self.assert_all(&Outcome::Proxied, from, to);
+    pub fn assert_all_proxied(&self, from: u64, to: u64, stale: u64) {
+        let visits = self.between(from, to);
+        let count = |outcome: &Outcome| visits.iter().filter(|it| it.outcome == *outcome).count();
+        let (proxied, direct) = (count(&Outcome::Proxied), count(&Outcome::Direct));
+        assert!(proxied > 0, "none of {} connections in the span was proxied", visits.len());
+        let others = visits.iter().find(|visit| matches!(visit.outcome, Outcome::Failed(_)));
+        assert_eq!(others, None, "of {} connections", visits.len());
+        assert!(
+            direct as u64 <= stale,
+            "{direct} of {} connections went direct, {stale} of them because weir stood still: {:?}",
+            visits.len(),
+            visits.iter().filter(|visit| visit.outcome == Outcome::Direct).collect::<Vec<_>>()
+        );
     }
 
     #[track_caller]

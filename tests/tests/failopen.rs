@@ -29,15 +29,16 @@ fn connections_go_direct_after_kill_9_and_are_captured_after_a_new_start() -> Re
     let dead = now()?;
     visitor.wait_for(120)?;
     let restart = now()?;
-    let _successor = Run::new(&lab.client, lab.dir())
+    let successor = Run::new(&lab.client, lab.dir())
         .after(&daemon)
         .workload("client", &cgroup, None)
         .start()?;
     let again = now()?;
     let visits = visitor.finish()?;
-    visits.assert_all_proxied(0, alive);
+    let stale = successor.stale()?;
+    visits.assert_all_proxied(0, alive, stale);
     visits.assert_all_direct(dead, restart);
-    visits.assert_all_proxied(again, u64::MAX);
+    visits.assert_all_proxied(again, u64::MAX, stale);
     Ok(())
 }
 
@@ -50,13 +51,14 @@ fn connections_go_direct_after_sigterm_and_none_fails() -> Result<()> {
     let mut visitor = Visitor::start(&lab, &cgroup, peer.port(), VISIT)?;
     visitor.wait_for(40)?;
     let alive = now()?;
+    let stale = daemon.stale()?;
     daemon.process.signal(Signal::SIGTERM)?;
     let status = daemon.process.wait(Duration::from_secs(15))?;
     assert!(status.success(), "{status}: {}", daemon.process.log());
     let ended = now()?;
     let visits = visitor.finish()?;
     visits.assert_no_error();
-    visits.assert_all_proxied(0, alive);
+    visits.assert_all_proxied(0, alive, stale);
     visits.assert_all_direct(ended, u64::MAX);
     Ok(())
 }
@@ -92,9 +94,8 @@ fn two_weirs_can_follow_each_other_on_one_cgroup() -> Result<()> {
         let mut daemon = run.workload("client", &cgroup, None).start()?;
         let from = now()?;
         let time = Duration::from_secs(1);
-        Visitor::start(&lab, &cgroup, peer.port(), time)?
-            .finish()?
-            .assert_all_proxied(from, u64::MAX);
+        let visits = Visitor::start(&lab, &cgroup, peer.port(), time)?.finish()?;
+        visits.assert_all_proxied(from, u64::MAX, daemon.stale()?);
         daemon.process.kill_hard()?;
     }
     Ok(())

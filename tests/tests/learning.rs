@@ -96,9 +96,9 @@ fn off_and_opaque_take_back_what_a_bypass_before_has_learned() -> Result<()> {
         visitor.finish()?.assert_no_error();
         daemon.process.kill_hard()?;
         let run = Run::new(&lab.client, lab.dir()).after(&daemon).flags(&["--learn", learn]);
-        let _daemon = run.workload("client", &cgroup, None).start()?;
+        let daemon = run.workload("client", &cgroup, None).start()?;
         let visits = Visitor::start(&lab, &cgroup, PORT, time)?.finish()?;
-        visits.assert_all_proxied(0, u64::MAX);
+        visits.assert_all_proxied(0, u64::MAX, daemon.stale()?);
     }
     Ok(())
 }
