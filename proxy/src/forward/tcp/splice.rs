@@ -8,12 +8,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::pipe2;
 
-/// What a pipe is asked to hold. The kernel counts in slots of a page each; a slot can hold more than
-/// a page of a socket's data, and less: a segment as a device received it.
+/// What a pipe is asked to hold: enough for system calls not to dominate. The kernel counts in
+/// slots of a page each, and a slot can hold more than a page of a socket's data.
 const CAPACITY: i32 = 1 << 20;
-/// Moved at once: enough for system calls not to dominate, and little enough for the two peers to
-/// be at work meanwhile.
-const STEP: usize = 128 << 10;
 /// Free pipes that a thread keeps; each takes two descriptors and some 4 KiB of kernel memory.
 const KEPT: usize = 8;
 
@@ -58,7 +55,7 @@ impl Pipe {
     /// `EAGAIN` if there is nothing, `EINVAL` if the socket can't, and what reading from it gives.
     pub(super) fn fill(&mut self, socket: impl AsFd) -> io::Result<usize> {
         let Some(ends) = &self.ends else { return Ok(0) };
-        let moved = splice(socket, None, &ends.write, None, STEP, flags())?;
+        let moved = splice(socket, None, &ends.write, None, CAPACITY as usize, flags())?;
         self.filled = moved;
         Ok(moved)
     }
