@@ -2,9 +2,9 @@
 //! self-test without which it is not switched on.
 
 use std::{
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
-    os::fd::AsRawFd,
+    os::fd::{AsFd, AsRawFd},
     time::{Duration, Instant},
 };
 
@@ -12,6 +12,7 @@ use aya::{
     maps::{MapData, SockHash},
     programs::SkMsg,
 };
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use weir_common::{TupleKey, maps};
 
 use super::{
@@ -121,10 +122,10 @@ fn pair(
     map: &mut SockHash<MapData, TupleKey>,
     both: bool,
 ) -> Result<(TcpStream, TcpStream), String> {
-    let connect = || -> std::io::Result<(TcpStream, TcpStream)> {
+    let connect = || -> io::Result<(TcpStream, TcpStream)> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
-        let left = TcpStream::connect(listener.local_addr()?)?;
-        let (right, _) = listener.accept()?;
+        let left = TcpStream::connect_timeout(&listener.local_addr()?, PATIENCE)?;
+        let right = accept(&listener, &left)?;
         for socket in [&left, &right] {
             socket.set_read_timeout(Some(PATIENCE))?;
         }
@@ -138,8 +139,25 @@ fn pair(
     Ok((left, right))
 }
 
+/// The other end of `left`. It comes at once, unless a redirection takes loopback's connections
+/// somewhere else.
+fn accept(listener: &TcpListener, left: &TcpStream) -> io::Result<TcpStream> {
+    let mut ready = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+    let timeout = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
+    if poll(&mut ready, timeout)? > 0 {
+        let (right, from) = listener.accept()?;
+        if from == left.local_addr()? {
+            return Ok(right);
+        }
+    }
+    Err(io::Error::new(
+        io::ErrorKind::TimedOut,
+        "a connection over loopback arrived elsewhere; does a rule of netfilter redirect it?",
+    ))
+}
+
 fn insert(map: &mut SockHash<MapData, TupleKey>, socket: &TcpStream) -> Result<(), String> {
-    let ends = || -> std::io::Result<(SocketAddr, SocketAddr)> {
+    let ends = || -> io::Result<(SocketAddr, SocketAddr)> {
         Ok((socket.local_addr()?, socket.peer_addr()?))
     };
     let (local, remote) = ends().map_err(|error| error.to_string())?;
