@@ -14,7 +14,9 @@ use aya_ebpf::{
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
         BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, bpf_sock, bpf_sock_ops,
     },
-    helpers::{bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_ringbuf_query},
+    helpers::{
+        bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_ringbuf_query,
+    },
     macros::sock_ops,
     programs::SockOpsContext,
 };
@@ -25,7 +27,10 @@ use weir_common::{
 
 use crate::{
     inbound, listening,
-    maps::{COUNTED, EVENTS, EVENTS_BYTES, OWN, PEERS, PENDING, SOCKOPS_CGROUP, WORKLOAD, WORKLOADS, count},
+    maps::{
+        COUNTED, EVENTS, EVENTS_BYTES, OWN, PEERS, PENDING, SOCKOPS_CGROUP, WORKLOAD, WORKLOADS,
+        count,
+    },
     socket::{self, either, read, read_words},
 };
 

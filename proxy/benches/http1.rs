@@ -1,12 +1,16 @@
 //! What following HTTP/1 costs per request, and what detection costs per connection.
 
+mod discard;
+
 use std::hint::black_box;
 use std::sync::Arc;
 
 use divan::Bencher;
 use weir::detect::detect;
-use weir::forward::http::{Exchange, ExchangeSink, HttpVersion, Untracked};
+use weir::forward::http::HttpVersion;
 use weir::forward::{Probe, Side};
+
+use self::discard::Discard;
 
 const WRK: &[u8] = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n";
 const CURL: &[u8] =
@@ -20,18 +24,6 @@ const CHUNKED: &[u8] = b"HTTP/1.1 200 OK\r\nDate: Sat, 21 Nov 2026 10:00:00 GMT\
 /// The first bytes of a ClientHello without extensions.
 const HELLO: &[u8] = b"\x16\x03\x01\x00\x2d\x01\x00\x00\x29\x03\x03\
     0123456789abcdef0123456789abcdef\x00\x00\x02\x13\x01\x01\x00";
-
-struct Discard;
-
-impl ExchangeSink for Discard {
-    fn request_started(&self) {}
-    fn exchange(&self, exchange: Exchange) {
-        black_box(&exchange);
-    }
-    fn downgraded(&self, untracked: Untracked) {
-        panic!("{untracked:?}");
-    }
-}
 
 fn main() {
     divan::main();

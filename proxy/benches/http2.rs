@@ -1,12 +1,16 @@
 //! What following HTTP/2 costs per stream: unary gRPC calls in segments as sockets give them.
 
+mod discard;
+
 use std::hint::black_box;
 use std::sync::Arc;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use weir::forward::http::{Exchange, ExchangeSink, HttpVersion, Untracked};
+use weir::forward::http::HttpVersion;
 use weir::forward::{Probe, Side};
+
+use self::discard::Discard;
 
 /// Frame types and flags (RFC 9113 §6).
 const DATA: u8 = 0;
@@ -22,18 +26,6 @@ const ROUNDS: u32 = 100;
 const SEGMENT: usize = 16_384;
 
 type Script = Vec<(Side, Vec<u8>)>;
-
-struct Discard;
-
-impl ExchangeSink for Discard {
-    fn request_started(&self) {}
-    fn exchange(&self, exchange: Exchange) {
-        black_box(&exchange);
-    }
-    fn downgraded(&self, untracked: Untracked) {
-        panic!("{untracked:?}");
-    }
-}
 
 fn main() {
     divan::main();

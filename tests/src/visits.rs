@@ -134,7 +134,10 @@ impl Visits {
     /// Connections begun in the span went direct, and there were some.
     #[track_caller]
     pub fn assert_all_direct(&self, from: u64, to: u64) {
-        self.assert_all(&Outcome::Direct, from, to);
+        let visits = self.between(from, to);
+        assert!(!visits.is_empty(), "no connection in the span, of {}", self.0.len());
+        let other = visits.iter().find(|visit| visit.outcome != Outcome::Direct);
+        assert_eq!(other, None, "direct expected of {} connections", visits.len());
     }
 
     /// Connections begun in the span went through weir, and there were some; but for `stale`, which
@@ -153,14 +156,6 @@ impl Visits {
             visits.len(),
             visits.iter().filter(|visit| visit.outcome == Outcome::Direct).collect::<Vec<_>>()
         );
-    }
-
-    #[track_caller]
-    fn assert_all(&self, outcome: &Outcome, from: u64, to: u64) {
-        let visits = self.between(from, to);
-        assert!(!visits.is_empty(), "no connection in the span, of {}", self.0.len());
-        let other = visits.iter().find(|visit| visit.outcome != *outcome);
-        assert_eq!(other, None, "{outcome:?} expected of {} connections", visits.len());
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use weir_tests::{chaos, soak};
 
+use crate::setup::{Purpose, setup};
 use crate::{scope, test};
 
 /// Flags of `cargo xtask chaos`.
@@ -77,20 +78,12 @@ fn enclosed(root: &Path, verb: &str) -> Result<()> {
         "it makes network namespaces and cgroups and loads BPF programs: run as root \
          (sudo -E env PATH=\"$PATH\" cargo xtask {verb})"
     );
+    setup(Purpose::Tests)?;
     if std::env::var_os("WEIR_BIN").is_none() {
         test::cargo(root, &["build", "--release", "--package", "weir"], &[])?;
     }
     test::cargo(root, &["build", "--package", "weir-tests", "--bin", "weir-load"], &[])?;
-    let ended = scope::enclose(verb)?;
-    for leftover in &ended.leftovers {
-        eprintln!("left behind: {leftover}");
-    }
-    if !ended.status.success() {
-        std::process::exit(ended.code());
-    }
-    ensure!(ended.leftovers.is_empty(), "it went well, but left something behind: see above");
-    println!("nothing left behind: no process, cgroup, network namespace, pin or ip rule");
-    Ok(())
+    scope::enclose(verb)?.settle()
 }
 
 /// The load generator, which was built before.

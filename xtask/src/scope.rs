@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -80,6 +80,23 @@ pub(crate) fn enclose(role: &str) -> Result<Ended> {
 // === impl Ended ===
 
 impl Ended {
+    /// Says what was left, and ends this process as the inner one ended if that was no success.
+    ///
+    /// # Errors
+    ///
+    /// Fails when something was left.
+    pub(crate) fn settle(self) -> Result<()> {
+        for leftover in &self.leftovers {
+            eprintln!("left behind: {leftover}");
+        }
+        if !self.status.success() {
+            std::process::exit(self.code());
+        }
+        ensure!(self.leftovers.is_empty(), "it went well, but left something behind: see above");
+        println!("nothing left behind: no process, cgroup, network namespace, pin or ip rule");
+        Ok(())
+    }
+
     /// Exit code as a shell shows it.
     pub(crate) fn code(&self) -> i32 {
         self.status.code().unwrap_or_else(|| 128 + self.status.signal().unwrap_or_default())

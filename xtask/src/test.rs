@@ -33,16 +33,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
          runs the others"
     );
     setup(Purpose::Tests)?;
-    let ended = scope::enclose("test")?;
-    for leftover in &ended.leftovers {
-        eprintln!("left behind: {leftover}");
-    }
-    if !ended.status.success() {
-        std::process::exit(ended.code());
-    }
-    ensure!(ended.leftovers.is_empty(), "the tests passed, but left something behind: see above");
-    println!("nothing left behind: no process, cgroup, network namespace, pin or ip rule");
-    Ok(())
+    scope::enclose("test")?.settle()
 }
 
 fn inside(root: &Path, args: &Args) -> Result<()> {
@@ -61,7 +52,7 @@ fn inside(root: &Path, args: &Args) -> Result<()> {
         Some(path) => println!("with the BPF object built just now, {}", path.display()),
         None => println!("with the committed BPF object: there is no BPF toolchain here"),
     }
-    let end_to_end = ["test", "--release", "--package", "weir-tests", "--no-fail-fast", "--"];
+    let end_to_end = ["test", "--package", "weir-tests", "--no-fail-fast", "--"];
     let variables = object.as_deref().map(|path| (OBJECT_VARIABLE, path));
     tally.add(cargo_test(root, &[&end_to_end[..], &filter].concat(), variables)?);
 

@@ -15,6 +15,7 @@ pub(super) struct Left {
     pub(super) skip_cidrs: Vec<(PrefixKey, u32)>,
     pub(super) routes: Vec<(PrefixKey, u32, Route)>,
     pub(super) inside: Vec<DestinationKey>,
+    pub(super) learned: Vec<DestinationKey>,
 }
 
 /// That of all workloads, as far as it was not asked for yet.
@@ -45,6 +46,9 @@ impl Instance {
         }
         for key in self.inside.keys() {
             all.entry(key.workload).or_default().inside.push(key);
+        }
+        for key in self.learned.keys() {
+            all.entry(key.workload).or_default().learned.push(key);
         }
         let owner = |key: PrefixKey| WorkloadId::from_be_bytes(key.workload_be);
         for (key, bits, _) in self.skip_cidrs.entries(|_| true) {

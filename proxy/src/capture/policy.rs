@@ -158,14 +158,13 @@ impl Kernel {
         self.instance.learned.remove(&self.key(direction, destination))
     }
 
-    /// Takes back every [`Self::bypass`] of the workload.
+    /// Takes back every [`Self::bypass`] that an earlier weir has left.
     ///
     /// # Errors
     /// Where the map cannot be written.
     pub fn no_bypasses(&self) -> Result<(), CaptureError> {
-        let learned = &self.instance.learned;
-        let mine = learned.entries(|key| key.workload == self.workload);
-        mine.iter().try_for_each(|(key, _)| learned.remove(key))
+        let left = self.left(|left| &mut left.learned);
+        left.iter().try_for_each(|key| self.instance.learned.remove(key))
     }
 
     /// How long connections to a destination still go direct because it was learned.

@@ -10,13 +10,10 @@ use crate::{
     detect::race::{Outcome, Peeked},
     forward::{
         Side,
-        http::{
-            self, DRAIN_BUSY, DRAIN_IDLE, EndCause, ExchangeEnd, HttpContext, HttpLimits,
-            HttpVersion,
-        },
+        http::{self, EndCause, ExchangeEnd, HttpContext, HttpLimits, HttpVersion},
         observe,
         prefixed::Prefixed,
-        tcp::{self, Observed, Observing, Patience, TcpEnd},
+        tcp::{self, Observed, Observing, TcpEnd},
     },
     telemetry::{CloseReason, ConnectionGuard},
 };
@@ -50,8 +47,7 @@ impl Context {
         guard: &ConnectionGuard,
     ) -> CloseReason {
         let mut observer = observe::observer(version, guard.sink());
-        let patience = Patience { idle: DRAIN_IDLE, busy: DRAIN_BUSY };
-        let observing = Observing { observer: observer.as_mut(), drain: &self.drain, patience };
+        let observing = Observing { observer: observer.as_mut(), drain: &self.drain };
         let options = self.tcp_options();
         let counters = guard.counters();
         let passed = tcp::forward_observed(

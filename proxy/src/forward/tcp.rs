@@ -25,7 +25,6 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use self::lane::{Fault, Lane, Watch};
-pub(crate) use self::leave::Patience;
 use self::leave::{Leave, Leaving};
 use super::observe::Observer;
 use super::{ByteCounters, Side};
@@ -133,8 +132,6 @@ pub(crate) struct Observing<'a> {
     pub(crate) observer: &'a mut dyn Observer,
     /// From then on the connection is left as soon as nothing is under way.
     pub(crate) drain: &'a Stop,
-    /// How long that may take.
-    pub(crate) patience: Patience,
 }
 
 /// What has become of an observed connection.
@@ -170,7 +167,7 @@ pub(crate) async fn forward_observed(
     cancel: &Stop,
     observing: Observing<'_>,
 ) -> Observed {
-    let leave = Some(Leave::new(observing.drain.cancelled(), observing.patience));
+    let leave = Some(Leave::new(observing.drain.cancelled()));
     let mut watch = Watch { counters, observer: Some(observing.observer) };
     let forwarded = pass(&mut client, &mut upstream, options, &mut watch, leave, cancel).await;
     match forwarded.end {

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result};
 
 /// What `--all` boots: one below what weir supports, the oldest that Debian has above it, one
 /// between, and the newest. (No suite of Debian has a kernel between 5.15 and 6.1.)
@@ -100,8 +100,8 @@ impl FromStr for Wanted {
         let parsed = text.split_once('.').and_then(|(major, minor)| {
             Some(Self::Series(major.parse().ok()?, minor.parse().ok()?))
         });
-        ensure!(parsed.is_some(), "{text:?} is no kernel series; write 6.1, 6.12, …, or newest");
-        Ok(parsed.unwrap_or(Self::Newest))
+        parsed
+            .with_context(|| format!("{text:?} is no kernel series; write 6.1, 6.12, …, or newest"))
     }
 }
 

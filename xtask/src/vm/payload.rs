@@ -40,15 +40,14 @@ pub(super) struct Manner {
 // === impl Built ===
 
 impl Built {
-    /// Builds weir and the tests as they are released.
+    /// Builds weir as it is released, and the tests.
     ///
     /// # Errors
     ///
     /// Fails when they do not compile.
     pub(super) fn new(root: &Path) -> Result<Self> {
         test::cargo(root, &["build", "--release", "--package", "weir"], &[])?;
-        let arguments =
-            ["test", "--release", "--package", "weir-tests", "--no-run", "--message-format=json"];
+        let arguments = ["test", "--package", "weir-tests", "--no-run", "--message-format=json"];
         let output = test::command(root, &arguments).stderr(Stdio::inherit()).output()?;
         ensure!(
             output.status.success(),
@@ -66,7 +65,7 @@ impl Built {
             tests.extend(names.map(|name| Test { target: target.clone(), name: name.into() }));
         }
         tests.sort();
-        let weir = load.with_file_name("weir");
+        let weir = root.join("target/release/weir");
         ensure!(!tests.is_empty(), "the test programs list no test");
         Ok(Self { programs, tests, weir, load, object: ebpf::fresh_object(root)? })
     }
@@ -112,8 +111,11 @@ impl Built {
             fs::copy(object, stage.path().join("weir.o"))?;
             environment.push_str(&format!("WEIR_BPF_OBJECT={OBJECT}\n"));
         }
-        let target = self.weir.parent().context("weir lies in a folder")?;
-        let binds = format!("{}\n{}\n", fixtures.display(), target.display());
+        let mut binds = format!("{}\n", fixtures.display());
+        for program in [&self.weir, &self.load] {
+            let folder = program.parent().context("a program lies in a folder")?;
+            binds.push_str(&format!("{}\n", folder.display()));
+        }
         let files = [
             ("binds", binds),
             ("environment", environment),

@@ -3,7 +3,7 @@
 //! Strict only where following would go wrong. What a peer has to refuse for other reasons, it
 //! refuses itself, and that is seen.
 
-mod frames;
+pub(in crate::forward) mod frames;
 mod hpack;
 mod streams;
 

@@ -2,36 +2,23 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use tokio::time::{Sleep, sleep};
 
 use super::lane::{Lane, Watch};
-use crate::forward::http::HttpVersion;
+use crate::forward::http::{DRAIN_BUSY, DRAIN_IDLE, HttpVersion};
 use crate::stop::Cancelled;
 
 /// Looks for the moment.
 pub(super) struct Leave {
     drain: Cancelled,
     draining: bool,
-    patience: Patience,
     /// Runs from the drain on: when it is over, the client is asked even if it is at work.
     overdue: Option<Pin<Box<Sleep>>>,
     /// The client was asked to begin nothing new.
     said: bool,
     /// Runs while nothing is under way, since so many bytes had passed.
     timer: Option<(u64, Pin<Box<Sleep>>)>,
-}
-
-/// How long a drain waits.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
-    /// Nothing must have been under way for so long before the client is asked to begin nothing
-    /// new, and again before the close: some clients (curl 7.88) lose the rest of what they are
-    /// being sent when they are asked.
-    pub(crate) idle: Duration,
-    /// A client that is always at work is asked after so long.
-    pub(crate) busy: Duration,
 }
 
 /// What there is to do.
@@ -45,8 +32,8 @@ pub(super) enum Leaving {
 // === impl Leave ===
 
 impl Leave {
-    pub(super) fn new(drain: Cancelled, patience: Patience) -> Self {
-        Self { drain, draining: false, patience, overdue: None, said: false, timer: None }
+    pub(super) fn new(drain: Cancelled) -> Self {
+        Self { drain, draining: false, overdue: None, said: false, timer: None }
     }
 
     /// To be polled after both lanes, neither of which can go on.
@@ -85,21 +72,18 @@ impl Leave {
         if rested { Poll::Ready(Leaving::Quiet) } else { Poll::Pending }
     }
 
-    /// Whether nothing has moved for long enough since `moved` bytes had passed.
+    /// Whether nothing has moved for [`DRAIN_IDLE`] since `moved` bytes had passed: before the client
+    /// is asked to begin nothing new, and again before the close. Some clients (curl 7.88) lose the
+    /// rest of what they are being sent when they are asked.
     fn has_rested(&mut self, cx: &mut Context<'_>, moved: u64) -> bool {
-        let idle = self.patience.idle;
-        match &mut self.timer {
-            Some((then, timer)) if *then == moved => timer.as_mut().poll(cx).is_ready(),
-            _ => {
-                let (_, timer) = self.timer.insert((moved, Box::pin(sleep(idle))));
-                timer.as_mut().poll(cx).is_ready()
-            }
+        if self.timer.as_ref().is_none_or(|(then, _)| *then != moved) {
+            self.timer = Some((moved, Box::pin(sleep(DRAIN_IDLE))));
         }
+        self.timer.as_mut().is_some_and(|(_, timer)| timer.as_mut().poll(cx).is_ready())
     }
 
     fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
-        let busy = self.patience.busy;
-        let timer = self.overdue.get_or_insert_with(|| Box::pin(sleep(busy)));
+        let timer = self.overdue.get_or_insert_with(|| Box::pin(sleep(DRAIN_BUSY)));
         timer.is_elapsed() || timer.as_mut().poll(cx).is_ready()
     }
 }

@@ -7,16 +7,12 @@ use tokio::net::TcpStream;
 use super::*;
 use crate::forward::http::HttpVersion;
 use crate::forward::http_testing::Rig;
+use crate::forward::observe::http2::frames::{
+    DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, RST_STREAM, SETTINGS,
+};
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
 
 /// A frame (RFC 9113 §4.1); SETTINGS on the connection, anything else on stream 1.
 fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {

@@ -3,23 +3,23 @@
 
 use super::Lost;
 
-pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(in crate::forward) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-pub(super) const DATA: u8 = 0;
-pub(super) const HEADERS: u8 = 1;
-pub(super) const RST_STREAM: u8 = 3;
-pub(super) const SETTINGS: u8 = 4;
-pub(super) const PUSH_PROMISE: u8 = 5;
-pub(super) const GOAWAY: u8 = 7;
-pub(super) const CONTINUATION: u8 = 9;
+pub(in crate::forward) const DATA: u8 = 0;
+pub(in crate::forward) const HEADERS: u8 = 1;
+pub(in crate::forward) const RST_STREAM: u8 = 3;
+pub(in crate::forward) const SETTINGS: u8 = 4;
+pub(in crate::forward) const PUSH_PROMISE: u8 = 5;
+pub(in crate::forward) const GOAWAY: u8 = 7;
+pub(in crate::forward) const CONTINUATION: u8 = 9;
 
 /// On SETTINGS.
-pub(super) const ACK: u8 = 1;
+pub(in crate::forward) const ACK: u8 = 1;
 /// On DATA and HEADERS.
-pub(super) const END_STREAM: u8 = 1;
-pub(super) const END_HEADERS: u8 = 4;
-pub(super) const PADDED: u8 = 8;
-pub(super) const PRIORITY: u8 = 0x20;
+pub(in crate::forward) const END_STREAM: u8 = 1;
+pub(in crate::forward) const END_HEADERS: u8 = 4;
+pub(in crate::forward) const PADDED: u8 = 8;
+pub(in crate::forward) const PRIORITY: u8 = 0x20;
 
 const FRAME_HEAD: usize = 9;
 const SETTING: usize = 6;

@@ -84,8 +84,7 @@ impl Scene {
         };
         let draining = drain.clone();
         let task = tokio::spawn(async move {
-            let patience = Patience { idle: DRAIN_IDLE, busy: DRAIN_BUSY };
-            let observing = Observing { observer: &mut observer, drain: &draining, patience };
+            let observing = Observing { observer: &mut observer, drain: &draining };
             let (counters, cancel) = (ByteCounters::default(), Stop::new());
             let options = TcpOptions::default();
             let near =
