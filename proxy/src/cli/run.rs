@@ -33,6 +33,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit> {
             instance: Some(config.runtime.instance.clone()),
             upgrade: args.upgrade,
             node: None,
+            linger: false,
         };
         let session = Session::start(config, log, beginning).await?;
         tracing::info!(workloads = session.workloads().join(", "), "capturing");
