@@ -27,7 +27,7 @@ pub(crate) struct Args {
     /// The archive [default: target/image/weir.tar]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Without link-time optimisation: built in a part of the time, for tests
+    /// Without optimisation: built in a part of the time, for tests
     #[arg(long)]
     quick: bool,
 }
