@@ -103,16 +103,34 @@ pub fn mount_point() -> Result<PathBuf, CaptureError> {
 /// The directory of weir's own cgroup.
 ///
 /// # Errors
-/// Without cgroup v2.
+/// Without cgroup v2, and where no mount of it shows weir's own.
 pub fn own() -> Result<PathBuf, CaptureError> {
-    let mount = mount_point()?;
     let text = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let relative = text
         .lines()
         .find_map(|line| line.strip_prefix("0::"))
         .unwrap_or("/")
         .trim_start_matches('/');
-    Ok(mount.join(relative))
+    let missing = match mount_point() {
+        Ok(mount) => return Ok(mount.join(relative)),
+        Err(missing) => missing,
+    };
+    // In a cgroup namespace, with nothing but the host's hierarchy mounted, nothing tells the names
+    // above the namespace's root: weir's own cgroup is the one that has its process.
+    let mounts = mounts::all("cgroup2")?;
+    mounts.iter().find_map(|mount| holder(mount, std::process::id())).ok_or(missing)
+}
+
+/// The cgroup of a process, looked for below another. The ids in `cgroup.procs` are those of the
+/// reader's PID namespace (`cgroup_procs_show` in kernel/cgroup/cgroup.c).
+fn holder(cgroup: &Path, pid: u32) -> Option<PathBuf> {
+    let processes = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    if processes.lines().any(|line| line.parse() == Ok(pid)) {
+        return Some(cgroup.into());
+    }
+    let entries = fs::read_dir(cgroup).ok()?.filter_map(Result::ok);
+    let mut below = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    below.find_map(|entry| holder(&entry.path(), pid))
 }
 
 /// The kernel's id of a cgroup: the inode of its directory on 64-bit machines
@@ -133,4 +151,22 @@ pub fn id(path: &Path) -> Result<u64, CaptureError> {
         ));
     }
     Ok(metadata.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_found_wherever_it_is_below() {
+        let root = tempfile::tempdir().unwrap();
+        let own = root.path().join("pods/this");
+        for path in [root.path().join("pods/other"), own.clone()] {
+            fs::create_dir_all(&path).unwrap();
+            fs::write(path.join("cgroup.procs"), "1\n").unwrap();
+        }
+        fs::write(own.join("cgroup.procs"), "1\n4711\n").unwrap();
+        assert_eq!(holder(root.path(), 4711), Some(own));
+        assert_eq!(holder(root.path(), 471), None);
+    }
 }
