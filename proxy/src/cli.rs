@@ -14,6 +14,7 @@ pub mod output;
 mod ports;
 mod run;
 mod session;
+mod sidecar;
 mod stat;
 mod status;
 mod workload;

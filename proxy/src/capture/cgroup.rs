@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use super::{CaptureError, mounts};
+use super::{CaptureError, mounts, sidecar};
 
 /// A cgroup made by weir, removed when dropped. Processes still in it are moved to its parent.
 #[derive(Debug)]
@@ -105,14 +105,20 @@ pub fn mount_point() -> Result<PathBuf, CaptureError> {
 /// # Errors
 /// Without cgroup v2.
 pub fn own() -> Result<PathBuf, CaptureError> {
-    let mount = mount_point()?;
     let text = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let relative = text
         .lines()
         .find_map(|line| line.strip_prefix("0::"))
         .unwrap_or("/")
         .trim_start_matches('/');
-    Ok(mount.join(relative))
+    let error = match mount_point() {
+        Ok(mount) => return Ok(mount.join(relative)),
+        Err(error) => error,
+    };
+    // In a cgroup namespace of its own, with nothing but the node's hierarchy mounted, the path
+    // says nothing.
+    let pid = std::process::id();
+    mounts::all("cgroup2")?.iter().find_map(|mount| sidecar::holder(mount, pid)).ok_or(error)
 }
 
 /// The kernel's id of a cgroup: the inode of its directory on 64-bit machines

@@ -9,12 +9,13 @@ use super::{
     capture_args::RunArgs,
     output,
     session::{self, Beginning, Session},
-    with_exit,
+    sidecar, with_exit,
 };
 use crate::workloads::Ending;
 
 pub(super) fn run(args: &RunArgs) -> Result<Exit> {
-    let config = args.config()?;
+    let mut config = args.config()?;
+    let sidecar = if args.sidecar { Some(sidecar::locate(args, &mut config)?) } else { None };
     if args.print_config {
         output::write_stdout(config.to_toml().as_bytes())?;
         return Ok(Exit::Success);
@@ -28,7 +29,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit> {
     let log = session::start_log(&config)?;
     session::raise_file_limit();
     session::runtime()?.block_on(async {
-        let deadline = config.drain.deadline;
+        let drain = config.drain.deadline;
         let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
         let beginning = Beginning {
@@ -36,6 +37,9 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit> {
             instance: Some(config.runtime.instance.clone()),
             upgrade: args.upgrade,
         };
+        if let Some(sidecar) = &sidecar {
+            sidecar::begin(sidecar);
+        }
         let session = Session::start(config, log, beginning).await?;
         tracing::info!(workloads = session.workloads().join(", "), "capturing");
         let ending = tokio::select! {
@@ -43,6 +47,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit> {
             _ = interrupt.recv() => Ending::Stop,
             ending = session.succeeded() => ending,
         };
+        let deadline = sidecar.map_or(drain, |sidecar| sidecar::deadline(&sidecar, drain));
         match ending {
             Ending::Stop => {
                 tracing::info!(deadline = ?deadline, "draining; a second signal ends it at once");
