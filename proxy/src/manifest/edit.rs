@@ -95,7 +95,9 @@ impl<'a> Editor<'a> {
     /// Takes weir's annotations away; false if there are none.
     pub(super) fn uninject(&mut self) -> Result<bool, ManifestError> {
         let removed = remove::annotations(self)?;
-        self.not_shared(self.annotation_nodes()?)?;
+        if removed {
+            self.not_shared(self.annotation_nodes()?)?;
+        }
         Ok(removed)
     }
 
@@ -388,6 +390,20 @@ impl<'a> Editor<'a> {
             None => None,
         };
         Ok(metadata.into_iter().chain(annotations).collect())
+    }
+
+    /// True if a reader of the document may find an annotation of weir, whichever of two keys of one
+    /// name counts for it.
+    pub(super) fn annotated(&self) -> bool {
+        let under = |node: &'a Node, key: &str| -> Vec<&'a Node> {
+            let entries = node.mapping().map(|mapping| &mapping.entries[..]).unwrap_or_default();
+            let named = entries.iter().filter(|(name, _)| name.scalar() == Some(key));
+            let found = named.filter_map(|(_, value)| self.anchors.follow(value));
+            found.chain(self.anchors.get(node, key)).collect()
+        };
+        let metadata = under(self.template.node, "metadata");
+        let has = |node: &&'a Node| KEYS.iter().any(|key| self.anchors.get(node, key).is_some());
+        metadata.into_iter().flat_map(|node| under(node, "annotations")).any(|node| has(&node))
     }
 
     /// True if a reader of the document finds one of weir's annotations in a merge key.

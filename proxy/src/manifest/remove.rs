@@ -20,12 +20,12 @@ use super::{
 /// If they are laid out in a way that lines or entries cannot be taken from.
 pub(super) fn annotations(editor: &mut Editor<'_>) -> Result<bool, ManifestError> {
     let template = editor.template.mapping;
-    let Some((metadata_entry, metadata)) = within(editor, template, "metadata")? else {
-        return Ok(false);
-    };
-    let Some((annotations_entry, annotations)) = within(editor, metadata, "annotations")? else {
-        return Ok(false);
-    };
+    // Where nobody finds an annotation of weir it does not matter how others are written.
+    let none = |error| if editor.annotated() { Err(error) } else { Ok(None) };
+    let found = within(editor, template, "metadata").or_else(none)?;
+    let Some((metadata_entry, metadata)) = found else { return Ok(false) };
+    let found = within(editor, metadata, "annotations").or_else(none)?;
+    let Some((annotations_entry, annotations)) = found else { return Ok(false) };
     if let Some(merge) = editor.merged(annotations) {
         let problem = "an annotation of weir comes by this merge key; remove it by hand";
         return Err(editor.error(merge, problem));
