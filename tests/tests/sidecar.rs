@@ -88,7 +88,15 @@ impl Pod {
 
     /// Starts weir in a container of its own and waits until the kubelet would go on.
     fn weir(&self, namespaces: Namespaces, flags: &[&str]) -> Result<Sidecar> {
-        let container = container(&self.path)?;
+        self.weir_in(container(&self.path)?, namespaces, flags)
+    }
+
+    fn weir_in(
+        &self,
+        container: PathBuf,
+        namespaces: Namespaces,
+        flags: &[&str],
+    ) -> Result<Sidecar> {
         let control = container.file_name().context("a name")?;
         let control = self.lab.dir().join(control).with_extension("sock");
         let mut command = self.command(namespaces)?;
@@ -116,6 +124,31 @@ impl Pod {
     /// One connection from a container to the server outside.
     fn visit(&self, container: &Path) -> Result<Outcome> {
         visit(&self.lab.client, container, (SERVER_V4, PORT), SERVER_V4)
+    }
+
+    /// A server in a container that tells who connects.
+    fn server(&self, container: &Path) -> Result<Process> {
+        let program = format!(
+            "import socket\n\
+             s = socket.create_server(('', {SERVICE}))\n\
+             while True:\n\
+             \x20c, peer = s.accept()\n\
+             \x20c.sendall(f'{{peer[0]}} {{peer[1]}}\\n'.encode())\n\
+             \x20c.close()"
+        );
+        let server = self.python("server", container, &program)?;
+        wait_until("the server", READY, || self.lab.client.listens(SERVICE))?;
+        Ok(server)
+    }
+
+    /// What that server tells somebody outside.
+    fn ask(&self) -> Result<String> {
+        let program = format!(
+            "import socket\n\
+             print(socket.create_connection(('{CLIENT_V4}', {SERVICE})).makefile().readline())"
+        );
+        let mut client = self.lab.server.command(fixture::PYTHON);
+        Ok(run(client.args(["-c", &program]), LIMIT)?.ok()?.stdout)
     }
 
     /// A Python program in a container.
@@ -199,27 +232,26 @@ fn connections_to_the_application_are_captured_and_those_to_the_admin_port_are_n
     let pod = Pod::new("inbound")?;
     let weir = pod.weir(Namespaces::Node, &[])?;
     let app = container(&pod.path)?;
-    let program = format!(
-        "import socket\n\
-         s = socket.create_server(('', {SERVICE}))\n\
-         while True:\n\
-         \x20c, peer = s.accept()\n\
-         \x20c.sendall(f'{{peer[0]}} {{peer[1]}}\\n'.encode())\n\
-         \x20c.close()"
-    );
-    let _app = pod.python("app", &app, &program)?;
-    wait_until("the application", READY, || pod.lab.client.listens(SERVICE))?;
-    let mut client = pod.lab.server.command(fixture::PYTHON);
-    let ask = format!(
-        "import socket; print(socket.create_connection(('{CLIENT_V4}', {SERVICE})).makefile().readline())"
-    );
-    let seen = run(client.args(["-c", &ask]), LIMIT)?.ok()?.stdout;
+    let _app = pod.server(&app)?;
+    let seen = pod.ask()?;
     ensure!(!seen.starts_with(SERVER_V4), "the application saw its client itself: {seen}");
     assert_eq!(weir.counted("inbound", "redirected")?, 1);
     let before = weir.counted("inbound", "skip_port")?;
     assert!(pod.probe("/metrics")?.contains("weir_"));
     assert_eq!(weir.counted("inbound", "skip_port")?, before + 1);
     assert_eq!(weir.counted("inbound", "redirected")?, 1, "no probe is captured");
+    Ok(())
+}
+
+#[test]
+fn what_listens_in_weirs_own_container_is_left_alone() -> Result<()> {
+    let pod = Pod::new("own")?;
+    let own = container(&pod.path)?;
+    let _server = pod.server(&own)?;
+    let weir = pod.weir_in(own, Namespaces::Node, &[])?;
+    let seen = pod.ask()?;
+    ensure!(seen.starts_with(SERVER_V4), "it was captured: {seen}");
+    assert_eq!(weir.counted("inbound", "redirected")?, 0);
     Ok(())
 }
 
