@@ -345,3 +345,52 @@ fn an_edit_that_goes_wrong_is_not_given_out() {
     verify(&tree, before, &[intent(Goal::Nothing)]).unwrap();
     assert!(verify(&tree, &right, &[intent(Goal::Nothing)]).is_err());
 }
+
+#[test]
+fn a_sidecar_that_goes_wrong_is_not_given_out() {
+    let before =
+        "kind: Pod\napiVersion: v1\nspec:\n  volumes:\n  - name: a\n  containers:\n  - name: b\n";
+    let right = inject_sidecar(before.as_bytes(), &sidecar()).unwrap().text;
+    let intent = |goal| [Intent { document: 0, path: Vec::new(), goal }];
+    let (tree, wanted) = (Tree::parse(before).unwrap(), || intent(Goal::Sidecar(sidecar())));
+    verify(&tree, &right, &wanted()).unwrap();
+    for wrong in [
+        before.to_owned(),
+        right.replacen("4191", "4192", 1),
+        right.replace("    - \"--sidecar\"\n", ""),
+        right.replace("weir-bpffs", "weir-bpf"),
+        right.replace("  - name: a\n", ""),
+        right.replace("  - name: b\n", "  - name: c\n"),
+        right.replace("runAsUser: 0", "runAsUser: \"0\""),
+        right.replace("  volumes:", "  disks:"),
+    ] {
+        assert_ne!(wrong, right);
+        let error = verify(&tree, &wrong, &wanted()).unwrap_err();
+        assert!(matches!(error, ManifestError::Internal(_)), "{wrong}");
+    }
+    let tree = Tree::parse(&right).unwrap();
+    verify(&tree, before, &intent(Goal::Nothing)).unwrap();
+    assert!(verify(&tree, &right, &intent(Goal::Nothing)).is_err());
+    assert!(verify(&tree, &before.replace("name: a", "name: x"), &intent(Goal::Nothing)).is_err());
+}
+
+#[test]
+fn a_sidecar_that_cannot_be_taken_away_is_named() {
+    let text = |list: &str| {
+        format!(
+            "kind: Pod\napiVersion: v1\nspec:\n  containers:\n  - name: a\n    args:\n    - |\n      x\n  \
+             initContainers:{list}\n"
+        )
+    };
+    for (list, part) in [
+        ("\n  - name: weir\n    args: [--sidecar]\n    env: &e []", "an anchor is in what weir"),
+        (" &all\n  - name: weir\n    args: [--sidecar]", "nothing but weir's own is here"),
+        ("\n  - name: weir\n    args: [--sidecar]\n  # said", "block of text"),
+        (" [{name: a}, # said\n   {name: weir, args: [--sidecar]}]", "a comment stands between"),
+        ("\n  -\n    name: weir\n    args: [--sidecar]\n  - name: b", "does not begin its line"),
+    ] {
+        let text = text(list);
+        let error = uninject(text.as_bytes()).expect_err(&text).to_string();
+        assert!(error.contains(part) && error.starts_with("line "), "{error}\n{text}");
+    }
+}
