@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use super::{CaptureError, mounts};
+use super::{CaptureError, mounts, sidecar};
 
 /// A cgroup made by weir, removed when dropped. Processes still in it are moved to its parent.
 #[derive(Debug)]
@@ -111,26 +111,14 @@ pub fn own() -> Result<PathBuf, CaptureError> {
         .find_map(|line| line.strip_prefix("0::"))
         .unwrap_or("/")
         .trim_start_matches('/');
-    let missing = match mount_point() {
+    let error = match mount_point() {
         Ok(mount) => return Ok(mount.join(relative)),
-        Err(missing) => missing,
+        Err(error) => error,
     };
-    // In a cgroup namespace, with nothing but the host's hierarchy mounted, nothing tells the names
-    // above the namespace's root: weir's own cgroup is the one that has its process.
-    let mounts = mounts::all("cgroup2")?;
-    mounts.iter().find_map(|mount| holder(mount, std::process::id())).ok_or(missing)
-}
-
-/// The cgroup of a process, looked for below another. The ids in `cgroup.procs` are those of the
-/// reader's PID namespace (`cgroup_procs_show` in kernel/cgroup/cgroup.c).
-fn holder(cgroup: &Path, pid: u32) -> Option<PathBuf> {
-    let processes = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-    if processes.lines().any(|line| line.parse() == Ok(pid)) {
-        return Some(cgroup.into());
-    }
-    let entries = fs::read_dir(cgroup).ok()?.filter_map(Result::ok);
-    let mut below = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    below.find_map(|entry| holder(&entry.path(), pid))
+    // In a cgroup namespace of its own, with nothing but the node's hierarchy mounted, the path
+    // says nothing.
+    let pid = std::process::id();
+    mounts::all("cgroup2")?.iter().find_map(|mount| sidecar::holder(mount, pid)).ok_or(error)
 }
 
 /// The kernel's id of a cgroup: the inode of its directory on 64-bit machines

@@ -20,14 +20,26 @@ pub(super) fn first(kind: &str) -> Result<Option<PathBuf>, CaptureError> {
     Ok(find(&table()?, kind).find(|path| is(path, kind)))
 }
 
+/// Whether a bpffs is mounted, as a whole.
+///
+/// # Errors
+/// As [`first`].
+pub fn has_bpffs() -> Result<bool, CaptureError> {
+    first("bpf").map(|found| found.is_some())
+}
+
 /// Every place where a file system of this type, or a part of it, is mounted and nothing over it.
 ///
 /// # Errors
 /// As [`first`].
 pub(super) fn all(kind: &str) -> Result<Vec<PathBuf>, CaptureError> {
-    let table = table()?;
-    let found = mounts(&table, kind).map(|(path, _)| path);
-    Ok(found.filter(|path| is(path, kind)).collect())
+    let mut found: Vec<PathBuf> = Vec::new();
+    for (path, _) in mounts(&table()?, kind) {
+        if !found.contains(&path) && is(&path, kind) {
+            found.push(path);
+        }
+    }
+    Ok(found)
 }
 
 fn table() -> Result<String, CaptureError> {
@@ -113,13 +125,14 @@ mod tests {
         assert_eq!(first("", "bpf"), None);
     }
 
-    /// As in a container that sees the host's hierarchy from a cgroup namespace of its own.
+    /// As in a container with a cgroup namespace of its own and the node's hierarchy beside it.
     #[test]
     fn parts_of_a_file_system_are_mounts_too() {
-        let text = "31 30 0:27 /../../.. /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(find(text, "cgroup2").next(), None);
+        let text = "31 30 0:27 / /sys/fs/cgroup ro - cgroup2 cgroup ro\n\
+                    32 30 0:27 /../../.. /host/cgroup ro - cgroup2 cgroup2 rw\n";
         let all: Vec<_> = mounts(text, "cgroup2").collect();
-        assert_eq!(all, [("/sys/fs/cgroup".into(), "/../../..")]);
+        assert_eq!(all, [("/sys/fs/cgroup".into(), "/"), ("/host/cgroup".into(), "/../../..")]);
+        assert_eq!(find(text, "cgroup2").collect::<Vec<_>>(), [PathBuf::from("/sys/fs/cgroup")]);
     }
 
     #[test]
