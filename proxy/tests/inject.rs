@@ -155,7 +155,7 @@ fn another_image_replaces_the_one_that_is_there_and_the_default_does_not() {
     let input = fs::read(folder().join("deployment.in.yml")).unwrap();
     let first = succeeds(&["inject", "-", "--sidecar"], &input, "first");
     let text = String::from_utf8(first.stdout.clone()).unwrap();
-    let default = format!("image: weir:{}\n", env!("CARGO_PKG_VERSION"));
+    let default = format!("image: localhost/weir:{}\n", env!("CARGO_PKG_VERSION"));
     assert!(text.contains(&default), "{text}");
     let second =
         succeeds(&["inject", "-", "--sidecar", "--image=a/b@sha256:c"], &first.stdout, "2");

@@ -143,7 +143,7 @@ pub fn id(path: &Path) -> Result<u64, CaptureError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::sidecar::holder, *};
 
     #[test]
     fn a_process_is_found_wherever_it_is_below() {
