@@ -57,7 +57,11 @@ fn one_port() {
 fn policy(bencher: Bencher<'_, '_>, ports: u16) {
     let skip = PortSet::from_ranges((0..ports).map(|n| (1024 + 3 * n, 1024 + 3 * n)));
     let policy =
-        PortPolicy::new(PolicyInput { skip, ..PolicyInput::default() }, PolicyInput::default());
+        PortPolicy::new(
+            PolicyInput { skip, ..PolicyInput::default() },
+            PolicyInput::default(),
+            Source::Config,
+        );
     let kernel = workload();
     bencher
         .counter(ItemsCount::new(ports))

@@ -16,6 +16,7 @@ pub mod output;
 mod ports;
 mod run;
 mod session;
+mod sidecar;
 mod stat;
 mod status;
 mod workload;
@@ -69,9 +70,9 @@ enum Verb {
     Stat(stat::Args),
     /// Check that this machine can run weir, and prove it
     Check(check::Args),
-    /// Add weir's annotations to the pods of a Kubernetes manifest
+    /// Add weir's annotations, or its sidecar, to the pods of a Kubernetes manifest
     Inject(inject::InjectArgs),
-    /// Take weir's annotations out of a Kubernetes manifest
+    /// Take out of a Kubernetes manifest what weir inject has added
     Uninject(inject::UninjectArgs),
     /// Print a shell completion script
     Completions(completions::Args),

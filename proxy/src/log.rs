@@ -2,7 +2,7 @@
 //! BPF programs say arrives through the `log` facade and is filtered alike.
 
 use std::{
-    io,
+    io::{self, IsTerminal as _},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -43,7 +43,9 @@ pub enum LogError {
 pub fn init(config: &Log) -> Result<LogHandle, LogError> {
     let (filter, handle) = reload::Layer::new(parse(&config.level)?);
     let lines = match config.format {
-        LogFormat::Text => fmt::layer().with_writer(io::stderr).boxed(),
+        LogFormat::Text => {
+            fmt::layer().with_ansi(io::stderr().is_terminal()).with_writer(io::stderr).boxed()
+        }
         LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(io::stderr).boxed(),
     };
     // The filter is the innermost layer, so that it sees the registry that its handle names.

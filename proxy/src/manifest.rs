@@ -1,21 +1,24 @@
-//! Kubernetes manifests: weir's annotations on pod templates, put into a text and taken out again,
-//! with every other byte as it was. Pure: text in, text and a report out.
+//! Kubernetes manifests: weir's annotations on pod templates, or its sidecar in them, put into a text
+//! and taken out again, with every other byte as it was. Pure: text in, text and a report out.
 
 mod edit;
 mod error;
 mod find;
 mod remove;
+mod sidecar;
 mod tree;
 mod verify;
+mod write;
 
 pub use error::{ManifestError, Position};
+pub use sidecar::Sidecar;
 
 use std::fmt;
 
 use edit::{Change, Editor};
 use find::Object;
-use tree::Tree;
-use verify::{Intent, verify};
+use tree::{Node, Tree};
+use verify::{Goal, Intent, verify};
 
 /// The annotation that asks for weir.
 pub const INJECT: &str = "weir.dev/inject";
@@ -23,6 +26,10 @@ pub const INJECT: &str = "weir.dev/inject";
 pub const ENABLED: &str = "enabled";
 /// Its value that forbids injection.
 pub const DISABLED: &str = "disabled";
+/// The name of the sidecar's container.
+pub const SIDECAR: &str = "weir";
+/// The image of a sidecar where none is named.
+pub const DEFAULT_IMAGE: &str = concat!("localhost/weir:", env!("CARGO_PKG_VERSION"));
 /// Ports of inbound connections that the kernel lets pass.
 pub const SKIP_INBOUND_PORTS: &str = "config.weir.dev/skip-inbound-ports";
 /// Ports of outbound connections that the kernel lets pass.
@@ -36,7 +43,8 @@ pub const FAIL: &str = "config.weir.dev/fail";
 pub const PRESERVE_CLIENT_IP: &str = "config.weir.dev/preserve-client-ip";
 
 /// All annotations that are weir's, in the order in which they are written.
-const KEYS: [&str; 4] = [INJECT, SKIP_INBOUND_PORTS, SKIP_OUTBOUND_PORTS, OPAQUE_PORTS];
+const KEYS: [&str; 6] =
+    [INJECT, SKIP_INBOUND_PORTS, SKIP_OUTBOUND_PORTS, OPAQUE_PORTS, FAIL, PRESERVE_CLIENT_IP];
 
 /// Port lists to write, as given; [`crate::ports::PortList`] has their form. What is not given is
 /// left as it is.
@@ -73,13 +81,13 @@ pub struct Line {
 /// What happened to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It got the annotations.
+    /// It got the annotations, or the sidecar.
     Injected,
     /// It had some, and got others or other values.
     Updated,
-    /// It had all of them.
+    /// It had all that was asked for.
     AlreadyInjected,
-    /// They were taken away.
+    /// What was weir's was taken away.
     Uninjected,
     /// There was nothing to take away.
     NotInjected,
@@ -99,51 +107,81 @@ pub enum Outcome {
 pub fn inject(text: &[u8], ports: &Ports) -> Result<Edited, ManifestError> {
     let wanted = ports.annotations();
     edit(text, |editor| {
-        let node = editor.template.node;
-        let at = |keys: &[&str]| {
-            keys.iter().try_fold(node, |node, key| editor.anchors.get(node, key))?.scalar()
-        };
-        let yes = ["true", "yes", "on", "y"];
-        if at(&["spec", "hostNetwork"])
-            .is_some_and(|word| yes.iter().any(|yes| word.eq_ignore_ascii_case(yes)))
-        {
-            return Ok((Outcome::HostNetwork, None));
+        if let Some(outcome) = unfit(editor) {
+            return Ok((outcome, None));
         }
-        if at(&["metadata", "annotations", INJECT]) == Some(DISABLED) {
-            return Ok((Outcome::Disabled, None));
+        if let Some(container) = editor.sidecar() {
+            let problem = "the pod has weir's sidecar, and weir on the node would capture it a \
+                           second time; take that away first: weir uninject";
+            return Err(editor.error(container, problem));
         }
         let pairs: Vec<_> = wanted.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let outcome = match editor.inject(&pairs)? {
-            Change::New => Outcome::Injected,
-            Change::Updated => Outcome::Updated,
-            Change::Nothing => Outcome::AlreadyInjected,
-        };
-        Ok((outcome, Some(Some(wanted.clone()))))
+        let change = editor.inject(&pairs)?;
+        Ok((change.into(), Some(Goal::Annotations(wanted.clone()))))
     })
 }
 
-/// Takes all of weir's annotations away, and what is empty without them. What [`inject`] made of a
-/// text that had none becomes that text again, byte for byte; only `annotations:` and `metadata:`
-/// that had been there without a value are not.
+/// Adds weir's sidecar, with the volumes that it mounts, to the pods of every object in a manifest.
+///
+/// # Errors
+/// As [`inject`], and where a pod has the annotation that asks for weir on the node.
+pub fn inject_sidecar(text: &[u8], sidecar: &Sidecar) -> Result<Edited, ManifestError> {
+    edit(text, |editor| {
+        if let Some(outcome) = unfit(editor) {
+            return Ok((outcome, None));
+        }
+        let asked = annotation(editor, INJECT);
+        if let Some(node) = asked.filter(|node| node.scalar() == Some(ENABLED)) {
+            let problem = format!(
+                "{INJECT} asks weir on the node to capture the pod, and a sidecar would do it a \
+                 second time; take that away first: weir uninject"
+            );
+            return Err(editor.error(node, &problem));
+        }
+        let change = editor.inject_sidecar(sidecar)?;
+        Ok((change.into(), Some(Goal::Sidecar(sidecar.clone()))))
+    })
+}
+
+/// Why nothing is added to a pod.
+fn unfit(editor: &Editor<'_>) -> Option<Outcome> {
+    let template = editor.template.node;
+    let host = editor.anchors.get(template, "spec");
+    let host = host.and_then(|spec| editor.anchors.get(spec, "hostNetwork")?.scalar());
+    let yes = ["true", "yes", "on", "y"];
+    if host.is_some_and(|word| yes.iter().any(|yes| word.eq_ignore_ascii_case(yes))) {
+        return Some(Outcome::HostNetwork);
+    }
+    let inject = annotation(editor, INJECT).and_then(Node::scalar);
+    (inject == Some(DISABLED)).then_some(Outcome::Disabled)
+}
+
+/// The value of an annotation of the editor's template.
+fn annotation<'a>(editor: &Editor<'a>, name: &str) -> Option<&'a Node> {
+    let metadata = editor.anchors.get(editor.template.node, "metadata")?;
+    editor.anchors.get(editor.anchors.get(metadata, "annotations")?, name)
+}
+
+/// Takes all of weir's annotations and its sidecar away, and what is empty without them. What [`inject`] made of a
+/// text that had none becomes that text again, byte for byte; only `annotations:`, `metadata:`,
+/// `initContainers:` and `volumes:` that had been there without a value are not.
 ///
 /// # Errors
 /// As [`inject`].
 pub fn uninject(text: &[u8]) -> Result<Edited, ManifestError> {
     edit(text, |editor| {
-        Ok(if editor.uninject()? {
-            (Outcome::Uninjected, Some(None))
+        let (annotations, sidecar) = (editor.uninject()?, editor.uninject_sidecar()?);
+        Ok(if annotations || sidecar {
+            (Outcome::Uninjected, Some(Goal::Nothing))
         } else {
             (Outcome::NotInjected, None)
         })
     })
 }
 
-/// The annotations that an edit is to leave; none if it is to leave no annotation of weir.
-type Annotations = Option<Vec<(&'static str, String)>>;
-
 fn edit(
     bytes: &[u8],
-    change: impl Fn(&mut Editor<'_>) -> Result<(Outcome, Option<Annotations>), ManifestError>,
+    change: impl Fn(&mut Editor<'_>) -> Result<(Outcome, Option<Goal>), ManifestError>,
 ) -> Result<Edited, ManifestError> {
     let text = readable(bytes)?;
     let (mark, text) = match text.strip_prefix('\u{feff}') {
@@ -165,11 +203,11 @@ fn edit(
                 name: &object,
                 edits: Vec::new(),
             };
-            let (outcome, annotations) = change(&mut editor)?;
+            let (outcome, goal) = change(&mut editor)?;
             result = outcome;
             edits.append(&mut editor.edits);
-            if let Some(annotations) = annotations {
-                intents.push(Intent { document, path: template.path.clone(), annotations });
+            if let Some(goal) = goal {
+                intents.push(Intent { document, path: template.path.clone(), goal });
             }
         }
         report.push(Line { kind, name, result });
@@ -229,6 +267,18 @@ impl Ports {
             self.opaque.clone(),
         ];
         KEYS.into_iter().zip(values).filter_map(|(key, value)| Some((key, value?))).collect()
+    }
+}
+
+// === impl Outcome ===
+
+impl From<Change> for Outcome {
+    fn from(change: Change) -> Self {
+        match change {
+            Change::New => Self::Injected,
+            Change::Updated => Self::Updated,
+            Change::Nothing => Self::AlreadyInjected,
+        }
     }
 }
 

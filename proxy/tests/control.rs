@@ -44,6 +44,8 @@ impl ControlHandler for Weir {
             sk_msg: "off".into(),
             open_connections: 0,
             resident_bytes: None,
+            pods: Vec::new(),
+            source_problem: None,
         }
     }
 
@@ -128,7 +130,7 @@ impl Running {
     fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let handler = Arc::new(Weir {
-            policy: Mutex::new(Config::default().settings().port_policy()),
+            policy: Mutex::new(Config::default().settings().port_policy(Source::Config)),
             telemetry: Telemetry::new(None),
         });
         let runtime =

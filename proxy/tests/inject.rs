@@ -1,5 +1,5 @@
-//! `weir inject` and `uninject` on the manifests in `inject/`. `NAME.in.yml` becomes `NAME.out.yml`
-//! with `NAME.report` on stderr, or is refused with `NAME.err`. Injecting twice changes nothing, and
+//! `weir inject` and `uninject` on the manifests in `inject/`, and with `--sidecar` on those in
+//! `inject-sidecar/`. `NAME.in.yml` becomes `NAME.out.yml` with `NAME.report` on stderr, or is refused with `NAME.err`. Injecting twice changes nothing, and
 //! uninjecting gives the input back to the byte; where it does not, `NAME.back.yml` says what.
 //! `UPDATE_GOLDEN=1` writes what is expected from what is; `*.back.yml` are written by hand.
 
@@ -16,16 +16,26 @@ use assert_cmd::cargo::CommandCargoExt;
 
 /// For every input.
 const FLAGS: [&str; 2] = ["--skip-outbound-ports=4406", "--opaque-ports=+9000-9100"];
+/// For every input of a sidecar.
+const SIDECAR: [&str; 4] = ["--sidecar", "--image=registry.example/weir:1", FLAGS[0], FLAGS[1]];
 
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/inject")
+    folder_of("inject")
+}
+
+fn folder_of(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name)
 }
 
 fn weir(args: &[&str], stdin: &[u8]) -> Output {
+    weir_in(&folder(), args, stdin)
+}
+
+fn weir_in(folder: &Path, args: &[&str], stdin: &[u8]) -> Output {
     let mut child = Command::cargo_bin("weir")
         .unwrap()
         .args(args)
-        .current_dir(folder())
+        .current_dir(folder)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -61,14 +71,27 @@ fn golden(path: &Path, got: &[u8]) {
 
 #[test]
 fn manifests_become_what_is_expected_and_themselves_again() {
+    let [edited, refused] = all_of("inject", &FLAGS);
+    assert!(edited >= 25 && refused >= 15, "{edited} edited, {refused} refused");
+}
+
+#[test]
+fn sidecars_are_added_as_expected_and_taken_away_again() {
+    let [edited, refused] = all_of("inject-sidecar", &SIDECAR);
+    assert!(edited >= 18 && refused >= 9, "{edited} edited, {refused} refused");
+}
+
+/// Every manifest of a folder; how many were edited, and how many refused.
+fn all_of(name: &str, flags: &[&str]) -> [usize; 2] {
     let update = std::env::var_os("UPDATE_GOLDEN").is_some();
+    let folder = folder_of(name);
     let mut seen = [0, 0];
-    for entry in fs::read_dir(folder()).unwrap() {
+    for entry in fs::read_dir(&folder).unwrap() {
         let file = entry.unwrap().file_name().into_string().unwrap();
         let Some(name) = file.strip_suffix(".in.yml") else { continue };
-        let beside = |suffix: &str| folder().join(format!("{name}.{suffix}"));
+        let beside = |suffix: &str| folder.join(format!("{name}.{suffix}"));
         let input = fs::read(beside("in.yml")).unwrap();
-        let output = weir(&["inject", &file, FLAGS[0], FLAGS[1]], b"");
+        let output = weir_in(&folder, &injection(&file, flags), b"");
         let refused = if update { output.status.code() == Some(2) } else { beside("err").exists() };
         seen[usize::from(refused)] += 1;
         if refused {
@@ -85,13 +108,66 @@ fn manifests_become_what_is_expected_and_themselves_again() {
         );
         golden(&beside("report"), &output.stderr);
         golden(&beside("out.yml"), &output.stdout);
-        let again = succeeds(&["inject", "-", FLAGS[0], FLAGS[1]], &output.stdout, name);
+        let again = succeeds(&injection("-", flags), &output.stdout, name);
         same(&again.stdout, &output.stdout, &format!("{name}: injected twice"));
         let back = succeeds(&["uninject", "-"], &output.stdout, name);
         let wanted = fs::read(beside("back.yml")).unwrap_or(input);
         same(&back.stdout, &wanted, &format!("{name}: uninjected"));
     }
-    assert!(seen[0] >= 25 && seen[1] >= 15, "{seen:?}");
+    seen
+}
+
+fn injection<'a>(file: &'a str, flags: &[&'a str]) -> Vec<&'a str> {
+    [&["inject", file], flags].concat()
+}
+
+/// What the annotations' tests have seen of the world, with the sidecar.
+#[test]
+fn sidecars_come_and_go_in_the_manifests_of_the_other_folder() {
+    let mut seen = 0;
+    for entry in fs::read_dir(folder()).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.display().to_string();
+        if !name.ends_with(".in.yml") {
+            continue;
+        }
+        let input = fs::read(&path).unwrap();
+        let output = weir(&["inject", "-", SIDECAR[0], SIDECAR[1]], &input);
+        if output.status.code() == Some(2) {
+            assert!(output.stdout.is_empty(), "{name}: nothing is written");
+            continue;
+        }
+        let had_some = String::from_utf8_lossy(&input).contains("weir.dev/");
+        if had_some || !String::from_utf8_lossy(&output.stderr).contains("injected") {
+            continue;
+        }
+        seen += 1;
+        let again = succeeds(&["inject", "-", SIDECAR[0], SIDECAR[1]], &output.stdout, &name);
+        same(&again.stdout, &output.stdout, &format!("{name}: injected twice"));
+        let back = succeeds(&["uninject", "-"], &output.stdout, &name);
+        same(&back.stdout, &input, &format!("{name}: uninjected"));
+    }
+    assert!(seen >= 25, "{seen}");
+}
+
+#[test]
+fn another_image_replaces_the_one_that_is_there_and_the_default_does_not() {
+    let input = fs::read(folder().join("deployment.in.yml")).unwrap();
+    let first = succeeds(&["inject", "-", "--sidecar"], &input, "first");
+    let text = String::from_utf8(first.stdout.clone()).unwrap();
+    let default = format!("image: localhost/weir:{}\n", env!("CARGO_PKG_VERSION"));
+    assert!(text.contains(&default), "{text}");
+    let second =
+        succeeds(&["inject", "-", "--sidecar", "--image=a/b@sha256:c"], &first.stdout, "2");
+    let wanted = text.replace(&default, "image: a/b@sha256:c\n");
+    assert_eq!(String::from_utf8(second.stdout.clone()).unwrap(), wanted);
+    assert_eq!(second.stderr, b"deployment \"web\" updated\n");
+    let third = succeeds(&["inject", "-", "--sidecar"], &second.stdout, "third");
+    same(&third.stdout, &second.stdout, "without an image");
+    // One way of capturing a pod at a time.
+    let other = weir(&["inject", "-"], &third.stdout);
+    let stderr = String::from_utf8(other.stderr).unwrap();
+    assert!(other.status.code() == Some(2) && stderr.contains("has weir's sidecar"), "{stderr}");
 }
 
 #[test]
@@ -115,6 +191,8 @@ fn bad_input_is_named_and_nothing_is_written() {
         (&["inject", "-", "--opaque-ports", "80,,443"][..], "column 4: empty item"),
         (&["inject", "-", "--skip-inbound-ports=+"], "nothing follows '+'"),
         (&["inject", "-", "--skip-outbound-ports", "-5"], "a range needs a port on both sides"),
+        (&["inject", "-", "--image", "weir:1"], "--sidecar"),
+        (&["inject", "-", "--sidecar", "--image", "a b"], "no name of an image"),
         (&["inject", "missing.yml"], "cannot read missing.yml"),
         (&["uninject", "missing.yml"], "cannot read missing.yml"),
         (&["uninject", "-"], "cannot uninject stdin: line 2, column 1"),

@@ -51,10 +51,7 @@ impl Cgroup {
     /// Wraps a command so that it moves into the cgroup before it begins.
     #[must_use]
     pub fn wrap(&self, command: &Command) -> Command {
-        let mut wrapped = Command::new("sh");
-        wrapped.args(["-c", JOIN]).arg(&self.path);
-        wrapped.arg(command.get_program()).args(command.get_args());
-        wrapped
+        within(&self.path, command)
     }
 
     /// Process ids in it and below it.
@@ -70,6 +67,15 @@ impl Drop for Cgroup {
             eprintln!("cgroup left behind: {error:#}");
         }
     }
+}
+
+/// A command that moves into a cgroup before it begins. What it has in its environment is lost.
+#[must_use]
+pub fn within(cgroup: &Path, command: &Command) -> Command {
+    let mut wrapped = Command::new("sh");
+    wrapped.args(["-c", JOIN]).arg(cgroup);
+    wrapped.arg(command.get_program()).args(command.get_args());
+    wrapped
 }
 
 /// Where cgroup2 is mounted, read from mountinfo (proc(5)): not every machine has it at the same

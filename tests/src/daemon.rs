@@ -63,6 +63,12 @@ impl Instance {
         Arc::new(Self { name, programs: Mutex::default() })
     }
 
+    /// One that weir itself gives its name.
+    #[must_use]
+    pub fn called(name: &str) -> Arc<Self> {
+        Arc::new(Self { name: name.to_owned(), programs: Mutex::default() })
+    }
+
     /// The name.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -1,15 +1,17 @@
-//! A client that connects all the time, and what became of each of its connections: direct, proxied
-//! or failed, and since when. The fixture `connect_loop.py` does the connecting.
+//! A client that connects once or all the time, and what became of each of its connections: direct,
+//! proxied or failed, and since when. The fixture `connect_loop.py` does the latter.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use nix::time::{ClockId, clock_gettime};
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, within};
 use crate::lab::{CLIENT_V4, SERVER_V4};
-use crate::process::{Process, wait_until};
+use crate::netns::Netns;
+use crate::process::{Process, run, wait_until};
 use crate::{Lab, fixture};
 
 /// The running client.
@@ -50,6 +52,34 @@ pub struct Visits(Vec<Visit>);
 pub fn now() -> Result<u64> {
     let time = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?);
     u64::try_from(time.as_nanos()).context("the machine has been up for centuries")
+}
+
+/// One connection of a client in a namespace and a cgroup to a server that tells who connected
+/// ([`crate::peer::Peer::whoami`]); getpeername(2) must say `peer`.
+///
+/// # Errors
+///
+/// Fails when getpeername(2) says something else, or the client does not end.
+pub fn visit(netns: &Netns, cgroup: &Path, to: (&str, u16), peer: &str) -> Result<Outcome> {
+    let (host, port) = to;
+    let program = format!(
+        "import socket\n\
+         try:\n\
+         \x20with socket.create_connection(('{host}', {port}), timeout=20) as c:\n\
+         \x20\x20assert c.getpeername() == ('{peer}', {port}), c.getpeername()\n\
+         \x20\x20seen = c.makefile().readline().split()\n\
+         \x20\x20print('direct' if int(seen[1]) == c.getsockname()[1] else 'proxied')\n\
+         except OSError as error:\n\
+         \x20print(type(error).__name__)"
+    );
+    let mut client = netns.command(fixture::PYTHON);
+    client.args(["-c", &program]);
+    let finished = run(&mut within(cgroup, &client), Duration::from_secs(60))?.ok()?;
+    Ok(match finished.stdout.trim() {
+        "direct" => Outcome::Direct,
+        "proxied" => Outcome::Proxied,
+        other => Outcome::Failed(other.to_owned()),
+    })
 }
 
 // === impl Visitor ===

@@ -3,6 +3,8 @@
 
 #[path = "coexistence/foreign.rs"]
 mod foreign;
+#[path = "coexistence/node.rs"]
+mod node;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,13 +14,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use weir_tests::Lab;
-use weir_tests::cgroup::Cgroup;
+use weir_tests::cgroup::{Cgroup, within};
 use weir_tests::daemon::Instance;
 use weir_tests::fixture;
 use weir_tests::lab::SERVER_V4;
 use weir_tests::netns::{Netns, ip};
 use weir_tests::peer::Peer;
 use weir_tests::process::{Process, run, wait_until};
+use weir_tests::visits::{Outcome as Visit, visit};
 use weir_tests::weir::binary;
 
 use foreign::{CONNECT4, Counters, EXCLUSIVE, OVERRIDE, Program, SockMap};
@@ -44,14 +47,6 @@ struct Weir {
     control: PathBuf,
     /// Dropped after the process: takes away what is pinned.
     _instance: Arc<Instance>,
-}
-
-/// What a client saw of one connection.
-#[derive(Debug, PartialEq, Eq)]
-enum Visit {
-    Direct,
-    Proxied,
-    Failed(String),
 }
 
 // === impl Place ===
@@ -121,24 +116,7 @@ impl Place {
 
     /// One connection to a server that tells who connected; getpeername(2) must say `peer`.
     fn visit_named(&self, host: &str, peer: &str) -> Result<Visit> {
-        let program = format!(
-            "import socket\n\
-             try:\n\
-             \x20with socket.create_connection(('{host}', {PORT}), timeout=20) as c:\n\
-             \x20\x20assert c.getpeername() == ('{peer}', {PORT}), c.getpeername()\n\
-             \x20\x20seen = c.makefile().readline().split()\n\
-             \x20\x20print('direct' if int(seen[1]) == c.getsockname()[1] else 'proxied')\n\
-             except OSError as error:\n\
-             \x20print(type(error).__name__)"
-        );
-        let mut client = self.lab.client.command(fixture::PYTHON);
-        client.args(["-c", &program]);
-        let finished = run(&mut within(&self.leaf(), &client), LIMIT)?.ok()?;
-        Ok(match finished.stdout.trim() {
-            "direct" => Visit::Direct,
-            "proxied" => Visit::Proxied,
-            other => Visit::Failed(other.to_owned()),
-        })
+        visit(&self.lab.client, &self.leaf(), (host, PORT), peer)
     }
 
     /// Gives the server the service's address, where it refuses, and the client a route to it: only
@@ -175,14 +153,6 @@ impl Weir {
 }
 
 // === helpers ===
-
-/// A command that moves into the cgroup before it begins.
-fn within(cgroup: &Path, command: &Command) -> Command {
-    let mut wrapped = Command::new("sh");
-    wrapped.args(["-c", r#"echo $$ > "$0/cgroup.procs" && exec "$@""#]).arg(cgroup);
-    wrapped.arg(command.get_program()).args(command.get_args());
-    wrapped
-}
 
 /// A whoami server on the usual port of the server's namespace.
 fn server(place: &Place) -> Result<Peer> {

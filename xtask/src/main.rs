@@ -9,12 +9,15 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod chaos;
 mod demo;
+mod deploy;
 mod ebpf;
 mod fuzz;
+mod image;
 mod packages;
 mod scope;
 mod setup;
 mod test;
+mod venv;
 mod vm;
 
 /// Development tasks of weir
@@ -34,6 +37,10 @@ enum Verb {
     Demo,
     /// Build the BPF object, or check that the committed one belongs to the sources
     Ebpf(ebpf::Args),
+    /// Build a static weir, and an OCI image archive around it
+    Image(image::Args),
+    /// Render the plain Kubernetes manifests from the Helm chart
+    Manifests(deploy::Args),
     /// Install the Debian packages that the demo and the tests need
     Setup(setup::Args),
     /// Many connections through one weir, and a look at what it holds; needs root
@@ -61,6 +68,8 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Chaos(args) => chaos::run(&root(), &args),
         Verb::Demo => demo::run(&root()),
         Verb::Ebpf(args) => ebpf::run(&root(), &args),
+        Verb::Image(args) => image::run(&root(), &args),
+        Verb::Manifests(args) => deploy::run(&root(), &args),
         Verb::Setup(args) => setup::run(&args),
         Verb::Soak(args) => chaos::soak(&root(), &args),
         Verb::Test(args) => test::run(&root(), &args),

@@ -29,6 +29,7 @@ pub(crate) const TESTS: &[&str] = &[
     "openssh-client",
     "openssh-server",
     "postgresql",
+    "python3-venv",
     "python3-websockets",
     "vsftpd",
 ];

@@ -1,5 +1,5 @@
-//! `cargo xtask setup`: installs the packages that the demo or the tests need. Services that they
-//! bring are not started.
+//! `cargo xtask setup`: installs the packages that the demo or the tests need, and Helm for the tests.
+//! Services that they bring are not started.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -8,6 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::deploy::helm;
 use crate::packages::{BENCH, DEMO, TESTS, VM};
 
 /// Debian asks this program whether a package may start its service (invoke-rc.d(8)).
@@ -50,26 +51,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 ///
 /// Fails when something is missing and cannot be installed here, and says what.
 pub(crate) fn setup(purpose: Purpose) -> Result<()> {
-    let missing = missing(purpose);
-    if missing.is_empty() {
-        return Ok(());
+    packages(purpose)?;
+    if purpose == Purpose::Tests
+        && let Err(error) = helm::install()
+    {
+        // The others can be run; those of the chart will say so too.
+        eprintln!("Helm cannot be had, and the tests of the chart will fail: {error:#}");
     }
-    let list = missing.join(" ");
-    let by_hand = format!("apt-get install --no-install-recommends {list}");
-    ensure!(
-        has("apt-get"),
-        "these Debian packages are missing: {list}\nthis is not Debian; install what they are called here"
-    );
-    ensure!(
-        nix::unistd::geteuid().is_root(),
-        "these Debian packages are missing: {list}\nrun as root, or install them: sudo {by_hand}"
-    );
-    eprintln!("installing: {list}");
-    let _quiet = Quiet::new()?;
-    apt(&["update", "-q"])?;
-    let mut install = vec!["install", "-y", "-q", "--no-install-recommends"];
-    install.extend(&missing);
-    apt(&install)
+    Ok(())
 }
 
 // === impl Quiet ===
@@ -98,6 +87,29 @@ impl Drop for Quiet {
 }
 
 // === helpers ===
+
+fn packages(purpose: Purpose) -> Result<()> {
+    let missing = missing(purpose);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    let by_hand = format!("apt-get install --no-install-recommends {list}");
+    ensure!(
+        has("apt-get"),
+        "these Debian packages are missing: {list}\nthis is not Debian; install what they are called here"
+    );
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "these Debian packages are missing: {list}\nrun as root, or install them: sudo {by_hand}"
+    );
+    eprintln!("installing: {list}");
+    let _quiet = Quiet::new()?;
+    apt(&["update", "-q"])?;
+    let mut install = vec!["install", "-y", "-q", "--no-install-recommends"];
+    install.extend(&missing);
+    apt(&install)
+}
 
 /// Runs apt-get without questions.
 fn apt(arguments: &[&str]) -> Result<()> {

@@ -8,7 +8,16 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::setup::{Purpose, setup};
-use crate::{ebpf, fuzz, scope};
+use crate::{ebpf, fuzz, image, scope};
+
+/// Where the tests find the image archive.
+const IMAGE_VARIABLE: &str = "WEIR_IMAGE";
+/// The tests of the image: a filter that leaves them out spares its build.
+const IMAGE_TESTS: [&str; 3] = [
+    "image::the_image_captures_with_the_rights_of_the_manifest",
+    "image::the_image_runs_weir_check",
+    "image::the_image_takes_over_from_the_one_before",
+];
 
 /// What weir loads instead of the object that is compiled in.
 const OBJECT_VARIABLE: &str = "WEIR_BPF_OBJECT";
@@ -44,7 +53,7 @@ fn inside(root: &Path, args: &Args) -> Result<()> {
 
     step("unit and property tests");
     let unit = ["test", "--workspace", "--exclude", "weir-tests", "--no-fail-fast", "--"];
-    tally.add(cargo_test(root, &[&unit[..], &filter].concat(), None)?);
+    tally.add(cargo_test(root, &[&unit[..], &filter].concat(), &[])?);
 
     step("end-to-end tests");
     let object = ebpf::fresh_object(root)?;
@@ -52,9 +61,17 @@ fn inside(root: &Path, args: &Args) -> Result<()> {
         Some(path) => println!("with the BPF object built just now, {}", path.display()),
         None => println!("with the committed BPF object: there is no BPF toolchain here"),
     }
+    let image = image::default_output().with_file_name("test.tar");
+    let asked = |filter: &String| IMAGE_TESTS.iter().any(|test| test.contains(filter.as_str()));
+    if args.filter.as_ref().is_none_or(asked) {
+        // All is as in a released one, but for the optimisation, which takes minutes.
+        println!("building the image, without optimisation");
+        image::build(root, &image, "image-quick")?;
+    }
     let end_to_end = ["test", "--package", "weir-tests", "--no-fail-fast", "--"];
-    let variables = object.as_deref().map(|path| (OBJECT_VARIABLE, path));
-    tally.add(cargo_test(root, &[&end_to_end[..], &filter].concat(), variables)?);
+    let object = object.as_deref().map(|path| (OBJECT_VARIABLE, path));
+    let variables: Vec<_> = object.into_iter().chain([(IMAGE_VARIABLE, &*image)]).collect();
+    tally.add(cargo_test(root, &[&end_to_end[..], &filter].concat(), &variables)?);
 
     if args.filter.is_none() {
         step("fuzz targets, a short run each");
@@ -101,11 +118,11 @@ impl Tally {
 // === helpers ===
 
 /// Runs `cargo test`, showing its output and reading the sums from it.
-fn cargo_test(root: &Path, arguments: &[&str], variable: Option<(&str, &Path)>) -> Result<Tally> {
+fn cargo_test(root: &Path, arguments: &[&str], variables: &[(&str, &Path)]) -> Result<Tally> {
     let weir = root.join("target/release/weir");
     let mut child = command(root, arguments)
         .env("WEIR_BIN", weir)
-        .envs(variable)
+        .envs(variables.iter().copied())
         .stdout(std::process::Stdio::piped())
         .spawn()
         .context("cannot run cargo")?;

@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use weir::manifest::{Edited, ManifestError, Ports, inject, uninject};
+use weir::manifest::{Edited, ManifestError, Ports, Sidecar, inject, inject_sidecar, uninject};
 
 fn known(result: Result<Edited, ManifestError>) -> Option<Edited> {
     match result {
@@ -13,12 +13,19 @@ fn known(result: Result<Edited, ManifestError>) -> Option<Edited> {
     }
 }
 
-fuzz_target!(|text: &[u8]| {
-    let ports = Ports { opaque: Some("+4406".to_owned()), ..Ports::default() };
-    known(uninject(text));
-    if let Some(once) = known(inject(text, &ports)) {
-        let twice = known(inject(once.text.as_bytes(), &ports)).expect("what weir wrote is good");
+/// One form of injection.
+fn holds(text: &[u8], inject: impl Fn(&[u8]) -> Result<Edited, ManifestError>) {
+    if let Some(once) = known(inject(text)) {
+        let twice = known(inject(once.text.as_bytes())).expect("what weir wrote is good");
         assert_eq!(twice.text, once.text);
         known(uninject(once.text.as_bytes()));
     }
+}
+
+fuzz_target!(|text: &[u8]| {
+    let ports = Ports { opaque: Some("+4406".to_owned()), ..Ports::default() };
+    known(uninject(text));
+    holds(text, |text| inject(text, &ports));
+    let sidecar = Sidecar { image: None, ports: ports.clone() };
+    holds(text, |text| inject_sidecar(text, &sidecar));
 });

@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use super::{CaptureError, mounts};
+use super::{CaptureError, mounts, sidecar};
 
 /// A cgroup made by weir, removed when dropped. Processes still in it are moved to its parent.
 #[derive(Debug)]
@@ -103,16 +103,22 @@ pub fn mount_point() -> Result<PathBuf, CaptureError> {
 /// The directory of weir's own cgroup.
 ///
 /// # Errors
-/// Without cgroup v2.
+/// Without cgroup v2, and where no mount of it shows weir's own.
 pub fn own() -> Result<PathBuf, CaptureError> {
-    let mount = mount_point()?;
     let text = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let relative = text
         .lines()
         .find_map(|line| line.strip_prefix("0::"))
         .unwrap_or("/")
         .trim_start_matches('/');
-    Ok(mount.join(relative))
+    let error = match mount_point() {
+        Ok(mount) => return Ok(mount.join(relative)),
+        Err(error) => error,
+    };
+    // In a cgroup namespace of its own, with nothing but the node's hierarchy mounted, the path
+    // says nothing.
+    let pid = std::process::id();
+    mounts::all("cgroup2")?.iter().find_map(|mount| sidecar::holder(mount, pid)).ok_or(error)
 }
 
 /// The kernel's id of a cgroup: the inode of its directory on 64-bit machines
@@ -133,4 +139,22 @@ pub fn id(path: &Path) -> Result<u64, CaptureError> {
         ));
     }
     Ok(metadata.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::sidecar::holder, *};
+
+    #[test]
+    fn a_process_is_found_wherever_it_is_below() {
+        let root = tempfile::tempdir().unwrap();
+        let own = root.path().join("pods/this");
+        for path in [root.path().join("pods/other"), own.clone()] {
+            fs::create_dir_all(&path).unwrap();
+            fs::write(path.join("cgroup.procs"), "1\n").unwrap();
+        }
+        fs::write(own.join("cgroup.procs"), "1\n4711\n").unwrap();
+        assert_eq!(holder(root.path(), 4711), Some(own));
+        assert_eq!(holder(root.path(), 471), None);
+    }
 }

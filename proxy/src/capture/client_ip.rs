@@ -19,6 +19,7 @@ mod users;
 use std::{
     fs, io,
     net::{Ipv4Addr, Ipv6Addr},
+    os::fd::AsRawFd,
 };
 
 use futures_util::TryStreamExt;
@@ -33,7 +34,7 @@ use rtnetlink::{
 use serde::{Deserialize, Serialize};
 
 pub use self::{dial::connect_as, users::ClientIpUser};
-use super::{CaptureError, Netns};
+use super::{CaptureError, Netns, mounts};
 
 /// The mark of weir's connections to applications: "WE" in the upper half, like weir's others.
 const MARK: u32 = weir_common::CLIENT_IP_MARK;
@@ -268,11 +269,24 @@ fn switch(path: &str, on: bool) -> io::Result<()> {
     if is_on(path)? == on {
         return Ok(());
     }
-    match fs::write(path, if on { "1" } else { "0" }) {
+    let value = if on { "1" } else { "0" };
+    let written = match fs::write(path, value) {
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => write_anew(path, value),
+        written => written,
+    };
+    match written {
         // The kernel has no IPv6 (`is_on` said "off").
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         written => written.map_err(|error| about(path, &error)),
     }
+}
+
+/// Writes to a file of `/proc` where that is mounted read-only, as container runtimes do with
+/// `/proc/sys`: to a procfs of weir's own.
+fn write_anew(path: &str, value: &str) -> io::Result<()> {
+    let proc = mounts::detached(c"proc")?;
+    let below = path.trim_start_matches("/proc/");
+    fs::write(format!("/proc/self/fd/{}/{below}", proc.as_raw_fd()), value)
 }
 
 fn about(path: &str, error: &io::Error) -> io::Error {

@@ -6,10 +6,12 @@
 //! which they were attached. Each sees what the one before has written. All of them run.
 
 mod hooks;
+mod mesh;
 mod nftables;
 mod packets;
 mod sockets;
 
+pub use mesh::{Mesh, cilium, meshes};
 pub use packets::inside;
 
 use std::{

@@ -127,6 +127,9 @@ pub enum CaptureError {
         "cgroup {0} is weir's own: capturing it would capture the proxy; start weir in another cgroup, or use `weir exec`"
     )]
     OwnCgroup(PathBuf),
+    /// weir was asked to capture the pod that it is in, and that was not found.
+    #[error("cannot find the pod that weir runs in: {0}")]
+    NoPod(String),
     /// A socket of the workload could not be made.
     #[error("cannot {action}: {source}{hint}")]
     Socket {

@@ -14,7 +14,7 @@ use std::{
 use weir_common::{DestinationKey, Direction, Listening};
 
 use super::{
-    CaptureError, Kernel, Netns,
+    CaptureError, Kernel, Netns, cgroup,
     listening::{Listener, cgroup_ids, listeners},
 };
 
@@ -148,7 +148,9 @@ impl Kernel {
             source,
             hint: "; is the sock_diag kernel module there?",
         };
-        let cgroups = cgroup_ids(cgroup).map_err(error)?;
+        let mut cgroups = cgroup_ids(cgroup).map_err(error)?;
+        // In a sidecar weir's own cgroup is below the workload's: its listeners are not.
+        cgroups.remove(&cgroup::id(&cgroup::own()?)?);
         let mut all = netns.run(listeners).await?.map_err(error)?;
         all.retain(|listener| is_of(listener, &cgroups));
         Ok(all)

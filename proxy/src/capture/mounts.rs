@@ -1,7 +1,9 @@
 //! Which file systems are mounted where: never guessed, always read from mountinfo.
 
 use std::{
-    fs,
+    ffi::CStr,
+    fs, io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -15,14 +17,66 @@ use super::CaptureError;
 /// # Errors
 /// Where mountinfo cannot be read.
 pub(super) fn first(kind: &str) -> Result<Option<PathBuf>, CaptureError> {
+    Ok(find(&table()?, kind).find(|path| is(path, kind)))
+}
+
+/// Whether a bpffs is mounted, as a whole.
+///
+/// # Errors
+/// As [`first`].
+pub fn has_bpffs() -> Result<bool, CaptureError> {
+    first("bpf").map(|found| found.is_some())
+}
+
+/// Every place where a file system of this type, or a part of it, is mounted and nothing over it.
+///
+/// # Errors
+/// As [`first`].
+pub(super) fn all(kind: &str) -> Result<Vec<PathBuf>, CaptureError> {
+    let mut found: Vec<PathBuf> = Vec::new();
+    for (path, _) in mounts(&table()?, kind) {
+        if !found.contains(&path) && is(&path, kind) {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+fn table() -> Result<String, CaptureError> {
     let path = "/proc/self/mountinfo";
-    let text = fs::read_to_string(path).map_err(|source| CaptureError::Cgroup {
+    fs::read_to_string(path).map_err(|source| CaptureError::Cgroup {
         action: "find the mount of",
         path: path.into(),
         source,
         hint: "; is /proc mounted?",
-    })?;
-    Ok(find(&text, kind).find(|path| is(path, kind)))
+    })
+}
+
+/// A new file system of this type that is mounted nowhere and goes with the descriptor (fsopen(2),
+/// fsmount(2), since Linux 5.2).
+///
+/// # Errors
+/// What the kernel says: EPERM without `CAP_SYS_ADMIN`, ENODEV for a type that it does not have.
+pub(super) fn detached(kind: &CStr) -> io::Result<OwnedFd> {
+    const FSOPEN_CLOEXEC: libc::c_uint = 1;
+    const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
+    const FSMOUNT_CLOEXEC: libc::c_uint = 1;
+    let check = |result: libc::c_long| {
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as libc::c_int) }
+    };
+    // SAFETY: the name is a C string that lives through the call; the descriptors that come back
+    // are nobody else's.
+    unsafe {
+        let context = OwnedFd::from_raw_fd(check(libc::syscall(
+            libc::SYS_fsopen,
+            kind.as_ptr(),
+            FSOPEN_CLOEXEC,
+        ))?);
+        let nothing = std::ptr::null::<libc::c_void>();
+        let fd = context.as_raw_fd();
+        check(libc::syscall(libc::SYS_fsconfig, fd, FSCONFIG_CMD_CREATE, nothing, nothing, 0))?;
+        Ok(OwnedFd::from_raw_fd(check(libc::syscall(libc::SYS_fsmount, fd, FSMOUNT_CLOEXEC, 0))?))
+    }
 }
 
 /// Whether what is seen at a path is of this type.
@@ -35,12 +89,17 @@ fn is(path: &Path, kind: &str) -> bool {
 }
 
 fn find<'a>(mountinfo: &'a str, kind: &'a str) -> impl Iterator<Item = PathBuf> + 'a {
+    mounts(mountinfo, kind).filter_map(|(path, root)| (root == "/").then_some(path))
+}
+
+/// Mount points, each with what of the file system is mounted there.
+fn mounts<'a>(mountinfo: &'a str, kind: &'a str) -> impl Iterator<Item = (PathBuf, &'a str)> + 'a {
     mountinfo.lines().filter_map(move |line| {
         let (left, right) = line.split_once(" - ")?;
         (right.split(' ').next()? == kind).then_some(())?;
-        let mut fields = left.split(' ');
-        (fields.nth(3)? == "/").then_some(())?;
-        fields.next().map(|path| PathBuf::from(unescape(path)))
+        let mut fields = left.split(' ').skip(3);
+        let root = fields.next()?;
+        Some((PathBuf::from(unescape(fields.next()?)), root))
     })
 }
 
@@ -64,6 +123,28 @@ mod tests {
         assert_eq!(first(text, "bpf"), None);
         assert_eq!(first("1 2 0:3 /sub /x rw - cgroup2 c rw\n", "cgroup2"), None);
         assert_eq!(first("", "bpf"), None);
+    }
+
+    /// As in a container with a cgroup namespace of its own and the node's hierarchy beside it.
+    #[test]
+    fn parts_of_a_file_system_are_mounts_too() {
+        let text = "31 30 0:27 / /sys/fs/cgroup ro - cgroup2 cgroup ro\n\
+                    32 30 0:27 /../../.. /host/cgroup ro - cgroup2 cgroup2 rw\n";
+        let all: Vec<_> = mounts(text, "cgroup2").collect();
+        assert_eq!(all, [("/sys/fs/cgroup".into(), "/"), ("/host/cgroup".into(), "/../../..")]);
+        assert_eq!(find(text, "cgroup2").collect::<Vec<_>>(), [PathBuf::from("/sys/fs/cgroup")]);
+    }
+
+    #[test]
+    fn a_file_system_that_is_mounted_nowhere_can_be_read() {
+        if !nix::unistd::geteuid().is_root() {
+            assert!(detached(c"proc").is_err());
+            return;
+        }
+        let proc = detached(c"proc").unwrap();
+        let version = format!("/proc/self/fd/{}/version", proc.as_raw_fd());
+        assert_eq!(fs::read(version).unwrap(), fs::read("/proc/version").unwrap());
+        assert!(detached(c"no such file system").is_err());
     }
 
     #[test]

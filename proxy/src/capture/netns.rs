@@ -381,7 +381,10 @@ fn local_ports() -> io::Result<(u16, u16)> {
 }
 
 /// The processes in a cgroup and below; 0 for each that is in another PID namespace.
-fn processes(cgroup: &Path) -> Result<Vec<u32>, CaptureError> {
+///
+/// # Errors
+/// Where the cgroup is not there or may not be read.
+pub fn processes(cgroup: &Path) -> Result<Vec<u32>, CaptureError> {
     let read = match fs::read_to_string(cgroup.join("cgroup.procs")) {
         // A threaded cgroup (cgroups(7)) names threads only; those have namespaces too.
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {

@@ -16,7 +16,7 @@
 use std::{
     fs::{self, File, TryLockError},
     io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -84,7 +84,7 @@ impl Pins {
     /// # Errors
     /// Where a bpffs cannot be made: without `CAP_SYS_ADMIN`.
     pub fn private() -> Result<Self, CaptureError> {
-        let mount = detached_bpffs().map_err(|source| CaptureError::Pins {
+        let mount = mounts::detached(c"bpf").map_err(|source| CaptureError::Pins {
             action: "make a private bpffs",
             path: "/".into(),
             source,
@@ -268,29 +268,6 @@ pub(super) fn make_dir(path: &Path) -> Result<(), CaptureError> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| {
         CaptureError::Pins { action: "create", path: path.into(), source, hint: "; run as root" }
     })
-}
-
-/// A bpffs that is mounted nowhere (fsopen(2), fsmount(2), since Linux 5.2).
-fn detached_bpffs() -> io::Result<OwnedFd> {
-    const FSOPEN_CLOEXEC: libc::c_uint = 1;
-    const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
-    const FSMOUNT_CLOEXEC: libc::c_uint = 1;
-    let check = |result: libc::c_long| {
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as libc::c_int) }
-    };
-    // SAFETY: the name is a C string that lives through the call; the descriptors that come back
-    // are nobody else's.
-    unsafe {
-        let context = OwnedFd::from_raw_fd(check(libc::syscall(
-            libc::SYS_fsopen,
-            c"bpf".as_ptr(),
-            FSOPEN_CLOEXEC,
-        ))?);
-        let nothing = std::ptr::null::<libc::c_void>();
-        let fd = context.as_raw_fd();
-        check(libc::syscall(libc::SYS_fsconfig, fd, FSCONFIG_CMD_CREATE, nothing, nothing, 0))?;
-        Ok(OwnedFd::from_raw_fd(check(libc::syscall(libc::SYS_fsmount, fd, FSMOUNT_CLOEXEC, 0))?))
-    }
 }
 
 /// FNV-1a.

@@ -14,6 +14,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::{CaptureError, mounts};
+
 /// Levels below the root that are looked at. kind's pods are at most at 6.
 const DEPTH: usize = 12;
 /// Hexadecimal digits of a UID, with or without dashes between them.
@@ -54,6 +56,14 @@ pub struct Kubepods {
     pub containers: BTreeMap<Runtime, usize>,
 }
 
+/// Where cgroups are seen: every mount of cgroup2, whole or in part.
+///
+/// # Errors
+/// Where mountinfo cannot be read.
+pub fn roots() -> Result<Vec<PathBuf>, CaptureError> {
+    mounts::all("cgroup2")
+}
+
 /// The cgroup of the pod with this UID below a cgroup; `None` while it has none.
 ///
 /// # Errors
@@ -86,6 +96,22 @@ pub fn layout(root: &Path) -> io::Result<Vec<Kubepods>> {
     Ok(found)
 }
 
+/// The cgroups of all pods below a cgroup, nearest first.
+///
+/// # Errors
+/// What reading the root says.
+pub fn all(root: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let _: Option<()> = walk(root, |path, name| {
+        if is_pod(name) {
+            found.push(path);
+            return Step::Over;
+        }
+        Step::Into
+    })?;
+    Ok(found)
+}
+
 /// The cgroups directly below a pod's: its containers, and its pause container.
 ///
 /// # Errors
@@ -94,17 +120,22 @@ pub fn containers(pod: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(directories(pod)?.into_iter().map(|(path, _)| path).collect())
 }
 
+/// The UID of the pod whose cgroup has this name; a static pod's has no dashes.
+#[must_use]
+pub fn uid(name: &str) -> Option<String> {
+    let uid = match name.strip_suffix(".slice") {
+        Some(slice) => slice.rsplit_once("-pod")?.1.replace('_', "-"),
+        None => name.strip_prefix("pod")?.to_owned(),
+    };
+    let digits = uid.chars().filter(char::is_ascii_hexdigit).count();
+    let fits = digits == UID_DIGITS && uid.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
+    fits.then_some(uid)
+}
+
 /// Whether a directory is named as a pod's cgroup.
 #[must_use]
 pub fn is_pod(name: &str) -> bool {
-    let uid = match name.strip_suffix(".slice") {
-        Some(slice) => slice.rsplit_once("-pod").map(|(_, uid)| uid),
-        None => name.strip_prefix("pod"),
-    };
-    uid.is_some_and(|uid| {
-        let digits = uid.chars().filter(char::is_ascii_hexdigit).count();
-        digits == UID_DIGITS && uid.chars().all(|c| c.is_ascii_hexdigit() || "-_".contains(c))
-    })
+    uid(name).is_some()
 }
 
 // === impl Kubepods ===
@@ -347,6 +378,7 @@ mod tests {
             (format!("libpod-{}.scope", id(1)), false),
         ] {
             assert_eq!(is_pod(&name), is, "{name}");
+            assert!(uid(&name).is_none_or(|uid| [UID, HASH].contains(&uid.as_str())), "{name}");
         }
     }
 }

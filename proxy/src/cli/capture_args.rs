@@ -188,6 +188,7 @@ Examples:
   weir run --cgroup /sys/fs/cgroup/system.slice/shop.service --admin 127.0.0.1:4191
   weir run --config /etc/weir.toml --opaque-ports +9000
   weir run --config /etc/weir.toml --print-config
+  weir run --sidecar --admin 0.0.0.0:4191
 
 SIGTERM and SIGINT drain: new connections go direct, those that are there may finish.")]
 pub struct RunArgs {
@@ -199,8 +200,16 @@ pub struct RunArgs {
     #[arg(long, conflicts_with_all = ["cgroup", "netns"])]
     pub standby: bool,
 
+    /// Capture the Kubernetes pod that weir runs in a container of, but for weir's own connections
+    #[arg(long, conflicts_with_all = ["cgroup", "netns", "standby"])]
+    pub sidecar: bool,
+
+    /// The UID of that pod [default: POD_UID in the environment, or found out by weir's process]
+    #[arg(long, value_name = "UID", requires = "sidecar")]
+    pub pod_uid: Option<String>,
+
     /// Where the kernel side is kept, below weir/ in the bpffs: one weir at a time serves it
-    /// [default: default]
+    /// [default: default; with --sidecar pod-UID]
     #[arg(long, value_name = "NAME")]
     pub instance: Option<String>,
 

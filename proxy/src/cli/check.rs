@@ -3,6 +3,7 @@
 
 mod bpf;
 mod coexistence;
+mod kubernetes;
 mod network;
 mod system;
 
@@ -35,6 +36,7 @@ pub struct ProofFailure {
 Examples:
   sudo weir check
   sudo weir check --cgroup /sys/fs/cgroup/system.slice/shop.service --netns /run/netns/shop
+  sudo weir check --kubernetes
   weir check -o json | jq -r '.findings[] | select(.level == \"fail\") | .hint'
 
 Ends with 3 if a requirement is missing.")]
@@ -48,6 +50,12 @@ pub(super) struct Args {
     /// The network namespace of its processes, as a file [default: weir's own]
     #[arg(long, value_name = "PATH")]
     netns: Option<PathBuf>,
+    /// Look at this machine as a node of Kubernetes too: its pods, and who else takes their connections
+    #[arg(long)]
+    kubernetes: bool,
+    /// Where the cgroups of its pods are looked for [default: every cgroup2 mount]
+    #[arg(long, value_name = "PATH", requires = "kubernetes")]
+    cgroup_root: Option<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -99,6 +107,12 @@ pub(super) fn run(args: &Args, proof: Option<ProofRun>) -> anyhow::Result<Exit> 
     findings.extend(bpf::findings());
     findings
         .extend(cgroup.map(|path| coexistence::findings(&path, netns.as_fd())).unwrap_or_default());
+    if args.kubernetes {
+        if let Some(root) = &args.cgroup_root {
+            cgroup::id(root)?;
+        }
+        findings.extend(kubernetes::findings(args.cgroup_root.as_deref()));
+    }
     findings.push(if args.no_proof {
         Finding::warn(PROOF, "not tried, as asked", "run without --no-proof")
     } else {

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 
 use super::{Exit, output::narrate, with_exit};
 use crate::{
-    manifest::{self, Edited, ManifestError, Ports},
+    manifest::{self, DEFAULT_IMAGE, Edited, ManifestError, Ports, Sidecar},
     ports::{PortList, PortListError},
 };
 
@@ -20,10 +20,12 @@ use crate::{
 Examples:
   weir inject deployment.yml --skip-outbound-ports=4406 | kubectl apply -f -
   kubectl get deployment web -o yaml | weir inject --opaque-ports +9000 - | kubectl apply -f -
+  weir inject --sidecar --image registry.example/weir:1.2 deployment.yml | kubectl apply -f -
 
 Deployments, StatefulSets, DaemonSets, ReplicaSets, Jobs, CronJobs, Pods and lists of them are
 changed; other objects pass as they are. Comments, order and formatting stay. Annotations that are
-there already get the values of the flags that are given, and are left alone otherwise.")]
+there already get the values of the flags that are given, and are left alone otherwise; so does a
+sidecar.")]
 pub(super) struct InjectArgs {
     /// A manifest in YAML or JSON, with any number of documents; - is stdin
     #[arg(value_name = "FILE")]
@@ -40,6 +42,15 @@ pub(super) struct InjectArgs {
     /// Ports forwarded as raw TCP, both directions; +LIST adds to the default list
     #[arg(long, value_name = "LIST", value_parser = port_list, allow_hyphen_values = true)]
     opaque_ports: Option<String>,
+
+    /// Add a native sidecar that captures its pod (Kubernetes 1.29), instead of annotations for weir
+    /// on the node
+    #[arg(long)]
+    sidecar: bool,
+
+    /// The sidecar's image [default: weir:VERSION of this weir, or the one that is there]
+    #[arg(long, value_name = "IMAGE", requires = "sidecar", value_parser = image)]
+    image: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -61,7 +72,11 @@ pub(super) fn inject(args: &InjectArgs) -> anyhow::Result<Exit> {
         skip_outbound: args.skip_outbound_ports.clone(),
         opaque: args.opaque_ports.clone(),
     };
-    edit("inject", &args.file, |text| manifest::inject(text, &ports))
+    if !args.sidecar {
+        return edit("inject", &args.file, |text| manifest::inject(text, &ports));
+    }
+    let sidecar = Sidecar { image: args.image.clone(), ports };
+    edit("inject", &args.file, |text| manifest::inject_sidecar(text, &sidecar))
 }
 
 pub(super) fn uninject(args: &UninjectArgs) -> anyhow::Result<Exit> {
@@ -100,4 +115,16 @@ fn edit(
 /// A list that is written as given.
 fn port_list(list: &str) -> Result<String, PortListError> {
     PortList::parse(list).map(|_| list.to_owned())
+}
+
+/// The name of an image, as far as it could be one.
+fn image(name: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_./:@".contains(c);
+    let starts = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if starts && name.chars().all(fits) {
+        return Ok(name.to_owned());
+    }
+    Err(format!(
+        "no name of an image; write one such as {DEFAULT_IMAGE} or registry.example/weir:1"
+    ))
 }

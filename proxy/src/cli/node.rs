@@ -62,6 +62,11 @@ pub(super) struct Args {
     #[arg(long)]
     upgrade: bool,
 
+    /// After another weir has taken over, drain and stay until SIGTERM, answering probes: for a
+    /// kubelet, which would start it again
+    #[arg(long)]
+    linger: bool,
+
     /// Configuration file (TOML); flags win over it, and annotations over both
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -106,6 +111,7 @@ pub(super) fn run(args: &Args) -> Result<Exit> {
             instance: Some(config.runtime.instance.clone()),
             upgrade: args.upgrade,
             node: Some(Arc::clone(&state)),
+            linger: args.linger,
         };
         // Before the API server is asked: what an earlier weir has captured is captured at once.
         let session = Session::start(config, log, beginning).await?;

@@ -8,11 +8,12 @@ use super::{
     capture_args::RunArgs,
     output,
     session::{self, Beginning, Session, Signals},
-    with_exit,
+    sidecar, with_exit,
 };
 
 pub(super) fn run(args: &RunArgs) -> Result<Exit> {
-    let config = args.config()?;
+    let mut config = args.config()?;
+    let sidecar = if args.sidecar { Some(sidecar::locate(args, &mut config)?) } else { None };
     if args.print_config {
         output::write_stdout(config.to_toml().as_bytes())?;
         return Ok(Exit::Success);
@@ -26,17 +27,22 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit> {
     let log = session::start_log(&config)?;
     session::raise_file_limit();
     session::runtime()?.block_on(async {
-        let deadline = config.drain.deadline;
+        let drain = config.drain.deadline;
         let mut signals = Signals::new()?;
         let beginning = Beginning {
             own: (!args.standby).then(|| config.settings()),
             instance: Some(config.runtime.instance.clone()),
             upgrade: args.upgrade,
             node: None,
+            linger: false,
         };
+        if let Some(sidecar) = &sidecar {
+            sidecar::begin(sidecar);
+        }
         let session = Session::start(config, log, beginning).await?;
         tracing::info!(workloads = session.workloads().join(", "), "capturing");
         let ending = session.until_over(&mut signals).await;
+        let deadline = sidecar.map_or(drain, |sidecar| sidecar::deadline(&sidecar, drain));
         session.drain(deadline, ending, &mut signals).await;
         Ok(Exit::Success)
     })

@@ -47,7 +47,9 @@ pub(super) struct Session {
     telemetry: Telemetry,
     node: Option<Arc<NodeState>>,
     readiness: watch::Sender<Readiness>,
-    servers: JoinSet<()>,
+    control: JoinSet<()>,
+    admin: JoinSet<()>,
+    linger: bool,
 }
 
 /// What to begin with.
@@ -60,6 +62,9 @@ pub(super) struct Beginning {
     pub(super) upgrade: bool,
     /// Of `weir node`: what it knows of its pods, by which it is ready.
     pub(super) node: Option<Arc<NodeState>>,
+    /// Whether it goes on answering probes after another weir has taken over, until a signal: a
+    /// supervisor would start it again.
+    pub(super) linger: bool,
 }
 
 /// What is left when it is over.
@@ -78,7 +83,7 @@ impl Session {
         log: LogHandle,
         beginning: Beginning,
     ) -> Result<Self> {
-        let Beginning { own, instance, upgrade, node } = beginning;
+        let Beginning { own, instance, upgrade, node, linger } = beginning;
         let telemetry = Telemetry::new(records(&config)?);
         let predecessor = match &instance {
             Some(instance) if upgrade => predecessor(instance)?,
@@ -111,13 +116,14 @@ impl Session {
         ));
         let (readiness, ready) = watch::channel(Readiness::Ready);
         let ready = node.as_ref().map_or(ready, |node| node.readiness());
-        let mut servers = JoinSet::new();
+        let (mut controls, mut admins) = (JoinSet::new(), JoinSet::new());
         let handler: Arc<Daemon> = Arc::clone(&daemon);
-        servers.spawn(control.serve(handler));
+        controls.spawn(control.serve(handler));
         if let Some(admin) = admin {
-            servers.spawn(admin.serve(telemetry.clone(), ready));
+            admins.spawn(admin.serve(telemetry.clone(), ready));
         }
-        Ok(Self { workloads, daemon, telemetry, node, readiness, servers })
+        let (control, admin) = (controls, admins);
+        Ok(Self { workloads, daemon, telemetry, node, readiness, control, admin, linger })
     }
 
     /// What is captured, to be changed.
@@ -154,14 +160,37 @@ impl Session {
                 tracing::info!(?deadline, "another weir has taken over; draining");
             }
         }
-        tokio::select! {
-            summary = self.finish(deadline, ending) => {
-                if summary.cut > 0 {
-                    tracing::warn!(connections = summary.cut, "cut at the drain deadline");
-                }
-            }
-            () = signals.next() => tracing::warn!("not drained"),
+        let linger = self.linger && ending != Ending::Stop;
+        let mut admin = JoinSet::new();
+        let mut session = self;
+        if linger {
+            std::mem::swap(&mut admin, &mut session.admin);
         }
+        let mut finish = std::pin::pin!(session.finish(deadline, ending));
+        let mut asked_to_end = false;
+        let summary = loop {
+            tokio::select! {
+                summary = &mut finish => break Some(summary),
+                () = signals.next() => {}
+            }
+            // One that lingers has been told for the first time.
+            if asked_to_end || !linger {
+                break None;
+            }
+            asked_to_end = true;
+        };
+        match summary {
+            None => return tracing::warn!("not drained"),
+            Some(Summary { cut: 0, .. }) => {}
+            Some(Summary { cut, .. }) => {
+                tracing::warn!(connections = cut, "cut at the drain deadline");
+            }
+        }
+        if linger && !asked_to_end {
+            tracing::info!("drained; staying until SIGTERM");
+            signals.next().await;
+        }
+        admin.shutdown().await;
     }
 
     /// Stops capturing, drains and takes the last numbers.
@@ -174,10 +203,12 @@ impl Session {
         if ending != Ending::Stop {
             // The successor wants the admin address. The answer to its request is under way.
             tokio::time::sleep(ANSWERED).await;
-            self.servers.shutdown().await;
+            self.control.shutdown().await;
+            self.admin.shutdown().await;
         }
         let cut = self.workloads.finish(deadline, ending).await;
-        self.servers.shutdown().await;
+        self.control.shutdown().await;
+        self.admin.shutdown().await;
         let stats = self.telemetry.stats();
         let telemetry = self.telemetry.clone();
         let _ = tokio::task::spawn_blocking(move || telemetry.flush_records(FLUSH)).await;

@@ -1,7 +1,8 @@
 use super::*;
 use crate::{
     admin::protocol::{
-        Explanation, KernelCounters, PortsChanged, PortsReport, Seen, Status, Step, WorkloadStatus,
+        Explanation, KernelCounters, PodState, PodStatus, PortsChanged, PortsReport, Seen, Status,
+        Step, WorkloadStatus,
     },
     config::Fail,
     decision::{Direction, PortState, Source, Treatment},
@@ -62,6 +63,7 @@ fn port_tables_and_changes_read_well() {
     let mut policy = PortPolicy::new(
         PolicyInput { skip: set("4406"), opaque: set("25,3306"), include: PortSet::default() },
         PolicyInput::default(),
+        Source::Config,
     );
     let changes = policy.set(Direction::Outbound, &set("80-82,3306"), PortState::Skip, Source::Cli);
     let hits = |_, port| if port == 4406 { 12 } else { 0 };
@@ -118,6 +120,15 @@ fn explanations_and_status_read_well() {
         sk_msg: "off".into(),
         open_connections: 12,
         resident_bytes: Some(9 << 20),
+        pods: vec![PodStatus {
+            namespace: "shop".into(),
+            name: "web-0".into(),
+            uid: "0ff2a1b8".into(),
+            state: PodState::Waiting,
+            why: Some("its cgroup is not there yet".into()),
+            missing: true,
+        }],
+        source_problem: Some("cannot follow pods: connection refused".into()),
     };
     let counts = [("redirected".to_owned(), 7), ("stale".to_owned(), 0)];
     let counts = [("outbound".to_owned(), counts.into())];

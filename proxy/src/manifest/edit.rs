@@ -9,6 +9,7 @@ use super::{
     find::{Template, from_merge, written_out},
     remove::{self, line_end, line_start},
     tree::{Anchors, Kind, Mapping, Node, Tree},
+    write::{self, Item, Layout, Margin, New},
 };
 
 /// Columns of one level, where the template does not show.
@@ -66,34 +67,37 @@ impl<'a> Editor<'a> {
                     let problem = format!("{} has no metadata; a pod needs a name", self.name);
                     return Err(ManifestError::input(self.template.node.at, problem));
                 };
-                let names = ["metadata", "annotations"];
-                self.insert(key, self.template.mapping, &names, wanted)?;
+                let metadata = ("metadata", Item::Map(vec![annotations(wanted)]));
+                self.insert(key, self.template.mapping, &[metadata])?;
                 Change::New
             }
             Found::Null(entry) => {
-                self.fill(self.template.mapping, entry, &["annotations"], wanted)?;
+                let content = Item::Map(vec![annotations(wanted)]);
+                self.fill(self.template.mapping, entry, &content)?;
                 Change::New
             }
             Found::Mapping(entry, metadata) => match self.find(metadata, "annotations")? {
                 Found::Missing => {
-                    self.insert(&entry.0, metadata, &["annotations"], wanted)?;
+                    self.insert(&entry.0, metadata, &[annotations(wanted)])?;
                     Change::New
                 }
                 Found::Null(entry) => {
-                    self.fill(metadata, entry, &[], wanted)?;
+                    self.fill(metadata, entry, &annotations(wanted).1)?;
                     Change::New
                 }
                 Found::Mapping(entry, annotations) => self.update(&entry.0, annotations, wanted)?,
             },
         };
-        self.not_shared()?;
+        self.not_shared(self.annotation_nodes()?)?;
         Ok(change)
     }
 
     /// Takes weir's annotations away; false if there are none.
     pub(super) fn uninject(&mut self) -> Result<bool, ManifestError> {
         let removed = remove::annotations(self)?;
-        self.not_shared()?;
+        if removed {
+            self.not_shared(self.annotation_nodes()?)?;
+        }
         Ok(removed)
     }
 
@@ -132,12 +136,12 @@ impl<'a> Editor<'a> {
             match annotations.get(name)? {
                 None => new.push((name, value)),
                 Some((_, there)) if there.is_string() && there.scalar() == Some(value) => {}
-                Some(entry) => self.replace_value(entry, annotations, value)?,
+                Some(entry) => self.replace_value(entry, annotations, &value_of(name, value))?,
             }
         }
         let first = new.iter().any(|(name, _)| *name == INJECT);
         if !new.is_empty() {
-            self.insert(key, annotations, &[], &new)?;
+            self.insert(key, annotations, &entries(&new))?;
         }
         Ok(match (first, self.edits.is_empty()) {
             (true, _) => Change::New,
@@ -146,14 +150,14 @@ impl<'a> Editor<'a> {
         })
     }
 
-    fn replace_value(
+    pub(super) fn replace_value(
         &mut self,
         (key, there): &'a Entry,
         mapping: &Mapping,
-        value: &str,
+        value: &Item,
     ) -> Result<(), ManifestError> {
         let name = key.scalar().unwrap_or_default();
-        let text = value_text(name, value, mapping.braces.is_some());
+        let text = if mapping.braces.is_some() { value.flow() } else { value.leaf() };
         let problem = match &there.kind {
             Kind::Sequence(_) | Kind::Mapping(_) => "is no string; correct it",
             Kind::Scalar { block: true, .. } => "is a block of text; write it on one line",
@@ -173,34 +177,48 @@ impl<'a> Editor<'a> {
         Err(self.error(there, &format!("{name} {problem}")))
     }
 
-    /// Puts annotations, within further mappings where `names` are given, in front of a mapping's
-    /// entries.
-    fn insert(
+    /// Puts new entries in front of a mapping's.
+    pub(super) fn insert(
         &mut self,
         key: &'a Node,
         mapping: &'a Mapping,
-        names: &[&str],
-        pairs: &Pairs<'_>,
+        new: &[New],
     ) -> Result<(), ManifestError> {
         if let Some(braces) = &mapping.braces {
-            return self.insert_in_braces(key, mapping, braces.clone(), names, pairs);
+            return self.insert_in_braces(key, mapping, braces.clone(), new);
         }
         let Some((first, _)) = mapping.entries.first() else {
             return Err(self.error(key, "an empty mapping without braces; write {}"));
         };
-        let (below, line) =
-            (line_end(self.text, key.bytes.end), line_start(self.text, first.bytes.start));
-        let plain = line >= below
-            && self.text[below..line].lines().all(is_comment)
-            && self.text[line..first.bytes.start].bytes().all(|b| b == b' ');
-        if !plain {
-            let problem =
-                "is not laid out as `key:` with its entries on the lines below; write it so";
-            return Err(self.error(first, &format!("{} {problem}", key.scalar().unwrap_or("this"))));
-        }
-        let text = self.lines(names, pairs, first.at.column - 1);
+        let below = self.above(key, first, first.bytes.start, "its entries")?;
+        let text = write::block(new, first.at.column - 1, self.layout());
         self.replace(below..below, text);
         Ok(())
+    }
+
+    /// The place directly below a key, in front of what is on the lines below it.
+    ///
+    /// # Errors
+    /// If something other than comments is between them, or what begins at `start` has something
+    /// in front of it.
+    pub(super) fn above(
+        &self,
+        key: &Node,
+        first: &Node,
+        start: usize,
+        what: &str,
+    ) -> Result<usize, ManifestError> {
+        let (below, line) = (line_end(self.text, key.bytes.end), line_start(self.text, start));
+        let plain = line >= below
+            && self.text[below..line].lines().all(is_comment)
+            && self.text[line..start].bytes().all(|b| b == b' ');
+        if plain {
+            return Ok(below);
+        }
+        let name = key.scalar().unwrap_or("this");
+        let problem =
+            format!("{name} is not laid out as `key:` with {what} on the lines below; write it so");
+        Err(self.error(first, &problem))
     }
 
     fn insert_in_braces(
@@ -208,18 +226,31 @@ impl<'a> Editor<'a> {
         key: &Node,
         mapping: &Mapping,
         braces: Range<usize>,
-        names: &[&str],
-        pairs: &Pairs<'_>,
+        new: &[New],
     ) -> Result<(), ManifestError> {
-        let Some((first, _)) = mapping.entries.first() else {
+        let first = mapping.entries.first().map(|(first, _)| first.bytes.start);
+        let lines = |margin: Margin<'_>| write::flow_lines(new, margin);
+        self.insert_in_flow(key, braces, first, write::flow(new), lines)
+    }
+
+    /// Puts a text between braces or brackets, in front of what is there.
+    pub(super) fn insert_in_flow(
+        &mut self,
+        key: &Node,
+        braces: Range<usize>,
+        first: Option<usize>,
+        on_one_line: String,
+        on_lines: impl FnOnce(Margin<'_>) -> String,
+    ) -> Result<(), ManifestError> {
+        let Some(start) = first else {
             if !self.text[braces.clone()].trim().is_empty() {
-                return Err(self.error(key, "there is a comment within empty braces; move it"));
+                let problem = "there is a comment within empty braces or brackets; move it";
+                return Err(self.error(key, problem));
             }
             // One blank at each side says that the braces were there before: see `remove`.
-            self.replace(braces, format!(" {} ", flow(names, pairs)));
+            self.replace(braces, format!(" {on_one_line} "));
             return Ok(());
         };
-        let start = first.bytes.start;
         let line = line_start(self.text, start).max(braces.start);
         let margin = &self.text[line..start];
         let own_line = line > braces.start && margin.bytes().all(|b| b == b' ' || b == b'\t');
@@ -232,21 +263,20 @@ impl<'a> Editor<'a> {
                 _ => " ".repeat(STEP),
             };
             let eol = self.eol(braces.start);
-            format!("{},{eol}{margin}", flow_lines(names, pairs, margin, &step, eol))
+            format!("{},{eol}{margin}", on_lines(Margin { margin, step: &step, eol }))
         } else {
-            format!("{}, ", flow(names, pairs))
+            format!("{on_one_line}, ")
         };
         self.replace(start..start, text);
         Ok(())
     }
 
-    /// Puts annotations where there is a key without a value.
-    fn fill(
+    /// Gives a key without a value one.
+    pub(super) fn fill(
         &mut self,
         mapping: &Mapping,
         (key, value): &'a Entry,
-        names: &[&str],
-        pairs: &Pairs<'_>,
+        content: &Item,
     ) -> Result<(), ManifestError> {
         let colon = self.colon(key);
         let line = line_start(self.text, key.bytes.start);
@@ -254,7 +284,7 @@ impl<'a> Editor<'a> {
         let written = !value.bytes.is_empty();
         match colon {
             Some(_) if mapping.braces.is_some() && written && value.anchor == 0 => {
-                self.replace(value.bytes.clone(), format!("{{{}}}", flow(names, pairs)));
+                self.replace(value.bytes.clone(), content.flow());
                 return Ok(());
             }
             Some(colon)
@@ -269,10 +299,13 @@ impl<'a> Editor<'a> {
             }
             _ => {
                 let name = key.scalar().unwrap_or("this");
-                return Err(self.error(key, &format!("{name} has no value; write `{name}: {{}}`")));
+                let empty = if matches!(content, Item::List(_)) { "[]" } else { "{}" };
+                return Err(
+                    self.error(key, &format!("{name} has no value; write `{name}: {empty}`"))
+                );
             }
         }
-        let mut text = self.lines(names, pairs, key.at.column - 1 + self.step());
+        let mut text = content.below(key.at.column - 1, self.layout());
         if !self.text[..below].ends_with('\n') {
             text = format!("{}{}", self.eol(0), text.trim_end());
         }
@@ -280,18 +313,23 @@ impl<'a> Editor<'a> {
         Ok(())
     }
 
-    /// Entries as lines of a block mapping.
-    fn lines(&self, names: &[&str], pairs: &Pairs<'_>, mut indent: usize) -> String {
+    /// How the template is laid out.
+    pub(super) fn layout(&self) -> Layout {
         let eol = self.eol(self.template.node.bytes.start);
-        let mut text = String::new();
-        for name in names {
-            text += &format!("{:indent$}{name}:{eol}", "");
-            indent += self.step();
-        }
-        for (name, value) in pairs {
-            text += &format!("{:indent$}{name}: {}{eol}", "", value_text(name, value, false));
-        }
-        text
+        Layout { step: self.step(), dash: self.dash(), eol }
+    }
+
+    /// How far the hyphens of the template's containers are further in than their key.
+    fn dash(&self) -> usize {
+        let of = || {
+            let (_, spec) = self.template.mapping.get("spec").ok()??;
+            let (key, containers) = spec.mapping()?.get("containers").ok()??;
+            let first = containers.items()?.first()?;
+            let dash = hyphen(self.text, first.bytes.start)?;
+            let column = dash - line_start(self.text, dash);
+            (key.at.line < first.at.line).then(|| column.checked_sub(key.at.column - 1))?
+        };
+        of().unwrap_or(0)
     }
 
     /// How far the template's entries are indented below its key, or its metadata's below theirs.
@@ -325,18 +363,15 @@ impl<'a> Editor<'a> {
     }
 
     /// # Errors
-    /// If what is edited is also used elsewhere, by an alias of something around it.
-    fn not_shared(&self) -> Result<(), ManifestError> {
+    /// If what is edited is also used elsewhere, by an alias of something around it or in `more`.
+    pub(super) fn not_shared(
+        &self,
+        more: impl IntoIterator<Item = &'a Node>,
+    ) -> Result<(), ManifestError> {
         if self.edits.is_empty() {
             return Ok(());
         }
-        let template = self.template;
-        let metadata = template.mapping.get("metadata")?.map(|(_, value)| value);
-        let annotations = match metadata.and_then(Node::mapping) {
-            Some(mapping) => mapping.get("annotations")?.map(|(_, value)| value),
-            None => None,
-        };
-        let mut edited = template.around.iter().copied().chain(metadata).chain(annotations);
+        let mut edited = self.template.around.iter().copied().chain(more);
         match edited.find(|node| self.tree.aliased.contains(&node.anchor)) {
             None => Ok(()),
             Some(node) => Err(self.error(
@@ -345,6 +380,30 @@ impl<'a> Editor<'a> {
                  object; write the alias out",
             )),
         }
+    }
+
+    /// What annotations are in.
+    fn annotation_nodes(&self) -> Result<Vec<&'a Node>, ManifestError> {
+        let metadata = self.template.mapping.get("metadata")?.map(|(_, value)| value);
+        let annotations = match metadata.and_then(Node::mapping) {
+            Some(mapping) => mapping.get("annotations")?.map(|(_, value)| value),
+            None => None,
+        };
+        Ok(metadata.into_iter().chain(annotations).collect())
+    }
+
+    /// True if a reader of the document may find an annotation of weir, whichever of two keys of one
+    /// name counts for it.
+    pub(super) fn annotated(&self) -> bool {
+        let under = |node: &'a Node, key: &str| -> Vec<&'a Node> {
+            let entries = node.mapping().map(|mapping| &mapping.entries[..]).unwrap_or_default();
+            let named = entries.iter().filter(|(name, _)| name.scalar() == Some(key));
+            let found = named.filter_map(|(_, value)| self.anchors.follow(value));
+            found.chain(self.anchors.get(node, key)).collect()
+        };
+        let metadata = under(self.template.node, "metadata");
+        let has = |node: &&'a Node| KEYS.iter().any(|key| self.anchors.get(node, key).is_some());
+        metadata.into_iter().flat_map(|node| under(node, "annotations")).any(|node| has(&node))
     }
 
     /// True if a reader of the document finds one of weir's annotations in a merge key.
@@ -359,59 +418,29 @@ impl<'a> Editor<'a> {
     }
 }
 
-/// A value of an annotation. Numbers and lists need quotes, and in JSON all do.
-fn value_text(name: &str, value: &str, flow: bool) -> String {
-    if name == INJECT && !flow { value.to_owned() } else { quote(value) }
+/// All annotations, under their key.
+fn annotations(wanted: &Pairs<'_>) -> New {
+    ("annotations", Item::Map(entries(wanted)))
 }
 
-/// A double-quoted string, for YAML and JSON both.
-fn quote(text: &str) -> String {
-    let mut quoted = String::from('"');
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => quoted.extend(['\\', c]),
-            ' '..='~' => quoted.push(c),
-            _ => {
-                for unit in c.encode_utf16(&mut [0; 2]) {
-                    quoted += &format!("\\u{unit:04x}");
-                }
-            }
-        }
-    }
-    quoted + "\""
+fn entries(wanted: &Pairs<'_>) -> Vec<New> {
+    wanted.iter().map(|&(name, value)| (name, value_of(name, value))).collect()
 }
 
-/// Entries of a flow mapping on one line.
-fn flow(names: &[&str], pairs: &Pairs<'_>) -> String {
-    match names.split_first() {
-        Some((name, inner)) => format!("{}: {{{}}}", quote(name), flow(inner, pairs)),
-        None => {
-            let texts: Vec<_> = pairs.iter().map(flow_pair).collect();
-            texts.join(", ")
-        }
-    }
+/// The value of an annotation. Numbers and lists need quotes.
+fn value_of(name: &str, value: &str) -> Item {
+    if name == INJECT { Item::plain(value) } else { Item::Quoted(value.to_owned()) }
 }
 
-/// Entries of a flow mapping, each on its line.
-fn flow_lines(names: &[&str], pairs: &Pairs<'_>, margin: &str, step: &str, eol: &str) -> String {
-    match names.split_first() {
-        Some((name, inner)) => {
-            let within = format!("{margin}{step}");
-            let text = flow_lines(inner, pairs, &within, step, eol);
-            format!("{}: {{{eol}{within}{text}{eol}{margin}}}", quote(name))
-        }
-        None => {
-            let texts: Vec<_> = pairs.iter().map(flow_pair).collect();
-            texts.join(&format!(",{eol}{margin}"))
-        }
-    }
+/// Where the hyphen of a list's item is, in block style, if it is in front of the item on its line.
+pub(super) fn hyphen(text: &str, item: usize) -> Option<usize> {
+    let line = line_start(text, item);
+    let before = text[line..item].trim_end_matches(' ');
+    let blanks = before.strip_suffix('-')?;
+    blanks.bytes().all(|b| b == b' ').then(|| line + blanks.len())
 }
 
-fn flow_pair((name, value): &(&'static str, &str)) -> String {
-    format!("{}: {}", quote(name), value_text(name, value, true))
-}
-
-fn is_comment(line: &str) -> bool {
+pub(super) fn is_comment(line: &str) -> bool {
     let line = line.trim_start_matches([' ', '\t']);
     line.trim().is_empty() || line.starts_with('#')
 }

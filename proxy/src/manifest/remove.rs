@@ -1,6 +1,7 @@
-//! Taking weir's annotations away, so that what injection wrote is gone to the byte.
+//! Taking weir's annotations and its sidecar away, so that what injection wrote is gone to the byte.
 //!
-//! What is empty afterwards goes too: `annotations:`, and the `metadata:` that had nothing else.
+//! What is empty afterwards goes too: `annotations:`, and the `metadata:` that had nothing else; for
+//! the sidecar `initContainers:` and `volumes:`.
 //! Braces that had been there empty stay: injection marks them with one blank at each side.
 
 use std::ops::Range;
@@ -9,7 +10,8 @@ use super::{
     KEYS,
     edit::{Editor, Entry, Found},
     error::ManifestError,
-    tree::{Kind, Mapping},
+    sidecar::{LISTS, VOLUMES, is_named, is_sidecar},
+    tree::{Kind, Mapping, Node},
 };
 
 /// Removes weir's annotations from the editor's template; false if there are none.
@@ -18,12 +20,12 @@ use super::{
 /// If they are laid out in a way that lines or entries cannot be taken from.
 pub(super) fn annotations(editor: &mut Editor<'_>) -> Result<bool, ManifestError> {
     let template = editor.template.mapping;
-    let Some((metadata_entry, metadata)) = within(editor, template, "metadata")? else {
-        return Ok(false);
-    };
-    let Some((annotations_entry, annotations)) = within(editor, metadata, "annotations")? else {
-        return Ok(false);
-    };
+    // Where nobody finds an annotation of weir it does not matter how others are written.
+    let none = |error| if editor.annotated() { Err(error) } else { Ok(None) };
+    let found = within(editor, template, "metadata").or_else(none)?;
+    let Some((metadata_entry, metadata)) = found else { return Ok(false) };
+    let found = within(editor, metadata, "annotations").or_else(none)?;
+    let Some((annotations_entry, annotations)) = found else { return Ok(false) };
     if let Some(merge) = editor.merged(annotations) {
         let problem = "an annotation of weir comes by this merge key; remove it by hand";
         return Err(editor.error(merge, problem));
@@ -45,7 +47,10 @@ pub(super) fn annotations(editor: &mut Editor<'_>) -> Result<bool, ManifestError
     }
     let mut left = vec![(annotations, ours)];
     for (mapping, entry) in [(metadata, annotations_entry), (template, metadata_entry)] {
-        if !empties(&left) || left.last().is_some_and(|(inner, _)| marked(editor.text, inner)) {
+        let marks = |inner: &Mapping| {
+            inner.braces.as_ref().is_some_and(|braces| marked(editor.text, braces))
+        };
+        if !empties(&left) || left.last().is_some_and(|(inner, _)| marks(inner)) {
             break;
         }
         if entry.1.anchor != 0 {
@@ -70,6 +75,87 @@ pub(super) fn annotations(editor: &mut Editor<'_>) -> Result<bool, ManifestError
     Ok(true)
 }
 
+/// Removes weir's sidecar and its volumes from the editor's template; false if there is none.
+///
+/// # Errors
+/// If they are laid out in a way that lines or items cannot be taken from.
+pub(super) fn sidecar(editor: &mut Editor<'_>) -> Result<bool, ManifestError> {
+    // What comes by an alias or a merge key is none that was injected.
+    let Some((_, spec)) = editor.template.mapping.get("spec")? else { return Ok(false) };
+    let Some(spec) = spec.mapping() else { return Ok(false) };
+    let Some(containers) = spec.get(LISTS[0])? else { return Ok(false) };
+    let mut keys = Vec::new();
+    if !items(editor, spec, containers, is_sidecar, &mut keys)? {
+        return Ok(false);
+    }
+    if let Some(disks) = spec.get(LISTS[1])? {
+        let ours = |item: &Node| VOLUMES.iter().any(|name| is_named(item, name));
+        items(editor, spec, disks, ours, &mut keys)?;
+    }
+    keys.sort_unstable();
+    if keys.len() == spec.entries.len() {
+        return Err(editor.error(&containers.0, "nothing but weir's sidecar is here; correct it"));
+    }
+    if spec.braces.is_some() {
+        from_braces(editor, spec, &keys)?;
+    } else {
+        for (key, list) in keys.into_iter().map(|place| &spec.entries[place]) {
+            let start = own_line(editor, key)?;
+            let end = below(editor.text, list.content_end(editor.text));
+            editor.replace(start..end, "");
+        }
+    }
+    editor.edits.sort_by_key(|edit| edit.bytes.start);
+    not_into_a_block(editor, containers)?;
+    Ok(true)
+}
+
+/// Removes those items of a list that are ours, or notes the place of its key where nothing else is
+/// in it; false if there are none.
+fn items(
+    editor: &mut Editor<'_>,
+    spec: &Mapping,
+    entry: &Entry,
+    ours: impl Fn(&Node) -> bool,
+    keys: &mut Vec<usize>,
+) -> Result<bool, ManifestError> {
+    let list = &entry.1;
+    let all = list.items().unwrap_or_default();
+    let places: Vec<usize> = (0..all.len()).filter(|place| ours(&all[*place])).collect();
+    if places.is_empty() {
+        return Ok(false);
+    }
+    for node in places.iter().flat_map(|place| all[*place].all()) {
+        if node.anchor != 0 {
+            let problem = "an anchor is in what weir has added; remove the anchor";
+            return Err(editor.error(node, problem));
+        }
+    }
+    let brackets = list.brackets(editor.text);
+    if places.len() == all.len() {
+        match brackets.filter(|brackets| marked(editor.text, brackets)) {
+            Some(brackets) => editor.replace(brackets, ""),
+            None if list.anchor != 0 => {
+                let problem = "nothing but weir's own is here, and an anchor; remove the anchor";
+                return Err(editor.error(list, problem));
+            }
+            None => keys.extend(self::places(spec, |other| std::ptr::eq(other, entry))),
+        }
+        return Ok(true);
+    }
+    if brackets.is_some() {
+        let parts: Vec<_> = all.iter().map(|item| (item.bytes.clone(), item)).collect();
+        from_flow(editor, &parts, &places)?;
+        return Ok(true);
+    }
+    for item in places.into_iter().map(|place| &all[place]) {
+        let start = line_start(editor.text, editor.dash_of(item)?);
+        let end = below(editor.text, item.content_end(editor.text));
+        editor.replace(start..end, "");
+    }
+    Ok(true)
+}
+
 /// # Errors
 /// If a block scalar stands in front of what is removed, and blank lines or comments behind it: they
 /// would become its text.
@@ -86,8 +172,8 @@ fn not_into_a_block(editor: &Editor<'_>, annotations: &Entry) -> Result<(), Mani
         let goes_on = editor.edits.get(place + 1).is_some_and(|next| next.bytes.start == *reached);
         let behind = editor.text[*reached..].lines().next().unwrap_or("-").trim();
         if !goes_on && (behind.is_empty() || behind.starts_with('#')) {
-            let problem = "what follows weir's annotations would become part of the block of text \
-                           in front of them; put an annotation or nothing there";
+            let problem = "what follows weir's entries would become part of the block of text \
+                           in front of them; put an entry or nothing there";
             return Err(editor.error(&annotations.0, problem));
         }
     }
@@ -115,23 +201,29 @@ fn empties(left: &[(&Mapping, Vec<usize>)]) -> bool {
     left.last().is_some_and(|(mapping, places)| mapping.entries.len() == places.len())
 }
 
-/// One blank at each side within braces, on one line.
-fn marked(text: &str, mapping: &Mapping) -> bool {
-    let Some(inside) = mapping.braces.clone().map(|braces| &text[braces]) else { return false };
+/// One blank at each side within braces or brackets, on one line.
+fn marked(text: &str, braces: &Range<usize>) -> bool {
+    let inside = &text[braces.clone()];
     inside.starts_with(' ')
         && inside.ends_with(' ')
         && inside.trim().len() + 2 == inside.len()
         && !inside.contains('\n')
 }
 
+/// Where the line begins that a key is the first on.
+fn own_line(editor: &Editor<'_>, key: &Node) -> Result<usize, ManifestError> {
+    let start = line_start(editor.text, key.bytes.start);
+    if editor.text[start..key.bytes.start].bytes().all(|b| b == b' ') {
+        return Ok(start);
+    }
+    let name = key.scalar().unwrap_or("this");
+    let problem = format!("{name} does not begin its line; move it to a line of its own");
+    Err(editor.error(key, &problem))
+}
+
 /// Takes an entry's lines away. Comments between the lines of a mapping's entries stay.
 fn lines(editor: &mut Editor<'_>, (key, value): &Entry) -> Result<(), ManifestError> {
-    let start = line_start(editor.text, key.bytes.start);
-    if !editor.text[start..key.bytes.start].bytes().all(|b| b == b' ') {
-        let name = key.scalar().unwrap_or("this");
-        let problem = format!("{name} does not begin its line; move it to a line of its own");
-        return Err(editor.error(key, &problem));
-    }
+    let start = own_line(editor, key)?;
     let mut end = line_end(editor.text, key.bytes.end);
     match &value.kind {
         Kind::Mapping(Mapping { braces: None, entries }) => {
@@ -158,25 +250,42 @@ fn from_braces(
     mapping: &Mapping,
     places: &[usize],
 ) -> Result<(), ManifestError> {
-    let entries = &mapping.entries;
-    let end = |place: usize| entries[place].0.bytes.end.max(entries[place].1.bytes.end);
+    let end = |(key, value): &Entry| key.bytes.end.max(value.bytes.end);
+    let entries = mapping.entries.iter();
+    let parts: Vec<_> = entries.map(|entry| (entry.0.bytes.start..end(entry), &entry.0)).collect();
+    from_flow(editor, &parts, places)
+}
+
+/// Takes parts out of a collection in flow style that keeps others; each comes with a node to name
+/// in errors.
+fn from_flow(
+    editor: &mut Editor<'_>,
+    parts: &[(Range<usize>, &Node)],
+    places: &[usize],
+) -> Result<(), ManifestError> {
     for run in places.chunk_by(|a, b| a + 1 == *b) {
         let (first, last) = (run[0], run[run.len() - 1]);
-        let bytes: Range<usize> = match entries.get(last + 1) {
-            Some((next, _)) => entries[first].0.bytes.start..next.bytes.start,
-            None => end(first - 1)..end(last),
+        let bytes = match parts.get(last + 1) {
+            Some((next, _)) => parts[first].0.start..next.start,
+            None => parts[first - 1].0.end..parts[last].0.end,
         };
-        let separators = (first..=last).filter(|place| place + 1 < entries.len());
-        let before = (last + 1 == entries.len()).then_some(first.wrapping_sub(1));
+        let separators = (first..=last).filter(|place| place + 1 < parts.len());
+        let before = (last + 1 == parts.len()).then_some(first.wrapping_sub(1));
         for place in separators.chain(before) {
-            if editor.text[end(place)..entries[place + 1].0.bytes.start].contains('#') {
+            let (next, node) = &parts[place + 1];
+            if editor.text[parts[place].0.end..next.start].contains('#') {
                 let problem = "a comment stands between annotations in braces; move it";
-                return Err(editor.error(&entries[place + 1].0, problem));
+                return Err(editor.error(node, problem));
             }
         }
         editor.replace(bytes, "");
     }
     Ok(())
+}
+
+/// Where the line behind the end of something begins, which may end with its line itself.
+fn below(text: &str, end: usize) -> usize {
+    if text[..end].ends_with('\n') { end } else { line_end(text, end) }
 }
 
 /// Where the line of a byte begins.

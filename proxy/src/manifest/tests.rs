@@ -8,20 +8,32 @@ fn ports() -> Ports {
     Ports { skip_outbound: Some("4406".into()), opaque: Some("+25".into()), ..Ports::default() }
 }
 
-/// Everything that holds for any bytes: no panic, no edit that fails its proof, injecting twice is
-/// injecting once, and nothing of weir is left behind.
+fn sidecar() -> Sidecar {
+    Sidecar { image: Some("registry.example/weir:1".into()), ports: ports() }
+}
+
+/// Everything that holds for any bytes and both forms: no panic, no edit that fails its proof,
+/// injecting twice is injecting once, and nothing of weir is left behind.
 fn holds(text: &[u8]) -> Result<(), TestCaseError> {
+    holds_of(text, |text| inject(text, &ports()))?;
+    holds_of(text, |text| inject_sidecar(text, &sidecar()))
+}
+
+fn holds_of(
+    text: &[u8],
+    inject: impl Fn(&[u8]) -> Result<Edited, ManifestError>,
+) -> Result<(), TestCaseError> {
     let fine = |result: Result<Edited, ManifestError>| match result {
         Err(ManifestError::Internal(what)) => {
             Err(TestCaseError::fail(format!("{what}:\n{}", String::from_utf8_lossy(text))))
         }
         other => Ok(other.ok()),
     };
-    let Some(once) = fine(inject(text, &ports()))? else {
+    let Some(once) = fine(inject(text))? else {
         fine(uninject(text))?;
         return Ok(());
     };
-    let twice = fine(inject(once.text.as_bytes(), &ports()))?.map(|edited| edited.text);
+    let twice = fine(inject(once.text.as_bytes()))?.map(|edited| edited.text);
     prop_assert_eq!(twice.as_ref(), Some(&once.text));
     if let Some(back) = fine(uninject(once.text.as_bytes()))? {
         let left = |line: &Line| line.result == Outcome::Uninjected;
@@ -166,6 +178,21 @@ proptest! {
         let comments = |text: &str| ["# annotations", "# at", "# said"].map(|c| text.matches(c).count());
         prop_assert_eq!(comments(&text), comments(&edited.text));
         holds(text.as_bytes())?;
+        if !text.contains("weir.dev") {
+            let edited = inject_sidecar(text.as_bytes(), &sidecar())
+                .map_err(|error| TestCaseError::fail(format!("{error}:\n{text}")))?;
+            for value in read(&edited.text) {
+                let of_pods = ["/spec", "/spec/template/spec", "/spec/jobTemplate/spec/template/spec"];
+                let pods: Vec<_> =
+                    of_pods.iter().filter_map(|way| value.pointer(way)).filter(|spec| spec.get("containers").is_some()).collect();
+                prop_assert_eq!(pods.len(), 1);
+                prop_assert_eq!(&pods[0]["initContainers"][0]["name"], "weir");
+                prop_assert_eq!(pods[0]["volumes"].as_array().map(Vec::len), Some(2));
+            }
+            let back = uninject(edited.text.as_bytes())
+                .map_err(|error| TestCaseError::fail(format!("{error}:\n{}", edited.text)))?;
+            prop_assert_eq!(&back.text, &text);
+        }
         let back = uninject(edited.text.as_bytes())
             .map_err(|error| TestCaseError::fail(format!("{error}:\n{}", edited.text)))?;
         if !text.contains("weir.dev") && !text.contains("null") && !empty_value(&text) {
@@ -209,9 +236,12 @@ fn empty_value(text: &str) -> bool {
 
 /// The golden tests' inputs.
 fn inputs() -> Vec<String> {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/inject");
-    let mut paths: Vec<_> =
-        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut paths = Vec::new();
+    for folder in ["inject", "inject-sidecar"] {
+        let folder = format!("{}/tests/{folder}", env!("CARGO_MANIFEST_DIR"));
+        let entries = std::fs::read_dir(folder).unwrap();
+        paths.extend(entries.map(|entry| entry.unwrap().path()));
+    }
     paths.sort();
     let texts = paths.iter().filter_map(|path| {
         let name = path.to_str()?;
@@ -270,6 +300,11 @@ fn mangle(lines: &mut Vec<String>, rng: &mut Rng) {
                 "annotations: ",
                 "metadata:",
                 "weir.dev/inject: ",
+                "initContainers:",
+                "volumes: ",
+                "name: weir",
+                "--sidecar",
+                "[]",
                 "\\",
             ];
             let places: Vec<usize> = lines[at].char_indices().map(|(place, _)| place).collect();
@@ -291,9 +326,9 @@ fn positions_are_those_of_an_editor() {
 fn an_edit_that_goes_wrong_is_not_given_out() {
     let before = "kind: Pod\nmetadata:\n  annotations:\n    a: b\nspec: {}\n";
     let tree = Tree::parse(before).unwrap();
-    let intent = |annotations| Intent { document: 0, path: Vec::new(), annotations };
+    let intent = |goal| Intent { document: 0, path: Vec::new(), goal };
     let right = before.replace("    a", "    weir.dev/inject: enabled\n    a");
-    let wanted = || [intent(Some(Ports::default().annotations()))];
+    let wanted = || [intent(Goal::Annotations(Ports::default().annotations()))];
     verify(&tree, &right, &wanted()).unwrap();
     for wrong in [
         before.to_owned(),
@@ -307,6 +342,55 @@ fn an_edit_that_goes_wrong_is_not_given_out() {
         let error = verify(&tree, &wrong, &wanted()).unwrap_err();
         assert!(matches!(error, ManifestError::Internal(_)), "{wrong}");
     }
-    verify(&tree, before, &[intent(None)]).unwrap();
-    assert!(verify(&tree, &right, &[intent(None)]).is_err());
+    verify(&tree, before, &[intent(Goal::Nothing)]).unwrap();
+    assert!(verify(&tree, &right, &[intent(Goal::Nothing)]).is_err());
+}
+
+#[test]
+fn a_sidecar_that_goes_wrong_is_not_given_out() {
+    let before =
+        "kind: Pod\napiVersion: v1\nspec:\n  volumes:\n  - name: a\n  containers:\n  - name: b\n";
+    let right = inject_sidecar(before.as_bytes(), &sidecar()).unwrap().text;
+    let intent = |goal| [Intent { document: 0, path: Vec::new(), goal }];
+    let (tree, wanted) = (Tree::parse(before).unwrap(), || intent(Goal::Sidecar(sidecar())));
+    verify(&tree, &right, &wanted()).unwrap();
+    for wrong in [
+        before.to_owned(),
+        right.replacen("4191", "4192", 1),
+        right.replace("    - \"--sidecar\"\n", ""),
+        right.replace("weir-bpffs", "weir-bpf"),
+        right.replace("  - name: a\n", ""),
+        right.replace("  - name: b\n", "  - name: c\n"),
+        right.replace("runAsUser: 0", "runAsUser: \"0\""),
+        right.replace("  volumes:", "  disks:"),
+    ] {
+        assert_ne!(wrong, right);
+        let error = verify(&tree, &wrong, &wanted()).unwrap_err();
+        assert!(matches!(error, ManifestError::Internal(_)), "{wrong}");
+    }
+    let tree = Tree::parse(&right).unwrap();
+    verify(&tree, before, &intent(Goal::Nothing)).unwrap();
+    assert!(verify(&tree, &right, &intent(Goal::Nothing)).is_err());
+    assert!(verify(&tree, &before.replace("name: a", "name: x"), &intent(Goal::Nothing)).is_err());
+}
+
+#[test]
+fn a_sidecar_that_cannot_be_taken_away_is_named() {
+    let text = |list: &str| {
+        format!(
+            "kind: Pod\napiVersion: v1\nspec:\n  containers:\n  - name: a\n    args:\n    - |\n      x\n  \
+             initContainers:{list}\n"
+        )
+    };
+    for (list, part) in [
+        ("\n  - name: weir\n    args: [--sidecar]\n    env: &e []", "an anchor is in what weir"),
+        (" &all\n  - name: weir\n    args: [--sidecar]", "nothing but weir's own is here"),
+        ("\n  - name: weir\n    args: [--sidecar]\n  # said", "block of text"),
+        (" [{name: a}, # said\n   {name: weir, args: [--sidecar]}]", "a comment stands between"),
+        ("\n  -\n    name: weir\n    args: [--sidecar]\n  - name: b", "does not begin its line"),
+    ] {
+        let text = text(list);
+        let error = uninject(text.as_bytes()).expect_err(&text).to_string();
+        assert!(error.contains(part) && error.starts_with("line "), "{error}\n{text}");
+    }
 }

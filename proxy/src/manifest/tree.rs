@@ -278,12 +278,56 @@ impl Node {
     /// words that YAML 1.1 takes for booleans, need quotes.
     pub(super) fn is_string(&self) -> bool {
         let Kind::Scalar { text, plain, .. } = &self.kind else { return false };
-        let words = ["true", "false", "yes", "no", "on", "off", "y", "n"];
-        !plain
-            || !self.tagged
-                && !self.is_null()
-                && !text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c))
-                && !words.iter().any(|word| text.eq_ignore_ascii_case(word))
+        !plain || !self.tagged && !self.is_null() && is_string(text)
+    }
+
+    /// The items of a list.
+    pub(super) fn items(&self) -> Option<&[Node]> {
+        match &self.kind {
+            Kind::Sequence(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    /// The bytes between the brackets of a list in flow style.
+    pub(super) fn brackets(&self, text: &str) -> Option<Range<usize>> {
+        self.items()?;
+        let start = self.bytes.start + content(&text[self.bytes.clone()]);
+        text[start..].starts_with('[').then(|| start + 1..self.bytes.end - 1)
+    }
+
+    /// Where the last thing in it ends, which for block style is before what follows it.
+    pub(super) fn content_end(&self, text: &str) -> usize {
+        let last = match &self.kind {
+            Kind::Mapping(Mapping { braces: None, entries }) => {
+                entries.last().map(|(key, value)| match value.bytes.is_empty() {
+                    true => key.bytes.end,
+                    false => value.content_end(text).max(key.bytes.end),
+                })
+            }
+            Kind::Sequence(items) if self.brackets(text).is_none() => {
+                items.last().map(|item| item.content_end(text))
+            }
+            _ => None,
+        };
+        last.unwrap_or(self.bytes.end)
+    }
+
+    /// Itself and all that is in it.
+    pub(super) fn all(&self) -> Vec<&Node> {
+        let mut all = vec![self];
+        let mut next = 0;
+        while let Some(&node) = all.get(next) {
+            match &node.kind {
+                Kind::Sequence(items) => all.extend(items),
+                Kind::Mapping(mapping) => {
+                    all.extend(mapping.entries.iter().flat_map(|(key, value)| [key, value]));
+                }
+                Kind::Scalar { .. } | Kind::Alias(_) => {}
+            }
+            next += 1;
+        }
+        all
     }
 }
 
@@ -345,6 +389,13 @@ impl<'a> Anchors<'a> {
             _ => self.get_within(merged, key, hops),
         }
     }
+}
+
+/// True if a text without quotes is a string to every YAML parser, and no null.
+pub(super) fn is_string(text: &str) -> bool {
+    let words = ["true", "false", "yes", "no", "on", "off", "y", "n", "null"];
+    !text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c))
+        && !words.iter().any(|word| text.eq_ignore_ascii_case(word))
 }
 
 /// Where a node's content begins, behind anchor, tag and comments.

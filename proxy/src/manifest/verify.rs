@@ -1,10 +1,12 @@
 //! The proof of an edit: the text before and after are parsed and compared as values, and nothing
-//! but the annotations asked for may differ, order included.
+//! but what was asked for may differ, order included.
 
 use super::{
-    KEYS,
+    KEYS, SIDECAR,
     error::ManifestError,
+    sidecar::{LISTS, MODE, Sidecar, VOLUMES, volumes},
     tree::{Kind, Node, Tree},
+    write::Item,
 };
 
 /// What an edit was meant to do to one pod template.
@@ -13,8 +15,18 @@ pub(super) struct Intent {
     pub(super) document: usize,
     /// The way to the template.
     pub(super) path: Vec<usize>,
-    /// Annotations with their values; none if weir's are to be gone.
-    pub(super) annotations: Option<Vec<(&'static str, String)>>,
+    pub(super) goal: Goal,
+}
+
+/// What of weir there is to be.
+#[derive(Clone, Debug)]
+pub(super) enum Goal {
+    /// Annotations with their values.
+    Annotations(Vec<(&'static str, String)>),
+    /// The sidecar and its volumes.
+    Sidecar(Sidecar),
+    /// None of either.
+    Nothing,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -38,9 +50,10 @@ pub(super) fn verify(before: &Tree, after: &str, intents: &[Intent]) -> Result<(
         let (Some(expected), Some(edited)) = (expected, edited) else {
             return Err(internal(format!("document {} lost its pod", intent.document + 1)));
         };
-        match &intent.annotations {
-            Some(annotations) => expected.inject(annotations),
-            None => {
+        match &intent.goal {
+            Goal::Annotations(annotations) => expected.inject(annotations),
+            Goal::Sidecar(sidecar) => expected.inject_sidecar(sidecar),
+            Goal::Nothing => {
                 expected.uninject();
                 edited.without_empty();
             }
@@ -121,14 +134,113 @@ impl Value {
         annotations.splice(0..0, new);
     }
 
+    fn inject_sidecar(&mut self, sidecar: &Sidecar) {
+        let spec = self.entry("spec");
+        for key in LISTS.into_iter().rev() {
+            spec.list(key);
+        }
+        let containers = spec.list(LISTS[0]);
+        match containers.iter_mut().find(|container| container.named(SIDECAR)) {
+            Some(container) => container.update(sidecar),
+            None => containers.insert(0, Self::of_item(&sidecar.container())),
+        }
+        let disks = spec.list(LISTS[1]);
+        let missing = |(name, item): (&str, Item)| {
+            (!disks.iter().any(|disk| disk.named(name))).then(|| Self::of_item(&item))
+        };
+        let missing: Vec<_> = volumes().into_iter().filter_map(missing).collect();
+        disks.splice(0..0, missing);
+    }
+
+    /// What a sidecar that is there gets.
+    fn update(&mut self, sidecar: &Sidecar) {
+        if let Some(image) = &sidecar.image {
+            *self.entry("image") = Self::string(image);
+        }
+        let args = self.list("args");
+        let mode = args.iter().position(|argument| argument.is(MODE)).map_or(0, |place| place + 1);
+        let mut new = Vec::new();
+        for (flag, list) in sidecar.flags() {
+            let wanted = Self::string(&format!("{flag}{list}"));
+            let has = |argument: &&mut Self| matches!(argument, Self::Scalar { text, .. } if text.starts_with(flag));
+            match args.iter_mut().find(has) {
+                Some(there) if there.is(&format!("{flag}{list}")) => {}
+                Some(there) => *there = wanted,
+                None => new.push(wanted),
+            }
+        }
+        args.splice(mode..mode, new);
+    }
+
+    fn of_item(item: &Item) -> Self {
+        match item {
+            Item::Quoted(text) | Item::Plain(text) => Self::string(text),
+            Item::Word(word) => Self::Scalar { text: (*word).to_owned(), string: false },
+            Item::List(items) => Self::Sequence(items.iter().map(Self::of_item).collect()),
+            Item::Map(entries) => Self::Mapping(
+                entries
+                    .iter()
+                    .map(|(key, item)| (Self::string(key), Self::of_item(item)))
+                    .collect(),
+            ),
+        }
+    }
+
+    /// The list under a key; a new key is the first.
+    fn list(&mut self, key: &str) -> &mut Vec<Self> {
+        let value = self.entry(key);
+        if !matches!(value, Self::Sequence(_)) {
+            *value = Self::Sequence(Vec::new());
+        }
+        match value {
+            Self::Sequence(items) => items,
+            _ => unreachable!("it was made a list"),
+        }
+    }
+
+    fn under(&self, wanted: &str) -> Option<&Self> {
+        let Self::Mapping(entries) = self else { return None };
+        entries.iter().find(|(key, _)| key.is(wanted)).map(|(_, value)| value)
+    }
+
+    fn named(&self, name: &str) -> bool {
+        self.under("name").is_some_and(|value| value.is(name))
+    }
+
+    fn is_sidecar(&self) -> bool {
+        let mode = |args: &Self| matches!(args, Self::Sequence(items) if items.iter().any(|it| it.is(MODE)));
+        self.named(SIDECAR) && self.under("args").is_some_and(mode)
+    }
+
+    fn uninject_sidecar(&mut self) {
+        let lists = self.under("spec").and_then(|spec| spec.under(LISTS[0]));
+        let Some(Self::Sequence(containers)) = lists else { return };
+        if !containers.iter().any(Self::is_sidecar) {
+            return;
+        }
+        let spec = self.entry("spec");
+        spec.list(LISTS[0]).retain(|container| !container.is_sidecar());
+        if matches!(spec.under(LISTS[1]), Some(Self::Sequence(_))) {
+            spec.list(LISTS[1]).retain(|disk| !VOLUMES.iter().any(|name| disk.named(name)));
+        }
+    }
+
     fn uninject(&mut self) {
+        self.uninject_sidecar();
         let ours = |key: &Self| KEYS.iter().any(|name| key.is(name));
         self.entry("metadata").entry("annotations").entries().retain(|(key, _)| !ours(key));
         self.without_empty();
     }
 
-    /// Empty annotations, and then empty metadata, are as good as none.
+    /// Empty annotations, and then empty metadata, are as good as none, and so are empty lists of
+    /// what a sidecar is in.
     fn without_empty(&mut self) {
+        if let Some(Self::Mapping(_)) = self.under("spec") {
+            let none = |value: &Self| matches!(value, Self::Sequence(items) if items.is_empty());
+            self.entry("spec")
+                .entries()
+                .retain(|(key, value)| !(LISTS.iter().any(|list| key.is(list)) && none(value)));
+        }
         let empty = |value: &mut Self| value.entries().is_empty();
         let metadata = self.entry("metadata");
         if empty(metadata.entry("annotations")) {

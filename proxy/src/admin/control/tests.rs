@@ -40,6 +40,8 @@ impl ControlHandler for Fake {
             sk_msg: "off".into(),
             open_connections: 3,
             resident_bytes: None,
+            pods: Vec::new(),
+            source_problem: None,
         }
     }
 
@@ -117,6 +119,7 @@ impl Served {
         let handler = Arc::new(Fake(Mutex::new(PortPolicy::new(
             PolicyInput::default(),
             PolicyInput::default(),
+            Source::Config,
         ))));
         let socket = ControlSocket::bind(&directory.path().join("run/control.sock")).unwrap();
         let task = tokio::spawn(socket.serve(handler.clone()));

@@ -82,6 +82,25 @@ pub(super) fn read() -> io::Result<Ruleset> {
     }
 }
 
+/// Tables and chains by name, base chains or not; none on a kernel without nftables.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn names() -> io::Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    let read = dump(GETCHAIN, |family, message| {
+        let names = || {
+            family_name(family)?;
+            Some((text(attribute(message, 1)?), text(attribute(message, 3)?)))
+        };
+        found.extend(names());
+    });
+    match read {
+        Err(error) if is_absent(&error) => Ok(Vec::new()),
+        read => read.map(|()| found),
+    }
+}
+
 // === impl Hook ===
 
 impl Hook {

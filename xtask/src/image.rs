@@ -1,0 +1,139 @@
+//! `cargo xtask image`: a weir that needs nothing but a kernel, and around it an OCI image archive,
+//! made without a container daemon. For this machine's architecture only.
+
+mod archive;
+
+use std::env::consts::ARCH;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use object::Endianness;
+use object::elf::{FileHeader64, PT_INTERP};
+use object::read::elf::{ElfFile, ProgramHeader as _};
+
+use crate::test::cargo;
+
+/// Where the binary is in the image. deploy/Dockerfile has it there too.
+const PROGRAM: &str = "usr/local/bin/weir";
+/// What the image is called where nobody has pushed it anywhere; the chart's default.
+const NAME: &str = "localhost/weir";
+
+/// Flags of `cargo xtask image`.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  cargo xtask image --output weir.tar\n  \
+    ctr --namespace k8s.io images import weir.tar")]
+pub(crate) struct Args {
+    /// The archive [default: target/image/weir.tar]
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Without optimisation: built in a part of the time, for tests
+    #[arg(long)]
+    quick: bool,
+}
+
+pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
+    let output = args.output.clone().unwrap_or_else(default_output);
+    let profile = if args.quick { "image-quick" } else { "image" };
+    build(root, &output, profile)?;
+    println!("{}: {NAME}:{}", output.display(), env!("CARGO_PKG_VERSION"));
+    Ok(())
+}
+
+/// Where the archive goes when nobody says where.
+pub(crate) fn default_output() -> PathBuf {
+    weir_tests::weir::target_dir().join("image/weir.tar")
+}
+
+/// Builds weir and the archive.
+///
+/// # Errors
+///
+/// Fails when weir does not compile or is not static, and when the archive cannot be written.
+pub(crate) fn build(root: &Path, output: &Path, profile: &str) -> Result<()> {
+    let binary = static_weir(root, profile)?;
+    let bytes = fs::read(&binary).with_context(|| format!("cannot read {}", binary.display()))?;
+    ensure_static(&bytes).with_context(|| format!("{} will not do", binary.display()))?;
+    let archive = archive::archive(&archive::Image {
+        program: &bytes,
+        path: PROGRAM,
+        name: NAME,
+        version: env!("CARGO_PKG_VERSION"),
+        architecture: architecture(ARCH)?,
+    })?;
+    let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.map_or(Ok(()), fs::create_dir_all)?;
+    fs::write(output, archive).with_context(|| format!("cannot write {}", output.display()))
+}
+
+/// glibc's target, linked statically: it is the one target that a Rust toolchain on Debian has
+/// without a download, and the code is the same that the tests run. Names are looked up by the resolver
+/// that glibc has in itself since 2.34; nothing else of weir asks the name service switch.
+///
+/// With a target, because the flags must not reach procedural macros, which are libraries of the
+/// compiler and cannot be static. The paths of this machine stay out of the binary.
+fn static_weir(root: &Path, profile: &str) -> Result<PathBuf> {
+    let target = format!("{ARCH}-unknown-linux-gnu");
+    let cargo_home = std::env::var("CARGO_HOME")
+        .or_else(|_| std::env::var("HOME").map(|home| home + "/.cargo"))
+        .unwrap_or_default();
+    let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
+    for (from, to) in [(root.display().to_string(), "/weir"), (cargo_home, "/cargo")] {
+        if !from.is_empty() {
+            flags.push(format!("--remap-path-prefix={from}={to}"));
+        }
+    }
+    let arguments = ["build", "--profile", profile, "--target", &target, "--package", "weir"];
+    let flags = flags.join("\u{1f}");
+    cargo(root, &arguments, &[("CARGO_ENCODED_RUSTFLAGS", flags.as_str())])?;
+    Ok(weir_tests::weir::target_dir().join(target).join(profile).join("weir"))
+}
+
+/// A binary that asks for an interpreter needs the libraries of a distribution.
+fn ensure_static(binary: &[u8]) -> Result<()> {
+    let file = ElfFile::<FileHeader64<Endianness>>::parse(binary).context("no 64-bit ELF file")?;
+    let mut headers = file.elf_program_headers().iter();
+    let interpreter = headers.any(|header| header.p_type(file.endian()) == PT_INTERP);
+    ensure!(!interpreter, "it is linked dynamically (PT_INTERP)");
+    Ok(())
+}
+
+/// As Go's GOARCH has it, and with it the image specification.
+fn architecture(rust: &str) -> Result<&'static str> {
+    Ok(match rust {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => bail!("no image is made for {other}: weir is tried on x86_64 and aarch64 only"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dynamic_binary_is_refused() {
+        let own = fs::read(std::env::current_exe().unwrap()).unwrap();
+        assert!(ensure_static(&own).unwrap_err().to_string().contains("PT_INTERP"));
+        assert!(ensure_static(b"#!/bin/sh\n").is_err());
+    }
+
+    #[test]
+    fn the_dockerfile_makes_the_same_image() {
+        let dockerfile = fs::read_to_string(crate::root().join("deploy/Dockerfile")).unwrap();
+        let lines: Vec<&str> = dockerfile.lines().collect();
+        assert!(lines.contains(&"FROM scratch"));
+        let last = lines.iter().rposition(|line| line.starts_with("FROM ")).unwrap();
+        let expected = [
+            format!("COPY --from=build /weir /{PROGRAM}"),
+            format!("ENV PATH=/{}", Path::new(PROGRAM).parent().unwrap().display()),
+            "USER 0:0".to_owned(),
+            format!("ENTRYPOINT [\"/{PROGRAM}\"]"),
+        ];
+        for line in &expected {
+            assert!(lines[last..].contains(&line.as_str()), "{line}");
+        }
+        assert!(dockerfile.contains("-Ctarget-feature=+crt-static"));
+        assert!(dockerfile.contains("--profile image "));
+    }
+}
