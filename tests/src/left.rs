@@ -55,6 +55,28 @@ pub fn leavings(instance: &Instance, namespaces: &[&Netns]) -> Result<Vec<String
     Ok(left)
 }
 
+/// What is pinned for one workload of an instance that goes on.
+///
+/// # Errors
+///
+/// Fails when the pins cannot be listed.
+pub fn pins_of(instance: &Instance, workload: &str) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut dirs = pins(instance)?;
+    while let Some(dir) = dirs.pop() {
+        let entries = std::fs::read_dir(&dir).with_context(|| format!("cannot list {dir:?}"))?;
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_name().to_str() == Some(workload) {
+                found.push(entry.path());
+            } else if entry.file_type()?.is_dir() {
+                dirs.push(entry.path());
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// Where bpffs is mounted, wherever that is; nothing can be pinned where it is not.
 ///
 /// # Errors
@@ -83,8 +105,13 @@ fn programs(instance: &Instance) -> Result<Vec<String>> {
     Ok(left)
 }
 
-/// Nothing in this harness makes a rule with a mark, or a table, or touches these sysctls.
-fn in_namespace(netns: &Netns) -> Result<Vec<String>> {
+/// What there is in a namespace: nothing in this harness makes a rule with a mark, or a table, or
+/// touches these sysctls.
+///
+/// # Errors
+///
+/// Fails when the kernel does not let us look.
+pub fn in_namespace(netns: &Netns) -> Result<Vec<String>> {
     let (name, mut left) = (netns.name(), Vec::new());
     for family in ["-4", "-6"] {
         let rules = ip(&["-n", name, family, "rule", "show"])?;
