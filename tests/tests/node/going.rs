@@ -79,26 +79,27 @@ fn a_pod_is_captured_once_it_is_there() -> Result<()> {
         Ok(told(&weir, "late")?.is_some_and(|pod| pod["state"] == "waiting"))
     })
     .with_context(|| format!("told {:?}; log:\n{}", told(&weir, "late"), weir.process.log()))?;
-    let (ready, body) = cluster.ready()?;
-    ensure!(!ready && body.contains('1'), "ready {ready}: {body}");
-
+    // It is not late yet: nobody has started it.
+    ensure!(cluster.ready()?.0, "{:?}", cluster.ready());
     let pod = cluster.run(&object, Layout::SystemdContainerd)?;
-    cluster.api.change(&key(&object), |pod| pod["status"]["phase"] = json!("Running"));
     cluster.settle(&weir, &[&pod])?;
+    cluster.api.change(&key(&object), |pod| pod["status"]["phase"] = json!("Running"));
     cluster.ways(&pod, PORT)?.assert_captured([true; 2]);
+    // It has waited quietly: that a pod is not there yet is nobody's fault.
+    ensure!(cluster.api.events().is_empty(), "{:#?}", cluster.api.events());
     // And one that the API server calls running, with a runtime that is behind.
     let object = opted("later", Owner::StatefulSet);
     cluster.api.put(&object);
     wait_until("the pod to be waited for", SOON, || {
         Ok(told(&weir, "later")?.is_some_and(|pod| pod["state"] == "waiting"))
     })?;
+    let (ready, body) = cluster.ready()?;
+    ensure!(!ready && body.contains('1'), "ready {ready}: {body}");
     let later = cluster.run(&object, Layout::CgroupfsCrio)?;
     cluster.settle(&weir, &[&pod, &later])?;
     cluster.ways(&later, PORT)?.assert_captured([true; 2]);
     let said = told(&weir, "later")?.context("weir does not mention it")?;
     ensure!(said["state"] == "captured" && said["uid"] == later.uid(), "{said:#}");
-    // It waits quietly: that a pod is not there yet is nobody's fault.
-    ensure!(cluster.api.events().is_empty(), "{:#?}", cluster.api.events());
     Ok(())
 }
 

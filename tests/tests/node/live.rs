@@ -10,7 +10,7 @@ use weir_tests::left::{in_namespace, nothing_left};
 use weir_tests::peer::plain;
 use weir_tests::process::wait_until;
 use weir_tests::weir::Daemon;
-use weir_tests::wire::noise;
+use weir_tests::wire::{Wire, noise};
 
 use crate::{CLIENT_IP, FAIL, OPAQUE, PORT, SKIP_INBOUND, SKIP_OUTBOUND, opted};
 
@@ -36,7 +36,8 @@ fn skipped_ports_change_while_connections_are_open() -> Result<()> {
     let weir = cluster.weir()?.start()?;
     cluster.settle(&weir, &[&pod])?;
     let (wires, bytes) = (ways.open()?, noise(100_000));
-    let go_on = || wires.iter().try_for_each(|wire| wire.up(&bytes).and_then(|()| wire.down(&bytes)));
+    let go_on =
+        || wires.iter().try_for_each(|wire| wire.up(&bytes).and_then(|()| wire.down(&bytes)));
     go_on()?;
     let steps = [
         (SKIP_INBOUND, Some("9000"), [false, true]),
@@ -50,7 +51,7 @@ fn skipped_ports_change_while_connections_are_open() -> Result<()> {
         ways.become_captured(expected).with_context(|| format!("{name}: {list:?}"))?;
         go_on()?;
     }
-    wires.into_iter().try_for_each(weir_tests::wire::Wire::finish)?;
+    wires.into_iter().try_for_each(Wire::finish)?;
     cluster.settle(&weir, &[&pod])
 }
 
@@ -114,8 +115,8 @@ fn the_fail_policy_changes() -> Result<()> {
     weir.instance().detach(&[])?.ok().map(drop)
 }
 
-/// That one is fixed when capturing begins, so it begins anew: connections meanwhile go direct, and
-/// what is open stays.
+/// That one is fixed when capturing begins, so it begins anew, once what was captured before is
+/// through: connections meanwhile go direct.
 #[test]
 fn the_clients_address_is_preserved_on_request() -> Result<()> {
     let cluster = Cluster::new()?;
@@ -135,23 +136,29 @@ fn the_clients_address_is_preserved_on_request() -> Result<()> {
         Ok((own.ip() == peer.ip(), own.port() != peer.port()))
     };
     ensure!(seen()? == (false, true), "at first the peer is local");
-    let (wires, bytes) = (ways.open()?, noise(50_000));
+    let bytes = noise(50_000);
     for (value, preserved) in [(Some("true"), true), (Some("false"), false), (Some("true"), true)] {
+        let wires = ways.open()?;
         cluster.api.annotate(&key(pod.object()), CLIENT_IP, value);
+        // The capture that was is over, but for what it carries.
+        wait_until("the change to be begun", SOON, || Ok(seen()? != (!preserved, true)))
+            .with_context(|| format!("log:\n{}", weir.process.log()))?;
+        wires.iter().try_for_each(|wire| wire.up(&bytes).and_then(|()| wire.down(&bytes)))?;
+        wires.into_iter().try_for_each(Wire::finish)?;
         wait_until(&format!("preserve-client-ip {value:?}"), SOON, || {
             Ok(seen()? == (preserved, true))
         })
         .with_context(|| format!("log:\n{}", weir.process.log()))?;
         wait_for(&weir, &pod, "preserve_client_ip", &preserved.into())?;
-        wires.iter().try_for_each(|wire| wire.up(&bytes).and_then(|()| wire.down(&bytes)))?;
         cluster.settle(&weir, &[&pod])?;
     }
-    wires.into_iter().try_for_each(weir_tests::wire::Wire::finish)?;
     cluster.api.annotate(&key(pod.object()), crate::INJECT, Some("disabled"));
     cluster.settle(&weir, &[])?;
-    wait_until("the namespace to be as before", SOON, || {
-        Ok(in_namespace(pod.netns())?.is_empty())
-    })?;
+    wait_until(
+        "the namespace to be as before",
+        SOON,
+        || Ok(in_namespace(pod.netns())?.is_empty()),
+    )?;
     weir.stop()?;
     weir.instance().detach(&[])?.ok()?;
     nothing_left(weir.instance(), &[pod.netns(), &cluster.node])

@@ -57,9 +57,8 @@ fn a_namespaces_annotation_is_a_default_that_a_pods_own_overrides() -> Result<()
     cluster.api.put(&namespace("other"));
     let elsewhere = cluster.start(&elsewhere, Layout::SystemdContainerd)?;
     let weir = cluster.weir()?.start()?;
-    let [ways, refused, others] = [&silent, &refuses, &elsewhere].map(|pod| {
-        cluster.ways(pod, PORT).expect("a free port")
-    });
+    let [ways, refused, others] =
+        [&silent, &refuses, &elsewhere].map(|pod| cluster.ways(pod, PORT).expect("a free port"));
     cluster.settle(&weir, &[])?;
     ways.assert_captured([false; 2]);
 

@@ -4,12 +4,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use weir_tests::kube::cluster::{Cluster, SOON, captured};
-use weir_tests::kube::object::{Owner, annotate, key};
+use weir_tests::kube::api::TOKEN;
+use weir_tests::kube::cluster::{Cluster, SHOP, SOON, captured};
+use weir_tests::kube::object::{Owner, annotate, key, namespace};
 use weir_tests::kube::pod::{Layout, Pod};
 use weir_tests::kube::server::{Call, Trouble};
 use weir_tests::kube::store::Kind;
 use weir_tests::process::wait_until;
+use weir_tests::wire::Wire;
 
 use crate::{INJECT, PORT, SKIP_INBOUND, SKIP_OUTBOUND, opted};
 
@@ -52,7 +54,7 @@ fn what_changes_while_the_server_is_away_is_done_when_it_is_back() -> Result<()>
     changing.become_captured([false, true])?;
     staying.assert_captured([true; 2]);
     cluster.ways(&comes, PORT)?.assert_captured([true; 2]);
-    wires.into_iter().try_for_each(weir_tests::wire::Wire::finish)?;
+    wires.into_iter().try_for_each(Wire::finish)?;
     cluster.api.nothing_forbidden()
 }
 
@@ -163,7 +165,8 @@ fn errors_of_the_server_are_waited_out() -> Result<()> {
     }
     cluster.api.page(2);
     let weir = cluster.weir()?.start()?;
-    cluster.settle(&weir, &[&stays, &changes, &goes])
+    cluster
+        .settle(&weir, &[&stays, &changes, &goes])
         .with_context(|| format!("{:#?}", cluster.api.asked()))?;
     wait_until("all to have gone wrong", SOON, || Ok(cluster.api.spoiled() == 0))?;
     let changing = cluster.ways(&changes, PORT)?;
@@ -219,8 +222,8 @@ fn a_token_that_is_not_taken_is_tried_again() -> Result<()> {
     let (ready, body) = cluster.ready()?;
     ensure!(!ready, "ready without a list: {body}");
     ensure!(weir.process.running()?, "it has ended:\n{}", weir.process.log());
-    ensure!(weir.process.log().contains("401"), "not a word:\n{}", weir.process.log());
-    cluster.api.change_token(weir_tests::kube::api::TOKEN);
+    ensure!(weir.process.log().contains("Unauthorized"), "not a word:\n{}", weir.process.log());
+    cluster.api.change_token(TOKEN);
     cluster.settle(&weir, &[&pod])
 }
 
@@ -231,7 +234,7 @@ fn nothing_is_decided_before_the_namespaces_are_known() -> Result<()> {
     let mut object = opted("cart", Owner::Deployment);
     annotate(&mut object, INJECT, None);
     let pod = cluster.start(&object, Layout::SystemdContainerd)?;
-    let shop = key(&weir_tests::kube::object::namespace(weir_tests::kube::cluster::SHOP));
+    let shop = key(&namespace(SHOP));
     cluster.api.annotate(&shop, INJECT, Some("enabled"));
     let slow = Trouble::Slow(Duration::from_secs(2));
     cluster.api.spoil(Call::List(Kind::Namespace), slow);

@@ -7,22 +7,24 @@ use weir_tests::kube::object::{Owner, annotate, key, set_host_network};
 use weir_tests::kube::pod::{Layout, Pod};
 use weir_tests::process::wait_until;
 use weir_tests::weir::Daemon;
+use weir_tests::wire::Wire;
 
 use crate::{CLIENT_IP, FAIL, INJECT, OPAQUE, PORT, SKIP_INBOUND, SKIP_OUTBOUND, opted};
 
 /// Events about a pod, for one reason.
 fn events(cluster: &Cluster, pod: &Pod, reason: &str) -> Vec<Value> {
     let mut events = cluster.api.events();
-    let about = |event: &Value| &event["regarding"];
-    events.retain(|it| about(it)["uid"] == pod.uid() && it["reason"] == reason);
+    events.retain(|it| it["regarding"]["uid"] == pod.uid() && it["reason"] == reason);
     events
 }
 
 /// Waits for an event, which must be as `kubectl describe pod` and people need it; its note.
 fn wait_event(cluster: &Cluster, weir: &Daemon, pod: &Pod, reason: &str) -> Result<String> {
-    wait_until(&format!("an event {reason}"), SOON, || {
-        Ok(!events(cluster, pod, reason).is_empty())
-    })
+    wait_until(
+        &format!("an event {reason}"),
+        SOON,
+        || Ok(!events(cluster, pod, reason).is_empty()),
+    )
     .with_context(|| format!("{:#?}; log:\n{}", cluster.api.events(), weir.process.log()))?;
     let event = events(cluster, pod, reason).pop().context("no event")?;
     let object = pod.object();
@@ -143,13 +145,12 @@ fn an_annotation_that_becomes_bad_ends_the_capture() -> Result<()> {
         cluster.settle(&weir, &[&pod])?;
         ways.assert_captured([true; 2]);
     }
-    wires.into_iter().try_for_each(weir_tests::wire::Wire::finish)?;
+    wires.into_iter().try_for_each(Wire::finish)?;
     // One event for each mistake, however often the pod's status has changed since.
-    cluster.api.annotate(&key(&object), SKIP_INBOUND, Some("x"));
+    cluster.api.annotate(&key(&object), SKIP_INBOUND, Some("xyzzy"));
     wait_until("the third event", SOON, || {
         let notes = events(&cluster, &pod, "WeirBadAnnotation");
-        Ok(notes.iter().any(|event| event["note"].as_str().is_some_and(|it| it.contains("\"x\""))
-            || event["note"].as_str().is_some_and(|it| it.contains('x'))))
+        Ok(notes.iter().any(|it| it["note"].as_str().is_some_and(|it| it.contains("xyzzy"))))
     })?;
     for _ in 0..20 {
         cluster.api.change(&key(&object), |pod| {

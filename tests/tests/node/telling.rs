@@ -29,7 +29,9 @@ fn ready_means_that_every_pod_that_should_be_is_captured() -> Result<()> {
         let (ready, body) = cluster.ready()?;
         ensure!(!ready, "ready: {body}; {before:?}");
         before.push(body.clone());
-        Ok(told(&weir, "first")?.is_some() && told(&weir, "second")?.is_some() && body.contains('2'))
+        Ok(told(&weir, "first")?.is_some()
+            && told(&weir, "second")?.is_some()
+            && body.contains('2'))
     })
     .with_context(|| format!("{before:?}; log:\n{}", weir.process.log()))?;
 
@@ -79,26 +81,23 @@ fn status_knows_every_pod_that_opted_in() -> Result<()> {
 fn metrics_have_the_clusters_names_and_forget_pods_that_went() -> Result<()> {
     let cluster = Cluster::new()?;
     let names = [
-        ("cart-6d4cf56db6-x7k2p", Owner::Deployment, "cart"),
-        ("db-0", Owner::StatefulSet, "db"),
-        ("logs-4zqvt", Owner::DaemonSet, "logs"),
-        ("report-29401260-l8s5w", Owner::Job, "report-29401260"),
-        ("shell", Owner::None, "shell"),
+        ("cart-6d4cf56db6-x7k2p", Owner::Deployment, "Deployment", "cart"),
+        ("db-0", Owner::StatefulSet, "StatefulSet", "db"),
+        ("logs-4zqvt", Owner::DaemonSet, "DaemonSet", "logs"),
+        ("report-29401260-l8s5w", Owner::Job, "CronJob", "report"),
+        ("shell", Owner::None, "Pod", "shell"),
     ];
     let mut pods = Vec::new();
-    for (name, owner, _) in names {
+    for (name, owner, ..) in names {
         pods.push(cluster.start(&opted(name, owner), Layout::CgroupfsContainerd)?);
     }
     let weir = cluster.weir()?.start()?;
     cluster.settle(&weir, &pods.iter().collect::<Vec<_>>())?;
-    for (pod, (name, owner, workload)) in pods.iter().zip(names) {
+    for (pod, (name, _, kind, workload)) in pods.iter().zip(names) {
         cluster.ways(pod, PORT)?.assert_captured([true; 2]);
         let (pod_label, owner_label) =
             (format!("pod=\"{name}\""), format!("workload_name=\"{workload}\""));
-        let kind = match owner {
-            Owner::None => "workload_kind=\"Pod\"".to_owned(),
-            owner => format!("workload_kind=\"{owner:?}\""),
-        };
+        let kind = format!("workload_kind=\"{kind}\"");
         let labels = ["namespace=\"shop\"", &pod_label, &owner_label, &kind];
         wait_until("the connections to be counted", SOON, || {
             let metrics = Metrics::scrape(&cluster.node)?;
@@ -150,7 +149,10 @@ fn long_names_are_shortened_and_stay_apart() -> Result<()> {
     let weir = cluster.weir()?.start()?;
     wait_until("both to be captured", SOON, || Ok(captured(&weir)?.len() == 2))?;
     let names = captured(&weir)?;
-    ensure!(names.iter().all(|name| name.len() <= 63 && name.starts_with("shop.a-name")), "{names:?}");
+    ensure!(
+        names.iter().all(|name| name.len() <= 63 && name.starts_with("shop.a-name")),
+        "{names:?}"
+    );
     for pod in &pods {
         cluster.ways(pod, PORT)?.assert_captured([true; 2]);
         let name = pod.object()["metadata"]["name"].as_str().unwrap_or_default();
