@@ -4,6 +4,7 @@
 pub mod client;
 pub mod control;
 pub mod http;
+pub mod node;
 pub mod protocol;
 
 /// Where the control socket is unless told otherwise.

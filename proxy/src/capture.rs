@@ -24,6 +24,7 @@ mod mounts;
 mod netns;
 mod original;
 mod pins;
+pub mod pods;
 mod policy;
 pub mod probe;
 pub mod proof;

@@ -10,6 +10,8 @@ mod exit;
 mod explain;
 mod inject;
 mod man;
+#[cfg(feature = "node")]
+mod node;
 pub mod output;
 mod ports;
 mod run;
@@ -50,6 +52,9 @@ enum Verb {
     Exec(capture_args::ExecArgs),
     /// Capture a cgroup until told to stop
     Run(capture_args::RunArgs),
+    /// Capture the annotated pods of a Kubernetes node
+    #[cfg(feature = "node")]
+    Node(Box<node::Args>),
     /// Show, add or remove what a running weir captures
     Workload(workload::Args),
     /// Take away everything that weir has left in the kernel
@@ -89,6 +94,8 @@ pub fn main() -> ExitCode {
     let outcome = match cli.verb {
         Verb::Exec(args) => exec::run(&args),
         Verb::Run(args) => run::run(&args),
+        #[cfg(feature = "node")]
+        Verb::Node(args) => node::run(&args),
         Verb::Workload(args) => workload::run(&args),
         Verb::Detach(args) => detach::run(&args),
         Verb::Ports(args) => ports::run(&args),

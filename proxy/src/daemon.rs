@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use crate::{
     admin::{
         control::ControlHandler,
+        node::NodeState,
         protocol::{
             ControlError, Explanation, KernelCounters, PortsReport, PortsSet, Status,
             WorkloadStatus,
@@ -39,6 +40,7 @@ pub struct Daemon {
     telemetry: Telemetry,
     log: LogHandle,
     admin: Option<SocketAddr>,
+    node: Option<Arc<NodeState>>,
     started: Instant,
     draining: AtomicBool,
     /// The schema of a successor that has taken over.
@@ -48,19 +50,21 @@ pub struct Daemon {
 // === impl Daemon ===
 
 impl Daemon {
-    /// `admin` is where `/metrics` is served.
+    /// `admin` is where `/metrics` is served; `node` is what `weir node` knows of its pods.
     #[must_use]
     pub fn new(
         workloads: Arc<Workloads>,
         telemetry: Telemetry,
         log: LogHandle,
         admin: Option<SocketAddr>,
+        node: Option<Arc<NodeState>>,
     ) -> Self {
         Self {
             workloads,
             telemetry,
             log,
             admin,
+            node,
             started: Instant::now(),
             draining: AtomicBool::new(false),
             successor: watch::Sender::new(None),
@@ -102,6 +106,8 @@ impl ControlHandler for Daemon {
             },
             open_connections: self.telemetry.open_connections() as u64,
             resident_bytes: crate::telemetry::resident_bytes().map(i64::cast_unsigned),
+            pods: self.node.as_ref().map(|node| node.pods()).unwrap_or_default(),
+            source_problem: self.node.as_ref().and_then(|node| node.problem()),
         }
     }
 

@@ -16,6 +16,8 @@ pub mod learn;
 pub mod log;
 pub mod manifest;
 pub mod names;
+#[cfg(feature = "node")]
+pub mod node;
 pub mod ports;
 pub mod privileges;
 pub mod stop;

@@ -30,6 +30,11 @@ pub const SKIP_OUTBOUND_PORTS: &str = "config.weir.dev/skip-outbound-ports";
 /// Ports forwarded as raw TCP.
 pub const OPAQUE_PORTS: &str = "config.weir.dev/opaque-ports";
 
+/// What happens to new connections while no proxy is there: `open` or `closed`.
+pub const FAIL: &str = "config.weir.dev/fail";
+/// Whether the application sees its clients' own addresses: `true` or `false`.
+pub const PRESERVE_CLIENT_IP: &str = "config.weir.dev/preserve-client-ip";
+
 /// All annotations that are weir's, in the order in which they are written.
 const KEYS: [&str; 4] = [INJECT, SKIP_INBOUND_PORTS, SKIP_OUTBOUND_PORTS, OPAQUE_PORTS];
 

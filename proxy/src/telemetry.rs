@@ -4,14 +4,17 @@
 mod classify;
 mod close;
 mod connection;
+mod labels;
 mod metrics;
 mod process;
 pub mod record;
+mod series;
 pub mod stats;
 mod workloads;
 
 pub use close::CloseReason;
 pub use connection::ConnectionGuard;
+pub use labels::PodLabels;
 pub(crate) use process::resident_bytes;
 pub use workloads::WorkloadFacts;
 
@@ -177,6 +180,16 @@ impl Telemetry {
     /// that it must be quick.
     pub fn set_workloads(&self, source: impl Fn() -> Vec<WorkloadFacts> + Send + Sync + 'static) {
         self.inner.metrics.workloads().set(Box::new(source));
+    }
+
+    /// Says which pod a workload is; `None` for one that is none.
+    pub fn label(&self, workload: &str, pod: Option<PodLabels>) {
+        self.inner.metrics.label(workload, pod);
+    }
+
+    /// Takes the metrics of a workload away that is gone with its last connection.
+    pub fn forget_workload(&self, workload: &str) {
+        self.inner.metrics.forget(workload);
     }
 
     /// An accept failed for want of descriptors or memory; an `errno`.

@@ -4,9 +4,11 @@
 mod accepting;
 mod configure;
 mod feedback;
+mod pod;
 mod skipped;
 mod slots;
 mod start;
+mod update;
 
 use std::{
     net::SocketAddr,
@@ -18,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+pub use pod::Pod;
 pub use skipped::skipped;
 pub use start::{Description, Origin, Start};
 use tokio::runtime::Handle;
@@ -66,8 +69,9 @@ pub struct Shared {
 /// A workload whose connections are being captured.
 pub struct Workload {
     kernel: Arc<Kernel>,
-    settings: WorkloadSettings,
+    settings: Mutex<Arc<WorkloadSettings>>,
     origin: Origin,
+    pod: Option<Pod>,
     netns: Netns,
     shared: Arc<Shared>,
     slots: Arc<WorkloadSlots>,
@@ -91,11 +95,11 @@ impl Workload {
     /// # Errors
     /// The first step that the kernel refuses.
     pub async fn start(shared: Arc<Shared>, start: Start) -> Result<Arc<Self>, CaptureError> {
-        let Start { settings, origin, id, fresh, ports, client_ip, programs, claim } = start;
+        let Start { settings, origin, id, fresh, ports, client_ip, programs, claim, pod } = start;
         let cgroup = cgroup_of(&settings)?;
-        let netns = open_netns(&settings, &cgroup)?;
+        let netns = open_netns(&settings, &cgroup, origin)?;
         let kernel = Arc::new(Kernel::new(Arc::clone(&shared.instance), id, fresh));
-        let policy = policy(&settings, &ports);
+        let policy = policy(&settings, origin.source(), &ports);
         let listeners = Listeners::open(&kernel, &netns)?;
         let mut client_ip_user = None;
         let client_ip = if settings.inbound.capture && settings.inbound.preserve_client_ip {
@@ -118,6 +122,7 @@ impl Workload {
             netns_inode: netns.inode(),
             client_ip,
             programs: keep.then_some(own),
+            pod: pod.clone(),
         };
         // First: what is under a number that nobody knows would never be cleared up.
         kernel.remember(&serde_json::to_vec(&description).unwrap_or_default())?;
@@ -146,8 +151,9 @@ impl Workload {
                 feedback: Box::new(feedback),
             }),
             kernel,
-            settings,
+            settings: Mutex::new(Arc::new(settings)),
             origin,
+            pod,
             netns,
             shared,
             slots,
@@ -194,7 +200,7 @@ impl Workload {
     /// connections would have to wait.
     async fn attach(&self, cgroup: PathBuf, keep: bool) -> Result<(), CaptureError> {
         let kernel = Arc::clone(&self.kernel);
-        let netns = self.settings.inbound.capture.then(|| self.netns.clone());
+        let netns = self.settings().inbound.capture.then(|| self.netns.clone());
         let runtime = Handle::current();
         let attached = tokio::task::spawn_blocking(move || {
             let inbound = netns.as_ref();
@@ -284,10 +290,16 @@ impl Workload {
         &self.context.workload
     }
 
-    /// Its settings.
+    /// Its settings as they stand.
     #[must_use]
-    pub const fn settings(&self) -> &WorkloadSettings {
-        &self.settings
+    pub fn settings(&self) -> Arc<WorkloadSettings> {
+        Arc::clone(&lock(&self.settings))
+    }
+
+    /// The pod that it is.
+    #[must_use]
+    pub const fn pod(&self) -> Option<&Pod> {
+        self.pod.as_ref()
     }
 
     /// Who wanted it.
@@ -366,14 +378,24 @@ impl Workload {
     /// # Errors
     /// Where the map cannot be written.
     pub fn forget_at_restart(&self) -> Result<(), CaptureError> {
-        let description = Description {
-            settings: self.settings.clone(),
-            origin: Origin::Removed,
+        let description = self.description(&self.settings(), Origin::Removed, None);
+        self.kernel.remember(&serde_json::to_vec(&description).unwrap_or_default())
+    }
+
+    fn description(
+        &self,
+        settings: &WorkloadSettings,
+        origin: Origin,
+        programs: Option<u64>,
+    ) -> Description {
+        Description {
+            settings: settings.clone(),
+            origin,
             netns_inode: self.netns.inode(),
             client_ip: self.client_ip,
-            programs: None,
-        };
-        self.kernel.remember(&serde_json::to_vec(&description).unwrap_or_default())
+            programs,
+            pod: self.pod.clone(),
+        }
     }
 
     /// Lets another process capture the cgroup.
@@ -434,10 +456,19 @@ pub fn cgroup_of(settings: &WorkloadSettings) -> Result<std::path::PathBuf, Capt
     Ok(cgroup)
 }
 
-fn open_netns(settings: &WorkloadSettings, cgroup: &Path) -> Result<Netns, CaptureError> {
-    match &settings.workload.netns {
-        Some(path) => Netns::open(path),
-        None => Netns::of_cgroup(cgroup)?.map_or_else(Netns::own, Ok),
+fn open_netns(
+    settings: &WorkloadSettings,
+    cgroup: &Path,
+    origin: Origin,
+) -> Result<Netns, CaptureError> {
+    if let Some(path) = &settings.workload.netns {
+        return Netns::open(path);
+    }
+    match Netns::of_cgroup(cgroup)? {
+        Some(netns) => Ok(netns),
+        // Never the node's own in place of a pod's.
+        None if origin == Origin::Pod => Err(CaptureError::NoProcess(cgroup.to_owned())),
+        None => Netns::own(),
     }
 }
 

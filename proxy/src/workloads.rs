@@ -2,8 +2,10 @@
 //! after a restart.
 
 mod acceleration;
+mod ending;
 mod error;
 mod handover;
+mod pods;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -16,6 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weir_common::WorkloadId;
 
 pub use acceleration::Acceleration;
+pub use ending::Ending;
 pub use error::WorkloadError;
 
 use self::acceleration::accelerate;
@@ -25,11 +28,11 @@ use crate::{
         self, CaptureError, DirectClose, Events, Heartbeat, Instance, InstanceOptions, Lock,
         Originals, Remembered, coexist, lock_directory,
     },
-    config::{Config, Fail, Switch, WorkloadSettings, fail_name},
-    telemetry::{Telemetry, WorkloadFacts},
+    config::{Config, Switch, WorkloadSettings, fail_name},
+    telemetry::{PodLabels, Telemetry, WorkloadFacts},
     workers::Workers,
     workload::{
-        Description, Origin, Shared, Start, Workload, cgroup_of, restore_client_ip, skipped,
+        Description, Origin, Pod, Shared, Start, Workload, cgroup_of, restore_client_ip, skipped,
     },
 };
 
@@ -45,18 +48,6 @@ pub struct Plan {
     pub instance: Option<String>,
     /// A running weir is to be taken over from: it still has the locks.
     pub takeover: bool,
-}
-
-/// How to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// New connections go direct, or are refused where `fail` is closed.
-    Stop,
-    /// A successor has the workloads.
-    Successor {
-        /// It has the same maps.
-        same_maps: bool,
-    },
 }
 
 /// The workloads of a process.
@@ -157,6 +148,7 @@ impl Workloads {
             ports: before.and_then(|(id, _)| remembered.ports.get(id).cloned()).unwrap_or_default(),
             client_ip: before.and_then(|(_, description)| description.client_ip),
             programs: before.and_then(|(_, description)| description.programs),
+            pod: before.and_then(|(_, description)| description.pod.clone()),
             claim: None,
         };
         if let Some(own) = own {
@@ -167,14 +159,14 @@ impl Workloads {
             self.add_locked(start(own, Origin::Config, before, *next), takeover).await?;
             *next += u32::from(before.is_none());
         }
-        for entry in known.iter().filter(|(_, it)| it.origin == Origin::Cli) {
+        for entry in known.iter().filter(|(_, it)| it.origin.comes_back()) {
             let settings = entry.1.settings.clone();
             let name = settings.workload.name.clone();
             if self.get(&name).is_some() {
                 continue;
             }
             let _one_at_a_time = self.next.lock().await;
-            let start = start(settings, Origin::Cli, Some(entry), 0);
+            let start = start(settings, entry.1.origin, Some(entry), 0);
             if let Err(error) = self.add_locked(start, takeover).await {
                 tracing::warn!(%error, workload = name, "not captured any more");
             }
@@ -263,21 +255,28 @@ impl Workloads {
     /// # Errors
     /// Where its name is taken, a setting is out of range, or the kernel refuses it. Nothing is
     /// changed then.
-    pub async fn add(
+    pub async fn add(&self, settings: WorkloadSettings) -> Result<Arc<Workload>, WorkloadError> {
+        self.add_new(settings, Origin::Cli, None).await
+    }
+
+    async fn add_new(
         &self,
         mut settings: WorkloadSettings,
+        origin: Origin,
+        pod: Option<Pod>,
     ) -> Result<Arc<Workload>, WorkloadError> {
         settings.resolve();
         settings.validate()?;
         let mut next = self.next.lock().await;
         let start = Start {
             settings,
-            origin: Origin::Cli,
+            origin,
             id: *next,
             fresh: true,
             ports: Vec::new(),
             client_ip: None,
             programs: None,
+            pod,
             claim: None,
         };
         let workload = self.add_locked(start, false).await?;
@@ -299,6 +298,7 @@ impl Workloads {
             start.claim = Some(self.claim(&start)?);
         }
         let (id, fresh) = (start.id, start.fresh);
+        self.shared.telemetry.label(&name, start.pod.as_ref().map(PodLabels::from));
         let workload = Workload::start(Arc::clone(&self.shared), start).await;
         if workload.is_err() && fresh {
             // The next one may get the same number.
@@ -350,8 +350,9 @@ impl Workloads {
             return Err(self.unknown(name));
         };
         let deadline = self.shared.config.drain.deadline;
+        let (workloads, name) = (Arc::downgrade(self), name.to_owned());
         if let Err(error) = workload.forget_at_restart() {
-            tracing::warn!(%error, workload = name, "a restart soon would capture it again");
+            tracing::warn!(%error, workload = %workload.name(), "a restart soon would capture it again");
         }
         workload.kernel().stop_capturing();
         workload.release_claim();
@@ -360,6 +361,12 @@ impl Workloads {
             workload.kernel().detach();
             workload.kernel().forget();
             workload.restore_client_ip().await;
+            // Another one of this name may be there already.
+            if let Some(workloads) = workloads.upgrade()
+                && workloads.get(&name).is_none()
+            {
+                workloads.shared.telemetry.forget_workload(&name);
+            }
         });
         Ok(())
     }
@@ -421,6 +428,7 @@ impl Workloads {
     fn facts(&self) -> Vec<WorkloadFacts> {
         let facts = |workload: &Arc<Workload>| WorkloadFacts {
             workload: Arc::clone(workload.name()),
+            pod: workload.pod().map(PodLabels::from),
             fail: fail_name(workload.settings().workload.fail),
             learn: workload.settings().workload.learn.name(),
             inbound: workload.settings().inbound.capture,
@@ -428,49 +436,6 @@ impl Workloads {
             decisions: workload.kernel().counters(),
         };
         self.list().iter().map(facts).collect()
-    }
-
-    /// Stops capturing, or leaves that to a successor, and lets open connections finish until the
-    /// deadline. Returns how many had to be cut.
-    pub async fn finish(&self, deadline: Duration, ending: Ending) -> usize {
-        let successor = ending == Ending::Successor { same_maps: true };
-        let workloads = self.list();
-        let drains = workloads.iter().map(|workload| workload.drain(deadline, successor));
-        let cut = futures_util::future::join_all(drains).await.into_iter().sum();
-        self.removals.close();
-        self.removals.wait().await;
-        self.settle_events().await;
-        match ending {
-            Ending::Stop => self.leave(&workloads).await,
-            Ending::Successor { .. } => workloads.iter().for_each(|it| it.kernel().let_go()),
-        }
-        // Also where there is a successor: it may have removed the workload long ago.
-        for workload in &workloads {
-            workload.restore_client_ip().await;
-        }
-        self.retired.cancel();
-        cut
-    }
-
-    /// Takes everything off that captures, and keeps what is worth finding again.
-    async fn leave(&self, workloads: &[Arc<Workload>]) {
-        let mut kept = false;
-        for workload in workloads {
-            if workload.settings().workload.fail == Fail::Closed {
-                workload.kernel().let_go();
-                kept = true;
-                continue;
-            }
-            workload.kernel().detach();
-            kept |= workload.origin() == Origin::Cli || workload.has_cli_ports();
-        }
-        write(&self.running).clear();
-        if kept && !self.shared.instance.pins().is_private() {
-            let pins = self.shared.instance.pins().root().display();
-            tracing::info!(%pins, "kept for the next start; `weir detach` forgets it");
-        } else {
-            self.shared.instance.remove_pins();
-        }
     }
 }
 

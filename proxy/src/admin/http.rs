@@ -43,6 +43,11 @@ pub enum Readiness {
     Starting,
     /// Capturing.
     Ready,
+    /// Not all pods are captured that should be.
+    Missing {
+        /// How many are not.
+        pods: usize,
+    },
     /// Finishing what is there.
     Draining,
 }
@@ -142,6 +147,10 @@ fn respond(
         }
         ("/live", _) => text(StatusCode::OK, "live\n"),
         (_, Readiness::Ready) => text(StatusCode::OK, "ready\n"),
+        (_, Readiness::Missing { pods }) => text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("{pods} of the pods that should be captured are not; see weir status\n"),
+        ),
         (_, Readiness::Starting) => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
         (_, Readiness::Draining) => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
     }

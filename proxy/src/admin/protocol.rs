@@ -196,6 +196,48 @@ pub struct Status {
     pub open_connections: u64,
     /// Resident memory in bytes.
     pub resident_bytes: Option<u64>,
+    /// Of `weir node`: the pods that somebody wants captured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pods: Vec<PodStatus>,
+    /// Of `weir node`: what keeps it from knowing which pods there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_problem: Option<String>,
+}
+
+/// A pod that somebody wants captured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodStatus {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// How far that has come.
+    pub state: PodState,
+    /// Why it is not captured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Whether it runs and should be captured: `/ready` waits for it.
+    #[serde(default)]
+    pub missing: bool,
+}
+
+/// How far the capture of a pod has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PodState {
+    /// Its connections are captured.
+    Captured,
+    /// Something that it takes is not there yet.
+    Waiting,
+    /// It cannot be captured as things are; tried again.
+    Failed,
+    /// It will not be captured unless its annotations change.
+    Refused,
+    /// A state of a later version.
+    #[serde(other)]
+    Unknown,
 }
 
 /// One captured workload.

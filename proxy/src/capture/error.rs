@@ -53,6 +53,11 @@ pub enum CaptureError {
         "the BPF object has no {0}: object and binary are of different versions; unset WEIR_BPF_OBJECT or rebuild with `cargo xtask ebpf`"
     )]
     Missing(&'static str),
+    /// No process tells which network namespace a pod is in.
+    #[error(
+        "no process is in cgroup {}, or none that weir can see; in a container, weir needs the host's PID namespace (hostPID)", .0.display()
+    )]
+    NoProcess(PathBuf),
     /// No cgroup2 mount.
     #[error(
         "no cgroup2 file system is mounted: run `mount -t cgroup2 none /sys/fs/cgroup/unified` (or boot with the unified hierarchy)"

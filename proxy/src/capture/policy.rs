@@ -40,6 +40,14 @@ impl Kernel {
         self.instance.ports.insert(&key, &rule)
     }
 
+    /// Lets one port's new connections get what they get without a rule.
+    ///
+    /// # Errors
+    /// Where the map cannot be written.
+    pub fn forget_port(&self, direction: Direction, port: u16) -> Result<(), CaptureError> {
+        self.instance.ports.remove(&PortKey::new(self.workload, direction, port))
+    }
+
     /// Writes the states of all ports, and removes those that an earlier weir had written.
     ///
     /// # Errors
@@ -86,13 +94,7 @@ impl Kernel {
     /// Where the map cannot be written.
     pub fn skip_prefixes(&self, prefixes: &[(IpAddr, u8)]) -> Result<(), CaptureError> {
         let map = &self.instance.skip_cidrs;
-        let wanted: HashSet<_> = prefixes
-            .iter()
-            .map(|(addr, bits)| {
-                let offset = if addr.is_ipv4() { 96 } else { 0 };
-                (self.prefix(*addr), offset + u32::from(*bits))
-            })
-            .collect();
+        let wanted: HashSet<_> = prefixes.iter().map(|it| self.prefix_entry(*it)).collect();
         for (key, bits) in &wanted {
             map.insert(*key, *bits, 1)?;
         }
@@ -100,6 +102,27 @@ impl Kernel {
         left.iter()
             .filter(|prefix| !wanted.contains(*prefix))
             .try_for_each(|(key, bits)| map.remove(*key, *bits))
+    }
+
+    /// Skips other prefixes than before.
+    ///
+    /// # Errors
+    /// Where the map cannot be written.
+    pub fn change_prefixes(
+        &self,
+        before: &HashSet<(IpAddr, u8)>,
+        after: &HashSet<(IpAddr, u8)>,
+    ) -> Result<(), CaptureError> {
+        let map = &self.instance.skip_cidrs;
+        for prefix in after.difference(before) {
+            let (key, bits) = self.prefix_entry(*prefix);
+            map.insert(key, bits, 1)?;
+        }
+        for prefix in before.difference(after) {
+            let (key, bits) = self.prefix_entry(*prefix);
+            map.remove(key, bits)?;
+        }
+        Ok(())
     }
 
     /// True where the address is in a skipped prefix.
@@ -187,6 +210,11 @@ impl Kernel {
 
     pub(super) fn key(&self, direction: Direction, address: SocketAddr) -> DestinationKey {
         DestinationKey::new(self.workload, direction, to_words(address.ip()), address.port())
+    }
+
+    fn prefix_entry(&self, (addr, bits): (IpAddr, u8)) -> (PrefixKey, u32) {
+        let offset = if addr.is_ipv4() { 96 } else { 0 };
+        (self.prefix(addr), offset + u32::from(bits))
     }
 
     pub(super) fn prefix(&self, addr: IpAddr) -> PrefixKey {

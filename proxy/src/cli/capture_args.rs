@@ -229,7 +229,7 @@ pub struct RunArgs {
 
 impl PortFlags {
     /// Puts the flags that were given over settings whose lists are resolved.
-    fn apply(&self, workload: &mut Workload, outbound: &mut Outbound, inbound: &mut Inbound) {
+    pub fn apply(&self, workload: &mut Workload, outbound: &mut Outbound, inbound: &mut Inbound) {
         let opaque = &self.opaque_ports;
         list(&mut outbound.skip_ports, &self.skip_outbound_ports);
         list(&mut inbound.skip_ports, &self.skip_inbound_ports);

@@ -65,7 +65,8 @@ pub(super) fn run(args: &ExecArgs) -> Result<Exit> {
         let cgroup = Transient::create(&name)?;
         config.workload.cgroup = Some(cgroup.path().into());
         config.workload.netns = Some("/proc/self/ns/net".into());
-        let beginning = Beginning { own: Some(config.settings()), instance: None, upgrade: false };
+        let beginning =
+            Beginning { own: Some(config.settings()), instance: None, upgrade: false, node: None };
         let session = Session::start(config, log, beginning).await?;
         let status = match spawn(args, &cgroup, limit, original) {
             Ok(mut child) => wait(&mut child, &mut signals).await,

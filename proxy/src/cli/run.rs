@@ -1,17 +1,15 @@
 //! `weir run`: the daemon. Captures workloads until SIGTERM or until a successor takes over, then
 //! drains.
 
-use anyhow::{Context as _, Result};
-use tokio::signal::unix::{SignalKind, signal};
+use anyhow::Result;
 
 use super::{
     Exit,
     capture_args::RunArgs,
     output,
-    session::{self, Beginning, Session},
+    session::{self, Beginning, Session, Signals},
     with_exit,
 };
-use crate::workloads::Ending;
 
 pub(super) fn run(args: &RunArgs) -> Result<Exit> {
     let config = args.config()?;
@@ -29,37 +27,17 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit> {
     session::raise_file_limit();
     session::runtime()?.block_on(async {
         let deadline = config.drain.deadline;
-        let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+        let mut signals = Signals::new()?;
         let beginning = Beginning {
             own: (!args.standby).then(|| config.settings()),
             instance: Some(config.runtime.instance.clone()),
             upgrade: args.upgrade,
+            node: None,
         };
         let session = Session::start(config, log, beginning).await?;
         tracing::info!(workloads = session.workloads().join(", "), "capturing");
-        let ending = tokio::select! {
-            _ = terminate.recv() => Ending::Stop,
-            _ = interrupt.recv() => Ending::Stop,
-            ending = session.succeeded() => ending,
-        };
-        match ending {
-            Ending::Stop => {
-                tracing::info!(deadline = ?deadline, "draining; a second signal ends it at once");
-            }
-            Ending::Successor { .. } => {
-                tracing::info!(deadline = ?deadline, "another weir has taken over; draining");
-            }
-        }
-        tokio::select! {
-            summary = session.finish(deadline, ending) => {
-                if summary.cut > 0 {
-                    tracing::warn!(connections = summary.cut, "cut at the drain deadline");
-                }
-            }
-            _ = terminate.recv() => tracing::warn!("not drained"),
-            _ = interrupt.recv() => tracing::warn!("not drained"),
-        }
+        let ending = session.until_over(&mut signals).await;
+        session.drain(deadline, ending, &mut signals).await;
         Ok(Exit::Success)
     })
 }

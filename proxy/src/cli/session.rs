@@ -9,13 +9,18 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
 
 use crate::{
     admin::{
         client::{ClientError, ask},
         control::ControlSocket,
         http::{AdminServer, Readiness},
+        node::NodeState,
         protocol::{Answer, Command},
     },
     capture,
@@ -40,6 +45,7 @@ pub(super) struct Session {
     workloads: Arc<Workloads>,
     daemon: Arc<Daemon>,
     telemetry: Telemetry,
+    node: Option<Arc<NodeState>>,
     readiness: watch::Sender<Readiness>,
     servers: JoinSet<()>,
 }
@@ -52,6 +58,8 @@ pub(super) struct Beginning {
     pub(super) instance: Option<String>,
     /// Whether a weir that is running is taken over from.
     pub(super) upgrade: bool,
+    /// Of `weir node`: what it knows of its pods, by which it is ready.
+    pub(super) node: Option<Arc<NodeState>>,
 }
 
 /// What is left when it is over.
@@ -70,7 +78,7 @@ impl Session {
         log: LogHandle,
         beginning: Beginning,
     ) -> Result<Self> {
-        let Beginning { own, instance, upgrade } = beginning;
+        let Beginning { own, instance, upgrade, node } = beginning;
         let telemetry = Telemetry::new(records(&config)?);
         let predecessor = match &instance {
             Some(instance) if upgrade => predecessor(instance)?,
@@ -99,15 +107,22 @@ impl Session {
             telemetry.clone(),
             log,
             admin.as_ref().map(AdminServer::address),
+            node.clone(),
         ));
         let (readiness, ready) = watch::channel(Readiness::Ready);
+        let ready = node.as_ref().map_or(ready, |node| node.readiness());
         let mut servers = JoinSet::new();
         let handler: Arc<Daemon> = Arc::clone(&daemon);
         servers.spawn(control.serve(handler));
         if let Some(admin) = admin {
             servers.spawn(admin.serve(telemetry.clone(), ready));
         }
-        Ok(Self { workloads, daemon, telemetry, readiness, servers })
+        Ok(Self { workloads, daemon, telemetry, node, readiness, servers })
+    }
+
+    /// What is captured, to be changed.
+    pub(super) fn captured(&self) -> Arc<Workloads> {
+        Arc::clone(&self.workloads)
     }
 
     /// The names of what is captured.
@@ -121,10 +136,41 @@ impl Session {
         Ending::Successor { same_maps: schema == self.workloads.instance().pins().schema() }
     }
 
+    /// Waits until a signal, or another weir that has taken over, ends the capture.
+    pub(super) async fn until_over(&self, signals: &mut Signals) -> Ending {
+        tokio::select! {
+            () = signals.next() => Ending::Stop,
+            ending = self.succeeded() => ending,
+        }
+    }
+
+    /// Drains as [`Self::finish`] does, saying so; another signal ends it at once.
+    pub(super) async fn drain(self, deadline: Duration, ending: Ending, signals: &mut Signals) {
+        match ending {
+            Ending::Stop => {
+                tracing::info!(?deadline, "draining; a second signal ends it at once");
+            }
+            Ending::Successor { .. } => {
+                tracing::info!(?deadline, "another weir has taken over; draining");
+            }
+        }
+        tokio::select! {
+            summary = self.finish(deadline, ending) => {
+                if summary.cut > 0 {
+                    tracing::warn!(connections = summary.cut, "cut at the drain deadline");
+                }
+            }
+            () = signals.next() => tracing::warn!("not drained"),
+        }
+    }
+
     /// Stops capturing, drains and takes the last numbers.
     pub(super) async fn finish(mut self, deadline: Duration, ending: Ending) -> Summary {
         self.daemon.set_draining();
         let _ = self.readiness.send(Readiness::Draining);
+        if let Some(node) = &self.node {
+            node.drain();
+        }
         if ending != Ending::Stop {
             // The successor wants the admin address. The answer to its request is under way.
             tokio::time::sleep(ANSWERED).await;
@@ -136,6 +182,31 @@ impl Session {
         let telemetry = self.telemetry.clone();
         let _ = tokio::task::spawn_blocking(move || telemetry.flush_records(FLUSH)).await;
         Summary { stats, cut }
+    }
+}
+
+/// SIGTERM and SIGINT: both end a daemon.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+// === impl Signals ===
+
+impl Signals {
+    /// From here on they do not kill the process.
+    pub(super) fn new() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("cannot handle SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("cannot handle SIGINT")?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 

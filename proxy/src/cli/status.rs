@@ -8,7 +8,7 @@ use super::{
     output::OutputArgs,
 };
 use crate::{
-    admin::protocol::{Answer, Command, KernelCounters, Status, WorkloadStatus},
+    admin::protocol::{Answer, Command, KernelCounters, PodState, Status, WorkloadStatus},
     config::fail_name,
     units::{human_bytes, human_duration},
 };
@@ -71,6 +71,19 @@ pub(super) fn table(report: &Report) -> String {
     }
     if let Some(admin) = status.admin {
         lines.push(("metrics", format!("http://{admin}/metrics")));
+    }
+    if let Some(problem) = &status.source_problem {
+        lines.push(("problem", problem.clone()));
+    }
+    for pod in status.pods.iter().filter(|pod| pod.state != PodState::Captured) {
+        let state = match pod.state {
+            PodState::Waiting => "waiting",
+            PodState::Failed => "failed, tried again",
+            PodState::Refused => "refused",
+            PodState::Captured | PodState::Unknown => "?",
+        };
+        let why = pod.why.as_deref().unwrap_or("no reason given");
+        lines.push(("pod", format!("{}/{}: {state}: {why}", pod.namespace, pod.name)));
     }
     if status.workloads.is_empty() {
         lines.push(("workload", "none; add one with `weir workload add`".to_owned()));

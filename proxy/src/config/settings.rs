@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, Inbound, Outbound, Workload, default_opaque, name, resolve};
+use crate::decision::Source;
 use crate::ports::{PolicyInput, PortList, PortPolicy, PortSet};
 
 /// All settings that each workload has for itself.
@@ -33,9 +34,9 @@ impl WorkloadSettings {
         name("workload.name", &self.workload.name)
     }
 
-    /// The port states that these lists mean.
+    /// The port states that these lists mean; `source` is who says so.
     #[must_use]
-    pub fn port_policy(&self) -> PortPolicy {
+    pub fn port_policy(&self, source: Source) -> PortPolicy {
         let (defaults, none) = (default_opaque(), PortSet::default());
         let input = |skip: &PortList, opaque: &PortList, include: &PortList| PolicyInput {
             skip: skip.resolve(&none),
@@ -46,6 +47,7 @@ impl WorkloadSettings {
         PortPolicy::new(
             input(&out.skip_ports, &out.opaque_ports, &out.include_ports),
             input(&inb.skip_ports, &inb.opaque_ports, &inb.include_ports),
+            source,
         )
     }
 }

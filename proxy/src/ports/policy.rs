@@ -66,9 +66,22 @@ struct Table {
 impl PortPolicy {
     /// The policy of these lists. A port that is on both lists is skipped: that is what Linkerd
     /// does, and what an opaque list for both directions beside a skip list for one must mean.
+    /// `source` is who says what differs from the defaults.
     #[must_use]
-    pub fn new(outbound: PolicyInput, inbound: PolicyInput) -> Self {
-        Self { outbound: Table::new(outbound), inbound: Table::new(inbound) }
+    pub fn new(outbound: PolicyInput, inbound: PolicyInput, source: Source) -> Self {
+        Self { outbound: Table::new(outbound, source), inbound: Table::new(inbound, source) }
+    }
+
+    /// This policy with the ports that somebody has set at run time (`weir ports`) in another.
+    #[must_use]
+    pub fn with_ports_set_in(mut self, other: &Self) -> Self {
+        for (mine, theirs) in
+            [(&mut self.outbound, &other.outbound), (&mut self.inbound, &other.inbound)]
+        {
+            let set = theirs.rules.iter().filter(|(_, (_, source))| *source == Source::Cli);
+            mine.rules.extend(set.map(|(port, rule)| (*port, *rule)));
+        }
+        self
     }
 
     /// What connections to this port get.
@@ -125,18 +138,18 @@ impl PortPolicy {
 // === impl Table ===
 
 impl Table {
-    fn new(input: PolicyInput) -> Self {
+    fn new(input: PolicyInput, by: Source) -> Self {
         let mut rules = BTreeMap::new();
         for port in input.opaque.iter() {
-            let source = if is_default_opaque(port) { Source::Default } else { Source::Config };
+            let source = if is_default_opaque(port) { Source::Default } else { by };
             rules.insert(port, (PortState::Opaque, source));
         }
         for port in DEFAULT_OPAQUE_PORTS.into_iter().filter(|port| !input.opaque.contains(*port)) {
             // The defaults were replaced: that this port is detected is the config's doing.
-            rules.insert(port, (PortState::Detect, Source::Config));
+            rules.insert(port, (PortState::Detect, by));
         }
         for port in input.skip.iter() {
-            rules.insert(port, (PortState::Skip, Source::Config));
+            rules.insert(port, (PortState::Skip, by));
         }
         Self { rules, include: input.include }
     }
@@ -173,6 +186,7 @@ mod tests {
                 include: PortSet::default(),
             },
             PolicyInput { opaque, include: ports("80"), ..PolicyInput::default() },
+            Source::Config,
         )
     }
 
@@ -197,6 +211,18 @@ mod tests {
         assert!(!policy.get(Direction::Inbound, 81).included);
         assert!(policy.get(Direction::Outbound, 81).included);
         assert!(policy.rules(Direction::Inbound).any(|(port, s)| port == 80 && s.included));
+    }
+
+    #[test]
+    fn what_was_set_at_run_time_outlives_other_lists() {
+        let mut before = policy();
+        before.set(Direction::Outbound, &ports("80"), PortState::Skip, Source::Cli);
+        let none = || PolicyInput::default();
+        let after = PortPolicy::new(none(), none(), Source::Annotation).with_ports_set_in(&before);
+        let status = after.get(Direction::Outbound, 80);
+        assert_eq!((status.state, status.source), (PortState::Skip, Source::Cli));
+        assert_eq!(after.get(Direction::Outbound, 9000).state, PortState::Detect);
+        assert_eq!(after.get(Direction::Outbound, 25).source, Source::Annotation);
     }
 
     #[test]

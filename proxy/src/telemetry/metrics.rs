@@ -12,13 +12,22 @@ use std::{
 };
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text},
+    encoding::text,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::Registry,
 };
 
 use super::{
-    classify::Class, close::errno_name, lock, process::ProcessCollector,
+    PodLabels,
+    classify::Class,
+    close::errno_name,
+    labels::{
+        Base, CloseLabels, ConnectionLabels, DetectLabels, DowngradeLabels, ErrnoLabels,
+        LatencyLabels, Of, PeerLabels, ResponseLabels, WorkloadLabels,
+    },
+    lock,
+    process::ProcessCollector,
+    series::Series,
     workloads::WorkloadCollector,
 };
 use crate::{
@@ -30,6 +39,8 @@ use crate::{
 /// a server can't make labels up.
 const GRPC_MAX: u32 = 16;
 
+type Latencies = Series<LatencyLabels, Histogram, fn() -> Histogram>;
+type Durations = Series<WorkloadLabels, Histogram, fn() -> Histogram>;
 type BoundMap = HashMap<(Arc<str>, Direction), Arc<Bound>>;
 
 /// The registry and the families in it.
@@ -38,100 +49,31 @@ pub(super) struct Metrics {
     registry: Registry,
     families: Families,
     bound: RwLock<BoundMap>,
+    pods: RwLock<HashMap<Arc<str>, Arc<PodLabels>>>,
     workloads: Arc<WorkloadCollector>,
 }
 
 #[derive(Debug)]
 struct Families {
-    request: Family<Base, Counter>,
-    response: Family<ResponseLabels, Counter>,
-    latency: Family<LatencyLabels, Histogram, fn() -> Histogram>,
-    tcp_open: Family<PeerLabels, Counter>,
-    tcp_open_now: Family<PeerLabels, Gauge>,
-    tcp_read: Family<PeerLabels, Counter>,
-    tcp_write: Family<PeerLabels, Counter>,
-    tcp_close: Family<CloseLabels, Counter>,
-    inbound_detect: Family<DetectLabels, Counter>,
-    outbound_detect: Family<DetectLabels, Counter>,
-    inbound_detect_time: Family<WorkloadLabels, Histogram, fn() -> Histogram>,
-    outbound_detect_time: Family<WorkloadLabels, Histogram, fn() -> Histogram>,
-    connections: Family<ConnectionLabels, Counter>,
-    half_closed: Family<Base, Gauge>,
-    undecided: Family<Base, Gauge>,
-    in_flight: Family<Base, Gauge>,
-    downgrade: Family<DowngradeLabels, Counter>,
+    request: Series<Base, Counter>,
+    response: Series<ResponseLabels, Counter>,
+    latency: Latencies,
+    tcp_open: Series<PeerLabels, Counter>,
+    tcp_open_now: Series<PeerLabels, Gauge>,
+    tcp_read: Series<PeerLabels, Counter>,
+    tcp_write: Series<PeerLabels, Counter>,
+    tcp_close: Series<CloseLabels, Counter>,
+    inbound_detect: Series<DetectLabels, Counter>,
+    outbound_detect: Series<DetectLabels, Counter>,
+    inbound_detect_time: Durations,
+    outbound_detect_time: Durations,
+    connections: Series<ConnectionLabels, Counter>,
+    half_closed: Series<Base, Gauge>,
+    undecided: Series<Base, Gauge>,
+    in_flight: Series<Base, Gauge>,
+    downgrade: Series<DowngradeLabels, Counter>,
     accept_errors: Family<ErrnoLabels, Counter>,
     accept_shed: Counter,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Base {
-    direction: &'static str,
-    workload: Arc<str>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct WorkloadLabels {
-    workload: Arc<str>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PeerLabels {
-    direction: &'static str,
-    /// `src`: the client's side; `dst`: the upstream's.
-    peer: &'static str,
-    workload: Arc<str>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CloseLabels {
-    direction: &'static str,
-    peer: &'static str,
-    workload: Arc<str>,
-    /// Empty for an orderly close.
-    errno: Option<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ResponseLabels {
-    direction: &'static str,
-    workload: Arc<str>,
-    status_code: Option<u16>,
-    classification: &'static str,
-    grpc_status: Option<u32>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LatencyLabels {
-    direction: &'static str,
-    workload: Arc<str>,
-    status_code: u16,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DetectLabels {
-    workload: Arc<str>,
-    result: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ConnectionLabels {
-    direction: &'static str,
-    workload: Arc<str>,
-    treatment: &'static str,
-    source: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DowngradeLabels {
-    direction: &'static str,
-    workload: Arc<str>,
-    reason: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ErrnoLabels {
-    errno: String,
 }
 
 /// The metrics of one workload and direction, looked up once per connection.
@@ -144,10 +86,10 @@ pub(super) struct Bound {
     pub(super) in_flight: Gauge,
     pub(super) client: Side,
     pub(super) upstream: Side,
-    response: Family<ResponseLabels, Counter>,
-    latency: Family<LatencyLabels, Histogram, fn() -> Histogram>,
-    downgrade: Family<DowngradeLabels, Counter>,
-    detect: Family<DetectLabels, Counter>,
+    response: Series<ResponseLabels, Counter>,
+    latency: Latencies,
+    downgrade: Series<DowngradeLabels, Counter>,
+    detect: Series<DetectLabels, Counter>,
     detect_time: Histogram,
 }
 
@@ -159,7 +101,7 @@ pub(super) struct Side {
     open_now: Gauge,
     read: Counter,
     write: Counter,
-    close: Family<CloseLabels, Counter>,
+    close: Series<CloseLabels, Counter>,
 }
 
 /// The labels that differ between one connection's responses.
@@ -199,7 +141,7 @@ impl Metrics {
         let workloads = Arc::new(WorkloadCollector::default());
         registry.register_collector(Box::new(Arc::clone(&workloads)));
         registry.register_collector(Box::new(ProcessCollector));
-        Self { registry, families, bound: RwLock::default(), workloads }
+        Self { registry, families, bound: RwLock::default(), pods: RwLock::default(), workloads }
     }
 
     pub(super) fn encode(&self) -> String {
@@ -217,7 +159,7 @@ impl Metrics {
             .connections
             .get_or_create(&ConnectionLabels {
                 direction: direction_name(direction),
-                workload: Arc::clone(workload),
+                of: self.of(workload),
                 treatment: decision.treatment.name(),
                 source: source_name(decision.source),
             })
@@ -245,10 +187,42 @@ impl Metrics {
             return Arc::clone(bound);
         }
         let mut all = self.bound.write().unwrap_or_else(PoisonError::into_inner);
-        let bound = all.entry(key).or_insert_with(|| {
-            Arc::new(Bound::new(&self.families, Arc::clone(workload), direction))
-        });
+        let bound = all
+            .entry(key)
+            .or_insert_with(|| Arc::new(Bound::new(&self.families, self.of(workload), direction)));
         Arc::clone(bound)
+    }
+
+    /// Which pod a workload is, from its next series on.
+    pub(super) fn label(&self, workload: &str, pod: Option<PodLabels>) {
+        let mut pods = self.pods.write().unwrap_or_else(PoisonError::into_inner);
+        match pod {
+            None => drop(pods.remove(workload)),
+            Some(pod) if pods.get(workload).is_some_and(|known| **known == pod) => {}
+            Some(pod) => {
+                pods.insert(workload.into(), Arc::new(pod));
+                drop(pods);
+                // Those that there are have the labels of the pod that had the name before.
+                self.clear(workload);
+            }
+        }
+    }
+
+    /// Takes a workload's series away, which nothing is counted in any more.
+    pub(super) fn forget(&self, workload: &str) {
+        self.pods.write().unwrap_or_else(PoisonError::into_inner).remove(workload);
+        self.clear(workload);
+    }
+
+    fn clear(&self, workload: &str) {
+        let mut bound = self.bound.write().unwrap_or_else(PoisonError::into_inner);
+        bound.retain(|(name, _), _| **name != *workload);
+        self.families.forget(workload);
+    }
+
+    pub(super) fn of(&self, workload: &Arc<str>) -> Of {
+        let pods = self.pods.read().unwrap_or_else(PoisonError::into_inner);
+        Of { workload: Arc::clone(workload), pod: pods.get(workload).cloned() }
     }
 }
 
@@ -257,30 +231,30 @@ impl Metrics {
 impl Families {
     fn register(registry: &mut Registry) -> Self {
         let families = Self {
-            request: Family::default(),
-            response: Family::default(),
-            latency: Family::new_with_constructor(latency_histogram),
-            tcp_open: Family::default(),
-            tcp_open_now: Family::default(),
-            tcp_read: Family::default(),
-            tcp_write: Family::default(),
-            tcp_close: Family::default(),
-            inbound_detect: Family::default(),
-            outbound_detect: Family::default(),
-            inbound_detect_time: Family::new_with_constructor(detect_histogram),
-            outbound_detect_time: Family::new_with_constructor(detect_histogram),
-            connections: Family::default(),
-            half_closed: Family::default(),
-            undecided: Family::default(),
-            in_flight: Family::default(),
-            downgrade: Family::default(),
+            request: Series::default(),
+            response: Series::default(),
+            latency: Series::new(latency_histogram),
+            tcp_open: Series::default(),
+            tcp_open_now: Series::default(),
+            tcp_read: Series::default(),
+            tcp_write: Series::default(),
+            tcp_close: Series::default(),
+            inbound_detect: Series::default(),
+            outbound_detect: Series::default(),
+            inbound_detect_time: Series::new(detect_histogram),
+            outbound_detect_time: Series::new(detect_histogram),
+            connections: Series::default(),
+            half_closed: Series::default(),
+            undecided: Series::default(),
+            in_flight: Series::default(),
+            downgrade: Series::default(),
             accept_errors: Family::default(),
             accept_shed: Counter::default(),
         };
         // The library appends `_total` to counters.
         macro_rules! register {
             ($($name:literal, $help:literal, $field:ident;)+) => {
-                $(registry.register($name, $help, families.$field.clone());)+
+                $(registry.register($name, $help, families.$field.family());)+
             };
         }
         register! {
@@ -310,13 +284,60 @@ impl Families {
                 "Connections whose HTTP messages could not be followed any more: their bytes \
                 passed on unread",
                 downgrade;
-            "weir_accept_errors",
-                "Accepts that failed for want of descriptors or memory", accept_errors;
-            "weir_accept_shed",
-                "Connections reset because there was no descriptor for them for too long",
-                accept_shed;
         }
+        registry.register(
+            "weir_accept_errors",
+            "Accepts that failed for want of descriptors or memory",
+            families.accept_errors.clone(),
+        );
+        registry.register(
+            "weir_accept_shed",
+            "Connections reset because there was no descriptor for them for too long",
+            families.accept_shed.clone(),
+        );
         families
+    }
+
+    /// Takes a workload's series away.
+    fn forget(&self, workload: &str) {
+        let Self {
+            request,
+            response,
+            latency,
+            tcp_open,
+            tcp_open_now,
+            tcp_read,
+            tcp_write,
+            tcp_close,
+            inbound_detect,
+            outbound_detect,
+            inbound_detect_time,
+            outbound_detect_time,
+            connections,
+            half_closed,
+            undecided,
+            in_flight,
+            downgrade,
+            accept_errors: _,
+            accept_shed: _,
+        } = self;
+        request.forget(workload);
+        response.forget(workload);
+        latency.forget(workload);
+        tcp_open.forget(workload);
+        tcp_open_now.forget(workload);
+        tcp_read.forget(workload);
+        tcp_write.forget(workload);
+        tcp_close.forget(workload);
+        inbound_detect.forget(workload);
+        outbound_detect.forget(workload);
+        inbound_detect_time.forget(workload);
+        outbound_detect_time.forget(workload);
+        connections.forget(workload);
+        half_closed.forget(workload);
+        undecided.forget(workload);
+        in_flight.forget(workload);
+        downgrade.forget(workload);
     }
 }
 
@@ -334,24 +355,24 @@ fn detect_histogram() -> Histogram {
 // === impl Bound ===
 
 impl Bound {
-    fn new(families: &Families, workload: Arc<str>, direction: Direction) -> Self {
-        let base = Base { direction: direction_name(direction), workload: Arc::clone(&workload) };
+    fn new(families: &Families, of: Of, direction: Direction) -> Self {
+        let base = Base { direction: direction_name(direction), of: of.clone() };
         let (detect, detect_time) = match direction {
             Direction::Inbound => (&families.inbound_detect, &families.inbound_detect_time),
             Direction::Outbound => (&families.outbound_detect, &families.outbound_detect_time),
         };
         Self {
-            requests: families.request.get_or_create_owned(&base),
-            half_closed: families.half_closed.get_or_create_owned(&base),
-            undecided: families.undecided.get_or_create_owned(&base),
-            in_flight: families.in_flight.get_or_create_owned(&base),
+            requests: families.request.get_or_create(&base),
+            half_closed: families.half_closed.get_or_create(&base),
+            undecided: families.undecided.get_or_create(&base),
+            in_flight: families.in_flight.get_or_create(&base),
             client: Side::new(families, &base, "src"),
             upstream: Side::new(families, &base, "dst"),
             response: families.response.clone(),
             latency: families.latency.clone(),
             downgrade: families.downgrade.clone(),
             detect: detect.clone(),
-            detect_time: detect_time.get_or_create_owned(&WorkloadLabels { workload }),
+            detect_time: detect_time.get_or_create(&WorkloadLabels { of }),
             base,
         }
     }
@@ -367,30 +388,30 @@ impl Bound {
             _ if decision.why.contains("timed out") => "read_timeout",
             _ => "not_http",
         };
-        let workload = Arc::clone(&self.base.workload);
-        self.detect.get_or_create(&DetectLabels { workload, result }).inc();
+        let of = self.base.of.clone();
+        self.detect.get_or_create(&DetectLabels { of, result }).inc();
         if let Some(took) = took {
             self.detect_time.observe(took.as_secs_f64());
         }
     }
 
     pub(super) fn downgraded(&self, untracked: Untracked) {
-        let Base { direction, workload } = self.base.clone();
+        let Base { direction, of } = self.base.clone();
         let reason = untracked.label();
-        self.downgrade.get_or_create(&DowngradeLabels { direction, workload, reason }).inc();
+        self.downgrade.get_or_create(&DowngradeLabels { direction, of, reason }).inc();
     }
 
     fn responses(&self, kind: ResponseKind) -> Responses {
-        let Base { direction, workload } = self.base.clone();
+        let Base { direction, of } = self.base.clone();
         let ResponseKind { status, class, grpc_status } = kind;
         let latency = status.map(|status_code| {
-            let workload = Arc::clone(&workload);
-            let labels = LatencyLabels { direction, workload, status_code };
-            self.latency.get_or_create_owned(&labels)
+            let of = of.clone();
+            let labels = LatencyLabels { direction, of, status_code };
+            self.latency.get_or_create(&labels)
         });
-        let count = self.response.get_or_create_owned(&ResponseLabels {
+        let count = self.response.get_or_create(&ResponseLabels {
             direction,
-            workload,
+            of,
             status_code: status,
             classification: class.name(),
             grpc_status,
@@ -424,13 +445,13 @@ impl LastResponses {
 
 impl Side {
     fn new(families: &Families, base: &Base, peer: &'static str) -> Self {
-        let Base { direction, workload } = base.clone();
-        let labels = PeerLabels { direction, peer, workload };
+        let Base { direction, of } = base.clone();
+        let labels = PeerLabels { direction, peer, of };
         Self {
-            open: families.tcp_open.get_or_create_owned(&labels),
-            open_now: families.tcp_open_now.get_or_create_owned(&labels),
-            read: families.tcp_read.get_or_create_owned(&labels),
-            write: families.tcp_write.get_or_create_owned(&labels),
+            open: families.tcp_open.get_or_create(&labels),
+            open_now: families.tcp_open_now.get_or_create(&labels),
+            read: families.tcp_read.get_or_create(&labels),
+            write: families.tcp_write.get_or_create(&labels),
             close: families.tcp_close.clone(),
             labels,
         }
@@ -448,7 +469,7 @@ impl Side {
 
     pub(super) fn closed(&self, errno: Option<String>) {
         self.open_now.dec();
-        let PeerLabels { direction, peer, workload } = self.labels.clone();
-        self.close.get_or_create(&CloseLabels { direction, peer, workload, errno }).inc();
+        let PeerLabels { direction, peer, of } = self.labels.clone();
+        self.close.get_or_create(&CloseLabels { direction, peer, of, errno }).inc();
     }
 }

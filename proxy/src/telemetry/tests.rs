@@ -60,6 +60,7 @@ fn metric_names_labels_and_buckets_are_linkerds() {
     telemetry.set_workloads(|| {
         vec![WorkloadFacts {
             workload: "shop".into(),
+            pod: None,
             fail: "closed",
             learn: "opaque",
             inbound: true,
@@ -104,6 +105,56 @@ fn metric_names_labels_and_buckets_are_linkerds() {
         }
     }
     insta::assert_snapshot!("metrics", sorted.concat().join("\n"));
+}
+
+fn pod(name: &str) -> crate::workload::Pod {
+    crate::workload::Pod {
+        uid: "0ff2a1b8".into(),
+        namespace: "default".into(),
+        name: name.into(),
+        workload_kind: "StatefulSet".into(),
+        workload_name: "db".into(),
+    }
+}
+
+#[test]
+fn series_of_a_pod_have_its_labels_and_go_with_it() {
+    const LABELS: &str = "workload=\"shop\",namespace=\"default\",pod=\"db-0\",\
+                          workload_kind=\"StatefulSet\",workload_name=\"db\"";
+    let telemetry = Telemetry::new(None);
+    telemetry.label("shop", Some((&pod("db-0")).into()));
+    let connection = |workload: &str| {
+        let guard = telemetry.open(ConnectionInfo { workload: workload.into(), ..info() });
+        guard.upstream_connected();
+        guard.decided(HTTP1, None, Duration::from_micros(50));
+        let sink = guard.sink();
+        sink.request_started();
+        sink.exchange(exchange());
+        guard.close(CloseReason::UpstreamReset);
+    };
+    connection("shop");
+    connection("other");
+    let of = |workload: &str| -> Vec<String> {
+        let text = telemetry.encode_metrics();
+        let label = format!("workload=\"{workload}\"");
+        text.lines().filter(|line| line.contains(&label)).map(str::to_owned).collect()
+    };
+    let series = of("shop");
+    assert!(series.len() > 40, "{series:#?}");
+    assert!(series.iter().all(|line| line.contains(LABELS)), "{series:#?}");
+    let others = of("other");
+    assert!(others.iter().all(|line| !line.contains("namespace=")), "{others:#?}");
+    assert_eq!(series.len(), others.len());
+    telemetry.label("shop", Some((&pod("db-0")).into()));
+    assert_eq!(of("shop").len(), series.len(), "the same pod again");
+    telemetry.forget_workload("shop");
+    assert_eq!(of("shop"), [""; 0]);
+    assert_eq!(of("other"), others);
+    // A name is counted anew, for whoever has it next.
+    connection("shop");
+    assert!(of("shop").iter().all(|line| !line.contains("pod=")));
+    telemetry.label("shop", Some((&pod("db-1")).into()));
+    assert_eq!(of("shop"), [""; 0]);
 }
 
 #[test]

@@ -12,6 +12,10 @@ use prometheus_client::{
 };
 use weir_common::Reason;
 
+use super::{
+    PodLabels,
+    labels::{Of, WorkloadLabels},
+};
 use crate::decision::{Direction, direction_name};
 
 /// One workload, for `weir_workload_info`, `weir_workload_capturing` and
@@ -20,6 +24,8 @@ use crate::decision::{Direction, direction_name};
 pub struct WorkloadFacts {
     /// Its name.
     pub workload: Arc<str>,
+    /// The pod that it is.
+    pub pod: Option<PodLabels>,
     /// `open` or `closed`: what happens to new connections without a proxy.
     pub fail: &'static str,
     /// `off`, `opaque` or `bypass`.
@@ -42,20 +48,17 @@ pub(super) struct WorkloadCollector {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct InfoLabels {
-    workload: Arc<str>,
+    #[prometheus(flatten)]
+    of: Of,
     fail: &'static str,
     learn: &'static str,
     inbound: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct WorkloadLabels {
-    workload: Arc<str>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DecisionLabels {
-    workload: Arc<str>,
+    #[prometheus(flatten)]
+    of: Of,
     direction: &'static str,
     reason: &'static str,
 }
@@ -78,13 +81,13 @@ impl Collector for WorkloadCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let source = self.source.read().unwrap_or_else(PoisonError::into_inner);
         let Some(source) = source.as_ref() else { return Ok(()) };
-        let all = source();
+        let all: Vec<(Of, WorkloadFacts)> = source().into_iter().map(|it| (of(&it), it)).collect();
         let (gauge, counter) = (MetricType::Gauge, MetricType::Counter);
         let help = "Workloads and their settings; always 1.";
         let mut metric = encoder.encode_descriptor("weir_workload_info", help, None, gauge)?;
-        for it in &all {
+        for (of, it) in &all {
             let labels = InfoLabels {
-                workload: Arc::clone(&it.workload),
+                of: of.clone(),
                 fail: it.fail,
                 learn: it.learn,
                 inbound: if it.inbound { "true" } else { "false" },
@@ -93,16 +96,16 @@ impl Collector for WorkloadCollector {
         }
         let help = "Whether new connections come to the proxy.";
         let mut metric = encoder.encode_descriptor("weir_workload_capturing", help, None, gauge)?;
-        for it in &all {
-            let labels = WorkloadLabels { workload: Arc::clone(&it.workload) };
+        for (of, it) in &all {
+            let labels = WorkloadLabels { of: of.clone() };
             ConstGauge::new(i64::from(it.capturing)).encode(metric.encode_family(&labels)?)?;
         }
         let help = "What the hooks decided.";
         let mut metric = encoder.encode_descriptor("weir_kernel_decisions", help, None, counter)?;
-        for it in &all {
+        for (of, it) in &all {
             for (direction, reason, count) in &it.decisions {
                 let labels = DecisionLabels {
-                    workload: Arc::clone(&it.workload),
+                    of: of.clone(),
                     direction: direction_name(*direction),
                     reason: reason.name(),
                 };
@@ -111,4 +114,8 @@ impl Collector for WorkloadCollector {
         }
         Ok(())
     }
+}
+
+fn of(facts: &WorkloadFacts) -> Of {
+    Of { workload: Arc::clone(&facts.workload), pod: facts.pod.clone().map(Arc::new) }
 }

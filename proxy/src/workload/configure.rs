@@ -1,6 +1,6 @@
 //! What the kernel is told of a workload before anything is attached: port rules, prefixes, flags.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use weir_common::{WorkloadConfig, flags};
 
@@ -13,8 +13,12 @@ use crate::{
 };
 
 /// The port states that the settings mean, with those that were set on an earlier weir.
-pub(super) fn policy(settings: &WorkloadSettings, remembered: &[RememberedPort]) -> PortPolicy {
-    let mut policy = settings.port_policy();
+pub(super) fn policy(
+    settings: &WorkloadSettings,
+    source: Source,
+    remembered: &[RememberedPort],
+) -> PortPolicy {
+    let mut policy = settings.port_policy(source);
     for RememberedPort { direction, port, state } in remembered {
         policy.set(*direction, &PortSet::from_iter([*port]), *state, Source::Cli);
     }
@@ -51,6 +55,49 @@ fn write(
         // What an earlier weir has learned, which was told to bypass it.
         kernel.no_bypasses()?;
     }
+    configure_flags(kernel, settings, policy, sk_msg)
+}
+
+/// Changes the lists and flags of a workload that is being captured. What one connection gets is
+/// either what it would have got before or what it gets from now on.
+///
+/// # Errors
+/// Where a map cannot be written; some of it may be changed then.
+pub(super) fn rewrite(
+    kernel: &Kernel,
+    settings: (&WorkloadSettings, &WorkloadSettings),
+    policy: (&PortPolicy, &PortPolicy),
+    sk_msg: bool,
+) -> Result<(), CaptureError> {
+    let (before, after) = policy;
+    for direction in [Direction::Outbound, Direction::Inbound] {
+        for (port, status) in after.rules(direction) {
+            if before.get(direction, port) != status {
+                kernel.set_port(direction, port, status.state, status.source, status.included)?;
+            }
+        }
+    }
+    // With the flags that go with them, before what is not on the lists any more is taken away: an
+    // include list without its flag, or its flag without the list, would be another policy.
+    configure_flags(kernel, settings.1, after, sk_msg)?;
+    for direction in [Direction::Outbound, Direction::Inbound] {
+        let kept: HashSet<u16> = after.rules(direction).map(|(port, _)| port).collect();
+        for (port, _) in before.rules(direction).filter(|(port, _)| !kept.contains(port)) {
+            kernel.forget_port(direction, port)?;
+        }
+    }
+    let prefixes = |settings: &WorkloadSettings| -> HashSet<_> {
+        settings.outbound.skip_cidrs.0.iter().map(|cidr| (cidr.address, cidr.length)).collect()
+    };
+    kernel.change_prefixes(&prefixes(settings.0), &prefixes(settings.1))
+}
+
+fn configure_flags(
+    kernel: &Kernel,
+    settings: &WorkloadSettings,
+    policy: &PortPolicy,
+    sk_msg: bool,
+) -> Result<(), CaptureError> {
     let flag = |on, flag| if on { flag } else { 0 };
     kernel.configure(WorkloadConfig {
         exempt_cgroup: cgroup::id(&cgroup::own()?)?,

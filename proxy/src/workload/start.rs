@@ -6,6 +6,8 @@ use weir_common::WorkloadId;
 use crate::{
     capture::{Installed, Lock, RememberedPort},
     config::WorkloadSettings,
+    decision::Source,
+    workload::Pod,
 };
 
 /// Who wanted a workload captured.
@@ -16,6 +18,8 @@ pub enum Origin {
     Config,
     /// `weir workload add`: there until it is removed.
     Cli,
+    /// A pod's or its namespace's annotation, by way of `weir node`.
+    Pod,
     /// Nobody any more: it has been removed, and its last connections are being finished.
     Removed,
 }
@@ -34,6 +38,9 @@ pub struct Description {
     /// Which programs are attached (`Instance::programs`); `None` before they all are.
     #[serde(default)]
     pub programs: Option<u64>,
+    /// The pod that it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Pod>,
 }
 
 /// What to start.
@@ -55,4 +62,25 @@ pub struct Start {
     pub programs: Option<u64>,
     /// The right to capture the cgroup; `None` while a predecessor still has it.
     pub claim: Option<Lock>,
+    /// The pod that it is.
+    pub pod: Option<Pod>,
+}
+
+// === impl Origin ===
+
+impl Origin {
+    /// Who says what its port lists say.
+    #[must_use]
+    pub const fn source(self) -> Source {
+        match self {
+            Self::Pod => Source::Annotation,
+            Self::Config | Self::Cli | Self::Removed => Source::Config,
+        }
+    }
+
+    /// Whether it is captured again after a restart without being named again.
+    #[must_use]
+    pub const fn comes_back(self) -> bool {
+        matches!(self, Self::Cli | Self::Pod)
+    }
 }

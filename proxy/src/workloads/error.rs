@@ -53,6 +53,19 @@ pub enum WorkloadError {
     Capture(#[from] CaptureError),
 }
 
+impl WorkloadError {
+    /// Whether another capture of the same cgroup is in the way.
+    #[must_use]
+    pub const fn is_overlap(&self) -> bool {
+        matches!(
+            self,
+            Self::CapturedAs { .. }
+                | Self::Overlap { .. }
+                | Self::Capture(CaptureError::Taken { .. })
+        )
+    }
+}
+
 fn listed(names: &[String]) -> String {
     match names {
         [] => "is none".to_owned(),

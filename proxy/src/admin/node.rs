@@ -1,0 +1,85 @@
+//! What is said of the node: to `weir status` and to `/ready`.
+
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+use super::{http::Readiness, protocol::PodStatus};
+
+/// Shared between who keeps it up to date and who is asked.
+#[derive(Debug)]
+pub struct NodeState {
+    known: Mutex<Known>,
+    readiness: watch::Sender<Readiness>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// `None` before the source has told of all.
+    pods: Option<Vec<PodStatus>>,
+    /// What keeps the source from telling.
+    problem: Option<String>,
+}
+
+// === impl NodeState ===
+
+impl NodeState {
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { known: Mutex::default(), readiness: watch::Sender::new(Readiness::Starting) }
+    }
+
+    /// Whether all pods are captured that should be.
+    #[must_use]
+    pub fn readiness(&self) -> watch::Receiver<Readiness> {
+        self.readiness.subscribe()
+    }
+
+    /// Says from now on that weir is draining.
+    pub fn drain(&self) {
+        self.readiness.send_replace(Readiness::Draining);
+    }
+
+    /// The pods that somebody wants captured, and how far that has come.
+    #[must_use]
+    pub fn pods(&self) -> Vec<PodStatus> {
+        self.lock().pods.clone().unwrap_or_default()
+    }
+
+    /// What keeps weir from knowing which pods there are.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        self.lock().problem.clone()
+    }
+
+    /// Says how far it has come.
+    pub fn set(&self, pods: Vec<PodStatus>) {
+        let missing = pods.iter().filter(|pod| pod.missing).count();
+        self.lock().pods = Some(pods);
+        let readiness =
+            if missing == 0 { Readiness::Ready } else { Readiness::Missing { pods: missing } };
+        self.readiness.send_if_modified(|now| {
+            let change = *now != readiness && *now != Readiness::Draining;
+            if change {
+                *now = readiness;
+            }
+            change
+        });
+    }
+
+    /// Says what keeps the source from telling.
+    pub fn set_problem(&self, problem: Option<String>) {
+        self.lock().problem = problem;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for NodeState {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,166 @@
+//! `weir node`: captures the annotated pods of a Kubernetes node until told to stop.
+
+use std::{path::PathBuf, sync::Arc};
+
+use anyhow::{Context as _, Result, anyhow};
+
+use super::{
+    Exit,
+    capture_args::{CaptureArgs, PortFlags},
+    output,
+    session::{self, Beginning, Session, Signals},
+    with_exit,
+};
+use crate::{
+    admin::node::NodeState,
+    capture::cgroup,
+    config::{Config, ConfigError},
+    node::{Node, Options, Source},
+};
+
+/// Apart from `weir run`'s, so that both can be on a machine.
+const INSTANCE: &str = "node";
+
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  weir node --node-name worker-1 --admin 0.0.0.0:4191
+  weir node --node-name worker-1 --kubeconfig admin.conf --linkerd-annotations
+  weir node --pods-dir /etc/weir/pods
+
+A pod is captured where it, or its namespace, has the annotation weir.dev/inject: enabled.
+Settings are annotations too: config.weir.dev/skip-inbound-ports, skip-outbound-ports,
+opaque-ports, fail (open, closed) and preserve-client-ip (\"true\", \"false\"). The flags of
+workloads are what pods without such annotations get.")]
+pub(super) struct Args {
+    /// The node whose pods are captured, as `kubectl get nodes` names it
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    node_name: Option<String>,
+
+    /// Where the API server is [default: the pod's service account, or as kubectl would]
+    #[arg(long, value_name = "FILE", conflicts_with = "pods_dir")]
+    kubeconfig: Option<PathBuf>,
+
+    /// Do without an API server: follow the Pod manifests (*.yaml, *.yml, *.json) in this directory
+    #[arg(long, value_name = "DIR")]
+    pods_dir: Option<PathBuf>,
+
+    /// Linkerd's annotations of the same meaning count too
+    #[arg(long)]
+    linkerd_annotations: bool,
+
+    /// The cgroup below which pods' cgroups are looked for [default: the cgroup2 mount]
+    #[arg(long, value_name = "PATH")]
+    cgroup_root: Option<PathBuf>,
+
+    /// Where the kernel side is kept, below weir/ in the bpffs: one weir at a time serves it
+    /// [default: node]
+    #[arg(long, value_name = "NAME")]
+    instance: Option<String>,
+
+    /// Take over from the weir that is running, without a connection that fails
+    #[arg(long)]
+    upgrade: bool,
+
+    /// Configuration file (TOML); flags win over it, and annotations over both
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Print the effective configuration and exit
+    #[arg(long)]
+    print_config: bool,
+
+    /// What pods get that do not say otherwise.
+    #[command(flatten)]
+    ports: PortFlags,
+
+    /// Flags shared with `weir run`.
+    #[command(flatten)]
+    capture: CaptureArgs,
+}
+
+pub(super) fn run(args: &Args) -> Result<Exit> {
+    let config = args.config()?;
+    if args.print_config {
+        output::write_stdout(config.to_toml().as_bytes())?;
+        return Ok(Exit::Success);
+    }
+    let source = args.source().map_err(|error| with_exit(error, Exit::Usage))?;
+    let cgroup_root = match &args.cgroup_root {
+        Some(path) => path.canonicalize().with_context(|| {
+            format!("cannot look for pods in {}; name a cgroup2 directory", path.display())
+        })?,
+        None => cgroup::mount_point()?,
+    };
+    session::reduce_privileges(&config, Vec::new(), false)?;
+    let log = session::start_log(&config)?;
+    session::raise_file_limit();
+    session::runtime()?.block_on(async {
+        let deadline = config.drain.deadline;
+        let options =
+            Options { defaults: config.settings(), linkerd: args.linkerd_annotations, cgroup_root };
+        let mut signals = Signals::new()?;
+        let state = Arc::new(NodeState::new());
+        let beginning = Beginning {
+            own: None,
+            instance: Some(config.runtime.instance.clone()),
+            upgrade: args.upgrade,
+            node: Some(Arc::clone(&state)),
+        };
+        // Before the API server is asked: what an earlier weir has captured is captured at once.
+        let session = Session::start(config, log, beginning).await?;
+        tracing::info!(workloads = session.workloads().join(", "), "found again");
+        let node = match Node::start(source, options, session.captured(), state).await {
+            Ok(node) => node,
+            Err(error) => {
+                session.finish(deadline, crate::workloads::Ending::Stop).await;
+                return Err(error.into());
+            }
+        };
+        let ending = session.until_over(&mut signals).await;
+        // What comes and goes from here on is a successor's business.
+        node.stop().await;
+        session.drain(deadline, ending, &mut signals).await;
+        Ok(Exit::Success)
+    })
+}
+
+// === impl Args ===
+
+impl Args {
+    /// The effective configuration: defaults, then the file, then the flags.
+    fn config(&self) -> Result<Config, ConfigError> {
+        let mut config = match &self.config {
+            Some(path) => Config::load(path)?,
+            None => {
+                let mut config = Config::default();
+                config.runtime.instance = INSTANCE.to_owned();
+                config
+            }
+        };
+        if let Some(instance) = &self.instance {
+            config.runtime.instance.clone_from(instance);
+        }
+        self.ports.apply(&mut config.workload, &mut config.outbound, &mut config.inbound);
+        self.capture.apply(&mut config);
+        config.resolve();
+        config.validate()?;
+        Ok(config)
+    }
+
+    fn source(&self) -> Result<Source> {
+        if let Some(path) = &self.pods_dir {
+            std::fs::read_dir(path).with_context(|| {
+                format!("cannot read {}; name a directory of Pod manifests", path.display())
+            })?;
+            return Ok(Source::Directory(path.clone()));
+        }
+        let node = self.node_name.clone().filter(|name| !name.is_empty()).ok_or_else(|| {
+            anyhow!(
+                "which node? name it with --node-name NAME or in NODE_NAME (spec.nodeName by the \
+                 downward API), or do without an API server with --pods-dir DIR"
+            )
+        })?;
+        Ok(Source::Cluster { kubeconfig: self.kubeconfig.clone(), node })
+    }
+}

@@ -1,0 +1,121 @@
+//! What a pod's owner is told: Kubernetes Events (events.k8s.io/v1) where there is an API server,
+//! and weir's log in any case.
+
+use std::future::Future;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::{
+    Client,
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
+use tokio::sync::mpsc;
+
+use crate::workload::Pod;
+
+/// Who reports (`reportingController`).
+const CONTROLLER: &str = "weir.dev/node";
+/// Longest note that the API takes, in bytes.
+const MAX_NOTE: usize = 1024;
+/// More that wait for the API server are only in the log.
+const WAITING: usize = 1024;
+
+/// Why a pod is not captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    BadAnnotation,
+    HostNetwork,
+    CaptureFailed,
+}
+
+/// Where reports go.
+#[derive(Debug)]
+pub(super) struct Reports {
+    queue: Option<mpsc::Sender<(Event, ObjectReference)>>,
+}
+
+// === impl Reason ===
+
+impl Reason {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::BadAnnotation => "WeirBadAnnotation",
+            Self::HostNetwork => "WeirHostNetwork",
+            Self::CaptureFailed => "WeirCaptureFailed",
+        }
+    }
+}
+
+// === impl Reports ===
+
+impl Reports {
+    /// To the log only.
+    pub(super) const fn to_log() -> Self {
+        Self { queue: None }
+    }
+
+    /// To the API server too, by the task that is returned: it may be slow, or away.
+    pub(super) fn to_cluster(
+        client: Client,
+        node: &str,
+    ) -> (Self, impl Future<Output = ()> + Send + use<>) {
+        let (queue, mut waiting) = mpsc::channel(WAITING);
+        let reporter = Reporter { controller: CONTROLLER.into(), instance: Some(node.to_owned()) };
+        let recorder = Recorder::new(client, reporter);
+        let publish = async move {
+            while let Some((event, regarding)) = waiting.recv().await {
+                if let Err(error) = recorder.publish(&event, &regarding).await {
+                    let pod = regarding.name.unwrap_or_default();
+                    tracing::warn!(%error, pod, reason = event.reason, "event not published");
+                }
+            }
+        };
+        (Self { queue: Some(queue) }, publish)
+    }
+
+    /// Says why a pod is not captured.
+    pub(super) fn refused(&self, pod: &Pod, reason: Reason, why: &str) {
+        let reason = reason.name();
+        tracing::warn!(namespace = pod.namespace, pod = pod.name, reason, "not captured: {why}");
+        let Some(queue) = &self.queue else { return };
+        let event = Event {
+            type_: EventType::Warning,
+            reason: reason.to_owned(),
+            note: Some(shortened(&format!("weir does not capture this pod: {why}"))),
+            action: "Capturing".to_owned(),
+            secondary: None,
+        };
+        let regarding = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            namespace: Some(pod.namespace.clone()),
+            name: Some(pod.name.clone()),
+            uid: Some(pod.uid.clone()),
+            ..ObjectReference::default()
+        };
+        if queue.try_send((event, regarding)).is_err() {
+            tracing::warn!(pod = pod.name, reason, "event dropped: too many wait already");
+        }
+    }
+}
+
+// === helpers ===
+
+fn shortened(note: &str) -> String {
+    const DOTS: &str = "…";
+    if note.len() <= MAX_NOTE {
+        return note.to_owned();
+    }
+    format!("{}{DOTS}", &note[..note.floor_char_boundary(MAX_NOTE - DOTS.len())])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_note_is_cut_between_characters() {
+        assert_eq!(shortened("short"), "short");
+        let cut = shortened(&"ä".repeat(1000));
+        assert!(cut.len() <= MAX_NOTE && cut.ends_with("ä…"), "{}", cut.len());
+    }
+}

@@ -1,0 +1,341 @@
+//! Makes what is captured what is wanted, pod by pod: each for itself, so that one that cannot be
+//! captured does not keep another from it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    LOOK, Options, RETRY,
+    events::{Reason, Reports},
+    seen::{Place, Seen},
+    wish::{Wish, at, wish},
+};
+use crate::{
+    admin::{
+        node::NodeState,
+        protocol::{PodState, PodStatus},
+    },
+    capture::{CaptureError, Netns, pods::find_pod},
+    config::WorkloadSettings,
+    workload::Workload,
+    workloads::{WorkloadError, Workloads},
+};
+
+/// Longest time between two attempts to capture a pod that cannot be.
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// A capture that is to be made anew, or that another weir has had, ends with its last connection,
+/// at the latest at the drain deadline; only then it has failed.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Keeps workloads in step with pods.
+pub(super) struct Reconciler {
+    options: Options,
+    workloads: Arc<Workloads>,
+    state: Arc<NodeState>,
+    reports: Reports,
+    stop: CancellationToken,
+    /// What was reported of each pod, by UID: not again unless it changes.
+    reported: HashMap<String, String>,
+    failures: HashMap<String, Failure>,
+    /// When each pod's sandbox was looked at.
+    looked: HashMap<String, Instant>,
+}
+
+/// A pod that could not be captured.
+#[derive(Clone, Debug)]
+struct Failure {
+    settings: WorkloadSettings,
+    since: Instant,
+    again: Instant,
+    backoff: Duration,
+    why: String,
+    /// Another capture of the cgroup is in the way, perhaps only until it is drained.
+    overlaps: bool,
+}
+
+/// How far one pod has come.
+enum Progress {
+    Captured,
+    /// Nothing is wrong yet.
+    Waiting(String),
+    /// It cannot be captured as things are; tried again.
+    Failed(String),
+    /// It will not be captured unless its annotations change.
+    Refused(Reason, String),
+}
+
+// === impl Reconciler ===
+
+impl Reconciler {
+    pub(super) fn new(
+        options: Options,
+        workloads: Arc<Workloads>,
+        state: Arc<NodeState>,
+        reports: Reports,
+        stop: CancellationToken,
+    ) -> Self {
+        let (reported, failures, looked) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { options, workloads, state, reports, stop, reported, failures, looked }
+    }
+
+    /// Returns whether nothing is left to do or to wait for.
+    pub(super) async fn reconcile(&mut self, pods: &[Seen]) -> bool {
+        let wishes: Vec<_> = pods
+            .iter()
+            .map(|seen| (seen, wish(seen, &self.options.defaults, self.options.linkerd)))
+            .collect();
+        self.remove_unwanted(&wishes);
+        let mut states = Vec::new();
+        for (seen, wish) in wishes {
+            if self.stop.is_cancelled() {
+                return false;
+            }
+            let progress = match wish {
+                Wish::Nothing => continue,
+                Wish::HostNetwork => Progress::Refused(
+                    Reason::HostNetwork,
+                    "hostNetwork: weir captures nothing in the node's own network".to_owned(),
+                ),
+                Wish::Bad(error) => Progress::Refused(Reason::BadAnnotation, error.to_string()),
+                Wish::Capture(settings) => self.capture(seen, &settings).await,
+            };
+            states.push(self.told(seen, progress));
+        }
+        let known: HashSet<&str> = pods.iter().map(|seen| &*seen.pod.uid).collect();
+        self.reported.retain(|uid, _| known.contains(&**uid));
+        self.failures.retain(|uid, _| known.contains(&**uid));
+        self.looked.retain(|uid, _| known.contains(&**uid));
+        let waiting = |pod: &PodStatus| matches!(pod.state, PodState::Waiting | PodState::Failed);
+        let done = !states.iter().any(waiting);
+        self.state.set(states);
+        done
+    }
+
+    fn remove_unwanted(&self, wishes: &[(&Seen, Wish)]) {
+        let wanted: HashSet<_> = wishes
+            .iter()
+            .filter(|(_, wish)| matches!(wish, Wish::Capture(_)))
+            .map(|(seen, _)| (seen.workload(), &*seen.pod.uid))
+            .collect();
+        for workload in self.workloads.pods() {
+            let uid = workload.pod().map(|pod| &*pod.uid).unwrap_or_default();
+            if !wanted.contains(&(workload.name().to_string(), uid)) {
+                remove(&self.workloads, &workload, "nobody wants it");
+            }
+        }
+    }
+
+    async fn capture(&mut self, seen: &Seen, settings: &WorkloadSettings) -> Progress {
+        let uid = &seen.pod.uid;
+        if let Some(workload) = self.workloads.get(&settings.workload.name) {
+            let Some(progress) = self.keep(seen, settings, &workload).await else {
+                self.failures.remove(uid);
+                return Progress::Captured;
+            };
+            return progress;
+        }
+        if let Some(failure) = self.failures.get(uid)
+            && failure.again > Instant::now()
+            && failure.settings == *settings
+        {
+            return failure.progress();
+        }
+        let cgroup = match self.locate(seen).await {
+            Ok(Some(cgroup)) => cgroup,
+            Ok(None) => return Progress::Waiting("its cgroup is not there yet".to_owned()),
+            Err(error) => {
+                let why = format!(
+                    "its cgroup cannot be looked for below {}: {error}",
+                    self.options.cgroup_root.display()
+                );
+                return self.failed(uid, settings, why, false);
+            }
+        };
+        match self.workloads.add_pod(at(settings, &cgroup), seen.pod.clone()).await {
+            Ok(workload) => {
+                tracing::info!(
+                    workload = &**workload.name(),
+                    cgroup = %cgroup.display(),
+                    "captured"
+                );
+                self.failures.remove(uid);
+                Progress::Captured
+            }
+            // Its sandbox is being made.
+            Err(WorkloadError::Capture(CaptureError::NoProcess(_))) if !seen.running => {
+                Progress::Waiting("no process is in its cgroup yet".to_owned())
+            }
+            Err(error) => {
+                let overlaps = WorkloadError::is_overlap(&error);
+                self.failed(uid, settings, error.to_string(), overlaps)
+            }
+        }
+    }
+
+    /// What is captured already: `None` where it is as it should be now.
+    async fn keep(
+        &mut self,
+        seen: &Seen,
+        settings: &WorkloadSettings,
+        workload: &Arc<Workload>,
+    ) -> Option<Progress> {
+        let now = workload.settings();
+        if workload.pod().is_none() {
+            let why = format!(
+                "a workload {:?} has been added by hand; remove it (`weir workload remove {0}`)",
+                workload.name()
+            );
+            return Some(Progress::Failed(why));
+        }
+        let workloads = Arc::clone(&self.workloads);
+        let anew = |why: &str| {
+            remove(&workloads, workload, why);
+            Some(Progress::Waiting(format!("is captured anew: {why}")))
+        };
+        if workload.pod() != Some(&seen.pod) {
+            return anew("the name is another pod's now");
+        }
+        let cgroup = now.workload.cgroup.clone().unwrap_or_default();
+        let due = self.looked.get(&seen.pod.uid).is_none_or(|last| last.elapsed() >= LOOK);
+        if due {
+            match sandbox(cgroup.clone()).await {
+                Ok(Sandbox::In(netns)) if netns == workload.netns().inode() => {}
+                Ok(Sandbox::In(_)) => return anew("it has another network namespace"),
+                // Between two sandboxes.
+                Ok(Sandbox::Empty) => {}
+                Ok(Sandbox::Gone) => return anew("its cgroup is gone"),
+                Err(error) => tracing::debug!(%error, "sandbox not looked at"),
+            }
+            self.looked.insert(seen.pod.uid.clone(), Instant::now());
+        }
+        let wanted = at(settings, &cgroup);
+        if *now == wanted {
+            return None;
+        }
+        if !workload.can_change_to(&wanted) {
+            return anew("its settings");
+        }
+        match workload.change(wanted).await {
+            Ok(()) => {
+                tracing::info!(workload = &**workload.name(), "has other settings");
+                None
+            }
+            Err(error) => Some(Progress::Failed(format!("its settings are as before: {error}"))),
+        }
+    }
+
+    async fn locate(&self, seen: &Seen) -> io::Result<Option<PathBuf>> {
+        match &seen.place {
+            Place::Path(path) => Ok(path.is_dir().then(|| path.clone())),
+            Place::Uid(uid) => {
+                let (root, uid) = (self.options.cgroup_root.clone(), uid.clone());
+                blocking(move || find_pod(&root, &uid)).await
+            }
+        }
+    }
+
+    fn failed(
+        &mut self,
+        uid: &str,
+        settings: &WorkloadSettings,
+        why: String,
+        overlaps: bool,
+    ) -> Progress {
+        let now = Instant::now();
+        let before = self.failures.get(uid).filter(|before| before.settings == *settings);
+        let longer = |before: &Failure| (before.backoff * 2).min(MAX_BACKOFF);
+        let backoff = before.filter(|_| !overlaps).map_or(RETRY, longer);
+        let failure = Failure {
+            settings: settings.clone(),
+            since: before.map_or(now, |before| before.since),
+            again: now + backoff,
+            backoff,
+            why,
+            overlaps,
+        };
+        let progress = failure.progress();
+        self.failures.insert(uid.to_owned(), failure);
+        progress
+    }
+
+    /// Says what is new, and how the pod stands.
+    fn told(&mut self, seen: &Seen, progress: Progress) -> PodStatus {
+        let (state, why, reason) = match progress {
+            Progress::Captured => (PodState::Captured, None, None),
+            Progress::Waiting(why) => (PodState::Waiting, Some(why), None),
+            Progress::Failed(why) => (PodState::Failed, Some(why), Some(Reason::CaptureFailed)),
+            Progress::Refused(reason, why) => (PodState::Refused, Some(why), Some(reason)),
+        };
+        match (reason, &why) {
+            (Some(reason), Some(why)) if self.reported.get(&seen.pod.uid) != Some(why) => {
+                self.reports.refused(&seen.pod, reason, why);
+                self.reported.insert(seen.pod.uid.clone(), why.clone());
+            }
+            (Some(_), _) => {}
+            (None, _) => drop(self.reported.remove(&seen.pod.uid)),
+        }
+        PodStatus {
+            namespace: seen.pod.namespace.clone(),
+            name: seen.pod.name.clone(),
+            uid: seen.pod.uid.clone(),
+            missing: seen.running && matches!(state, PodState::Waiting | PodState::Failed),
+            state,
+            why,
+        }
+    }
+}
+
+// === impl Failure ===
+
+impl Failure {
+    fn progress(&self) -> Progress {
+        if self.overlaps && self.since.elapsed() < PATIENCE {
+            Progress::Waiting("the connections of an earlier capture are being finished".to_owned())
+        } else {
+            Progress::Failed(self.why.clone())
+        }
+    }
+}
+
+// === helpers ===
+
+fn remove(workloads: &Arc<Workloads>, workload: &Workload, why: &str) {
+    tracing::info!(workload = &**workload.name(), why, "not captured any more");
+    if let Err(error) = workloads.remove(workload.name()) {
+        tracing::debug!(%error, "somebody else was faster");
+    }
+}
+
+/// What is in a pod's cgroup.
+enum Sandbox {
+    /// Processes in a network namespace with this inode.
+    In(u64),
+    /// No process.
+    Empty,
+    /// There is no such cgroup.
+    Gone,
+}
+
+async fn sandbox(cgroup: PathBuf) -> Result<Sandbox, CaptureError> {
+    blocking(move || {
+        if !Path::is_dir(&cgroup) {
+            return Ok(Sandbox::Gone);
+        }
+        let netns = Netns::of_cgroup(&cgroup)?;
+        Ok(netns.map_or(Sandbox::Empty, |netns| Sandbox::In(netns.inode())))
+    })
+    .await
+}
+
+/// Off the thread that beats the heart.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}

@@ -1,0 +1,200 @@
+//! A pod as far as weir is concerned.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use k8s_openapi::api::core::v1::Pod as KubePod;
+
+use crate::workload::Pod;
+
+/// Annotation of a static pod with the UID that its cgroup is named by: the API server's mirror has
+/// another one (kubelet's `pkg/kubelet/types/pod_update.go`).
+const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+/// Annotation with the cgroup of a pod that has no UID: for `--pods-dir`.
+const CGROUP: &str = "weir.dev/cgroup";
+/// Label of a Deployment's pods, with what it appends to its ReplicaSet's name.
+const TEMPLATE_HASH: &str = "pod-template-hash";
+
+/// A pod that a source knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) pod: Pod,
+    pub(super) place: Place,
+    /// It is in the node's own network.
+    pub(super) host_network: bool,
+    /// Its sandbox should be there.
+    pub(super) running: bool,
+    /// It has ended, for good.
+    pub(super) over: bool,
+    pub(super) annotations: BTreeMap<String, String>,
+    /// Those of its namespace.
+    pub(super) of_namespace: BTreeMap<String, String>,
+}
+
+/// How its cgroup is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// By the UID that the kubelet has named it by.
+    Uid(String),
+    /// It has been said.
+    Path(PathBuf),
+}
+
+// === impl Seen ===
+
+impl Seen {
+    /// `None` for what lacks a name or a UID, which no pod of an API server does.
+    pub(super) fn new(pod: &KubePod, of_namespace: BTreeMap<String, String>) -> Option<Self> {
+        let metadata = &pod.metadata;
+        let annotations = metadata.annotations.clone().unwrap_or_default();
+        let name = metadata.name.clone()?;
+        let namespace = metadata.namespace.clone().unwrap_or_else(|| "default".to_owned());
+        let place = match (annotations.get(CONFIG_HASH), &metadata.uid, annotations.get(CGROUP)) {
+            (Some(hash), ..) => Place::Uid(hash.clone()),
+            (None, Some(uid), _) => Place::Uid(uid.clone()),
+            (None, None, Some(path)) => Place::Path(path.into()),
+            (None, None, None) => return None,
+        };
+        let uid = match (&metadata.uid, &place) {
+            (Some(uid), _) | (None, Place::Uid(uid)) => uid.clone(),
+            (None, Place::Path(path)) => path.display().to_string(),
+        };
+        let (workload_kind, workload_name) = owner(pod, &name);
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        Some(Self {
+            pod: Pod { uid, namespace, name, workload_kind, workload_name },
+            place,
+            host_network: pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true)),
+            // A manifest without a status is of a pod that somebody runs.
+            running: matches!(phase, Some("Running") | None),
+            over: matches!(phase, Some("Succeeded" | "Failed")),
+            annotations,
+            of_namespace,
+        })
+    }
+
+    /// The name of its workload: unique on the node, and within the bounds of workloads' names.
+    pub(super) fn workload(&self) -> String {
+        const MAX: usize = 63;
+        const DIGITS: usize = 8;
+        // A namespace has no dot in it (RFC 1123 label).
+        let name = format!("{}.{}", self.pod.namespace, self.pod.name);
+        let fits = name.len() <= MAX;
+        let name: String = name
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' })
+            .take(if fits { MAX } else { MAX - DIGITS - 1 })
+            .collect();
+        if fits {
+            return name;
+        }
+        let digits = self.pod.uid.chars().filter(char::is_ascii_alphanumeric);
+        let digits: String = digits.take(DIGITS).collect();
+        format!("{name}-{digits}")
+    }
+}
+
+// === helpers ===
+
+/// What the pod belongs to in the end. Only what its name and labels tell: asking for the owner's
+/// owner would need more rights.
+fn owner(pod: &KubePod, name: &str) -> (String, String) {
+    let owners = pod.metadata.owner_references.iter().flatten();
+    let Some(owner) = owners.into_iter().find(|owner| owner.controller == Some(true)) else {
+        return ("Pod".to_owned(), name.to_owned());
+    };
+    let hash = pod.metadata.labels.as_ref().and_then(|labels| labels.get(TEMPLATE_HASH));
+    let deployment =
+        hash.and_then(|hash| owner.name.strip_suffix(hash.as_str())?.strip_suffix('-'));
+    match (owner.kind.as_str(), deployment) {
+        ("ReplicaSet", Some(deployment)) => ("Deployment".to_owned(), deployment.to_owned()),
+        ("Job", _) => match scheduled(&owner.name) {
+            Some(cron_job) => ("CronJob".to_owned(), cron_job.to_owned()),
+            None => ("Job".to_owned(), owner.name.clone()),
+        },
+        (kind, _) => (kind.to_owned(), owner.name.clone()),
+    }
+}
+
+/// The CronJob that has named a Job: it appends the scheduled time in minutes since 1970.
+fn scheduled(job: &str) -> Option<&str> {
+    let (cron_job, time) = job.rsplit_once('-')?;
+    ((8..=10).contains(&time.len()) && time.bytes().all(|b| b.is_ascii_digit())).then_some(cron_job)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn seen(metadata: serde_json::Value, rest: serde_json::Value) -> Option<Seen> {
+        let mut pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata });
+        pod.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+        Seen::new(&serde_json::from_value(pod).unwrap(), BTreeMap::new())
+    }
+
+    fn of(kind: &str, name: &str, labels: serde_json::Value) -> (String, String) {
+        let owner = json!([{ "apiVersion": "x/v1", "kind": kind, "name": name, "uid": "o",
+            "controller": true }]);
+        let metadata = json!({ "name": "p", "namespace": "n", "uid": "u", "labels": labels,
+            "ownerReferences": owner });
+        let pod = seen(metadata, json!({})).unwrap().pod;
+        (pod.workload_kind, pod.workload_name)
+    }
+
+    #[test]
+    fn the_workload_is_what_a_person_has_made() {
+        let is = |kind: &str, name: &str| (kind.to_owned(), name.to_owned());
+        let hash = json!({ TEMPLATE_HASH: "5d9c7b8f6d" });
+        assert_eq!(of("ReplicaSet", "web-a-5d9c7b8f6d", hash), is("Deployment", "web-a"));
+        assert_eq!(of("ReplicaSet", "web-a", json!({})), is("ReplicaSet", "web-a"));
+        assert_eq!(of("StatefulSet", "db", json!({})), is("StatefulSet", "db"));
+        assert_eq!(of("Job", "report-28765440", json!({})), is("CronJob", "report"));
+        assert_eq!(of("Job", "migrate-2", json!({})), is("Job", "migrate-2"));
+        let alone = seen(json!({ "name": "p", "uid": "u" }), json!({})).unwrap().pod;
+        assert_eq!((alone.workload_kind, alone.workload_name), is("Pod", "p"));
+        assert_eq!(alone.namespace, "default");
+    }
+
+    #[test]
+    fn the_cgroup_is_named_by_the_uid_or_a_static_pods_hash() {
+        let place = |metadata| seen(metadata, json!({})).map(|seen| seen.place);
+        let uid = |uid: &str| Some(Place::Uid(uid.to_owned()));
+        assert_eq!(place(json!({ "name": "p", "uid": "u" })), uid("u"));
+        let mirror = json!({ "name": "p", "uid": "u", "annotations": { CONFIG_HASH: "h" } });
+        assert_eq!(place(mirror), uid("h"));
+        let path = json!({ "name": "p", "annotations": { CGROUP: "/c/p" } });
+        assert_eq!(place(path), Some(Place::Path("/c/p".into())));
+        assert_eq!(place(json!({ "name": "p" })), None);
+    }
+
+    #[test]
+    fn phases_say_whether_it_runs() {
+        let phase = |phase: &str| {
+            let seen =
+                seen(json!({ "name": "p", "uid": "u" }), json!({ "status": { "phase": phase } }));
+            let seen = seen.unwrap();
+            (seen.running, seen.over)
+        };
+        assert_eq!(phase("Pending"), (false, false));
+        assert_eq!(phase("Running"), (true, false));
+        assert_eq!(phase("Succeeded"), (false, true));
+        assert_eq!(phase("Failed"), (false, true));
+        assert!(seen(json!({ "name": "p", "uid": "u" }), json!({})).unwrap().running);
+    }
+
+    #[test]
+    fn long_names_are_shortened_and_stay_apart() {
+        let name = |name: &str, uid: &str| {
+            let seen = seen(json!({ "name": name, "namespace": "shop", "uid": uid }), json!({}));
+            seen.unwrap().workload()
+        };
+        assert_eq!(name("web-0", "u"), "shop.web-0");
+        let long = "x".repeat(80);
+        let (one, other) = (name(&long, "0ff2a1b8-3c4d"), name(&long, "1ff2a1b8-3c4d"));
+        assert_eq!(one.len(), 63);
+        assert!(one.ends_with("x-0ff2a1b8"), "{one}");
+        assert_ne!(one, other);
+        assert_eq!(name(&"y".repeat(58), "u").len(), 63);
+    }
+}

@@ -1,0 +1,66 @@
+//! How the workloads of a process end: drained, and taken off or left to a successor.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Workloads, write};
+use crate::{
+    config::Fail,
+    workload::{Origin, Workload},
+};
+
+/// How to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// New connections go direct, or are refused where `fail` is closed.
+    Stop,
+    /// A successor has the workloads.
+    Successor {
+        /// It has the same maps.
+        same_maps: bool,
+    },
+}
+
+impl Workloads {
+    /// Stops capturing, or leaves that to a successor, and lets open connections finish until the
+    /// deadline. Returns how many had to be cut.
+    pub async fn finish(&self, deadline: Duration, ending: Ending) -> usize {
+        let successor = ending == Ending::Successor { same_maps: true };
+        let workloads = self.list();
+        let drains = workloads.iter().map(|workload| workload.drain(deadline, successor));
+        let cut = futures_util::future::join_all(drains).await.into_iter().sum();
+        self.removals.close();
+        self.removals.wait().await;
+        self.settle_events().await;
+        match ending {
+            Ending::Stop => self.leave(&workloads).await,
+            Ending::Successor { .. } => workloads.iter().for_each(|it| it.kernel().let_go()),
+        }
+        // Also where there is a successor: it may have removed the workload long ago.
+        for workload in &workloads {
+            workload.restore_client_ip().await;
+        }
+        self.retired.cancel();
+        cut
+    }
+
+    /// Takes everything off that captures, and keeps what is worth finding again.
+    async fn leave(&self, workloads: &[Arc<Workload>]) {
+        let mut kept = false;
+        for workload in workloads {
+            if workload.settings().workload.fail == Fail::Closed {
+                workload.kernel().let_go();
+                kept = true;
+                continue;
+            }
+            workload.kernel().detach();
+            kept |= workload.origin() == Origin::Cli || workload.has_cli_ports();
+        }
+        write(&self.running).clear();
+        if kept && !self.shared.instance.pins().is_private() {
+            let pins = self.shared.instance.pins().root().display();
+            tracing::info!(%pins, "kept for the next start; `weir detach` forgets it");
+        } else {
+            self.shared.instance.remove_pins();
+        }
+    }
+}
