@@ -55,26 +55,34 @@ pub fn leavings(instance: &Instance, namespaces: &[&Netns]) -> Result<Vec<String
     Ok(left)
 }
 
-/// What is pinned for one workload of an instance that goes on.
+/// How many workloads of an instance that goes on have something pinned, links or their description
+/// (`proxy/src/capture/pins.rs` has the layout).
 ///
 /// # Errors
 ///
 /// Fails when the pins cannot be listed.
-pub fn pins_of(instance: &Instance, workload: &str) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    let mut dirs = pins(instance)?;
-    while let Some(dir) = dirs.pop() {
-        let entries = std::fs::read_dir(&dir).with_context(|| format!("cannot list {dir:?}"))?;
-        for entry in entries {
-            let entry = entry?;
-            if entry.file_name().to_str() == Some(workload) {
-                found.push(entry.path());
-            } else if entry.file_type()?.is_dir() {
-                dirs.push(entry.path());
-            }
+pub fn pinned_workloads(instance: &Instance) -> Result<usize> {
+    let names = |dir: &Path| -> Result<Vec<PathBuf>> {
+        let entries = std::fs::read_dir(dir).with_context(|| format!("cannot list {dir:?}"))?;
+        entries.map(|entry| Ok(entry?.path())).collect()
+    };
+    let is_number = |path: &&PathBuf| {
+        path.file_name().and_then(|name| name.to_str()?.parse::<u64>().ok()).is_some()
+    };
+    let mut most = 0;
+    for schema in
+        pins(instance)?.iter().map(|root| names(root)).collect::<Result<Vec<_>>>()?.concat()
+    {
+        if !schema.is_dir() {
+            continue;
+        }
+        most = most.max(names(&schema)?.iter().filter(is_number).count());
+        let state = schema.join("state");
+        if state.is_dir() {
+            most = most.max(names(&state)?.len());
         }
     }
-    Ok(found)
+    Ok(most)
 }
 
 /// Where bpffs is mounted, wherever that is; nothing can be pinned where it is not.

@@ -11,6 +11,10 @@ const NOTE_LIMIT: usize = 1024;
 /// How long a reason, an action and a reporting instance may be, bytes.
 const WORD_LIMIT: usize = 128;
 
+/// What no patch may change (`ValidateEventUpdate`); there is little left but the series.
+const FIXED: [&str; 7] =
+    ["note", "reason", "type", "action", "regarding", "reportingController", "reportingInstance"];
+
 /// The events that were sent.
 #[derive(Debug, Default)]
 pub struct Events(Vec<Value>);
@@ -71,6 +75,11 @@ impl Events {
         let mut event = self.0[place].clone();
         merge(&mut event, patch);
         check(&event)?;
+        let changed = |field: &&&str| event[**field] != self.0[place][**field];
+        if let Some(field) = FIXED.iter().find(changed) {
+            let message = format!("Event is invalid: {field}: Invalid value: field is immutable");
+            return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, message));
+        }
         self.0[place] = event.clone();
         Ok(event)
     }
@@ -149,10 +158,11 @@ mod tests {
         let mut events = Events::default();
         let name = events.create("shop", event()).unwrap()["metadata"]["name"].clone();
         let name = name.as_str().unwrap();
-        let series = json!({"series": {"count": 2, "lastObservedTime": "…"}, "note": null});
+        let series = json!({"series": {"count": 2, "lastObservedTime": "…"}, "related": null});
         let patched = events.patch("shop", name, &series).unwrap();
-        assert_eq!((&patched["series"]["count"], &patched["note"]), (&json!(2), &Value::Null));
-        assert_eq!(patched["reason"], "WeirBadAnnotation");
+        assert_eq!((&patched["series"]["count"], &patched["note"]), (&json!(2), &json!("why")));
+        let other = events.patch("shop", name, &json!({"note": "another"})).unwrap_err();
+        assert_eq!(other.code, StatusCode::UNPROCESSABLE_ENTITY);
         assert_eq!(events.all(), [patched]);
         assert_eq!(events.patch("shop", "no", &series).unwrap_err().code, StatusCode::NOT_FOUND);
     }

@@ -5,19 +5,20 @@ use serde_json::json;
 use weir_tests::kube::cluster::{Cluster, SOON, captured, told};
 use weir_tests::kube::object::{Owner, key, set_ended, uid};
 use weir_tests::kube::pod::{Layout, Pod};
-use weir_tests::left::{in_namespace, pins_of};
+use weir_tests::left::{in_namespace, pinned_workloads};
 use weir_tests::process::wait_until;
 use weir_tests::weir::Daemon;
 
 use crate::{INJECT, PORT, opted};
 
-/// Nothing of a pod is pinned, nor left in its namespace; weir does not mention it.
-fn forgotten(weir: &Daemon, pod: &Pod) -> Result<()> {
+/// Nothing of a pod is left in its namespace; weir does not mention it, and has as much pinned as for
+/// the other pods.
+fn forgotten(weir: &Daemon, pod: &Pod, others: usize) -> Result<()> {
     let left = || -> Result<Vec<String>> {
-        let pins = pins_of(weir.instance(), &pod.workload())?;
-        let mut left: Vec<String> = pins.iter().map(|it| it.display().to_string()).collect();
-        left.extend(in_namespace(pod.netns())?);
+        let mut left = in_namespace(pod.netns())?;
         left.extend(captured(weir)?.into_iter().filter(|name| *name == pod.workload()));
+        let pinned = pinned_workloads(weir.instance())?;
+        left.extend((pinned != others).then(|| format!("{pinned} workloads are pinned")));
         Ok(left)
     };
     wait_until("nothing to be left of the pod", SOON, || Ok(left()?.is_empty()))
@@ -40,9 +41,8 @@ fn pods_that_go_are_let_go_and_leave_nothing() -> Result<()> {
     }
     let weir = cluster.weir()?.start()?;
     cluster.settle(&weir, &pods.iter().collect::<Vec<_>>())?;
-    for pod in &pods {
-        ensure!(!pins_of(weir.instance(), &pod.workload())?.is_empty(), "where are the pins?");
-    }
+    let pinned = pinned_workloads(weir.instance())?;
+    ensure!(pinned == pods.len(), "{pinned} workloads are pinned");
     let [deleted, succeeded, failed, opted_out, stays] = &pods[..] else { unreachable!() };
     let ways = cluster.ways(opted_out, PORT)?;
     let others = cluster.ways(stays, PORT)?;
@@ -50,17 +50,17 @@ fn pods_that_go_are_let_go_and_leave_nothing() -> Result<()> {
     cluster.api.remove(&key(deleted.object()));
     deleted.kill()?;
     cluster.settle(&weir, &[succeeded, failed, opted_out, stays])?;
-    forgotten(&weir, deleted)?;
+    forgotten(&weir, deleted, 4)?;
     for (pod, phase) in [(succeeded, "Succeeded"), (failed, "Failed")] {
         pod.kill()?;
         cluster.api.change(&key(pod.object()), |pod| set_ended(pod, phase));
     }
     cluster.settle(&weir, &[opted_out, stays])?;
-    forgotten(&weir, succeeded)?;
-    forgotten(&weir, failed)?;
+    forgotten(&weir, succeeded, 2)?;
+    forgotten(&weir, failed, 2)?;
     cluster.api.annotate(&key(opted_out.object()), INJECT, None);
     cluster.settle(&weir, &[stays])?;
-    forgotten(&weir, opted_out)?;
+    forgotten(&weir, opted_out, 1)?;
     ways.assert_captured([false; 2]);
     others.assert_captured([true; 2]);
     cluster.api.nothing_forbidden()

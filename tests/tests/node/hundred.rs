@@ -53,61 +53,68 @@ fn settle(cluster: &Cluster, weir: &Daemon, pods: &[Pod]) -> Result<()> {
     cluster.settle(weir, &pods.iter().collect::<Vec<_>>())
 }
 
-/// Clients and servers of one direction.
-struct Load {
-    clients: Half,
+/// From the host into the first pods, and from the next ones to the host.
+struct Traffic {
+    clients: Vec<Half>,
     servers: Vec<Half>,
 }
 
-// === impl Load ===
+// === impl Traffic ===
 
-impl Load {
-    fn go_on(&mut self) -> Result<()> {
-        let before = self.clients.count()?;
-        let clients = &mut self.clients;
-        wait_until("connections to go on", SOON, || Ok(clients.count()? >= before + 20))
+impl Traffic {
+    fn begin(cluster: &Cluster, pods: &[Pod]) -> Result<Self> {
+        let binary = Path::new(env!("CARGO_BIN_EXE_weir-load"));
+        let (inside, outside) = pods.split_at(BUSY);
+        let (host, dir) = (&cluster.host.netns, cluster.dir());
+        let serve = |netns: &Netns, name: &str| Half::serve(binary, netns, name, dir);
+        let visit = |netns: &Netns, name: &str, to: &[&str]| {
+            Half::visit(binary, netns, (name, dir), to, &plan())
+        };
+        let mut servers = vec![serve(host, "servers-host")?];
+        for pod in inside {
+            servers.push(serve(pod.netns(), &format!("servers-{}", pod.uid()))?);
+        }
+        let addresses: Vec<&str> = inside.iter().map(|pod| &*pod.addresses().pod).collect();
+        let mut clients = vec![visit(host, "clients-host", &addresses)?];
+        for pod in outside {
+            let (name, to) = (format!("clients-{}", pod.uid()), &*pod.addresses().host);
+            clients.push(visit(pod.netns(), &name, &[to])?);
+        }
+        Ok(Self { clients, servers })
     }
 
-    /// How many connections there were, and how many of them went direct; all were well.
-    fn finish(self) -> Result<(usize, u64)> {
-        self.clients.stop()?;
-        let trips = self.clients.finish()?;
-        let bad: Vec<_> = trips.iter().filter(|trip| !trip.is_well()).take(5).collect();
-        ensure!(bad.is_empty(), "of {} connections: {bad:#?}", trips.len());
+    fn go_on(&mut self) -> Result<()> {
+        for clients in &mut self.clients {
+            let before = clients.count()?;
+            wait_until("connections to go on", SOON, || Ok(clients.count()? >= before + 20))?;
+        }
+        Ok(())
+    }
+
+    /// All connections were well, and all went through weir but for `stale`, which the kernel has let
+    /// pass because weir stood still.
+    fn finish(self, stale: u64) -> Result<()> {
+        self.clients.iter().try_for_each(Half::stop)?;
+        let trips = self.clients.into_iter().map(Half::finish).collect::<Result<Vec<_>>>()?;
         for servers in self.servers {
             servers.stop()?;
             servers.finish()?;
         }
+        for of_one in &trips {
+            ensure!(of_one.len() >= 100, "{} connections are no traffic", of_one.len());
+        }
+        let trips = trips.concat();
+        let bad: Vec<_> = trips.iter().filter(|trip| !trip.is_well()).take(5).collect();
+        ensure!(bad.is_empty(), "of {} connections: {bad:#?}", trips.len());
         let direct = trips.iter().filter(|trip| trip.proxied() == Some(false)).count();
-        Ok((trips.len(), direct as u64))
+        ensure!(direct as u64 <= stale, "{direct} of {} went direct, {stale} may", trips.len());
+        Ok(())
     }
 }
 
 fn plan() -> Plan {
     let clients = Kind::ORDERLY.map(|kind| (kind, 1)).to_vec();
     Plan { limit: Duration::from_secs(900), clients, rest: 100, bits: 16, ..Plan::default() }
-}
-
-/// From the host into the first pods, and from the next ones to the host.
-fn loads(cluster: &Cluster, pods: &[Pod]) -> Result<Vec<Load>> {
-    let binary = Path::new(env!("CARGO_BIN_EXE_weir-load"));
-    let (servers, clients) = pods.split_at(BUSY);
-    let (host, dir) = (&cluster.host.netns, cluster.dir());
-    let serve = |netns: &Netns, name: &str| Half::serve(binary, netns, name, dir);
-    let inside = servers.iter().enumerate();
-    let inside = inside.map(|(number, pod)| serve(pod.netns(), &format!("servers-{number}")));
-    let inside = inside.collect::<Result<Vec<_>>>()?;
-    let addresses: Vec<&str> = servers.iter().map(|pod| pod.addresses().pod.as_str()).collect();
-    let visit = Half::visit(binary, host, ("clients-in", dir), &addresses, &plan())?;
-    let mut loads = vec![Load { clients: visit, servers: inside }];
-    let mut outside = vec![serve(host, "servers-host")?];
-    for (number, pod) in clients.iter().enumerate() {
-        let name = format!("clients-{number}");
-        let to = [pod.addresses().host.as_str()];
-        let clients = Half::visit(binary, pod.netns(), (&name, dir), &to, &plan())?;
-        loads.push(Load { clients, servers: std::mem::take(&mut outside) });
-    }
-    Ok(loads)
 }
 
 /// One change of each pod's annotations, drawn by lot.
@@ -141,7 +148,7 @@ fn a_hundred_pods_come_change_and_go_under_traffic() -> Result<()> {
         pods.push(cluster.start(&object(number), layout(number))?);
     }
     settle(&cluster, &weir, &pods)?;
-    let mut loads = loads(&cluster, &pods)?;
+    let mut traffic = Traffic::begin(&cluster, &pods)?;
     for number in 2 * BUSY..PODS {
         let object = object(number);
         let told = |told: bool| {
@@ -154,7 +161,7 @@ fn a_hundred_pods_come_change_and_go_under_traffic() -> Result<()> {
         told(number % 3 != 0);
     }
     settle(&cluster, &weir, &pods)?;
-    loads.iter_mut().try_for_each(Load::go_on)?;
+    traffic.go_on()?;
 
     // They change: those that are busy all the time, the others more often than weir can look.
     for round in 0..5 {
@@ -164,7 +171,7 @@ fn a_hundred_pods_come_change_and_go_under_traffic() -> Result<()> {
             cluster.api.wait_watched()?;
             cluster.api.tear_watches();
         }
-        loads.iter_mut().try_for_each(Load::go_on)?;
+        traffic.go_on()?;
     }
     settle(&cluster, &weir, &pods)?;
 
@@ -201,15 +208,9 @@ fn a_hundred_pods_come_change_and_go_under_traffic() -> Result<()> {
         wait_until("nothing to be left", SOON, || Ok(in_namespace(pod.netns())?.is_empty()))
             .with_context(|| format!("{}: {:?}", pod.workload(), in_namespace(pod.netns())))?;
     }
-    loads.iter_mut().try_for_each(Load::go_on)?;
+    traffic.go_on()?;
 
-    let mut stale = weir.stale()?;
-    for load in loads {
-        let (all, direct) = load.finish()?;
-        ensure!(all >= 100, "{all} connections are no traffic");
-        ensure!(direct <= stale, "{direct} of {all} went direct, {stale} as weir stood still");
-        stale -= direct;
-    }
+    traffic.finish(weir.stale()?)?;
     for pod in &pods {
         cluster.api.remove(&key(pod.object()));
     }

@@ -68,15 +68,15 @@ fn opaque_ports_change() -> Result<()> {
         let has = |rule: &&Value| {
             rule["ports"].as_str().is_some_and(|list| list.split(',').any(|it| it == port))
         };
-        let of = rules.iter().find(has).map(|rule| rule["state"].to_string());
-        Ok(of.unwrap_or_default().replace('"', ""))
+        let of = rules.iter().find(has).and_then(|rule| rule["state"].as_str());
+        Ok(of.unwrap_or("detect").to_owned())
     };
     // 3306 is on the default list: one with `+` adds to it, one without takes its place.
     for (list, ours, default) in [
         (Some("+9000"), "opaque", "opaque"),
-        (Some("9000"), "opaque", ""),
-        (Some("9001"), "", ""),
-        (None, "", "opaque"),
+        (Some("9000"), "opaque", "detect"),
+        (Some("9001"), "detect", "detect"),
+        (None, "detect", "opaque"),
     ] {
         cluster.api.annotate(&key(pod.object()), OPAQUE, list);
         wait_until(&format!("opaque ports {list:?}"), SOON, || {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use weir_tests::kube::cluster::{Cluster, SOON, captured};
 use weir_tests::kube::object::{Owner, key};
 use weir_tests::kube::pod::{Layout, Pod};
-use weir_tests::left::{nothing_left, pins_of};
+use weir_tests::left::{nothing_left, pinned_workloads};
 use weir_tests::load::{Half, Plan};
 use weir_tests::process::wait_until;
 
@@ -36,7 +36,7 @@ fn after_kill_9_all_is_found_again_and_what_went_meanwhile_is_cleaned_up() -> Re
     cluster.api.remove(&key(goes.object()));
     // This one takes its cgroup along.
     cluster.api.remove(&key(vanishes.object()));
-    let (workload, group) = (vanishes.workload(), vanishes.cgroup().path().to_owned());
+    let group = vanishes.cgroup().path().to_owned();
     drop(vanishes);
     ensure!(!group.exists(), "{} is there", group.display());
     let comes = start(&cluster, "comes", Layout::Nested)?;
@@ -46,10 +46,10 @@ fn after_kill_9_all_is_found_again_and_what_went_meanwhile_is_cleaned_up() -> Re
     staying.assert_captured([true; 2]);
     changing.become_captured([false, true])?;
     cluster.ways(&comes, PORT)?.assert_captured([true; 2]);
-    for name in [&goes.workload(), &workload] {
-        wait_until("the pins to go", SOON, || Ok(pins_of(weir.instance(), name)?.is_empty()))
-            .with_context(|| format!("{name}: {:?}", pins_of(weir.instance(), name)))?;
-    }
+    wait_until("the pins of those that went to go", SOON, || {
+        Ok(pinned_workloads(weir.instance())? == 3)
+    })
+    .with_context(|| format!("{:?} are pinned", pinned_workloads(weir.instance())))?;
     cluster.api.nothing_forbidden()?;
     weir.stop()?;
     weir.instance().detach(&[])?.ok()?;
