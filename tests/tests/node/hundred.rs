@@ -34,7 +34,7 @@ const OWNERS: [Owner; 4] = [Owner::Deployment, Owner::StatefulSet, Owner::Daemon
 fn object(number: usize) -> Value {
     let mut object = pod(SHOP, &format!("pod-{number:03}"), OWNERS[number % OWNERS.len()]);
     set_qos(&mut object, Qos::ALL[number % 3]);
-    if number < 2 * BUSY || number % 2 == 0 {
+    if number < 2 * BUSY || number.is_multiple_of(2) {
         annotate(&mut object, INJECT, Some("enabled"));
     }
     object
@@ -151,14 +151,14 @@ fn a_hundred_pods_come_change_and_go_under_traffic() -> Result<()> {
     let mut traffic = Traffic::begin(&cluster, &pods)?;
     for number in 2 * BUSY..PODS {
         let object = object(number);
-        let told = |told: bool| {
-            if told {
-                cluster.api.put(&object)
+        let tell = |now: bool| {
+            if now {
+                cluster.api.put(&object);
             }
         };
-        told(number % 3 == 0);
+        tell(number.is_multiple_of(3));
         pods.push(cluster.idle(&object, layout(number))?);
-        told(number % 3 != 0);
+        tell(!number.is_multiple_of(3));
     }
     settle(&cluster, &weir, &pods)?;
     traffic.go_on()?;
