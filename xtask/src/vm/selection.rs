@@ -12,11 +12,12 @@ pub(super) enum Breadth {
 }
 
 /// Tests that no virtual machine is given: a whole program, or tests whose name begins so.
-const LEFT_OUT: [(&str, &str, &str); 7] = [
+const LEFT_OUT: [(&str, &str, &str); 8] = [
     ("bulk", "", "gigabytes through an emulated processor: load, not a question to the kernel"),
     ("storm", "", "judges rates and times of a loaded machine"),
     ("exhaustion", "", "judges processor time"),
     ("node", "hundred::", "a hundred pods with traffic: load"),
+    ("chaos", "", "its 25 seconds are over before everything has started on an emulated processor"),
     ("protocols", "h2load_", "makes load; the protocols have other tests"),
     ("engines", "", "compares the HTTP engines with each other, above the kernel; minutes each"),
     ("http_behaviours", "", "about HTTP, above the kernel; minutes each"),

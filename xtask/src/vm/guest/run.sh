@@ -15,6 +15,9 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
 ip link set lo up
 hostname -F /etc/hostname
+# The set-up of vsftpd, and of a network, would make these.
+mkdir -p /srv/ftp
+touch /etc/resolv.conf
 ulimit -n 65536
 ulimit -l unlimited
 
