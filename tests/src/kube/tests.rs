@@ -12,11 +12,13 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
 
 use super::api::{Api, TOKEN};
 use super::object::{Owner, key, namespace, pod};
 use super::server::{Call, Streaming, Trouble};
 use super::store::Kind;
+use crate::site::PATIENCE;
 
 /// One thread that asks.
 struct Client {
@@ -93,7 +95,11 @@ impl Lines<'_> {
             if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
                 break self.rest.split_to(end + 1);
             }
-            let frame = self.client.runtime.block_on(self.body.frame());
+            // A timer needs a runtime around it.
+            let frame = self
+                .client
+                .runtime
+                .block_on(async { timeout(PATIENCE, self.body.frame()).await })?;
             let rest = || format!("after {:?}", String::from_utf8_lossy(&self.rest));
             let frame = frame.with_context(|| format!("end {}", rest()))?.with_context(rest)?;
             self.rest.extend_from_slice(&frame.into_data().unwrap_or_default());
