@@ -42,6 +42,17 @@ impl Cgroup {
         Ok(Self { path })
     }
 
+    /// A cgroup somewhere below this one. It goes with this one, or before.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it cannot be made.
+    pub fn below(&self, path: &str) -> Result<Self> {
+        let path = self.path.join(path);
+        fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Self { path })
+    }
+
     /// Its directory.
     #[must_use]
     pub fn path(&self) -> &Path {

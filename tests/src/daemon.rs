@@ -1,4 +1,5 @@
-//! `weir run`: starting it with flags, asking it, and taking away everything that it pinned.
+//! `weir run` and `weir node`: starting them with flags, asking them, and taking away everything
+//! that they pinned.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -28,9 +29,10 @@ pub struct Instance {
     programs: Mutex<BTreeSet<u32>>,
 }
 
-/// The command line of a `weir run` that is not started yet.
+/// The command line of a weir that is not started yet.
 #[derive(Clone, Debug)]
 pub struct Run<'a> {
+    verb: &'static str,
     node: &'a Netns,
     dir: PathBuf,
     instance: Arc<Instance>,
@@ -40,7 +42,7 @@ pub struct Run<'a> {
     variables: Vec<(OsString, OsString)>,
 }
 
-/// A running `weir run`. Its end is first the process's, then that of what the instance pinned,
+/// A running weir. Its end is first the process's, then that of what the instance pinned,
 /// unless another daemon of the same instance goes on.
 #[derive(Debug)]
 pub struct Daemon {
@@ -127,9 +129,20 @@ impl<'a> Run<'a> {
     /// `weir run` in a namespace, with an instance, a control socket and records of its own.
     #[must_use]
     pub fn new(node: &'a Netns, dir: &Path) -> Self {
+        Self::with("run", node, dir)
+    }
+
+    /// `weir node`, likewise.
+    #[must_use]
+    pub fn node(node: &'a Netns, dir: &Path) -> Self {
+        Self::with("node", node, dir)
+    }
+
+    fn with(verb: &'static str, node: &'a Netns, dir: &Path) -> Self {
         let (control, records) = paths(dir);
         let (dir, instance) = (dir.to_owned(), Instance::new());
-        Self { node, dir, instance, control, records, flags: Vec::new(), variables: Vec::new() }
+        let (flags, variables) = (Vec::new(), Vec::new());
+        Self { verb, node, dir, instance, control, records, flags, variables }
     }
 
     /// As another daemon's successor: with its instance, and a control socket and records of its
@@ -186,7 +199,7 @@ impl<'a> Run<'a> {
     /// Fails when there is no binary.
     pub fn command(&self) -> Result<Command> {
         let mut command = self.node.command(binary()?);
-        command.args(["run", "--instance", self.instance.name()]);
+        command.args([self.verb, "--instance", self.instance.name()]);
         command.arg("--control").arg(&self.control).arg("--record").arg(&self.records);
         command.args(&self.flags).envs(self.variables.iter().cloned());
         Ok(command)
@@ -350,7 +363,7 @@ impl Daemon {
     fn wait_ready(&mut self) -> Result<()> {
         wait_until("weir to get ready", READY, || {
             if !self.process.running()? {
-                bail!("weir run ended");
+                bail!("weir ended");
             }
             // A predecessor may be the one that answers.
             let pid = self.process.pid();

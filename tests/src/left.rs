@@ -55,6 +55,36 @@ pub fn leavings(instance: &Instance, namespaces: &[&Netns]) -> Result<Vec<String
     Ok(left)
 }
 
+/// How many workloads of an instance that goes on have something pinned, links or their description
+/// (`proxy/src/capture/pins.rs` has the layout).
+///
+/// # Errors
+///
+/// Fails when the pins cannot be listed.
+pub fn pinned_workloads(instance: &Instance) -> Result<usize> {
+    let names = |dir: &Path| -> Result<Vec<PathBuf>> {
+        let entries = std::fs::read_dir(dir).with_context(|| format!("cannot list {dir:?}"))?;
+        entries.map(|entry| Ok(entry?.path())).collect()
+    };
+    let is_number = |path: &&PathBuf| {
+        path.file_name().and_then(|name| name.to_str()?.parse::<u64>().ok()).is_some()
+    };
+    let mut most = 0;
+    for schema in
+        pins(instance)?.iter().map(|root| names(root)).collect::<Result<Vec<_>>>()?.concat()
+    {
+        if !schema.is_dir() {
+            continue;
+        }
+        most = most.max(names(&schema)?.iter().filter(is_number).count());
+        let state = schema.join("state");
+        if state.is_dir() {
+            most = most.max(names(&state)?.len());
+        }
+    }
+    Ok(most)
+}
+
 /// Where bpffs is mounted, wherever that is; nothing can be pinned where it is not.
 ///
 /// # Errors
@@ -83,8 +113,13 @@ fn programs(instance: &Instance) -> Result<Vec<String>> {
     Ok(left)
 }
 
-/// Nothing in this harness makes a rule with a mark, or a table, or touches these sysctls.
-fn in_namespace(netns: &Netns) -> Result<Vec<String>> {
+/// What there is in a namespace: nothing in this harness makes a rule with a mark, or a table, or
+/// touches these sysctls.
+///
+/// # Errors
+///
+/// Fails when the kernel does not let us look.
+pub fn in_namespace(netns: &Netns) -> Result<Vec<String>> {
     let (name, mut left) = (netns.name(), Vec::new());
     for family in ["-4", "-6"] {
         let rules = ip(&["-n", name, family, "rule", "show"])?;

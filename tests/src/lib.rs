@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod engine;
 pub mod fixture;
 pub mod frames;
+pub mod kube;
 pub mod lab;
 pub mod left;
 pub mod load;

@@ -16,6 +16,22 @@ const PORT: u16 = 4191;
 #[derive(Clone, Debug)]
 pub struct Metrics(String);
 
+/// What a weir that was started with [`FLAGS`] in a namespace answers to a path: status and body.
+///
+/// # Errors
+///
+/// Fails when it does not answer.
+pub fn get(node: &Netns, path: &str) -> Result<(u16, String)> {
+    let mut stream = node.enter(|| TcpStream::connect((Ipv4Addr::LOCALHOST, PORT)))??;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: weir\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no end of the head")?;
+    let status = head.split(' ').nth(1).and_then(|word| word.parse().ok());
+    Ok((status.with_context(|| format!("no status in {head}"))?, body.to_owned()))
+}
+
 // === impl Metrics ===
 
 impl Metrics {
@@ -25,14 +41,9 @@ impl Metrics {
     ///
     /// Fails when it does not answer.
     pub fn scrape(node: &Netns) -> Result<Self> {
-        let mut stream = node.enter(|| TcpStream::connect((Ipv4Addr::LOCALHOST, PORT)))??;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: weir\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("no end of the head")?;
-        ensure!(head.starts_with("HTTP/1.1 200 "), "{head}");
-        Ok(Self(body.to_owned()))
+        let (status, body) = get(node, "/metrics")?;
+        ensure!(status == 200, "{status}: {body}");
+        Ok(Self(body))
     }
 
     /// All of it.

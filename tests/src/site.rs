@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use crate::cgroup::Cgroup;
 use crate::fixture;
 use crate::netns::Netns;
+use crate::peer::plain;
 use crate::process::{Process, patience, wait_until};
 use crate::wire::Wire;
 
@@ -54,7 +55,15 @@ impl Site {
     ///
     /// Fails without root.
     pub fn pod(role: &str, dir: &Path) -> Result<Self> {
-        let (mut netns, cgroup) = (Netns::new(role)?, Cgroup::new(role)?);
+        Self::container(Netns::new(role)?, Cgroup::new(role)?, role, dir)
+    }
+
+    /// A container: a cgroup of its own, in a namespace that may be others' too.
+    ///
+    /// # Errors
+    ///
+    /// Fails without root.
+    pub fn container(mut netns: Netns, cgroup: Cgroup, role: &str, dir: &Path) -> Result<Self> {
         netns.join(&cgroup);
         Self::start(netns, Some(cgroup), role, dir)
     }
@@ -174,6 +183,21 @@ pub fn join(client: &Site, to: SocketAddr, listener: &TcpListener) -> Result<Wir
             Err(error.context(format!("connected to {to}, and reading there gives {state:?}")))
         }
     }
+}
+
+/// Whether a new connection to a server goes through weir: then the server sees another port than
+/// the client has. Bytes must come through both ways, and both ends.
+///
+/// # Errors
+///
+/// Fails when the connection does.
+pub fn is_captured(client: &Site, to: SocketAddr, listener: &TcpListener) -> Result<bool> {
+    let wire = join(client, to, listener)?;
+    let captured = wire.client.local_addr()? != plain(wire.server.peer_addr()?);
+    wire.up("ping\n")?;
+    wire.down("pong\n")?;
+    wire.finish()?;
+    Ok(captured)
 }
 
 /// Accepts one connection, waiting for it as long as a test waits for anything.

@@ -7,10 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use weir_tests::left::{leavings, nothing_left, pins};
-use weir_tests::peer::plain;
 use weir_tests::pods::{CLIENT, POD, Pods};
 use weir_tests::process::wait_until;
-use weir_tests::site::{Site, join, stop};
+use weir_tests::site::{Site, is_captured, stop};
 use weir_tests::weir::{Daemon, Instance, Run, verb};
 
 const PORT: u16 = 9000;
@@ -48,21 +47,12 @@ impl<'a> Servers<'a> {
     fn captured(&self) -> Result<[bool; 2]> {
         let mut captured = [Vec::new(), Vec::new()];
         for (pod, client) in POD.into_iter().zip(CLIENT) {
-            captured[0].push(captured_once(self.client, at(pod, self.port), &self.inside)?);
-            captured[1].push(captured_once(self.pod, at(client, self.port), &self.outside)?);
+            captured[0].push(is_captured(self.client, at(pod, self.port), &self.inside)?);
+            captured[1].push(is_captured(self.pod, at(client, self.port), &self.outside)?);
         }
         ensure!(captured.iter().all(|way| way[0] == way[1]), "families differ: {captured:?}");
         Ok([captured[0][0], captured[1][0]])
     }
-}
-
-fn captured_once(from: &Site, to: SocketAddr, listener: &TcpListener) -> Result<bool> {
-    let wire = join(from, to, listener)?;
-    let captured = wire.client.local_addr()? != plain(wire.server.peer_addr()?);
-    wire.up("ping\n")?;
-    wire.down("pong\n")?;
-    wire.finish()?;
-    Ok(captured)
 }
 
 /// What `ports list` says, without the hits and the order that follows from them.

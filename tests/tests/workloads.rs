@@ -8,11 +8,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use weir_tests::cgroup::Cgroup;
 use weir_tests::left::nothing_left;
-use weir_tests::peer::plain;
 use weir_tests::pods::{CLIENT, POD, Pods};
 use weir_tests::process::{patience, wait_until};
 use weir_tests::record::{Record, Records};
-use weir_tests::site::{PATIENCE, Site, join};
+use weir_tests::site::{PATIENCE, Site, is_captured, join};
 use weir_tests::weir::{Daemon, Run};
 use weir_tests::wire::Wire;
 
@@ -61,14 +60,9 @@ impl<'a> Path<'a> {
         join(self.client, self.to, &self.listener)
     }
 
-    /// Whether a new connection goes through weir: then the server sees another port.
+    /// Whether a new connection goes through weir.
     fn captured(&self) -> Result<bool> {
-        let wire = self.open()?;
-        let captured = wire.client.local_addr()? != plain(wire.server.peer_addr()?);
-        wire.up("ping\n")?;
-        wire.down("pong\n")?;
-        wire.finish()?;
-        Ok(captured)
+        is_captured(self.client, self.to, &self.listener)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Debug,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -18,6 +19,7 @@ use kube::{
         watcher,
     },
 };
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use super::{Pods, seen::Seen};
@@ -26,6 +28,9 @@ use crate::admin::node::NodeState;
 /// Longer than the 290 s after which the watcher asks the server to end a watch: a server that is
 /// silent for longer is not there any more.
 const SILENCE: Duration = Duration::from_secs(300);
+
+/// The HTTP status for a version that the server has forgotten.
+const GONE: u16 = 410;
 
 /// The API server cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -82,11 +87,11 @@ pub(super) async fn follow(
     let (pods, pods_writer) = reflector::store::<Pod>();
     let (namespaces, namespaces_writer) = reflector::store::<Namespace>();
     let of_node = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
-    let of_pods = watcher(Api::<Pod>::all(client.clone()), of_node)
+    let of_pods = lasting(Api::<Pod>::all(client.clone()), of_node)
         .default_backoff()
         .modify(slim)
         .reflect(pods_writer);
-    let of_namespaces = watcher(Api::<Namespace>::all(client), watcher::Config::default())
+    let of_namespaces = lasting(Api::<Namespace>::all(client), watcher::Config::default())
         .default_backoff()
         .modify(|namespace| namespace.metadata.managed_fields = None)
         .reflect(namespaces_writer);
@@ -115,6 +120,27 @@ pub(super) async fn follow(
 }
 
 // === helpers ===
+
+/// kube's watcher, which lists again after 410 Gone as an event, but asks for ever for a version that
+/// is refused with that as an HTTP status: then another one takes its place.
+fn lasting<K>(
+    api: Api<K>,
+    config: watcher::Config,
+) -> impl Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let begin = move || watcher(api.clone(), config.clone()).boxed();
+    futures_util::stream::unfold((begin(), begin), |(mut changes, begin)| async move {
+        let change = changes.next().await?;
+        if let Err(watcher::Error::WatchStartFailed(kube::Error::Api(status))) = &change
+            && status.code == GONE
+        {
+            changes = begin();
+        }
+        Some((change, (changes, begin)))
+    })
+}
 
 /// Whether what is watched can be, at each change.
 fn outcomes<K, S>(

@@ -1,7 +1,7 @@
 //! What a pod's owner is told: Kubernetes Events (events.k8s.io/v1) where there is an API server,
 //! and weir's log in any case.
 
-use std::future::Future;
+use std::{collections::HashMap, future::Future};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
@@ -16,6 +16,8 @@ use crate::workload::Pod;
 const CONTROLLER: &str = "weir.dev/node";
 /// Longest note that the API takes, in bytes.
 const MAX_NOTE: usize = 1024;
+/// Notes that are remembered, to count those that come again.
+const RECORDERS: usize = 256;
 /// More that wait for the API server are only in the log.
 const WAITING: usize = 1024;
 
@@ -58,11 +60,18 @@ impl Reports {
         client: Client,
         node: &str,
     ) -> (Self, impl Future<Output = ()> + Send + use<>) {
-        let (queue, mut waiting) = mpsc::channel(WAITING);
+        let (queue, mut waiting) = mpsc::channel::<(Event, ObjectReference)>(WAITING);
         let reporter = Reporter { controller: CONTROLLER.into(), instance: Some(node.to_owned()) };
-        let recorder = Recorder::new(client, reporter);
+        // A recorder counts an event of the same reason as the one before, with that one's note: so
+        // each note has a recorder of its own.
+        let mut recorders: HashMap<Option<String>, Recorder> = HashMap::new();
         let publish = async move {
             while let Some((event, regarding)) = waiting.recv().await {
+                if recorders.len() >= RECORDERS {
+                    recorders.clear();
+                }
+                let new = || Recorder::new(client.clone(), reporter.clone());
+                let recorder = recorders.entry(event.note.clone()).or_insert_with(new);
                 if let Err(error) = recorder.publish(&event, &regarding).await {
                     let pod = regarding.name.unwrap_or_default();
                     tracing::warn!(%error, pod, reason = event.reason, "event not published");

@@ -16,6 +16,7 @@ const LEFT_OUT: [(&str, &str, &str); 8] = [
     ("bulk", "", "gigabytes through an emulated processor: load, not a question to the kernel"),
     ("storm", "", "judges rates and times of a loaded machine"),
     ("exhaustion", "", "judges processor time"),
+    ("node", "hundred::", "a hundred pods with traffic: load"),
     ("chaos", "", "its 25 seconds are over before everything has started on an emulated processor"),
     ("deploy", "", "about the image and the dashboard; the machine is not given an image"),
     ("protocols", "h2load_", "makes load; the protocols have other tests"),
