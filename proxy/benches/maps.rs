@@ -56,12 +56,11 @@ fn one_port() {
 #[divan::bench(args = [10, 1_000, 10_000], sample_count = 20, sample_size = 1)]
 fn policy(bencher: Bencher<'_, '_>, ports: u16) {
     let skip = PortSet::from_ranges((0..ports).map(|n| (1024 + 3 * n, 1024 + 3 * n)));
-    let policy =
-        PortPolicy::new(
-            PolicyInput { skip, ..PolicyInput::default() },
-            PolicyInput::default(),
-            Source::Config,
-        );
+    let policy = PortPolicy::new(
+        PolicyInput { skip, ..PolicyInput::default() },
+        PolicyInput::default(),
+        Source::Config,
+    );
     let kernel = workload();
     bencher
         .counter(ItemsCount::new(ports))

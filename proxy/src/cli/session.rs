@@ -127,6 +127,7 @@ impl Session {
     }
 
     /// What is captured, to be changed.
+    #[cfg(feature = "node")]
     pub(super) fn captured(&self) -> Arc<Workloads> {
         Arc::clone(&self.workloads)
     }
