@@ -97,8 +97,9 @@ impl Pod {
         namespaces: Namespaces,
         flags: &[&str],
     ) -> Result<Sidecar> {
-        let control = container.file_name().context("a name")?;
-        let control = self.lab.dir().join(control).with_extension("sock");
+        // The whole id would make a path too long for a socket.
+        let id = container.file_stem().context("a name")?.to_string_lossy().into_owned();
+        let control = self.lab.dir().join(&id[id.len() - 8..]).with_extension("sock");
         let mut command = self.command(namespaces)?;
         command.args(["run", "--sidecar", "--pod-uid", &self.uid]);
         command.arg(format!("--admin=0.0.0.0:{ADMIN}")).arg("--control").arg(&control).args(flags);

@@ -168,8 +168,8 @@ impl Reconciler {
                 self.failures.remove(uid);
                 Progress::Captured
             }
-            // Its sandbox is being made.
-            Err(WorkloadError::Capture(CaptureError::NoProcess(_))) if !seen.running => {
+            // Its sandbox is being made. (Processes that weir cannot see are another error.)
+            Err(WorkloadError::Capture(CaptureError::NoProcess(_))) => {
                 Progress::Waiting("no process is in its cgroup yet".to_owned())
             }
             Err(error) => {

@@ -106,7 +106,9 @@ impl Container<'_> {
     ///
     /// Fails when the manifest has not what is expected.
     pub(crate) fn command(&self, netns: &Netns, arguments: &[&str]) -> Result<Command> {
-        let mut command = netns.command("unshare");
+        // With the object that is in the image: another one would be outside of it.
+        let mut command = netns.command("env");
+        command.args(["-u", "WEIR_BPF_OBJECT", "unshare"]);
         command.args(["--mount", "--cgroup", "--propagation", "private", "sh", "-c", ENTER, "sh"]);
         command.arg(self.image.root.path()).arg(self.bounds()?);
         for (from, to) in self.mounts()? {

@@ -9,6 +9,7 @@ mod optin;
 mod outages;
 mod refused;
 mod restarts;
+mod secure;
 mod telling;
 
 use serde_json::Value;

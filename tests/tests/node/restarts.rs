@@ -9,6 +9,7 @@ use weir_tests::kube::object::{Owner, key};
 use weir_tests::kube::pod::{Layout, Pod};
 use weir_tests::left::{nothing_left, pinned_workloads};
 use weir_tests::load::{Half, Plan};
+use weir_tests::metrics;
 use weir_tests::process::wait_until;
 
 use crate::{PORT, SKIP_INBOUND, SKIP_OUTBOUND, opted};
@@ -155,4 +156,25 @@ fn after_sigterm_a_start_captures_again() -> Result<()> {
         weir = cluster.weir()?.after(&weir).start()?;
     }
     cluster.settle(&weir, &[&pod])
+}
+
+/// A kubelet starts again what ends before it was told to, and that would take over in turn.
+#[test]
+fn one_that_lingers_stays_after_it_was_replaced_until_it_is_told_to_go() -> Result<()> {
+    let cluster = Cluster::new()?;
+    let pod = start(&cluster, "cart", Layout::SystemdContainerd)?;
+    let ways = cluster.ways(&pod, PORT)?;
+    let mut old = cluster.weir()?.flags(&["--linger"]).start()?;
+    cluster.settle(&old, &[&pod])?;
+    let mut new = cluster.weir()?.flags(&["--upgrade"]).in_place_of(&old).start()?;
+    wait_until("the old one to have drained", SOON, || Ok(old.process.log().contains("drained;")))?;
+    ensure!(old.process.running()?, "it has ended: {}", old.process.log());
+    // Both are in one namespace here: the old one has kept the address.
+    ensure!(metrics::get(&cluster.node, "/live")?.0 == 200, "it does not answer the kubelet");
+    let (ready, said) = cluster.ready()?;
+    ensure!(!ready && said.contains("draining"), "{said}");
+    ways.assert_captured([true; 2]);
+    old.stop()?;
+    ways.assert_captured([true; 2]);
+    new.stop()
 }
