@@ -21,9 +21,10 @@ const TLS: u16 = 6443;
 fn the_certificate_of_the_api_server_is_checked() -> Result<()> {
     let cluster = Cluster::new()?;
     let pod = cluster.start(&opted("cart", Owner::Deployment), Layout::SystemdContainerd)?;
-    let own = certificate(&cluster, "own")?;
+    let (own, signer) = certificate(&cluster, "own")?;
+    let (_, another) = certificate(&cluster, "another")?;
     let _front = front(&cluster, &own)?;
-    let mut weir = trusting(&cluster, &certificate(&cluster, "another")?)?.start()?;
+    let mut weir = trusting(&cluster, &another)?.start()?;
     wait_until("weir to say what is wrong", SOON, || {
         let status = weir.json(&["status"])?;
         Ok(status["status"]["source_problem"].as_str().is_some_and(|it| it.contains("certificate")))
@@ -32,23 +33,21 @@ fn the_certificate_of_the_api_server_is_checked() -> Result<()> {
     ensure!(!cluster.ready()?.0, "ready without a list");
     weir.stop()?;
 
-    let mut weir = trusting(&cluster, &own)?.after(&weir).start()?;
+    let mut weir = trusting(&cluster, &signer)?.after(&weir).start()?;
     cluster.settle(&weir, &[&pod])?;
     ensure!(weir.json(&["status"])?["status"]["source_problem"].is_null());
     weir.stop()
 }
 
-/// `weir node` that takes the API server for real if it has this certificate.
-fn trusting<'a>(cluster: &'a Cluster, certificate: &Path) -> Result<Run<'a>> {
+/// `weir node` that takes the API server for real if its certificate is signed by this one.
+fn trusting<'a>(cluster: &'a Cluster, signer: &Path) -> Result<Run<'a>> {
     let run = cluster.weir()?;
     let path = cluster.dir().join("kubeconfig");
     let plain = format!("server: http://127.0.0.1:{}", cluster.api.port());
     let text = fs::read_to_string(&path)?;
     ensure!(text.contains(&plain), "no {plain} in {text}");
-    let secure = format!(
-        "server: https://127.0.0.1:{TLS}\n    certificate-authority: {}",
-        certificate.display()
-    );
+    let secure =
+        format!("server: https://127.0.0.1:{TLS}\n    certificate-authority: {}", signer.display());
     fs::write(path, text.replace(&plain, &secure))?;
     Ok(run)
 }
@@ -73,14 +72,17 @@ fn front(cluster: &Cluster, certificate: &Path) -> Result<Process> {
     Process::serve("front", command, dir, (&cluster.node, TLS))
 }
 
-/// A certificate for the loopback address, signed by itself.
-fn certificate(cluster: &Cluster, name: &str) -> Result<PathBuf> {
-    let path = cluster.dir().join(name).with_extension("pem");
-    let mut openssl = Command::new("openssl");
-    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]);
-    openssl.args(["-nodes", "-days", "2", "-subj", "/CN=kube-apiserver"]);
-    openssl.args(["-addext", "subjectAltName=IP:127.0.0.1", "-keyout"]);
-    openssl.arg(path.with_extension("key")).arg("-out").arg(&path);
-    run(&mut openssl, Duration::from_secs(20))?.ok()?;
-    Ok(path)
+/// A certificate for the loopback address, with its key beside it, and that of who signed it.
+fn certificate(cluster: &Cluster, name: &str) -> Result<(PathBuf, PathBuf)> {
+    const SIGN: &str = "set -e; new='-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes'; \
+        openssl req -x509 $new -days 2 -subj /CN=ca -keyout ca.key -out ca.pem; \
+        openssl req $new -subj /CN=kube-apiserver -keyout server.key -out server.csr; \
+        echo subjectAltName=IP:127.0.0.1 >ext; \
+        openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
+        -extfile ext -out server.pem";
+    let dir = cluster.dir().join(name);
+    fs::create_dir(&dir)?;
+    let mut command = Command::new("sh");
+    run(command.args(["-c", SIGN]).current_dir(&dir), Duration::from_secs(20))?.ok()?;
+    Ok((dir.join("server.pem"), dir.join("ca.pem")))
 }
