@@ -1,6 +1,7 @@
 //! What the kernel's maps cost the proxy: per accept, per change of the policy, per learned
 //! destination. Needs root; the maps are of this process alone and vanish with it.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -70,7 +71,7 @@ fn policy(bencher: Bencher<'_, '_>, ports: u16) {
 /// A start with so many skipped prefixes.
 #[divan::bench(args = [10, 1_000], sample_count = 20, sample_size = 1)]
 fn prefixes(bencher: Bencher<'_, '_>, count: u16) {
-    let prefixes: Vec<(IpAddr, u8)> = (0..count)
+    let prefixes: HashSet<(IpAddr, u8)> = (0..count)
         .map(u16::to_be_bytes)
         .map(|[high, low]| (Ipv4Addr::new(10, high, low, 0).into(), 24))
         .collect();

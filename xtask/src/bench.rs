@@ -86,23 +86,16 @@ fn check_root() -> Result<()> {
 
 /// Runs the same again inside; then looks that nothing is left.
 fn enclosed() -> Result<()> {
-    let ended = scope::enclose("bench")?;
+    let mut ended = scope::enclose("bench")?;
     let instance = instance(std::process::id());
     // Not in the list of what is left: the name has the id of this process, and it lives.
     if Path::new("/sys/fs/bpf/weir").join(&instance).exists() {
-        eprintln!("left behind: pins of {instance}");
+        ended.leftovers.push(format!("pins of {instance}"));
         let _reported_below = std::process::Command::new(binary()?)
             .args(["detach", "--instance", &instance])
             .status();
     }
-    for leftover in &ended.leftovers {
-        eprintln!("left behind: {leftover}");
-    }
-    if !ended.status.success() {
-        std::process::exit(ended.code());
-    }
-    ensure!(ended.leftovers.is_empty(), "measured, but something was left behind: see above");
-    Ok(())
+    ended.settle()
 }
 
 /// The process that waits for this one.

@@ -30,15 +30,10 @@ impl NodeState {
         Self { known: Mutex::default(), readiness: watch::Sender::new(Readiness::Starting) }
     }
 
-    /// Whether all pods are captured that should be.
+    /// Whether all pods are captured that should be; whoever drains says so there.
     #[must_use]
-    pub fn readiness(&self) -> watch::Receiver<Readiness> {
-        self.readiness.subscribe()
-    }
-
-    /// Says from now on that weir is draining.
-    pub fn drain(&self) {
-        self.readiness.send_replace(Readiness::Draining);
+    pub fn readiness(&self) -> watch::Sender<Readiness> {
+        self.readiness.clone()
     }
 
     /// The pods that somebody wants captured, and how far that has come.

@@ -5,9 +5,10 @@ use std::{
     os::unix::{fs::MetadataExt, process::CommandExt},
     path::{Path, PathBuf},
     process::Command,
+    sync::OnceLock,
 };
 
-use super::{CaptureError, mounts, sidecar};
+use super::{CaptureError, mounts, pods};
 
 /// A cgroup made by weir, removed when dropped. Processes still in it are moved to its parent.
 #[derive(Debug)]
@@ -116,9 +117,25 @@ pub fn own() -> Result<PathBuf, CaptureError> {
         Err(error) => error,
     };
     // In a cgroup namespace of its own, with nothing but the node's hierarchy mounted, the path
-    // says nothing.
+    // says nothing. All of the node's cgroups are looked through, once: nobody moves a container.
+    static FOUND: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(own) = FOUND.get() {
+        return Ok(own.clone());
+    }
     let pid = std::process::id();
-    mounts::all("cgroup2")?.iter().find_map(|mount| sidecar::holder(mount, pid)).ok_or(error)
+    let own = mounts::all("cgroup2")?.iter().find_map(|mount| holder(mount, pid)).ok_or(error)?;
+    Ok(FOUND.get_or_init(|| own).clone())
+}
+
+/// The cgroup of a process, at or below another.
+pub(super) fn holder(cgroup: &Path, pid: u32) -> Option<PathBuf> {
+    // Threads only, gone, or not ours to read: then it is not there that we are.
+    let listed = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    if listed.lines().any(|line| line.parse() == Ok(pid)) {
+        return Some(cgroup.to_owned());
+    }
+    let below = pods::containers(cgroup).unwrap_or_default();
+    below.iter().find_map(|below| holder(below, pid))
 }
 
 /// The kernel's id of a cgroup: the inode of its directory on 64-bit machines
@@ -143,7 +160,7 @@ pub fn id(path: &Path) -> Result<u64, CaptureError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::sidecar::holder, *};
+    use super::*;
 
     #[test]
     fn a_process_is_found_wherever_it_is_below() {

@@ -92,7 +92,7 @@ impl Kernel {
     ///
     /// # Errors
     /// Where the map cannot be written.
-    pub fn skip_prefixes(&self, prefixes: &[(IpAddr, u8)]) -> Result<(), CaptureError> {
+    pub fn skip_prefixes(&self, prefixes: &HashSet<(IpAddr, u8)>) -> Result<(), CaptureError> {
         let map = &self.instance.skip_cidrs;
         let wanted: HashSet<_> = prefixes.iter().map(|it| self.prefix_entry(*it)).collect();
         for (key, bits) in &wanted {

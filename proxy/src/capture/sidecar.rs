@@ -15,7 +15,9 @@ use std::{
 };
 
 use super::{
-    CaptureError, detach, mounts,
+    CaptureError,
+    cgroup::holder,
+    detach, mounts,
     pods::{self, containers, find_pod},
 };
 
@@ -160,17 +162,6 @@ impl Sidecar {
         }
         removed
     }
-}
-
-/// The cgroup of a process, at or below another.
-pub(super) fn holder(cgroup: &Path, pid: u32) -> Option<PathBuf> {
-    // Threads only, gone, or not ours to read: then it is not there that we are.
-    let listed = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-    if listed.lines().any(|line| line.parse() == Ok(pid)) {
-        return Some(cgroup.to_owned());
-    }
-    let below = containers(cgroup).unwrap_or_default();
-    below.iter().find_map(|below| holder(below, pid))
 }
 
 /// Processes in a cgroup and below it, those of other PID namespaces too.

@@ -45,7 +45,6 @@ pub(super) struct Session {
     workloads: Arc<Workloads>,
     daemon: Arc<Daemon>,
     telemetry: Telemetry,
-    node: Option<Arc<NodeState>>,
     readiness: watch::Sender<Readiness>,
     control: JoinSet<()>,
     admin: JoinSet<()>,
@@ -107,23 +106,24 @@ impl Session {
             }
         };
         workloads.announce(control.path())?;
+        let readiness = node
+            .as_ref()
+            .map_or_else(|| watch::Sender::new(Readiness::Ready), |node| node.readiness());
         let daemon = Arc::new(Daemon::new(
             Arc::clone(&workloads),
             telemetry.clone(),
             log,
             admin.as_ref().map(AdminServer::address),
-            node.clone(),
+            node,
         ));
-        let (readiness, ready) = watch::channel(Readiness::Ready);
-        let ready = node.as_ref().map_or(ready, |node| node.readiness());
         let (mut controls, mut admins) = (JoinSet::new(), JoinSet::new());
         let handler: Arc<Daemon> = Arc::clone(&daemon);
         controls.spawn(control.serve(handler));
         if let Some(admin) = admin {
-            admins.spawn(admin.serve(telemetry.clone(), ready));
+            admins.spawn(admin.serve(telemetry.clone(), readiness.subscribe()));
         }
         let (control, admin) = (controls, admins);
-        Ok(Self { workloads, daemon, telemetry, node, readiness, control, admin, linger })
+        Ok(Self { workloads, daemon, telemetry, readiness, control, admin, linger })
     }
 
     /// What is captured, to be changed.
@@ -152,7 +152,7 @@ impl Session {
     }
 
     /// Drains as [`Self::finish`] does, saying so; another signal ends it at once.
-    pub(super) async fn drain(self, deadline: Duration, ending: Ending, signals: &mut Signals) {
+    pub(super) async fn drain(mut self, deadline: Duration, ending: Ending, signals: &mut Signals) {
         match ending {
             Ending::Stop => {
                 tracing::info!(?deadline, "draining; a second signal ends it at once");
@@ -162,12 +162,8 @@ impl Session {
             }
         }
         let linger = self.linger && ending != Ending::Stop;
-        let mut admin = JoinSet::new();
-        let mut session = self;
-        if linger {
-            std::mem::swap(&mut admin, &mut session.admin);
-        }
-        let mut finish = std::pin::pin!(session.finish(deadline, ending));
+        let mut admin = if linger { std::mem::take(&mut self.admin) } else { JoinSet::new() };
+        let mut finish = std::pin::pin!(self.finish(deadline, ending));
         let mut asked_to_end = false;
         let summary = loop {
             tokio::select! {
@@ -197,10 +193,7 @@ impl Session {
     /// Stops capturing, drains and takes the last numbers.
     pub(super) async fn finish(mut self, deadline: Duration, ending: Ending) -> Summary {
         self.daemon.set_draining();
-        let _ = self.readiness.send(Readiness::Draining);
-        if let Some(node) = &self.node {
-            node.drain();
-        }
+        self.readiness.send_replace(Readiness::Draining);
         if ending != Ending::Stop {
             // The successor wants the admin address. The answer to its request is under way.
             tokio::time::sleep(ANSWERED).await;

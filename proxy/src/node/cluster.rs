@@ -172,9 +172,9 @@ fn slim(pod: &mut Pod) {
 
 /// `None` before both have been listed.
 fn all(pods: &Store<Pod>, namespaces: &Store<Namespace>) -> Option<Vec<Seen>> {
-    let listed = |ready: bool| ready.then_some(());
-    listed(is_ready(pods))?;
-    listed(is_ready(namespaces))?;
+    if !is_ready(pods) || !is_ready(namespaces) {
+        return None;
+    }
     let of = |pod: &Pod| {
         let name = ObjectRef::new(pod.metadata.namespace.as_deref().unwrap_or("default"));
         let namespace = namespaces.get(&name);

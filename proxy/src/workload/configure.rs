@@ -1,6 +1,6 @@
 //! What the kernel is told of a workload before anything is attached: port rules, prefixes, flags.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
 use weir_common::{WorkloadConfig, flags};
 
@@ -48,9 +48,7 @@ fn write(
     sk_msg: bool,
 ) -> Result<(), CaptureError> {
     kernel.set_policy(policy)?;
-    let cidrs = settings.outbound.skip_cidrs.0.iter();
-    let prefixes: Vec<_> = cidrs.map(|cidr| (cidr.address, cidr.length)).collect();
-    kernel.skip_prefixes(&prefixes)?;
+    kernel.skip_prefixes(&prefixes(settings))?;
     if settings.workload.learn != Learn::Bypass {
         // What an earlier weir has learned, which was told to bypass it.
         kernel.no_bypasses()?;
@@ -86,10 +84,11 @@ pub(super) fn rewrite(
             kernel.forget_port(direction, port)?;
         }
     }
-    let prefixes = |settings: &WorkloadSettings| -> HashSet<_> {
-        settings.outbound.skip_cidrs.0.iter().map(|cidr| (cidr.address, cidr.length)).collect()
-    };
     kernel.change_prefixes(&prefixes(settings.0), &prefixes(settings.1))
+}
+
+fn prefixes(settings: &WorkloadSettings) -> HashSet<(IpAddr, u8)> {
+    settings.outbound.skip_cidrs.0.iter().map(|cidr| (cidr.address, cidr.length)).collect()
 }
 
 fn configure_flags(
