@@ -464,7 +464,11 @@ fn open_netns(
     if let Some(path) = &settings.workload.netns {
         return Netns::open(path);
     }
-    match Netns::of_cgroup(cgroup)? {
+    let found = match origin {
+        Origin::Pod => Netns::of_pod(cgroup)?,
+        Origin::Config | Origin::Cli | Origin::Removed => Netns::of_cgroup(cgroup)?,
+    };
+    match found {
         Some(netns) => Ok(netns),
         // Never the node's own in place of a pod's.
         None if origin == Origin::Pod => Err(CaptureError::NoProcess(cgroup.to_owned())),

@@ -2,7 +2,9 @@
 //! not `ip netns exec`, because the latter mounts a new `/sys` and hides cgroup2 and bpffs.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -68,22 +70,26 @@ impl Netns {
         self.cgroup = Some(cgroup.path().to_owned());
     }
 
-    fn nsenter(&self) -> Command {
+    /// The cgroup comes after the namespace: what is in a pod's cgroup is in its namespace too.
+    fn nsenter(&self, cgroup: Option<&Path>) -> Command {
         let mut command = Command::new("nsenter");
-        if let Some(cgroup) = &self.cgroup {
-            command = Command::new("sh");
-            command.args(["-c", cgroup::JOIN]).arg(cgroup).arg("nsenter");
-        }
         command.arg(format!("--net={}", self.path().display()));
+        if let Some(cgroup) = cgroup {
+            command.args(["sh", "-c", cgroup::JOIN]).arg(cgroup);
+        }
         command
     }
 
     /// A command that will run inside and die with the thread that starts it.
     #[must_use]
-    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = self.nsenter();
-        command.args(["setpriv", "--pdeathsig", "KILL", "--"]).arg(program);
-        command
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        mortal(self.nsenter(self.cgroup.as_deref()), program)
+    }
+
+    /// As [`Netns::command`], in a cgroup of its own; it is there only when it is inside.
+    #[must_use]
+    pub fn command_in(&self, cgroup: &Path, program: impl AsRef<OsStr>) -> Command {
+        mortal(self.nsenter(Some(cgroup)), program)
     }
 
     /// As [`Netns::command`], with the privileges of another user.
@@ -91,9 +97,9 @@ impl Netns {
     /// # Errors
     ///
     /// Fails when there is no such user.
-    pub fn command_as(&self, user: &str, program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
+    pub fn command_as(&self, user: &str, program: impl AsRef<OsStr>) -> Result<Command> {
         let user = user_named(user)?;
-        let mut command = self.nsenter();
+        let mut command = self.nsenter(self.cgroup.as_deref());
         command.arg("setpriv");
         command.arg(format!("--reuid={}", user.uid)).arg(format!("--regid={}", user.gid));
         command.args(["--clear-groups", "--pdeathsig", "KILL", "--"]).arg(program);
@@ -214,6 +220,22 @@ impl Drop for Netns {
             eprintln!("namespace left behind: {error:#}");
         }
     }
+}
+
+/// Whether the test itself is in the namespace of the machine's first process or of its kernel: not
+/// in a sandbox that shows the machine's processes and has another network.
+#[must_use]
+pub fn is_the_machines() -> bool {
+    let inode = |process: &str| {
+        fs::metadata(format!("/proc/{process}/ns/net")).ok().map(|found| found.ino())
+    };
+    let own = inode("self");
+    own.is_some() && ["1", "2"].into_iter().any(|process| inode(process) == own)
+}
+
+fn mortal(mut command: Command, program: impl AsRef<OsStr>) -> Command {
+    command.args(["setpriv", "--pdeathsig", "KILL", "--"]).arg(program);
+    command
 }
 
 /// A user of this machine.

@@ -140,6 +140,12 @@ impl Place {
         std::fs::write(&file, rules)?;
         run(netns.command("nft").arg("-f").arg(&file), LIMIT)?.ok().map(drop)
     }
+
+    /// Changes the client's table `nat` of old iptables; it goes with the namespace.
+    fn iptables(&self, family: &str, arguments: &[&str]) -> Result<()> {
+        let mut command = self.lab.client.command(format!("{family}-legacy"));
+        run(command.args(["--wait", "-t", "nat"]).args(arguments), LIMIT)?.ok().map(drop)
+    }
 }
 
 // === impl Weir ===
@@ -403,6 +409,14 @@ fn another_weir_is_named_wherever_it_is() -> Result<()> {
 
 // === packet filters ===
 
+/// A weir that has a connection before a redirection to `other` has it.
+fn weir_before(place: &Place, other: &Peer) -> Result<Weir> {
+    let weir = place.weir(&place.own(), &[])?;
+    assert_eq!(place.visit(SERVER_V4)?, Visit::Proxied);
+    assert_eq!(other.seen().len(), 1, "weir's own connection was redirected");
+    Ok(weir)
+}
+
 /// A proxy of another kind behind a rule for its port: weir comes first, then the other one.
 #[test]
 fn a_redirection_of_one_port_comes_after_weir() -> Result<()> {
@@ -416,9 +430,7 @@ fn a_redirection_of_one_port_comes_after_weir() -> Result<()> {
          tcp dport {PORT} redirect to :9100\n }}\n}}\n"
         ),
     )?;
-    let _weir = place.weir(&place.own(), &[])?;
-    assert_eq!(place.visit(SERVER_V4)?, Visit::Proxied);
-    assert_eq!(other.seen().len(), 1, "weir's own connection was redirected");
+    let _weir = weir_before(&place, &other)?;
     let found = place.check(&place.own(), "chain out (nat, output)")?;
     assert_says(&found, "warn", &["table ip other", "weir captures before that"]);
     Ok(())
@@ -462,5 +474,20 @@ fn rule_sets_that_redirect_nothing_are_no_news() -> Result<()> {
          chain post {\n type nat hook postrouting priority 100;\n masquerade\n }\n}\n",
     )?;
     assert_eq!(place.check(&place.own(), "table inet quiet")?, []);
+    Ok(())
+}
+
+#[test]
+fn a_redirection_by_old_iptables_is_named_and_a_table_without_one_is_no_news() -> Result<()> {
+    let place = Place::new("oldport")?;
+    let _peer = server(&place)?;
+    let other = Peer::whoami(&place.lab.client, 9100)?;
+    place.iptables("iptables", &["-A", "POSTROUTING", "-j", "ACCEPT"])?;
+    assert_eq!(place.check(&place.own(), "table ip nat")?, []);
+    let rule = ["-p", "tcp", "--dport", "9000", "-j", "REDIRECT", "--to-port", "9100"];
+    place.iptables("iptables", &[&["-A", "OUTPUT"][..], &rule].concat())?;
+    let _weir = weir_before(&place, &other)?;
+    let found = place.check(&place.own(), "table ip nat")?;
+    assert_says(&found, "warn", &["rules of REDIRECT in table", "weir's own"]);
     Ok(())
 }

@@ -68,9 +68,9 @@ impl Pod {
         let slice = format!("kubepods-burstable-pod{}.slice", uid.replace('-', "_"));
         let path = top.path().join("kubepods.slice/kubepods-burstable.slice").join(slice);
         let pause = container(&path)?;
-        let mut sleep = lab.client.command("sleep");
+        let mut sleep = lab.client.command_in(&pause, "sleep");
         sleep.arg("3600");
-        let pause = Process::start("pause", within(&pause, &sleep), lab.dir())?;
+        let pause = Process::start("pause", sleep, lab.dir())?;
         let instance = Instance::called(&format!("pod-{uid}"));
         Ok(Self { _pause: pause, top, path, uid, instance, lab })
     }
@@ -154,9 +154,9 @@ impl Pod {
 
     /// A Python program in a container.
     fn python(&self, name: &str, container: &Path, program: &str) -> Result<Process> {
-        let mut python = self.lab.client.command(fixture::PYTHON);
+        let mut python = self.lab.client.command_in(container, fixture::PYTHON);
         python.args(["-uc", program]);
-        Process::start(name, within(container, &python), self.lab.dir())
+        Process::start(name, python, self.lab.dir())
     }
 }
 

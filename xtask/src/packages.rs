@@ -22,6 +22,7 @@ pub(crate) const DEMO: &[&str] = &[
 /// What `cargo xtask test` needs beside those.
 pub(crate) const TESTS: &[&str] = &[
     "g++",
+    "iptables",
     "lftp",
     "nats-server",
     "nftables",

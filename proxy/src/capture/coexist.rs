@@ -10,6 +10,7 @@ mod mesh;
 mod nftables;
 mod packets;
 mod sockets;
+mod xtables;
 
 pub use mesh::{Mesh, cilium, meshes};
 pub use packets::inside;

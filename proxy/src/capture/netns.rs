@@ -5,6 +5,7 @@ mod helper;
 mod pool;
 
 use std::{
+    collections::HashSet,
     fmt,
     fs::{self, File, OpenOptions},
     io,
@@ -34,6 +35,11 @@ use super::{CaptureError, netns_cookie};
 const PROCESS: &str = "/proc/self/ns/net";
 /// The namespace of the calling thread.
 const THREAD: &str = "/proc/thread-self/ns/net";
+/// That of the first process there is. A security module may keep it even from root.
+const FIRST: &str = "/proc/1/ns/net";
+/// That of the kernel's own threads, where weir sees them: process 2 is their parent then.
+const KERNEL: [&str; 2] = ["/proc/2/ns/net", "/proc/2/comm"];
+
 /// Where ip-netns(8) keeps namespaces.
 const NAMED: &str = "/run/netns";
 const LOCAL_PORTS: &str = "/proc/sys/net/ipv4/ip_local_port_range";
@@ -92,6 +98,40 @@ impl Netns {
     /// Where processes are in different namespaces (two of them are named), where none of them is
     /// visible from weir's PID namespace, and as [`Self::open`].
     pub fn of_cgroup(cgroup: &Path) -> Result<Option<Self>, CaptureError> {
+        Self::of_processes(cgroup, &HashSet::new())
+    }
+
+    /// The namespace of a pod by its cgroup; `None` where no process is in one of its own. Those in
+    /// the node's are passed over: a container runtime puts a process into the cgroup before it
+    /// enters the pod's namespaces (runc, `libcontainer/process_linux.go`).
+    ///
+    /// # Errors
+    /// As [`Self::of_cgroup`].
+    pub fn of_pod(cgroup: &Path) -> Result<Option<Self>, CaptureError> {
+        Self::of_processes(cgroup, &Self::of_node())
+    }
+
+    /// The inodes of the node's own: of weir's, and of the [machine's](Self::of_machine). With
+    /// hostPID alone they differ.
+    #[must_use]
+    pub fn of_node() -> HashSet<u64> {
+        let own = fs::metadata(PROCESS).ok().map(|found| found.ino());
+        own.into_iter().chain(Self::of_machine()).collect()
+    }
+
+    /// The inodes of the namespaces of the machine's first process and of its kernel, which are one
+    /// unless weir's PID namespace is a container's. Empty where neither may be looked at.
+    #[must_use]
+    pub fn of_machine() -> HashSet<u64> {
+        let [kernel, name] = KERNEL;
+        let is_kernel = fs::read_to_string(name).is_ok_and(|name| name.trim() == "kthreadd");
+        let paths = [Some(FIRST), is_kernel.then_some(kernel)];
+        let inode = |path| fs::metadata(path).ok().map(|found| found.ino());
+        paths.into_iter().flatten().filter_map(inode).collect()
+    }
+
+    /// `but`: inodes of namespaces whose processes are passed over.
+    fn of_processes(cgroup: &Path, but: &HashSet<u64>) -> Result<Option<Self>, CaptureError> {
         let mut found: Option<(u32, File, u64)> = None;
         let processes = processes(cgroup)?;
         for pid in processes.iter().copied().filter(|pid| *pid != 0) {
@@ -104,6 +144,9 @@ impl Netns {
                 Err(error) => return Err(failed("open network namespace", &path, error)),
             };
             let inode = inode(&file, &path)?;
+            if but.contains(&inode) {
+                continue;
+            }
             match &found {
                 None => found = Some((pid, file, inode)),
                 Some((_, _, first)) if *first == inode => {}

@@ -328,7 +328,7 @@ async fn sandbox(cgroup: PathBuf) -> Result<Sandbox, CaptureError> {
         if !Path::is_dir(&cgroup) {
             return Ok(Sandbox::Gone);
         }
-        let netns = Netns::of_cgroup(&cgroup)?;
+        let netns = Netns::of_pod(&cgroup)?;
         Ok(netns.map_or(Sandbox::Empty, |netns| Sandbox::In(netns.inode())))
     })
     .await

@@ -19,9 +19,9 @@ use tempfile::TempDir;
 
 use super::api::Api;
 use super::object::{NODE, Owner, annotate, key, namespace, pod, set_host_network};
-use super::pod::{Addresses, Layout, Pod};
+use super::pod::{Addresses, Beginning, Layout, Pod};
 use crate::cgroup::Cgroup;
-use crate::metrics;
+use crate::metrics::{self, Metrics};
 use crate::netns::Netns;
 use crate::process::wait_until;
 use crate::site::{Site, is_captured, join};
@@ -49,9 +49,19 @@ pub struct Cluster {
     dir: TempDir,
 }
 
+/// In which network namespace a container runtime is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runtime {
+    /// In weir's: it has the node's too.
+    BesideWeir,
+    /// In the machine's, and weir has one of its own.
+    InTheMachines,
+}
+
 /// Servers on one port of a pod and of the host: connections into the pod and out of it.
 #[derive(Debug)]
 pub struct Ways<'a> {
+    node: &'a Netns,
     host: &'a Site,
     pod: &'a Pod,
     port: u16,
@@ -134,6 +144,20 @@ impl Cluster {
         Pod::run(object, layout, (netns, addresses), (&self.root, self.dir()))
     }
 
+    /// What a container runtime has of a pod before the pod's namespaces are entered: a process in its
+    /// cgroup and in weir's namespace, or in the machine's.
+    ///
+    /// # Errors
+    ///
+    /// Fails without root, and where the test itself is not in the machine's.
+    pub fn begin(&self, object: &Value, layout: Layout, runtime: Runtime) -> Result<Beginning> {
+        let netns = match runtime {
+            Runtime::BesideWeir => Some(&self.node),
+            Runtime::InTheMachines => None,
+        };
+        Pod::begin(object, layout, netns, (&self.root, self.dir()))
+    }
+
     /// Runs a pod that does nothing and has no cable; the API server is not told.
     ///
     /// # Errors
@@ -165,7 +189,7 @@ impl Cluster {
         let inside = pod.site().listen(at)?;
         // The host has other pods' servers on the same port.
         let outside = self.host.listen(SocketAddr::new(pod.addresses().host.parse()?, port))?;
-        Ok(Ways { host: &self.host, pod, port, inside, outside })
+        Ok(Ways { node: &self.node, host: &self.host, pod, port, inside, outside })
     }
 
     // --- weir
@@ -294,11 +318,29 @@ impl Ways<'_> {
         wait_until(&what, SOON, || Ok(self.captured()? == wanted))
     }
 
-    /// New connections go so, in and out.
+    /// New connections go so, in and out; those do not count that the kernel has let pass because
+    /// weir stood still.
     #[track_caller]
     pub fn assert_captured(&self, wanted: [bool; 2]) {
-        let captured = self.captured().expect("connections work, captured or not");
+        let mut stale = self.stale();
+        let captured = loop {
+            let captured = self.captured().expect("connections work, captured or not");
+            let before = std::mem::replace(&mut stale, self.stale());
+            if captured == wanted || stale <= before {
+                break captured;
+            }
+        };
         assert_eq!(captured, wanted, "in and out of {}, port {}", self.pod.workload(), self.port);
+    }
+
+    /// How many connections of the pod were let pass because weir's heartbeat was too old, as weir
+    /// has counted; none where nobody answers.
+    fn stale(&self) -> u64 {
+        let workload = format!("workload=\"{}\"", self.pod.workload());
+        let sum = |metrics: Metrics| {
+            metrics.sum("weir_kernel_decisions_total", &[&workload, "reason=\"stale\""]) as u64
+        };
+        Metrics::scrape(self.node).map_or(0, sum)
     }
 
     /// Opens a connection each way.

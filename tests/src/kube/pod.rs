@@ -2,6 +2,7 @@
 //! pause process that holds the network namespace, an application in a container's cgroup.
 
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::Result;
 use nix::sys::signal::{Signal, kill};
@@ -56,6 +57,14 @@ enum Inside {
     Site(Site),
     /// One that only waits.
     Idle { netns: Netns, _app: Process, _container: Cgroup },
+}
+
+/// What there is of a pod before the runtime has entered its namespaces.
+#[derive(Debug)]
+pub struct Beginning {
+    _init: Process,
+    _containers: [Cgroup; 2],
+    _group: Cgroup,
 }
 
 // === impl Layout ===
@@ -127,6 +136,34 @@ impl Pod {
         let _pause = (sleeper(&netns, &pause, &format!("pause-{role}"), dir)?, pause);
         let inside = Inside::Site(Site::container(netns, container, &role, dir)?);
         Ok(Self { object: object.clone(), inside, _pause, group, addresses })
+    }
+
+    /// A process as a container runtime starts it: in the cgroup of a container of the pod, and in a
+    /// network namespace that is not the pod's yet, or in the test's own.
+    ///
+    /// # Errors
+    ///
+    /// Fails without root.
+    pub(super) fn begin(
+        object: &Value,
+        layout: Layout,
+        netns: Option<&Netns>,
+        (root, dir): (&Cgroup, &Path),
+    ) -> Result<Beginning> {
+        let (group, containers) = groups(object, layout, root)?;
+        let name = format!("init-{}", role(object));
+        let init = match netns {
+            Some(netns) => sleeper(netns, &containers[0], &name, dir)?,
+            None => {
+                let mut sleep = Command::new("setpriv");
+                sleep.args(["--pdeathsig", "KILL", "--", "sleep", "infinity"]);
+                Process::start(&name, containers[0].wrap(&sleep), dir)?
+            }
+        };
+        wait_until("the process on its way", PATIENCE, || {
+            Ok(!containers[0].processes().is_empty())
+        })?;
+        Ok(Beginning { _init: init, _containers: containers, _group: group })
     }
 
     /// Runs a pod whose application does nothing.
@@ -239,9 +276,9 @@ fn groups(object: &Value, layout: Layout, root: &Cgroup) -> Result<(Cgroup, [Cgr
 }
 
 fn sleeper(netns: &Netns, cgroup: &Cgroup, name: &str, dir: &Path) -> Result<Process> {
-    let mut command = netns.command("sleep");
+    let mut command = netns.command_in(cgroup.path(), "sleep");
     command.arg("infinity");
-    Process::start(name, cgroup.wrap(&command), dir)
+    Process::start(name, command, dir)
 }
 
 #[cfg(test)]

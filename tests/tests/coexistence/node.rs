@@ -14,6 +14,9 @@ struct Line {
     hint: String,
 }
 
+/// A command in front of a command that may not trace.
+const LESS: [&str; 3] = ["setpriv", "--inh-caps=-sys_ptrace", "--bounding-set=-sys_ptrace"];
+
 /// A pod of one container with a process, in the lab's client namespace.
 fn pod(place: &Place, driver: &str, container: &str) -> Result<Process> {
     let pod = match driver {
@@ -22,9 +25,12 @@ fn pod(place: &Place, driver: &str, container: &str) -> Result<Process> {
     };
     let container = place.top.path().join(pod).join(container);
     std::fs::create_dir_all(&container)?;
-    let mut sleep = place.lab.client.command("sleep");
-    sleep.arg("3600");
-    Process::start("app", within(&container, &sleep), place.lab.dir())
+    // As in a container that may not trace.
+    let mut sleep = place.lab.client.command_in(&container, LESS[0]);
+    sleep.args(&LESS[1..]).args(["sleep", "3600"]);
+    let app = Process::start("app", sleep, place.lab.dir())?;
+    wait_until("the process", Duration::from_secs(10), || Ok(place.top.processes().len() == 1))?;
+    Ok(app)
 }
 
 /// What the check, run in a cgroup and behind a command, says by name, and its exit code.
@@ -69,21 +75,25 @@ fn driver_runtime_and_processes_of_a_node_are_told() -> Result<()> {
     ] {
         let place = Place::new("node")?;
         let _app = pod(&place, driver, &container)?;
-        wait_until(
-            "the process",
-            Duration::from_secs(10),
-            || Ok(place.top.processes().len() == 1),
-        )?;
         let (_, lines) = check(&place, &place.own(), &[])?;
         let driver = format!("(cgroup driver {driver})");
         assert_line(&lines, "pods", "ok", &["1 pod below", &driver]);
         assert_line(&lines, "container runtime", "ok", &[runtime]);
         assert_line(&lines, "host PID namespace", "ok", &["all 1 processes"]);
+        assert_line(&lines, "network namespaces", "ok", &["of all 1 visible"]);
         assert_line(&lines, "socket load balancer", "ok", &["none of Cilium's"]);
         assert_line(&lines, "another mesh", "ok", &["in 1 pods"]);
         let pid = ["unshare", "--pid", "--fork", "--mount-proc"];
         let (code, lines) = check(&place, &place.own(), &pid)?;
         assert_line(&lines, "host PID namespace", "fail", &["none of the 1", "hostPID: true"]);
+        assert_eq!(code, 3);
+        // It may look at those who may no more than itself, which process 1 is not.
+        let (_, lines) = check(&place, &place.own(), &LESS)?;
+        let words = ["of all 1 visible", "not that of process 1"];
+        assert_line(&lines, "network namespaces", "warn", &words);
+        let least = ["setpriv", "--inh-caps=-sys_ptrace", "--bounding-set=-sys_ptrace,-sys_time"];
+        let (code, lines) = check(&place, &place.own(), &least)?;
+        assert_line(&lines, "network namespaces", "fail", &["of 1 of 1", "CAP_SYS_PTRACE"]);
         assert_eq!(code, 3);
     }
     Ok(())
@@ -115,7 +125,6 @@ fn ciliums_load_balancer_is_named_and_whether_weir_is_under_it() -> Result<()> {
 fn another_meshs_rules_in_a_pod_are_named() -> Result<()> {
     let place = Place::new("mesh")?;
     let _app = pod(&place, "systemd", &format!("cri-containerd-{}.scope", id()))?;
-    wait_until("the process", Duration::from_secs(10), || Ok(place.top.processes().len() == 1))?;
     let chain = |name: &str| {
         format!(
             "table ip nat\ndelete table ip nat\ntable ip nat {{\n chain {name} {{\n \
@@ -125,9 +134,34 @@ fn another_meshs_rules_in_a_pod_are_named() -> Result<()> {
     };
     for (name, mesh) in [("PROXY_INIT_OUTPUT", "Linkerd"), ("ISTIO_OUTPUT", "Istio")] {
         place.nft(&place.lab.client, &chain(name))?;
-        let (_, lines) = check(&place, &place.own(), &[])?;
-        let said = format!("{mesh} in 1 of 1 pods");
-        assert_line(&lines, "another mesh", "warn", &[&said, "weir.dev/inject: disabled"]);
+        assert_mesh(&place, mesh)?;
     }
+    Ok(())
+}
+
+/// Linkerd's init container uses old iptables unless it is told otherwise.
+#[test]
+fn another_meshs_rules_of_old_iptables_are_named() -> Result<()> {
+    for (family, name, mesh) in
+        [("iptables", "PROXY_INIT_OUTPUT", "Linkerd"), ("ip6tables", "ISTIO_OUTPUT", "Istio")]
+    {
+        let place = Place::new("oldmesh")?;
+        let _app = pod(&place, "systemd", &format!("cri-containerd-{}.scope", id()))?;
+        place.iptables(family, &["-N", "other"])?;
+        let (_, lines) = check(&place, &place.own(), &[])?;
+        assert_line(&lines, "another mesh", "ok", &["no rules of Istio or Linkerd in 1 pods"]);
+        let redirect = ["-p", "tcp", "-j", "REDIRECT", "--to-port", "4140"];
+        place.iptables(family, &["-N", name])?;
+        place.iptables(family, &[&["-A", name][..], &redirect].concat())?;
+        place.iptables(family, &["-A", "OUTPUT", "-j", name])?;
+        assert_mesh(&place, mesh)?;
+    }
+    Ok(())
+}
+
+fn assert_mesh(place: &Place, mesh: &str) -> Result<()> {
+    let (_, lines) = check(place, &place.own(), &[])?;
+    let said = format!("{mesh} in 1 of 1 pods");
+    assert_line(&lines, "another mesh", "warn", &[&said, "weir.dev/inject: disabled"]);
     Ok(())
 }

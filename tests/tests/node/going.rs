@@ -2,10 +2,11 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use weir_tests::kube::cluster::{Cluster, SOON, captured, told};
+use weir_tests::kube::cluster::{Cluster, Runtime, SOON, captured, told};
 use weir_tests::kube::object::{Owner, key, set_ended, uid};
 use weir_tests::kube::pod::{Layout, Pod};
 use weir_tests::left::{in_namespace, pinned_workloads};
+use weir_tests::netns::is_the_machines;
 use weir_tests::process::wait_until;
 use weir_tests::weir::Daemon;
 
@@ -100,6 +101,38 @@ fn a_pod_is_captured_once_it_is_there() -> Result<()> {
     cluster.ways(&later, PORT)?.assert_captured([true; 2]);
     let said = told(&weir, "later")?.context("weir does not mention it")?;
     ensure!(said["state"] == "captured" && said["uid"] == later.uid(), "{said:#}");
+    Ok(())
+}
+
+/// A container runtime puts a process into a pod's cgroup before it enters the pod's namespaces: its
+/// namespace is the node's then, which must not be taken for the pod's.
+#[test]
+fn a_process_on_its_way_into_a_pod_is_not_the_pod() -> Result<()> {
+    let cluster = Cluster::new()?;
+    let weir = cluster.weir()?.start()?;
+    cluster.settle(&weir, &[])?;
+    let elsewhere = if is_the_machines() { Runtime::InTheMachines } else { Runtime::BesideWeir };
+    for (name, layout, runtime) in [
+        ("containerd", Layout::SystemdContainerd, Runtime::BesideWeir),
+        ("crio", Layout::CgroupfsCrio, elsewhere),
+    ] {
+        let object = opted(name, Owner::Deployment);
+        let _on_its_way = cluster.begin(&object, layout, runtime)?;
+        cluster.api.put(&object);
+        cluster.seen(&weir)?;
+        let said = told(&weir, name)?.context("weir does not mention it")?;
+        ensure!(said["state"] == "waiting", "{said:#}");
+        ensure!(!captured(&weir)?.iter().any(|workload| workload.ends_with(name)));
+        ensure!(in_namespace(&cluster.node)?.is_empty(), "{:?}", in_namespace(&cluster.node));
+        // It is still on its way when others are there.
+        let pod = cluster.run(&object, layout)?;
+        let ways = cluster.ways(&pod, PORT)?;
+        ways.become_captured([true; 2])?;
+        wait_until("the pod to be captured", SOON, || {
+            Ok(told(&weir, name)?.is_some_and(|pod| pod["state"] == "captured"))
+        })?;
+        ensure!(cluster.api.events().iter().all(|event| !event.to_string().contains(name)));
+    }
     Ok(())
 }
 

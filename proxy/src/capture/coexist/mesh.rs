@@ -3,7 +3,7 @@
 
 use std::{io, os::fd::BorrowedFd, path::Path};
 
-use super::{nftables, packets};
+use super::{nftables, packets, xtables};
 use crate::capture::query::{self, Attached, Hook};
 
 /// A mesh that redirects a pod's connections to a proxy of its own.
@@ -15,15 +15,16 @@ pub enum Mesh {
     Linkerd,
 }
 
-/// The meshes that have rules in a network namespace. What old iptables (not of nftables) has made
-/// is not seen: it tells nobody the names of its chains.
+/// The meshes that have rules in a network namespace, of nftables or of old iptables.
 ///
 /// # Errors
 /// Where the namespace cannot be entered, or its rules not be read.
 pub fn meshes(netns: BorrowedFd<'_>) -> io::Result<Vec<Mesh>> {
-    let names = packets::inside(netns, nftables::names)??;
-    let mut found: Vec<Mesh> =
-        names.iter().filter_map(|(table, chain)| mesh(table, chain)).collect();
+    let look = || io::Result::Ok((nftables::names()?, xtables::tables()?));
+    let (names, old) = packets::inside(netns, look)??;
+    let old = old.iter().flat_map(|table| table.chains.iter().map(|chain| (&table.name, chain)));
+    let names = names.iter().map(|(table, chain)| (table, chain)).chain(old);
+    let mut found: Vec<Mesh> = names.filter_map(|(table, chain)| mesh(table, chain)).collect();
     found.sort_unstable();
     found.dedup();
     Ok(found)

@@ -114,6 +114,19 @@ impl Hook {
     }
 }
 
+// === impl Turn ===
+
+impl Turn {
+    /// By the name of an iptables target.
+    pub(super) fn of_target(name: &str) -> Option<Self> {
+        match name {
+            "REDIRECT" | "DNAT" => Some(Self::Nat),
+            "TPROXY" => Some(Self::Tproxy),
+            _ => None,
+        }
+    }
+}
+
 // === impl Ruleset ===
 
 impl Ruleset {
@@ -211,11 +224,7 @@ fn turn(expression: &[u8]) -> Option<Turn> {
         // NFTA_NAT_TYPE: 0 changes the source, 1 the destination.
         "nat" => (number(attribute(data()?, 1)?)? == 1).then_some(Turn::Nat),
         // An iptables target behind nftables' back end (NFTA_TARGET_NAME).
-        "target" => match text(attribute(data()?, 1)?).as_str() {
-            "REDIRECT" | "DNAT" => Some(Turn::Nat),
-            "TPROXY" => Some(Turn::Tproxy),
-            _ => None,
-        },
+        "target" => Turn::of_target(&text(attribute(data()?, 1)?)),
         _ => None,
     }
 }

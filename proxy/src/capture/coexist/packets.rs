@@ -3,20 +3,20 @@
 //! connection to weir's listener on loopback, and then weir's own to the original destination.
 //! Inbound, prerouting comes before the lookup of the listener.
 
-use std::{fs, io, os::fd::BorrowedFd, thread};
+use std::{io, os::fd::BorrowedFd, thread};
 
 use nix::sched::{CloneFlags, setns};
 
 use super::{
     Finding, Severity, blind,
     nftables::{self, Chain, Hook, Ruleset, Turn},
+    xtables::{self, Table},
 };
 
 /// What can be read inside a namespace.
 struct Seen {
     nftables: io::Result<Ruleset>,
-    /// "ip nat" and the like.
-    legacy: Vec<String>,
+    legacy: io::Result<Vec<Table>>,
 }
 
 pub(super) fn findings(netns: BorrowedFd<'_>) -> Vec<Finding> {
@@ -28,7 +28,10 @@ pub(super) fn findings(netns: BorrowedFd<'_>) -> Vec<Finding> {
         Ok(ruleset) => ruleset.chains.iter().filter_map(|chain| judge(chain, &ruleset)).collect(),
         Err(error) => vec![blind("nftables", "the network namespace", &error)],
     };
-    findings.extend(legacy(&seen.legacy));
+    match seen.legacy {
+        Ok(tables) => findings.extend(legacy(&tables)),
+        Err(error) => findings.push(blind("iptables-legacy", "the network namespace", &error)),
+    }
     findings
 }
 
@@ -48,15 +51,7 @@ pub fn inside<T: Send>(netns: BorrowedFd<'_>, f: impl FnOnce() -> T + Send) -> i
 }
 
 fn look() -> Seen {
-    let tables = |family: &str| {
-        // Of this thread's namespace; absent without the module, and readable by root only.
-        fs::read_to_string(format!("/proc/thread-self/net/{family}_tables_names"))
-            .unwrap_or_default()
-            .lines()
-            .map(|table| format!("{family} {table}"))
-            .collect::<Vec<_>>()
-    };
-    Seen { nftables: nftables::read(), legacy: [tables("ip"), tables("ip6")].concat() }
+    Seen { nftables: nftables::read(), legacy: xtables::tables() }
 }
 
 fn judge(chain: &Chain, ruleset: &Ruleset) -> Option<Finding> {
@@ -101,19 +96,20 @@ fn judge(chain: &Chain, ruleset: &Ruleset) -> Option<Finding> {
     })
 }
 
-/// iptables of before nftables: its rules have no interface that tells them one by one.
-fn legacy(tables: &[String]) -> Option<Finding> {
-    let turning: Vec<_> = tables
-        .iter()
-        .filter(|table| table.ends_with(" nat") || table.ends_with(" mangle"))
-        .cloned()
-        .collect();
+/// iptables of before nftables.
+fn legacy(tables: &[Table]) -> Option<Finding> {
+    let turning = |table: &Table| {
+        let targets: Vec<_> = table.turns().collect();
+        (!targets.is_empty())
+            .then(|| format!("{} in table {} {}", targets.join(" and "), table.family, table.name))
+    };
+    let turning: Vec<_> = tables.iter().filter_map(turning).collect();
     (!turning.is_empty()).then(|| Finding {
         area: "iptables-legacy",
-        what: format!("tables {}", turning.join(", ")),
+        what: format!("rules of {}", turning.join(", ")),
         place: "the network namespace".into(),
-        effect: "is in use; REDIRECT and DNAT in OUTPUT redirect weir's own connections, those in \
-                 PREROUTING and TPROXY come before weir"
+        effect: "turn connections elsewhere: REDIRECT and DNAT in OUTPUT weir's own, those in \
+                 PREROUTING and TPROXY before weir has them"
             .into(),
         severity: Severity::Warn,
         advice: "look for such rules: iptables-legacy-save, ip6tables-legacy-save".into(),
@@ -125,10 +121,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn legacy_tables_count_if_they_can_turn_connections() {
-        let tables = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
-        assert_eq!(legacy(&tables(&["ip filter", "ip6 raw"])), None);
-        let found = legacy(&tables(&["ip filter", "ip nat", "ip6 nat"])).unwrap();
-        assert_eq!(found.what, "tables ip nat, ip6 nat");
+    fn legacy_tables_count_if_they_turn_connections() {
+        let table = |family, name: &str, targets: &[&str]| Table {
+            family,
+            name: name.to_owned(),
+            chains: Vec::new(),
+            targets: targets.iter().map(ToString::to_string).collect(),
+        };
+        let nat = |targets| table("ip", "nat", targets);
+        assert_eq!(legacy(&[table("ip", "filter", &["REJECT"]), nat(&["MASQUERADE"])]), None);
+        let tables = [nat(&["REDIRECT", "DNAT", "LOG"]), table("ip6", "mangle", &["TPROXY"])];
+        let found = legacy(&tables).unwrap();
+        let expected = "rules of DNAT and REDIRECT in table ip nat, TPROXY in table ip6 mangle";
+        assert_eq!(found.what, expected);
     }
 }

@@ -1,15 +1,16 @@
 //! What a node has to have for weir's DaemonSet, and who else takes its pods' connections.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     fs::{self, File},
+    io,
     os::{fd::AsFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
 };
 
 use super::Finding;
 use crate::capture::{
-    cgroup,
+    Netns, cgroup,
     coexist::{self, Mesh},
     pods::{self, Driver, Kubepods, Runtime},
     processes,
@@ -39,6 +40,7 @@ pub(super) fn findings(root: Option<&Path>) -> Vec<Finding> {
     let running: Vec<Vec<u32>> =
         pods.iter().map(|pod| processes(pod).unwrap_or_default()).collect();
     findings.push(pid_namespace(&running));
+    findings.push(namespaces(&running));
     findings.push(balancer(kubelets.first().map(|it| &*it.path).or(roots.first().map(|it| &**it))));
     findings.push(mesh(&running));
     findings
@@ -129,6 +131,35 @@ fn pid_namespace(running: &[Vec<u32>]) -> Finding {
     }
 }
 
+/// A pod's network namespace is found by a process; to open that of somebody with more capabilities
+/// is tracing (ptrace(2), `PTRACE_MODE_READ_FSCREDS`).
+fn namespaces(running: &[Vec<u32>]) -> Finding {
+    let name = "network namespaces";
+    let visible = || running.iter().flatten().filter(|pid| **pid != 0);
+    let is_closed = |pid: &u32| {
+        let netns = fs::metadata(format!("/proc/{pid}/ns/net"));
+        netns.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    };
+    match (visible().filter(|pid| is_closed(pid)).count(), visible().count()) {
+        (0, all) if Netns::of_machine().is_empty() => Finding::warn(
+            name,
+            format!(
+                "those of all {all} visible processes can be opened, but not that of process 1: the \
+                 node's may be taken for that of a pod which is just starting"
+            ),
+            "let the security module of the node allow it (AppArmor: unconfined)",
+        ),
+        (0, all) => {
+            Finding::ok(name, format!("those of all {all} visible processes can be opened"))
+        }
+        (closed, all) => Finding::fail(
+            name,
+            format!("those of {closed} of {all} visible processes may not be opened"),
+            "run as root, or grant CAP_SYS_PTRACE: the manifests in deploy/ do",
+        ),
+    }
+}
+
 /// Cilium's, which takes the place of kube-proxy.
 fn balancer(cgroup: Option<&Path>) -> Finding {
     let name = "socket load balancer";
@@ -165,12 +196,10 @@ fn balancer(cgroup: Option<&Path>) -> Finding {
     )
 }
 
-/// Each network namespace once; not weir's own, which with hostNetwork is the node's.
+/// Each network namespace once; not the node's.
 fn mesh(running: &[Vec<u32>]) -> Finding {
     let name = "another mesh";
-    let inode = |path: &str| fs::metadata(path).ok().map(|found| found.ino());
-    let mut seen: HashSet<u64> = inode("/proc/self/ns/net").into_iter().collect();
-    seen.extend(inode("/proc/1/ns/net"));
+    let mut seen = Netns::of_node();
     let (mut looked, mut blind) = (0, None);
     let mut found: BTreeMap<Mesh, usize> = BTreeMap::new();
     for pid in running.iter().filter_map(|pids| pids.iter().find(|pid| **pid != 0)) {
