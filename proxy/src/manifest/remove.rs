@@ -11,7 +11,7 @@ use super::{
     edit::{Editor, Entry, Found},
     error::ManifestError,
     sidecar::{LISTS, VOLUMES, is_named, is_sidecar},
-    tree::{Kind, Mapping, Node},
+    tree::{Kind, Mapping, Node, content},
 };
 
 /// Removes weir's annotations from the editor's template; false if there are none.
@@ -250,7 +250,7 @@ fn from_braces(
     mapping: &Mapping,
     places: &[usize],
 ) -> Result<(), ManifestError> {
-    let end = |(key, value): &Entry| key.bytes.end.max(value.bytes.end);
+    let end = |entry| end_in_flow(editor.text, entry);
     let entries = mapping.entries.iter();
     let parts: Vec<_> = entries.map(|entry| (entry.0.bytes.start..end(entry), &entry.0)).collect();
     from_flow(editor, &parts, places)
@@ -281,6 +281,16 @@ fn from_flow(
         editor.replace(bytes, "");
     }
     Ok(())
+}
+
+/// Where an entry of a flow mapping ends: one without a value with its colon, if it has that.
+fn end_in_flow(text: &str, (key, value): &Entry) -> usize {
+    if !value.bytes.is_empty() {
+        return value.bytes.end;
+    }
+    let behind = &text[key.bytes.end..];
+    let colon = content(behind);
+    key.bytes.end + if behind[colon..].starts_with(':') { colon + 1 } else { 0 }
 }
 
 /// Where the line behind the end of something begins, which may end with its line itself.

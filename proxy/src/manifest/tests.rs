@@ -322,6 +322,48 @@ fn positions_are_those_of_an_editor() {
     assert!(error("[".repeat(210).as_bytes()).contains("more than 200 collections"));
 }
 
+/// Found by the fuzz target `inject`: the brace was taken for a part of the tag.
+#[test]
+fn a_tag_or_an_anchor_ends_where_a_collection_begins() {
+    let text = |mark: &str| {
+        format!(
+            "{{\"kind\": \"Pod\", \"apiVersion\": \"v1\", \"metadata\": {{\"name\": \"a\"}},\n \
+             \"spec\":{mark}{{\n  \"containers\": [{{\"name\": \"b\"}}]\n }}}}\n"
+        )
+    };
+    for mark in ["!", "! ", "!x ", "&a ", "!<tag:x,[2]> ", "!<tag:x,[2]> &a "] {
+        let text = text(mark);
+        holds(text.as_bytes()).unwrap();
+        let edited = inject_sidecar(text.as_bytes(), &sidecar()).unwrap().text;
+        assert!(edited.contains(&format!("\"spec\":{mark}{{")), "{edited}");
+        assert_eq!(uninject(edited.as_bytes()).unwrap().text, text);
+    }
+}
+
+/// Found by the fuzz target `inject`: the colon was left behind.
+#[test]
+fn an_annotation_in_braces_without_a_value_is_taken_with_its_colon() {
+    let text = |annotations: &str| {
+        format!(
+            "kind: Pod\napiVersion: v1\nmetadata:\n  name: a\n  annotations: {{{annotations}}}\nspec: \
+             {{}}\n"
+        )
+    };
+    let ours = "config.weir.dev/opaque-ports";
+    for (annotations, left) in [
+        (format!("\"a\": b, \"{ours}\": "), "\"a\": b "),
+        (format!("\"a\": b, \"{ours}\" : "), "\"a\": b "),
+        (format!("\"a\": b, \"{ours}\"\n     :"), "\"a\": b"),
+        (format!("\"a\": b, \"{ours}\""), "\"a\": b"),
+        (format!("\"a\": , \"{ours}\": "), "\"a\": "),
+        (format!("\"{ours}\": , \"a\": , \"weir.dev/inject\": x"), "\"a\":"),
+    ] {
+        let before = text(&annotations);
+        holds(before.as_bytes()).unwrap();
+        assert_eq!(uninject(before.as_bytes()).unwrap().text, text(left), "{before}");
+    }
+}
+
 #[test]
 fn an_edit_that_goes_wrong_is_not_given_out() {
     let before = "kind: Pod\nmetadata:\n  annotations:\n    a: b\nspec: {}\n";

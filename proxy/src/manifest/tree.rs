@@ -399,11 +399,13 @@ pub(super) fn is_string(text: &str) -> bool {
 }
 
 /// Where a node's content begins, behind anchor, tag and comments.
-fn content(node: &str) -> usize {
+pub(super) fn content(node: &str) -> usize {
     let mut rest = node.trim_start();
     while let Some(skipped) = match rest.chars().next() {
         Some('#') => rest.find('\n'),
-        Some('&' | '!') => rest.find(char::is_whitespace),
+        Some('!') if rest.starts_with("!<") => rest.find('>').map(|end| end + 1),
+        // Flow indicators are no part of it (YAML 1.2 §6.9): a parser may do without the space.
+        Some('&' | '!') => rest.find(|c: char| c.is_whitespace() || "[]{},".contains(c)),
         _ => None,
     } {
         rest = rest[skipped..].trim_start();
