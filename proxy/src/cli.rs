@@ -9,6 +9,7 @@ mod exec;
 mod exit;
 mod explain;
 mod inject;
+mod log_level;
 mod man;
 #[cfg(feature = "node")]
 mod node;
@@ -19,6 +20,8 @@ mod session;
 mod sidecar;
 mod stat;
 mod status;
+mod tap;
+mod top;
 mod workload;
 
 pub use check::{ProofFailure, ProofRun};
@@ -68,6 +71,12 @@ enum Verb {
     Status(status::Args),
     /// Show numbers per destination
     Stat(stat::Args),
+    /// Show the busiest destinations, again and again
+    Top(top::Args),
+    /// Show connections and requests as they end
+    Tap(tap::Args),
+    /// Show or change what a running weir writes to its log
+    LogLevel(log_level::Args),
     /// Check that this machine can run weir, and prove it
     Check(check::Args),
     /// Add weir's annotations, or its sidecar, to the pods of a Kubernetes manifest
@@ -103,6 +112,9 @@ pub fn main() -> ExitCode {
         Verb::Explain(args) => explain::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Stat(args) => stat::run(&args),
+        Verb::Top(args) => top::run(&args),
+        Verb::Tap(args) => tap::run(&args),
+        Verb::LogLevel(args) => log_level::run(&args),
         Verb::Check(args) => check::run(&args, Some(check::interception)),
         Verb::Inject(args) => inject::inject(&args),
         Verb::Uninject(args) => inject::uninject(&args),

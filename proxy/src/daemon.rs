@@ -29,7 +29,11 @@ use crate::{
     decision::{Direction, Source, direction_name},
     log::LogHandle,
     ports::PortChange,
-    telemetry::{Telemetry, stats::StatsSnapshot},
+    telemetry::{
+        Telemetry,
+        stats::StatsSnapshot,
+        tap::{Tap, TapFilter},
+    },
     workload::Workload,
     workloads::{Acceleration, WorkloadError, Workloads},
 };
@@ -153,6 +157,15 @@ impl ControlHandler for Daemon {
             stats.rows.retain(|row| &*row.workload == name);
         }
         Ok(stats)
+    }
+
+    fn tap(&self, workload: Option<&str>, filter: TapFilter) -> Result<Tap, ControlError> {
+        if let Some(name) = workload {
+            self.meant(Some(name))?;
+        }
+        self.telemetry
+            .tap(workload.map(str::to_owned), filter)
+            .map_err(|error| ControlError::refused(error.to_string()))
     }
 
     fn log_level(&self) -> String {

@@ -7,7 +7,19 @@ use serde::{Deserialize, Serialize};
 pub use weir_common::{Direction, PortState, Source};
 
 /// What a connection was treated as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    clap::ValueEnum,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Treatment {
     /// Went direct, by the kernel.

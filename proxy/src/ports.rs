@@ -63,6 +63,11 @@ pub enum PortListProblem {
     HalfRange,
 }
 
+/// A list that adds, where there is none to add to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'+' has no meaning here: there is no list to add to")]
+pub struct NothingBefore;
+
 // === impl PortList ===
 
 impl PortList {
@@ -102,6 +107,14 @@ impl PortList {
     #[must_use]
     pub fn resolve(&self, before: &PortSet) -> PortSet {
         if self.append { before.union(&self.set) } else { self.set.clone() }
+    }
+
+    /// The ports, where nothing is in effect otherwise.
+    ///
+    /// # Errors
+    /// Where the list adds.
+    pub fn alone(self) -> Result<PortSet, NothingBefore> {
+        if self.append { Err(NothingBefore) } else { Ok(self.set) }
     }
 }
 

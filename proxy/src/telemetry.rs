@@ -10,6 +10,7 @@ mod process;
 pub mod record;
 mod series;
 pub mod stats;
+pub mod tap;
 mod workloads;
 
 pub use close::CloseReason;
@@ -34,6 +35,7 @@ use connection::Live;
 use metrics::Metrics;
 use record::{ConnectionRecord, KernelNumbers, Record, RecordLog};
 use stats::{Stats, StatsSnapshot};
+use tap::{Tap, TapFilter, Taps, TooManyTaps};
 use weir_common::Reason;
 
 /// Live connections are kept in this many separately locked maps, so that opening and closing
@@ -51,6 +53,7 @@ struct Inner {
     metrics: Metrics,
     stats: Stats,
     records: Option<RecordLog>,
+    taps: Taps,
     live: [Mutex<HashMap<u64, Arc<Live>>>; SHARDS],
     next_id: AtomicU64,
 }
@@ -103,8 +106,14 @@ impl Telemetry {
     pub fn new(records: Option<RecordLog>) -> Self {
         let metrics = Metrics::new(records.as_ref().map(RecordLog::dropped_counter));
         let live = std::array::from_fn(|_| Mutex::default());
-        let inner =
-            Inner { metrics, stats: Stats::default(), records, live, next_id: AtomicU64::new(1) };
+        let inner = Inner {
+            metrics,
+            stats: Stats::default(),
+            records,
+            taps: Taps::default(),
+            live,
+            next_id: AtomicU64::new(1),
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -209,10 +218,24 @@ impl Telemetry {
         }
     }
 
-    /// Hands a record to the log if there is one; never waits.
+    /// Records from now on, of one workload or of all, that pass the filter.
+    ///
+    /// # Errors
+    /// If there are too many readers already.
+    pub fn tap(&self, workload: Option<String>, filter: TapFilter) -> Result<Tap, TooManyTaps> {
+        self.inner.taps.open(workload, filter)
+    }
+
+    /// Hands a record to the log if there is one, and to whoever taps; never waits.
     fn record(&self, record: impl FnOnce() -> Record) {
-        if let Some(records) = &self.inner.records {
-            records.write(record());
+        let Inner { records, taps, .. } = &*self.inner;
+        if records.is_none() && taps.is_idle() {
+            return;
+        }
+        let record = record();
+        taps.show(&record);
+        if let Some(records) = records {
+            records.write(record);
         }
     }
 

@@ -4,9 +4,10 @@
 #![expect(clippy::unwrap_used, reason = "a failed expectation is a failed test")]
 
 use std::{
+    io::{BufRead, BufReader, Read},
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Child, Command, Output, Stdio},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -24,7 +25,12 @@ use weir::{
     config::{Config, WorkloadSettings},
     decision::{Decision, Direction, Source, Treatment, state_name},
     ports::{PortChange, PortPolicy},
-    telemetry::{CloseReason, ConnectionInfo, Telemetry, stats::StatsSnapshot},
+    telemetry::{
+        CloseReason, ConnectionInfo, Telemetry,
+        record::Record,
+        stats::StatsSnapshot,
+        tap::{Tap, TapFilter},
+    },
 };
 
 struct Weir {
@@ -87,6 +93,11 @@ impl ControlHandler for Weir {
         Ok(self.telemetry.stats())
     }
 
+    fn tap(&self, workload: Option<&str>, filter: TapFilter) -> Result<Tap, ControlError> {
+        let tap = self.telemetry.tap(workload.map(str::to_owned), filter);
+        tap.map_err(|error| ControlError::refused(error.to_string()))
+    }
+
     fn log_level(&self) -> String {
         "info".into()
     }
@@ -144,18 +155,55 @@ impl Running {
         Self { directory, handler, _runtime: runtime }
     }
 
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::cargo_bin("weir").unwrap();
+        command.args(args).arg("--control").arg(path(self.directory.path()));
+        command
+    }
+
+    /// A connection that has ended.
+    fn connection(&self, destination: &str, reason: CloseReason) {
+        let guard = self.handler.telemetry.open(ConnectionInfo {
+            workload: "shop".into(),
+            direction: Direction::Outbound,
+            client: "10.0.0.9:40000".parse().unwrap(),
+            destination: destination.parse().unwrap(),
+        });
+        let decision = Decision::detected(Treatment::Tcp, "server spoke first");
+        guard.decided(decision, None, Duration::ZERO);
+        guard.close(reason);
+    }
+
     #[track_caller]
     fn weir(&self, args: &[&str]) -> String {
-        let Output { status, stdout, stderr } = Command::cargo_bin("weir")
-            .unwrap()
-            .args(args)
-            .arg("--control")
-            .arg(path(self.directory.path()))
-            .output()
-            .unwrap();
+        let Output { status, stdout, stderr } = self.command(args).output().unwrap();
         let stderr = String::from_utf8(stderr).unwrap();
         assert!(status.success(), "{args:?}: {stderr}");
         String::from_utf8(stdout).unwrap()
+    }
+}
+
+/// `weir tap` that has begun to show what ends.
+struct Tapping(Child, BufReader<std::process::ChildStderr>);
+
+impl Tapping {
+    fn start(weir: &Running, args: &[&str]) -> Self {
+        let mut command = weir.command(&["tap"]);
+        command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        stderr.read_line(&mut line).unwrap();
+        assert_eq!(line, "showing what ends from now on\n");
+        Self(child, stderr)
+    }
+
+    /// Exit code, stdout and the rest of stderr.
+    fn end(mut self) -> (Option<i32>, String, String) {
+        let (mut stdout, mut stderr) = (String::new(), String::new());
+        self.0.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+        self.1.read_to_string(&mut stderr).unwrap();
+        (self.0.wait().unwrap().code(), stdout, stderr)
     }
 }
 
@@ -189,14 +237,7 @@ fn ports_are_changed_and_the_change_is_explained() {
 #[test]
 fn statistics_and_status_are_printed_in_both_formats() {
     let weir = Running::start();
-    let guard = weir.handler.telemetry.open(ConnectionInfo {
-        workload: "shop".into(),
-        direction: Direction::Outbound,
-        client: "10.0.0.9:40000".parse().unwrap(),
-        destination: "10.0.0.1:80".parse().unwrap(),
-    });
-    guard.decided(Decision::detected(Treatment::Tcp, "server spoke first"), None, Duration::ZERO);
-    guard.close(CloseReason::Finished);
+    weir.connection("10.0.0.1:80", CloseReason::Finished);
     assert!(weir.weir(&["stat"]).contains("10.0.0.1:80  tcp       detected"));
     let stats: StatsSnapshot = serde_json::from_str(&weir.weir(&["stat", "-o", "json"])).unwrap();
     assert_eq!(stats, weir.handler.telemetry.stats());
@@ -204,4 +245,132 @@ fn statistics_and_status_are_printed_in_both_formats() {
     let status: serde_json::Value =
         serde_json::from_str(&weir.weir(&["status", "-o", "json"])).unwrap();
     assert_eq!(status["status"]["pid"], 1);
+}
+
+#[test]
+fn a_tap_shows_what_ends_and_fits() {
+    let weir = Running::start();
+    weir.connection("10.0.0.1:80", CloseReason::ClientReset);
+    let lines = Tapping::start(&weir, &["--port", "80-81", "--failed", "--count", "2"]);
+    let json = Tapping::start(&weir, &["--to", "10.0.0.2", "-c1", "-o", "json"]);
+    weir.connection("10.0.0.1:80", CloseReason::Finished);
+    weir.connection("10.0.0.1:443", CloseReason::ClientReset);
+    weir.connection("10.0.0.1:80", CloseReason::UpstreamReset);
+    weir.connection("10.0.0.2:81", CloseReason::ClientReset);
+    weir.connection("10.0.0.1:80", CloseReason::ClientReset);
+
+    let (code, stdout, stderr) = lines.end();
+    assert_eq!((code, &*stderr), (Some(0), ""));
+    let lines: Vec<_> = stdout.lines().collect();
+    assert_eq!(lines.len(), 2, "{stdout}");
+    assert!(lines[0].contains("10.0.0.1:80 tcp (detected: server spoke first)"), "{stdout}");
+    assert!(lines[0].contains("upstream_reset: ECONNRESET"), "{stdout}");
+    assert!(lines[1].contains("10.0.0.2:81"), "{stdout}");
+    let (code, stdout, _) = json.end();
+    assert_eq!((code, stdout.lines().count()), (Some(0), 1));
+    let Record::Connection(seen) = serde_json::from_str(&stdout).unwrap() else { panic!() };
+    assert_eq!(seen.destination.to_string(), "10.0.0.2:81");
+}
+
+#[test]
+fn a_tap_of_another_workload_sees_nothing_and_ends_with_weir() {
+    let weir = Running::start();
+    let tap = Tapping::start(&weir, &["--workload", "bank"]);
+    weir.connection("10.0.0.1:80", CloseReason::Finished);
+    drop(weir);
+    let (code, stdout, stderr) = tap.end();
+    assert_eq!((code, &*stdout), (Some(1), ""));
+    assert!(stderr.contains("weir has ended"), "{stderr}");
+}
+
+/// A reader that does not read is told what it has missed, and nobody waits for it meanwhile.
+#[test]
+fn a_tap_that_stands_still_holds_nobody_up() {
+    use std::io::Write;
+    const CONNECTIONS: u64 = 20_000;
+    let weir = Running::start();
+    let mut stream = std::os::unix::net::UnixStream::connect(path(weir.directory.path())).unwrap();
+    stream.write_all(b"{\"version\":1,\"command\":{\"tap\":{}}}\n").unwrap();
+    let mut lines = BufReader::new(stream).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), r#"{"version":1,"ok":"tapping"}"#);
+    for _ in 0..CONNECTIONS {
+        weir.connection("10.0.0.1:80", CloseReason::Finished);
+    }
+    let (mut seen, mut missed) = (0, 0);
+    while seen + missed < CONNECTIONS {
+        let line: serde_json::Value =
+            serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        match line["ok"]["missed"]["records"].as_u64() {
+            Some(records) => missed += records,
+            None => {
+                assert_eq!(line["ok"]["record"]["kind"], "connection", "{line}");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen >= 1024 && missed > 0, "{seen} seen, {missed} missed");
+}
+
+#[test]
+fn taps_that_are_too_many_or_make_no_sense_are_refused() {
+    let weir = Running::start();
+    let taps: Vec<_> = (0..8).map(|_| Tapping::start(&weir, &[])).collect();
+    let refused = |args: &[&str]| {
+        let output = weir.command(args).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, stderr) = refused(&["tap"]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("8 taps are running already"), "{stderr}");
+    for (flags, says) in [
+        (["--status", "404,ok"], "column 5: \"ok\" is no status code"),
+        (["--port", "80,443]"], "column 7"),
+        (["--port", "+80"], "no meaning"),
+        (["--to", "10.0.0.1/8"], "did you mean 10.0.0.0/8"),
+        (["--protocol", "quic"], "possible values"),
+        (["--slower-than", "5"], "5"),
+        (["--count", "0"], "0"),
+    ] {
+        let (code, stderr) = refused(&["tap", flags[0], flags[1]]);
+        assert_eq!(code, Some(2), "{flags:?}: {stderr}");
+        assert!(stderr.contains(says), "{flags:?}: {stderr}");
+    }
+    for tap in taps {
+        let Tapping(mut child, _) = tap;
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    weir.connection("10.0.0.1:80", CloseReason::Finished);
+}
+
+#[test]
+fn top_shows_what_has_happened_since_it_looked_last() {
+    let weir = Running::start();
+    weir.connection("10.0.0.9:9", CloseReason::Finished);
+    let mut command = weir.command(&["top", "--interval", "100ms", "-o", "json"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let tops = lines.map(|line| serde_json::from_str::<serde_json::Value>(&line.unwrap()).unwrap());
+    // Each one is asked for after a connection: the next one or the one behind it has it.
+    let shown = tops.map(|top| {
+        weir.connection("10.0.0.1:80", CloseReason::Finished);
+        top["rows"].as_array().unwrap().clone()
+    });
+    let rows = shown.take(100).find(|rows| !rows.is_empty()).expect("a row");
+    assert_eq!(rows.len(), 1, "what is idle is not shown: {rows:#?}");
+    assert_eq!(rows[0]["destination"], "10.0.0.1:80");
+    assert!(rows[0]["connections"].as_f64().unwrap() > 0.0, "{rows:#?}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let table = weir.weir(&["top", "--interval", "100ms", "--count", "2"]);
+    let heads = table.lines().filter(|line| line.starts_with("DESTINATION")).count();
+    assert_eq!(heads, 2, "{table}");
+}
+
+#[test]
+fn the_log_level_is_shown_and_changed() {
+    let weir = Running::start();
+    assert_eq!(weir.weir(&["log-level"]), "info\n");
+    assert_eq!(weir.weir(&["log-level", "weir=debug"]), "weir=debug\n");
+    assert_eq!(weir.weir(&["log-level", "-o", "json"]), "\"info\"\n");
 }

@@ -92,6 +92,11 @@ impl Records {
         self.0.iter().filter(|record| record.is("connection") && record.goes_to(port)).collect()
     }
 
+    /// All of them, as JSON.
+    pub fn values(&self) -> impl Iterator<Item = &Value> {
+        self.0.iter().map(|record| &record.0)
+    }
+
     /// All request records.
     #[must_use]
     pub fn requests(&self) -> Vec<&Record> {

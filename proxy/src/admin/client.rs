@@ -68,30 +68,88 @@ pub enum ClientError {
 /// # Errors
 /// See [`ClientError`].
 pub fn ask(path: &Path, workload: Option<String>, command: Command) -> Result<Answer, ClientError> {
-    let io_error = |source| ClientError::Io { path: path.to_owned(), source };
-    let garbled = |reason: String| ClientError::Garbled { path: path.to_owned(), reason };
-    let mut stream = connect(path)?;
-    stream.set_read_timeout(Some(DEADLINE)).map_err(io_error)?;
-    stream.set_write_timeout(Some(DEADLINE)).map_err(io_error)?;
-    let mut line =
-        serde_json::to_vec(&Request::new(workload, command)).map_err(|e| garbled(e.to_string()))?;
-    if line.len() > MAX_REQUEST {
-        return Err(ClientError::TooLong(line.len()));
-    }
-    line.push(b'\n');
-    stream.write_all(&line).map_err(io_error)?;
+    Answers::to(path, workload, command)?.first()
+}
 
-    let mut answer = Vec::new();
-    BufReader::new(stream.take(MAX_RESPONSE as u64))
-        .read_until(b'\n', &mut answer)
-        .map_err(io_error)?;
-    let response: Response = serde_json::from_slice(&answer).map_err(|e| garbled(e.to_string()))?;
-    match response.outcome {
-        Outcome::Ok(_) if response.version != VERSION => {
-            Err(garbled(format!("it is in version {}, not {VERSION}", response.version)))
+/// Asks for something that goes on; each answer as it comes, however long that takes. It ends when
+/// weir does.
+///
+/// # Errors
+/// See [`ClientError`]; also where the first answer is a refusal.
+pub fn follow(
+    path: &Path,
+    workload: Option<String>,
+    command: Command,
+) -> Result<(Answer, Answers), ClientError> {
+    let mut answers = Answers::to(path, workload, command)?;
+    let first = answers.first()?;
+    let stream = answers.stream.get_ref();
+    stream
+        .set_read_timeout(None)
+        .map_err(|source| ClientError::Io { path: path.to_owned(), source })?;
+    Ok((first, answers))
+}
+
+/// The answers to one request.
+#[derive(Debug)]
+pub struct Answers {
+    stream: BufReader<UnixStream>,
+    path: PathBuf,
+}
+
+// === impl Answers ===
+
+impl Answers {
+    /// Sends a request.
+    fn to(path: &Path, workload: Option<String>, command: Command) -> Result<Self, ClientError> {
+        let io_error = |source| ClientError::Io { path: path.to_owned(), source };
+        let stream = connect(path)?;
+        stream.set_read_timeout(Some(DEADLINE)).map_err(io_error)?;
+        stream.set_write_timeout(Some(DEADLINE)).map_err(io_error)?;
+        let answers = Self { stream: BufReader::new(stream), path: path.to_owned() };
+        let request = serde_json::to_vec(&Request::new(workload, command));
+        let mut line = request.map_err(|error| answers.garbled(&error.to_string()))?;
+        if line.len() > MAX_REQUEST {
+            return Err(ClientError::TooLong(line.len()));
         }
-        Outcome::Ok(answer) => Ok(answer),
-        Outcome::Error(error) => Err(ClientError::Refused(error)),
+        line.push(b'\n');
+        answers.stream.get_ref().write_all(&line).map_err(io_error)?;
+        Ok(answers)
+    }
+
+    fn first(&mut self) -> Result<Answer, ClientError> {
+        self.next().unwrap_or_else(|| Err(self.garbled("there is none")))
+    }
+
+    fn garbled(&self, reason: &str) -> ClientError {
+        ClientError::Garbled { path: self.path.clone(), reason: reason.to_owned() }
+    }
+
+    fn read(&mut self) -> Result<Option<Answer>, ClientError> {
+        let mut line = Vec::new();
+        let read = self.stream.by_ref().take(MAX_RESPONSE as u64).read_until(b'\n', &mut line);
+        read.map_err(|source| ClientError::Io { path: self.path.clone(), source })?;
+        if line.is_empty() {
+            return Ok(None);
+        }
+        let response: Response =
+            serde_json::from_slice(&line).map_err(|error| self.garbled(&error.to_string()))?;
+        match response.outcome {
+            Outcome::Ok(_) if response.version != VERSION => {
+                let version = response.version;
+                Err(self.garbled(&format!("it is in version {version}, not {VERSION}")))
+            }
+            Outcome::Ok(answer) => Ok(Some(answer)),
+            Outcome::Error(error) => Err(ClientError::Refused(error)),
+        }
+    }
+}
+
+impl Iterator for Answers {
+    type Item = Result<Answer, ClientError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.read().transpose()
     }
 }
 

@@ -29,7 +29,10 @@ use crate::{
     config::WorkloadSettings,
     decision::Direction,
     ports::PortChange,
-    telemetry::stats::StatsSnapshot,
+    telemetry::{
+        stats::StatsSnapshot,
+        tap::{Batch, Tap, TapFilter},
+    },
 };
 
 /// Clients served at once; more wait in the listen queue.
@@ -72,6 +75,11 @@ pub trait ControlHandler: Send + Sync + 'static {
     /// # Errors
     /// If there is no such workload.
     fn stat(&self, workload: Option<&str>) -> Result<StatsSnapshot, ControlError>;
+    /// Records from now on, of one workload or of all.
+    ///
+    /// # Errors
+    /// If there is no such workload, or there are too many readers.
+    fn tap(&self, workload: Option<&str>, filter: TapFilter) -> Result<Tap, ControlError>;
     /// The log filter in effect.
     fn log_level(&self) -> String;
     /// Changes the log filter and returns the one in effect.
@@ -258,6 +266,7 @@ async fn serve_client(stream: UnixStream, handler: &dyn ControlHandler) -> io::R
             Ok(line) => line?,
             Err(_) => return Ok(()),
         };
+        let mut tap = None;
         let result = match line {
             Line::End => return Ok(()),
             Line::TooLong => Err(ControlError::bad_request(format!(
@@ -267,7 +276,7 @@ async fn serve_client(stream: UnixStream, handler: &dyn ControlHandler) -> io::R
                 "request was cut off: it does not end with a line feed",
             )),
             Line::Complete(line) => match parse(&line) {
-                Ok(request) => answer(handler, request).await,
+                Ok(request) => answer(handler, request, &mut tap).await,
                 Err(error) => Err(error),
             },
         };
@@ -275,14 +284,45 @@ async fn serve_client(stream: UnixStream, handler: &dyn ControlHandler) -> io::R
             &result,
             Err(ControlError { code: ErrorCode::BadRequest | ErrorCode::Version, .. })
         );
-        let mut response = serde_json::to_vec(&Response::from(result))?;
-        response.push(b'\n');
-        timeout(DEADLINE, writer.write_all(&response)).await??;
+        say(&mut writer, [result]).await?;
+        if let Some(tap) = tap {
+            return follow(tap, &mut reader, &mut writer).await;
+        }
         if stop {
             // Whatever follows garbage is not worth reading.
             return Ok(());
         }
     }
+}
+
+/// Sends what a tap sees until the client goes, says anything more, or does not read.
+async fn follow(
+    mut tap: Tap,
+    reader: &mut (impl tokio::io::AsyncBufRead + Unpin),
+    writer: &mut (impl tokio::io::AsyncWrite + Unpin),
+) -> io::Result<()> {
+    loop {
+        let Batch { records, missed } = tokio::select! {
+            batch = tap.next() => batch,
+            _end_or_more = reader.fill_buf() => return Ok(()),
+        };
+        let records = records.into_iter().map(|record| Ok(Answer::Record(Box::new(record))));
+        let missed = (missed > 0).then_some(Ok(Answer::Missed { records: missed }));
+        say(writer, records.chain(missed)).await?;
+    }
+}
+
+/// Writes a line for each.
+async fn say(
+    writer: &mut (impl tokio::io::AsyncWrite + Unpin),
+    results: impl IntoIterator<Item = Result<Answer, ControlError>>,
+) -> io::Result<()> {
+    let mut lines = Vec::new();
+    for result in results {
+        serde_json::to_writer(&mut lines, &Response::from(result))?;
+        lines.push(b'\n');
+    }
+    timeout(DEADLINE, writer.write_all(&lines)).await?
 }
 
 enum Line {
@@ -333,7 +373,12 @@ fn parse(line: &[u8]) -> Result<Request, ControlError> {
     serde_json::from_slice::<Request>(line).map_err(syntax)
 }
 
-async fn answer(handler: &dyn ControlHandler, request: Request) -> Result<Answer, ControlError> {
+/// Carries a request out. One for a tap leaves it in `tap`: there is more to come than an answer.
+async fn answer(
+    handler: &dyn ControlHandler,
+    request: Request,
+    tap: &mut Option<Tap>,
+) -> Result<Answer, ControlError> {
     let workload = request.workload.as_deref();
     Ok(match request.command {
         Command::Status => Answer::Status(Box::new(handler.status())),
@@ -345,6 +390,10 @@ async fn answer(handler: &dyn ControlHandler, request: Request) -> Result<Answer
             Answer::Explanation(Box::new(handler.explain(workload, address, direction)?))
         }
         Command::Stat => Answer::Stat(handler.stat(workload)?),
+        Command::Tap(filter) => {
+            *tap = Some(handler.tap(workload, *filter)?);
+            Answer::Tapping
+        }
         Command::LogLevel { filter: None } => Answer::LogLevel(handler.log_level()),
         Command::LogLevel { filter: Some(filter) } => {
             Answer::LogLevel(handler.set_log_level(&filter)?)

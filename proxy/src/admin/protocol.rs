@@ -1,17 +1,20 @@
 //! The language of the control socket: one JSON object per line each way. Both ends state the
 //! version; within one version fields are only ever added.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+mod status;
+
+pub use status::{PodState, PodStatus, Status, WorkloadStatus};
+
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::{Fail, WorkloadSettings},
+    config::WorkloadSettings,
     decision::{Direction, PortState, Source, Treatment},
-    learn::Learn,
     names,
     ports::{PortChange, PortSet, PortStatus},
-    telemetry::stats::StatsSnapshot,
+    telemetry::{record::Record, stats::StatsSnapshot, tap::TapFilter},
 };
 
 /// The version this weir speaks.
@@ -57,6 +60,8 @@ pub enum Command {
     },
     /// Numbers per destination.
     Stat,
+    /// Records as connections and requests end, until one side closes.
+    Tap(Box<TapFilter>),
     /// Changes the log filter (tracing's `EnvFilter` syntax), or tells it.
     LogLevel {
         /// The new filter; `None` only asks.
@@ -130,6 +135,15 @@ pub enum Answer {
     Explanation(Box<Explanation>),
     /// To [`Command::Stat`].
     Stat(StatsSnapshot),
+    /// To [`Command::Tap`]: what ends from now on follows, a line each.
+    Tapping,
+    /// A record, after [`Answer::Tapping`].
+    Record(Box<Record>),
+    /// After [`Answer::Tapping`]: records that came faster than they were read.
+    Missed {
+        /// How many since the last line of this kind.
+        records: u64,
+    },
     /// To [`Command::LogLevel`]: the filter in effect.
     LogLevel(String),
     /// To [`Command::KernelCounters`].
@@ -172,106 +186,6 @@ pub enum ErrorCode {
     /// A code of a later version.
     #[serde(other)]
     Unknown,
-}
-
-/// The state of a running weir.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Status {
-    /// weir's version.
-    pub version: String,
-    /// Its process id.
-    pub pid: u32,
-    /// How long it has been running.
-    #[serde(rename = "uptime_ms", with = "millis")]
-    pub uptime: Duration,
-    /// `starting`, `running` or `draining`.
-    pub phase: String,
-    /// What is captured.
-    pub workloads: Vec<WorkloadStatus>,
-    /// Where `/metrics` is.
-    pub admin: Option<SocketAddr>,
-    /// `on` or `off`, and why if it is not as configured.
-    pub sk_msg: String,
-    /// Proxied connections open now.
-    pub open_connections: u64,
-    /// Resident memory in bytes.
-    pub resident_bytes: Option<u64>,
-    /// Of `weir node`: the pods that somebody wants captured.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub pods: Vec<PodStatus>,
-    /// Of `weir node`: what keeps it from knowing which pods there are.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source_problem: Option<String>,
-}
-
-/// A pod that somebody wants captured.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PodStatus {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// Its UID.
-    pub uid: String,
-    /// How far that has come.
-    pub state: PodState,
-    /// Why it is not captured.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub why: Option<String>,
-    /// Whether it runs and should be captured: `/ready` waits for it.
-    #[serde(default)]
-    pub missing: bool,
-}
-
-/// How far the capture of a pod has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PodState {
-    /// Its connections are captured.
-    Captured,
-    /// Something that it takes is not there yet.
-    Waiting,
-    /// It cannot be captured as things are; tried again.
-    Failed,
-    /// It will not be captured unless its annotations change.
-    Refused,
-    /// A state of a later version.
-    #[serde(other)]
-    Unknown,
-}
-
-/// One captured workload.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct WorkloadStatus {
-    /// Its name.
-    pub name: String,
-    /// Its cgroup's path.
-    pub cgroup: String,
-    /// The path that its network namespace was opened by; `None` for that of its processes.
-    #[serde(default)]
-    pub netns: Option<String>,
-    /// `open` or `closed`: what happens to new connections without a proxy.
-    #[serde(default)]
-    pub fail: Fail,
-    /// Whether inbound connections are captured.
-    #[serde(default)]
-    pub inbound: bool,
-    /// Whether the application sees the client's own address.
-    #[serde(default)]
-    pub preserve_client_ip: bool,
-    /// What is remembered of destinations.
-    #[serde(default)]
-    pub learn: Learn,
-    /// `capturing`, `exhausted` (too few descriptors: new connections go direct) or `draining`.
-    #[serde(default)]
-    pub phase: String,
-    /// Proxied connections open now.
-    #[serde(default)]
-    pub open_connections: u64,
-    /// The listeners that captured connections arrive at.
-    pub listeners: Vec<SocketAddr>,
-    /// The BPF programs attached to it, by hook.
-    pub hooks: Vec<String>,
 }
 
 /// The ports that somebody or a default said something about.
@@ -475,19 +389,5 @@ fn push<K: PartialEq>(groups: &mut Vec<(K, Vec<u16>)>, key: K, port: u16) {
     match groups.iter_mut().find(|(existing, _)| *existing == key) {
         Some((_, ports)) => ports.push(port),
         None => groups.push((key, vec![port])),
-    }
-}
-
-mod millis {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(value: &Duration, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_u64(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-        u64::deserialize(d).map(Duration::from_millis)
     }
 }

@@ -1,10 +1,10 @@
 //! The flag and the call that all verbs share that talk to a running weir.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::admin::{
     DEFAULT_CONTROL_SOCKET,
-    client::{ClientError, ask},
+    client::{Answers, ClientError, ask, follow},
     protocol::{Answer, Command},
 };
 
@@ -35,6 +35,11 @@ impl WorkloadArgs {
     pub(super) fn ask(&self, command: Command) -> anyhow::Result<Answer> {
         self.control.ask_about(self.workload.clone(), command)
     }
+
+    /// Asks for something that goes on; the first answer, and those that follow.
+    pub(super) fn follow(&self, command: Command) -> anyhow::Result<(Answer, Answers)> {
+        self.control.reach(|path| follow(path, self.workload.clone(), command))
+    }
 }
 
 // === impl ControlArgs ===
@@ -46,9 +51,12 @@ impl ControlArgs {
     }
 
     fn ask_about(&self, workload: Option<String>, command: Command) -> anyhow::Result<Answer> {
-        let default = PathBuf::from(DEFAULT_CONTROL_SOCKET);
-        let path = self.control.as_ref().unwrap_or(&default);
-        ask(path, workload, command).map_err(|error| match (&error, &self.control) {
+        self.reach(|path| ask(path, workload, command))
+    }
+
+    fn reach<T>(&self, speak: impl FnOnce(&Path) -> Result<T, ClientError>) -> anyhow::Result<T> {
+        let path = self.control.as_deref().unwrap_or(Path::new(DEFAULT_CONTROL_SOCKET));
+        speak(path).map_err(|error| match (&error, &self.control) {
             (ClientError::NotRunning { .. }, None) => with_exit(
                 anyhow::anyhow!("{error}, or name another socket with --control"),
                 Exit::NotRunning,

@@ -98,10 +98,6 @@ impl Serialize for PortSet {
 
 impl<'de> Deserialize<'de> for PortSet {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let list = PortList::deserialize(deserializer)?;
-        if list.append {
-            return Err(de::Error::custom("'+' has no meaning here: there is no list to add to"));
-        }
-        Ok(list.set)
+        PortList::deserialize(deserializer)?.alone().map_err(de::Error::custom)
     }
 }

@@ -1,8 +1,10 @@
 //! Access records: one per connection and one per request, as JSON lines or for people to read.
 
 mod human;
+mod words;
 mod writer;
 
+pub(super) use words::Words;
 pub use writer::{RecordFormat, RecordLog};
 
 use std::{
@@ -169,8 +171,16 @@ pub struct RequestRecord {
 // === impl Record ===
 
 impl Record {
+    /// The workload's name.
+    pub(super) fn workload(&self) -> &str {
+        match self {
+            Self::Connection(record) => &record.workload,
+            Self::Request(record) => &record.workload,
+        }
+    }
+
     /// Bytes of what peers have said in it.
-    fn words(&self) -> usize {
+    pub(super) fn words(&self) -> usize {
         match self {
             Self::Connection(record) => {
                 let alpn: usize = record.alpn.iter().map(String::len).sum();

@@ -1,11 +1,14 @@
 //! Numbers per destination, for the table at the end of `weir exec` and for `weir stat`.
 
+mod rates;
 mod table;
 
+pub use rates::{Order, Rate};
 pub(crate) use table::{plain_table, print_table};
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -148,7 +151,7 @@ impl Stats {
         let rows: Vec<_> =
             lock(&self.rows).iter().map(|(key, row)| (key.clone(), Arc::clone(row))).collect();
         let mut rows: Vec<_> = rows.iter().map(|(key, row)| row.snapshot(key)).collect();
-        rows.sort_by(|a, b| a.order().cmp(&b.order()));
+        rows.sort_by(|a, b| a.key().cmp(&b.key()));
         StatsSnapshot { rows }
     }
 }
@@ -240,8 +243,8 @@ impl StatRow {
         (judged > 0).then(|| self.successes as f64 / judged as f64)
     }
 
-    /// The shared row comes last.
-    fn order(&self) -> impl Ord + '_ {
+    /// What tells rows apart, and their order: the shared row comes last.
+    fn key(&self) -> impl Ord + Hash + '_ {
         (
             &self.workload,
             self.direction,

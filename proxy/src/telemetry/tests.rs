@@ -1,4 +1,4 @@
-use super::*;
+use super::{classify::Class, *};
 use crate::forward::http::{Exchange, ExchangeEnd, Side, Untracked};
 
 pub(super) fn exchange() -> Exchange {
@@ -41,6 +41,11 @@ pub(super) fn connection_record() -> ConnectionRecord {
         error: None,
         kernel: None,
     }
+}
+
+pub(super) fn request_record() -> record::RequestRecord {
+    let class = Class::of(&exchange());
+    record::RequestRecord::new(7, &info(), Some(HTTP1), class, exchange())
 }
 
 fn info() -> ConnectionInfo {

@@ -74,6 +74,10 @@ impl ControlHandler for Fake {
         Ok(StatsSnapshot::default())
     }
 
+    fn tap(&self, _: Option<&str>, _: TapFilter) -> Result<Tap, ControlError> {
+        Err(ControlError::refused("nothing to tap"))
+    }
+
     fn log_level(&self) -> String {
         "info".into()
     }

@@ -8,7 +8,7 @@ mod hpack;
 mod streams;
 
 #[cfg(fuzzing)]
-pub mod fuzzing;
+pub(super) mod fuzzing;
 #[cfg(test)]
 mod tests;
 

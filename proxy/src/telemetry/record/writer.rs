@@ -7,7 +7,6 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel},
     },
     time::Duration,
@@ -16,12 +15,12 @@ use std::{
 use prometheus_client::metrics::counter::Counter;
 use serde::{Deserialize, Serialize};
 
-use super::Record;
+use super::{Record, Words};
 
 /// Records waiting to be written. At about 400 bytes each this bounds the queue to a few MiB.
 const QUEUE: usize = 8192;
 
-/// Bytes of words in waiting records: a path may have many KiB, chosen by a client.
+/// Bytes of words in waiting records.
 const QUEUED_WORDS: usize = 16 << 20;
 
 /// How records are written.
@@ -39,8 +38,7 @@ pub enum RecordFormat {
 #[derive(Clone, Debug)]
 pub struct RecordLog {
     queue: SyncSender<Message>,
-    /// See [`QUEUED_WORDS`].
-    words: Arc<AtomicUsize>,
+    words: Arc<Words>,
     dropped: Counter,
 }
 
@@ -87,7 +85,7 @@ impl RecordLog {
     ) -> io::Result<Self> {
         let (queue, messages) = sync_channel(length);
         let dropped = Counter::default();
-        let (lost, words) = (dropped.clone(), Arc::new(AtomicUsize::new(0)));
+        let (lost, words) = (dropped.clone(), Arc::new(Words::at_most(QUEUED_WORDS)));
         let queued = Arc::clone(&words);
         std::thread::Builder::new()
             .name("weir-records".into())
@@ -98,9 +96,8 @@ impl RecordLog {
     /// Queues a record, or drops and counts it if the queue is full. Never waits.
     pub fn write(&self, record: Record) {
         let words = record.words();
-        let fits = self.words.fetch_add(words, Relaxed) <= QUEUED_WORDS;
-        if !fits || self.queue.try_send(Message::Record(Box::new(record))).is_err() {
-            self.words.fetch_sub(words, Relaxed);
+        let queue = || self.queue.try_send(Message::Record(Box::new(record))).is_ok();
+        if !self.words.queue(words, queue) {
             self.dropped.inc();
         }
     }
@@ -141,7 +138,7 @@ fn run(
     out: Box<dyn Write + Send>,
     format: RecordFormat,
     lost: &Counter,
-    queued: &AtomicUsize,
+    queued: &Words,
 ) {
     let mut out = BufWriter::with_capacity(64 * 1024, out);
     let mut complained = false;
@@ -150,7 +147,7 @@ fn run(
         while let Ok(message) = next {
             let result = match message {
                 Message::Record(record) => {
-                    queued.fetch_sub(record.words(), Relaxed);
+                    queued.taken(&record);
                     write_one(&mut out, &record, format)
                 }
                 Message::Flush(done) => {
@@ -221,7 +218,7 @@ mod tests {
         assert!((70..100).contains(&log.dropped()), "{} dropped", log.dropped());
         drop(held);
         log.flush(Duration::from_secs(30));
-        assert_eq!(log.words.load(Relaxed), 0);
+        assert_eq!(log.words.waiting(), 0);
         log.write(long());
         log.flush(Duration::from_secs(30));
         let written = pipe.0.lock().unwrap().clone();

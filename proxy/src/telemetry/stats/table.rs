@@ -1,6 +1,6 @@
 //! The statistics as a table for people.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use comfy_table::{CellAlignment, Table, presets};
 
@@ -67,10 +67,10 @@ pub(crate) fn print_table(table: &Table) -> String {
 }
 
 fn cells(row: &StatRow, with_workload: bool, with_direction: bool) -> Vec<String> {
-    let micros =
-        |us: Option<u64>| us.map_or_else(dash, |us| human_duration(Duration::from_micros(us)));
+    let workload = with_workload.then_some(&*row.workload);
+    let direction = with_direction.then_some(row.direction);
     vec![
-        destination(row, with_workload, with_direction),
+        destination(workload, direction, row.destination),
         row.treatment.map_or_else(dash, |t| t.to_string()),
         row.source.map_or_else(dash, |s| source_name(s).to_owned()),
         row.connections.to_string(),
@@ -85,16 +85,25 @@ fn cells(row: &StatRow, with_workload: bool, with_direction: bool) -> Vec<String
     ]
 }
 
-fn destination(row: &StatRow, with_workload: bool, with_direction: bool) -> String {
+pub(super) fn micros(us: Option<u64>) -> String {
+    us.map_or_else(dash, |us| human_duration(Duration::from_micros(us)))
+}
+
+/// Workload and direction are given where rows differ in them.
+pub(super) fn destination(
+    workload: Option<&str>,
+    direction: Option<Direction>,
+    destination: Option<SocketAddr>,
+) -> String {
     let mut text = String::new();
-    if with_workload {
-        text.push_str(&row.workload);
+    if let Some(workload) = workload {
+        text.push_str(workload);
         text.push(' ');
     }
-    if with_direction {
-        text.push_str(if row.direction == Direction::Inbound { "in " } else { "out " });
+    if let Some(direction) = direction {
+        text.push_str(if direction == Direction::Inbound { "in " } else { "out " });
     }
-    match row.destination {
+    match destination {
         Some(address) => text.push_str(&address.to_string()),
         None => text.push_str("other destinations"),
     }
@@ -102,10 +111,10 @@ fn destination(row: &StatRow, with_workload: bool, with_direction: bool) -> Stri
 }
 
 /// Never rounds a failure away: 99.99 % and less is not shown as 100 %.
-fn percent(rate: f64) -> String {
+pub(super) fn percent(rate: f64) -> String {
     if rate >= 1.0 { "100%".to_owned() } else { format!("{:.2}%", (rate * 1e4).floor() / 1e2) }
 }
 
-fn dash() -> String {
+pub(super) fn dash() -> String {
     "-".to_owned()
 }

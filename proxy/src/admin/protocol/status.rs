@@ -1,0 +1,121 @@
+//! What is running: the weir, the workloads that it captures, the pods that it should.
+
+use std::{net::SocketAddr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{config::Fail, learn::Learn};
+
+/// The state of a running weir.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// weir's version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// How long it has been running.
+    #[serde(rename = "uptime_ms", with = "millis")]
+    pub uptime: Duration,
+    /// `starting`, `running` or `draining`.
+    pub phase: String,
+    /// What is captured.
+    pub workloads: Vec<WorkloadStatus>,
+    /// Where `/metrics` is.
+    pub admin: Option<SocketAddr>,
+    /// `on` or `off`, and why if it is not as configured.
+    pub sk_msg: String,
+    /// Proxied connections open now.
+    pub open_connections: u64,
+    /// Resident memory in bytes.
+    pub resident_bytes: Option<u64>,
+    /// Of `weir node`: the pods that somebody wants captured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pods: Vec<PodStatus>,
+    /// Of `weir node`: what keeps it from knowing which pods there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_problem: Option<String>,
+}
+
+/// A pod that somebody wants captured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodStatus {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// How far that has come.
+    pub state: PodState,
+    /// Why it is not captured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Whether it runs and should be captured: `/ready` waits for it.
+    #[serde(default)]
+    pub missing: bool,
+}
+
+/// How far the capture of a pod has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PodState {
+    /// Its connections are captured.
+    Captured,
+    /// Something that it takes is not there yet.
+    Waiting,
+    /// It cannot be captured as things are; tried again.
+    Failed,
+    /// It will not be captured unless its annotations change.
+    Refused,
+    /// A state of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// One captured workload.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkloadStatus {
+    /// Its name.
+    pub name: String,
+    /// Its cgroup's path.
+    pub cgroup: String,
+    /// The path that its network namespace was opened by; `None` for that of its processes.
+    #[serde(default)]
+    pub netns: Option<String>,
+    /// `open` or `closed`: what happens to new connections without a proxy.
+    #[serde(default)]
+    pub fail: Fail,
+    /// Whether inbound connections are captured.
+    #[serde(default)]
+    pub inbound: bool,
+    /// Whether the application sees the client's own address.
+    #[serde(default)]
+    pub preserve_client_ip: bool,
+    /// What is remembered of destinations.
+    #[serde(default)]
+    pub learn: Learn,
+    /// `capturing`, `exhausted` (too few descriptors: new connections go direct) or `draining`.
+    #[serde(default)]
+    pub phase: String,
+    /// Proxied connections open now.
+    #[serde(default)]
+    pub open_connections: u64,
+    /// The listeners that captured connections arrive at.
+    pub listeners: Vec<SocketAddr>,
+    /// The BPF programs attached to it, by hook.
+    pub hooks: Vec<String>,
+}
+
+mod millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &Duration, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_u64(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+        u64::deserialize(d).map(Duration::from_millis)
+    }
+}

@@ -1,0 +1,36 @@
+//! `weir log-level`: what a running weir writes to its log, shown and changed.
+
+use super::{
+    Exit,
+    control::{ControlArgs, unexpected},
+    output::OutputArgs,
+};
+use crate::admin::protocol::{Answer, Command};
+
+const EXAMPLES: &str = "\
+Examples:
+  weir log-level
+  weir log-level debug
+  weir log-level 'info,weir::connection=trace'
+
+The change holds until weir ends.";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// A level, or directives by module, as for `weir run --log-level`
+    #[arg(value_name = "FILTER")]
+    filter: Option<String>,
+    #[command(flatten)]
+    control: ControlArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
+    match args.control.ask(Command::LogLevel { filter: args.filter.clone() })? {
+        Answer::LogLevel(filter) => args.output.print(&filter, |filter| format!("{filter}\n"))?,
+        other => return Err(unexpected(&other)),
+    }
+    Ok(Exit::Success)
+}

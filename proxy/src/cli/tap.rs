@@ -1,0 +1,151 @@
+//! `weir tap`: records of a running weir as they come.
+
+use std::{num::NonZeroU64, time::Duration};
+
+use anyhow::bail;
+
+use super::{
+    Exit,
+    control::{WorkloadArgs, unexpected},
+    output::{Format, OutputArgs, narrate, write_stdout},
+};
+use crate::{
+    admin::protocol::{Answer, Command},
+    decision::{Direction, Treatment},
+    ports::{CidrList, PortList, PortSet},
+    telemetry::{
+        record::Record,
+        tap::{NamePattern, RecordKind, Statuses, TapFilter},
+    },
+    units::parse_duration,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  weir tap
+  weir tap --requests --failed
+  weir tap --port 443 --authority '*.example.com' --count 10
+  weir tap --path /api --status 5xx,429 --slower-than 500ms -o json | jq .path
+  weir tap --protocol tcp,opaque --to 10.0.0.0/8
+
+A connection is shown when it ends, a request when its response has ended. All conditions have to
+hold; those on what only requests have leave connections out. There are no bodies, no headers and
+no queries to see. It goes on until it is interrupted, --count is reached, or weir ends.";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// Only connections
+    #[arg(long, conflicts_with = "requests")]
+    connections: bool,
+    /// Only requests
+    #[arg(long)]
+    requests: bool,
+    /// Only what the workload accepts
+    #[arg(long, conflicts_with = "outbound")]
+    inbound: bool,
+    /// Only what the workload opens
+    #[arg(long)]
+    outbound: bool,
+    /// Ports of the destination: 443,9000-9100
+    #[arg(long, value_name = "LIST", value_parser = ports)]
+    port: Option<PortSet>,
+    /// Prefixes of the client's address: 10.0.0.0/8,fd00::/8
+    #[arg(long, value_name = "CIDRS", value_parser = CidrList::parse)]
+    from: Option<CidrList>,
+    /// Prefixes of the destination's address
+    #[arg(long, value_name = "CIDRS", value_parser = CidrList::parse)]
+    to: Option<CidrList>,
+    /// What the connection is treated as; several with commas
+    #[arg(long, value_name = "NAME", value_enum, value_delimiter = ',')]
+    protocol: Vec<Treatment>,
+    /// Authority of a request or server name of a TLS connection; `*.` for anything before it
+    #[arg(long, value_name = "NAME")]
+    authority: Option<NamePattern>,
+    /// Method of a request
+    #[arg(long, value_name = "METHOD")]
+    method: Option<String>,
+    /// Beginning of a request's path
+    #[arg(long, value_name = "PREFIX")]
+    path: Option<String>,
+    /// Status codes of responses: 404,5xx,500-503
+    #[arg(long, value_name = "LIST")]
+    status: Option<Statuses>,
+    /// Only requests that failed, and connections that did not end in order
+    #[arg(long)]
+    failed: bool,
+    /// Only what took at least this long: 500ms, 2s
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    slower_than: Option<Duration>,
+    /// End after this many
+    #[arg(short, long, value_name = "NUMBER")]
+    count: Option<NonZeroU64>,
+    #[command(flatten)]
+    weir: WorkloadArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+// === impl Args ===
+
+impl Args {
+    fn filter(&self) -> TapFilter {
+        TapFilter {
+            kind: match (self.connections, self.requests) {
+                (true, _) => Some(RecordKind::Connection),
+                (_, true) => Some(RecordKind::Request),
+                _ => None,
+            },
+            direction: match (self.inbound, self.outbound) {
+                (true, _) => Some(Direction::Inbound),
+                (_, true) => Some(Direction::Outbound),
+                _ => None,
+            },
+            ports: self.port.clone(),
+            from: self.from.clone(),
+            to: self.to.clone(),
+            protocols: self.protocol.clone(),
+            method: self.method.clone(),
+            authority: self.authority.clone(),
+            path: self.path.clone(),
+            statuses: self.status.clone(),
+            failed: self.failed,
+            at_least: self.slower_than.unwrap_or_default(),
+        }
+    }
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
+    let (first, answers) = args.weir.follow(Command::Tap(Box::new(args.filter())))?;
+    let Answer::Tapping = first else { return Err(unexpected(&first)) };
+    narrate("showing what ends from now on");
+    let mut seen = 0;
+    for answer in answers {
+        match answer? {
+            Answer::Record(record) => show(&record, args.output.output)?,
+            Answer::Missed { records } => {
+                narrate(&format!("{records} more came faster than they were read here"));
+                continue;
+            }
+            other => return Err(unexpected(&other)),
+        }
+        seen += 1;
+        if args.count.is_some_and(|count| seen >= count.get()) {
+            return Ok(Exit::Success);
+        }
+    }
+    bail!("weir has ended or was replaced; run `weir tap` again to see what its successor does")
+}
+
+/// One line, at once: whoever reads a pipe waits for it.
+fn show(record: &Record, format: Format) -> anyhow::Result<()> {
+    let line = match format {
+        Format::Table => record.to_string(),
+        Format::Json => serde_json::to_string(record)?,
+    };
+    Ok(write_stdout((line + "\n").as_bytes())?)
+}
+
+fn ports(text: &str) -> anyhow::Result<PortSet> {
+    Ok(PortList::parse(text)?.alone()?)
+}

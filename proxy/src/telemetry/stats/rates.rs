@@ -1,0 +1,279 @@
+//! What has happened between two looks at the statistics, per second.
+
+use std::{cmp::Ordering, collections::HashMap, net::SocketAddr, time::Duration};
+
+use serde::Serialize;
+
+use super::{
+    StatRow, StatsSnapshot,
+    table::{dash, destination, micros, percent, plain_table, print_table},
+};
+use crate::{
+    decision::{Direction, Source, Treatment},
+    names,
+    units::human_bytes,
+};
+
+const HEADER: [&str; 10] = [
+    "DESTINATION",
+    "DECISION",
+    "CONN/S",
+    "OPEN",
+    "REQ/S",
+    "SUCCESS",
+    "P50",
+    "P99",
+    "SENT/S",
+    "RECEIVED/S",
+];
+
+/// Columns before this one are text, the others numbers.
+const FIRST_NUMBER: usize = 2;
+
+/// By what the busiest destinations come first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Order {
+    /// Requests, then connections, then bytes.
+    #[default]
+    Requests,
+    /// New connections.
+    Connections,
+    /// Bytes both ways.
+    Bytes,
+    /// Failed requests.
+    Failures,
+    /// The 99th percentile of the latency.
+    Latency,
+}
+
+/// One destination under one decision, over an interval.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Rate {
+    /// The workload's name.
+    pub workload: String,
+    /// Seen from the workload.
+    #[serde(with = "names::direction")]
+    pub direction: Direction,
+    /// The original destination; absent in the row that many of them share.
+    pub destination: Option<SocketAddr>,
+    /// What its connections are treated as.
+    pub treatment: Option<Treatment>,
+    /// Who decided.
+    #[serde(with = "names::source::optional")]
+    pub source: Option<Source>,
+    /// Connections begun, per second.
+    pub connections: f64,
+    /// Connections open at the end of the interval.
+    pub open: u64,
+    /// Requests begun, per second.
+    pub requests: f64,
+    /// Failed requests, per second.
+    pub failures: f64,
+    /// Successes of all that were judged in the interval, 0 to 1.
+    pub success_rate: Option<f64>,
+    /// Median latency in microseconds, since weir's start.
+    pub p50_us: Option<u64>,
+    /// 99th percentile, since weir's start.
+    pub p99_us: Option<u64>,
+    /// Bytes from the client to the upstream, per second.
+    pub bytes_sent: f64,
+    /// Bytes from the upstream to the client, per second.
+    pub bytes_received: f64,
+}
+
+// === impl Rate ===
+
+impl Rate {
+    /// What has happened from `before` to `after`, busiest first; destinations at which nothing has
+    /// happened and nothing is open are left out.
+    #[must_use]
+    pub fn between(
+        before: &StatsSnapshot,
+        after: &StatsSnapshot,
+        interval: Duration,
+        order: Order,
+    ) -> Vec<Self> {
+        let earlier: HashMap<_, _> = before.rows.iter().map(|row| (row.key(), row)).collect();
+        let rates = after.rows.iter().map(|row| {
+            // One whose counters have gone back belongs to a weir that has ended.
+            let then = earlier.get(&row.key()).copied();
+            Self::of(row, then.filter(|then| then.connections <= row.connections), interval)
+        });
+        let mut rates: Vec<_> = rates.filter(|rate| !rate.is_idle()).collect();
+        // Stable: equals stay in the order of their destinations.
+        rates.sort_by(|a, b| order.compare(b, a));
+        rates
+    }
+
+    fn of(row: &StatRow, then: Option<&StatRow>, interval: Duration) -> Self {
+        let grown = |of: fn(&StatRow) -> u64| of(row).saturating_sub(then.map_or(0, of));
+        let rate = |of: fn(&StatRow) -> u64| grown(of) as f64 / interval.as_secs_f64();
+        let (successes, failures) = (grown(|row| row.successes), grown(|row| row.failures));
+        let judged = successes + failures;
+        Self {
+            workload: row.workload.clone(),
+            direction: row.direction,
+            destination: row.destination,
+            treatment: row.treatment,
+            source: row.source,
+            connections: rate(|row| row.connections),
+            open: row.open,
+            requests: rate(|row| row.requests),
+            failures: rate(|row| row.failures),
+            success_rate: (judged > 0).then(|| successes as f64 / judged as f64),
+            p50_us: row.p50_us,
+            p99_us: row.p99_us,
+            bytes_sent: rate(|row| row.bytes_sent),
+            bytes_received: rate(|row| row.bytes_received),
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        let moved = self.connections + self.requests + self.bytes_sent + self.bytes_received;
+        self.open == 0 && moved == 0.0
+    }
+
+    /// A table of rates, as the statistics' own looks.
+    #[must_use]
+    pub fn table(rates: &[Self]) -> String {
+        let several = rates.iter().any(|rate| rate.workload != rates[0].workload);
+        let inbound = rates.iter().any(|rate| rate.direction == Direction::Inbound);
+        let mut table = plain_table(&HEADER, FIRST_NUMBER);
+        for rate in rates {
+            let workload = several.then_some(&*rate.workload);
+            let direction = inbound.then_some(rate.direction);
+            table.add_row([
+                destination(workload, direction, rate.destination),
+                rate.treatment.map_or_else(dash, |treatment| treatment.to_string()),
+                number(rate.connections),
+                rate.open.to_string(),
+                number(rate.requests),
+                rate.success_rate.map_or_else(dash, percent),
+                micros(rate.p50_us),
+                micros(rate.p99_us),
+                human_bytes(rate.bytes_sent as u64),
+                human_bytes(rate.bytes_received as u64),
+            ]);
+        }
+        print_table(&table)
+    }
+}
+
+// === impl Order ===
+
+impl Order {
+    fn compare(self, a: &Rate, b: &Rate) -> Ordering {
+        let keys = |rate: &Rate| {
+            let bytes = rate.bytes_sent + rate.bytes_received;
+            let first = match self {
+                Self::Requests => rate.requests,
+                Self::Connections => rate.connections,
+                Self::Bytes => bytes,
+                Self::Failures => rate.failures,
+                Self::Latency => rate.p99_us.unwrap_or(0) as f64,
+            };
+            [first, rate.requests, rate.connections, bytes]
+        };
+        let pairs = keys(a).into_iter().zip(keys(b));
+        pairs.map(|(a, b)| a.total_cmp(&b)).find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
+    }
+}
+
+/// One decimal where it matters.
+fn number(rate: f64) -> String {
+    if rate == 0.0 {
+        dash()
+    } else if rate < 10.0 {
+        format!("{rate:.1}")
+    } else {
+        format!("{rate:.0}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(destination: &str, connections: u64, requests: u64, failures: u64) -> StatRow {
+        StatRow {
+            workload: "shop".into(),
+            direction: Direction::Outbound,
+            destination: Some(destination.parse().unwrap()),
+            treatment: Some(Treatment::Http1),
+            source: Some(Source::Detected),
+            why: "request line".into(),
+            connections,
+            open: 1,
+            requests,
+            successes: requests - failures,
+            failures,
+            p50_us: Some(1_500),
+            p95_us: Some(2_000),
+            p99_us: Some(20_000),
+            bytes_sent: requests * 100,
+            bytes_received: requests * 3_000,
+            retransmits: 0,
+        }
+    }
+
+    fn snapshot(rows: impl Into<Vec<StatRow>>) -> StatsSnapshot {
+        StatsSnapshot { rows: rows.into() }
+    }
+
+    const A: &str = "10.0.0.1:80";
+    const B: &str = "10.0.0.2:80";
+    const SECONDS: Duration = Duration::from_secs(2);
+
+    fn order(order: Order) -> Vec<String> {
+        let before = snapshot([row(A, 10, 100, 0), row(B, 10, 100, 10)]);
+        let after = snapshot([row(A, 12, 300, 1), row(B, 30, 120, 20)]);
+        let rates = Rate::between(&before, &after, SECONDS, order);
+        rates.iter().map(|rate| rate.destination.unwrap().to_string()).collect()
+    }
+
+    #[test]
+    fn rates_are_of_the_interval() {
+        let (before, after) = ([row(A, 10, 100, 0)], [row(A, 12, 300, 50)]);
+        let rates = Rate::between(&snapshot(before), &snapshot(after), SECONDS, Order::default());
+        let [rate] = &rates[..] else { panic!("{rates:?}") };
+        assert_eq!((rate.connections, rate.requests, rate.failures), (1.0, 100.0, 25.0));
+        assert_eq!(rate.success_rate, Some(0.75));
+        assert_eq!((rate.bytes_sent, rate.bytes_received), (10_000.0, 300_000.0));
+    }
+
+    #[test]
+    fn the_busiest_come_first() {
+        assert_eq!(order(Order::Requests), [A, B]);
+        assert_eq!(order(Order::Bytes), [A, B]);
+        assert_eq!(order(Order::Connections), [B, A]);
+        assert_eq!(order(Order::Failures), [B, A]);
+        // The same latency: requests decide.
+        assert_eq!(order(Order::Latency), [A, B]);
+    }
+
+    #[test]
+    fn what_is_idle_is_left_out_and_what_began_anew_counts_from_zero() {
+        let idle = |row: StatRow| StatRow { open: 0, ..row };
+        let before = snapshot([idle(row(A, 5, 5, 0)), row(B, 50, 500, 0)]);
+        let after = snapshot([idle(row(A, 5, 5, 0)), row(B, 4, 8, 0)]);
+        let rates = Rate::between(&before, &after, SECONDS, Order::default());
+        let [rate] = &rates[..] else { panic!("{rates:?}") };
+        assert_eq!((rate.connections, rate.requests), (2.0, 4.0));
+        // Open and silent is not idle.
+        let rates = Rate::between(&before, &before, SECONDS, Order::default());
+        assert_eq!(rates.len(), 1);
+        assert_eq!(rates[0].success_rate, None);
+    }
+
+    #[test]
+    fn rates_make_a_table() {
+        let (before, after) = ([row(A, 10, 100, 0)], [row(A, 13, 300, 50)]);
+        let rates = Rate::between(&snapshot(before), &snapshot(after), SECONDS, Order::default());
+        let table = Rate::table(&rates);
+        let words: Vec<Vec<_>> =
+            table.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(words[0], HEADER);
+        assert_eq!(words[1][..8].join(" "), "10.0.0.1:80 http1 1.5 1 100 75.00% 1.50ms 20.0ms");
+        assert_eq!(Rate::table(&[]).lines().count(), 1);
+    }
+}
