@@ -305,8 +305,8 @@ impl Daemon {
     pub fn stale(&self) -> Result<u64> {
         let status = self.json(&["status"])?;
         let workloads = status["kernel"]["workloads"].as_object().context("no counters")?;
-        let stale = |workload: &serde_json::Value| workload["outbound"]["stale"].as_u64();
-        Ok(workloads.values().filter_map(stale).sum())
+        let directions = workloads.values().flat_map(|it| [&it["outbound"], &it["inbound"]]);
+        Ok(directions.filter_map(|reasons| reasons["stale"].as_u64()).sum())
     }
 
     /// What names its pins.

@@ -13,10 +13,10 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::netns::Netns;
-use crate::process::Process;
+use crate::process::{Process, patience};
 
-/// After this long without a byte that is due, a client says that its connection hangs. Longer than
-/// any test stops weir for.
+/// After this long without a byte that is due, a client says that its connection hangs; multiplied by
+/// [`patience`]. Longer than any test stops weir for.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a connection is used for. Every kind has a port of its own.
@@ -333,7 +333,7 @@ impl Half {
     ///
     /// Fails with its log when it did not end well.
     pub fn finish(mut self) -> Result<Vec<Trip>> {
-        let status = self.process.wait(PATIENCE * 4)?;
+        let status = self.process.wait(patience(PATIENCE * 4))?;
         ensure!(status.success(), "it ended with {status}:\n{}", self.process.log());
         self.trips()
     }

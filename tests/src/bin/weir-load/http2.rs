@@ -2,6 +2,8 @@
 //! until the other side says GOAWAY.
 
 use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use weir_tests::load::{Outcome, PATIENCE};
+use weir_tests::process::patience;
 
 use crate::block;
 use crate::http::{Hearing, Memory, Todo, Wish, read_head};
@@ -76,8 +79,9 @@ async fn work(
 ) -> End {
     while !stop.is_cancelled() {
         let wish = todo.next();
-        let asked = timeout(PATIENCE, ask(&requests, &wish)).await;
-        match asked.unwrap_or_else(|_| Err(Refusal::Failed(Outcome::Hung("answer".to_owned())))) {
+        let moved = Moved::default();
+        let asked = moved.watch(ask(&requests, &wish, &moved)).await;
+        match asked.unwrap_or_else(|| Err(Refusal::Failed(Outcome::Hung("answer".to_owned())))) {
             Ok(seen) => {
                 let mut journey = journey.lock().unwrap_or_else(PoisonError::into_inner);
                 journey.seen_as(seen);
@@ -95,19 +99,23 @@ async fn work(
     Ok(Outcome::Good)
 }
 
-async fn ask(requests: &SendRequest<Bytes>, wish: &Wish) -> Result<std::net::SocketAddr, Refusal> {
+async fn ask(
+    requests: &SendRequest<Bytes>,
+    wish: &Wish,
+    moved: &Moved,
+) -> Result<std::net::SocketAddr, Refusal> {
     let refused = |stage: &'static str| move |error: h2::Error| refusal(stage, &error);
     let mut requests = requests.clone().ready().await.map_err(refused("ready"))?;
     let request = Request::post(format!("http://weir.test{}", wish.path())).body(());
     let request = request.expect("a valid request");
     let (answer, mut up) =
         requests.send_request(request, wish.up == 0).map_err(refused("request"))?;
-    let (sent, answer) = join(send(&mut up, wish.seed, wish.up), answer).await;
+    let (sent, answer) = join(send(&mut up, wish.seed, wish.up, moved), answer).await;
     let answer = answer.map_err(refused("answer"))?;
     sent.map_err(refused("upload"))?;
     let seen = read_head(&answer).map_err(Refusal::Failed)?;
     let mut hearing = Hearing::of(wish.down_seed(), wish.down);
-    hear(answer.into_body(), &mut hearing).await.map_err(refused("body"))?;
+    hear(answer.into_body(), &mut hearing, moved).await.map_err(refused("body"))?;
     hearing.end().map_err(|what| Refusal::Failed(Outcome::Changed(what)))?;
     Ok(seen)
 }
@@ -152,19 +160,52 @@ async fn answer(
         return respond.send_response(Response::new(()), true).map(drop);
     };
     let mut hearing = Hearing::of(wish.seed, wish.up);
-    hear(request.into_body(), &mut hearing).await?;
+    let moved = Moved::default();
+    hear(request.into_body(), &mut hearing, &moved).await?;
     let answer = Response::builder()
         .header("x-seen", client.to_string())
         .header("x-body", memory.judge(&wish, &hearing))
         .body(());
     let mut down = respond.send_response(answer.expect("a valid answer"), wish.down == 0)?;
-    send(&mut down, wish.down_seed(), wish.down).await
+    send(&mut down, wish.down_seed(), wish.down, &moved).await
 }
 
 // === Parts ===
 
+/// Whether an exchange goes on: its streams share the connection with others, and a large body on a
+/// slow machine may take longer than one may be silent.
+#[derive(Default)]
+struct Moved(AtomicU64);
+
+// === impl Moved ===
+
+impl Moved {
+    /// A part has been sent or has come.
+    fn on(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What comes of an exchange; `None` when nothing has moved for too long.
+    async fn watch<F: Future>(&self, exchange: F) -> Option<F::Output> {
+        let mut exchange = pin!(exchange);
+        loop {
+            let before = self.0.load(Ordering::Relaxed);
+            match timeout(patience(PATIENCE), &mut exchange).await {
+                Ok(output) => return Some(output),
+                Err(_) if self.0.load(Ordering::Relaxed) == before => return None,
+                Err(_) => {}
+            }
+        }
+    }
+}
+
 /// Sends a body with its end; the end is with the head where it is empty.
-async fn send(stream: &mut SendStream<Bytes>, seed: u32, length: usize) -> Result<(), h2::Error> {
+async fn send(
+    stream: &mut SendStream<Bytes>,
+    seed: u32,
+    length: usize,
+    moved: &Moved,
+) -> Result<(), h2::Error> {
     let mut sent = 0;
     while sent < length {
         if stream.capacity() == 0 {
@@ -175,16 +216,18 @@ async fn send(stream: &mut SendStream<Bytes>, seed: u32, length: usize) -> Resul
         }
         let part = block::part(seed, sent, stream.capacity().min(length - sent));
         sent += part.len();
+        moved.on();
         stream.send_data(Bytes::from_static(part), sent == length)?;
     }
     Ok(())
 }
 
-async fn hear(mut body: RecvStream, hearing: &mut Hearing) -> Result<(), h2::Error> {
+async fn hear(mut body: RecvStream, hearing: &mut Hearing, moved: &Moved) -> Result<(), h2::Error> {
     while let Some(part) = body.data().await {
         let part = part?;
         body.flow_control().release_capacity(part.len())?;
         hearing.hear(&part);
+        moved.on();
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use weir_tests::load::{Kind, Outcome, PATIENCE, Trip};
 use weir_tests::peer::plain;
+use weir_tests::process::patience;
 use weir_tests::visits::now;
 
 /// [`Outcome::Good`] or [`Outcome::Left`], or what went wrong.
@@ -99,7 +100,7 @@ impl Journey {
         name: &str,
         part: F,
     ) -> Result<F::Output, Outcome> {
-        timeout(PATIENCE, part).await.map_err(|_| Outcome::Hung(name.to_owned()))
+        timeout(patience(PATIENCE), part).await.map_err(|_| Outcome::Hung(name.to_owned()))
     }
 
     /// Waits for as long as it takes until something can be read, which is not taken: false for the
