@@ -37,6 +37,8 @@ enum Verb {
     Demo,
     /// Build the BPF object, or check that the committed one belongs to the sources
     Ebpf(ebpf::Args),
+    /// Run the fuzz targets, for as long as you like
+    Fuzz(fuzz::Args),
     /// Build a static weir, and an OCI image archive around it
     Image(image::Args),
     /// Render the plain Kubernetes manifests from the Helm chart
@@ -68,6 +70,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Chaos(args) => chaos::run(&root(), &args),
         Verb::Demo => demo::run(&root()),
         Verb::Ebpf(args) => ebpf::run(&root(), &args),
+        Verb::Fuzz(args) => fuzz::run(&root(), &args),
         Verb::Image(args) => image::run(&root(), &args),
         Verb::Manifests(args) => deploy::run(&root(), &args),
         Verb::Setup(args) => setup::run(&args),

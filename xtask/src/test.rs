@@ -96,7 +96,7 @@ pub(crate) struct Tally {
 // === impl Tally ===
 
 impl Tally {
-    fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
     }

@@ -6,6 +6,7 @@ mod closure;
 mod console;
 mod image;
 mod initramfs;
+mod kept;
 mod kernels;
 mod machine;
 mod modules;
@@ -53,8 +54,8 @@ pub(crate) struct Args {
     /// Look for newer kernels of the series than those in the cache
     #[arg(long)]
     update: bool,
-    /// Put the table into docs/KERNELS.md
-    #[arg(long, requires = "all", conflicts_with = "filter")]
+    /// Put the table into docs/KERNELS.md: these kernels, and of the others of --all the last run
+    #[arg(long, conflicts_with_all = ["filter", "quick"])]
     write: bool,
     /// How many tests run at once in the guest
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=16))]
@@ -71,6 +72,8 @@ struct Ground<'a> {
     cache: PathBuf,
     root_disk: PathBuf,
     built: Built,
+    /// The commit that is tested.
+    revision: String,
 }
 
 pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
@@ -99,15 +102,22 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     let built = Built::new(root)?;
     let stale = selection::stale(&built.tests);
     ensure!(stale.is_empty(), "no test fits these entries of the selection: {}", stale.join(", "));
-    let ground = Ground { args, kvm: true.into(), root_disk, built, cache };
+    let mut git = Command::new("git");
+    let revision = output_of(git.args(["describe", "--always", "--dirty"]).current_dir(root));
+    let revision = revision.map_or_else(|_| "no commit".into(), |said| said.trim().to_owned());
+    let ground = Ground { args, kvm: true.into(), root_disk, built, revision, cache };
+    let whole = !args.quick && args.filter.is_none();
     let mut reports = Vec::new();
-    for kernel in &kernels {
-        reports.push(ground.test(kernel)?);
+    for (wanted, kernel) in wanted.into_iter().zip(&kernels) {
+        let report = ground.test(kernel)?;
+        if whole {
+            kept::keep(&ground.cache, wanted, &report)?;
+        }
+        reports.push(report);
     }
-    let table = report::table(&reports);
-    println!("\n{table}");
+    println!("\n{}", report::table(&reports));
     if args.write {
-        write(&root.join(DOCUMENT), &table)?;
+        write(&root.join(DOCUMENT), &report::table(&kept::matrix(&ground.cache)?))?;
     }
     let failed = reports.iter().filter(|report| !report.faults().is_empty()).count();
     ensure!(failed == 0, "{failed} of {} kernels failed", reports.len());
@@ -119,7 +129,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
 impl Ground<'_> {
     /// Boots a kernel and runs its tests.
     fn test(&self, kernel: &archive::Cached) -> Result<Report> {
-        let Self { args, kvm, cache, root_disk, built } = self;
+        let Self { args, kvm, cache, root_disk, built, revision } = self;
         let release = &kernel.release;
         println!("\n=== Linux {release} ===");
         let supported = kernels::supported(release)
@@ -150,12 +160,13 @@ impl Ground<'_> {
         println!("{} tests, {} not run, by {accelerator}", run.len(), not_run.len());
         let mut report = Report {
             release: release.clone(),
+            revision: revision.clone(),
             supported,
             accelerator,
             check: None,
             results: Vec::new(),
             unfinished: Vec::new(),
-            not_run,
+            not_run: not_run.into_iter().map(|(test, why)| (test, why.to_owned())).collect(),
             given: run.len(),
             refused: Vec::new(),
             troubles: Vec::new(),
@@ -183,7 +194,7 @@ impl Report {
         let log = machine.log();
         self.troubles = console::troubles(&log)
             .into_iter()
-            .map(|(kind, line)| (kind, line.to_owned()))
+            .map(|(kind, line)| (kind.to_owned(), line.to_owned()))
             .collect();
         if !done && self.fatal.is_none() {
             self.fatal = Some(format!("it ended before its tests did ({})", self.ended));

@@ -9,6 +9,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 
 use super::console::{tail, troubles};
 use super::protocol::Heard;
@@ -22,7 +23,7 @@ const KVM_LIMIT: Duration = Duration::from_secs(20);
 const GLANCE: Duration = Duration::from_secs(1);
 
 /// What runs the guest's instructions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(super) enum Accelerator {
     /// The processor.
     Kvm,
@@ -53,7 +54,7 @@ pub(super) struct Limits {
 }
 
 /// How the machine ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(super) enum Ended {
     /// It powered off, or rebooted after a panic.
     Off,

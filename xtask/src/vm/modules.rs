@@ -9,7 +9,7 @@ use super::output_of;
 
 /// What weir, the tests and their servers use, where it is not built in. Nothing is loaded on
 /// demand in the guest: what is missing here is missing there.
-pub(super) const WANTED: [&str; 29] = [
+pub(super) const WANTED: [&str; 30] = [
     "virtio_pci",
     "virtio_blk",
     "virtio_rng",
@@ -38,7 +38,8 @@ pub(super) const WANTED: [&str; 29] = [
     "xt_REDIRECT",
     "xt_tcpudp",
     "xt_owner",
-    "ip_tables",
+    "iptable_nat",
+    "ip6table_nat",
 ];
 
 /// Paths of the wanted modules below their folder, each after those it depends on; and the wanted

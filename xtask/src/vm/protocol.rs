@@ -1,10 +1,12 @@
 //! What the guest says on its second serial port: lines that begin with a mark, one fact each.
 
+use serde::{Deserialize, Serialize};
+
 /// Before each line that is meant for us.
 const MARK: &str = "##weir ";
 
 /// A test by the program that it is in and its name there.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 pub(super) struct Test {
     /// The file in `tests/tests`.
     pub(super) target: String,
@@ -13,7 +15,7 @@ pub(super) struct Test {
 }
 
 /// How a test ended in the guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(super) enum Outcome {
     /// It passed.
     Passed,

@@ -5,19 +5,19 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use comfy_table::{Table, presets::ASCII_MARKDOWN};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::machine::{Accelerator, Ended};
 use super::protocol::{Outcome, Test};
 
 /// What `weir check -o json` says.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(super) struct Check {
     pub(super) ready: bool,
     findings: Vec<Finding>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 struct Finding {
     name: String,
     level: String,
@@ -25,9 +25,12 @@ struct Finding {
 }
 
 /// What came of one kernel.
+#[derive(Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(super) struct Report {
     /// As `uname -r` says it.
     pub(super) release: String,
+    /// The commit that was tested, as `git describe` says it.
+    pub(super) revision: String,
     /// Whether weir runs on it.
     pub(super) supported: bool,
     pub(super) accelerator: Accelerator,
@@ -38,13 +41,13 @@ pub(super) struct Report {
     /// Tests that began and did not end.
     pub(super) unfinished: Vec<Test>,
     /// Tests that it was not given, and why.
-    pub(super) not_run: Vec<(Test, &'static str)>,
+    pub(super) not_run: Vec<(Test, String)>,
     /// How many tests it was given.
     pub(super) given: usize,
     /// Tests in which a program was refused by the verifier.
     pub(super) refused: Vec<Test>,
     /// Complaints of the kernel: kind and line.
-    pub(super) troubles: Vec<(&'static str, String)>,
+    pub(super) troubles: Vec<(String, String)>,
     /// What the guest could not get over, in its own words.
     pub(super) fatal: Option<String>,
     pub(super) ended: Ended,
@@ -106,10 +109,11 @@ impl Report {
 
     fn row(&self) -> Vec<String> {
         let bad = self.given - self.count(Outcome::Passed).min(self.given);
-        let mut kinds: Vec<&str> = self.troubles.iter().map(|(kind, _)| *kind).collect();
+        let mut kinds: Vec<&str> = self.troubles.iter().map(|(kind, _)| kind.as_str()).collect();
         kinds.dedup();
         vec![
             self.release.clone(),
+            self.revision.clone(),
             self.accelerator.to_string(),
             self.check.as_ref().map_or("no answer", Check::verdict).into(),
             self.count(Outcome::Passed).to_string(),
@@ -140,6 +144,7 @@ impl Check {
 pub(super) fn table(reports: &[Report]) -> String {
     let mut table = plain([
         "kernel",
+        "weir",
         "by",
         "weir check",
         "passed",
@@ -224,52 +229,51 @@ fn trimmed(table: &Table) -> String {
     table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 
+/// A kernel on which one test passed and one was not run.
+#[cfg(test)]
+pub(super) fn sample() -> Report {
+    let test = |name: &str| Test { target: "ports".into(), name: name.into() };
+    let check =
+        r#"{"ready":true,"findings":[{"name":"jit","level":"warn","detail":"off","hint":"on"}]}"#;
+    Report {
+        release: "6.1.0".into(),
+        revision: "0123abc".into(),
+        supported: true,
+        accelerator: Accelerator::Tcg,
+        check: serde_json::from_str(check).ok(),
+        results: vec![(test("a"), Outcome::Passed, 1)],
+        unfinished: Vec::new(),
+        not_run: vec![(test("b"), "makes load".into())],
+        given: 1,
+        refused: Vec::new(),
+        troubles: Vec::new(),
+        fatal: None,
+        ended: Ended::Off,
+        took: Duration::from_secs(61),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     type Spoil = fn(&mut Report);
 
-    fn test(name: &str) -> Test {
-        Test { target: "ports".into(), name: name.into() }
-    }
-
-    fn report() -> Report {
-        Report {
-            release: "6.1.0".into(),
-            supported: true,
-            accelerator: Accelerator::Tcg,
-            check: serde_json::from_str(
-                r#"{"ready":true,"findings":[{"name":"jit","level":"warn","detail":"off","hint":"on"}]}"#,
-            )
-            .ok(),
-            results: vec![(test("a"), Outcome::Passed, 1)],
-            unfinished: Vec::new(),
-            not_run: vec![(test("b"), "makes load")],
-            given: 1,
-            refused: Vec::new(),
-            troubles: Vec::new(),
-            fatal: None,
-            ended: Ended::Off,
-            took: Duration::from_secs(61),
-        }
-    }
-
     #[test]
     fn all_is_well_only_when_nothing_is_wrong() {
-        assert_eq!(report().faults(), [""; 0]);
+        assert_eq!(sample().faults(), [""; 0]);
         let cases: [(&str, Spoil); 8] = [
             ("said nothing", |r| r.check = None),
             ("finds this kernel ready", |r| r.supported = false),
             ("failed", |r| r.results[0].1 = Outcome::Failed),
             ("1 of 2 tests have no result", |r| r.given = 2),
             ("the machine hung", |r| r.ended = Ended::Silent(Duration::from_secs(9))),
-            ("oops", |r| r.troubles.push(("oops", "Oops: 0000".into()))),
-            ("the verifier refused", |r| r.refused.push(test("a"))),
+            ("oops", |r| r.troubles.push(("oops".into(), "Oops: 0000".into()))),
+            ("the verifier refused", |r| r.refused.push(r.results[0].0.clone())),
             ("no test was chosen", |r| (r.given, r.results) = (0, Vec::new())),
         ];
         for (fault, spoil) in cases {
-            let mut report = report();
+            let mut report = sample();
             spoil(&mut report);
             let faults = report.faults();
             assert!(faults.iter().any(|found| found.contains(fault)), "{fault}: {faults:?}");
@@ -279,13 +283,19 @@ mod tests {
 
     #[test]
     fn the_table_has_kernels_findings_and_what_was_not_run() {
-        let mut old = report();
+        let mut old = sample();
         (old.release, old.supported) = ("5.10.0".into(), false);
         old.check = old.check.map(|check| Check { ready: false, ..check });
-        let text = table(&[old, report()]);
-        for part in
-            ["| 5.10.0 |", "refused as it should be", "‼ off", "makes load", "ports (1)", "all"]
-        {
+        let text = table(&[old, sample()]);
+        for part in [
+            "| 5.10.0 |",
+            "0123abc",
+            "refused as it should be",
+            "‼ off",
+            "makes load",
+            "ports (1)",
+            "all",
+        ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
     }

@@ -12,7 +12,7 @@ pub(super) enum Breadth {
 }
 
 /// Tests that no virtual machine is given: a whole program, or tests whose name begins so.
-const LEFT_OUT: [(&str, &str, &str); 9] = [
+const LEFT_OUT: [(&str, &str, &str); 11] = [
     ("bulk", "", "gigabytes through an emulated processor: load, not a question to the kernel"),
     ("storm", "", "judges rates and times of a loaded machine"),
     ("exhaustion", "", "judges processor time"),
@@ -22,6 +22,8 @@ const LEFT_OUT: [(&str, &str, &str); 9] = [
     ("protocols", "h2load_", "makes load; the protocols have other tests"),
     ("engines", "", "compares the HTTP engines with each other, above the kernel; minutes each"),
     ("http_behaviours", "", "about HTTP, above the kernel; minutes each"),
+    ("hostile", "", "about HTTP, above the kernel; minutes each"),
+    ("soak", "", "ten thousand connections: load"),
 ];
 
 /// The only tests for a kernel on which weir does not run.
