@@ -124,7 +124,7 @@ pub fn remove(path: &Path) -> Result<()> {
     }
     // A process that has just gone keeps its cgroup busy for a moment.
     let mut result = Ok(());
-    let _told_by_result = wait_until("the cgroup to be free", Duration::from_secs(5), || {
+    let _told_by_result = wait_until("the cgroup to be free", Duration::from_secs(30), || {
         if !at_once {
             // Before Linux 5.14: one by one, and again those that were started meanwhile.
             for pid in processes_below(path) {

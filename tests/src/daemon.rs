@@ -20,7 +20,7 @@ use crate::site::PATIENCE;
 use crate::weir::{LIMIT, binary};
 
 /// How long weir may take until it captures. Five tests at once on two cores load programs slowly.
-const READY: Duration = Duration::from_secs(20);
+const READY: Duration = Duration::from_secs(60);
 
 /// A name for what weir pins, that no other test has; on drop everything pinned under it goes.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ const MARK: &str = "0x57450000";
 const SYSCTLS: [&str; 3] = ["ipv4/tcp_fwmark_accept", "ipv4/fwmark_reflect", "ipv6/fwmark_reflect"];
 
 /// The kernel frees programs after a grace period.
-const GRACE: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(60);
 
 /// After weir has ended and was detached: none of the instance's programs is loaded, nothing is
 /// pinned under its name, and the namespaces have no rule and no sysctl of it.

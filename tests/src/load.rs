@@ -342,6 +342,8 @@ impl Half {
         let text = std::fs::read_to_string(&self.log)
             .with_context(|| format!("cannot read {}", self.log.display()))?;
         let parse = |line| serde_json::from_str(line).with_context(|| format!("no trip: {line}"));
-        text.lines().map(parse).collect()
+        // A half that was killed may have left a part of a line.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.lines().map(parse).collect()
     }
 }

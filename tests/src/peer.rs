@@ -3,12 +3,14 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::Result;
+use socket2::SockRef;
 
 use crate::netns::Netns;
 
@@ -117,6 +119,22 @@ impl Drop for Peer {
 #[must_use]
 pub fn plain(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Whether the other end of a socket is in its own namespace: no segment on a cable is longer, and
+/// those through loopback are (64 KiB).
+///
+/// # Errors
+///
+/// Fails when it is not connected.
+pub fn is_loopback(stream: &impl AsFd) -> std::io::Result<bool> {
+    Ok(is_loopback_segment(SockRef::from(stream).tcp_mss()?))
+}
+
+/// Whether that is the greatest length of segments (bytes) of a socket as in [`is_loopback`].
+#[must_use]
+pub const fn is_loopback_segment(bytes: u32) -> bool {
+    bytes > 9000
 }
 
 fn accept_until<F>(

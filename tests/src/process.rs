@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use crate::netns::Netns;
 
 /// How long a server may take until it listens. MariaDB on a busy two-core machine is the slowest.
-const START_LIMIT: Duration = Duration::from_secs(30);
+const START_LIMIT: Duration = Duration::from_secs(90);
 
 /// A running process; killed on drop, with its process group.
 #[derive(Debug)]
@@ -134,7 +134,7 @@ impl Process {
     /// Fails when it was gone already.
     pub fn kill_hard(&mut self) -> Result<()> {
         self.signal(Signal::SIGKILL)?;
-        self.wait(Duration::from_secs(5)).map(drop)
+        self.wait(Duration::from_secs(30)).map(drop)
     }
 
     fn group(&self) -> Pid {

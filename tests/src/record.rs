@@ -72,10 +72,11 @@ impl Records {
     ///
     /// Fails when the file is missing or a line is not JSON.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
+        let bytes = std::fs::read(path)
             .with_context(|| format!("cannot read the records {}", path.display()))?;
         // The last line may be on its way.
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        let end = bytes.iter().rposition(|byte| *byte == b'\n').unwrap_or_default();
+        let whole = std::str::from_utf8(&bytes[..end])?;
         whole
             .lines()
             .map(|line| {

@@ -2,9 +2,11 @@
 //! and a process inside that makes sockets and hands them to the test. The kernel's hooks see that
 //! process; the test holds both ends of a connection and can compare their bytes.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -20,7 +22,6 @@ use serde_json::{Value, json};
 use crate::cgroup::Cgroup;
 use crate::fixture;
 use crate::netns::Netns;
-use crate::peer::plain;
 use crate::process::{Process, patience, wait_until};
 use crate::wire::Wire;
 
@@ -185,15 +186,15 @@ pub fn join(client: &Site, to: SocketAddr, listener: &TcpListener) -> Result<Wir
     }
 }
 
-/// Whether a new connection to a server goes through weir: then the server sees another port than
-/// the client has. Bytes must come through both ways, and both ends.
+/// Whether a new connection to a server goes through weir. Bytes must come through both ways, and
+/// both ends.
 ///
 /// # Errors
 ///
 /// Fails when the connection does.
 pub fn is_captured(client: &Site, to: SocketAddr, listener: &TcpListener) -> Result<bool> {
     let wire = join(client, to, listener)?;
-    let captured = wire.client.local_addr()? != plain(wire.server.peer_addr()?);
+    let captured = wire.went_through_weir()?;
     wire.up("ping\n")?;
     wire.down("pong\n")?;
     wire.finish()?;
@@ -232,6 +233,20 @@ pub fn stop(listener: TcpListener) -> io::Result<()> {
     shutdown(&listener, Shutdown::Both)?;
     drop(listener);
     Ok(())
+}
+
+/// Closes a listener, and waits until the last copy of its descriptor is closed too (see [`stop`]).
+///
+/// # Errors
+///
+/// Fails when somebody keeps it.
+pub fn close(site: &Site, listener: TcpListener) -> Result<()> {
+    let socket = File::from(OwnedFd::from(listener));
+    let inode = socket.metadata()?.ino();
+    drop(socket);
+    wait_until("the last copy to be closed", PATIENCE, || {
+        Ok(!site.netns.socket_inodes()?.contains(&inode))
+    })
 }
 
 /// Reads to the end of the other side's half.

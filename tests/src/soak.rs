@@ -132,14 +132,14 @@ fn visit(settings: &Settings, pods: &Pods, round: usize, count: usize) -> Result
 }
 
 /// What weir holds once no connection is open, and descriptors and entries are back to what they
-/// were, if they ever are.
+/// were, if they ever are; the first time, once two looks see the same.
 fn at_rest(daemon: &Daemon, pods: &Pods, first: Option<&Holdings>) -> Result<Holdings> {
     let mut holdings = None;
     // Whether it came back is judged later: here it only has the time.
-    let _judged_later = wait_until("weir to be at rest", Duration::from_secs(10), || {
+    let _judged_later = wait_until("weir to be at rest", Duration::from_secs(60), || {
         let now = Holdings::of(daemon, &[&pods.node, &pods.pod_a.netns])?;
-        let back = first.is_none_or(|first| first.is_as_before(&now));
-        let rests = now.is_idle() && back;
+        let before = first.or(holdings.as_ref());
+        let rests = now.is_idle() && before.is_some_and(|before| before.is_as_before(&now));
         holdings = Some(now);
         Ok(rests)
     });

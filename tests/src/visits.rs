@@ -11,6 +11,7 @@ use nix::time::{ClockId, clock_gettime};
 use crate::cgroup::{Cgroup, within};
 use crate::lab::{CLIENT_V4, SERVER_V4};
 use crate::netns::Netns;
+use crate::peer::is_loopback_segment;
 use crate::process::{Process, run, wait_until};
 use crate::{Lab, fixture};
 
@@ -32,9 +33,9 @@ pub struct Visit {
 /// How a connection went.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The server saw the client's own port.
+    /// The server saw the client's own address and port, and the client is not connected to loopback.
     Direct,
-    /// The server saw another port, of the same address.
+    /// Through weir; the server saw the same address.
     Proxied,
     /// The client got an error, or the server saw a foreign address.
     Failed(String),
@@ -68,17 +69,17 @@ pub fn visit(netns: &Netns, cgroup: &Path, to: (&str, u16), peer: &str) -> Resul
          \x20with socket.create_connection(('{host}', {port}), timeout=20) as c:\n\
          \x20\x20assert c.getpeername() == ('{peer}', {port}), c.getpeername()\n\
          \x20\x20seen = c.makefile().readline().split()\n\
-         \x20\x20print('direct' if int(seen[1]) == c.getsockname()[1] else 'proxied')\n\
+         \x20\x20print(c.getsockname()[1], seen[1], c.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG))\n\
          except OSError as error:\n\
          \x20print(type(error).__name__)"
     );
     let mut client = netns.command(fixture::PYTHON);
     client.args(["-c", &program]);
     let finished = run(&mut within(cgroup, &client), Duration::from_secs(60))?.ok()?;
-    Ok(match finished.stdout.trim() {
-        "direct" => Outcome::Direct,
-        "proxied" => Outcome::Proxied,
-        other => Outcome::Failed(other.to_owned()),
+    let said = finished.stdout.trim();
+    Ok(match said.split(' ').collect::<Vec<_>>()[..] {
+        [own, seen, segment] => outcome(own == seen, segment)?,
+        _ => Outcome::Failed(said.to_owned()),
     })
 }
 
@@ -154,6 +155,13 @@ impl Visits {
         self.0.iter().filter(|visit| (from..to).contains(&visit.begin)).collect()
     }
 
+    /// When the last connection before a moment was begun: it may be under way at the moment, those
+    /// before it are over, because one follows the other.
+    #[must_use]
+    pub fn settled_before(&self, moment: u64) -> u64 {
+        self.between(0, moment).last().map_or(0, |visit| visit.begin)
+    }
+
     /// No connection failed.
     #[track_caller]
     pub fn assert_no_error(&self) {
@@ -193,10 +201,19 @@ fn parse(line: &str) -> Result<Visit> {
     let words: Vec<&str> = line.split(' ').collect();
     let begin = words[0].parse().with_context(|| format!("no visit: {line}"))?;
     let outcome = match words[1..] {
-        ["ok", own_ip, own, seen_ip, seen] if own_ip == CLIENT_V4 && seen_ip == CLIENT_V4 => {
-            if own == seen { Outcome::Direct } else { Outcome::Proxied }
+        ["ok", own_ip, own, seen_ip, seen, segment]
+            if own_ip == CLIENT_V4 && seen_ip == CLIENT_V4 =>
+        {
+            outcome(own == seen, segment)?
         }
         _ => Outcome::Failed(line.to_owned()),
     };
     Ok(Visit { begin, outcome })
+}
+
+/// Of a connection that came about: the kernel may have given weir the port that the client has, but
+/// then the client's segments (`TCP_MAXSEG`) are those of loopback.
+fn outcome(same_port: bool, segment: &str) -> Result<Outcome> {
+    let segment = segment.parse().with_context(|| format!("no length of segments: {segment}"))?;
+    Ok(if same_port && !is_loopback_segment(segment) { Outcome::Direct } else { Outcome::Proxied })
 }

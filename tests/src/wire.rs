@@ -8,6 +8,7 @@ use std::thread;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
 
+use crate::peer::{is_loopback, plain};
 use crate::site::read_all;
 
 /// How much of the bytes around a difference is shown.
@@ -25,6 +26,18 @@ pub struct Wire {
 // === impl Wire ===
 
 impl Wire {
+    /// Whether weir is between the two. Then the server sees another address than the client has,
+    /// but not always: the kernel may have given weir the port that the client has, of the same
+    /// address. Then the one or the other end is connected through loopback; the namespaces are two.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it is not connected any more.
+    pub fn went_through_weir(&self) -> io::Result<bool> {
+        let (own, seen) = (self.client.local_addr()?, plain(self.server.peer_addr()?));
+        Ok(own != seen || is_loopback(&self.client)? || is_loopback(&self.server)?)
+    }
+
     /// The client says something, and the server gets just that.
     ///
     /// # Errors

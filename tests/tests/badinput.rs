@@ -166,9 +166,12 @@ fn the_control_socket_is_for_root_alone() -> Result<()> {
 #[test]
 fn an_ordinary_user_is_told_what_is_missing() -> Result<()> {
     let lab = Lab::new()?;
-    // A copy that the user can reach: the target directory may be below /root.
+    // A copy that the user can reach: the target directory may be below /root. Another process makes
+    // it: a child of another test would have it open for writing with us, until it execs.
     let copy = lab.dir().join("weir");
-    std::fs::copy(weir_tests::weir::binary()?, &copy)?;
+    let mut install = std::process::Command::new("install");
+    install.arg(weir_tests::weir::binary()?).arg(&copy);
+    weir_tests::process::run(&mut install, Duration::from_secs(20))?.ok()?;
     let mut command = lab.client.command_as("nobody", &copy)?;
     command.args(["exec", "--", "true"]);
     let finished = weir_tests::process::run(&mut command, Duration::from_secs(20))?;

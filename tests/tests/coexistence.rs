@@ -21,6 +21,7 @@ use weir_tests::lab::SERVER_V4;
 use weir_tests::netns::{Netns, ip};
 use weir_tests::peer::Peer;
 use weir_tests::process::{Process, run, wait_until};
+use weir_tests::site::PATIENCE;
 use weir_tests::visits::{Outcome as Visit, visit};
 use weir_tests::weir::binary;
 
@@ -83,7 +84,7 @@ impl Place {
         command.arg("--control").arg(&control).args(flags);
         let process = Process::start("weir", within(own, &command), self.lab.dir())?;
         let mut weir = Weir { process, control, _instance: instance };
-        wait_until("weir to get ready", Duration::from_secs(10), || {
+        wait_until("weir to get ready", PATIENCE * 3, || {
             if !weir.process.running()? {
                 bail!("weir run ended");
             }

@@ -48,9 +48,11 @@ fn off_looks_at_each_connection() -> Result<()> {
 fn opaque_stops_looking_after_three_in_a_row() -> Result<()> {
     let (visits, records, explained) = visits("opaque")?;
     assert_eq!(outcomes(&visits, &Outcome::Proxied), visits.len());
-    let told = |field: &str| -> Vec<String> {
-        records.connections(PORT).iter().map(|record| record.text(field)).collect()
-    };
+    // In the order in which they were accepted, not in that of their ends.
+    let mut all = records.connections(PORT);
+    all.sort_by_key(|record| record.number("id"));
+    let told =
+        |field: &str| -> Vec<String> { all.iter().map(|record| record.text(field)).collect() };
     let (treatments, sources) = (told("treatment"), told("source"));
     let (looked, learned) = treatments.split_at(STREAK);
     assert!(looked.iter().all(|treatment| treatment == "tcp"), "{treatments:?}");

@@ -22,7 +22,7 @@ fn a_skipped_port_goes_direct_and_is_still_counted() -> Result<()> {
     let program = format!(
         "import socket\n\
          s = socket.create_connection(('{SERVER_V4}', 9000), 10)\n\
-         print(s.makefile().readline().split()[1] == str(s.getsockname()[1]))"
+         print(s.makefile().read().split()[1] == str(s.getsockname()[1]))"
     );
     let seen = Exec::new(&lab).flags(&["--skip-outbound-ports", "8999-9001"]).python(&program)?;
     assert_eq!(seen.stdout(), "True", "the server sees the client's own port");

@@ -16,7 +16,7 @@ use weir_tests::left::nothing_left;
 use weir_tests::peer::plain;
 use weir_tests::pods::{POD, Pods};
 use weir_tests::process::{Process, run, wait_until};
-use weir_tests::site::{Site, accept, join, read_all};
+use weir_tests::site::{Site, accept, close, join, read_all};
 use weir_tests::weir::{Daemon, Run};
 use weir_tests::wire::{Wire, noise};
 
@@ -44,7 +44,7 @@ fn captured(from: &Site, to: SocketAddr, listener: &TcpListener) -> Result<bool>
 }
 
 fn talk(wire: Wire) -> Result<bool> {
-    let captured = wire.client.local_addr()? != plain(wire.server.peer_addr()?);
+    let captured = wire.went_through_weir()?;
     wire.up("ping")?;
     wire.down("pong")?;
     wire.finish()?;
@@ -105,16 +105,16 @@ fn each_family_and_address_is_followed() -> Result<()> {
                 refused(client, to)?;
             }
         }
-        drop(listener);
+        close(pod, listener)?;
         for address in POD {
             refused(client, at(address, port))?;
         }
     }
     assert!(captured(client, at(POD[0], 9006), &v4)? && captured(client, at(POD[1], 9006), &v6)?);
-    drop(v4);
+    close(pod, v4)?;
     refused(client, at(POD[0], 9006))?;
     assert!(captured(client, at(POD[1], 9006), &v6)?);
-    drop(v6);
+    close(pod, v6)?;
     refused(client, at(POD[1], 9006))?;
     ended(daemon, &pods)
 }
@@ -128,7 +128,7 @@ fn the_last_copy_of_a_descriptor_ends_it() -> Result<()> {
     let second = first.try_clone()?;
     drop(first);
     assert!(captured(&pods.client_a, at(POD[0], PORT), &second)?);
-    drop(second);
+    close(&pods.pod_a, second)?;
     refused(&pods.client_a, at(POD[0], PORT))
 }
 
@@ -145,7 +145,7 @@ fn shutdown_ends_it_and_listening_again_is_seen() -> Result<()> {
         listen(&listener, Backlog::new(16)?)?;
     }
     assert!(captured(&pods.client_a, to, &listener)?);
-    drop(listener);
+    close(&pods.pod_a, listener)?;
     refused(&pods.client_a, to)
 }
 
@@ -163,11 +163,11 @@ fn a_group_listens_until_its_last_member_has_gone() -> Result<()> {
         for ip in POD {
             assert!(captured_by_any(&pods.client_a, at(ip, 9001), &five)?, "{} left", five.len());
         }
-        five.pop();
+        close(&pods.pod_a, five.remove(0))?;
     }
     while !twelve.is_empty() {
         captured_by_any(&pods.client_a, at(POD[0], 9002), &twelve)?;
-        twelve.remove(0);
+        close(&pods.pod_a, twelve.remove(0))?;
     }
     for port in [9001, 9002] {
         refused(&pods.client_a, at(POD[0], port))?;
@@ -183,7 +183,7 @@ fn the_same_port_of_two_pods_is_followed_apart() -> Result<()> {
     daemon.add("pod-b", pods.pod_b.cgroup(), &pods.pod_b.netns, &[])?;
     let to = at(POD[0], PORT);
     assert!(captured(&pods.client_a, to, &a)? && captured(&pods.client_b, to, &b)?);
-    drop(a);
+    close(&pods.pod_a, a)?;
     refused(&pods.client_a, to)?;
     assert!(captured(&pods.client_b, to, &b)?);
     daemon.ask(&["workload", "remove", "pod-b"])?.ok()?;
@@ -191,7 +191,7 @@ fn the_same_port_of_two_pods_is_followed_apart() -> Result<()> {
     // What was forgotten is found again.
     daemon.add("pod-b", pods.pod_b.cgroup(), &pods.pod_b.netns, &[])?;
     assert!(captured(&pods.client_b, to, &b)?);
-    drop(b);
+    close(&pods.pod_b, b)?;
     refused(&pods.client_b, to)?;
     ended(daemon, &pods)
 }
@@ -228,16 +228,16 @@ fn what_was_followed_still_is_after_kill_9() -> Result<()> {
         assert!(captured(&pods.client_a, at(POD[0], 9002), &stays)?);
     }
     daemon.process.kill_hard()?;
-    drop(gone);
+    close(&pods.pod_a, gone)?;
     let daemon = command(&pods, &[]).after(&daemon).start()?;
     refused(&pods.client_a, at(POD[0], 9001))?;
     assert!(captured(&pods.client_a, at(POD[0], 9002), &stays)?);
-    drop(stays);
+    close(&pods.pod_a, stays)?;
     refused(&pods.client_a, at(POD[0], 9002))?;
     for listener in new {
         let to = at(POD[0], listener.local_addr()?.port());
         assert!(captured(&pods.client_a, to, &listener)?);
-        drop(listener);
+        close(&pods.pod_a, listener)?;
         refused(&pods.client_a, to)?;
     }
     ended(daemon, &pods)
@@ -253,7 +253,7 @@ fn a_followed_listener_goes_on_without_weir() -> Result<()> {
     assert!(!captured(&pods.client_a, at(POD[0], PORT), &listener)?);
     let _again = capture(&pods, &[])?;
     assert!(captured(&pods.client_a, at(POD[0], PORT), &listener)?);
-    drop(listener);
+    close(&pods.pod_a, listener)?;
     refused(&pods.client_a, at(POD[0], PORT))
 }
 
@@ -280,10 +280,16 @@ fn a_listener_of_nobody_is_captured_and_its_end_noticed_at_the_next_refusal() ->
     })?;
     let reset = read_all(&client).map_err(|error| error.kind());
     ensure!(reset == Err(ErrorKind::ConnectionReset), "{reset:?}");
-    let records = daemon.records_of(PORT, 1)?;
     let own = client.local_addr()?.to_string();
-    let first = records.connections(PORT).into_iter().find(|record| record.text("client") == own);
-    assert_eq!(first.context("it was not captured")?.text("direction"), "inbound");
+    let mut direction = None;
+    wait_until("its record", SOON, || {
+        let records = daemon.records()?;
+        let mut of_port = records.connections(PORT).into_iter();
+        let first = of_port.find(|record| record.text("client") == own);
+        direction = first.map(|record| record.text("direction"));
+        Ok(direction.is_some())
+    })?;
+    assert_eq!(direction.as_deref(), Some("inbound"));
     Ok(())
 }
 

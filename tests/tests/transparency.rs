@@ -239,9 +239,8 @@ fn curl_fails_where_nobody_listens() -> Result<()> {
 #[test]
 fn an_address_without_route_fails_in_connect() -> Result<()> {
     let lab = Lab::new()?;
-    let program = "begin = time.monotonic()\n\
-         print(name(lambda: connect('192.0.2.1', 80)), name(lambda: connect('2001:db8::1', 80)))\n\
-         assert time.monotonic() - begin < 1";
+    let program =
+        "print(name(lambda: connect('192.0.2.1', 80)), name(lambda: connect('2001:db8::1', 80)))";
     let seen = Exec::new(&lab).python(&client(program))?;
     assert_eq!(seen.stdout(), "ENETUNREACH ENETUNREACH");
     Ok(())
@@ -254,11 +253,13 @@ fn happy_eyeballs_takes_the_family_that_has_a_route() -> Result<()> {
     let resolve = format!("dual.test:8080:[2001:db8::1],{SERVER_V4}");
     let format = "%{remote_ip} %{time_total}";
     let url = "http://dual.test:8080/hello.txt";
+    // So long it waits for IPv6 before it tries the other, unless IPv6 is refused at once.
+    let wait = ["--happy-eyeballs-timeout-ms", "30000"];
     let line = ["curl", "-sS", "-o", "/dev/null", "-w", format, "--resolve", &resolve, url];
-    let seen = Exec::new(&lab).ok(&line)?;
+    let seen = Exec::new(&lab).ok(&[&line[..], &wait].concat())?;
     let (address, time) = seen.stdout().split_once(' ').context("two words")?;
     assert_eq!(address, SERVER_V4);
-    assert!(time.parse::<f64>()? < 1.0, "{time} s");
+    assert!(time.parse::<f64>()? < 20.0, "{time} s");
     seen.records.assert_treated(nginx::HTTP1, "http1");
     Ok(())
 }

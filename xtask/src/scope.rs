@@ -23,7 +23,7 @@ use weir_tests::process::wait_until;
 const MARK: &str = "WEIR_XTASK_INNER";
 
 /// How long the last processes may take to go.
-const GRACE: Duration = Duration::from_secs(3);
+const GRACE: Duration = Duration::from_secs(10);
 
 /// How the inner process ended, and what it left.
 pub(crate) struct Ended {

@@ -278,7 +278,11 @@ fn groups(object: &Value, layout: Layout, root: &Cgroup) -> Result<(Cgroup, [Cgr
 fn sleeper(netns: &Netns, cgroup: &Cgroup, name: &str, dir: &Path) -> Result<Process> {
     let mut command = netns.command_in(cgroup.path(), "sleep");
     command.arg("infinity");
-    Process::start(name, command, dir)
+    let process = Process::start(name, command, dir)?;
+    wait_until("the process in its cgroup", PATIENCE, || {
+        Ok(cgroup.processes().contains(&process.pid()))
+    })?;
+    Ok(process)
 }
 
 #[cfg(test)]

@@ -18,6 +18,8 @@ pub const HTTP1: u16 = 8080;
 pub const H2C: u16 = 8081;
 /// HTTP/1 and HTTP/2 over TLS, with a certificate that nobody signed.
 pub const TLS: u16 = 8443;
+/// What answers uploads: the last that it listens on.
+const LAST: u16 = 8079;
 
 /// A running nginx.
 #[derive(Debug)]
@@ -56,7 +58,8 @@ impl Nginx {
             Some(cgroup) => cgroup.wrap(&command),
             None => command,
         };
-        let process = Process::serve("nginx", command, lab.dir(), (&lab.server, HTTP1))?;
+        // It listens in the order of its configuration.
+        let process = Process::serve("nginx", command, lab.dir(), (&lab.server, LAST))?;
         Ok(Self { process, root, uploads })
     }
 
@@ -93,7 +96,7 @@ impl Nginx {
 
 /// `master_process off`: one process, so that killing it leaves no workers behind. `sendfile off`:
 /// with it HTTP/2 answers in 44 ms at one connection. nginx keeps a request body only when it is
-/// proxied, hence the server on port 8079 that answers with the name of the file.
+/// proxied, hence the server on port [`LAST`] that answers with the name of the file.
 fn config(dir: &Path) -> String {
     let dir = dir.display();
     format!(
@@ -130,10 +133,10 @@ http {{
             proxy_pass_request_body off;
             proxy_set_header Content-Length "";
             proxy_set_header X-File $request_body_file;
-            proxy_pass http://127.0.0.1:8079/;
+            proxy_pass http://127.0.0.1:{LAST}/;
         }}
     }}
-    server {{ listen 127.0.0.1:8079; access_log off; return 200 "$http_x_file\n"; }}
+    server {{ listen 127.0.0.1:{LAST}; access_log off; return 200 "$http_x_file\n"; }}
 }}
 "#
     )

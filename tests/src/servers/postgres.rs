@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 
 use super::give;
 use crate::Lab;
-use crate::process::{Process, run};
+use crate::process::{Process, run, wait_until};
+use crate::site::PATIENCE;
 
 /// Not 5432, so that nothing declares it.
 pub const PORT: u16 = 15432;
@@ -30,7 +31,12 @@ pub fn start(lab: &Lab) -> Result<Process> {
     let mut command = lab.server.command_as("postgres", bin.join("postgres"))?;
     command.arg("-D").arg(&data).args(["-p", &PORT.to_string(), "-c", "listen_addresses=*"]);
     command.args(["-c", "fsync=off", "-c", "shared_buffers=16MB", "-k"]).arg(&dir);
-    Process::serve("postgres", command, lab.dir(), (&lab.server, PORT))
+    let server = Process::serve("postgres", command, lab.dir(), (&lab.server, PORT))?;
+    // It listens before it takes connections.
+    wait_until("postgres to be ready", PATIENCE, || {
+        Ok(server.log().contains("ready to accept connections"))
+    })?;
+    Ok(server)
 }
 
 /// The client's command line for one statement, with bare output.

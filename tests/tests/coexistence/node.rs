@@ -29,7 +29,13 @@ fn pod(place: &Place, driver: &str, container: &str) -> Result<Process> {
     let mut sleep = place.lab.client.command_in(&container, LESS[0]);
     sleep.args(&LESS[1..]).args(["sleep", "3600"]);
     let app = Process::start("app", sleep, place.lab.dir())?;
-    wait_until("the process", Duration::from_secs(10), || Ok(place.top.processes().len() == 1))?;
+    wait_until("the process, with no more than it keeps", PATIENCE, || {
+        let names =
+            place.top.processes().into_iter().map(|pid| {
+                std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default()
+            });
+        Ok(names.collect::<Vec<_>>() == ["sleep\n"])
+    })?;
     Ok(app)
 }
 

@@ -54,7 +54,7 @@ fn start(
     let mut process = Process::start(name, container.command(node, &arguments)?, pods.dir())?;
     let mut status = std::process::Command::new(binary()?);
     status.args(["status", "-o", "json", "--control"]).arg(dir.join("control.sock"));
-    let waited = wait_until("weir to answer", PATIENCE, || {
+    let waited = wait_until("weir to answer", PATIENCE * 3, || {
         if !process.running()? {
             bail!("it ended");
         }
@@ -71,7 +71,7 @@ fn visit(pods: &Pods, listener: &std::net::TcpListener) -> Result<Wire> {
     let wire = join(&pods.client_a, SocketAddr::new(POD[0].parse()?, PORT), listener)?;
     let (seen, own) = (plain(wire.server.peer_addr()?), plain(wire.client.local_addr()?));
     ensure!(seen.ip().to_string() == CLIENT[0], "the pod sees {seen}");
-    ensure!(seen.port() != own.port(), "{own} went direct");
+    ensure!(wire.went_through_weir()?, "{own} went direct");
     Ok(wire)
 }
 

@@ -128,12 +128,13 @@ fn the_clients_address_is_preserved_on_request() -> Result<()> {
     let seen = || -> Result<(bool, bool)> {
         let [inbound, outbound] = ways.open()?;
         let (own, peer) = (inbound.client.local_addr()?, plain(inbound.server.peer_addr()?));
+        let proxied = inbound.went_through_weir()?;
         for wire in [inbound, outbound] {
             wire.up("ping")?;
             wire.down("pong")?;
             wire.finish()?;
         }
-        Ok((own.ip() == peer.ip(), own.port() != peer.port()))
+        Ok((own.ip() == peer.ip(), proxied))
     };
     ensure!(seen()? == (false, true), "at first the peer is local");
     let bytes = noise(50_000);

@@ -222,7 +222,8 @@ fn a_token_that_is_not_taken_is_tried_again() -> Result<()> {
     let (ready, body) = cluster.ready()?;
     ensure!(!ready, "ready without a list: {body}");
     ensure!(weir.process.running()?, "it has ended:\n{}", weir.process.log());
-    ensure!(weir.process.log().contains("Unauthorized"), "not a word:\n{}", weir.process.log());
+    wait_until("a word of it", SOON, || Ok(weir.process.log().contains("Unauthorized")))
+        .with_context(|| weir.process.log())?;
     cluster.api.change_token(TOKEN);
     cluster.settle(&weir, &[&pod])
 }

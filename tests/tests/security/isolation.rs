@@ -189,7 +189,7 @@ fn a_note_about_another_connection_leads_nowhere_else() -> Result<()> {
     })?;
     let ports = own_ports(&pods)?;
     for round in 0..20 {
-        let source = at(POD[0], 40_000 + round);
+        let source = at(POD[0], 20_000 + round);
         // Reset at once: weir may see it or not.
         reset(pod.connect_from(source, at(CLIENT[0], SERVER))?)?;
         for port in &ports {

@@ -140,9 +140,11 @@ fn a_command_has_what_weir_was_started_with() -> Result<()> {
 fn a_set_user_id_program_works_under_exec() -> Result<()> {
     let lab = Lab::new()?;
     let program = lab.dir().join("id");
-    fs::copy("/usr/bin/id", &program)?;
-    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o4755))?;
     let program = program.display().to_string();
+    // Another process makes the copy: a child of another test would have it open for writing with
+    // us, until it execs.
+    let install = ["-m", "4755", "/usr/bin/id", &program];
+    run(Command::new("install").args(install), PATIENCE)?.ok()?;
     let line = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", &program, "-u"];
     let direct = run(Command::new(line[0]).args(&line[1..]), PATIENCE)?.ok()?;
     ensure!(direct.stdout.trim() == "0", "not even without weir: {}", direct.stdout);

@@ -147,7 +147,9 @@ impl Storm {
     pub(crate) fn resume(&mut self) -> Result<()> {
         let begin = now()?;
         self.daemon.process.signal(Signal::SIGCONT)?;
-        self.happened(What::Continued, begin)
+        self.happened(What::Continued, begin)?;
+        // It beats again before long; connections that hung in it end before that.
+        wait_until("weir to answer", SOON, || Ok(self.daemon.json(&["status"]).is_ok()))
     }
 
     fn happened(&mut self, what: What, begin: u64) -> Result<()> {

@@ -11,15 +11,12 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use weir_tests::load::{Kind, Outcome, PATIENCE, Trip};
-use weir_tests::peer::plain;
+use weir_tests::peer::{is_loopback, plain};
 use weir_tests::process::patience;
 use weir_tests::visits::now;
 
 /// [`Outcome::Good`] or [`Outcome::Left`], or what went wrong.
 pub(crate) type End = Result<Outcome, Outcome>;
-
-/// No segment on a cable is longer, and those through loopback are (64 KiB).
-const CABLE: u32 = 9000;
 
 /// One connection.
 pub(crate) struct Journey {
@@ -55,7 +52,7 @@ impl Journey {
     pub(crate) fn connected(&mut self, stream: &TcpStream) {
         self.trip.connected = now().ok();
         self.trip.local = stream.local_addr().ok().map(plain);
-        self.trip.loopback = SockRef::from(stream).tcp_mss().is_ok_and(|bytes| bytes > CABLE);
+        self.trip.loopback = is_loopback(stream).unwrap_or(false);
     }
 
     /// The other end has told how it sees this one.
