@@ -39,11 +39,10 @@ mod tests {
 
     #[test]
     fn opening_a_file_is_seen() {
-        // Other tests of this process open and close files at the same time: many are opened.
-        let before = open();
+        // Other tests of this process open and close files at the same time.
         let files: Vec<_> = (0..500).map(|_| fs::File::open("/dev/null").unwrap()).collect();
-        assert!(open() > before + 250, "{before} {}", open());
-        assert!(free() < limit());
+        assert!(open() >= 500, "{}", open());
+        assert!(free() <= limit() - 500, "{} of {}", free(), limit());
         drop(files);
     }
 }
