@@ -9,6 +9,7 @@ use std::{
 };
 
 use assert_cmd::cargo::CommandCargoExt;
+use socket2::{Domain, SockAddr, Socket, Type};
 
 fn weir(args: &[&str]) -> Output {
     let mut command = Command::cargo_bin("weir").unwrap();
@@ -73,7 +74,10 @@ fn without_a_running_weir_the_code_is_4() {
         let parts = ["no weir is running behind", path, "start one with `weir run`"];
         expect(&[verb, &["--control", path]].concat(), 4, &parts);
     }
-    drop(UnixListener::bind(path).unwrap());
+    // Nobody has ever listened at it: a child of another test would have a listener open for a while.
+    let stale = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    stale.bind(&SockAddr::unix(path).unwrap()).unwrap();
+    drop(stale);
     expect(&["status", "--control", path], 4, &["Connection refused"]);
 }
 

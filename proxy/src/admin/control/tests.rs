@@ -1,5 +1,7 @@
 use std::{io::Read, io::Write, net::Ipv6Addr, os::unix::fs::PermissionsExt, sync::Mutex};
 
+use socket2::{Domain, SockAddr, Socket, Type};
+
 use super::*;
 use crate::{
     admin::{
@@ -266,7 +268,10 @@ async fn the_socket_is_private() {
 async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control.sock");
-    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    // Nobody has ever listened at it: a child of another test would have a listener open for a while.
+    let stale = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    stale.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+    drop(stale);
     assert!(matches!(ask(&path, None, Command::Status), Err(ClientError::NotRunning { .. })));
 
     let socket = ControlSocket::bind(&path).unwrap();
