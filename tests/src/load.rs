@@ -191,7 +191,7 @@ impl Default for Plan {
         let few = |kind| (kind, if matches!(kind, Kind::Silent | Kind::Http2) { 2 } else { 3 });
         Self {
             seed: fastrand::u64(..),
-            limit: Duration::from_secs(120),
+            limit: patience(Duration::from_secs(120)),
             clients: Kind::ORDERLY.map(few).to_vec(),
             most: 10_000,
             rest: 20,
