@@ -16,7 +16,7 @@ use weir_tests::left::nothing_left;
 use weir_tests::peer::plain;
 use weir_tests::pods::{POD, Pods};
 use weir_tests::process::{Process, run, wait_until};
-use weir_tests::site::{Site, accept, close, join, read_all};
+use weir_tests::site::{Site, accept, close, is_captured as captured, read_all};
 use weir_tests::weir::{Daemon, Run};
 use weir_tests::wire::{Wire, noise};
 
@@ -38,11 +38,7 @@ fn command<'a>(pods: &'a Pods, flags: &[&str]) -> Run<'a> {
     run.workload("pod-a", pods.pod_a.cgroup(), Some(&pods.pod_a.netns))
 }
 
-/// Talks over a new connection; true where it came through weir.
-fn captured(from: &Site, to: SocketAddr, listener: &TcpListener) -> Result<bool> {
-    talk(join(from, to, listener)?)
-}
-
+/// Talks over both ends; true where weir is between them.
 fn talk(wire: Wire) -> Result<bool> {
     let captured = wire.went_through_weir()?;
     wire.up("ping")?;
