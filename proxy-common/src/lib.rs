@@ -64,13 +64,20 @@ pub mod maps {
     /// the application from, for as long as it connects. The kernel cannot tell: it takes a
     /// connection to an own address of a device for one that came in by that device.
     pub const INSIDE: &str = "INSIDE";
-    /// Socket-local storage `u32` (any value) on the proxy's own listeners, which what they accept
-    /// inherits: neither is taken for the workload's. Needed where the proxy is in the workload's
-    /// cgroup and the hook cannot know its cgroup (before Linux 6.4), or listened before the hook
-    /// was attached.
+    /// Socket-local storage [`crate::WorkloadId`] on the proxy's own listeners, which accepted
+    /// sockets inherit: neither counts as the workload's, and an accepted socket names the workload
+    /// whose listener it came through.
     pub const OWN: &str = "OWN";
-    /// `ConnectionKey → OriginalDestination`, from `TCP_CONNECT_CB` until the proxy's accept.
+    /// `ConnectionKey → OriginalDestination`, from `TCP_CONNECT_CB` until the handshake has completed
+    /// on the proxy's side, or the attempt has ended.
     pub const PENDING: &str = "PENDING";
+    /// Socket-local storage `OriginalDestination` on the proxy's accepted socket: what was in
+    /// [`PENDING`] for this very connection, moved there when its handshake completed.
+    pub const ACCEPTED: &str = "ACCEPTED";
+    /// `WorkloadId → Usage`: what a workload has used up of its shares of the tables above.
+    pub const USAGE: &str = "USAGE";
+    /// One-element array of [`crate::Shares`]: how much a workload may use. Userspace only writes.
+    pub const SHARES: &str = "SHARES";
     /// Socket-local storage `OriginalDestination` on the workload's own socket.
     pub const SOCKETS: &str = "SOCKETS";
     /// Per-CPU `CounterKey → u64`.
@@ -174,12 +181,87 @@ pub mod flags {
 pub struct WorkloadConfig {
     /// cgroup id whose sockets are the proxy's own; 0 for none.
     pub exempt_cgroup: u64,
+    /// Cookie of the workload's network namespace (`SO_NETNS_COOKIE`). Sockets of its cgroup in any
+    /// other namespace are not the workload's; 0 turns the test off.
+    pub netns_cookie: u64,
     /// A heartbeat older than this many nanoseconds means a hung proxy; 0 turns the test off.
     pub heartbeat_limit_ns: u64,
     /// See [`flags`].
     pub flags: u32,
+    /// Connections that [`Usage`] counts as on their way although they are not: see [`Usage::used`].
+    pub forgiven_in_flight: u32,
+    /// The same for addresses and ports listened on.
+    pub forgiven_listening: u32,
     /// Padding.
     pub _pad: u32,
+}
+
+/// What a workload has used up of its [`Shares`]. The hooks write it, one atomic operation at a
+/// time; each counter wraps.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Connections for which a place in [`maps::PENDING`] was reserved, before the redirect.
+    pub reserved: u32,
+    /// Places given back: the handshake completed, or the attempt ended.
+    pub released: u32,
+    /// Entries in [`maps::LISTENING`].
+    pub listening: u32,
+    /// Padding.
+    pub _pad: u32,
+}
+
+/// How much of a table one workload may use.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shares {
+    /// Connections on their way from connect(2) to the end of the handshake.
+    pub in_flight: u32,
+    /// Addresses and ports listened on.
+    pub listening: u32,
+}
+
+impl Usage {
+    /// What is used of a share. What the hooks have counted can drift: a connection that was reserved
+    /// for may fail before its SYN (no local port left, say), and userspace corrects
+    /// [`maps::LISTENING`]. Userspace measures that and has it forgiven; for a moment it may forgive a
+    /// few too many.
+    #[must_use]
+    pub const fn used(counted: u32, forgiven: u32) -> u32 {
+        let count = counted.wrapping_sub(forgiven).cast_signed();
+        if count < 0 { 0 } else { count.cast_unsigned() }
+    }
+
+    /// Connections on their way, as the hooks have counted them.
+    #[must_use]
+    pub const fn in_flight(&self) -> u32 {
+        self.reserved.wrapping_sub(self.released)
+    }
+}
+
+impl Shares {
+    /// Entries that [`maps::PENDING`] holds.
+    pub const PENDING_ENTRIES: usize = 262_144;
+    /// Entries that [`maps::LISTENING`] holds.
+    pub const LISTENING_ENTRIES: usize = 131_072;
+    /// Workloads that an instance has room for: several times what a kubelet admits.
+    pub const MAX_WORKLOADS: usize = 1024;
+
+    /// The share of each of so many workloads. All shares together take half of a table at most: when
+    /// they shrink, what is in use shrinks after them.
+    #[must_use]
+    pub const fn among(workloads: usize) -> Self {
+        Self {
+            in_flight: share(Self::PENDING_ENTRIES, workloads, 16_384),
+            listening: share(Self::LISTENING_ENTRIES, workloads, 16_384),
+        }
+    }
+}
+
+const fn share(entries: usize, workloads: usize, most: usize) -> u32 {
+    let count = if workloads == 0 { 1 } else { workloads };
+    let share = entries / 2 / count;
+    (if share > most { most } else { share }) as u32
 }
 
 /// Key of a port rule.
@@ -337,7 +419,9 @@ pub struct ListenerKey {
     pub kind: u32,
 }
 
-/// Names a captured connection as both ends see it: the workload's end of the redirected socket.
+/// Names a captured connection as both ends see it: the redirected socket's own end, and the
+/// listener that it was redirected to. Two listeners of one namespace get connections from the same
+/// address and port at the same time, so the source alone names none.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConnectionKey {
@@ -345,10 +429,12 @@ pub struct ConnectionKey {
     pub netns_cookie: u64,
     /// The workload's source address.
     pub addr: AddrWords,
+    /// The workload that was redirected, and that the listener serves.
+    pub workload: WorkloadId,
     /// The workload's source port, host order.
     pub port: u16,
-    /// Padding.
-    pub _pad: [u8; 6],
+    /// The listener's port, host order.
+    pub listener: u16,
 }
 
 /// What a hook knew about a connection when it decided.
@@ -435,7 +521,9 @@ pub struct CloseEvent {
 }
 
 const _: () = {
-    assert!(size_of::<WorkloadConfig>() == 24);
+    assert!(size_of::<WorkloadConfig>() == 40);
+    assert!(size_of::<Usage>() == 16);
+    assert!(size_of::<Shares>() == 8);
     assert!(size_of::<PortKey>() == 8);
     assert!(size_of::<PortRule>() == 4);
     assert!(size_of::<DestinationKey>() == 24);

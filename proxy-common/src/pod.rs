@@ -13,6 +13,8 @@ macro_rules! pod {
 
 pod!(
     WorkloadConfig,
+    Usage,
+    Shares,
     PortKey,
     PortRule,
     DestinationKey,

@@ -30,7 +30,7 @@ pub enum Reason {
     Unconfigured = 11,
     /// A helper failed; the connection went direct.
     HookError = 12,
-    /// `TCP_CONNECT_CB` could not store the original destination.
+    /// The workload has as many connections on their way to the proxy as its share allows.
     PendingFull = 13,
     /// The destination is the proxy's own listener.
     OwnListener = 14,
@@ -46,11 +46,18 @@ pub enum Reason {
     FromInside = 19,
     /// Nothing of the workload listens there: the kernel answers as it would.
     NotListening = 20,
+    /// A socket of the workload's cgroup in another network namespace than the workload's.
+    OtherNetns = 21,
+    /// A listening socket that was not noted, because the workload's share of the table is used up:
+    /// connections to it go direct. Counted for each socket.
+    ListeningFull = 22,
+    /// The report of a connection that went direct was lost: userspace has not read fast enough.
+    ReportLost = 23,
 }
 
 impl Reason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 24] = [
         Self::Redirected,
         Self::NotTcp,
         Self::Loopback,
@@ -72,6 +79,9 @@ impl Reason {
         Self::Learned,
         Self::FromInside,
         Self::NotListening,
+        Self::OtherNetns,
+        Self::ListeningFull,
+        Self::ReportLost,
     ];
 
     /// The name used in metrics and in the CLI.
@@ -99,6 +109,9 @@ impl Reason {
             Self::Learned => "learned",
             Self::FromInside => "from_inside",
             Self::NotListening => "not_listening",
+            Self::OtherNetns => "other_netns",
+            Self::ListeningFull => "listening_full",
+            Self::ReportLost => "report_lost",
         }
     }
 }

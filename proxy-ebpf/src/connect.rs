@@ -6,7 +6,7 @@
 
 use aya_ebpf::{
     btf_maps::lpm_trie::Key,
-    helpers::{bpf_get_current_cgroup_id, bpf_ktime_get_ns},
+    helpers::{bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_ktime_get_ns},
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
@@ -18,7 +18,7 @@ use weir_common::{
 
 use crate::{
     maps::{FAILED, PORT_HITS, ROUTES, SKIP_CIDRS, WORKLOAD, WORKLOADS, count, increment},
-    policy,
+    policy, share,
     socket::{self, read, read_words, write},
 };
 
@@ -83,7 +83,7 @@ fn try_connect<const INET6: bool>(
     ctx: &SockAddrContext,
     dest: &mut OriginalDestination,
 ) -> Result<(), Reason> {
-    let config = match concerned(dest) {
+    let config = match concerned(ctx, dest) {
         Ok(config) => config,
         Err(reason) => {
             // What an earlier connection of the same socket left.
@@ -92,7 +92,9 @@ fn try_connect<const INET6: bool>(
         }
     };
     match by_rule(config, dest).and_then(|()| by_reach(ctx, config, dest)) {
-        Ok(listener) => redirect::<INET6>(ctx, dest, listener),
+        Ok(listener) => redirect::<INET6>(ctx, dest, listener).inspect_err(|_| {
+            share::release(dest.workload);
+        }),
         Err(reason) => {
             leave(ctx, dest, reason);
             Err(reason)
@@ -102,9 +104,17 @@ fn try_connect<const INET6: bool>(
 
 /// The workload's configuration, where the connection is one of those that weir looks at.
 #[inline(always)]
-fn concerned(dest: &OriginalDestination) -> Result<&'static WorkloadConfig, Reason> {
+fn concerned(
+    ctx: &SockAddrContext,
+    dest: &OriginalDestination,
+) -> Result<&'static WorkloadConfig, Reason> {
     // SAFETY: a copy is not needed: userspace replaces entries, it does not write into them.
     let config = unsafe { WORKLOADS.get(&dest.workload) }.ok_or(Reason::Unconfigured)?;
+    // SAFETY: plain helper call on a valid context.
+    let netns = unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) };
+    if config.netns_cookie != 0 && config.netns_cookie != netns {
+        return Err(Reason::OtherNetns);
+    }
     if socket::is_loopback(&dest.addr) && config.flags & flags::CAPTURE_LOOPBACK == 0 {
         return Err(Reason::Loopback);
     }
@@ -136,7 +146,8 @@ fn by_rule(config: &WorkloadConfig, dest: &mut OriginalDestination) -> Result<()
     policy::learned(dest, &destination_key(dest))
 }
 
-/// What the kernel and the proxy can do: route, socket, listener, signs of life.
+/// What the kernel and the proxy can do: route, socket, listener, signs of life, and a place for
+/// the connection on its way, which comes last: it is reserved where the answer is yes.
 #[inline(always)]
 fn by_reach(
     ctx: &SockAddrContext,
@@ -160,6 +171,9 @@ fn by_reach(
     }
     if port == dest.port && socket::is_loopback(&dest.addr) {
         return Err(Reason::OwnListener);
+    }
+    if !share::reserve(config, dest.workload) {
+        return Err(policy::without_proxy(config, Reason::PendingFull));
     }
     Ok(port)
 }

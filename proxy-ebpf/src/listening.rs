@@ -1,7 +1,7 @@
 //! What the workload listens on: the `LISTENING` map, which sockops keeps, and for sockets that it
 //! does not see the `SEEDED` one, which the kernel keeps.
 
-use core::{arch::asm, ptr};
+use core::ptr;
 
 use aya_ebpf::{
     bindings::{BPF_NOEXIST, bpf_sock},
@@ -9,10 +9,12 @@ use aya_ebpf::{
 };
 use weir_common::{
     AddrWords, DestinationKey, Direction, Listening, PortKey, SEED_PLACES, SeedKey, Seeds,
+    WorkloadConfig,
 };
 
 use crate::{
     maps::{LISTENING, SEEDED, SEEDS},
+    share,
     socket::{self, read, read_words},
 };
 
@@ -100,14 +102,22 @@ fn is_open(seed: &SeedKey) -> bool {
     state == TCP_LISTEN && port == u32::from(seed.port)
 }
 
-/// Adds a socket; false where the map is full.
+/// Adds a socket; false where the workload's share of the map is used up.
 #[inline(always)]
-pub fn add(key: &DestinationKey, v6_only: bool) -> bool {
+pub fn add(config: &WorkloadConfig, key: &DestinationKey, v6_only: bool) -> bool {
+    if increment(key, v6_only) {
+        return true;
+    }
+    if !share::begin_listening(config, key.workload) {
+        return false;
+    }
     let first = Listening { sockets: 1, v6_only: u32::from(v6_only) };
-    // A second try, because another CPU may have been faster with an insert.
+    if LISTENING.insert(key, first, u64::from(BPF_NOEXIST)).is_ok() {
+        return true;
+    }
+    share::end_listening(key.workload);
+    // Another CPU may have been faster with an insert.
     increment(key, v6_only)
-        || LISTENING.insert(key, first, u64::from(BPF_NOEXIST)).is_ok()
-        || increment(key, v6_only)
 }
 
 /// Takes a socket away, and the entry with the last one.
@@ -117,8 +127,8 @@ pub fn add(key: &DestinationKey, v6_only: bool) -> bool {
 #[inline(always)]
 pub fn remove(key: &DestinationKey) {
     let Some(entry) = LISTENING.get_ptr_mut(key) else { return };
-    if change(entry, -1) == 1 && sockets(entry) == 0 {
-        let _ = LISTENING.remove(key);
+    if change(entry, -1) == 1 && sockets(entry) == 0 && LISTENING.remove(key).is_ok() {
+        share::end_listening(key.workload);
     }
 }
 
@@ -139,19 +149,9 @@ fn sockets(entry: *const Listening) -> u32 {
     unsafe { (&raw const (*entry).sockets).read_volatile() }
 }
 
-/// Changes the number of sockets, with other CPUs at it too; returns what it was. `core` has no
-/// such operation for this target; the kernel has it since 5.12 (`BPF_FETCH`).
+/// Changes the number of sockets; returns what it was.
 #[inline(always)]
 fn change(entry: *mut Listening, by: i32) -> u32 {
-    let mut value = by as u32;
     // SAFETY: one aligned word of a live entry.
-    unsafe {
-        asm!(
-            "{value} = atomic_fetch_add((u32 *)({at} + 0), {value})",
-            at = in(reg) &raw mut (*entry).sockets,
-            value = inout(wreg) value,
-            options(nostack),
-        );
-    }
-    value
+    unsafe { share::add(&raw mut (*entry).sockets, by) }
 }

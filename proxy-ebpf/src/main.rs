@@ -24,6 +24,7 @@ mod maps;
 mod name;
 mod option;
 mod policy;
+mod share;
 mod socket;
 mod stream;
 

@@ -10,13 +10,12 @@ use aya_ebpf::{
 };
 use weir_common::{
     CloseEvent, ConnectionKey, CounterKey, DestinationKey, Direction, ListenerKey, Listening,
-    OriginalDestination, PortKey, PortRule, PrefixKey, Reason, Route, SeedKey, Seeds, TupleKey,
-    WorkloadConfig, WorkloadId,
+    OriginalDestination, PortKey, PortRule, PrefixKey, Reason, Route, SeedKey, Seeds, Shares,
+    TupleKey, Usage, WorkloadConfig, WorkloadId,
 };
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
-/// 1,024 workloads on a node is several times what a kubelet admits.
-const MAX_WORKLOADS: usize = 1024;
+const MAX_WORKLOADS: usize = Shares::MAX_WORKLOADS;
 
 /// The workload that this instance serves. For `connect`, `inbound` and `weir_stream`, which are
 /// loaded once per workload; all others are loaded once, and take the workload from the socket.
@@ -75,7 +74,8 @@ pub static LISTENERS: SockHash<ListenerKey, 4096> = SockHash::new();
 pub static HEARTBEAT: Array<u64, 1> = Array::new();
 
 #[btf_map]
-pub static LISTENING: HashMap<DestinationKey, Listening, 131_072, NO_PREALLOC> = HashMap::new();
+pub static LISTENING: HashMap<DestinationKey, Listening, { Shares::LISTENING_ENTRIES }, NO_PREALLOC> =
+    HashMap::new();
 
 #[btf_map]
 pub static SEEDS: HashMap<PortKey, Seeds, 65_536, NO_PREALLOC> = HashMap::new();
@@ -92,10 +92,24 @@ pub static INSIDE: HashMap<DestinationKey, u8, 65_536, NO_PREALLOC> = HashMap::n
 #[btf_map]
 pub static LEARNED: LruHashMap<DestinationKey, u64, 16_384> = LruHashMap::new();
 
-/// Entries live from connect to accept; the proxy sweeps what nobody accepted.
+/// Entries live from the SYN to the end of the handshake, or of the attempt.
 #[btf_map]
-pub static PENDING: HashMap<ConnectionKey, OriginalDestination, 262_144, NO_PREALLOC> =
-    HashMap::new();
+pub static PENDING: HashMap<
+    ConnectionKey,
+    OriginalDestination,
+    { Shares::PENDING_ENTRIES },
+    NO_PREALLOC,
+> = HashMap::new();
+
+/// Where a completed handshake moves an entry of `PENDING`: an accepted socket cannot be mistaken.
+#[btf_map]
+pub static ACCEPTED: SkStorage<OriginalDestination> = SkStorage::new();
+
+#[btf_map]
+pub static USAGE: HashMap<WorkloadId, Usage, MAX_WORKLOADS, NO_PREALLOC> = HashMap::new();
+
+#[btf_map]
+pub static SHARES: Array<Shares, 1> = Array::new();
 
 #[btf_map]
 pub static SOCKETS: SkStorage<OriginalDestination> = SkStorage::new();
@@ -110,7 +124,7 @@ pub static PEERS: SockHash<TupleKey, 131_072> = SockHash::new();
 #[btf_map]
 pub static COUNTED: SkStorage<u32> = SkStorage::new();
 
-/// Marks the proxy's own listeners, and with them what they accept.
+/// Marks the proxy's own listeners with their workload, and with them what they accept.
 #[btf_map]
 pub static OWN: InheritedStorage<u32> = InheritedStorage::new();
 

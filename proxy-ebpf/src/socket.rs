@@ -139,16 +139,23 @@ pub fn forget(sk: *mut c_void) {
     }
 }
 
-/// Stores `value` with a socket; false where the kernel would not.
+/// Stores `value` with a socket of the workload; false where the kernel would not.
 #[inline(always)]
 pub fn store(sk: *mut c_void, value: &mut OriginalDestination) -> bool {
+    store_in((&raw const SOCKETS).cast(), sk, value)
+}
+
+/// Stores `value` with a socket, in a storage map whose values are of its type; false where the
+/// kernel would not.
+#[inline(always)]
+pub fn store_in(map: *const c_void, sk: *mut c_void, value: &mut OriginalDestination) -> bool {
     if sk.is_null() {
         return false;
     }
     // SAFETY: as above; on creation the kernel copies `value`.
     let slot = unsafe {
         bpf_sk_storage_get(
-            (&raw const SOCKETS).cast_mut().cast(),
+            map.cast_mut().cast(),
             sk,
             ptr::from_mut(value).cast(),
             u64::from(BPF_SK_STORAGE_GET_F_CREATE),

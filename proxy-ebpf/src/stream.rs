@@ -2,6 +2,9 @@
 //!
 //! * before the SYN of a redirected connection: its original destination goes into `PENDING`,
 //!   under the address that the proxy will see as its peer;
+//! * when the handshake is complete on the proxy's side: from there into the accepted socket's own
+//!   storage, so that the proxy cannot take it for another connection's;
+//! * at the end of a redirected connection that never got so far: its entry is removed;
 //! * at the handshake, with `sk_msg` on: both ends go into `PEERS`, and at no other time;
 //! * where the workload begins and ends to listen: `LISTENING` is kept in step;
 //! * where it accepts a connection that did not come through the proxy: why, into the storage;
@@ -28,9 +31,10 @@ use weir_common::{
 use crate::{
     inbound, listening,
     maps::{
-        COUNTED, EVENTS, EVENTS_BYTES, OWN, PEERS, PENDING, SOCKOPS_CGROUP, WORKLOAD, WORKLOADS,
-        count,
+        ACCEPTED, COUNTED, EVENTS, EVENTS_BYTES, OWN, PEERS, PENDING, SOCKOPS_CGROUP, WORKLOAD,
+        WORKLOADS, count,
     },
+    share,
     socket::{self, either, read, read_words},
 };
 
@@ -56,21 +60,11 @@ pub fn weir_stream(ctx: SockOpsContext) -> u32 {
     1
 }
 
-/// For the proxy's own cgroup, with `sk_msg` on: the accepted end of a captured connection.
+/// For the proxy's own cgroup: the accepted end of a captured connection.
 #[sock_ops]
 pub fn weir_proxy_side(ctx: SockOpsContext) -> u32 {
     if ctx.op() == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB {
-        let tuple = tuple(&ctx, ctx.family() == socket::AF_INET);
-        let key = ConnectionKey {
-            netns_cookie: tuple.netns_cookie,
-            addr: tuple.remote_addr,
-            port: tuple.remote_port,
-            _pad: [0; 6],
-        };
-        // SAFETY: only its presence counts.
-        if unsafe { PENDING.get(&key) }.is_some() {
-            insert_peer(&ctx, tuple);
-        }
+        arrived(&ctx);
     }
     1
 }
@@ -78,18 +72,69 @@ pub fn weir_proxy_side(ctx: SockOpsContext) -> u32 {
 #[inline(always)]
 fn connecting(ctx: &SockOpsContext) {
     let Some(dest) = stored(ctx) else { return };
+    // A connection that goes direct is followed for its report, a redirected one for its entry.
+    follow(ctx);
     if dest.reason != Reason::Redirected as u8 {
-        follow(ctx);
         return;
     }
+    let key = pending_key(ctx, dest);
+    // An entry under this key is of an attempt that ended without its end being seen.
+    if PENDING.insert(&key, *dest, BPF_NOEXIST).is_err() {
+        let replaced = PENDING.insert(&key, *dest, BPF_ANY).is_ok();
+        share::release(dest.workload);
+        if !replaced {
+            // Cannot happen while the shares fit into the map; the proxy refuses the connection.
+            count(Direction::Outbound, Reason::HookError);
+        }
+    }
+}
+
+/// Moves the entry of a connection whose handshake is complete to the accepted socket.
+#[inline(always)]
+fn arrived(ctx: &SockOpsContext) {
+    let sk = sk(ctx);
+    // SAFETY: the map's values are of this type.
+    let own = unsafe { socket::storage::<u32>((&raw const OWN).cast(), sk.cast(), 0) };
+    let Some(workload) = own.copied() else { return };
     let key = ConnectionKey {
         netns_cookie: netns_cookie(ctx),
-        addr: local_addr(ctx, socket::is_v4(&dest.addr)),
-        port: ctx.local_port() as u16,
-        _pad: [0; 6],
+        addr: remote_addr(ctx, ctx.family() == socket::AF_INET),
+        workload,
+        port: u32::from_be(ctx.remote_port()) as u16,
+        listener: ctx.local_port() as u16,
     };
-    if PENDING.insert(&key, *dest, BPF_ANY).is_err() {
-        count(Direction::Outbound, Reason::PendingFull);
+    // SAFETY: an entry is written once, before it is in the map.
+    let Some(dest) = (unsafe { PENDING.get(&key) }) else { return };
+    let mut dest = *dest;
+    if !socket::store_in((&raw const ACCEPTED).cast(), sk.cast(), &mut dest) {
+        // The proxy finds it where it is.
+        return;
+    }
+    settle(&key);
+    // SAFETY: userspace replaces entries, it does not write into them.
+    let Some(config) = (unsafe { WORKLOADS.get(&workload) }) else { return };
+    if config.flags & flags::SK_MSG != 0 {
+        insert_peer(ctx, tuple(ctx, ctx.family() == socket::AF_INET));
+    }
+}
+
+/// Removes an entry, and gives its place back: whoever removes it does.
+#[inline(always)]
+fn settle(key: &ConnectionKey) {
+    if PENDING.remove(key).is_ok() {
+        share::release(key.workload);
+    }
+}
+
+/// The key of a redirected socket's own entry.
+#[inline(always)]
+fn pending_key(ctx: &SockOpsContext, dest: &OriginalDestination) -> ConnectionKey {
+    ConnectionKey {
+        netns_cookie: netns_cookie(ctx),
+        addr: local_addr(ctx, socket::is_v4(&dest.addr)),
+        workload: dest.workload,
+        port: ctx.local_port() as u16,
+        listener: u32::from_be(ctx.remote_port()) as u16,
     }
 }
 
@@ -118,7 +163,12 @@ fn listens(ctx: &SockOpsContext) {
     // SAFETY: userspace replaces entries, it does not write into them.
     let Some(config) = (unsafe { WORKLOADS.get(&WORKLOAD.load()) }) else { return };
     if by_proxy(config) {
-        let _ = mark(&raw const OWN, sk);
+        if let Some(own) = mark(&raw const OWN, sk) {
+            *own = WORKLOAD.load();
+        }
+        return;
+    }
+    if is_elsewhere(ctx, config) {
         return;
     }
     // SAFETY: non-null; a field that `bpf_sock_is_valid_access` allows.
@@ -126,11 +176,12 @@ fn listens(ctx: &SockOpsContext) {
         // It takes connections of its device only; the proxy's connection is not one.
         return;
     }
-    if let Some(counted) = mark(&raw const COUNTED, sk)
-        && listening::add(&listening_key(ctx), socket::is_v6_only(sk))
-    {
+    let Some(counted) = mark(&raw const COUNTED, sk) else { return };
+    if listening::add(config, &listening_key(ctx), socket::is_v6_only(sk)) {
         *counted = 1;
         follow(ctx);
+    } else {
+        count(Direction::Inbound, Reason::ListeningFull);
     }
 }
 
@@ -176,7 +227,7 @@ fn accepted(ctx: &SockOpsContext) {
     }
     // SAFETY: userspace replaces entries, it does not write into them.
     let Some(config) = (unsafe { WORKLOADS.get(&dest.workload) }) else { return };
-    if config.flags & flags::CAPTURE_INBOUND == 0 {
+    if config.flags & flags::CAPTURE_INBOUND == 0 || is_elsewhere(ctx, config) {
         return;
     }
     let reason = match inbound::decide(config, &mut dest) {
@@ -189,7 +240,8 @@ fn accepted(ctx: &SockOpsContext) {
     }
 }
 
-/// Reports a connection that went direct when its socket closes.
+/// At the close of a socket: reports a connection that went direct; of a redirected one, removes the
+/// entry that its handshake has left.
 #[inline(always)]
 fn changed(ctx: &SockOpsContext) {
     if ctx.arg(1) != TCP_CLOSE {
@@ -200,9 +252,13 @@ fn changed(ctx: &SockOpsContext) {
     }
     let Some(dest) = stored(ctx) else { return };
     if dest.reason == Reason::Redirected as u8 {
-        return;
+        return settle(&pending_key(ctx, dest));
     }
-    let Some(mut event) = EVENTS.reserve(0) else { return };
+    let Some(mut event) = EVENTS.reserve(0) else {
+        let inbound = dest.direction == Direction::Inbound as u8;
+        let direction = if inbound { Direction::Inbound } else { Direction::Outbound };
+        return count(direction, Reason::ReportLost);
+    };
     let ops = ctx.ops;
     // SAFETY: the context is valid for the length of the program.
     let (bytes_sent, bytes_received, srtt, retransmits) = unsafe {
@@ -260,6 +316,12 @@ fn insert_peer(ctx: &SockOpsContext, mut key: TupleKey) {
 #[inline(always)]
 fn follow(ctx: &SockOpsContext) {
     let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+}
+
+/// True for a socket in another network namespace than the workload's.
+#[inline(always)]
+fn is_elsewhere(ctx: &SockOpsContext, config: &WorkloadConfig) -> bool {
+    config.netns_cookie != 0 && config.netns_cookie != netns_cookie(ctx)
 }
 
 /// True where the proxy itself made the system call.

@@ -301,7 +301,7 @@ pub const fn skip_clause(reason: Reason) -> &'static str {
         Reason::BoundDevice => "socket is bound to a device",
         Reason::Unconfigured => "workload not configured yet",
         Reason::HookError => "a kernel helper failed",
-        Reason::PendingFull => "table of pending connections was full",
+        Reason::PendingFull => "the workload's share of connections on their way was used up",
         Reason::OwnListener => "weir's own listener",
         Reason::LinkLocal => "link-local destination",
         Reason::FailedBefore => "could not be reached a moment ago",
@@ -309,6 +309,9 @@ pub const fn skip_clause(reason: Reason) -> &'static str {
         Reason::Learned => "learned to be raw tcp",
         Reason::FromInside => "came from inside the namespace",
         Reason::NotListening => "nothing listens there",
+        Reason::OtherNetns => "socket is in another network namespace",
+        Reason::ListeningFull => "the workload's share of listening sockets was used up",
+        Reason::ReportLost => "its report was lost",
     }
 }
 

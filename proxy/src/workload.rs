@@ -68,7 +68,7 @@ pub struct Shared {
 
 /// A workload whose connections are being captured.
 pub struct Workload {
-    kernel: Arc<Kernel>,
+    pub(crate) kernel: Arc<Kernel>,
     settings: Mutex<Arc<WorkloadSettings>>,
     origin: Origin,
     pod: Option<Pod>,
@@ -126,6 +126,7 @@ impl Workload {
         };
         // First: what is under a number that nobody knows would never be cleared up.
         kernel.remember(&serde_json::to_vec(&description).unwrap_or_default())?;
+        kernel.confine(netns.cookie())?;
         configure(&kernel, &settings, &policy, shared.sk_msg).await?;
         let routes = RouteWatch::start(Arc::clone(&kernel), netns.clone()).await?;
 

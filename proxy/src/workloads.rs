@@ -6,6 +6,7 @@ mod ending;
 mod error;
 mod handover;
 mod pods;
+mod shares;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -90,6 +91,9 @@ impl Workloads {
             log_level: config.log.bpf as u8,
             unlocked: plan.takeover,
         })?);
+        if let Err(error) = instance.attach_proxy_side() {
+            tracing::warn!(%error, "original destinations are looked up by address and port only");
+        }
         let acceleration = accelerate(&instance, config.runtime.sk_msg == Switch::On);
         let workers = Workers::start(config.runtime.workers).map_err(CaptureError::workers)?;
         Heartbeat::beat(&instance)?;
@@ -201,21 +205,15 @@ impl Workloads {
         let (workloads, retired) = (Arc::downgrade(self), self.retired.clone());
         tokio::spawn(async move {
             let mut ticks = tokio::time::interval(GUARD);
-            let mut age = Duration::ZERO;
             while retired.run_until_cancelled(ticks.tick()).await.is_some() {
                 let Some(workloads) = workloads.upgrade() else { return };
                 for workload in workloads.list() {
                     workload.guard_slots();
                 }
                 workloads.shared.instance.remove_other_schemas();
-                age += GUARD;
-                if age >= PENDING_AGE {
-                    age = Duration::ZERO;
-                    let swept = workloads.shared.originals.sweep(PENDING_AGE);
-                    tracing::debug!(swept, "connections that were never accepted");
-                }
             }
         });
+        self.keep_shares();
         let workloads = Arc::downgrade(self);
         self.shared.telemetry.set_workloads(move || {
             workloads.upgrade().map_or_else(Vec::new, |workloads| workloads.facts())

@@ -16,7 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use weir_common::{TupleKey, maps};
 
 use super::{
-    CaptureError, Instance, InstanceOptions, attach::refused, cgroup, listener::netns_cookie,
+    CaptureError, Instance, InstanceOptions, attach::refused, listener::netns_cookie,
     original::to_words, table::lock,
 };
 
@@ -27,17 +27,16 @@ const PATIENCE: Duration = Duration::from_secs(2);
 nix::ioctl_read_bad!(fionread, libc::FIONREAD, libc::c_int);
 
 impl Instance {
-    /// Attaches the redirecting program to the map of sockets, and the one that finds the proxy's
-    /// own sockets to its cgroup. Every socket that is inserted afterwards is subject to it.
+    /// Attaches the redirecting program to the map of sockets. Every socket that is inserted
+    /// afterwards is subject to it; the proxy's own are found by the program on its cgroup.
     ///
     /// # Errors
     /// Where the kernel refuses it.
     pub fn accelerate(&self) -> Result<(), CaptureError> {
         let map = self.take(maps::PEERS)?;
         redirect_through(self, &map)?;
-        let link = self.attach_proxy_side(&cgroup::own()?)?;
         // The programs that are loaded later refer to the map by this descriptor.
-        *lock(&self.peers) = Some((map, link));
+        *lock(&self.peers) = Some(map);
         Ok(())
     }
 }

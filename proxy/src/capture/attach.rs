@@ -25,7 +25,7 @@ use super::{
 
 /// The program for inbound connections.
 pub(super) const INBOUND_PROGRAM: &str = "weir_inbound";
-/// The program for the proxy's own cgroup, with `sk_msg` on.
+/// The program for the proxy's own cgroup.
 const PROXY_PROGRAM: &str = "weir_proxy_side";
 
 /// One place where a program is attached.
@@ -193,21 +193,25 @@ impl Kernel {
 }
 
 impl Instance {
-    /// Attaches the program for the proxy's own cgroup; it goes with the process.
+    /// Attaches the program for the proxy's own cgroup, which gives accepted sockets their notes; it
+    /// goes with the process.
     ///
     /// # Errors
-    /// Where the kernel refuses it.
-    pub(super) fn attach_proxy_side(&self, cgroup: &Path) -> Result<OwnedFd, CaptureError> {
-        let dir = open(cgroup)?;
+    /// Where the kernel refuses it: notes are then taken by their keys.
+    pub fn attach_proxy_side(&self) -> Result<(), CaptureError> {
+        let cgroup = cgroup::own()?;
+        let dir = open(&cgroup)?;
         let program = program(&mut self.shared(), PROXY_PROGRAM)?;
-        bpf::link_create(program.as_fd(), dir.as_fd(), AttachType::SockOps).map_err(|source| {
-            CaptureError::Attach {
+        let link = bpf::link_create(program.as_fd(), dir.as_fd(), AttachType::SockOps).map_err(
+            |source| CaptureError::Attach {
                 name: "sockops",
                 target: cgroup.display().to_string(),
-                hint: attach_hint(&source, cgroup),
+                hint: attach_hint(&source, &cgroup),
                 source,
-            }
-        })
+            },
+        )?;
+        *lock(&self.proxy_side) = Some(link);
+        Ok(())
     }
 
     /// Takes everything off that is pinned for workloads that are not in `wanted`.

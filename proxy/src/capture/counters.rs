@@ -19,6 +19,13 @@ impl Kernel {
             .collect()
     }
 
+    /// How often one reason occurred in a direction.
+    #[must_use]
+    pub fn count(&self, direction: Direction, reason: Reason) -> u64 {
+        let values = lock(&self.instance.counters).get(&self.counter(direction, reason), 0);
+        values.map_or(0, |values| values.iter().sum())
+    }
+
     /// Connections that the skip rule of a port let pass.
     #[must_use]
     pub fn port_hits(&self, direction: Direction, port: u16) -> u64 {

@@ -137,6 +137,12 @@ impl Kernel {
         Ok(())
     }
 
+    /// How many addresses and ports the hooks keep as listened on. Reads the whole map.
+    pub(super) fn listening_entries(&self) -> u32 {
+        let entries = self.instance.listening.keys().into_iter().filter(|key| self.is_mine(key));
+        u32::try_from(entries.count()).unwrap_or(u32::MAX)
+    }
+
     fn counted(&self) -> Sockets {
         self.instance.listening.entries(|key| self.is_mine(key)).into_iter().collect()
     }

@@ -15,8 +15,8 @@ use aya::{
 };
 use aya_obj::generated::bpf_func_id;
 use weir_common::{
-    CounterKey, DestinationKey, ListenerKey, Listening, PortKey, PortRule, Route, Seeds, TupleKey,
-    WorkloadConfig, WorkloadId, maps,
+    CounterKey, DestinationKey, ListenerKey, Listening, PortKey, PortRule, Route, Seeds, Shares,
+    TupleKey, Usage, WorkloadConfig, WorkloadId, maps,
 };
 
 use super::{
@@ -64,8 +64,12 @@ pub struct Instance {
     pub(super) skip_cidrs: Prefixes<u8>,
     pub(super) routes: Prefixes<Route>,
     pub(super) listeners: Mutex<SockHash<MapData, ListenerKey>>,
-    /// With `sk_msg` on: the map of sockets, and the link of the proxy's own cgroup.
-    pub(super) peers: Mutex<Option<(SockHash<MapData, TupleKey>, OwnedFd)>>,
+    pub(super) usage: Table<WorkloadId, Usage>,
+    pub(super) shares: Mutex<Array<MapData, Shares>>,
+    /// With `sk_msg` on: the map of sockets.
+    pub(super) peers: Mutex<Option<SockHash<MapData, TupleKey>>>,
+    /// The link of the program for the proxy's own cgroup.
+    pub(super) proxy_side: Mutex<Option<OwnedFd>>,
 }
 
 /// Which instance, and how to load it.
@@ -128,7 +132,10 @@ impl Instance {
             skip_cidrs: Prefixes::take(&mut ebpf, maps::SKIP_CIDRS)?,
             routes: Prefixes::take(&mut ebpf, maps::ROUTES)?,
             listeners: Mutex::new(take(&mut ebpf, maps::LISTENERS)?),
+            usage: Table::take(&mut ebpf, maps::USAGE)?,
+            shares: Mutex::new(take(&mut ebpf, maps::SHARES)?),
             peers: Mutex::new(None),
+            proxy_side: Mutex::new(None),
             pins,
             lock: Mutex::new(lock),
             log_level: options.log_level,

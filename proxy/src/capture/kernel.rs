@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use weir_common::{Direction, WorkloadConfig, WorkloadId, flags};
+use weir_common::{Direction, Usage, WorkloadConfig, WorkloadId, flags};
 
 use super::{CaptureError, Instance, attach::Hook, state, table::lock};
 
@@ -47,27 +47,54 @@ impl Kernel {
         lock(&self.links).iter().map(|(hook, _)| hook.name.to_owned()).collect()
     }
 
-    /// Replaces what the hooks know about the workload, but for what is known of its routes: that an
-    /// earlier weir has the map complete stays true, and connections made meanwhile need it.
+    /// Confines the workload to a network namespace: sockets of its cgroup in any other go direct.
+    ///
+    /// # Errors
+    /// Where the map cannot be written.
+    pub fn confine(&self, netns_cookie: u64) -> Result<(), CaptureError> {
+        self.change_config(|config| config.netns_cookie = netns_cookie)
+    }
+
+    /// Has so much of what the hooks have counted against the workload's shares forgiven.
+    pub(super) fn forgive(&self, in_flight: u32, listening: u32) -> Result<(), CaptureError> {
+        self.change_config(|config| {
+            config.forgiven_in_flight = config.forgiven_in_flight.wrapping_add(in_flight);
+            config.forgiven_listening = config.forgiven_listening.wrapping_add(listening);
+        })
+    }
+
+    /// Replaces what the hooks know about the workload, but for its namespace and what was measured:
+    /// that an earlier weir has the map of routes complete stays true, and connections made meanwhile
+    /// need it; so does what is forgiven of its shares.
     ///
     /// # Errors
     /// Where the map cannot be written.
     pub fn configure(&self, mut config: WorkloadConfig) -> Result<(), CaptureError> {
         let before = self.instance.workloads.get(&self.workload)?.unwrap_or_default();
         config.flags |= before.flags & flags::ROUTES_COMPLETE;
+        config.netns_cookie = before.netns_cookie;
+        config.forgiven_in_flight = before.forgiven_in_flight;
+        config.forgiven_listening = before.forgiven_listening;
+        self.instance.usage.add(&self.workload, &Usage::default())?;
         self.instance.workloads.insert(&self.workload, &config)
     }
 
     /// Turns flags of the workload on or off.
     pub(super) fn set_flag(&self, flag: u32, on: bool) -> Result<(), CaptureError> {
-        let mut config = self.instance.workloads.get(&self.workload)?.unwrap_or_default();
-        let before = config.flags;
-        if on {
-            config.flags |= flag;
-        } else {
-            config.flags &= !flag;
-        }
-        if config.flags == before {
+        self.change_config(|config| {
+            if on {
+                config.flags |= flag;
+            } else {
+                config.flags &= !flag;
+            }
+        })
+    }
+
+    fn change_config(&self, change: impl FnOnce(&mut WorkloadConfig)) -> Result<(), CaptureError> {
+        let before = self.instance.workloads.get(&self.workload)?.unwrap_or_default();
+        let mut config = before;
+        change(&mut config);
+        if config == before {
             return Ok(());
         }
         self.instance.workloads.insert(&self.workload, &config)
@@ -78,6 +105,7 @@ impl Kernel {
         let Self { instance, workload, .. } = self;
         let mine = |key: WorkloadId| key == *workload;
         let _ = instance.workloads.remove(workload);
+        let _ = instance.usage.remove(workload);
         for (key, _) in instance.ports.entries(|key| mine(key.workload)) {
             let _ = instance.ports.remove(&key);
             let _ = lock(&instance.port_hits).remove(&key);

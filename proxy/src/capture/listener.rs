@@ -60,8 +60,9 @@ impl Listeners {
             Err(error) => tracing::info!(%error, "no listener on ::1: IPv6 goes direct"),
         }
         for (_, socket) in &sockets {
-            // Only needed where weir is in the workload's cgroup; see the map.
-            let _ = lock(&kernel.instance.own).insert(&socket.as_raw_fd(), 1, 0);
+            lock(&kernel.instance.own)
+                .insert(&socket.as_raw_fd(), kernel.workload, 0)
+                .map_err(CaptureError::map("write", maps::OWN))?;
         }
         let addresses = sockets.iter().filter_map(|(_, socket)| socket.local_addr().ok()).collect();
         Ok(Self {

@@ -1,24 +1,42 @@
 //! Original destinations: what the kernel noted at connect, read once for each accept.
+//!
+//! The hooks move a note into the accepted socket's own storage when its handshake completes
+//! (`proxy-ebpf/src/stream.rs`): there it cannot be another connection's. Where weir's own cgroup
+//! could not be given that program, the note is taken by its key.
 
 use std::{
+    collections::HashMap as StdHashMap,
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream},
     os::fd::{AsFd, OwnedFd},
+    sync::Mutex,
     time::Duration,
 };
 
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{HashMap, Map, MapData, MapError, SkStorage};
 use weir_common::{
     AddrWords, ConnectionKey, Direction, OriginalDestination, PortState, Source, WorkloadId, maps,
 };
 
-use super::{CaptureError, Instance, bpf};
+use super::{CaptureError, Instance, bpf, table::lock};
 
-/// The map of connections that are on their way from connect to accept.
+/// The notes of connections on their way from connect to accept.
 pub struct Originals {
     map: HashMap<MapData, ConnectionKey, OriginalDestination>,
     /// The same map, for the one command that aya does not have.
     raw: OwnedFd,
+    accepted: Mutex<SkStorage<MapData, OriginalDestination>>,
+}
+
+/// The listener that a connection was accepted from.
+#[derive(Clone, Copy, Debug)]
+pub struct AcceptedFrom {
+    /// The workload that it serves.
+    pub workload: WorkloadId,
+    /// Cookie of its network namespace.
+    pub netns_cookie: u64,
+    /// Its port.
+    pub port: u16,
 }
 
 /// What is known about a captured connection, from a hook or from its accepted socket.
@@ -61,34 +79,62 @@ impl Originals {
         })?;
         let map = HashMap::try_from(Map::HashMap(data))
             .map_err(CaptureError::map("open", maps::PENDING))?;
-        Ok(Self { map, raw })
+        let accepted = Mutex::new(instance.take(maps::ACCEPTED)?);
+        Ok(Self { map, raw, accepted })
     }
 
-    /// What is known about the connection from `peer` to the listener's own address in the
-    /// namespace with this cookie; `None` for one that was not redirected there.
+    /// What is known about a connection that was accepted from the listener's own address; `None`
+    /// for one that was not redirected there.
     ///
     /// # Errors
-    /// Where the map cannot be read.
+    /// Where a map cannot be read.
     pub fn take(
         &self,
-        netns_cookie: u64,
+        accepted: &TcpStream,
+        from: AcceptedFrom,
         peer: SocketAddr,
     ) -> Result<Option<Captured>, CaptureError> {
+        let moved = lock(&self.accepted).get(accepted, 0);
+        let value = match moved {
+            Ok(value) => Some(value),
+            Err(MapError::KeyNotFound) => self.take_by_key(from, peer)?,
+            Err(error) => return Err(CaptureError::map("read", maps::ACCEPTED)(error)),
+        };
+        // The listener passes its workload on: another one cannot be in there.
+        Ok(value.filter(|value| value.workload == from.workload).as_ref().map(Captured::from))
+    }
+
+    fn take_by_key(
+        &self,
+        from: AcceptedFrom,
+        peer: SocketAddr,
+    ) -> Result<Option<OriginalDestination>, CaptureError> {
         let key = ConnectionKey {
-            netns_cookie,
+            netns_cookie: from.netns_cookie,
             addr: to_words(peer.ip()),
+            workload: from.workload,
             port: peer.port(),
-            _pad: [0; 6],
+            listener: from.port,
         };
         match bpf::lookup_and_delete(self.raw.as_fd(), &key) {
-            Ok(value) => Ok(Some(Captured::from(&value))),
+            Ok(value) => Ok(Some(value)),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(source) => Err(CaptureError::Map { action: "read", map: maps::PENDING, source }),
         }
     }
 
-    /// Removes entries older than `age`: connections that ended before they were accepted.
-    /// Returns how many there were.
+    /// How many connections of each workload are on their way. Reads the whole map.
+    #[must_use]
+    pub fn in_flight(&self) -> StdHashMap<WorkloadId, u32> {
+        let mut counts = StdHashMap::new();
+        for key in self.map.keys().filter_map(Result::ok) {
+            *counts.entry(key.workload).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Removes entries older than `age`, whose end the hooks have not seen. Returns how many there
+    /// were. Reads the whole map.
     pub fn sweep(&self, age: Duration) -> usize {
         let Ok(now) = now_ns() else { return 0 };
         let limit = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);

@@ -12,8 +12,8 @@ use std::{
 use weir_common::{Reason, WorkloadConfig, flags};
 
 use super::{
-    AttachOptions, CaptureError, Captured, Instance, InstanceOptions, Kernel, Listeners, Netns,
-    Originals, cgroup::Transient,
+    AcceptedFrom, AttachOptions, CaptureError, Captured, Instance, InstanceOptions, Kernel,
+    Listeners, Netns, Originals, cgroup::Transient,
 };
 
 /// Never the id of a real workload.
@@ -106,8 +106,11 @@ fn accept(
     while Instant::now() < deadline {
         for socket in &sockets {
             match socket.accept() {
-                Ok((_stream, peer)) => {
-                    if let Some(captured) = originals.take(netns_cookie, peer)? {
+                Ok((stream, peer)) => {
+                    let local = stream.local_addr().map_err(io("read a local address"))?;
+                    let (workload, port) = (kernel.workload(), local.port());
+                    let from = AcceptedFrom { workload, netns_cookie, port };
+                    if let Some(captured) = originals.take(&stream, from, peer)? {
                         return Ok(Proof { asked, captured });
                     }
                 }

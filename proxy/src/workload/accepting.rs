@@ -14,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 use super::{Workload, lock};
 use crate::{
     accept::{Accept, AcceptOptions, accept_loop, is_readable},
-    capture::Captured,
+    capture::{AcceptedFrom, Captured},
     decision::Direction,
 };
 
@@ -97,7 +97,12 @@ impl Workload {
                 state_source: status.source,
             });
         }
-        self.shared.originals.take(self.netns.cookie(), peer).unwrap_or_else(|error| {
+        let from = AcceptedFrom {
+            workload: self.kernel.workload(),
+            netns_cookie: self.netns.cookie(),
+            port: local.port(),
+        };
+        self.shared.originals.take(client, from, peer).unwrap_or_else(|error| {
             tracing::error!(%error, client.addr = %peer, "original destination not read");
             None
         })

@@ -107,6 +107,6 @@ fn configure_flags(
             | flag(settings.workload.fail == Fail::Closed, flags::FAIL_CLOSED)
             | flag(settings.inbound.capture, flags::CAPTURE_INBOUND)
             | flag(sk_msg, flags::SK_MSG),
-        _pad: 0,
+        ..WorkloadConfig::default()
     })
 }
