@@ -2,7 +2,7 @@
 //! whenever none is open: memory, descriptors, entries of its maps. Whatever a connection leaves
 //! behind adds up.
 
-mod holdings;
+pub mod holdings;
 mod report;
 
 use std::path::PathBuf;

@@ -97,6 +97,35 @@ impl fmt::Display for Holdings {
     }
 }
 
+/// Where a weir's maps are pinned.
+///
+/// # Errors
+///
+/// Fails when there are none, or maps of several layouts.
+pub fn maps_of(daemon: &Daemon) -> Result<PathBuf> {
+    let root = pins(daemon.instance())?.into_iter().next().context("nothing is pinned")?;
+    let schemas = fs::read_dir(&root)?.filter_map(|entry| Some(entry.ok()?.path().join("maps")));
+    let mut dirs: Vec<PathBuf> = schemas.filter(|dir| dir.is_dir()).collect();
+    ensure!(dirs.len() == 1, "one layout of maps expected in {}: {dirs:?}", root.display());
+    dirs.pop().context("just counted")
+}
+
+/// How many entries one of the maps has that connections write to, below [`maps_of`].
+///
+/// # Errors
+///
+/// Fails when it is not there, or has another layout.
+pub fn entries_of(dir: &Path, name: &'static str) -> Result<usize> {
+    let data = MapData::from_pin(dir.join(name)).with_context(|| format!("no map {name}"))?;
+    match name {
+        maps::PENDING => keys::<ConnectionKey, OriginalDestination>(Map::HashMap(data)),
+        maps::FAILED | maps::LEARNED => keys::<DestinationKey, u64>(Map::LruHashMap(data)),
+        maps::INSIDE => keys::<DestinationKey, u8>(Map::HashMap(data)),
+        _ => keys::<DestinationKey, Listening>(Map::HashMap(data)),
+    }
+    .with_context(|| format!("map {name}"))
+}
+
 // === helpers ===
 
 /// Those kept for the next connection, and all others.
@@ -117,25 +146,6 @@ fn descriptors(dir: &Path, namespaces: &[&Netns]) -> Result<(usize, usize)> {
     };
     let kept = targets.iter().filter(is_kept).count();
     Ok((kept, targets.len() - kept))
-}
-
-fn maps_of(daemon: &Daemon) -> Result<PathBuf> {
-    let root = pins(daemon.instance())?.into_iter().next().context("nothing is pinned")?;
-    let schemas = fs::read_dir(&root)?.filter_map(|entry| Some(entry.ok()?.path().join("maps")));
-    let mut dirs: Vec<PathBuf> = schemas.filter(|dir| dir.is_dir()).collect();
-    ensure!(dirs.len() == 1, "one layout of maps expected in {}: {dirs:?}", root.display());
-    dirs.pop().context("just counted")
-}
-
-fn entries_of(dir: &Path, name: &'static str) -> Result<usize> {
-    let data = MapData::from_pin(dir.join(name)).with_context(|| format!("no map {name}"))?;
-    match name {
-        maps::PENDING => keys::<ConnectionKey, OriginalDestination>(Map::HashMap(data)),
-        maps::FAILED | maps::LEARNED => keys::<DestinationKey, u64>(Map::LruHashMap(data)),
-        maps::INSIDE => keys::<DestinationKey, u8>(Map::HashMap(data)),
-        _ => keys::<DestinationKey, Listening>(Map::HashMap(data)),
-    }
-    .with_context(|| format!("map {name}"))
 }
 
 fn keys<K: Pod, V: Pod>(map: Map) -> Result<usize> {

@@ -2,6 +2,7 @@
 //! and what weir keeps to itself.
 
 mod isolation;
+mod neighbours;
 mod privileges;
 mod secrets;
 mod workload;
