@@ -6,8 +6,10 @@
 
 #![no_std]
 
+mod address;
 mod reason;
 
+pub use address::AddressClass;
 pub use reason::Reason;
 
 /// Identifies a workload in every map key. Zero is never used.

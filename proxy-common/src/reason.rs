@@ -44,7 +44,8 @@ pub enum Reason {
     Learned = 18,
     /// An inbound connection from inside the namespace (the proxy's own among them).
     FromInside = 19,
-    /// Nothing of the workload listens there: the kernel answers as it would.
+    /// Nothing of the workload listens there (inbound), or nothing at all on an address of the
+    /// namespace itself (outbound): the kernel answers as it would.
     NotListening = 20,
     /// A socket of the workload's cgroup in another network namespace than the workload's.
     OtherNetns = 21,

@@ -12,8 +12,9 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use weir_common::{
-    AddrWords, DestinationKey, Direction, ListenerKey, ListenerKind, OriginalDestination, PortKey,
-    PortState, PrefixKey, Reason, V4_MAPPED_WORD, WorkloadConfig, flags,
+    AddrWords, AddressClass, DestinationKey, Direction, ListenerKey, ListenerKind,
+    OriginalDestination, PortKey, PortState, PrefixKey, Reason, V4_MAPPED_WORD, WorkloadConfig,
+    flags,
 };
 
 use crate::{
@@ -155,7 +156,7 @@ fn by_reach(
     dest: &mut OriginalDestination,
 ) -> Result<u16, Reason> {
     bound(ctx, dest)?;
-    reachable(config, dest)?;
+    reachable(ctx, config, dest)?;
     if policy::is_ahead(&FAILED, &destination_key(dest)) {
         return Err(Reason::FailedBefore);
     }
@@ -217,29 +218,41 @@ fn bound(ctx: &SockAddrContext, dest: &mut OriginalDestination) -> Result<(), Re
 
 /// Lets through what the kernel would refuse: the application is to see that error itself.
 #[inline(always)]
-fn reachable(config: &WorkloadConfig, dest: &mut OriginalDestination) -> Result<(), Reason> {
-    if socket::is_v4(&dest.addr) {
-        // 224.0.0.0/4 and above: multicast, reserved, broadcast.
-        if u32::from_be(dest.addr[3]) >> 28 >= 0xe {
+fn reachable(
+    ctx: &SockAddrContext,
+    config: &WorkloadConfig,
+    dest: &mut OriginalDestination,
+) -> Result<(), Reason> {
+    let loopback = match AddressClass::of(&dest.addr) {
+        AddressClass::Unicast => false,
+        AddressClass::Loopback => true,
+        AddressClass::LinkLocal => return Err(Reason::LinkLocal),
+        AddressClass::Multicast | AddressClass::Broadcast => return Err(Reason::NoRoute),
+    };
+    let mut own = loopback;
+    if config.flags & flags::ROUTES_COMPLETE != 0 {
+        let key = Key::new(PrefixKey::BITS, PrefixKey::new(dest.workload, dest.addr));
+        let Some(route) = ROUTES.get(&key) else { return Err(Reason::NoRoute) };
+        if route.reachable == 0 {
             return Err(Reason::NoRoute);
         }
-    } else if u32::from_be(dest.addr[0]) >> 22 == 0xfe80 >> 6 {
-        return Err(Reason::LinkLocal);
-    } else if u32::from_be(dest.addr[0]) >> 24 == 0xff {
-        return Err(Reason::NoRoute);
-    }
-    if config.flags & flags::ROUTES_COMPLETE == 0 {
-        return Ok(());
-    }
-    let key = Key::new(PrefixKey::BITS, PrefixKey::new(dest.workload, dest.addr));
-    match ROUTES.get(&key) {
-        Some(route) if route.reachable != 0 => {
-            if dest.bound == 0 {
-                dest.source = route.source;
-            }
-            Ok(())
+        // From an address to itself: one of the namespace's own.
+        own = own || socket::is_same(&route.source, &dest.addr);
+        if dest.bound == 0 {
+            dest.source = route.source;
         }
-        _ => Err(Reason::NoRoute),
+    }
+    if own { answered(ctx, dest) } else { Ok(()) }
+}
+
+/// For a destination in the workload's own namespace: whether anything listens there. What local
+/// sockets know needs no proxy: without a listener the kernel refuses at once.
+#[inline(always)]
+fn answered(ctx: &SockAddrContext, dest: &OriginalDestination) -> Result<(), Reason> {
+    if socket::is_listened_on(ctx.sock_addr.cast(), &dest.addr, dest.port) {
+        Ok(())
+    } else {
+        Err(Reason::NotListening)
     }
 }
 

@@ -74,8 +74,12 @@ pub static LISTENERS: SockHash<ListenerKey, 4096> = SockHash::new();
 pub static HEARTBEAT: Array<u64, 1> = Array::new();
 
 #[btf_map]
-pub static LISTENING: HashMap<DestinationKey, Listening, { Shares::LISTENING_ENTRIES }, NO_PREALLOC> =
-    HashMap::new();
+pub static LISTENING: HashMap<
+    DestinationKey,
+    Listening,
+    { Shares::LISTENING_ENTRIES },
+    NO_PREALLOC,
+> = HashMap::new();
 
 #[btf_map]
 pub static SEEDS: HashMap<PortKey, Seeds, 65_536, NO_PREALLOC> = HashMap::new();

@@ -5,8 +5,8 @@ use core::{ffi::c_void, ptr};
 use aya_ebpf::{
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr},
     helpers::{
-        bpf_map_lookup_elem, bpf_sk_release, bpf_sk_storage_delete, bpf_sk_storage_get,
-        bpf_skc_to_tcp6_sock,
+        bpf_map_lookup_elem, bpf_sk_lookup_tcp, bpf_sk_release, bpf_sk_storage_delete,
+        bpf_sk_storage_get, bpf_skc_to_tcp6_sock,
     },
 };
 use weir_common::{AddrWords, ListenerKey, OriginalDestination, V4_MAPPED_WORD};
@@ -16,6 +16,8 @@ use crate::maps::{LISTENERS, SOCKETS};
 pub const IPPROTO_TCP: u32 = 6;
 pub const AF_INET: u32 = 2;
 pub const AF_INET6: u32 = 10;
+/// The context's own network namespace (`enum` in include/uapi/linux/bpf.h).
+const BPF_F_CURRENT_NETNS: u64 = u64::MAX;
 /// 127.0.0.1 as it stands in memory.
 pub const LOOPBACK4: u32 = u32::from_be_bytes([127, 0, 0, 1]).to_be();
 
@@ -177,6 +179,41 @@ pub fn store_in(map: *const c_void, sk: *mut c_void, value: &mut OriginalDestina
         }
     }
     true
+}
+
+/// True where a socket of the context's network namespace listens on this address and port. As for a
+/// connection from the same address, which weir's own `sk_lookup` program leaves alone.
+#[inline(always)]
+pub fn is_listened_on(ctx: *mut c_void, addr: &AddrWords, port: u16) -> bool {
+    const TCP_LISTEN: u32 = 10;
+    let port_be = port.to_be();
+    // Every field of each variant is written: the verifier wants no stack that is not.
+    let mut v4 = [addr[3], addr[3], u32::from(port_be) << 16];
+    let mut v6 = [
+        addr[0],
+        addr[1],
+        addr[2],
+        addr[3],
+        addr[0],
+        addr[1],
+        addr[2],
+        addr[3],
+        u32::from(port_be) << 16,
+    ];
+    let (tuple, size) = if is_v4(addr) {
+        (v4.as_mut_ptr(), size_of_val(&v4) as u32)
+    } else {
+        (v6.as_mut_ptr(), size_of_val(&v6) as u32)
+    };
+    // SAFETY: helper call on a live context and a tuple of that size.
+    let sk = unsafe { bpf_sk_lookup_tcp(ctx, tuple.cast(), size, BPF_F_CURRENT_NETNS, 0) };
+    if sk.is_null() {
+        return false;
+    }
+    // SAFETY: non-null; released exactly once, and not used after.
+    let state = unsafe { read!((*sk).state) };
+    unsafe { bpf_sk_release(sk.cast()) };
+    state == TCP_LISTEN
 }
 
 /// The listener in a slot, with a reference that the caller has to release.

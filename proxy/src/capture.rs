@@ -48,7 +48,7 @@ pub use kernel::Kernel;
 pub use listener::{Listeners, keep_alive, netns_cookie};
 pub use mounts::has_bpffs;
 pub use netns::{Netns, processes};
-pub use original::{AcceptedFrom, Captured, Originals};
+pub use original::{AcceptedFrom, Captured, Originals, address_class};
 pub use pins::{Lock, control_socket, lock_directory};
 pub use remembered::{Remembered, RememberedPort};
 pub use routes::RouteWatch;

@@ -15,7 +15,8 @@ use std::{
 
 use aya::maps::{HashMap, Map, MapData, MapError, SkStorage};
 use weir_common::{
-    AddrWords, ConnectionKey, Direction, OriginalDestination, PortState, Source, WorkloadId, maps,
+    AddrWords, AddressClass, ConnectionKey, Direction, OriginalDestination, PortState, Source,
+    WorkloadId, maps,
 };
 
 use super::{CaptureError, Instance, bpf, table::lock};
@@ -186,6 +187,12 @@ pub(super) fn to_words(ip: IpAddr) -> AddrWords {
     [word(0), word(4), word(8), word(12)]
 }
 
+/// What kind of address it is, as the hooks see it.
+#[must_use]
+pub fn address_class(ip: IpAddr) -> AddressClass {
+    AddressClass::of(&to_words(ip))
+}
+
 /// The inverse of [`to_words`].
 pub(super) fn to_ip(words: AddrWords) -> IpAddr {
     let mut octets = [0; 16];
@@ -211,6 +218,40 @@ mod tests {
         for text in ["10.1.2.3", "::1", "fd00::5", "255.255.255.255"] {
             let ip: IpAddr = text.parse().unwrap();
             assert_eq!(to_ip(to_words(ip)), ip);
+        }
+    }
+
+    #[test]
+    fn every_address_has_its_class() {
+        use AddressClass::{Broadcast, LinkLocal, Loopback, Multicast, Unicast};
+        for (text, class) in [
+            ("0.0.0.1", Unicast),
+            ("10.1.2.3", Unicast),
+            ("126.255.255.255", Unicast),
+            ("127.0.0.0", Loopback),
+            ("127.255.255.255", Loopback),
+            ("128.0.0.0", Unicast),
+            ("169.254.1.1", Unicast),
+            ("223.255.255.255", Unicast),
+            ("224.0.0.0", Multicast),
+            ("239.255.255.255", Multicast),
+            ("240.0.0.0", Unicast),
+            ("255.255.255.254", Unicast),
+            ("255.255.255.255", Broadcast),
+            ("::1", Loopback),
+            ("::2", Unicast),
+            ("::ffff:127.0.0.1", Loopback),
+            ("::ffff:240.1.2.3", Unicast),
+            ("2001:db8::1", Unicast),
+            ("fd00::5", Unicast),
+            ("fe7f::1", Unicast),
+            ("fe80::1", LinkLocal),
+            ("febf:ffff::1", LinkLocal),
+            ("fec0::1", Unicast),
+            ("ff00::1", Multicast),
+            ("ff02::1", Multicast),
+        ] {
+            assert_eq!(address_class(text.parse().unwrap()), class, "{text}");
         }
     }
 }

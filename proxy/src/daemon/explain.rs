@@ -1,14 +1,13 @@
 //! Goes through the connect hook's tests for one address, with the same maps and in the same order
 //! (`proxy-ebpf/src/connect.rs`), and says which one decides.
 
-use std::{
-    net::{IpAddr, Ipv6Addr, SocketAddr},
-    time::Instant,
-};
+use std::{net::SocketAddr, time::Instant};
+
+use weir_common::AddressClass;
 
 use crate::{
     admin::protocol::{Explanation, Seen, Step},
-    capture::CaptureError,
+    capture::{CaptureError, address_class},
     config::Fail,
     decision::{Direction, PortState, Source, source_name, state_name},
     telemetry::stats::StatsSnapshot,
@@ -155,28 +154,31 @@ fn reach(
     trail: &mut Trail,
 ) -> Result<bool, CaptureError> {
     let ip = address.ip();
-    let link_local = matches!(ip, IpAddr::V6(v6) if is_link_local(v6));
-    if link_local || ip.is_multicast() {
-        let why = if link_local {
-            "a link-local address needs its interface"
-        } else {
-            "TCP has no multicast: the kernel refuses it"
-        };
-        trail.decide(
-            "unicast, global?",
-            "no".to_owned(),
-            ("skip", Source::Default, why.to_owned()),
-        );
+    let refused = match address_class(ip) {
+        AddressClass::Unicast | AddressClass::Loopback => None,
+        AddressClass::LinkLocal => Some("a link-local address needs its interface"),
+        AddressClass::Multicast => Some("TCP has no multicast: the kernel refuses it"),
+        AddressClass::Broadcast => Some("TCP has no broadcast: the kernel refuses it"),
+    };
+    if let Some(why) = refused {
+        let verdict = ("skip", Source::Default, why.to_owned());
+        trail.decide("unicast, global?", "no".to_owned(), verdict);
         return Ok(true);
     }
     match workload.kernel().route(ip)? {
         None => {
             trail.pass("reachable?", "not known: the routing is too involved to mirror".to_owned());
         }
-        Some((true, source)) => trail.pass(
-            "reachable?",
-            source.map_or_else(|| "yes".to_owned(), |source| format!("yes: from {source}")),
-        ),
+        Some((true, source)) => {
+            trail.pass(
+                "reachable?",
+                source.map_or_else(|| "yes".to_owned(), |source| format!("yes: from {source}")),
+            );
+            if source == Some(ip) || ip.is_loopback() {
+                let what = "it is local: without a listener the kernel refuses it at once";
+                trail.pass("listened on?", what.to_owned());
+            }
+        }
         Some((false, _)) => {
             trail.decide(
                 "reachable?",
@@ -276,11 +278,6 @@ fn seen(
             connections: row.connections,
         })
         .collect()
-}
-
-/// fe80::/10 (RFC 4291 §2.5.6).
-const fn is_link_local(v6: Ipv6Addr) -> bool {
-    v6.segments()[0] & 0xffc0 == 0xfe80
 }
 
 // === impl Trail ===
