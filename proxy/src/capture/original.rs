@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::AsFd,
     time::Duration,
 };
 
@@ -18,7 +18,7 @@ use super::{CaptureError, Instance, bpf};
 pub struct Originals {
     map: HashMap<MapData, ConnectionKey, OriginalDestination>,
     /// The same map, for the one command that aya does not have.
-    raw: OwnedFd,
+    taken: bpf::Taken<ConnectionKey, OriginalDestination>,
 }
 
 /// What is known about a captured connection, from a hook or from its accepted socket.
@@ -54,14 +54,15 @@ impl Originals {
         let Some(Map::HashMap(data)) = map else {
             return Err(CaptureError::Missing(maps::PENDING));
         };
-        let raw = data.fd().as_fd().try_clone_to_owned().map_err(|source| CaptureError::Map {
+        let same = data.fd().as_fd().try_clone_to_owned();
+        let taken = same.and_then(bpf::Taken::new).map_err(|source| CaptureError::Map {
             action: "open",
             map: maps::PENDING,
             source,
         })?;
         let map = HashMap::try_from(Map::HashMap(data))
             .map_err(CaptureError::map("open", maps::PENDING))?;
-        Ok(Self { map, raw })
+        Ok(Self { map, taken })
     }
 
     /// What is known about the connection from `peer` to the listener's own address in the
@@ -80,7 +81,7 @@ impl Originals {
             port: peer.port(),
             _pad: [0; 6],
         };
-        match bpf::lookup_and_delete(self.raw.as_fd(), &key) {
+        match self.taken.take(&key) {
             Ok(value) => Ok(Some(Captured::from(&value))),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(source) => Err(CaptureError::Map { action: "read", map: maps::PENDING, source }),
@@ -100,7 +101,7 @@ impl Originals {
             .map(|(key, _)| key)
             .collect();
         for key in &stale {
-            let _ = bpf::lookup_and_delete::<_, OriginalDestination>(self.raw.as_fd(), key);
+            let _ = self.taken.take(key);
         }
         stale.len()
     }
