@@ -251,7 +251,7 @@ pub struct Drain {
 #[serde(default, deny_unknown_fields)]
 pub struct Runtime {
     /// The directory in the bpffs that its kernel side is kept in, below `weir/`: 1 to 63 letters,
-    /// digits, `-`, `_` and `.`.
+    /// digits, `-` and `_`.
     pub instance: String,
     /// Worker threads: 1 to 1024; 0 for one per CPU.
     pub workers: usize,
@@ -399,7 +399,7 @@ impl Config {
     /// The first problem, naming its key.
     pub fn validate(&self) -> Result<(), ConfigError> {
         name("workload.name", &self.workload.name)?;
-        name("runtime.instance", &self.runtime.instance)?;
+        instance_name("runtime.instance", &self.runtime.instance)?;
         range("detect.peek_limit", self.detect.peek_limit, 64, 1 << 20)?;
         range("http.max_head_bytes", self.http.max_head_bytes, 8 << 10, 64 << 20)?;
         range("http.max_headers", self.http.max_headers, 16, 32_768)?;
@@ -450,13 +450,27 @@ fn resolve(outbound: &mut Outbound, inbound: &mut Inbound) {
     }
 }
 
-/// Checks the name of a workload or an instance.
+/// Checks the name of an instance: a directory's, in a file system that allows no dots in names
+/// (`bpf_lookup` in kernel/bpf/inode.c).
+///
+/// # Errors
+/// Where it is no name.
+pub fn instance_name(key: &'static str, name: &str) -> Result<(), ConfigError> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    check((1..=63).contains(&name.len()) && name.chars().all(allowed), key, || {
+        format!(
+            "{name:?} must be 1 to 63 letters, digits, '-' or '_'; a bpffs allows no other \
+             characters in the name of an instance's directory"
+        )
+    })
+}
+
+/// Checks the name of a workload.
 ///
 /// # Errors
 /// Where it is no name.
 pub fn name(key: &'static str, name: &str) -> Result<(), ConfigError> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    // A name becomes a directory's.
     let good =
         (1..=63).contains(&name.len()) && name.chars().all(allowed) && !name.starts_with('.');
     check(good, key, || {

@@ -1,10 +1,12 @@
 //! One accepted connection, from accept to access record: policy → dial → detect → forward.
 
 mod dial;
+mod dials;
 mod http;
 mod reset;
 
 use std::{
+    io,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -12,7 +14,8 @@ use std::{
 
 use tokio::net::TcpStream;
 
-use self::dial::Dial;
+pub use self::dials::OwnDials;
+use self::{dial::Dial, dials::OwnDial};
 use crate::{
     capture::{Captured, Netns},
     config::{Config, Switch},
@@ -39,6 +42,8 @@ pub struct Context {
     pub netns: Netns,
     /// The application is to see the client's own address.
     pub preserve_client_ip: bool,
+    /// What weir has open to the workload.
+    pub dials: Arc<OwnDials>,
     /// What is known of destinations.
     pub learning: Learning,
     /// Cancelled when no new work is to be begun.
@@ -60,7 +65,10 @@ pub trait Feedback: Send + Sync {
     /// A destination could not be reached; its client is about to be reset.
     fn unreachable(&self, direction: Direction, destination: SocketAddr);
     /// weir is about to connect to the application from a client's address, or has.
-    fn dialling_as(&self, source: SocketAddr, connecting: bool);
+    ///
+    /// # Errors
+    /// Where the kernel cannot be told: the connection would come back.
+    fn dialling_as(&self, source: SocketAddr, connecting: bool) -> io::Result<()>;
     /// A destination is to be bypassed for this time.
     fn learned(&self, direction: Direction, destination: SocketAddr, time: Duration);
     /// A destination that was learned speaks something else now.
@@ -91,11 +99,12 @@ impl Context {
         };
         let Captured { direction, destination, .. } = captured;
         let guard = self.open(direction, peer, destination);
-        if self.own.contains(&captured.destination) {
+        let comes_back = direction == Direction::Inbound && self.dials.contains(peer, destination);
+        if comes_back || self.own.contains(&captured.destination) {
             return refuse(client, guard, CloseReason::Loop);
         }
-        let client_ip = self.preserve_client_ip && direction == Direction::Inbound;
-        let dial = Dial::new(self, &captured, client_ip.then_some(peer));
+        let own = OwnDial::new(&self.dials);
+        let dial = Dial::new(self, &captured, peer, &own);
         let opaque = match captured.state {
             PortState::Opaque => Some(captured.state_source),
             PortState::Detect | PortState::Skip => {
@@ -205,6 +214,10 @@ impl Context {
         guard: &ConnectionGuard,
         error: &std::io::Error,
     ) -> CloseReason {
+        if error.raw_os_error() == Some(libc::ELOOP) {
+            tcp::reset(client);
+            return CloseReason::Loop;
+        }
         if !self.feedback.is_exhaustion(error) {
             self.feedback.unreachable(guard.direction(), guard.destination());
         }
@@ -302,3 +315,6 @@ fn decision(source: Source) -> Decision {
     };
     Decision { treatment: Treatment::Opaque, source, why }
 }
+
+#[cfg(test)]
+mod tests;

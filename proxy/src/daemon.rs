@@ -126,17 +126,14 @@ impl ControlHandler for Daemon {
     fn set_ports(
         &self,
         workload: Option<&str>,
-        change: &PortsSet,
-    ) -> Result<Vec<PortChange>, ControlError> {
-        let workload = self.meant(workload)?;
-        let mut changes = Vec::new();
-        for direction in change.directions() {
-            let done = workload
-                .set_ports(direction, &change.ports, change.state, Source::Cli)
-                .map_err(|error| ControlError::failed(error.to_string()))?;
-            changes.extend(done);
+        change: PortsSet,
+    ) -> BoxFuture<'_, Result<Vec<PortChange>, ControlError>> {
+        let workload = self.meant(workload);
+        async move {
+            let set = workload?.set_ports(change, Source::Cli).await;
+            set.map_err(|error| ControlError::failed(error.to_string()))
         }
-        Ok(changes)
+        .boxed()
     }
 
     fn explain(

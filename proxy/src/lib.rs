@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod decision;
 pub mod detect;
 pub mod forward;
+pub mod json;
 pub mod learn;
 pub mod log;
 pub mod manifest;

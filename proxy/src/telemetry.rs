@@ -3,6 +3,7 @@
 
 mod classify;
 mod close;
+mod codes;
 mod connection;
 mod labels;
 mod metrics;

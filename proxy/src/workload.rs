@@ -40,9 +40,9 @@ use crate::{
     },
     config::{Config, WorkloadSettings},
     connection::Context,
-    decision::{Direction, PortState, Source},
+    decision::{Direction, Source},
     learn::Learning,
-    ports::{PortChange, PortPolicy, PortSet},
+    ports::PortPolicy,
     stop::Stop,
     telemetry::Telemetry,
     workers::Workers,
@@ -76,6 +76,9 @@ pub struct Workload {
     shared: Arc<Shared>,
     slots: Arc<WorkloadSlots>,
     policy: Mutex<PortPolicy>,
+    /// Held while the policy or the settings are changed in the kernel, which can take a while;
+    /// `policy` itself is what accepting asks.
+    changing: Mutex<()>,
     context: Arc<Context>,
     stop_accepting: CancellationToken,
     stop_following: CancellationToken,
@@ -145,6 +148,7 @@ impl Workload {
                 own: slots.listeners.addresses().to_vec(),
                 netns: netns.clone(),
                 preserve_client_ip: client_ip.is_some(),
+                dials: Arc::default(),
                 learning: Learning::new(settings.workload.learn),
                 drain: Stop::new(),
                 abort: Stop::new(),
@@ -159,6 +163,7 @@ impl Workload {
             shared,
             slots,
             policy: Mutex::new(policy),
+            changing: Mutex::default(),
             stop_accepting: CancellationToken::new(),
             stop_following: CancellationToken::new(),
             accepting: TaskTracker::new(),
@@ -220,52 +225,6 @@ impl Workload {
         self.stop_following.cancel();
         if fresh {
             self.kernel.detach();
-        }
-    }
-
-    /// Puts ports into a state; new connections get it at once, in the kernel.
-    ///
-    /// # Errors
-    /// Where a map cannot be written; nothing is changed then.
-    pub fn set_ports(
-        &self,
-        direction: Direction,
-        ports: &PortSet,
-        state: PortState,
-        source: Source,
-    ) -> Result<Vec<PortChange>, CaptureError> {
-        let mut policy = lock(&self.policy);
-        let mut next = policy.clone();
-        let changes = next.set(direction, ports, state, source);
-        for change in &changes {
-            let after = change.after;
-            let written = self.kernel.set_port(
-                direction,
-                change.port,
-                after.state,
-                after.source,
-                after.included,
-            );
-            if let Err(error) = written {
-                self.revert(&changes, change.port);
-                return Err(error);
-            }
-        }
-        *policy = next;
-        Ok(changes)
-    }
-
-    /// Takes back the changes up to the port at which writing failed.
-    fn revert(&self, changes: &[PortChange], failed: u16) {
-        for change in changes.iter().take_while(|change| change.port != failed) {
-            let before = change.before;
-            let _ = self.kernel.set_port(
-                change.direction,
-                change.port,
-                before.state,
-                before.source,
-                before.included,
-            );
         }
     }
 

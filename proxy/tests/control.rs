@@ -62,13 +62,15 @@ impl ControlHandler for Weir {
     fn set_ports(
         &self,
         _: Option<&str>,
-        change: &PortsSet,
-    ) -> Result<Vec<PortChange>, ControlError> {
-        let mut policy = self.policy.lock().unwrap();
-        Ok(change
-            .directions()
-            .flat_map(|d| policy.set(d, &change.ports, change.state, Source::Cli))
-            .collect())
+        change: PortsSet,
+    ) -> BoxFuture<'_, Result<Vec<PortChange>, ControlError>> {
+        Box::pin(async move {
+            let mut policy = self.policy.lock().unwrap();
+            Ok(change
+                .directions()
+                .flat_map(|d| policy.set(d, &change.ports, change.state, Source::Cli))
+                .collect())
+        })
     }
 
     fn explain(

@@ -58,8 +58,8 @@ pub trait ControlHandler: Send + Sync + 'static {
     fn set_ports(
         &self,
         workload: Option<&str>,
-        change: &PortsSet,
-    ) -> Result<Vec<PortChange>, ControlError>;
+        change: PortsSet,
+    ) -> BoxFuture<'_, Result<Vec<PortChange>, ControlError>>;
     /// What a connection would get.
     ///
     /// # Errors
@@ -384,7 +384,7 @@ async fn answer(
         Command::Status => Answer::Status(Box::new(handler.status())),
         Command::PortsList => Answer::Ports(handler.ports(workload)?),
         Command::PortsSet(change) => {
-            Answer::Changed(PortsChanged::group(&handler.set_ports(workload, &change)?))
+            Answer::Changed(PortsChanged::group(&handler.set_ports(workload, change).await?))
         }
         Command::Explain { address, direction } => {
             Answer::Explanation(Box::new(handler.explain(workload, address, direction)?))

@@ -12,7 +12,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::TcpListener,
-    sync::{Semaphore, watch},
+    sync::{Mutex, Semaphore, watch},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -69,6 +69,13 @@ pub struct AdminServer {
     address: SocketAddr,
 }
 
+/// Where scrapes come from.
+struct Metrics {
+    telemetry: Telemetry,
+    /// Held while they are encoded: however many clients ask, one processor is busy with it.
+    one_at_a_time: Mutex<()>,
+}
+
 // === impl AdminServer ===
 
 impl AdminServer {
@@ -94,6 +101,7 @@ impl AdminServer {
         let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
         let mut tasks = tokio::task::JoinSet::new();
         let counts = telemetry.clone();
+        let metrics = Arc::new(Metrics { telemetry, one_at_a_time: Mutex::default() });
         let never = CancellationToken::new();
         let mut acceptor = Acceptor::new(&self.listener, &counts, &never, AcceptOptions::admin());
         loop {
@@ -101,12 +109,12 @@ impl AdminServer {
                 Arc::clone(&clients).acquire_owned().await.expect("the semaphore is never closed");
             while tasks.try_join_next().is_some() {}
             let Some((stream, _)) = acceptor.next().await else { return };
-            let (telemetry, readiness) = (telemetry.clone(), readiness.clone());
+            let (metrics, readiness) = (Arc::clone(&metrics), readiness.clone());
             tasks.spawn(async move {
                 let _permit = permit;
                 let service = service_fn(move |request| {
-                    let response = respond(&request, &telemetry, *readiness.borrow());
-                    async move { Ok::<_, Infallible>(response) }
+                    let (metrics, readiness) = (Arc::clone(&metrics), *readiness.borrow());
+                    async move { Ok::<_, Infallible>(respond(&request, &metrics, readiness).await) }
                 });
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
@@ -120,9 +128,21 @@ impl AdminServer {
     }
 }
 
-fn respond(
+// === impl Metrics ===
+
+impl Metrics {
+    /// The metrics as text, made on a thread that serves no connections.
+    async fn encode(&self) -> Option<String> {
+        let _turn = self.one_at_a_time.lock().await;
+        let telemetry = self.telemetry.clone();
+        let encoded = tokio::task::spawn_blocking(move || telemetry.encode_metrics()).await;
+        encoded.inspect_err(|error| tracing::error!(%error, "metrics not encoded")).ok()
+    }
+}
+
+async fn respond(
     request: &Request<Incoming>,
-    telemetry: &Telemetry,
+    metrics: &Metrics,
     readiness: Readiness,
 ) -> Response<Full<Bytes>> {
     let path = request.uri().path();
@@ -139,7 +159,13 @@ fn respond(
     }
     match (path, readiness) {
         ("/metrics", _) => {
-            let mut response = text(StatusCode::OK, telemetry.encode_metrics());
+            let Some(encoded) = metrics.encode().await else {
+                return text(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "metrics not encoded; see the log\n",
+                );
+            };
+            let mut response = text(StatusCode::OK, encoded);
             response
                 .headers_mut()
                 .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(OPENMETRICS));

@@ -19,6 +19,7 @@ use super::{
     bpf::{self, AttachType},
     cgroup,
     coexist::obstacle,
+    layout,
     pins::{Pins, directories, lock_directory, make_dir},
     table::lock,
 };
@@ -108,7 +109,7 @@ impl Kernel {
             _ => Some(cgroup_id),
         };
         if options.keep
-            && let Some(links) = left(&pins, id_of)
+            && let Some(links) = left(instance, &pins, id_of)
         {
             self.hold(links, &options);
             return followed(true);
@@ -121,7 +122,8 @@ impl Kernel {
             if hook.scope == Scope::OneDecides
                 && let Some(followed) = followed.take()
             {
-                followed(was_there(&links)).inspect_err(|_| undo(&pins, &links))?;
+                let all_the_while = was_there(&links) && !instance.in_use.remade;
+                followed(all_the_while).inspect_err(|_| undo(&pins, &links))?;
             }
             let Some(id) = id_of(&hook) else { continue };
             let (target, name) = match (hook.attach_type, options.inbound) {
@@ -314,9 +316,13 @@ impl Place<'_> {
         let link = match bpf::open_pinned(path) {
             Ok(link) => link,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
+            // A directory, say.
+            Err(_) => {
+                layout::remove(path).map_err(io::Error::other)?;
+                return Ok(None);
+            }
         };
-        if bpf::link_target(link.as_fd())?.0 == self.id
+        if bpf::link_target(link.as_fd()).is_ok_and(|(target, _)| target == self.id)
             && bpf::link_update(link.as_fd(), program).is_ok()
         {
             return Ok(Some(link));
@@ -334,13 +340,19 @@ fn was_there(links: &[(Hook, OwnedFd, bool)]) -> bool {
     links.iter().any(|(hook, _, new)| hook.attach_type == AttachType::SockOps && !new)
 }
 
-/// The links that an earlier weir has left, if they are all there and attached to what `id_of` says.
-fn left(pins: &Path, id_of: impl Fn(&Hook) -> Option<u64>) -> Option<Vec<(Hook, OwnedFd)>> {
+/// The links that an earlier weir has left, if they are all there, attached to what `id_of` says, and
+/// their programs use this weir's maps.
+fn left(
+    instance: &Instance,
+    pins: &Path,
+    id_of: impl Fn(&Hook) -> Option<u64>,
+) -> Option<Vec<(Hook, OwnedFd)>> {
     let wanted = HOOKS.into_iter().filter_map(|hook| Some((hook, id_of(&hook)?)));
     wanted
         .map(|(hook, id)| {
             let link = bpf::open_pinned(&pins.join(hook.name)).ok()?;
-            (bpf::link_target(link.as_fd()).ok()?.0 == id).then_some((hook, link))
+            let is_there = bpf::link_target(link.as_fd()).ok()?.0 == id;
+            (is_there && instance.in_use.is_used_by(link.as_fd()).ok()?).then_some((hook, link))
         })
         .collect()
 }

@@ -5,9 +5,10 @@
 use std::{
     ffi::CString,
     io,
+    marker::PhantomData,
     mem::{MaybeUninit, size_of},
     os::{
-        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
@@ -16,6 +17,8 @@ use std::{
 /// Commands of `enum bpf_cmd`.
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
+const BPF_MAP_GET_FD_BY_ID: libc::c_long = 14;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
 const BPF_LINK_CREATE: libc::c_long = 28;
@@ -100,12 +103,40 @@ struct LinkInfo {
     _more: [u64; 8],
 }
 
+/// The beginning of `struct bpf_prog_info`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct ProgramInfo {
+    _before: [u32; 6],
+    _instructions: [u64; 3],
+    _uid: u32,
+    map_count: u32,
+    maps: u64,
+}
+
+/// The part for `BPF_*_GET_FD_BY_ID`.
+#[repr(C)]
+struct IdAttr {
+    id: u32,
+    _next: u32,
+    _flags: u32,
+}
+
+/// `BPF_MAP_TYPE_HASH`.
+const MAP_TYPE_HASH: u32 = 1;
 /// `BPF_LINK_TYPE_NETNS`.
 const LINK_TYPE_NETNS: u32 = 5;
 
 /// What a link is attached to: the id of a cgroup, or the inode of a network namespace; 0 for one
 /// that is gone. And the id of its program.
+///
+/// # Errors
+/// `EINVAL` for an object that is none.
 pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<(u64, u32)> {
+    let kind = std::fs::read_link(format!("/proc/self/fd/{}", link.as_raw_fd()))?;
+    if kind != Path::new("anon_inode:bpf_link") {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
     let mut info = LinkInfo::default();
     // SAFETY: integers only.
     unsafe { object_info(link, &mut info) }?;
@@ -165,27 +196,111 @@ pub(super) fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     descriptor(unsafe { call(BPF_OBJ_GET, &mut attr) }?)
 }
 
-/// Takes the value of `key` out of a hash map, in one system call.
+/// A hash map that values are taken out of, in one system call each.
+pub(super) struct Taken<K, V> {
+    map: OwnedFd,
+    _entry: PhantomData<fn(K) -> V>,
+}
+
+// === impl Taken ===
+
+impl<K: aya::Pod, V: aya::Pod> Taken<K, V> {
+    /// # Errors
+    /// `EINVAL` where the map is no hash map of these keys and values.
+    pub(super) fn new(map: OwnedFd) -> io::Result<Self> {
+        let info = map_info(map.as_fd())?;
+        let sizes = (info.key_size as usize, info.value_size as usize);
+        if info.kind == MAP_TYPE_HASH && sizes == (size_of::<K>(), size_of::<V>()) {
+            Ok(Self { map, _entry: PhantomData })
+        } else {
+            Err(io::Error::from_raw_os_error(libc::EINVAL))
+        }
+    }
+
+    /// Takes the value of `key` out.
+    ///
+    /// # Errors
+    /// `ENOENT` where the key is not there; `ENOTSUPP`/`EINVAL` before Linux 5.14.
+    pub(super) fn take(&self, key: &K) -> io::Result<V> {
+        let mut value = MaybeUninit::<V>::uninit();
+        let mut attr = ElementAttr {
+            map_fd: number(self.map.as_fd()),
+            _pad: 0,
+            key: std::ptr::from_ref(key) as u64,
+            value: value.as_mut_ptr() as u64,
+            flags: 0,
+        };
+        // SAFETY: the map's keys and values have the sizes of K and V: `new` has compared them.
+        unsafe { call(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut attr) }?;
+        // SAFETY: the kernel has written the whole value, and V is plain old data.
+        Ok(unsafe { value.assume_init() })
+    }
+}
+
+/// The beginning of `struct bpf_map_info`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct MapInfo {
+    pub(super) kind: u32,
+    pub(super) id: u32,
+    pub(super) key_size: u32,
+    pub(super) value_size: u32,
+    pub(super) max_entries: u32,
+    pub(super) flags: u32,
+    name: [u8; 16],
+}
+
+impl MapInfo {
+    /// Its name, of which the kernel keeps 15 bytes.
+    pub(super) fn name(&self) -> String {
+        let bytes = self.name.split(|byte| *byte == 0).next().unwrap_or_default();
+        String::from_utf8_lossy(bytes).into_owned()
+    }
+}
+
+/// What the kernel knows about a map.
 ///
 /// # Errors
-/// `ENOENT` where the key is not there; `ENOTSUPP`/`EINVAL` before Linux 5.14.
-pub(super) fn lookup_and_delete<K: aya::Pod, V: aya::Pod>(
-    map: BorrowedFd<'_>,
-    key: &K,
-) -> io::Result<V> {
-    let mut value = MaybeUninit::<V>::uninit();
-    let mut attr = ElementAttr {
-        map_fd: number(map),
-        _pad: 0,
-        key: std::ptr::from_ref(key) as u64,
-        value: value.as_mut_ptr() as u64,
-        flags: 0,
+/// `EINVAL` for an object that is none.
+pub(super) fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
+    // The kernel tells of each object in a structure of its own.
+    let kind = std::fs::read_link(format!("/proc/self/fd/{}", map.as_raw_fd()))?;
+    if kind != Path::new("anon_inode:bpf-map") {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    let mut info = MapInfo::default();
+    // SAFETY: integers only.
+    unsafe { object_info(map, &mut info) }?;
+    Ok(info)
+}
+
+/// The map with this id.
+///
+/// # Errors
+/// `ENOENT` where there is none; `EPERM` without CAP_SYS_ADMIN.
+pub(super) fn map_by_id(id: u32) -> io::Result<OwnedFd> {
+    by_id(BPF_MAP_GET_FD_BY_ID, id)
+}
+
+/// The ids of the maps that the program with this id uses.
+///
+/// # Errors
+/// As [`map_by_id`].
+pub(super) fn program_maps(program: u32) -> io::Result<Vec<u32>> {
+    let program = by_id(BPF_PROG_GET_FD_BY_ID, program)?;
+    let mut info = ProgramInfo::default();
+    // SAFETY: integers, and a pointer to room for no ids.
+    unsafe { object_info(program.as_fd(), &mut info) }?;
+    let mut ids = vec![0_u32; info.map_count as usize];
+    info = ProgramInfo {
+        map_count: info.map_count,
+        maps: ids.as_mut_ptr() as u64,
+        ..Default::default()
     };
-    // SAFETY: the map's key and value sizes are those of K and V: both come from weir-common, which
-    // the object is built from.
-    unsafe { call(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut attr) }?;
-    // SAFETY: the kernel has written the whole value, and V is plain old data.
-    Ok(unsafe { value.assume_init() })
+    // SAFETY: `maps` points to room for `map_count` ids, which lives through the call.
+    unsafe { object_info(program.as_fd(), &mut info) }?;
+    ids.truncate(info.map_count as usize);
+    Ok(ids)
 }
 
 /// Fills `info` with the beginning of what the kernel knows about a BPF object.
@@ -235,6 +350,12 @@ pub(super) fn descriptor(answer: RawFd) -> io::Result<OwnedFd> {
 }
 
 // === helpers ===
+
+fn by_id(command: libc::c_long, id: u32) -> io::Result<OwnedFd> {
+    let mut attr = IdAttr { id, _next: 0, _flags: 0 };
+    // SAFETY: no pointers in there.
+    descriptor(unsafe { call(command, &mut attr) }?)
+}
 
 fn number(fd: BorrowedFd<'_>) -> u32 {
     fd.as_raw_fd().cast_unsigned()

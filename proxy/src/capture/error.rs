@@ -48,6 +48,20 @@ pub enum CaptureError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// More entries of a table that all workloads share than are one workload's.
+    #[error(
+        "cannot keep {count} {entries} for one workload: there is room for {limit} now; {advice}, or capture it by another weir (--instance)"
+    )]
+    Share {
+        /// What they are.
+        entries: &'static str,
+        /// How many were to be kept.
+        count: usize,
+        /// How many there is room for.
+        limit: usize,
+        /// The next step.
+        advice: &'static str,
+    },
     /// The object has no such map or program: it does not belong to this binary.
     #[error(
         "the BPF object has no {0}: object and binary are of different versions; unset WEIR_BPF_OBJECT or rebuild with `cargo xtask ebpf`"
@@ -186,6 +200,13 @@ impl CaptureError {
         map: &'static str,
     ) -> impl FnOnce(aya::maps::MapError) -> Self {
         move |error| Self::Map { action, map, source: into_io(error) }
+    }
+
+    /// As connect(2) would say it. Never `ENOSPC` and its like, which stand for a lack of the whole
+    /// process.
+    pub(crate) fn into_refusal(self) -> io::Error {
+        tracing::debug!(error = %self, "connection to the application refused");
+        io::Error::from_raw_os_error(libc::E2BIG)
     }
 
     pub(crate) fn workers(source: io::Error) -> Self {

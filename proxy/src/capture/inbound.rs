@@ -16,6 +16,7 @@ use weir_common::{DestinationKey, Direction, Listening};
 use super::{
     CaptureError, Kernel, Netns, cgroup,
     listening::{Listener, cgroup_ids, listeners},
+    quota::List,
 };
 
 /// The count of a socket that is being opened or closed just now is right by then.
@@ -42,7 +43,7 @@ impl Kernel {
                 self.instance.listening.remove(&key)?;
             }
         }
-        let mut found = self.look(netns, cgroup).await?;
+        let mut found = self.look(netns, cgroup, None).await?;
         if follows {
             let (counted, seeded) = (self.counted(), self.seeded()?);
             found.retain(|listener| {
@@ -55,8 +56,9 @@ impl Kernel {
         self.add_listening(&found, cgroup).await
     }
 
-    /// Corrects what the hooks take for listened on, after a connection to the application was
-    /// refused: then it was not. Looks twice, because sockets come and go.
+    /// Corrects what the hooks take for listened on at a port, after a connection to the application
+    /// was refused there: then it was not. Looks twice, because sockets come and go. Takes a while
+    /// where there are many sockets: not for a thread that serves connections.
     ///
     /// # Errors
     /// Where sock_diag or a map fails.
@@ -64,24 +66,28 @@ impl Kernel {
         &self,
         netns: &Netns,
         cgroup: &Path,
+        refused: SocketAddr,
     ) -> Result<(), CaptureError> {
-        let first = (self.counted(), self.look(netns, cgroup).await?);
+        let port = Some(refused.port());
+        let first = self.look(netns, cgroup, port).await?;
+        let counted_first = self.counted_at(refused, &first)?;
         tokio::time::sleep(SETTLE).await;
-        let second = (self.counted(), self.look(netns, cgroup).await?);
-        let (before, after) = (self.sockets(&first.1), self.sockets(&second.1));
+        let second = self.look(netns, cgroup, port).await?;
+        let counted = self.counted_at(refused, &second)?;
+        let (before, after) = (self.sockets(&first), self.sockets(&second));
         let seeded = self.seeded()?;
         let is_steady = |key: &DestinationKey| {
-            first.0.get(key) == second.0.get(key) && before.get(key) == after.get(key)
+            counted_first.get(key) == counted.get(key) && before.get(key) == after.get(key)
         };
         // Closed without being counted: it was listening before the hooks were attached, and its
         // descriptor could not be had.
-        for key in second.0.keys().filter(|key| !after.contains_key(key) && is_steady(key)) {
+        for key in counted.keys().filter(|key| !after.contains_key(key) && is_steady(key)) {
             self.instance.listening.remove(key)?;
         }
-        let mut unknown = second.1;
+        let mut unknown = second;
         unknown.retain(|listener| {
             let key = self.listening_key(listener.address);
-            !second.0.contains_key(&key) && !seeded.contains_key(&key) && is_steady(&key)
+            !counted.contains_key(&key) && !seeded.contains_key(&key) && is_steady(&key)
         });
         self.add_listening(&unknown, cgroup).await
     }
@@ -89,13 +95,17 @@ impl Kernel {
     /// Says that connections from this address and port come from inside, or no longer do.
     ///
     /// # Errors
-    /// Where the map cannot be written.
+    /// Where there is no room for it, or the map cannot be written.
     pub fn set_inside(&self, source: SocketAddr, inside: bool) -> Result<(), CaptureError> {
+        let Self { instance, workload, .. } = self;
         let key = self.key(Direction::Inbound, source);
         if inside {
-            self.instance.inside.insert(&key, &1)
+            instance.quotas.add(List::Inside, *workload, 1)?;
+            let noted = instance.inside.insert(&key, &1);
+            noted.inspect_err(|_| instance.quotas.give_back(List::Inside, *workload, 1))
         } else {
-            self.instance.inside.remove(&key)
+            instance.quotas.give_back(List::Inside, *workload, 1);
+            instance.inside.remove(&key)
         }
     }
 
@@ -147,8 +157,31 @@ impl Kernel {
         self.instance.listening.entries(|key| self.is_mine(key)).into_iter().collect()
     }
 
-    /// The workload's listeners, as sock_diag has them.
-    async fn look(&self, netns: &Netns, cgroup: &Path) -> Result<Vec<Listener>, CaptureError> {
+    /// What is counted where a connection to an address can go, and where these sockets listen.
+    fn counted_at(
+        &self,
+        address: SocketAddr,
+        listeners: &[Listener],
+    ) -> Result<Sockets, CaptureError> {
+        let any = [IpAddr::from([0, 0, 0, 0]), IpAddr::from([0_u16; 8])];
+        let to = any.map(|ip| SocketAddr::new(ip, address.port())).into_iter().chain([address]);
+        let mut counted = Sockets::new();
+        for address in to.chain(listeners.iter().map(|listener| listener.address)) {
+            let key = self.listening_key(address);
+            if let Some(found) = self.instance.listening.get(&key)? {
+                counted.insert(key, found);
+            }
+        }
+        Ok(counted)
+    }
+
+    /// The workload's listeners, all or those on one port, as sock_diag has them.
+    async fn look(
+        &self,
+        netns: &Netns,
+        cgroup: &Path,
+        port: Option<u16>,
+    ) -> Result<Vec<Listener>, CaptureError> {
         let error = |source| CaptureError::Socket {
             action: "list the listening sockets",
             source,
@@ -157,7 +190,7 @@ impl Kernel {
         let mut cgroups = cgroup_ids(cgroup).map_err(error)?;
         // In a sidecar weir's own cgroup is below the workload's: its listeners are not.
         cgroups.remove(&cgroup::id(&cgroup::own()?)?);
-        let mut all = netns.run(listeners).await?.map_err(error)?;
+        let mut all = netns.run(move || listeners(port)).await?.map_err(error)?;
         all.retain(|listener| is_of(listener, &cgroups));
         Ok(all)
     }

@@ -23,9 +23,11 @@ use super::{
     CaptureError,
     attach::{INBOUND_PROGRAM, refused},
     features,
+    layout::{InUse, Layouts},
     left::AllLeft,
     pins::{Lock, Pins, digest, lock_holder},
     probe::Support,
+    quota::{Hints, Quotas},
     seeding::Seeded,
     table::{Prefixes, Table, lock, take},
 };
@@ -49,10 +51,13 @@ pub struct Instance {
     ingress_ifindex: bool,
     shared: Mutex<Ebpf>,
     pub(super) left: Mutex<Option<AllLeft>>,
+    layouts: &'static Layouts,
+    pub(super) in_use: InUse,
     pub(super) workloads: Table<WorkloadId, WorkloadConfig>,
     pub(super) heartbeat: Mutex<Array<MapData, u64>>,
-    pub(super) failed: Table<DestinationKey, u64>,
-    pub(super) learned: Table<DestinationKey, u64>,
+    pub(super) quotas: Quotas,
+    pub(super) failed: Hints,
+    pub(super) learned: Hints,
     pub(super) listening: Table<DestinationKey, Listening>,
     pub(super) seeds: Table<PortKey, Seeds>,
     pub(super) seeded: Mutex<Seeded>,
@@ -111,6 +116,8 @@ impl Instance {
             },
         };
         let object = object()?;
+        let layouts = layouts(&object)?;
+        let remade = layouts.clear(&pins)?;
         let ingress_ifindex = knows_ingress_ifindex(&object, &pins);
         let mut ebpf = load(&object, &pins, 0, options.log_level, ingress_ifindex)?;
         if options.log_level > 0 {
@@ -119,8 +126,12 @@ impl Instance {
         Ok(Self {
             workloads: Table::take(&mut ebpf, maps::WORKLOADS)?,
             heartbeat: Mutex::new(take(&mut ebpf, maps::HEARTBEAT)?),
-            failed: Table::take(&mut ebpf, maps::FAILED)?,
-            learned: Table::take(&mut ebpf, maps::LEARNED)?,
+            quotas: Quotas::new(|map| layouts.room(map)),
+            failed: Hints::new(Table::take(&mut ebpf, maps::FAILED)?, layouts.room(maps::FAILED)),
+            learned: Hints::new(
+                Table::take(&mut ebpf, maps::LEARNED)?,
+                layouts.room(maps::LEARNED),
+            ),
             listening: Table::take(&mut ebpf, maps::LISTENING)?,
             seeds: Table::take(&mut ebpf, maps::SEEDS)?,
             seeded: Mutex::new(take(&mut ebpf, maps::SEEDED)?),
@@ -136,6 +147,8 @@ impl Instance {
             shares: Mutex::new(take(&mut ebpf, maps::SHARES)?),
             peers: Mutex::new(None),
             proxy_side: Mutex::new(None),
+            in_use: layouts.in_use(&pins, remade),
+            layouts,
             pins,
             lock: Mutex::new(lock),
             log_level: options.log_level,
@@ -193,6 +206,12 @@ impl Instance {
         digest(self.object.iter().copied().chain(constants))
     }
 
+    /// What its maps look like.
+    #[cfg(test)]
+    pub(super) const fn layouts(&self) -> &'static Layouts {
+        self.layouts
+    }
+
     /// The programs that are loaded for one workload, with its number in them.
     pub(super) fn load_for(&self, workload: WorkloadId) -> Result<Ebpf, CaptureError> {
         let Self { object, pins, log_level, ingress_ifindex, .. } = self;
@@ -244,16 +263,14 @@ fn object() -> Result<Cow<'static, [u8]>, CaptureError> {
     })
 }
 
-/// The maps that the object's programs share, by name; each program keeps its own constants. There
-/// is one object per process.
-fn map_names(object: &[u8]) -> Result<&'static [String], CaptureError> {
-    static NAMES: OnceLock<Vec<String>> = OnceLock::new();
-    if let Some(names) = NAMES.get() {
-        return Ok(names);
+/// What the object's maps look like. There is one object per process.
+fn layouts(object: &[u8]) -> Result<&'static Layouts, CaptureError> {
+    static LAYOUTS: OnceLock<Layouts> = OnceLock::new();
+    if let Some(layouts) = LAYOUTS.get() {
+        return Ok(layouts);
     }
-    let parsed = aya_obj::Object::parse(object).map_err(aya::EbpfError::ParseError)?;
-    let names = parsed.maps.into_keys().filter(|name| !name.starts_with('.')).collect();
-    Ok(NAMES.get_or_init(|| names))
+    let layouts = Layouts::of(object)?;
+    Ok(LAYOUTS.get_or_init(|| layouts))
 }
 
 fn load(
@@ -267,7 +284,7 @@ fn load(
     /// which nothing is needed, because there is nothing to relocate. So one is enough.
     static LOADER: Mutex<Option<EbpfLoader<'static>>> = Mutex::new(None);
     static LEVELS: [u8; 6] = [0, 1, 2, 3, 4, 5];
-    let names = map_names(object)?;
+    let layouts = layouts(object)?;
     let mut loader = lock(&LOADER);
     let loader = loader.get_or_insert_with(EbpfLoader::new).btf(None);
     loader
@@ -276,7 +293,7 @@ fn load(
         .override_global("INGRESS_IFINDEX", constant(ingress_ifindex), true)
         .override_global("SOCKOPS_CGROUP", constant(sockops_knows_cgroup()), true)
         .override_global(aya_log::LEVEL, &LEVELS[usize::from(log_level.min(5))], false);
-    for name in names {
+    for name in layouts.names() {
         loader.map_pin_path(name, pins.map(name));
     }
     Ok(loader.load(object)?)

@@ -110,10 +110,8 @@ impl Kernel {
             let _ = instance.ports.remove(&key);
             let _ = lock(&instance.port_hits).remove(&key);
         }
-        for table in [&instance.failed, &instance.learned] {
-            for (key, _) in table.entries(|key| mine(key.workload)) {
-                let _ = table.remove(&key);
-            }
+        for hints in [&instance.failed, &instance.learned] {
+            hints.forget(*workload);
         }
         for (key, _) in instance.listening.entries(|key| mine(key.workload)) {
             let _ = instance.listening.remove(&key);
@@ -131,6 +129,7 @@ impl Kernel {
         for direction in [Direction::Outbound, Direction::Inbound] {
             self.forget_counters(direction);
         }
+        instance.quotas.forget(*workload);
         // Last: who is killed before finds the workload again, and forgets it then.
         state::remove(&instance.pins.state(), *workload);
     }

@@ -75,16 +75,16 @@ impl Listener {
     }
 }
 
-/// Every TCP listener of the calling thread's namespace; run it through
+/// Every TCP listener of the calling thread's namespace, or those on one port; run it through
 /// [`Netns::run`](super::Netns::run). A socket that begins or ends to listen meanwhile may be
 /// missing.
 ///
 /// # Errors
 /// What netlink says; `ENOENT` where the kernel lacks `tcp_diag`.
-pub(super) fn listeners() -> io::Result<Vec<Listener>> {
+pub(super) fn listeners(port: Option<u16>) -> io::Result<Vec<Listener>> {
     let socket = Socket::new(NETLINK_SOCK_DIAG)?;
-    let mut all = dump(&socket, AF_INET, SocketId::new_v4())?;
-    match dump(&socket, AF_INET6, SocketId::new_v6()) {
+    let mut all = dump(&socket, AF_INET, SocketId::new_v4(), port)?;
+    match dump(&socket, AF_INET6, SocketId::new_v6(), port) {
         Ok(v6) => all.extend(v6),
         // There is `tcp_diag`, since IPv4 was dumped, but no IPv6.
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EAFNOSUPPORT)) => {}
@@ -116,8 +116,17 @@ pub(super) fn cgroup_ids(cgroup: &Path) -> io::Result<HashSet<u64>> {
 
 // === helpers ===
 
-fn dump(socket: &Socket, family: u8, socket_id: SocketId) -> io::Result<Vec<Listener>> {
-    socket.send(&request(family, socket_id), 0)?;
+fn dump(
+    socket: &Socket,
+    family: u8,
+    socket_id: SocketId,
+    port: Option<u16>,
+) -> io::Result<Vec<Listener>> {
+    let mut request = request(family, socket_id);
+    if let Some(port) = port {
+        restrict(&mut request, port);
+    }
+    socket.send(&request, 0)?;
     let mut found = Vec::new();
     loop {
         let (datagram, _) = socket.recv_from_full()?;
@@ -155,6 +164,34 @@ fn request(family: u8, socket_id: SocketId) -> Vec<u8> {
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
     bytes
+}
+
+/// Has the kernel answer with sockets of one port only, by a program of two comparisons
+/// (linux/inet_diag.h, `inet_diag_bc_op`; the crate has no attribute for it). Each comparison names
+/// the port in an operation behind it, and where to go on, counted from itself: past the end is a
+/// no (`inet_diag_bc_run`).
+fn restrict(request: &mut Vec<u8>, port: u16) {
+    const INET_DIAG_REQ_BYTECODE: u16 = 1;
+    const INET_DIAG_BC_S_GE: u8 = 2;
+    const INET_DIAG_BC_S_LE: u8 = 3;
+    let operation = |code: u8, yes: u8, no: u16| {
+        let no = no.to_ne_bytes();
+        [code, yes, no[0], no[1]]
+    };
+    let program = [
+        operation(INET_DIAG_BC_S_GE, 8, 20),
+        operation(0, 0, port),
+        operation(INET_DIAG_BC_S_LE, 8, 12),
+        operation(0, 0, port),
+    ];
+    let header = 4_u16;
+    let length = header + size_of_val(&program) as u16;
+    request.extend(length.to_ne_bytes());
+    request.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
+    request.extend(program.as_flattened());
+    // The message's own length is its first field (netlink(7)).
+    let length = (request.len() as u32).to_ne_bytes();
+    request[..4].copy_from_slice(&length);
 }
 
 fn address(id: &SocketId) -> SocketAddr {
@@ -199,10 +236,10 @@ mod tests {
             let socket = tcp(address.parse().unwrap(), prepare);
             // One that is bound only, and one that is connected: neither listens.
             let _bound = tcp("127.0.0.1:0".parse().unwrap(), |_| {});
-            assert_eq!(listeners().unwrap(), []);
+            assert_eq!(listeners(None).unwrap(), []);
             socket.listen(8).unwrap();
             let port = socket.local_addr().unwrap().as_socket().unwrap().port();
-            let listed = listeners().unwrap();
+            let listed = listeners(None).unwrap();
             assert!(listed.iter().all(|listener| listener.address.port() == port));
             let own = cgroup::id(&cgroup::own().unwrap()).unwrap();
             assert!(listed.iter().all(|listener| listener.cgroup == Some(own)));
@@ -244,7 +281,7 @@ mod tests {
             let _accepted = first.accept().unwrap();
             let second = tcp(address, reuse);
             second.listen(8).unwrap();
-            let listed: Vec<_> = listeners().unwrap().iter().map(|l| l.address).collect();
+            let listed: Vec<_> = listeners(None).unwrap().iter().map(|l| l.address).collect();
             (address, listed)
         };
         let (address, listed) = netns.enter(work).unwrap();
@@ -261,11 +298,36 @@ mod tests {
                 (0..500).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
             let made: HashSet<_> =
                 sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
-            let listed: HashSet<_> = listeners().unwrap().iter().map(|l| l.address).collect();
+            let listed: HashSet<_> = listeners(None).unwrap().iter().map(|l| l.address).collect();
             (made, listed)
         };
         let (made, listed) = netns.enter(work).unwrap();
         assert_eq!(made, listed);
+    }
+
+    /// Guards against a look at all sockets where one port is in question.
+    #[test]
+    fn listeners_of_one_port_are_found_among_others() {
+        let netns = fresh();
+        ip(&netns, "link set lo up");
+        let work = || {
+            let sockets: Vec<_> = ["127.0.0.1:0", "127.0.0.1:0", "[::1]:0", "127.0.0.1:0"]
+                .map(|address| std::net::TcpListener::bind(address).unwrap())
+                .into();
+            let made: Vec<_> = sockets.iter().map(|it| it.local_addr().unwrap()).collect();
+            let of = |port| {
+                let found = listeners(Some(port)).unwrap();
+                found.iter().map(|listener| listener.address).collect::<Vec<_>>()
+            };
+            let found: Vec<_> = made.iter().map(|address| of(address.port())).collect();
+            (made, found, of(1))
+        };
+        let (made, found, none) = netns.enter(work).unwrap();
+        for (address, found) in made.iter().zip(found) {
+            assert!(found.contains(address), "{found:?}");
+            assert!(found.iter().all(|it| it.port() == address.port()), "{found:?}");
+        }
+        assert_eq!(none, []);
     }
 
     #[test]
@@ -289,7 +351,7 @@ mod tests {
             });
         }
         let process = Sleeper::spawn(command, &netns);
-        let listed = netns.enter(listeners).unwrap().unwrap();
+        let listed = netns.enter(|| listeners(None)).unwrap().unwrap();
         let [listener] = &listed[..] else { panic!("{listed:?}") };
         assert_eq!(listener.cgroup, Some(cgroup::id(inner.path()).unwrap()));
 

@@ -8,7 +8,7 @@ use std::{
     collections::HashMap as StdHashMap,
     io,
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::AsFd,
     sync::Mutex,
     time::Duration,
 };
@@ -25,7 +25,7 @@ use super::{CaptureError, Instance, bpf, table::lock};
 pub struct Originals {
     map: HashMap<MapData, ConnectionKey, OriginalDestination>,
     /// The same map, for the one command that aya does not have.
-    raw: OwnedFd,
+    taken: bpf::Taken<ConnectionKey, OriginalDestination>,
     accepted: Mutex<SkStorage<MapData, OriginalDestination>>,
 }
 
@@ -73,7 +73,8 @@ impl Originals {
         let Some(Map::HashMap(data)) = map else {
             return Err(CaptureError::Missing(maps::PENDING));
         };
-        let raw = data.fd().as_fd().try_clone_to_owned().map_err(|source| CaptureError::Map {
+        let same = data.fd().as_fd().try_clone_to_owned();
+        let taken = same.and_then(bpf::Taken::new).map_err(|source| CaptureError::Map {
             action: "open",
             map: maps::PENDING,
             source,
@@ -81,7 +82,7 @@ impl Originals {
         let map = HashMap::try_from(Map::HashMap(data))
             .map_err(CaptureError::map("open", maps::PENDING))?;
         let accepted = Mutex::new(instance.take(maps::ACCEPTED)?);
-        Ok(Self { map, raw, accepted })
+        Ok(Self { map, taken, accepted })
     }
 
     /// What is known about a connection that was accepted from the listener's own address; `None`
@@ -117,7 +118,7 @@ impl Originals {
             port: peer.port(),
             listener: from.port,
         };
-        match bpf::lookup_and_delete(self.raw.as_fd(), &key) {
+        match self.taken.take(&key) {
             Ok(value) => Ok(Some(value)),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(source) => Err(CaptureError::Map { action: "read", map: maps::PENDING, source }),
@@ -147,7 +148,7 @@ impl Originals {
             .map(|(key, _)| key)
             .collect();
         for key in &stale {
-            let _ = bpf::lookup_and_delete::<_, OriginalDestination>(self.raw.as_fd(), key);
+            let _ = self.taken.take(key);
         }
         stale.len()
     }

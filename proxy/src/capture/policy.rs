@@ -11,6 +11,7 @@ use weir_common::{DestinationKey, Direction, PortKey, PortRule, PortState, Prefi
 use super::{
     CaptureError, Kernel,
     original::{now_ns, to_words},
+    quota::List,
 };
 use crate::ports::PortPolicy;
 
@@ -48,11 +49,20 @@ impl Kernel {
         self.instance.ports.remove(&PortKey::new(self.workload, direction, port))
     }
 
+    /// Makes sure that there is room for so many rules of the workload.
+    ///
+    /// # Errors
+    /// [`CaptureError::Share`] where there is not.
+    pub fn reserve_ports(&self, rules: usize) -> Result<(), CaptureError> {
+        self.instance.quotas.set(List::Ports, self.workload, rules)
+    }
+
     /// Writes the states of all ports, and removes those that an earlier weir had written.
     ///
     /// # Errors
-    /// Where the map cannot be written.
+    /// Where there is no room for them, or the map cannot be written.
     pub fn set_policy(&self, policy: &PortPolicy) -> Result<(), CaptureError> {
+        self.reserve_ports(policy.len())?;
         let mut wanted = HashSet::new();
         for direction in [Direction::Outbound, Direction::Inbound] {
             for (port, status) in policy.rules(direction) {
@@ -87,12 +97,21 @@ impl Kernel {
         ))
     }
 
+    /// Makes sure that there is room for so many skipped prefixes of the workload.
+    ///
+    /// # Errors
+    /// [`CaptureError::Share`] where there is not.
+    pub fn reserve_prefixes(&self, prefixes: usize) -> Result<(), CaptureError> {
+        self.instance.quotas.set(List::Prefixes, self.workload, prefixes)
+    }
+
     /// Never captures destinations in these prefixes, nor keeps any other from being captured;
     /// lengths count in the address's own family.
     ///
     /// # Errors
-    /// Where the map cannot be written.
+    /// Where there is no room for them, or the map cannot be written.
     pub fn skip_prefixes(&self, prefixes: &HashSet<(IpAddr, u8)>) -> Result<(), CaptureError> {
+        self.reserve_prefixes(prefixes.len())?;
         let map = &self.instance.skip_cidrs;
         let wanted: HashSet<_> = prefixes.iter().map(|it| self.prefix_entry(*it)).collect();
         for (key, bits) in &wanted {
@@ -141,7 +160,7 @@ impl Kernel {
     pub fn let_fail(&self, destination: SocketAddr, time: Duration) -> Result<(), CaptureError> {
         let now = now_ns().map_err(CaptureError::clock)?;
         let until = now.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
-        self.instance.failed.insert(&self.outbound_key(destination), &until)
+        self.instance.failed.insert(&self.outbound_key(destination), until)
     }
 
     /// How long connections to a destination still go direct because it could not be reached.
@@ -166,7 +185,7 @@ impl Kernel {
     ) -> Result<(), CaptureError> {
         let now = now_ns().map_err(CaptureError::clock)?;
         let until = now.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
-        self.instance.learned.insert(&self.key(direction, destination), &until)
+        self.instance.learned.insert(&self.key(direction, destination), until)
     }
 
     /// Takes back [`Self::bypass`].

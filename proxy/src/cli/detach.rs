@@ -35,7 +35,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<Exit> {
     let instances = match &args.instance {
         Some(name) => {
-            config::name("--instance", name)?;
+            config::instance_name("--instance", name)?;
             vec![name.clone()]
         }
         None if args.all => detach::instances()?,

@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     capture::cgroup::{self, Transient},
+    json,
     privileges::Original,
     telemetry::stats::StatsSnapshot,
     workloads::Ending,
@@ -174,7 +175,7 @@ fn refused(args: &ExecArgs, error: anyhow::Error) -> Result<Exit> {
 /// Goes to standard error: standard output is the command's.
 fn report(args: &ExecArgs, stats: &StatsSnapshot) -> Result<()> {
     match (args.output, stats.table()) {
-        (Format::Json, _) => anstream::eprintln!("{}", serde_json::to_string(stats)?),
+        (Format::Json, _) => anstream::eprintln!("{}", json::to_string(stats)?),
         (Format::Table, Some(table)) => anstream::eprintln!("\n{table}"),
         (Format::Table, None) => anstream::eprintln!("\nweir: no connections"),
     }

@@ -4,6 +4,8 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use crate::json;
+
 /// `-o`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -35,7 +37,7 @@ impl Format {
         table: impl FnOnce(&T) -> String,
     ) -> serde_json::Result<String> {
         match self {
-            Self::Json => serde_json::to_string_pretty(result).map(|json| json + "\n"),
+            Self::Json => json::to_string_pretty(result).map(|json| json + "\n"),
             Self::Table => Ok(table(result)),
         }
     }

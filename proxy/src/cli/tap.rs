@@ -12,6 +12,7 @@ use super::{
 use crate::{
     admin::protocol::{Answer, Command},
     decision::{Direction, Treatment},
+    json,
     ports::{CidrList, PortList, PortSet},
     telemetry::{
         record::Record,
@@ -141,7 +142,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
 fn show(record: &Record, format: Format) -> anyhow::Result<()> {
     let line = match format {
         Format::Table => record.to_string(),
-        Format::Json => serde_json::to_string(record)?,
+        Format::Json => json::to_string(record)?,
     };
     Ok(write_stdout((line + "\n").as_bytes())?)
 }

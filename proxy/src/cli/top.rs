@@ -97,7 +97,7 @@ fn look(args: &Args) -> anyhow::Result<(StatsSnapshot, Instant)> {
 /// On a terminal one screen takes the place of the other; elsewhere an empty line is between them.
 fn text(top: &Top<'_>, took: Duration, format: Format) -> anyhow::Result<String> {
     if format == Format::Json {
-        return Ok(serde_json::to_string(top)? + "\n");
+        return Ok(crate::json::to_string(top)? + "\n");
     }
     let (begin, end) = if io::stdout().is_terminal() { (CLEAR, "") } else { ("", "\n") };
     let (shown, all) = (top.rows.len(), top.destinations);

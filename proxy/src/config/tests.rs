@@ -78,3 +78,14 @@ fn errors_say_where_what_and_what_next() {
     let missing = Config::load(Path::new("/nonexistent/weir.toml")).unwrap_err().to_string();
     assert!(missing.contains("/nonexistent/weir.toml") && missing.contains("check the path"));
 }
+
+#[test]
+fn an_instance_has_a_name_that_a_bpffs_allows() {
+    for good in ["default", "pod-0ff2a1b8", "a_b", "7"] {
+        instance_name("runtime.instance", good).unwrap();
+    }
+    for bad in ["", ".", "..", "../x", "a.b", "v1.2", "a/b", "a b", &"x".repeat(64)] {
+        let error = instance_name("runtime.instance", bad).unwrap_err().to_string();
+        assert!(error.contains("runtime.instance") && error.contains("bpffs"), "{error}");
+    }
+}

@@ -7,8 +7,11 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::{Context, Feedback};
-use crate::capture::{Captured, Netns, connect_as, keep_alive};
+use super::{Context, Feedback, dials::OwnDial};
+use crate::{
+    capture::{Captured, Netns, connect_as, keep_alive},
+    decision::Direction,
+};
 
 /// How often, and how long each time, is waited for a descriptor: about as long as connections in
 /// the queue wait for theirs (`accept.rs`).
@@ -23,6 +26,8 @@ pub(crate) struct Dial<'a> {
     destination: SocketAddr,
     /// The client whose address the application is to see.
     client: Option<SocketAddr>,
+    /// Inbound: who connected, and what weir has open to the workload.
+    inbound: Option<(SocketAddr, &'a OwnDial)>,
     bound: Option<std::net::IpAddr>,
     mark: u32,
     /// Zero leaves the patience to the kernel (tcp(7), `tcp_syn_retries`).
@@ -33,13 +38,16 @@ impl<'a> Dial<'a> {
     pub(crate) fn new(
         context: &'a Context,
         captured: &Captured,
-        client: Option<SocketAddr>,
+        peer: SocketAddr,
+        own: &'a OwnDial,
     ) -> Self {
+        let inbound = captured.direction == Direction::Inbound;
         Self {
             netns: &context.netns,
             feedback: context.feedback.as_ref(),
             destination: captured.destination,
-            client,
+            client: (inbound && context.preserve_client_ip).then_some(peer),
+            inbound: inbound.then_some((peer, own)),
             bound: captured.bound,
             mark: captured.mark,
             timeout: context.config.forward.connect_timeout,
@@ -49,7 +57,8 @@ impl<'a> Dial<'a> {
     /// Connects. The socket is armed, see `reset.rs`.
     ///
     /// # Errors
-    /// What the kernel says, or `ETIMEDOUT` after the configured time.
+    /// What the kernel says, or `ETIMEDOUT` after the configured time; `ELOOP`, which the kernel has
+    /// for file names only, where the client is weir itself.
     pub(crate) async fn connect(self) -> io::Result<TcpStream> {
         let connecting = self.connect_when_possible();
         let stream = if self.timeout.is_zero() {
@@ -59,6 +68,13 @@ impl<'a> Dial<'a> {
                 .await
                 .map_err(|_| io::Error::from_raw_os_error(libc::ETIMEDOUT))??
         };
+        if let Some((peer, own)) = self.inbound {
+            own.opens(stream.local_addr()?, self.destination);
+            // It may not have been known yet when the connection came.
+            if own.is_anothers(peer, self.destination) {
+                return Err(io::Error::from_raw_os_error(libc::ELOOP));
+            }
+        }
         stream.set_nodelay(true)?;
         Ok(stream)
     }
@@ -79,7 +95,12 @@ impl<'a> Dial<'a> {
 
     async fn connect_from(&self) -> io::Result<TcpStream> {
         if let Some(client) = self.client {
-            let tell = |source, connecting| self.feedback.dialling_as(source, connecting);
+            let tell = |source, connecting| {
+                if let (true, Some((_, own))) = (connecting, self.inbound) {
+                    own.opens(source, self.destination);
+                }
+                self.feedback.dialling_as(source, connecting)
+            };
             match connect_as(self.netns, client, self.destination, &tell).await {
                 // Link-local clients: better from a local address than not at all.
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => {}

@@ -104,6 +104,22 @@ impl PortPolicy {
         ports.into_iter().map(|port| (port, table.get(port)))
     }
 
+    /// How many rules the kernel needs for it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        let rules = |table: &Table| {
+            let of_list = table.include.iter().filter(|port| !table.rules.contains_key(port));
+            table.rules.len() + of_list.count()
+        };
+        rules(&self.outbound) + rules(&self.inbound)
+    }
+
+    /// True where no port has a rule.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Puts ports into a state and returns those whose status changed, ascending.
     pub fn set(
         &mut self,

@@ -1,6 +1,7 @@
 //! Success or failure of an exchange, by Linkerd's rules (linkerd2-proxy
 //! `linkerd/app/core/src/classify.rs`), so that success rates mean what people are used to.
 
+use super::codes::GrpcLabel;
 use crate::forward::http::{Exchange, ExchangeEnd};
 
 /// The verdict on one exchange.
@@ -31,7 +32,10 @@ impl Class {
         }
         let by_status = if exchange.status? >= 500 { Self::Failure } else { Self::Success };
         Some(match exchange.grpc_status {
-            Some(code) if GRPC_FAILURES.contains(&code) => Self::Failure,
+            // gRPC's libraries take a code that they do not know for UNKNOWN.
+            Some(code) if GRPC_FAILURES.contains(&code) || GrpcLabel::is_other(code) => {
+                Self::Failure
+            }
             Some(_) => Self::Success,
             None => by_status,
         })
@@ -61,6 +65,7 @@ mod tests {
             (Some(200), Some(0), Complete, Some(Success)),
             (Some(200), Some(5), Complete, Some(Success)),
             (Some(200), Some(14), Complete, Some(Failure)),
+            (Some(200), Some(17), Complete, Some(Failure)),
             (Some(101), None, ExchangeEnd::Tunnel, Some(Success)),
             (None, None, ClientReset(Some(8)), None),
             (Some(200), None, ClientReset(Some(8)), Some(Success)),

@@ -8,6 +8,7 @@ use std::{
 
 use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
 
+use super::codes::{GrpcLabel, StatusLabel};
 use crate::workload::Pod;
 
 /// What is said of a pod beside its workload's name. As many values as pods are captured: series of
@@ -69,9 +70,9 @@ pub(super) struct ResponseLabels {
     pub(super) direction: &'static str,
     #[prometheus(flatten)]
     pub(super) of: Of,
-    pub(super) status_code: Option<u16>,
+    pub(super) status_code: Option<StatusLabel>,
     pub(super) classification: &'static str,
-    pub(super) grpc_status: Option<u32>,
+    pub(super) grpc_status: Option<GrpcLabel>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -79,7 +80,7 @@ pub(super) struct LatencyLabels {
     pub(super) direction: &'static str,
     #[prometheus(flatten)]
     pub(super) of: Of,
-    pub(super) status_code: u16,
+    pub(super) status_code: StatusLabel,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

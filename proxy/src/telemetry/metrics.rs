@@ -2,8 +2,8 @@
 //! where Linkerd measures the same thing (linkerd2-proxy `linkerd/transport-metrics`,
 //! `linkerd/http/metrics`, `linkerd/http/detect`), so that its dashboards keep working.
 //!
-//! Label values come from weir, from its configuration or from small closed sets: never from a
-//! client.
+//! Label values come from weir, from its configuration or from small closed sets (`codes.rs`): never
+//! from a peer.
 
 use std::{
     collections::HashMap,
@@ -21,6 +21,7 @@ use super::{
     PodLabels,
     classify::Class,
     close::errno_name,
+    codes::{GrpcLabel, StatusLabel},
     labels::{
         Base, CloseLabels, ConnectionLabels, DetectLabels, DowngradeLabels, ErrnoLabels,
         LatencyLabels, Of, PeerLabels, ResponseLabels, WorkloadLabels,
@@ -34,10 +35,6 @@ use crate::{
     decision::{Decision, Direction, Source, Treatment, direction_name, source_name},
     forward::http::{Exchange, Untracked},
 };
-
-/// Highest gRPC status code (`UNAUTHENTICATED`); larger ones share the label of UNKNOWN, so that
-/// a server can't make labels up.
-const GRPC_MAX: u32 = 16;
 
 type Latencies = Series<LatencyLabels, Histogram, fn() -> Histogram>;
 type Durations = Series<WorkloadLabels, Histogram, fn() -> Histogram>;
@@ -107,9 +104,9 @@ pub(super) struct Side {
 /// The labels that differ between one connection's responses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ResponseKind {
-    status: Option<u16>,
+    status: Option<StatusLabel>,
     class: Class,
-    grpc_status: Option<u32>,
+    grpc_status: Option<GrpcLabel>,
 }
 
 /// The metrics of one kind of response.
@@ -254,7 +251,7 @@ impl Families {
         // The library appends `_total` to counters.
         macro_rules! register {
             ($($name:literal, $help:literal, $field:ident;)+) => {
-                $(registry.register($name, $help, families.$field.family());)+
+                $(registry.register($name, $help, families.$field.clone());)+
             };
         }
         register! {
@@ -426,8 +423,11 @@ impl LastResponses {
     /// Counts a response; `None` is none that could be judged.
     pub(super) fn count(&self, bound: &Bound, exchange: &Exchange, class: Option<Class>) {
         let Some(class) = class else { return };
-        let grpc_status = exchange.grpc_status.map(|s| if s <= GRPC_MAX { s } else { 2 });
-        let kind = ResponseKind { status: exchange.status, class, grpc_status };
+        let kind = ResponseKind {
+            status: exchange.status.map(StatusLabel::from),
+            class,
+            grpc_status: exchange.grpc_status.map(GrpcLabel::from),
+        };
         let mut last = lock(&self.0);
         if last.as_ref().is_none_or(|responses| responses.kind != kind) {
             *last = Some(bound.responses(kind));

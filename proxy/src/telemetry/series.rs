@@ -1,27 +1,29 @@
-//! A family of series that can be taken away by workload: prometheus-client's own can only be asked
-//! for each set of labels, and does not tell which it has.
+//! A family of series that can be taken away by workload. Unlike prometheus-client's own, it is
+//! encoded from a copy: a scrape holds no lock that connections need.
 
 use std::{
     collections::HashMap,
     fmt,
     hash::Hash,
-    sync::{Arc, Mutex},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder},
+    metrics::{MetricType, TypedMetric, family::MetricConstructor},
+};
 
-use super::{labels::OfWorkload, lock};
+use super::labels::OfWorkload;
 
-/// A family of metrics whose labels name a workload.
+/// A family of metrics whose labels name a workload. Cloning gives another handle to it.
 pub(super) struct Series<S, M, C = fn() -> M> {
-    family: Family<S, M, C>,
-    /// The labels of each workload's series.
-    known: Arc<Mutex<HashMap<Arc<str>, Vec<S>>>>,
+    known: Arc<RwLock<HashMap<S, M>>>,
+    constructor: C,
 }
 
 // === impl Series ===
 
-impl<S: Clone + Hash + Eq, M: Default> Default for Series<S, M> {
+impl<S, M: Default> Default for Series<S, M> {
     fn default() -> Self {
         Self::new(M::default)
     }
@@ -29,7 +31,7 @@ impl<S: Clone + Hash + Eq, M: Default> Default for Series<S, M> {
 
 impl<S, M, C: Clone> Clone for Series<S, M, C> {
     fn clone(&self) -> Self {
-        Self { family: self.family.clone(), known: Arc::clone(&self.known) }
+        Self { known: Arc::clone(&self.known), constructor: self.constructor.clone() }
     }
 }
 
@@ -39,40 +41,56 @@ impl<S, M, C> fmt::Debug for Series<S, M, C> {
     }
 }
 
-impl<S: Clone + Hash + Eq, M, C> Series<S, M, C> {
+impl<S, M, C> Series<S, M, C> {
     pub(super) fn new(constructor: C) -> Self {
-        Self { family: Family::new_with_constructor(constructor), known: Arc::default() }
+        Self { known: Arc::default(), constructor }
     }
 
-    /// For the registry.
-    pub(super) fn family(&self) -> Family<S, M, C>
-    where
-        C: Clone,
-    {
-        self.family.clone()
+    /// Counters stay usable after a panic elsewhere.
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<S, M>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<S, M>> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<S: Clone + Hash + Eq + OfWorkload, M: Clone, C: MetricConstructor<M>> Series<S, M, C> {
     /// The series with these labels, which begins where there is none.
     pub(super) fn get_or_create(&self, labels: &S) -> M {
-        if let Some(found) = self.family.get(labels) {
+        if let Some(found) = self.read().get(labels) {
             return found.clone();
         }
-        let mut known = lock(&self.known);
-        let of_workload = known.entry(Arc::clone(&labels.of().workload)).or_default();
-        if !of_workload.contains(labels) {
-            of_workload.push(labels.clone());
-        }
-        // With the lock held: what is forgotten meanwhile would stay.
-        self.family.get_or_create_owned(labels)
+        let mut known = self.write();
+        known.entry(labels.clone()).or_insert_with(|| self.constructor.new_metric()).clone()
     }
 
     /// Takes away what is counted of a workload.
     pub(super) fn forget(&self, workload: &str) {
-        let mut known = lock(&self.known);
-        for labels in known.remove(workload).unwrap_or_default() {
-            self.family.remove(&labels);
+        self.write().retain(|labels, _| *labels.of().workload != *workload);
+    }
+}
+
+impl<S, M, C> EncodeMetric for Series<S, M, C>
+where
+    S: Clone + EncodeLabelSet,
+    M: Clone + EncodeMetric + TypedMetric,
+{
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        let copy: Vec<(S, M)> =
+            self.read().iter().map(|(labels, metric)| (labels.clone(), metric.clone())).collect();
+        for (labels, metric) in &copy {
+            metric.encode(encoder.encode_family(labels)?)?;
         }
+        Ok(())
+    }
+
+    fn metric_type(&self) -> MetricType {
+        M::TYPE
+    }
+
+    fn is_empty(&self) -> bool {
+        self.read().is_empty()
     }
 }

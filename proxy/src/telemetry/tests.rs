@@ -320,3 +320,42 @@ fn the_number_of_rows_is_bounded() {
     assert_eq!(rows.last().unwrap().destination, None);
     assert_eq!(rows.iter().map(|row| row.connections).sum::<u64>(), 5000);
 }
+
+/// Guards against an upstream that answers with every status there is: 23,000 lines, once.
+#[test]
+fn codes_that_a_peer_makes_up_do_not_make_series() {
+    let lines = |telemetry: &Telemetry| telemetry.encode_metrics().lines().count();
+    let counted = |statuses: &mut dyn Iterator<Item = (u16, u32)>| {
+        let telemetry = Telemetry::new(None);
+        let guard = telemetry.open(info());
+        guard.decided(HTTP1, None, Duration::ZERO);
+        let sink = guard.sink();
+        for (status, grpc) in statuses {
+            sink.request_started();
+            sink.exchange(Exchange { status: Some(status), grpc_status: Some(grpc), ..exchange() });
+        }
+        guard.close(CloseReason::Finished);
+        lines(&telemetry)
+    };
+    // Nine in each class that nobody has registered, and gRPC codes that there are not.
+    let one = counted(&mut (1..=9).map(|class| (class * 100 + 99, 17)));
+    let many = counted(&mut (1..=9).flat_map(|class| {
+        (60..99).flat_map(move |rest| (17..40).map(move |grpc| (class * 100 + rest, grpc)))
+    }));
+    assert_eq!(many, one);
+    let registered = counted(&mut [(200, 0), (204, 0), (404, 5)].into_iter());
+    let none = counted(&mut std::iter::empty());
+    assert!(registered > none + 3, "each of them is a series: {registered} and {none} lines");
+}
+
+#[test]
+fn a_series_that_is_forgotten_begins_anew() {
+    let telemetry = Telemetry::new(None);
+    telemetry.open(info()).close(CloseReason::Finished);
+    let of_shop = |text: &str| text.lines().filter(|line| line.contains("\"shop\"")).count();
+    assert!(of_shop(&telemetry.encode_metrics()) > 0);
+    telemetry.forget_workload("shop");
+    assert_eq!(of_shop(&telemetry.encode_metrics()), 0);
+    telemetry.open(info()).close(CloseReason::Finished);
+    assert!(of_shop(&telemetry.encode_metrics()) > 0);
+}

@@ -60,7 +60,7 @@ fn write(
 /// either what it would have got before or what it gets from now on.
 ///
 /// # Errors
-/// Where a map cannot be written; some of it may be changed then.
+/// Where there is no room for the lists, or a map cannot be written; some of it may be changed then.
 pub(super) fn rewrite(
     kernel: &Kernel,
     settings: (&WorkloadSettings, &WorkloadSettings),
@@ -68,6 +68,8 @@ pub(super) fn rewrite(
     sk_msg: bool,
 ) -> Result<(), CaptureError> {
     let (before, after) = policy;
+    kernel.reserve_ports(after.len())?;
+    kernel.reserve_prefixes(prefixes(settings.1).len())?;
     for direction in [Direction::Outbound, Direction::Inbound] {
         for (port, status) in after.rules(direction) {
             if before.get(direction, port) != status {

@@ -8,8 +8,10 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
+
+use tokio::runtime::Handle;
 
 use super::Shared;
 use crate::{
@@ -45,17 +47,26 @@ impl KernelFeedback {
         }
     }
 
-    /// The hooks took a connection that the application refused. One look at a time is enough.
-    fn correct_listening(&self) {
+    /// The hooks took a connection that the application refused. One look at a time is enough, and
+    /// it is made on a thread of its own, which it keeps busy for a fifth of the time at most.
+    fn correct_listening(&self, destination: SocketAddr) {
         if self.correcting.swap(true, Ordering::AcqRel) {
             return;
         }
         let (kernel, netns) = (Arc::clone(&self.kernel), self.netns.clone());
         let (cgroup, correcting) = (self.cgroup.clone(), Arc::clone(&self.correcting));
+        let runtime = Handle::current();
         tokio::spawn(async move {
-            if let Err(error) = kernel.correct_listening(&netns, &cgroup).await {
-                tracing::warn!(%error, "listening ports not looked over");
-            }
+            let began = Instant::now();
+            let look = move || {
+                let corrected = kernel.correct_listening(&netns, &cgroup, destination);
+                if let Err(error) = runtime.block_on(corrected) {
+                    tracing::warn!(%error, "listening ports not looked over");
+                }
+            };
+            // Where it has panicked, the panic has been reported.
+            let _ = tokio::task::spawn_blocking(look).await;
+            tokio::time::sleep(began.elapsed() * 4).await;
             correcting.store(false, Ordering::Release);
         });
     }
@@ -72,15 +83,12 @@ impl Feedback for KernelFeedback {
                 self.kernel.let_fail(destination, LET_FAIL),
                 "a retry will not see the true error",
             ),
-            Direction::Inbound => self.correct_listening(),
+            Direction::Inbound => self.correct_listening(destination),
         }
     }
 
-    fn dialling_as(&self, source: SocketAddr, connecting: bool) {
-        settle(
-            self.kernel.set_inside(source, connecting),
-            "a connection to the application may come back to weir",
-        );
+    fn dialling_as(&self, source: SocketAddr, connecting: bool) -> io::Result<()> {
+        self.kernel.set_inside(source, connecting).map_err(CaptureError::into_refusal)
     }
 
     fn learned(&self, direction: Direction, destination: SocketAddr, time: Duration) {

@@ -1,9 +1,17 @@
-//! Settings that change while the workload is captured.
+//! Settings and port states that change while the workload is captured.
+//!
+//! Each entry of a list is a system call, so that changes are made on threads of their own.
 
 use std::sync::Arc;
 
 use super::{Workload, configure, lock};
-use crate::{capture::CaptureError, config::WorkloadSettings};
+use crate::{
+    admin::protocol::PortsSet,
+    capture::CaptureError,
+    config::WorkloadSettings,
+    decision::Source,
+    ports::{PortChange, PortStatus},
+};
 
 impl Workload {
     /// Whether other settings can be put in force without beginning anew: other port lists,
@@ -31,13 +39,55 @@ impl Workload {
     /// Where a map cannot be written; what was in force before is then put back as far as possible.
     pub async fn change(self: &Arc<Self>, wanted: WorkloadSettings) -> Result<(), CaptureError> {
         let workload = Arc::clone(self);
-        // Each entry of a list is a system call.
         let done = tokio::task::spawn_blocking(move || workload.rewrite(wanted)).await;
         done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
+    /// Puts ports into a state, in one direction or both; new connections get it at once, in the
+    /// kernel. Returns what has changed.
+    ///
+    /// # Errors
+    /// Where a map cannot be written; nothing is changed then, in either direction.
+    pub async fn set_ports(
+        self: &Arc<Self>,
+        change: PortsSet,
+        source: Source,
+    ) -> Result<Vec<PortChange>, CaptureError> {
+        let workload = Arc::clone(self);
+        let done = tokio::task::spawn_blocking(move || workload.write_ports(&change, source)).await;
+        done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
+
+    fn write_ports(
+        &self,
+        change: &PortsSet,
+        source: Source,
+    ) -> Result<Vec<PortChange>, CaptureError> {
+        let _one_at_a_time = lock(&self.changing);
+        let before = self.policy();
+        let mut next = before.clone();
+        let changes: Vec<PortChange> = change
+            .directions()
+            .flat_map(|direction| next.set(direction, &change.ports, change.state, source))
+            .collect();
+        self.kernel.reserve_ports(next.len())?;
+        if let Err(error) = write_all(&changes, |change, status| self.write_port(change, status)) {
+            // What is there fits: it was there before.
+            let _ = self.kernel.reserve_ports(before.len());
+            return Err(error);
+        }
+        *lock(&self.policy) = next;
+        Ok(changes)
+    }
+
+    fn write_port(&self, change: &PortChange, status: PortStatus) -> Result<(), CaptureError> {
+        let PortStatus { state, source, included } = status;
+        self.kernel.set_port(change.direction, change.port, state, source, included)
+    }
+
     fn rewrite(&self, wanted: WorkloadSettings) -> Result<(), CaptureError> {
-        let mut policy = lock(&self.policy);
+        let _one_at_a_time = lock(&self.changing);
+        let policy = self.policy();
         let now = self.settings();
         let next = wanted.port_policy(self.origin.source()).with_ports_set_in(&policy);
         let sk_msg = self.shared.sk_msg;
@@ -52,8 +102,71 @@ impl Workload {
             let _ = configure::rewrite(&self.kernel, back, (&next, &policy), sk_msg);
             return Err(error);
         }
-        *policy = next;
+        *lock(&self.policy) = next;
         *lock(&self.settings) = Arc::new(wanted);
         Ok(())
+    }
+}
+
+// === helpers ===
+
+/// Writes what each change leads to; where one cannot be written, what it came from of those
+/// before.
+fn write_all<E>(
+    changes: &[PortChange],
+    write: impl Fn(&PortChange, PortStatus) -> Result<(), E>,
+) -> Result<(), E> {
+    for (at, change) in changes.iter().enumerate() {
+        if let Err(error) = write(change, change.after) {
+            for change in changes[..at].iter().rev() {
+                let _ = write(change, change.before);
+            }
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, collections::BTreeMap};
+
+    use super::*;
+    use crate::{
+        decision::{Direction, PortState},
+        ports::{PolicyInput, PortPolicy, PortSet},
+    };
+
+    /// Guards against a change of both directions of which the first half stays.
+    #[test]
+    fn what_cannot_be_written_as_a_whole_leaves_nothing_changed() {
+        let ports: PortSet = (8000..8004).collect();
+        let mut policy =
+            PortPolicy::new(PolicyInput::default(), PolicyInput::default(), Source::Config);
+        let changes: Vec<PortChange> = [Direction::Outbound, Direction::Inbound]
+            .into_iter()
+            .flat_map(|direction| policy.set(direction, &ports, PortState::Skip, Source::Cli))
+            .collect();
+        assert_eq!(changes.len(), 8);
+        for room in 0..=changes.len() {
+            let map = RefCell::new(BTreeMap::new());
+            let left = RefCell::new(room);
+            let wrote: Result<(), &str> = write_all(&changes, |change, status| {
+                if status == change.after {
+                    let left = &mut *left.borrow_mut();
+                    *left = left.checked_sub(1).ok_or("no room")?;
+                }
+                map.borrow_mut().insert((change.direction, change.port), status);
+                Ok(())
+            });
+            assert_eq!(wrote.is_ok(), room == changes.len());
+            for change in &changes {
+                let found = map.borrow().get(&(change.direction, change.port)).copied();
+                match wrote {
+                    Ok(()) => assert_eq!(found, Some(change.after)),
+                    Err(_) => assert!(found.is_none_or(|it| it == change.before), "{room}"),
+                }
+            }
+        }
     }
 }

@@ -54,13 +54,15 @@ impl ControlHandler for Fake {
     fn set_ports(
         &self,
         _: Option<&str>,
-        change: &PortsSet,
-    ) -> Result<Vec<PortChange>, ControlError> {
-        let mut policy = self.0.lock().unwrap();
-        Ok(change
-            .directions()
-            .flat_map(|d| policy.set(d, &change.ports, change.state, Source::Cli))
-            .collect())
+        change: PortsSet,
+    ) -> BoxFuture<'_, Result<Vec<PortChange>, ControlError>> {
+        Box::pin(async move {
+            let mut policy = self.0.lock().unwrap();
+            Ok(change
+                .directions()
+                .flat_map(|d| policy.set(d, &change.ports, change.state, Source::Cli))
+                .collect())
+        })
     }
 
     fn explain(

@@ -66,3 +66,27 @@ async fn a_client_that_dawdles_is_dropped() {
     stream.read_to_end(&mut answer).await.unwrap();
     assert!(before.elapsed() >= HEAD_DEADLINE && before.elapsed() < CONNECTION_DEADLINE);
 }
+
+/// Guards against encoding metrics on the thread that accepts connections: this runtime has no
+/// other.
+#[tokio::test]
+async fn a_scrape_that_takes_its_time_keeps_nobody_waiting() {
+    let telemetry = Telemetry::new(None);
+    let (go_on, wait) = std::sync::mpsc::channel();
+    let wait = std::sync::Mutex::new(wait);
+    telemetry.set_workloads(move || {
+        let waited = wait.lock().unwrap().recv_timeout(Duration::from_secs(60));
+        waited.expect("others are answered meanwhile");
+        Vec::new()
+    });
+    let (_set, readiness) = watch::channel(Readiness::Ready);
+    let server = AdminServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = server.address();
+    tokio::spawn(server.serve(telemetry, readiness));
+    let scrape = tokio::spawn(ask(address, "GET /metrics"));
+    for _ in 0..3 {
+        assert!(ask(address, "GET /live").await.ends_with("live\n"));
+    }
+    go_on.send(()).unwrap();
+    assert!(scrape.await.unwrap().ends_with("# EOF\n"));
+}

@@ -28,19 +28,20 @@ const ENOUGH: u16 = 4096;
 /// clients choose from is the same range or IANA's, which begins at 49152 (RFC 6335 section 6).
 ///
 /// `from_inside` is told the address that is connected from before that happens, and again when it
-/// has: in between, the inbound program must take it for what it is.
+/// has: in between, the inbound program must take it for what it is. Where it cannot be told, there
+/// is no connection: it would come back to weir.
 ///
 /// There is no time limit but the kernel's.
 ///
 /// # Errors
-/// What connect(2) says. `EADDRNOTAVAIL` where no source port was found; `Unsupported` for
+/// What connect(2) and `from_inside` say. `EADDRNOTAVAIL` where no source port was found; `Unsupported` for
 /// link-local clients, whose connections are bound to an interface. An address of the host's own
 /// can be used for either.
 pub async fn connect_as(
     netns: &Netns,
     client: SocketAddr,
     destination: SocketAddr,
-    from_inside: &(dyn Fn(SocketAddr, bool) + Send + Sync),
+    from_inside: &Tell<'_>,
 ) -> io::Result<TcpStream> {
     let (source, destination) = (client.ip().to_canonical(), canonical(destination));
     check(source, destination)?;
@@ -52,7 +53,7 @@ pub async fn connect_as(
         }
         let socket = netns.tcp_socket(destination.is_ipv6()).await?;
         let from = SocketAddr::new(source, port);
-        let _told = Told::new(from_inside, from);
+        let _told = Told::new(from_inside, from)?;
         let connected = match bind(&socket, from) {
             Ok(()) => TcpSocket::from_std_stream(socket.into()).connect(destination).await,
             Err(error) => Err(error),
@@ -65,24 +66,28 @@ pub async fn connect_as(
     Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL))
 }
 
+/// Who is told of an address, and whether it is connected from.
+pub(super) type Tell<'a> = dyn Fn(SocketAddr, bool) -> io::Result<()> + Send + Sync + 'a;
+
 /// Tells when it begins and when it ends.
 struct Told<'a> {
-    tell: &'a (dyn Fn(SocketAddr, bool) + Send + Sync),
+    tell: &'a Tell<'a>,
     from: SocketAddr,
 }
 
 // === impl Told ===
 
 impl<'a> Told<'a> {
-    fn new(tell: &'a (dyn Fn(SocketAddr, bool) + Send + Sync), from: SocketAddr) -> Self {
-        tell(from, true);
-        Self { tell, from }
+    fn new(tell: &'a Tell<'a>, from: SocketAddr) -> io::Result<Self> {
+        tell(from, true)?;
+        Ok(Self { tell, from })
     }
 }
 
 impl Drop for Told<'_> {
     fn drop(&mut self) {
-        (self.tell)(self.from, false);
+        // Too much said of an address that nobody uses is no loop.
+        let _ = (self.tell)(self.from, false);
     }
 }
 

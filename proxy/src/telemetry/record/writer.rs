@@ -16,6 +16,7 @@ use prometheus_client::metrics::counter::Counter;
 use serde::{Deserialize, Serialize};
 
 use super::{Record, Words};
+use crate::json;
 
 /// Records waiting to be written. At about 400 bytes each this bounds the queue to a few MiB.
 const QUEUE: usize = 8192;
@@ -175,7 +176,7 @@ fn run(
 
 fn write_one(out: &mut impl Write, record: &Record, format: RecordFormat) -> io::Result<()> {
     match format {
-        RecordFormat::Json => serde_json::to_writer(&mut *out, record)?,
+        RecordFormat::Json => out.write_all(json::to_string(record)?.as_bytes())?,
         RecordFormat::Human => write!(out, "{record}")?,
     }
     out.write_all(b"\n")

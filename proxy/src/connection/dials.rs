@@ -1,0 +1,104 @@
+//! The connections that weir itself has open to a workload. One that comes in from an end of theirs
+//! is weir's own, which the kernel has sent back because it was not told of an address: to serve it
+//! would open the next, which came back as well.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// From where to where a connection goes.
+type Ends = (SocketAddr, SocketAddr);
+
+/// Those of one workload.
+#[derive(Debug, Default)]
+pub struct OwnDials {
+    open: Mutex<HashMap<Ends, usize>>,
+}
+
+/// Those of one served connection, for as long as it lasts.
+#[derive(Debug)]
+pub(super) struct OwnDial {
+    all: Arc<OwnDials>,
+    mine: Mutex<Vec<Ends>>,
+}
+
+// === impl OwnDials ===
+
+impl OwnDials {
+    /// Whether a connection between these ends is weir's own.
+    pub(super) fn contains(&self, from: SocketAddr, to: SocketAddr) -> bool {
+        lock(&self.open).contains_key(&ends(from, to))
+    }
+}
+
+// === impl OwnDial ===
+
+impl OwnDial {
+    pub(super) fn new(all: &Arc<OwnDials>) -> Self {
+        Self { all: Arc::clone(all), mine: Mutex::default() }
+    }
+
+    /// A connection between these ends is opened.
+    pub(super) fn opens(&self, from: SocketAddr, to: SocketAddr) {
+        let ends = ends(from, to);
+        lock(&self.mine).push(ends);
+        *lock(&self.all.open).entry(ends).or_default() += 1;
+    }
+
+    /// Whether a connection between these ends is one that weir has opened for another.
+    pub(super) fn is_anothers(&self, from: SocketAddr, to: SocketAddr) -> bool {
+        self.all.contains(from, to)
+    }
+}
+
+impl Drop for OwnDial {
+    fn drop(&mut self) {
+        let mut open = lock(&self.all.open);
+        for ends in lock(&self.mine).drain(..) {
+            if let Some(count) = open.get_mut(&ends) {
+                *count -= 1;
+                if *count == 0 {
+                    open.remove(&ends);
+                }
+            }
+        }
+    }
+}
+
+// === helpers ===
+
+/// Without what only one side knows, the scope of a link-local address.
+fn ends(from: SocketAddr, to: SocketAddr) -> Ends {
+    let plain = |end: SocketAddr| SocketAddr::new(end.ip().to_canonical(), end.port());
+    (plain(from), plain(to))
+}
+
+/// A poisoned lock guards a map in which every change is a single one.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_are_known_for_as_long_as_any_connection_has_them() {
+        let all = Arc::new(OwnDials::default());
+        let (from, to) = ("10.0.0.1:5".parse().unwrap(), "10.0.0.2:80".parse().unwrap());
+        let mapped = "[::ffff:10.0.0.1]:5".parse().unwrap();
+        let (first, second) = (OwnDial::new(&all), OwnDial::new(&all));
+        assert!(!all.contains(from, to));
+        first.opens(from, to);
+        second.opens(mapped, to);
+        assert!(second.is_anothers(mapped, to) && all.contains(from, to));
+        assert!(!all.contains(to, from));
+        drop(first);
+        assert!(all.contains(from, to));
+        drop(second);
+        assert!(!all.contains(from, to));
+        assert!(all.open.lock().unwrap().is_empty());
+    }
+}

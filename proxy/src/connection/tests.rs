@@ -1,0 +1,104 @@
+use std::sync::{
+    Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::telemetry::{record::Record, tap::TapFilter};
+
+/// Nobody to tell.
+#[derive(Default)]
+struct Deaf {
+    unreachable: Mutex<Vec<SocketAddr>>,
+}
+
+impl Feedback for Arc<Deaf> {
+    fn is_exhaustion(&self, _: &io::Error) -> bool {
+        false
+    }
+
+    fn unreachable(&self, _: Direction, destination: SocketAddr) {
+        self.unreachable.lock().unwrap().push(destination);
+    }
+
+    fn dialling_as(&self, _: SocketAddr, _: bool) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn learned(&self, _: Direction, _: SocketAddr, _: Duration) {}
+
+    fn forgotten(&self, _: Direction, _: SocketAddr) {}
+}
+
+fn context(feedback: &Arc<Deaf>) -> Arc<Context> {
+    Arc::new(Context {
+        workload: "shop".into(),
+        telemetry: Telemetry::new(None),
+        own: Vec::new(),
+        netns: Netns::own().unwrap(),
+        preserve_client_ip: false,
+        dials: Arc::default(),
+        learning: Learning::new(Learn::Off),
+        drain: Stop::new(),
+        abort: Stop::new(),
+        config: Arc::default(),
+        feedback: Box::new(Arc::clone(feedback)),
+    })
+}
+
+fn inbound(destination: SocketAddr, peer: SocketAddr) -> Captured {
+    Captured {
+        workload: 1,
+        direction: Direction::Inbound,
+        destination,
+        bound: None,
+        source: Some(peer.ip()),
+        mark: 0,
+        state: PortState::Opaque,
+        state_source: Source::Config,
+    }
+}
+
+/// Guards against a kernel that sends weir's own connections back to weir: one connection made
+/// 9,992, once.
+#[tokio::test]
+async fn a_connection_that_comes_back_is_reset_and_counted_as_a_loop() {
+    let feedback = Arc::new(Deaf::default());
+    let context = context(&feedback);
+    let mut tap = context.telemetry.tap(None, TapFilter::default()).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let destination = listener.local_addr().unwrap();
+    let passes = Arc::new(AtomicUsize::new(0));
+    let (counted, of_all) = (Arc::clone(&passes), Arc::clone(&context));
+    // As sk_lookup would: whoever connects to the application arrives at weir.
+    tokio::spawn(async move {
+        while let Ok((client, peer)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let context = Arc::clone(&of_all);
+            let client = client.into_std().unwrap();
+            tokio::spawn(async move {
+                context.serve(client, peer, Some(inbound(destination, peer))).await;
+            });
+        }
+    });
+    let mut client = TcpStream::connect(destination).await.unwrap();
+    let end = tokio::io::AsyncReadExt::read(&mut client, &mut [0; 1]).await;
+    assert!(!matches!(end, Ok(1..)), "{end:?}");
+    loop {
+        let ended = tap.next().await.records;
+        let closes: Vec<_> = ended
+            .iter()
+            .map(|record| match record {
+                Record::Connection(record) => record.close.clone(),
+                Record::Request(_) => unreachable!("these are opaque"),
+            })
+            .collect();
+        if closes.iter().any(|close| close == "loop") {
+            break;
+        }
+    }
+    assert_eq!(*feedback.unreachable.lock().unwrap(), [], "the application is not to blame");
+    assert!(passes.load(Ordering::Relaxed) >= 2, "it did come back");
+}
