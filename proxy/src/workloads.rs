@@ -23,7 +23,7 @@ pub use error::WorkloadError;
 
 use self::acceleration::accelerate;
 use crate::{
-    accept::Exhaustion,
+    accept::{Exhaustion, measure},
     capture::{
         self, CaptureError, DirectClose, Events, Heartbeat, Instance, InstanceOptions, Lock,
         Originals, Remembered, coexist, lock_directory,
@@ -207,6 +207,7 @@ impl Workloads {
                 for workload in workloads.list() {
                     workload.guard_slots();
                 }
+                measure(workloads.shared.telemetry.budgets());
                 workloads.shared.instance.remove_other_schemas();
                 age += GUARD;
                 if age >= PENDING_AGE {
@@ -434,6 +435,7 @@ impl Workloads {
             inbound: workload.settings().inbound.capture,
             capturing: workload.phase() == "capturing",
             decisions: workload.kernel().counters(),
+            budget: workload.budget(),
         };
         self.list().iter().map(facts).collect()
     }

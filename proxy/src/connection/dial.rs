@@ -8,7 +8,10 @@ use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::{Context, Feedback};
-use crate::capture::{Captured, Netns, connect_as, keep_alive};
+use crate::{
+    budget::Taken,
+    capture::{Captured, Netns, connect_as, keep_alive},
+};
 
 /// How often, and how long each time, is waited for a descriptor: about as long as connections in
 /// the queue wait for theirs (`accept.rs`).
@@ -16,7 +19,6 @@ const DESCRIPTOR_PAUSES: u32 = 50;
 const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the upstream connection has to share with the application's socket.
-#[derive(Clone, Copy)]
 pub(crate) struct Dial<'a> {
     netns: &'a Netns,
     feedback: &'a dyn Feedback,
@@ -27,6 +29,8 @@ pub(crate) struct Dial<'a> {
     mark: u32,
     /// Zero leaves the patience to the kernel (tcp(7), `tcp_syn_retries`).
     timeout: Duration,
+    /// Given back when the dial is over.
+    _dialling: Taken,
 }
 
 impl<'a> Dial<'a> {
@@ -34,6 +38,7 @@ impl<'a> Dial<'a> {
         context: &'a Context,
         captured: &Captured,
         client: Option<SocketAddr>,
+        dialling: Taken,
     ) -> Self {
         Self {
             netns: &context.netns,
@@ -43,6 +48,7 @@ impl<'a> Dial<'a> {
             bound: captured.bound,
             mark: captured.mark,
             timeout: context.config.forward.connect_timeout,
+            _dialling: dialling,
         }
     }
 

@@ -1,9 +1,12 @@
 //! Settings that change while the workload is captured.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use super::{Workload, configure, lock};
-use crate::{capture::CaptureError, config::WorkloadSettings};
+use crate::{
+    capture::CaptureError,
+    config::{Fail, WorkloadSettings},
+};
 
 impl Workload {
     /// Whether other settings can be put in force without beginning anew: other port lists,
@@ -53,6 +56,8 @@ impl Workload {
             return Err(error);
         }
         *policy = next;
+        let fails_closed = wanted.workload.fail == Fail::Closed;
+        self.slots.fails_closed.store(fails_closed, Ordering::Relaxed);
         *lock(&self.settings) = Arc::new(wanted);
         Ok(())
     }
