@@ -2,12 +2,17 @@
 //! accepted by the same code, so that running out of descriptors does the same to each. It never
 //! spins, never gives a listener up, and leaves nobody waiting for ever.
 //!
+//! It is fair: every listener has a loop of its own, and a loop that has accepted a few connections in
+//! a row lets the others run. What a workload's budget has no room for stays in the kernel's queue of
+//! that workload's listener, where it is in nobody's way.
+//!
 //! accept(2) takes the new descriptor before it looks at the queue (`__sys_accept4` in
 //! net/socket.c): a connection that could not be accepted stays in the queue, and EMFILE comes for
 //! an empty queue too.
 
 mod descriptors;
 mod exhaustion;
+mod flood;
 
 use std::{
     future::poll_fn,
@@ -20,10 +25,13 @@ use std::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    task::yield_now,
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
+use self::flood::Flood;
+use crate::budget::{Budgets, Resource};
 pub use exhaustion::{Episode, Exhaustion, NoSlots, Registered, Slots};
 
 /// The first pause after a failure; each further one is twice as long.
@@ -36,6 +44,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// While descriptors are scarce one connection is accepted at a time, so that each has taken the
 /// others that it needs before room for the next is looked for.
 const PACE: Duration = Duration::from_millis(1);
+/// Connections accepted in a row, after which the other loops run.
+const BATCH: u32 = 16;
+/// While a workload has as many connections being dialled as it may, a batch more is accepted this
+/// often: where no upstream answers, dialling ends only after minutes.
+const OVERFLOW: Duration = Duration::from_millis(10);
 /// Errors of connections in a row that are taken for one that does not go away.
 const ERRORS_IN_A_ROW: u32 = 64;
 /// Lingering ends after this time even if connections keep coming. Longer than [`PATIENCE`], so
@@ -60,6 +73,11 @@ pub trait Accept: Send + Sync {
 
     /// Closes a connection so that its client sees an error.
     fn reset(stream: Self::Stream);
+
+    /// Whether the connection has ended already, by a reset that came while it was in the queue.
+    fn is_dead(_: &Self::Stream) -> bool {
+        false
+    }
 }
 
 /// Settings of a loop.
@@ -82,6 +100,11 @@ pub struct Acceptor<'a, L> {
     options: AcceptOptions,
     trouble: Option<Trouble>,
     errors_in_a_row: u32,
+    /// Since the other loops ran.
+    in_a_row: u32,
+    /// Connections that are accepted although too many are being dialled.
+    overflow: u32,
+    flood: Flood,
     /// Set when the stop has been seen: when lingering ends in any case.
     end: Option<Instant>,
 }
@@ -99,8 +122,11 @@ struct Trouble {
 enum Look<L: Accept> {
     /// What accept(2) said.
     Accepted(io::Result<(L::Stream, L::Address)>),
-    /// Somebody waits, but there would be no descriptors to serve them with.
+    /// Somebody waits, but there would be no descriptors to serve them with, or the workload has as
+    /// many connections as it may.
     NoRoom,
+    /// Somebody waits, but too many connections before it are still being dialled.
+    Full,
 }
 
 /// Hands connections to `on_connection` until `stop` is cancelled and `options.linger` is over. The
@@ -154,7 +180,18 @@ impl<'a, L: Accept> Acceptor<'a, L> {
         stop: &'a CancellationToken,
         options: AcceptOptions,
     ) -> Self {
-        Self { listener, slots, stop, options, trouble: None, errors_in_a_row: 0, end: None }
+        Self {
+            listener,
+            slots,
+            stop,
+            options,
+            trouble: None,
+            errors_in_a_row: 0,
+            in_a_row: 0,
+            overflow: 0,
+            flood: Flood::default(),
+            end: None,
+        }
     }
 
     /// The next connection; `None` after the stop. Cancelling it loses none.
@@ -166,6 +203,10 @@ impl<'a, L: Accept> Acceptor<'a, L> {
             if self.options.exhaustion.is_running() {
                 sleep(PACE).await;
             }
+            if self.in_a_row >= BATCH {
+                self.in_a_row = 0;
+                yield_now().await;
+            }
             let (stop, linger) = (self.stop, self.options.linger);
             let look = tokio::select! {
                 biased;
@@ -173,13 +214,19 @@ impl<'a, L: Accept> Acceptor<'a, L> {
                 () = async { stop.cancelled().await; sleep(linger).await } => return None,
             };
             match look {
-                Look::Accepted(Ok(accepted)) => {
+                Look::Accepted(Ok((stream, address))) => {
                     self.trouble = None;
                     self.errors_in_a_row = 0;
-                    return Some(accepted);
+                    self.in_a_row += 1;
+                    self.overflow = self.overflow.saturating_sub(1);
+                    if self.is_alive(&stream) {
+                        return Some((stream, address));
+                    }
+                    L::reset(stream);
                 }
                 Look::Accepted(Err(error)) => self.failed(&error).await,
                 Look::NoRoom => self.back_off(true).await,
+                Look::Full => self.wait_for_dialled().await,
             }
         }
     }
@@ -200,12 +247,57 @@ impl<'a, L: Accept> Acceptor<'a, L> {
         {
             return Poll::Ready(Look::NoRoom);
         }
+        if let Some(refused) = self.look_at_budget() {
+            return Poll::Ready(refused);
+        }
         let accepted = self.listener.poll_accept(cx);
         if accepted.is_pending() {
             // A descriptor was to be had, or nobody is waiting.
             self.trouble = None;
+            self.in_a_row = 0;
         }
         accepted.map(Look::Accepted)
+    }
+
+    /// Why a connection in the queue has to wait, if it has.
+    fn look_at_budget(&self) -> Option<Look<L>> {
+        let share = self.slots.share()?;
+        if share.is_scarce() {
+            self.slots.crowded();
+        }
+        if !share.has_room() {
+            return self.listener.is_waited_for().then_some(Look::NoRoom);
+        }
+        // After the stop the listener is about to close: better dialled late than never.
+        let dialling = self.overflow == 0
+            && share.is_full(Resource::Dialling, 1)
+            && !self.stop.is_cancelled()
+            && self.listener.is_waited_for();
+        dialling.then(|| {
+            share.exceeded(Resource::Dialling);
+            Look::Full
+        })
+    }
+
+    /// Takes notice of an accepted connection; false for one that has ended.
+    fn is_alive(&mut self, stream: &L::Stream) -> bool {
+        let dead = L::is_dead(stream);
+        if dead {
+            self.slots.dead();
+        }
+        if self.flood.saw(dead) {
+            self.slots.flooded();
+        }
+        !dead
+    }
+
+    async fn wait_for_dialled(&mut self) {
+        let Some(share) = self.slots.share() else { return };
+        tokio::select! {
+            () = share.dialled() => {}
+            () = sleep(OVERFLOW) => self.overflow = BATCH,
+            () = self.stop.cancelled() => {}
+        }
     }
 
     async fn failed(&mut self, error: &io::Error) {
@@ -308,6 +400,14 @@ impl Accept for UnixListener {
 }
 
 // === helpers ===
+
+/// Tells the budgets how many descriptors there are for connections: what is not in use for
+/// anything else, but for a reserve.
+pub(crate) fn measure(budgets: &Budgets) {
+    if let Some(count) = descriptors::for_connections(budgets.used(Resource::Descriptors)) {
+        budgets.set_descriptors(count);
+    }
+}
 
 /// poll(2): a listener is readable while there is a connection in its queue.
 pub(crate) fn is_readable(listener: &impl AsFd) -> bool {

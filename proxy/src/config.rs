@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     admin::DEFAULT_CONTROL_SOCKET,
+    budget::{Sizes, usual_memory},
     learn::Learn,
     ports::{CidrList, DEFAULT_OPAQUE_PORTS, PortList, PortSet},
     telemetry::record::RecordFormat,
@@ -52,6 +53,8 @@ pub struct Config {
     pub drain: Drain,
     /// The process.
     pub runtime: Runtime,
+    /// What workloads may take of what they share.
+    pub budget: Budget,
 }
 
 /// What is captured.
@@ -145,7 +148,8 @@ pub struct Forward {
     /// How long an upstream may take to accept.
     #[serde(with = "units::duration")]
     pub connect_timeout: Duration,
-    /// Proxied connections at a time; beyond that new ones are closed and counted.
+    /// Proxied connections of a workload at a time; when there are nearly as many, new ones go
+    /// direct.
     pub max_connections: usize,
 }
 
@@ -259,6 +263,22 @@ pub struct Runtime {
     pub sk_msg: Switch,
 }
 
+/// How much there is of what workloads share. Of the memory and the rows, a workload may take half of
+/// what the others leave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Budget {
+    /// Connections of a workload that are accepted and not yet dialled; further ones wait in the
+    /// kernel's queue.
+    pub dialling: usize,
+    /// Bytes that all workloads may keep of what their peers have sent; 0 for a quarter of what the
+    /// process may have, at most 256 MiB.
+    #[serde(with = "units::size")]
+    pub memory: usize,
+    /// Rows of `weir stat`.
+    pub stat_rows: usize,
+}
+
 /// On or off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -362,6 +382,13 @@ impl Default for Runtime {
     }
 }
 
+impl Default for Budget {
+    fn default() -> Self {
+        let Sizes { dialling, rows, .. } = Sizes::default();
+        Self { dialling: dialling as usize, memory: 0, stat_rows: rows as usize }
+    }
+}
+
 fn default_opaque() -> PortSet {
     DEFAULT_OPAQUE_PORTS.into_iter().collect()
 }
@@ -393,6 +420,20 @@ impl Config {
         }
     }
 
+    /// What there is of what workloads share.
+    #[must_use]
+    pub fn budgets(&self) -> Sizes {
+        Sizes {
+            connections: self.forward.max_connections as u64,
+            dialling: self.budget.dialling as u64,
+            memory: match self.budget.memory {
+                0 => usual_memory(),
+                bytes => bytes as u64,
+            },
+            rows: self.budget.stat_rows as u64,
+        }
+    }
+
     /// Checks every value against its range.
     ///
     /// # Errors
@@ -405,6 +446,8 @@ impl Config {
         range("http.max_headers", self.http.max_headers, 16, 32_768)?;
         range("forward.max_connections", self.forward.max_connections, 1, 10_000_000)?;
         range("runtime.workers", self.runtime.workers, 0, 1024)?;
+        range("budget.dialling", self.budget.dialling, 1, 1 << 20)?;
+        range("budget.stat_rows", self.budget.stat_rows, 16, 1 << 20)?;
         check(self.http.max_concurrent_streams > 0, "http.max_concurrent_streams", || {
             "0 would refuse every request; write at least 1".into()
         })?;

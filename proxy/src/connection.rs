@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 pub use self::dials::OwnDials;
 use self::{dial::Dial, dials::OwnDial};
 use crate::{
+    budget::{Share, Taken},
     capture::{Captured, Netns},
     config::{Config, Switch},
     decision::{Decision, Direction, PortState, Source, Treatment},
@@ -36,6 +37,8 @@ pub struct Context {
     pub workload: Arc<str>,
     /// Where everything is counted.
     pub telemetry: Telemetry,
+    /// What the workload may take of what all share.
+    pub share: Share,
     /// The addresses of the workload's listeners: a destination among them is a loop.
     pub own: Vec<SocketAddr>,
     /// Where the workload is, and its upstream connections are made.
@@ -79,12 +82,14 @@ pub trait Feedback: Send + Sync {
 
 impl Context {
     /// Serves a connection that the kernel sent here. `captured` is `None` for one that somebody
-    /// made to the listener's own address.
+    /// made to the listener's own address. `dialling` is given back when the upstream has been
+    /// dialled.
     pub async fn serve(
         &self,
         client: std::net::TcpStream,
         peer: SocketAddr,
         captured: Option<Captured>,
+        dialling: Taken,
     ) {
         let accepted = Instant::now();
         let client = match TcpStream::from_std(client) {
@@ -104,7 +109,7 @@ impl Context {
             return refuse(client, guard, CloseReason::Loop);
         }
         let own = OwnDial::new(&self.dials);
-        let dial = Dial::new(self, &captured, peer, &own);
+        let dial = Dial::new(self, &captured, peer, &own, dialling);
         let opaque = match captured.state {
             PortState::Opaque => Some(captured.state_source),
             PortState::Detect | PortState::Skip => {
@@ -119,16 +124,6 @@ impl Context {
             None => self.detect(client, dial, &guard, accepted).await,
         };
         guard.close(reason);
-    }
-
-    /// Turns a connection away because there are too many.
-    pub fn shed(&self, client: std::net::TcpStream, peer: SocketAddr, captured: Option<Captured>) {
-        let (direction, destination) = captured.map_or((Direction::Outbound, peer), |captured| {
-            (captured.direction, captured.destination)
-        });
-        // It is armed: its close is a reset.
-        drop(client);
-        self.open(direction, peer, destination).close(CloseReason::Shed);
     }
 
     fn open(
@@ -177,6 +172,7 @@ impl Context {
         let options = race::Options {
             peek_limit: self.config.detect.peek_limit,
             prefix_timeout: self.config.detect.timeout,
+            memory: Some(self.share.clone()),
         };
         let raced = tokio::select! {
             raced = race::race(&mut client, dial.connect(), &options) => raced,
@@ -280,6 +276,7 @@ impl Context {
         TcpOptions {
             half_closed_idle: self.config.forward.half_closed_idle,
             splice: self.config.runtime.sk_msg == Switch::Off,
+            memory: Some(self.share.clone()),
         }
     }
 }

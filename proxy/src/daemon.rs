@@ -235,6 +235,7 @@ fn status(workload: &Workload) -> WorkloadStatus {
         learn: settings.workload.learn,
         phase: workload.phase().to_owned(),
         open_connections: workload.open_connections() as u64,
+        budget: workload.budget(),
         listeners: workload.addresses().to_vec(),
         hooks: workload.kernel().hooks(),
     }

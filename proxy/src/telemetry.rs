@@ -31,6 +31,7 @@ use std::{
 };
 
 use crate::accept::Slots;
+use crate::budget::{Budgets, Share};
 use crate::decision::{Decision, Direction, Source, Treatment};
 use connection::Live;
 use metrics::Metrics;
@@ -51,6 +52,7 @@ pub struct Telemetry {
 
 #[derive(Debug)]
 struct Inner {
+    budgets: Budgets,
     metrics: Metrics,
     stats: Stats,
     records: Option<RecordLog>,
@@ -102,20 +104,40 @@ pub struct SkippedConnection {
 // === impl Telemetry ===
 
 impl Telemetry {
-    /// Counts from zero; records go to `records` if there is one.
+    /// Counts from zero, with budgets of the usual size; records go to `records` if there is one.
     #[must_use]
     pub fn new(records: Option<RecordLog>) -> Self {
-        let metrics = Metrics::new(records.as_ref().map(RecordLog::dropped_counter));
+        Self::with_budgets(records, Budgets::default())
+    }
+
+    /// The same with other budgets.
+    #[must_use]
+    pub fn with_budgets(records: Option<RecordLog>, budgets: Budgets) -> Self {
+        let dropped = records.as_ref().map(RecordLog::dropped_counter);
+        let metrics = Metrics::new(dropped, budgets.clone());
         let live = std::array::from_fn(|_| Mutex::default());
         let inner = Inner {
+            stats: Stats::new(budgets.clone()),
+            budgets,
             metrics,
-            stats: Stats::default(),
             records,
             taps: Taps::default(),
             live,
             next_id: AtomicU64::new(1),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// What workloads may take of what they share.
+    #[must_use]
+    pub fn budgets(&self) -> &Budgets {
+        &self.inner.budgets
+    }
+
+    /// The budget of the workload of this name.
+    #[must_use]
+    pub fn share(&self, workload: &Arc<str>) -> Share {
+        self.inner.budgets.share(workload)
     }
 
     /// Starts accounting for an accepted connection.
@@ -197,9 +219,10 @@ impl Telemetry {
         self.inner.metrics.label(workload, pod);
     }
 
-    /// Takes the metrics of a workload away that is gone with its last connection.
+    /// Takes away what was counted of a workload that is gone with its last connection.
     pub fn forget_workload(&self, workload: &str) {
         self.inner.metrics.forget(workload);
+        self.inner.stats.forget(workload);
     }
 
     /// An accept failed for want of descriptors or memory; an `errno`.
@@ -210,6 +233,11 @@ impl Telemetry {
     /// Connections were reset because there was no descriptor for them for too long.
     pub fn accept_shed(&self, count: u64) {
         self.inner.metrics.accept_shed(count);
+    }
+
+    /// A connection had been reset before it was accepted.
+    pub fn accepted_dead(&self, workload: &Arc<str>) {
+        self.inner.metrics.accepted_dead(workload);
     }
 
     /// Waits until every record so far is written. Blocks for at most `limit`.

@@ -13,10 +13,7 @@ mod update;
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -34,11 +31,12 @@ use self::{
 };
 use crate::{
     accept::{Exhaustion, Registered, Slots},
+    budget::Figures,
     capture::{
         AttachOptions, CaptureError, ClientIp, ClientIpUser, Heartbeat, Installed, Instance,
         Kernel, Listeners, Lock, Netns, Originals, RouteWatch, cgroup,
     },
-    config::{Config, WorkloadSettings},
+    config::{Config, Fail, WorkloadSettings},
     connection::Context,
     decision::{Direction, Source},
     learn::Learning,
@@ -133,18 +131,16 @@ impl Workload {
         configure(&kernel, &settings, &policy, shared.sk_msg).await?;
         let routes = RouteWatch::start(Arc::clone(&kernel), netns.clone()).await?;
 
-        let slots = Arc::new(WorkloadSlots {
-            listeners,
-            telemetry: shared.telemetry.clone(),
-            withdrawn: AtomicBool::new(true),
-            over: AtomicBool::new(false),
-        });
+        let name: Arc<str> = settings.workload.name.as_str().into();
+        let fails_closed = settings.workload.fail == Fail::Closed;
+        let slots = WorkloadSlots::new(listeners, &shared.telemetry, &name, fails_closed);
         let feedback = KernelFeedback::new(&kernel, &netns, &cgroup, &shared);
         let registered = shared.exhaustion.register(Arc::clone(&slots) as Arc<dyn Slots>);
         let workload = Arc::new(Self {
             context: Arc::new(Context {
-                workload: settings.workload.name.as_str().into(),
+                workload: name,
                 telemetry: shared.telemetry.clone(),
+                share: slots.share.clone(),
                 own: slots.listeners.addresses().to_vec(),
                 netns: netns.clone(),
                 preserve_client_ip: client_ip.is_some(),
@@ -298,6 +294,12 @@ impl Workload {
         self.connections.len()
     }
 
+    /// What it has of what all workloads share, and may have.
+    #[must_use]
+    pub fn budget(&self) -> Vec<Figures> {
+        self.slots.share.figures()
+    }
+
     /// Takes back what was changed in its namespace for `preserve_client_ip`, unless anybody else
     /// needs it, in this process or another. Call it when no connection is left.
     pub async fn restore_client_ip(&self) {
@@ -312,13 +314,13 @@ impl Workload {
         self.client_ip.as_ref()
     }
 
-    /// `capturing`, `exhausted` or `draining`.
+    /// `capturing`, `exhausted`, `flooded` or `draining`.
     #[must_use]
     pub fn phase(&self) -> &'static str {
         if self.context.drain.is_cancelled() {
             "draining"
         } else if self.slots.withdrawn.load(Ordering::Acquire) {
-            "exhausted"
+            self.slots.phase()
         } else {
             "capturing"
         }

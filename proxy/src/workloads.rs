@@ -24,7 +24,7 @@ pub use error::WorkloadError;
 
 use self::acceleration::accelerate;
 use crate::{
-    accept::Exhaustion,
+    accept::{Exhaustion, measure},
     capture::{
         self, CaptureError, DirectClose, Events, Heartbeat, Instance, InstanceOptions, Lock,
         Originals, Remembered, coexist, lock_directory,
@@ -210,6 +210,7 @@ impl Workloads {
                 for workload in workloads.list() {
                     workload.guard_slots();
                 }
+                measure(workloads.shared.telemetry.budgets());
                 workloads.shared.instance.remove_other_schemas();
             }
         });
@@ -432,6 +433,7 @@ impl Workloads {
             inbound: workload.settings().inbound.capture,
             capturing: workload.phase() == "capturing",
             decisions: workload.kernel().counters(),
+            budget: workload.budget(),
         };
         self.list().iter().map(facts).collect()
     }

@@ -242,3 +242,30 @@ fn text(file: &mut File) -> Result<String> {
     file.read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
+
+/// Lowers the limit of a running process's descriptors to what it has and `room` more. Returns the
+/// limit: what counts is the highest number of a descriptor, not how many there are (getrlimit(2)).
+///
+/// # Errors
+///
+/// Fails when the process is gone.
+pub fn limit_descriptors(pid: u32, room: usize) -> Result<usize> {
+    let numbers = std::fs::read_dir(format!("/proc/{pid}/fd"))?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<usize>().ok());
+    let gaps_and_all = numbers.max().context("no descriptors")? + 1;
+    let gaps = gaps_and_all - descriptors(pid)?;
+    let limit = gaps_and_all + room.saturating_sub(gaps);
+    let flag = format!("--nofile={limit}:{limit}");
+    run(Command::new("prlimit").args(["--pid", &pid.to_string(), &flag]), Duration::from_secs(20))?
+        .ok()?;
+    Ok(limit)
+}
+
+/// How many descriptors a process has.
+///
+/// # Errors
+///
+/// Fails when the process is gone.
+pub fn descriptors(pid: u32) -> Result<usize> {
+    Ok(std::fs::read_dir(format!("/proc/{pid}/fd"))?.count())
+}

@@ -1,7 +1,6 @@
 //! weir with hardly any descriptors, and far more clients than it can serve.
 
 use std::fs;
-use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use weir_tests::cgroup::Cgroup;
 use weir_tests::lab::SERVER_V4;
 use weir_tests::peer::Peer;
-use weir_tests::process::{Process, run, wait_until};
+use weir_tests::process::{Process, descriptors, limit_descriptors, run, wait_until};
 use weir_tests::visits::{Outcome, Visitor, now};
 use weir_tests::weir::Daemon;
 use weir_tests::{Lab, fixture};
@@ -42,23 +41,6 @@ fn hold(lab: &Lab, cgroup: &Cgroup, port: u16) -> Result<Process> {
     wait_until("the clients", PATIENCE, || Ok(process.log().contains("held")))
         .with_context(|| process.log())?;
     Ok(process)
-}
-
-/// Lowers the limit of a running process, which raises it itself at its start. Returns the limit:
-/// what counts is the highest number of a descriptor, not how many there are (getrlimit(2)).
-fn limit_descriptors(pid: u32) -> Result<usize> {
-    let numbers = fs::read_dir(format!("/proc/{pid}/fd"))?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<usize>().ok());
-    let gaps_and_all = numbers.max().context("no descriptors")? + 1;
-    let gaps = gaps_and_all - descriptors(pid)?;
-    let limit = gaps_and_all + ROOM.saturating_sub(gaps);
-    let flag = format!("--nofile={limit}:{limit}");
-    run(Command::new("prlimit").args(["--pid", &pid.to_string(), &flag]), PATIENCE)?.ok()?;
-    Ok(limit)
-}
-
-fn descriptors(pid: u32) -> Result<usize> {
-    Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
 }
 
 /// User and system time so far, in ticks.
@@ -109,12 +91,16 @@ fn an_exhausted_weir_does_not_spin_and_comes_back() -> Result<()> {
     let mut daemon = Daemon::start(&lab, &cgroup, &[])?;
     wait_for_addresses(&lab)?;
     let pid = daemon.process.pid();
-    let limit = limit_descriptors(pid)?;
+    let limit = limit_descriptors(pid, ROOM)?;
     let idle = descriptors(pid)?;
 
     let clients = hold(&lab, &cgroup, held.port())?;
-    wait_until("weir to be exhausted", PATIENCE, || Ok(descriptors(pid)? + 4 > limit))?;
+    wait_until("weir to be exhausted", PATIENCE, || {
+        let status = daemon.json(&["status"])?;
+        Ok(status["status"]["workloads"][0]["phase"] == "exhausted")
+    })?;
     let (full, before) = (descriptors(pid)?, cpu_ticks(pid)?);
+    ensure!(full <= limit, "{full} of {limit} descriptors");
     thread::sleep(Duration::from_secs(1));
     let ticks = cpu_ticks(pid)? - before;
     eprintln!("{idle} descriptors idle, {full} with {CLIENTS} clients; {ticks} ticks in a second");
@@ -136,7 +122,7 @@ fn routes_that_change_during_exhaustion_are_right_afterwards() -> Result<()> {
     let peer = Peer::whoami(&lab.server, 9000)?;
     let daemon = Daemon::start(&lab, &cgroup, &[])?;
     wait_for_addresses(&lab)?;
-    limit_descriptors(daemon.process.pid())?;
+    limit_descriptors(daemon.process.pid(), ROOM)?;
     let clients = hold(&lab, &cgroup, held.port())?;
     let mut change = lab.client.command("ip");
     run(change.args(["route", "add", "10.78.0.0/24", "dev", "eth0"]), PATIENCE)?.ok()?;

@@ -12,6 +12,21 @@ pub(super) fn free() -> u64 {
     limit().saturating_sub(open())
 }
 
+/// Where the kernel does not tell how many are open, no more than so many are counted.
+const COUNTED: u64 = 4096;
+
+/// What is left for connections, which have `used` already, of the limit: what is open for other
+/// purposes and a reserve are not. `None` where finding out would take too long; it is then as it
+/// was when there were fewer.
+pub(super) fn for_connections(used: u64) -> Option<u64> {
+    let open = match fs::metadata(OPEN) {
+        Ok(metadata) if metadata.len() > 0 => metadata.len(),
+        Ok(_) if used > COUNTED => return None,
+        _ => open(),
+    };
+    Some(limit().saturating_sub(open.saturating_sub(used)).saturating_sub(headroom()))
+}
+
 /// How many must be free before connections are captured again: a sixteenth of the limit, at least
 /// the four of two connections, at most those of 128.
 pub(super) fn headroom() -> u64 {
@@ -36,6 +51,14 @@ fn open() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_connections_have_is_theirs() {
+        let others = for_connections(0).unwrap();
+        assert!(others <= limit() - headroom());
+        // Other tests of this process open and close files at the same time.
+        assert!(for_connections(open()).unwrap() + 500 > limit() - headroom());
+    }
 
     #[test]
     fn opening_a_file_is_seen() {

@@ -2,7 +2,9 @@
 //! connections go direct, in the kernel, until there is room again.
 //!
 //! The time from the first failure until connections are captured again is an episode. However many
-//! loops and dials fail in it, slots are withdrawn once and offered once. It ends when descriptors
+//! loops and dials fail in it, slots are withdrawn once and offered once. Where the process's own
+//! descriptors are lacking, those go first that have the most of them, and the next only if it goes
+//! on failing: whoever has few is not cut off by others. It ends when descriptors
 //! are free ([`descriptors::headroom`]) and nothing has failed for a while: a second, and twice as
 //! long for each episode that follows another within a minute, so that a process that lives at its
 //! limit does not switch to and fro all the time.
@@ -25,6 +27,7 @@ use tokio::{
 };
 
 use super::{FIRST_PAUSE, LONGEST_PAUSE, descriptors};
+use crate::budget::Share;
 
 /// How long nothing may have failed at the end of an episode.
 const CALM: Duration = Duration::from_secs(1);
@@ -32,6 +35,9 @@ const CALM: Duration = Duration::from_secs(1);
 const LONGEST_CALM: Duration = Duration::from_secs(32);
 /// An episode that begins sooner than this after the last one belongs to the same trouble.
 const IN_A_ROW: Duration = Duration::from_secs(60);
+
+/// How long failures must have gone on before the next slots are withdrawn.
+const WIDEN: Duration = Duration::from_millis(200);
 
 /// What has to be withdrawn while the process is exhausted: the kernel's way to a workload's
 /// listeners. Also counts what an accept loop reports.
@@ -42,6 +48,22 @@ pub trait Slots: Send + Sync {
     fn withdraw(&self) {}
     /// New connections are welcome again.
     fn offer(&self) {}
+    /// Descriptors of the connections that came through them.
+    fn held(&self) -> u64 {
+        0
+    }
+    /// The budget that their connections are taken from.
+    fn share(&self) -> Option<&Share> {
+        None
+    }
+    /// Hardly anything of the budget is left: new connections are to go direct until there is. Called
+    /// again and again.
+    fn crowded(&self) {}
+    /// Most connections have ended before they were accepted, and they are many. Called again and
+    /// again.
+    fn flooded(&self) {}
+    /// A connection had ended before it was accepted.
+    fn dead(&self) {}
     /// An accept failed for want of descriptors or memory.
     fn exhausted(&self, error: &io::Error);
     /// Connections were reset because there was no descriptor for them for too long.
@@ -83,7 +105,7 @@ struct Inner {
 }
 
 struct State {
-    slots: Vec<(u64, Arc<dyn Slots>)>,
+    slots: Vec<Member>,
     next_id: u64,
     running: Option<Running>,
     /// How long it must be calm at the end of this episode, or of the last.
@@ -92,8 +114,16 @@ struct State {
     episodes: u64,
 }
 
+struct Member {
+    id: u64,
+    slots: Arc<dyn Slots>,
+    withdrawn: bool,
+}
+
 struct Running {
     episode: Episode,
+    /// When slots were withdrawn last.
+    widened: Instant,
     /// When something failed last.
     failed: Instant,
     watch: JoinHandle<()>,
@@ -136,16 +166,17 @@ impl Exhaustion {
     }
 
     /// Has `slots` withdrawn and offered in every episode from now on, and withdrawn at once if
-    /// there is one: call it when they have been offered. Drop the result before withdrawing them
-    /// for good.
+    /// there is one that all are in: call it when they have been offered. Drop the result before
+    /// withdrawing them for good.
     pub fn register(&self, slots: Arc<dyn Slots>) -> Registered {
         let mut state = self.inner.lock();
-        if state.running.is_some() {
+        let withdrawn = state.running.as_ref().is_some_and(|it| !it.episode.is_own());
+        if withdrawn {
             slots.withdraw();
         }
         let id = state.next_id;
         state.next_id += 1;
-        state.slots.push((id, slots));
+        state.slots.push(Member { id, slots, withdrawn });
         Registered { inner: Arc::downgrade(&self.inner), id }
     }
 
@@ -208,7 +239,7 @@ impl fmt::Debug for Exhaustion {
 impl Drop for Registered {
     fn drop(&mut self) {
         if let Some(inner) = self.inner.upgrade() {
-            inner.lock().slots.retain(|(id, _)| *id != self.id);
+            inner.lock().slots.retain(|member| member.id != self.id);
         }
     }
 }
@@ -216,6 +247,46 @@ impl Drop for Registered {
 impl fmt::Debug for Registered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Registered").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+// === impl Episode ===
+
+impl Episode {
+    /// Whether it is this process that has too many descriptors, and not the machine.
+    const fn is_own(&self) -> bool {
+        self.errno == libc::EMFILE
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// Withdraws the slots whose connections have the most descriptors, and those that come close.
+    fn withdraw_largest(&mut self) {
+        let there = || self.slots.iter().filter(|member| !member.withdrawn);
+        let Some(most) = there().map(|member| member.slots.held()).max() else { return };
+        let large = |member: &&mut Member| member.slots.held().saturating_mul(2) >= most;
+        self.slots
+            .iter_mut()
+            .filter(|member| !member.withdrawn)
+            .filter(large)
+            .for_each(Member::withdraw);
+    }
+}
+
+// === impl Member ===
+
+impl Member {
+    fn withdraw(&mut self) {
+        self.withdrawn = true;
+        self.slots.withdraw();
+    }
+
+    fn offer(&mut self) {
+        if std::mem::take(&mut self.withdrawn) {
+            self.slots.offer();
+        }
     }
 }
 
@@ -232,9 +303,16 @@ impl Inner {
         let mut state = self.lock();
         if let Some(running) = &mut state.running {
             running.failed = now;
+            let widen = now.duration_since(running.widened) >= WIDEN;
+            if widen {
+                running.widened = now;
+            }
             if running.watch.is_finished() {
                 // Its runtime is gone.
                 running.watch = watch();
+            }
+            if widen {
+                state.withdraw_largest();
             }
             return;
         }
@@ -247,10 +325,13 @@ impl Inner {
         state.calm = if in_a_row { (state.calm * 2).min(LONGEST_CALM) } else { CALM };
         state.episodes += 1;
         let episode = Episode { since: now, errno: error.raw_os_error().unwrap_or_default() };
-        state.running = Some(Running { episode, failed: now, watch: watch() });
+        let running = Running { episode, widened: now, failed: now, watch: watch() };
+        state.running = Some(running);
         self.running.store(true, Ordering::Relaxed);
-        for (_, slots) in &state.slots {
-            slots.withdraw();
+        if episode.is_own() {
+            state.withdraw_largest();
+        } else {
+            state.slots.iter_mut().for_each(Member::withdraw);
         }
     }
 
@@ -270,9 +351,7 @@ impl Inner {
         state.running = None;
         state.ended = Some(Instant::now());
         self.running.store(false, Ordering::Relaxed);
-        for (_, slots) in &state.slots {
-            slots.offer();
-        }
+        state.slots.iter_mut().for_each(Member::offer);
         tracing::info!(?lasted, "descriptors and memory are there again: capturing");
         true
     }

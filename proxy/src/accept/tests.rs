@@ -1,6 +1,8 @@
 //! The loop against a scripted listener, the clock moved by tokio: each test counts, none measures.
 //! What the kernel does is tested in `proxy/tests/exhaustion.rs`.
 
+mod fair;
+
 use std::{
     collections::VecDeque,
     sync::{
@@ -29,6 +31,7 @@ struct Counts {
     offered: AtomicU64,
     errors: AtomicU64,
     shed: AtomicU64,
+    held: AtomicU64,
 }
 
 struct Stream(Arc<Script>);
@@ -85,6 +88,10 @@ impl Slots for Counts {
 
     fn offer(&self) {
         self.offered.fetch_add(1, SeqCst);
+    }
+
+    fn held(&self) -> u64 {
+        self.held.load(SeqCst)
     }
 
     fn exhausted(&self, _: &io::Error) {
@@ -201,10 +208,43 @@ async fn withdrawn_and_offered_once_however_many_fail() {
     assert!(all.iter().all(|counts| counts.switched() == (1, 1)), "they are gone");
 }
 
+/// Whoever has few descriptors is not cut off by whoever has many.
 #[tokio::test(start_paused = true)]
-async fn slots_that_come_in_an_episode_are_withdrawn_with_the_others() {
+async fn slots_are_withdrawn_by_what_they_hold() {
     let exhaustion = Exhaustion::new();
-    exhaustion.report(&error(libc::EMFILE));
+    let all: Vec<Arc<Counts>> = (0..4).map(|_| Arc::default()).collect();
+    let registered: Vec<_> =
+        all.iter().map(|counts| exhaustion.register(Arc::<Counts>::clone(counts))).collect();
+    for (counts, held) in all.iter().zip([10, 700, 1000, 40]) {
+        counts.held.store(held, SeqCst);
+    }
+    let withdrawn = || all.iter().map(|counts| counts.switched()).collect::<Vec<_>>();
+    for _ in 0..100 {
+        exhaustion.report(&error(libc::EMFILE));
+    }
+    assert_eq!(withdrawn(), [(0, 0), (1, 0), (1, 0), (0, 0)], "the largest, at once");
+    let newcomer = Arc::<Counts>::default();
+    let late = exhaustion.register(Arc::<Counts>::clone(&newcomer));
+    assert_eq!(newcomer.switched(), (0, 0), "it has none");
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(withdrawn(), [(0, 0), (1, 1), (1, 1), (0, 0)], "it was enough");
+    for (step, expected) in [(0, [0, 2, 2, 0]), (1, [0, 2, 2, 1]), (2, [1, 2, 2, 1])] {
+        exhaustion.report(&error(libc::EMFILE));
+        let times: Vec<_> = withdrawn().into_iter().map(|(times, _)| times).collect();
+        assert_eq!(times, expected, "step {step}");
+        sleep(Duration::from_millis(300)).await;
+    }
+    // Of the machine's descriptors nobody can be said to have too many.
+    over(&exhaustion).await;
+    exhaustion.report(&error(libc::ENFILE));
+    assert!(all.iter().all(|counts| counts.switched().0 > counts.switched().1));
+    drop((registered, late));
+}
+
+#[tokio::test(start_paused = true)]
+async fn slots_that_come_in_an_episode_of_the_machine_are_withdrawn_with_the_others() {
+    let exhaustion = Exhaustion::new();
+    exhaustion.report(&error(libc::ENFILE));
     let counts = Arc::<Counts>::default();
     let _registered = exhaustion.register(Arc::<Counts>::clone(&counts));
     assert_eq!(counts.switched(), (1, 0));

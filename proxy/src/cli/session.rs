@@ -23,6 +23,7 @@ use crate::{
         node::NodeState,
         protocol::{Answer, Command},
     },
+    budget::Budgets,
     capture,
     config::{BpfLog, Config, WorkloadSettings},
     daemon::Daemon,
@@ -83,7 +84,7 @@ impl Session {
         beginning: Beginning,
     ) -> Result<Self> {
         let Beginning { own, instance, upgrade, node, linger } = beginning;
-        let telemetry = Telemetry::new(records(&config)?);
+        let telemetry = Telemetry::with_budgets(records(&config)?, Budgets::new(&config.budgets()));
         let predecessor = match &instance {
             Some(instance) if upgrade => predecessor(instance)?,
             _ => None,

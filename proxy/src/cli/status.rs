@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     admin::protocol::{Answer, Command, KernelCounters, PodState, Status, WorkloadStatus},
+    budget::Figures,
     config::fail_name,
     units::{human_bytes, human_duration},
 };
@@ -58,6 +59,17 @@ fn state(workload: &WorkloadStatus) -> String {
     )
 }
 
+/// What the workload has of something, and what it may have.
+fn budget(Figures { budget, used, limit, exceeded }: &Figures) -> String {
+    let name = budget.replace('_', " ");
+    let amount = |amount: u64| match budget.as_str() {
+        "memory" => human_bytes(amount),
+        _ => amount.to_string(),
+    };
+    let exceeded = if *exceeded > 0 { format!(", exceeded {exceeded}×") } else { String::new() };
+    format!("{name} {} of {}{exceeded}", amount(*used), amount(*limit))
+}
+
 pub(super) fn table(report: &Report) -> String {
     let Report { status, kernel } = report;
     let mut lines = vec![
@@ -97,6 +109,7 @@ pub(super) fn table(report: &Report) -> String {
         lines.push(("  state", state(workload)));
         lines.push(("  listeners", listeners.join(", ")));
         lines.push(("  hooks", workload.hooks.join(", ")));
+        lines.extend(workload.budget.iter().map(|figures| ("  budget", budget(figures))));
         for (direction, reasons) in kernel.workloads.get(&workload.name).into_iter().flatten() {
             for (reason, count) in reasons.iter().filter(|(_, count)| **count > 0) {
                 lines.push(("  kernel", format!("{direction} {count} {reason}")));

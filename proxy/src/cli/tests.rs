@@ -4,6 +4,7 @@ use crate::{
         Explanation, KernelCounters, PodState, PodStatus, PortsChanged, PortsReport, Seen, Status,
         Step, WorkloadStatus,
     },
+    budget::Figures,
     config::Fail,
     decision::{Direction, PortState, Source, Treatment},
     learn::Learn,
@@ -79,6 +80,10 @@ fn port_tables_and_changes_read_well() {
     insta::assert_snapshot!("ports_json", serde_json::to_string_pretty(&report).unwrap());
 }
 
+fn figures(budget: &str, used: u64, limit: u64, exceeded: u64) -> Figures {
+    Figures { budget: budget.into(), used, limit, exceeded }
+}
+
 #[test]
 fn explanations_and_status_read_well() {
     let explanation = Explanation {
@@ -113,6 +118,11 @@ fn explanations_and_status_read_well() {
             learn: Learn::Bypass,
             phase: "capturing".into(),
             open_connections: 12,
+            budget: vec![
+                figures("connections", 12, 65_536, 0),
+                figures("memory", 3 << 20, 8 << 20, 7),
+                figures("stat_rows", 12, 1024, 0),
+            ],
             listeners: vec!["127.0.0.1:40000".parse().unwrap(), "[::1]:40001".parse().unwrap()],
             hooks: vec!["connect4".into(), "connect6".into()],
         }],

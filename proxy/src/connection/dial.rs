@@ -9,6 +9,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use super::{Context, Feedback, dials::OwnDial};
 use crate::{
+    budget::Taken,
     capture::{Captured, Netns, connect_as, keep_alive},
     decision::Direction,
 };
@@ -19,7 +20,6 @@ const DESCRIPTOR_PAUSES: u32 = 50;
 const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the upstream connection has to share with the application's socket.
-#[derive(Clone, Copy)]
 pub(crate) struct Dial<'a> {
     netns: &'a Netns,
     feedback: &'a dyn Feedback,
@@ -32,6 +32,8 @@ pub(crate) struct Dial<'a> {
     mark: u32,
     /// Zero leaves the patience to the kernel (tcp(7), `tcp_syn_retries`).
     timeout: Duration,
+    /// Given back when the dial is over.
+    _dialling: Taken,
 }
 
 impl<'a> Dial<'a> {
@@ -40,6 +42,7 @@ impl<'a> Dial<'a> {
         captured: &Captured,
         peer: SocketAddr,
         own: &'a OwnDial,
+        dialling: Taken,
     ) -> Self {
         let inbound = captured.direction == Direction::Inbound;
         Self {
@@ -51,6 +54,7 @@ impl<'a> Dial<'a> {
             bound: captured.bound,
             mark: captured.mark,
             timeout: context.config.forward.connect_timeout,
+            _dialling: dialling,
         }
     }
 

@@ -14,19 +14,23 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use super::{DEFAULT_PEEK_LIMIT, Detector, TlsInfo, Verdict, http2};
+use crate::budget::{Charge, Share};
 use crate::decision::{Decision, Treatment};
 
+const OVER_BUDGET: &str = "over the memory budget of the workload";
 const SERVER_FIRST: &str = "server spoke first";
 /// Read at a time, on the stack: a connection that says nothing costs no buffer.
 const CHUNK: usize = 2048;
 
 /// Settings of detection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Bytes of the client looked at, and held while the upstream is being dialled.
     pub peek_limit: usize,
     /// How long a prefix may stay incomplete, from its first byte. Runs at no other time.
     pub prefix_timeout: Duration,
+    /// Whom the bytes that are held are charged to.
+    pub memory: Option<Share>,
 }
 
 /// One side's stream up to the decision.
@@ -95,7 +99,11 @@ struct Client {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { peek_limit: DEFAULT_PEEK_LIMIT, prefix_timeout: Duration::from_secs(1) }
+        Self {
+            peek_limit: DEFAULT_PEEK_LIMIT,
+            prefix_timeout: Duration::from_secs(1),
+            memory: None,
+        }
     }
 }
 
@@ -122,7 +130,8 @@ where
     let mut dial = pin!(dial);
     let mut upstream: Option<U> = None;
     let mut server = Peeked::default();
-    let mut side = Client::new(*options);
+    let mut side = Client::new(options.clone());
+    let mut charge = Charge::to(options.memory.clone());
 
     loop {
         if upstream.is_some()
@@ -139,7 +148,7 @@ where
                     }
                 }
                 Some(stream) => {
-                    let room = options.peek_limit.saturating_sub(server.prefix.len());
+                    let room = side.options.peek_limit.saturating_sub(server.prefix.len());
                     if room > 0
                         && let Poll::Ready(n) = poll_read(cx, stream, &mut server.prefix, room)
                     {
@@ -165,6 +174,9 @@ where
                 side.give_up("prefix stayed incomplete for the detect timeout");
             }
         }
+        if !charge.keep(side.peeked.prefix.len() + server.prefix.len()) {
+            side.hold_no_more();
+        }
     }
 }
 
@@ -173,8 +185,8 @@ where
 impl Client {
     fn new(options: Options) -> Self {
         Self {
-            options,
             detector: Detector::new(options.peek_limit),
+            options,
             peeked: Peeked::default(),
             decided: None,
             timer: None,
@@ -236,6 +248,15 @@ impl Client {
         if self.timer.is_none() && self.decided.is_none() {
             self.timer = Some(Box::pin(sleep(self.options.prefix_timeout)));
         }
+    }
+
+    /// The workload may not keep more: nothing more is read. Undecided it is not looked at any more,
+    /// and says nothing about what its destination speaks.
+    fn hold_no_more(&mut self) {
+        self.options.peek_limit = 0;
+        let decision = Decision::detected(Treatment::Opaque, OVER_BUDGET);
+        self.decided.get_or_insert((decision, None));
+        self.timer = None;
     }
 
     fn give_up(&mut self, why: &'static str) {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 pub use super::Side;
+use crate::budget::Share;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
@@ -26,11 +27,11 @@ pub struct Exchange {
     /// 10, 11 or 20: the version the client spoke.
     pub version: u8,
     /// The method, as sent.
-    pub method: String,
+    pub method: Arc<str>,
     /// `:authority`, the authority of the target, or `Host`.
-    pub authority: Option<String>,
+    pub authority: Option<Arc<str>>,
     /// The path without its query and fragment. Never a label.
-    pub path: String,
+    pub path: Arc<str>,
     /// The final status; `None` if no response head arrived.
     pub status: Option<u16>,
     /// `grpc-status` of the trailers (or of a trailers-only response).
@@ -78,6 +79,10 @@ pub trait ExchangeSink: Send + Sync + 'static {
     fn exchange(&self, exchange: Exchange);
     /// The engine stopped following the messages of the connection. Called at most once for each.
     fn downgraded(&self, untracked: Untracked);
+    /// Whom what the engine keeps of the peers' words is charged to.
+    fn share(&self) -> Option<Share> {
+        None
+    }
 }
 
 /// What the client speaks, as detection found.

@@ -13,12 +13,15 @@ use tokio_util::sync::CancellationToken;
 use super::http::{
     Exchange, ExchangeSink, HttpContext, HttpEnd, HttpLimits, HttpVersion, Side, Untracked, serve,
 };
+use crate::budget::Share;
 
 /// A test that waits longer than this for a condition has failed.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Default)]
 pub(super) struct Recorder {
+    /// Whom what engines keep is charged to.
+    share: Option<Share>,
     seen: Mutex<(usize, Vec<Exchange>)>,
     downgrades: Mutex<Vec<Untracked>>,
     changed: Notify,
@@ -49,9 +52,18 @@ impl ExchangeSink for Recorder {
     fn downgraded(&self, untracked: Untracked) {
         self.downgrades.lock().unwrap().push(untracked);
     }
+
+    fn share(&self) -> Option<Share> {
+        self.share.clone()
+    }
 }
 
 impl Recorder {
+    /// Engines charge what they keep to this share.
+    pub(super) fn charging(share: Option<Share>) -> Arc<Self> {
+        Arc::new(Self { share, ..Self::default() })
+    }
+
     /// The exchanges once there are `count`; all that were started must have been reported.
     pub(super) async fn exchanges(&self, count: usize) -> Vec<Exchange> {
         self.wait(|_, exchanges| exchanges.len() >= count).await;

@@ -28,11 +28,12 @@ use self::lane::{Fault, Lane, Watch};
 use self::leave::{Leave, Leaving};
 use super::observe::Observer;
 use super::{ByteCounters, Side};
+use crate::budget::Share;
 use crate::stop::Stop;
 pub use reset::{arm, disarm, reset};
 
 /// Settings of raw TCP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct TcpOptions {
     /// How long a connection may live that one side has closed and over which the other sends
     /// nothing. One hour by default, like Envoy's `idle_timeout`, and longer than the long polls
@@ -41,6 +42,9 @@ pub struct TcpOptions {
     /// Whether bulk may be moved by splice(2). It hangs on a socket whose data was redirected by
     /// `sk_msg` (see docs/ARCHITECTURE.md).
     pub splice: bool,
+    /// Whom buffers are charged to that are larger than the usual one; without room for them the
+    /// usual one does.
+    pub memory: Option<Share>,
 }
 
 /// One side as it is handed over.
@@ -87,7 +91,7 @@ pub enum TcpEnd {
 
 impl Default for TcpOptions {
     fn default() -> Self {
-        Self { half_closed_idle: Duration::from_secs(3600), splice: true }
+        Self { half_closed_idle: Duration::from_secs(3600), splice: true, memory: None }
     }
 }
 
@@ -195,9 +199,9 @@ async fn pass(
 ) -> Forwarded {
     let (client_read, client_write) = client.stream.split();
     let (upstream_read, upstream_write) = upstream.stream.split();
-    let mut up = Lane::new(Side::Client, client_read, upstream_write, options.splice);
+    let mut up = Lane::new(Side::Client, client_read, upstream_write, options);
     up.begin_with(mem::take(&mut client.prefix), client.eof, watch);
-    let mut down = Lane::new(Side::Upstream, upstream_read, client_write, options.splice);
+    let mut down = Lane::new(Side::Upstream, upstream_read, client_write, options);
     down.begin_with(mem::take(&mut upstream.prefix), upstream.eof, watch);
 
     let copy = copy(&mut up, &mut down, options, watch, leave);

@@ -23,8 +23,6 @@ pub enum CloseReason {
     Loop,
     /// The kernel knew no original destination for it.
     NoOriginalDestination,
-    /// Refused because a limit on connections was reached.
-    Shed,
     /// Any other error of a socket; an `errno`.
     Error(i32),
     /// The HTTP engine gave up; its words.
@@ -54,7 +52,6 @@ impl CloseReason {
             Self::DrainDeadline => "drain_deadline",
             Self::Loop => "loop",
             Self::NoOriginalDestination => "no_original_destination",
-            Self::Shed => "shed",
             Self::Error(_) => "error",
             Self::Http(_) => "http",
             Self::Aborted => "aborted",

@@ -19,6 +19,7 @@ use super::{
     stats::{Key, Row},
 };
 use crate::{
+    budget::Share,
     decision::{Decision, Direction},
     detect::TlsInfo,
     forward::{
@@ -258,6 +259,10 @@ impl Live {
 }
 
 impl ExchangeSink for Live {
+    fn share(&self) -> Option<Share> {
+        Some(self.bound.share.clone())
+    }
+
     fn downgraded(&self, untracked: Untracked) {
         tracing::debug!(?untracked, "HTTP messages can't be followed, passing bytes on");
         self.bound.downgraded(untracked);

@@ -32,6 +32,7 @@ use super::{
     workloads::WorkloadCollector,
 };
 use crate::{
+    budget::{Budgets, Share},
     decision::{Decision, Direction, Source, Treatment, direction_name, source_name},
     forward::http::{Exchange, Untracked},
 };
@@ -47,6 +48,7 @@ pub(super) struct Metrics {
     families: Families,
     bound: RwLock<BoundMap>,
     pods: RwLock<HashMap<Arc<str>, Arc<PodLabels>>>,
+    budgets: Budgets,
     workloads: Arc<WorkloadCollector>,
 }
 
@@ -69,6 +71,7 @@ struct Families {
     undecided: Series<Base, Gauge>,
     in_flight: Series<Base, Gauge>,
     downgrade: Series<DowngradeLabels, Counter>,
+    accept_dead: Series<WorkloadLabels, Counter>,
     accept_errors: Family<ErrnoLabels, Counter>,
     accept_shed: Counter,
 }
@@ -77,6 +80,7 @@ struct Families {
 #[derive(Debug)]
 pub(super) struct Bound {
     base: Base,
+    pub(super) share: Share,
     pub(super) requests: Counter,
     half_closed: Gauge,
     pub(super) undecided: Gauge,
@@ -125,7 +129,7 @@ pub(super) struct LastResponses(Mutex<Option<Responses>>);
 // === impl Metrics ===
 
 impl Metrics {
-    pub(super) fn new(records_dropped: Option<Counter>) -> Self {
+    pub(super) fn new(records_dropped: Option<Counter>, budgets: Budgets) -> Self {
         let mut registry = Registry::default();
         let families = Families::register(&mut registry);
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
@@ -138,7 +142,8 @@ impl Metrics {
         let workloads = Arc::new(WorkloadCollector::default());
         registry.register_collector(Box::new(Arc::clone(&workloads)));
         registry.register_collector(Box::new(ProcessCollector));
-        Self { registry, families, bound: RwLock::default(), pods: RwLock::default(), workloads }
+        let (bound, pods) = (RwLock::default(), RwLock::default());
+        Self { registry, families, bound, pods, budgets, workloads }
     }
 
     pub(super) fn encode(&self) -> String {
@@ -171,6 +176,11 @@ impl Metrics {
         self.families.accept_shed.inc_by(count);
     }
 
+    pub(super) fn accepted_dead(&self, workload: &Arc<str>) {
+        let of = self.of(workload);
+        self.families.accept_dead.get_or_create(&WorkloadLabels { of }).inc();
+    }
+
     /// Those that are not in `counts` have none.
     pub(super) fn set_half_closed(&self, counts: &HashMap<(Arc<str>, Direction), i64>) {
         for (key, bound) in self.bound.read().unwrap_or_else(PoisonError::into_inner).iter() {
@@ -184,9 +194,10 @@ impl Metrics {
             return Arc::clone(bound);
         }
         let mut all = self.bound.write().unwrap_or_else(PoisonError::into_inner);
-        let bound = all
-            .entry(key)
-            .or_insert_with(|| Arc::new(Bound::new(&self.families, self.of(workload), direction)));
+        let bound = all.entry(key).or_insert_with(|| {
+            let share = self.budgets.share(workload);
+            Arc::new(Bound::new(&self.families, self.of(workload), direction, share))
+        });
         Arc::clone(bound)
     }
 
@@ -245,6 +256,7 @@ impl Families {
             undecided: Series::default(),
             in_flight: Series::default(),
             downgrade: Series::default(),
+            accept_dead: Series::default(),
             accept_errors: Family::default(),
             accept_shed: Counter::default(),
         };
@@ -281,6 +293,10 @@ impl Families {
                 "Connections whose HTTP messages could not be followed any more: their bytes \
                 passed on unread",
                 downgrade;
+            "weir_accept_dead",
+                "Connections that their client had reset before weir accepted them: closed without \
+                being dialled",
+                accept_dead;
         }
         registry.register(
             "weir_accept_errors",
@@ -315,6 +331,7 @@ impl Families {
             undecided,
             in_flight,
             downgrade,
+            accept_dead,
             accept_errors: _,
             accept_shed: _,
         } = self;
@@ -335,6 +352,7 @@ impl Families {
         undecided.forget(workload);
         in_flight.forget(workload);
         downgrade.forget(workload);
+        accept_dead.forget(workload);
     }
 }
 
@@ -352,7 +370,7 @@ fn detect_histogram() -> Histogram {
 // === impl Bound ===
 
 impl Bound {
-    fn new(families: &Families, of: Of, direction: Direction) -> Self {
+    fn new(families: &Families, of: Of, direction: Direction, share: Share) -> Self {
         let base = Base { direction: direction_name(direction), of: of.clone() };
         let (detect, detect_time) = match direction {
             Direction::Inbound => (&families.inbound_detect, &families.inbound_detect_time),
@@ -371,6 +389,7 @@ impl Bound {
             detect: detect.clone(),
             detect_time: detect_time.get_or_create(&WorkloadLabels { of }),
             base,
+            share,
         }
     }
 

@@ -223,9 +223,9 @@ impl RequestRecord {
             treatment: decision.map(|d| d.treatment),
             source: decision.map(|d| d.source),
             version: version_name(exchange.version).into(),
-            method: exchange.method,
-            authority: exchange.authority.map(without_userinfo),
-            path: exchange.path,
+            method: (*exchange.method).to_owned(),
+            authority: exchange.authority.as_deref().map(without_userinfo),
+            path: (*exchange.path).to_owned(),
             status: exchange.status,
             grpc_status: exchange.grpc_status,
             classification: class.map(|class| class.name().into()),
@@ -240,11 +240,8 @@ impl RequestRecord {
     }
 }
 
-fn without_userinfo(mut authority: String) -> String {
-    if let Some(at) = authority.rfind('@') {
-        authority.drain(..=at);
-    }
-    authority
+fn without_userinfo(authority: &str) -> String {
+    authority.rsplit('@').next().unwrap_or_default().to_owned()
 }
 
 fn version_name(version: u8) -> &'static str {

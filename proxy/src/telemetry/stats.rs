@@ -1,13 +1,13 @@
 //! Numbers per destination, for the table at the end of `weir exec` and for `weir stat`.
 
 mod rates;
+mod rows;
 mod table;
 
 pub use rates::{Order, Rate};
 pub(crate) use table::{plain_table, print_table};
 
 use std::{
-    collections::HashMap,
     hash::Hash,
     net::SocketAddr,
     sync::{
@@ -19,16 +19,14 @@ use std::{
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use self::rows::Rows;
 use super::{SkippedConnection, canonical, classify::Class, lock};
 use crate::{
+    budget::Budgets,
     decision::{Decision, Direction, Source, Treatment},
     forward::http::Exchange,
     names,
 };
-
-/// Rows kept. A row with a latency histogram takes up to 12 KiB, so that this many stay below a
-/// third of the 64 MiB that weir is to live in; later destinations share one row.
-const MAX_ROWS: usize = 2048;
 
 /// Two significant digits: an error below 1 %, in at most 12 KiB for latencies up to an hour.
 const DIGITS: u8 = 2;
@@ -41,7 +39,7 @@ const MAX_LATENCY_US: u64 = 3_600_000_000;
 pub(super) struct Key {
     pub(super) workload: Arc<str>,
     pub(super) direction: Direction,
-    /// `None` for destinations beyond [`MAX_ROWS`].
+    /// `None` for destinations that are summed up.
     pub(super) destination: Option<SocketAddr>,
     pub(super) treatment: Option<Treatment>,
     pub(super) source: Option<Source>,
@@ -64,9 +62,9 @@ pub(super) struct Row {
 }
 
 /// All rows.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Stats {
-    rows: Mutex<HashMap<Key, Arc<Row>>>,
+    rows: Rows,
 }
 
 /// Everything at one moment, as `weir stat -o json` prints it.
@@ -84,8 +82,8 @@ pub struct StatRow {
     /// Seen from the workload.
     #[serde(with = "names::direction")]
     pub direction: Direction,
-    /// The original destination; absent in the row that destinations share when there are too
-    /// many of them.
+    /// The original destination; absent in the row in which the workload's destinations are summed
+    /// up that were used longest ago, when there are too many of them.
     pub destination: Option<SocketAddr>,
     /// Absent for connections that ended before a decision.
     pub treatment: Option<Treatment>,
@@ -121,15 +119,17 @@ pub struct StatRow {
 // === impl Stats ===
 
 impl Stats {
+    pub(super) fn new(budgets: Budgets) -> Self {
+        Self { rows: Rows::new(budgets) }
+    }
+
     pub(super) fn row(&self, key: Key, why: &'static str) -> Arc<Row> {
-        let mut rows = lock(&self.rows);
-        let full = rows.len() >= MAX_ROWS && !rows.contains_key(&key);
-        let (key, why) = if full {
-            (Key { destination: None, ..key }, "shared by further destinations")
-        } else {
-            (key, why)
-        };
-        Arc::clone(rows.entry(key).or_insert_with(|| Arc::new(Row::new(why))))
+        self.rows.get(key, why)
+    }
+
+    /// Takes a workload's rows away.
+    pub(super) fn forget(&self, workload: &str) {
+        self.rows.forget(workload);
     }
 
     pub(super) fn skipped(&self, skipped: &SkippedConnection, decision: Decision) {
@@ -148,8 +148,7 @@ impl Stats {
     }
 
     pub(super) fn snapshot(&self) -> StatsSnapshot {
-        let rows: Vec<_> =
-            lock(&self.rows).iter().map(|(key, row)| (key.clone(), Arc::clone(row))).collect();
+        let rows = self.rows.all();
         let mut rows: Vec<_> = rows.iter().map(|(key, row)| row.snapshot(key)).collect();
         rows.sort_by(|a, b| a.key().cmp(&b.key()));
         StatsSnapshot { rows }
@@ -204,6 +203,25 @@ impl Row {
             .get_or_insert_with(|| Histogram::new(DIGITS).expect("1 to 5 digits are allowed"))
             .record(micros)
             .expect("the histogram grows to any latency of up to an hour");
+    }
+
+    /// Adds what another row has counted.
+    fn absorb(&self, other: &Self) {
+        let add = |to: &AtomicU64, from: &AtomicU64| to.fetch_add(from.load(Relaxed), Relaxed);
+        add(&self.connections, &other.connections);
+        add(&self.closed, &other.closed);
+        add(&self.requests, &other.requests);
+        add(&self.successes, &other.successes);
+        add(&self.failures, &other.failures);
+        add(&self.bytes_sent, &other.bytes_sent);
+        add(&self.bytes_received, &other.bytes_received);
+        add(&self.retransmits, &other.retransmits);
+        let Some(latencies) = lock(&other.latency).take() else { return };
+        let mut latency = lock(&self.latency);
+        match &mut *latency {
+            Some(latency) => latency.add(latencies).expect("the histogram grows to any latency"),
+            None => *latency = Some(latencies),
+        }
     }
 
     fn snapshot(&self, key: &Key) -> StatRow {

@@ -16,10 +16,13 @@ use super::{
     PodLabels,
     labels::{Of, WorkloadLabels},
 };
-use crate::decision::{Direction, direction_name};
+use crate::{
+    budget::Figures,
+    decision::{Direction, direction_name},
+};
 
-/// One workload, for `weir_workload_info`, `weir_workload_capturing` and
-/// `weir_kernel_decisions_total`.
+/// One workload, for `weir_workload_info`, `weir_workload_capturing`, `weir_kernel_decisions_total`
+/// and `weir_budget_*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkloadFacts {
     /// Its name.
@@ -36,6 +39,8 @@ pub struct WorkloadFacts {
     pub capturing: bool,
     /// How often the hooks decided what.
     pub decisions: Vec<(Direction, Reason, u64)>,
+    /// What it has of what workloads share.
+    pub budget: Vec<Figures>,
 }
 
 type Source = Box<dyn Fn() -> Vec<WorkloadFacts> + Send + Sync>;
@@ -61,6 +66,13 @@ struct DecisionLabels {
     of: Of,
     direction: &'static str,
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BudgetLabels {
+    #[prometheus(flatten)]
+    of: Of,
+    budget: String,
 }
 
 // === impl WorkloadCollector ===
@@ -112,8 +124,38 @@ impl Collector for WorkloadCollector {
                 ConstCounter::new(*count).encode(metric.encode_family(&labels)?)?;
             }
         }
-        Ok(())
+        budgets(&mut encoder, &all)
     }
+}
+
+/// `weir_budget_used`, `weir_budget_limit` and `weir_budget_exceeded_total`.
+fn budgets(encoder: &mut DescriptorEncoder<'_>, all: &[(Of, WorkloadFacts)]) -> fmt::Result {
+    let labels = |of: &Of, figures: &Figures| BudgetLabels {
+        of: of.clone(),
+        budget: figures.budget.clone(),
+    };
+    let figures = || all.iter().flat_map(|(of, it)| it.budget.iter().map(move |one| (of, one)));
+    let gauge = |number: u64| ConstGauge::new(i64::try_from(number).unwrap_or(i64::MAX));
+    let help = "What a workload has of what all share.";
+    let mut metric =
+        encoder.encode_descriptor("weir_budget_used", help, None, MetricType::Gauge)?;
+    for (of, one) in figures() {
+        gauge(one.used).encode(metric.encode_family(&labels(of, one))?)?;
+    }
+    let help = "What a workload may have at most of what all share, as things are.";
+    let mut metric =
+        encoder.encode_descriptor("weir_budget_limit", help, None, MetricType::Gauge)?;
+    for (of, one) in figures() {
+        gauge(one.limit).encode(metric.encode_family(&labels(of, one))?)?;
+    }
+    let help = "How often a workload was refused more.";
+    let mut metric =
+        encoder.encode_descriptor("weir_budget_exceeded", help, None, MetricType::Counter)?;
+    for (of, one) in figures() {
+        let counter = ConstCounter::new(one.exceeded);
+        counter.encode(metric.encode_family(&labels(of, one))?)?;
+    }
+    Ok(())
 }
 
 fn of(facts: &WorkloadFacts) -> Of {

@@ -14,6 +14,7 @@ use tokio::io::unix::AsyncFd;
 use super::{Workload, lock};
 use crate::{
     accept::{Accept, AcceptOptions, accept_loop, is_readable},
+    budget::{PER_CONNECTION, Resource},
     capture::{AcceptedFrom, Captured},
     decision::Direction,
 };
@@ -52,6 +53,11 @@ impl Accept for Incoming {
     fn reset(stream: TcpStream) {
         drop(stream);
     }
+
+    /// A reset leaves a socket that has no peer any more: `inet_getname` in net/ipv4/af_inet.c.
+    fn is_dead(stream: &TcpStream) -> bool {
+        stream.peer_addr().is_err_and(|error| error.kind() == io::ErrorKind::NotConnected)
+    }
 }
 
 // === impl Workload ===
@@ -72,12 +78,15 @@ impl Workload {
 
     fn admit(&self, client: TcpStream, peer: SocketAddr) {
         let captured = self.captured(&client, peer);
-        let limit = self.shared.config.forward.max_connections;
-        if self.connections.len() >= limit {
-            return self.context.shed(client, peer, captured);
-        }
+        let share = &self.slots.share;
+        let taken = [(Resource::Connections, 1), (Resource::Descriptors, PER_CONNECTION)]
+            .map(|(resource, count)| share.occupy(resource, count));
+        let dialling = share.occupy(Resource::Dialling, 1);
         let context = Arc::clone(&self.context);
-        let connection = async move { context.serve(client, peer, captured).await };
+        let connection = async move {
+            let _taken = taken;
+            context.serve(client, peer, captured, dialling).await;
+        };
         self.shared.workers.serve(&self.connections, connection);
     }
 

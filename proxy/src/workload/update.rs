@@ -2,13 +2,13 @@
 //!
 //! Each entry of a list is a system call, so that changes are made on threads of their own.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use super::{Workload, configure, lock};
 use crate::{
     admin::protocol::PortsSet,
     capture::CaptureError,
-    config::WorkloadSettings,
+    config::{Fail, WorkloadSettings},
     decision::Source,
     ports::{PortChange, PortStatus},
 };
@@ -103,6 +103,8 @@ impl Workload {
             return Err(error);
         }
         *lock(&self.policy) = next;
+        let fails_closed = wanted.workload.fail == Fail::Closed;
+        self.slots.fails_closed.store(fails_closed, Ordering::Relaxed);
         *lock(&self.settings) = Arc::new(wanted);
         Ok(())
     }

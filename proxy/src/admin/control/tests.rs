@@ -35,6 +35,7 @@ impl ControlHandler for Fake {
                 learn: Learn::Opaque,
                 phase: "capturing".into(),
                 open_connections: 3,
+                budget: Vec::new(),
                 listeners: vec!["127.0.0.1:40000".parse().unwrap()],
                 hooks: vec!["connect4".into()],
             }],

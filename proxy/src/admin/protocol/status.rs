@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{config::Fail, learn::Learn};
+use crate::{budget::Figures, config::Fail, learn::Learn};
 
 /// The state of a running weir.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -94,12 +94,17 @@ pub struct WorkloadStatus {
     /// What is remembered of destinations.
     #[serde(default)]
     pub learn: Learn,
-    /// `capturing`, `exhausted` (too few descriptors: new connections go direct) or `draining`.
+    /// `capturing` or `draining`; or, while new connections go direct, `exhausted` (too few
+    /// descriptors, or the budget is used up) or `flooded` (most connections were reset before they
+    /// could be accepted).
     #[serde(default)]
     pub phase: String,
     /// Proxied connections open now.
     #[serde(default)]
     pub open_connections: u64,
+    /// What it has of what all workloads share, and may have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub budget: Vec<Figures>,
     /// The listeners that captured connections arrive at.
     pub listeners: Vec<SocketAddr>,
     /// The BPF programs attached to it, by hook.

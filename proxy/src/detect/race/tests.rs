@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tokio_test::io::Builder;
 
 use super::*;
+use crate::budget::{Budgets, Resource, Sizes};
 use crate::detect::corpus::{Expected, Hello, PLAIN};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -305,4 +306,30 @@ async fn works_on_sockets() {
     let out = out.unwrap();
     assert_eq!(out.decision.treatment, Treatment::Http1);
     assert!(b"GET / HTTP/1.1\r\n\r\n".starts_with(&out.client.prefix));
+}
+
+/// What is held is charged to the workload; one that may hold no more is not looked at.
+#[tokio::test(start_paused = true)]
+async fn beyond_the_memory_budget_nothing_more_is_held() {
+    let budgets = Budgets::new(&Sizes { memory: 64 << 10, ..Sizes::default() });
+    let share = budgets.share(&"a".into());
+    let options = Options { peek_limit: 1 << 20, memory: Some(share.clone()), ..options(HOUR) };
+    let held = share.take(Resource::Memory, 24 << 10).unwrap();
+    let plenty = Options { memory: Some(Budgets::default().share(&"b".into())), ..options.clone() };
+    // A ClientHello whose end has not come.
+    let begin = [22, 3, 1, 0x30, 0, 1, 0, 0x2f, 0xfc, 3, 3];
+    let hello = [&begin[..], &[0; 33], &[0x1f, 0xf0], &[0x13; 6000]].concat();
+    for (options, expected) in [(options, Treatment::Opaque), (plenty, Treatment::Tls)] {
+        let (mut client, mut c) = duplex(1 << 20);
+        let (dial, _server) = silent();
+        c.write_all(&hello).await.unwrap();
+        let out = race(&mut client, dial, &options).await.unwrap();
+        assert_eq!(out.decision.treatment, expected, "{}", out.decision.why);
+        let mut all = out.client.prefix.to_vec();
+        c.shutdown().await.unwrap();
+        tokio::io::AsyncReadExt::read_to_end(&mut client, &mut all).await.unwrap();
+        assert!(all == hello, "every byte is there");
+    }
+    drop(held);
+    assert_eq!(budgets.used(Resource::Memory), 0);
 }

@@ -9,10 +9,10 @@ use super::{Exchange, ExchangeEnd, ExchangeSink};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RequestInfo {
     pub(crate) version: u8,
-    pub(crate) method: String,
-    pub(crate) authority: Option<String>,
+    pub(crate) method: Arc<str>,
+    pub(crate) authority: Option<Arc<str>>,
     /// Without its query.
-    pub(crate) path: String,
+    pub(crate) path: Arc<str>,
     pub(crate) grpc: bool,
 }
 
@@ -42,7 +42,7 @@ pub(crate) fn grpc_status(headers: &http::HeaderMap) -> Option<u32> {
 impl RequestInfo {
     /// Bytes that its words take.
     pub(crate) fn words(&self) -> usize {
-        self.method.len() + self.authority.as_ref().map_or(0, String::len) + self.path.len()
+        self.method.len() + self.authority.as_ref().map_or(0, |text| text.len()) + self.path.len()
     }
 }
 

@@ -103,7 +103,6 @@ impl Exchanges {
     }
 
     /// Bytes of the heap that exchanges in flight take.
-    #[cfg(test)]
     pub(in crate::forward) fn memory(&self) -> usize {
         self.words + self.pending.capacity() * size_of::<Pending>()
     }

@@ -1,6 +1,8 @@
 //! What the parts of an HTTP/1 head mean, however they were found: what the exchange is about, and
 //! how its messages are delimited (RFC 9112 §6). Shared by both engines.
 
+use std::sync::Arc;
+
 use super::body::Framing;
 use crate::forward::http::{RequestInfo, is_grpc};
 
@@ -19,10 +21,10 @@ pub(in crate::forward) struct RequestHead {
 /// The words of a request line, except its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::forward) struct RequestLine {
-    method: String,
+    method: Arc<str>,
     kind: Kind,
-    authority: Option<String>,
-    path: String,
+    authority: Option<Arc<str>>,
+    path: Arc<str>,
 }
 
 /// What a response's framing depends on (RFC 9112 §6.3).
@@ -55,7 +57,7 @@ pub(in crate::forward) struct Fields {
     upgrade_h2c: bool,
     http2_settings: bool,
     grpc: bool,
-    host: Option<String>,
+    host: Option<Arc<str>>,
 }
 
 /// Authority and path of a target in any of its four forms (RFC 9112 §3.2).
@@ -77,14 +79,20 @@ fn split_target(target: &str, kind: Kind) -> (Option<&str>, &str) {
 // === impl RequestLine ===
 
 impl RequestLine {
-    pub(in crate::forward) fn new(method: String, target: &str) -> Self {
+    pub(in crate::forward) fn new(method: Arc<str>, target: &str) -> Self {
         let kind = match &*method {
             "HEAD" => Kind::Head,
             "CONNECT" => Kind::Connect,
             _ => Kind::Other,
         };
         let (authority, path) = split_target(target, kind);
-        Self { method, kind, authority: authority.map(str::to_owned), path: path.to_owned() }
+        Self { method, kind, authority: authority.map(Arc::from), path: path.into() }
+    }
+
+    /// Bytes that its words take.
+    pub(in crate::forward) fn words(&self) -> usize {
+        let authority = self.authority.as_ref().map_or(0, |text| text.len());
+        self.method.len() + authority + self.path.len()
     }
 }
 
@@ -157,7 +165,7 @@ impl Fields {
         let value = value.trim_ascii();
         match field {
             Field::Host => {
-                self.host.get_or_insert_with(|| String::from_utf8_lossy(value).into_owned());
+                self.host.get_or_insert_with(|| String::from_utf8_lossy(value).into());
             }
             Field::Upgrade => {
                 self.upgrade = true;

@@ -101,8 +101,8 @@ fn with_table<'b, T>(
 }
 
 fn request_head(request: &Request<'_, '_>) -> Result<RequestHead, &'static str> {
-    let method = request.method.unwrap_or_default().to_owned();
-    let line = RequestLine::new(method, request.path.unwrap_or_default());
+    let method = request.method.unwrap_or_default();
+    let line = RequestLine::new(method.into(), request.path.unwrap_or_default());
     RequestHead::new(line, request.version == Some(1), fields(request.headers)?)
 }
 

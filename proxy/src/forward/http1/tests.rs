@@ -173,7 +173,7 @@ async fn pipelined_requests_are_answered_in_order() {
     rig.say(&requests).await;
     rig.answer(&responses).await;
     let seen = close(rig, 50).await;
-    let paths: Vec<_> = seen.iter().map(|exchange| exchange.path.clone()).collect();
+    let paths: Vec<_> = seen.iter().map(|exchange| exchange.path.to_string()).collect();
     assert_eq!(paths, (0..50).map(|n| format!("/{n}")).collect::<Vec<_>>());
 }
 

@@ -74,9 +74,9 @@ fn info(head: &http::request::Parts) -> RequestInfo {
     let authority = head.uri.authority().map(|authority| authority.as_str());
     RequestInfo {
         version: 20,
-        method: head.method.as_str().to_owned(),
-        authority: authority.or_else(host).map(str::to_owned),
-        path: head.uri.path().to_owned(),
+        method: head.method.as_str().into(),
+        authority: authority.or_else(host).map(Arc::from),
+        path: head.uri.path().into(),
         grpc: has_grpc(&head.headers),
     }
 }

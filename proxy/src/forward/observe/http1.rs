@@ -18,8 +18,9 @@ use std::sync::Arc;
 
 use self::request::RequestReader;
 use self::response::{ResponseHead, ResponseReader};
-use super::Observer;
 use super::http2::Http2Observer;
+use super::{OVER_BUDGET, Observer};
+use crate::budget::Charge;
 use crate::forward::Side;
 use crate::forward::http::{ExchangeEnd, ExchangeSink, HttpVersion, Untracked};
 use crate::forward::http1::body::{Body, Framing};
@@ -49,6 +50,8 @@ pub(crate) struct Http1Observer {
     client_ended: bool,
     /// The upstream ended while nothing was under way, and the client has said nothing since.
     over: bool,
+    /// For what is kept here.
+    charge: Charge,
     /// Set once the connection has become HTTP/2.
     http2: Option<Box<Http2Observer>>,
 }
@@ -73,6 +76,7 @@ enum Responses {
 impl Http1Observer {
     /// Starts at the first byte of both streams.
     pub(crate) fn new(sink: Arc<dyn ExchangeSink>) -> Self {
+        let charge = Charge::to(sink.share());
         Self {
             exchanges: Exchanges::new(sink),
             requests: Requests::Head,
@@ -83,6 +87,7 @@ impl Http1Observer {
             held: Vec::new(),
             client_ended: false,
             over: false,
+            charge,
             http2: None,
         }
     }
@@ -286,8 +291,15 @@ impl Http1Observer {
         self.partial = 0;
     }
 
+    fn settle(&mut self, from: Side) {
+        if !self.charge.keep(self.memory()) {
+            self.lose_track(from, OVER_BUDGET);
+            // Nothing is kept any more.
+            let _ = self.charge.keep(0);
+        }
+    }
+
     /// Bytes of the heap that are held for this connection: bounded, whatever the peers send.
-    #[cfg(test)]
     fn memory(&self) -> usize {
         self.held.capacity() + self.request.held() + self.response.held() + self.exchanges.memory()
     }
@@ -296,13 +308,14 @@ impl Http1Observer {
 impl Observer for Http1Observer {
     fn bytes(&mut self, from: Side, bytes: &[u8]) {
         match (&mut self.http2, from) {
-            (Some(http2), _) => http2.bytes(from, bytes),
+            (Some(http2), _) => return http2.bytes(from, bytes),
             (None, Side::Client) => {
                 self.over &= bytes.is_empty();
                 self.requests(bytes);
             }
             (None, Side::Upstream) => self.responses(bytes),
         }
+        self.settle(from);
     }
 
     fn ended(&mut self, from: Side) {

@@ -17,7 +17,8 @@ use std::sync::Arc;
 use self::frames::{Block, Event, Frames};
 use self::hpack::{Decoder, Head};
 use self::streams::Streams;
-use super::Observer;
+use super::{OVER_BUDGET, Observer};
+use crate::budget::Charge;
 use crate::forward::Side;
 use crate::forward::http::{ExchangeEnd, ExchangeSink, HttpVersion, Tracker, Untracked};
 
@@ -43,6 +44,8 @@ struct Connection {
     client: Direction,
     upstream: Direction,
     streams: Streams,
+    /// For what is kept of both.
+    charge: Charge,
     /// The upstream has said GOAWAY, or ended its stream.
     upstream_done: bool,
 }
@@ -60,7 +63,8 @@ struct Direction {
 impl Http2Observer {
     /// Starts at the client's connection preface (prior knowledge, RFC 9113 §3.3).
     pub(crate) fn new(sink: Arc<dyn ExchangeSink>) -> Self {
-        let connection = Some(Box::new(Connection::new(Streams::new(Arc::clone(&sink)))));
+        let streams = Streams::new(Arc::clone(&sink));
+        let connection = Some(Box::new(Connection::new(streams, &sink)));
         Self { sink, connection, untracked: None }
     }
 
@@ -69,7 +73,7 @@ impl Http2Observer {
     /// comes on stream 1, which is half-closed by the client.
     pub(crate) fn after_upgrade(sink: Arc<dyn ExchangeSink>, request: Tracker) -> Self {
         let streams = Streams::after_upgrade(Arc::clone(&sink), request);
-        let mut connection = Box::new(Connection::new(streams));
+        let mut connection = Box::new(Connection::new(streams, &sink));
         // The client's first settings were in its request (`HTTP2-Settings`, RFC 7540 §3.2.1).
         connection.upstream.decoder.allow(u32::MAX);
         Self { sink, connection: Some(connection), untracked: None }
@@ -131,10 +135,11 @@ impl Observer for Http2Observer {
 // === impl Connection ===
 
 impl Connection {
-    fn new(streams: Streams) -> Self {
+    fn new(streams: Streams, sink: &Arc<dyn ExchangeSink>) -> Self {
+        let charge = Charge::to(sink.share());
         let client = Direction::new(Frames::of_client());
         let upstream = Direction::new(Frames::of_upstream());
-        Self { client, upstream, streams, upstream_done: false }
+        Self { client, upstream, streams, charge, upstream_done: false }
     }
 
     fn bytes(&mut self, from: Side, mut bytes: &[u8]) -> Result<(), Lost> {
@@ -151,6 +156,10 @@ impl Connection {
                     if let Some(block) = last {
                         let head = std::mem::take(&mut sender.head);
                         headers(streams, from, block, head)?;
+                    }
+                    let kept = sender.memory() + receiver.memory() + streams.memory();
+                    if !self.charge.keep(kept) {
+                        return Err(Lost(OVER_BUDGET));
                     }
                 }
                 Event::Reset { stream, code } => streams.reset(from, stream, code),
@@ -185,5 +194,10 @@ fn headers(streams: &mut Streams, from: Side, block: Block, head: Head) -> Resul
 impl Direction {
     fn new(frames: Frames) -> Self {
         Self { frames, decoder: Decoder::default(), head: Head::default() }
+    }
+
+    /// Bytes of the heap that it holds.
+    fn memory(&self) -> usize {
+        self.decoder.memory() + self.head.words()
     }
 }

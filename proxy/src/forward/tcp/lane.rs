@@ -12,9 +12,11 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use super::super::observe::Observer;
 use super::super::{ByteCounters, Side};
+use super::TcpOptions;
 use super::buffer::{Lease, Size};
 use super::reset::disarm;
 use super::splice::Pipe;
+use crate::budget::{Resource, Share, Taken};
 
 /// Large reads in a row, each filled, after which the rest is taken for bulk.
 const BULK: u8 = 2;
@@ -28,6 +30,9 @@ pub(super) struct Lane<'a> {
     pub(super) forwarded: u64,
     prefix: BytesMut,
     lease: Option<Lease>,
+    /// What the lease is charged with, if it is larger than the usual.
+    charged: Option<Taken>,
+    memory: Option<&'a Share>,
     size: Size,
     /// Instead of the lease, for bulk that nobody looks at.
     pipe: Option<Pipe>,
@@ -90,7 +95,7 @@ impl<'a> Lane<'a> {
         from: Side,
         source: ReadHalf<'a>,
         sink: WriteHalf<'a>,
-        splices: bool,
+        options: &'a TcpOptions,
     ) -> Self {
         Self {
             from,
@@ -99,9 +104,11 @@ impl<'a> Lane<'a> {
             forwarded: 0,
             prefix: BytesMut::new(),
             lease: None,
+            charged: None,
+            memory: options.memory.as_ref(),
             size: Size::default(),
             pipe: None,
-            splices,
+            splices: options.splice,
             full: 0,
             peak: 0,
             input: Input::Open,
@@ -237,7 +244,10 @@ impl<'a> Lane<'a> {
 
     fn poll_fill(&mut self, cx: &mut Context<'_>, watch: &mut Watch<'_>) -> Poll<io::Result<()>> {
         if self.lease.as_ref().is_some_and(|lease| lease.size() != self.size) {
-            self.lease = None;
+            self.give_back();
+        }
+        if self.lease.is_none() {
+            self.charge();
         }
         let lease = self.lease.get_or_insert_with(|| Lease::take(self.size));
         let mut room = ReadBuf::new(lease.room());
@@ -247,7 +257,7 @@ impl<'a> Lane<'a> {
         self.peak = self.peak.max(n);
         if n == 0 {
             self.input = Input::Ended;
-            self.lease = None;
+            self.give_back();
             watch.ended(self.from);
             return Poll::Ready(Ok(()));
         }
@@ -262,13 +272,28 @@ impl<'a> Lane<'a> {
         Poll::Ready(Ok(()))
     }
 
+    /// A large buffer is lent as long as the workload's budget has room for it.
+    fn charge(&mut self) {
+        let (Some(memory), Size::Medium | Size::Large) = (self.memory, self.size) else { return };
+        self.charged = memory.take_if_plenty(Resource::Memory, self.size.bytes() as u64);
+        if self.charged.is_none() {
+            self.size = Size::Small;
+            self.full = 0;
+        }
+    }
+
+    fn give_back(&mut self) {
+        self.lease = None;
+        self.charged = None;
+    }
+
     fn is_bulk(&self) -> bool {
         self.splices && self.full >= BULK
     }
 
     /// Reads once into a pipe.
     fn poll_splice(&mut self, cx: &mut Context<'_>, watch: &mut Watch<'_>) -> Poll<io::Result<()>> {
-        self.lease = None;
+        self.give_back();
         if self.pipe.is_none() {
             self.pipe = Pipe::take().ok();
         }
@@ -300,7 +325,7 @@ impl<'a> Lane<'a> {
     /// Nothing to read: gives the buffer back, and takes a smaller one next time if a smaller one
     /// would have done.
     fn rest(&mut self) {
-        self.lease = None;
+        self.give_back();
         self.pipe = None;
         if self.peak > 0 && self.peak < self.size.smaller().bytes() {
             self.size = self.size.smaller();

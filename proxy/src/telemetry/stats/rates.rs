@@ -94,10 +94,27 @@ impl Rate {
         order: Order,
     ) -> Vec<Self> {
         let earlier: HashMap<_, _> = before.rows.iter().map(|row| (row.key(), row)).collect();
+        let later: HashMap<_, _> = after.rows.iter().map(|row| (row.key(), row)).collect();
+        // What is in a row without a destination now and had one before is nothing new.
+        let mut moved: HashMap<_, StatRow> = HashMap::new();
+        for row in before.rows.iter().filter(|row| row.destination.is_some()) {
+            if later.get(&row.key()).is_some_and(|now| now.connections >= row.connections) {
+                continue;
+            }
+            let sum = StatRow { destination: None, ..row.clone() };
+            moved.entry(sum.sum_key()).and_modify(|all| all.add(row)).or_insert(sum);
+        }
         let rates = after.rows.iter().map(|row| {
-            // One whose counters have gone back belongs to a weir that has ended.
             let then = earlier.get(&row.key()).copied();
-            Self::of(row, then.filter(|then| then.connections <= row.connections), interval)
+            let Some(moved) = moved.get(&row.sum_key()).filter(|_| row.destination.is_none())
+            else {
+                // One whose counters have gone back belongs to a weir that has ended.
+                let then = then.filter(|then| then.connections <= row.connections);
+                return Self::of(row, then, interval);
+            };
+            let mut all = moved.clone();
+            then.into_iter().for_each(|then| all.add(then));
+            Self::of(row, Some(&all).filter(|all| all.connections <= row.connections), interval)
         });
         let mut rates: Vec<_> = rates.filter(|rate| !rate.is_idle()).collect();
         // Stable: equals stay in the order of their destinations.
@@ -156,6 +173,24 @@ impl Rate {
             ]);
         }
         print_table(&table)
+    }
+}
+
+// === impl StatRow ===
+
+impl StatRow {
+    /// What rows have in common that are summed up in one.
+    fn sum_key(&self) -> (String, Direction, Option<Treatment>, Option<Source>) {
+        (self.workload.clone(), self.direction, self.treatment, self.source)
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.connections += other.connections;
+        self.requests += other.requests;
+        self.successes += other.successes;
+        self.failures += other.failures;
+        self.bytes_sent += other.bytes_sent;
+        self.bytes_received += other.bytes_received;
     }
 }
 
@@ -263,6 +298,18 @@ mod tests {
         let rates = Rate::between(&before, &before, SECONDS, Order::default());
         assert_eq!(rates.len(), 1);
         assert_eq!(rates[0].success_rate, None);
+    }
+
+    #[test]
+    fn rows_that_were_summed_up_are_nothing_new() {
+        let sum = |row: StatRow| StatRow { destination: None, ..row };
+        let before = snapshot([row(A, 1000, 9000, 0), row(B, 100, 100, 0), sum(row(A, 7, 7, 0))]);
+        // A went into the sum with two connections more; B too, and has begun anew.
+        let after = snapshot([row(B, 2, 4, 0), sum(row(A, 1109, 9111, 0))]);
+        let rates = Rate::between(&before, &after, SECONDS, Order::default());
+        let seen: Vec<_> =
+            rates.iter().map(|rate| (rate.destination, rate.connections, rate.requests)).collect();
+        assert_eq!(seen, [(B.parse().ok(), 1.0, 2.0), (None, 1.0, 2.0)]);
     }
 
     #[test]

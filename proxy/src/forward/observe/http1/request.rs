@@ -1,5 +1,7 @@
 //! Request heads (RFC 9112 §3), in any segmentation and of any size.
 
+use std::sync::Arc;
+
 use super::section::Section;
 use super::token::{self, KEPT, Kept};
 use super::version::Version;
@@ -9,7 +11,7 @@ use crate::forward::http1::fields::{RequestHead, RequestLine};
 pub(super) struct RequestReader {
     at: At,
     kept: Kept,
-    method: String,
+    method: Arc<str>,
     line: Option<RequestLine>,
     version: Version,
     section: Section,
@@ -35,7 +37,7 @@ impl RequestReader {
         Self {
             at: At::Start,
             kept: Kept::default(),
-            method: String::new(),
+            method: Arc::default(),
             line: None,
             version: Version::default(),
             section: Section::new(false),
@@ -47,10 +49,10 @@ impl RequestReader {
         self.at == At::Start
     }
 
-    #[cfg(test)]
-    /// Bytes of the heap that it holds, what goes into the record aside.
+    /// Bytes of the heap that it holds.
     pub(super) fn held(&self) -> usize {
-        self.kept.capacity() + self.section.held()
+        let line = self.line.as_ref().map_or(0, RequestLine::words);
+        self.kept.capacity() + self.section.held() + self.method.len() + line
     }
 
     /// Reads on. `Some` at the end of the head, with the number of these bytes that belong to it.
@@ -104,7 +106,7 @@ impl RequestReader {
             return Err(INVALID);
         }
         // Tokens are ASCII.
-        self.method = str::from_utf8(method).unwrap_or_default().to_owned();
+        self.method = str::from_utf8(method).unwrap_or_default().into();
         self.kept.clear();
         self.at = At::Target;
         Ok(length + 1)

@@ -50,7 +50,6 @@ impl ResponseReader {
         self.at == At::Start
     }
 
-    #[cfg(test)]
     /// Bytes of the heap that it holds.
     pub(super) fn held(&self) -> usize {
         self.section.held()

@@ -49,7 +49,6 @@ impl Section {
         }
     }
 
-    #[cfg(test)]
     /// Bytes of the heap that it holds, [`Fields`] aside.
     pub(super) fn held(&self) -> usize {
         self.kept.capacity()

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::*;
+use crate::budget::Share;
 use crate::forward::Side::{Client, Upstream};
 use crate::forward::http::{Exchange, Untracked};
 use crate::forward::http_testing::Recorder;
@@ -25,7 +26,11 @@ struct Watch {
 
 impl Watch {
     fn new() -> Self {
-        let sink = Arc::new(Recorder::default());
+        Self::of(None)
+    }
+
+    fn of(share: Option<Share>) -> Self {
+        let sink = Recorder::charging(share);
         Self { observer: Http1Observer::new(Arc::clone(&sink) as Arc<_>), sink }
     }
 

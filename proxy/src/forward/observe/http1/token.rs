@@ -1,7 +1,7 @@
 //! The pieces of a head: classes of bytes, and pieces that come split over segments.
 
 /// Largest part of a method, target or value that is kept, in bytes.
-pub(super) const KEPT: usize = 8 << 10;
+pub(super) const KEPT: usize = super::super::LONGEST_WORD;
 
 /// `tchar` of RFC 9110 §5.6.2.
 static TCHAR: [bool; 256] = table(b"!#$%&'*+-.^_`|~", true);
@@ -97,7 +97,6 @@ impl Kept {
         self.length > KEPT
     }
 
-    #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
         self.bytes.capacity()
     }

@@ -32,6 +32,8 @@ impl Hpack {
         }
         self.0.decode(&[], true, &mut head).ok()?;
         let Head { method, path, authority, host, status, .. } = head;
+        let [method, path, authority, host] =
+            [method, path, authority, host].map(|word| word.map(|word| word.to_string()));
         Some(Fields { method, path, authority, host, status })
     }
 }

@@ -12,7 +12,7 @@ mod table;
 mod tests;
 
 pub(super) use self::field::Head;
-use self::field::Kind;
+use self::field::{Kind, Said};
 use self::integer::integer;
 use self::table::{Entry, Table};
 use super::Lost;
@@ -78,6 +78,11 @@ impl Decoder {
     /// receiver's to enforce.
     pub(super) fn allow(&mut self, size: u32) {
         self.table.allow(size as usize);
+    }
+
+    /// Bytes of the heap that it holds.
+    pub(super) fn memory(&self) -> usize {
+        self.table.memory() + self.carry.capacity() + self.plain.capacity()
     }
 
     /// Reads the next fragment of a header block into `head`.
@@ -171,8 +176,7 @@ impl Decoder {
         match bytes[0] {
             0x80.. => {
                 let Some((index, used)) = integer(bytes, 7)? else { return Ok(Step::Cut) };
-                let (kind, _, value) = self.table.get(index)?;
-                head.see(kind, value);
+                head.see(self.table.get(index)?);
                 Ok(Step::Done(used))
             }
             0x40.. => self.literal(bytes, 6, head),
@@ -204,10 +208,7 @@ impl Decoder {
         };
         let (kind, name_size) = match name {
             Some(name) => self.name(name, indexed)?,
-            None => {
-                let (kind, name_size, _) = self.table.get(index)?;
-                (kind, name_size)
-            }
+            None => self.table.name(index)?,
         };
         self.value(kind, name_size, value, indexed, head)?;
         Ok(Step::Done(at))
@@ -260,16 +261,17 @@ impl Decoder {
         if kind == Kind::Other {
             if indexed {
                 let size = name_size + value.size()? + table::OVERHEAD;
-                self.table.insert(Entry::new(kind, name_size, size, &[]))?;
+                self.table.insert(Entry::new(kind, name_size, size, Said::Nothing))?;
             }
             return Ok(());
         }
         let plain = value.plain(&mut self.plain)?;
-        head.see(kind, plain);
+        let said = Said::of(kind, plain);
         if indexed {
             let size = name_size + plain.len() + table::OVERHEAD;
-            self.table.insert(Entry::new(kind, name_size, size, plain))?;
+            self.table.insert(Entry::new(kind, name_size, size, said.clone()))?;
         }
+        head.see(said);
         Ok(())
     }
 }

@@ -69,6 +69,11 @@ impl Streams {
         streams
     }
 
+    /// Bytes of the heap that open streams take.
+    pub(super) fn memory(&self) -> usize {
+        self.words + self.open.capacity() * size_of::<(u32, Stream)>()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.open.is_empty()
     }
@@ -83,7 +88,7 @@ impl Streams {
         }
         self.newest = id;
         let info = info(head);
-        let (words, connect) = (info.words(), info.method == "CONNECT");
+        let (words, connect) = (info.words(), &*info.method == "CONNECT");
         let mut tracker = Tracker::start(&self.sink, info);
         if let Some((last, code)) = self.going_away
             && id > last

@@ -1,6 +1,7 @@
 //! Sessions written by hand: what is reported of each, in any segmentation.
 
 mod anything;
+mod budget;
 mod endings;
 mod peers;
 

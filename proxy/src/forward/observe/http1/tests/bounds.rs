@@ -1,6 +1,7 @@
 //! However much the peers say, little is kept.
 
 use super::*;
+use crate::budget::{Budgets, Resource, Sizes};
 use crate::forward::http1::exchanges::MAX_PIPELINED;
 
 /// The largest segment that the transport shows at once.
@@ -60,7 +61,7 @@ fn endless_pieces_are_cut() {
         assert!(reports.iter().all(|report| *report == reports[0]), "{}", &request[..40]);
         let it = &reports[0][0];
         let longest =
-            [&it.method, &it.path].into_iter().chain(&it.authority).map(String::len).max();
+            [&it.method, &it.path].into_iter().chain(&it.authority).map(|word| word.len()).max();
         assert!(longest.unwrap() <= token::KEPT);
     }
     for field in ["Content-Length", "Transfer-Encoding"] {
@@ -118,4 +119,31 @@ fn bytes_behind_an_upgrade_are_bounded() {
     watch.say(Client, [0], 1);
     assert_eq!(watch.downgrade().unwrap().reason, "too many bytes behind an upgrade");
     assert_eq!(watch.observer.memory(), 0);
+}
+
+#[test]
+fn what_is_kept_is_charged_and_stops_at_the_budget() {
+    let budgets = Budgets::new(&Sizes { memory: 256 << 10, ..Sizes::default() });
+    let share = budgets.share(&"a".into());
+    let mut watch = Watch::of(Some(share.clone()));
+    let request = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "p".repeat(6000));
+    let mut sent = 0;
+    while watch.downgrade().is_none() {
+        watch.say(Client, &request, SEGMENT);
+        sent += 1;
+        assert!(share.used(Resource::Memory) <= 128 << 10);
+        assert!(sent < 100, "about twenty fit");
+    }
+    assert_eq!(watch.downgrade().unwrap().reason, OVER_BUDGET);
+    assert_eq!(budgets.used(Resource::Memory), 0);
+    assert_eq!(watch.seen().len(), sent);
+    // Once answered, requests are kept no more: any number of them passes.
+    let mut watch = Watch::of(Some(share.clone()));
+    for _ in 0..100 {
+        watch.say(Client, &request, SEGMENT);
+        watch.say(Upstream, OK, SEGMENT);
+    }
+    assert_eq!(watch.downgrade(), None);
+    drop(watch);
+    assert_eq!(budgets.used(Resource::Memory), 0);
 }

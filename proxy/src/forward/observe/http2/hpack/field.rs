@@ -1,6 +1,9 @@
 //! What a header block says about an exchange.
 
+use std::sync::Arc;
+
 use crate::forward::http::is_grpc;
+use crate::forward::observe::LONGEST_WORD;
 
 /// The fields that matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,14 +18,32 @@ pub(super) enum Kind {
     GrpcStatus,
 }
 
+/// What a field says, if it matters. An entry of the dynamic table and every head that names it have
+/// the same text: naming it is one byte.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    Nothing,
+    Method(Arc<str>),
+    /// Without its query.
+    Path(Arc<str>),
+    Authority(Arc<str>),
+    Host(Arc<str>),
+    /// `None` if it is no status.
+    Status(Option<u16>),
+    /// Whether the content is gRPC's.
+    ContentType(bool),
+    /// `None` if it is not a number.
+    GrpcStatus(Option<u32>),
+}
+
 /// What a header block has said. The first of several fields of one name counts.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(in super::super) struct Head {
-    pub(in super::super) method: Option<String>,
+    pub(in super::super) method: Option<Arc<str>>,
     /// Without its query.
-    pub(in super::super) path: Option<String>,
-    pub(in super::super) authority: Option<String>,
-    pub(in super::super) host: Option<String>,
+    pub(in super::super) path: Option<Arc<str>>,
+    pub(in super::super) authority: Option<Arc<str>>,
+    pub(in super::super) host: Option<Arc<str>>,
     pub(in super::super) status: Option<u16>,
     /// Of the content type.
     pub(in super::super) grpc: Option<bool>,
@@ -54,36 +75,80 @@ impl Kind {
 
 impl Head {
     #[inline]
-    pub(super) fn see(&mut self, kind: Kind, value: &[u8]) {
+    pub(super) fn see(&mut self, said: Said) {
+        match said {
+            Said::Nothing => {}
+            Said::Method(method) => keep(&mut self.method, method),
+            Said::Path(path) => keep(&mut self.path, path),
+            Said::Authority(authority) => keep(&mut self.authority, authority),
+            Said::Host(host) => keep(&mut self.host, host),
+            Said::Status(status) => self.status = self.status.or(status),
+            Said::ContentType(grpc) => keep(&mut self.grpc, grpc),
+            Said::GrpcStatus(status) => keep(&mut self.grpc_status, status),
+        }
+    }
+
+    /// Bytes that its words take.
+    pub(in super::super) fn words(&self) -> usize {
+        let words = [&self.method, &self.path, &self.authority, &self.host];
+        words.into_iter().flatten().map(|word| word.len()).sum()
+    }
+}
+
+// === impl Said ===
+
+impl Said {
+    #[inline]
+    pub(super) fn of(kind: Kind, value: &[u8]) -> Self {
         match kind {
-            Kind::Other => {}
-            Kind::Method => keep(&mut self.method, || text(value)),
-            Kind::Path => keep(&mut self.path, || path(value)),
-            Kind::Authority => keep(&mut self.authority, || text(value)),
-            Kind::Host => keep(&mut self.host, || text(value)),
-            Kind::Status => self.status = self.status.or_else(|| status(value)),
-            Kind::ContentType => keep(&mut self.grpc, || is_grpc(value)),
-            Kind::GrpcStatus => keep(&mut self.grpc_status, || grpc_status(value)),
+            Kind::Other => Self::Nothing,
+            Kind::Method => Self::Method(text(value)),
+            Kind::Path => Self::Path(path(value)),
+            Kind::Authority => Self::Authority(text(value)),
+            Kind::Host => Self::Host(text(value)),
+            Kind::Status => Self::Status(status(value)),
+            Kind::ContentType => Self::ContentType(is_grpc(value)),
+            Kind::GrpcStatus => Self::GrpcStatus(grpc_status(value)),
+        }
+    }
+
+    /// Bytes of the heap that it takes.
+    pub(super) fn memory(&self) -> usize {
+        /// Two counters stand before the text.
+        const COUNTERS: usize = 2 * size_of::<usize>();
+        match self {
+            Self::Method(text) | Self::Path(text) | Self::Authority(text) | Self::Host(text) => {
+                COUNTERS + text.len()
+            }
+            _ => 0,
         }
     }
 }
 
 // === helpers ===
 
-fn keep<T>(place: &mut Option<T>, value: impl FnOnce() -> T) {
+fn keep<T>(place: &mut Option<T>, value: T) {
     if place.is_none() {
-        *place = Some(value());
+        *place = Some(value);
     }
 }
 
-fn text(value: &[u8]) -> String {
-    String::from_utf8_lossy(value).into_owned()
+/// Of a long one, the beginning, in whole characters.
+fn text(value: &[u8]) -> Arc<str> {
+    let Some(begin) = value.get(..LONGEST_WORD).filter(|begin| begin.len() < value.len()) else {
+        return String::from_utf8_lossy(value).into();
+    };
+    let whole = match str::from_utf8(begin) {
+        Err(error) if error.error_len().is_none() => &begin[..error.valid_up_to()],
+        _ => begin,
+    };
+    String::from_utf8_lossy(whole).into()
 }
 
 /// As [`http::Uri::path`] has it.
-fn path(value: &[u8]) -> String {
+fn path(value: &[u8]) -> Arc<str> {
     match value.iter().position(|byte| matches!(byte, b'?' | b'#')).unwrap_or(value.len()) {
-        0 => "/".to_owned(),
+        0 => "/".into(),
         end => text(&value[..end]),
     }
 }

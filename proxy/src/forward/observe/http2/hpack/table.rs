@@ -1,9 +1,9 @@
-//! The static and the dynamic table (RFC 7541 §2.3, §4 and appendix A). Values are kept only of
-//! fields that matter; of the others, their size.
+//! The static and the dynamic table (RFC 7541 §2.3, §4 and appendix A). Of fields that matter it is
+//! kept what they say; of the others, their size.
 
 use std::collections::VecDeque;
 
-use super::field::Kind;
+use super::field::{Kind, Said};
 use crate::forward::observe::http2::Lost;
 
 /// What an entry counts besides its bytes (RFC 7541 §4.1).
@@ -21,6 +21,8 @@ pub(super) struct Table {
     /// Newest first.
     entries: VecDeque<Entry>,
     size: usize,
+    /// Bytes of what entries say.
+    said: usize,
     max: usize,
     allowed: usize,
 }
@@ -30,14 +32,14 @@ pub(super) struct Entry {
     kind: Kind,
     name: u32,
     size: u32,
-    value: Box<[u8]>,
+    said: Said,
 }
 
 // === impl Table ===
 
 impl Default for Table {
     fn default() -> Self {
-        Self { entries: VecDeque::new(), size: 0, max: INITIAL, allowed: INITIAL }
+        Self { entries: VecDeque::new(), size: 0, said: 0, max: INITIAL, allowed: INITIAL }
     }
 }
 
@@ -46,16 +48,35 @@ impl Table {
         self.allowed = self.allowed.max(size);
     }
 
-    /// A field's meaning, the length of its name, and its value if it matters.
+    /// What a field says.
     #[inline]
-    pub(super) fn get(&self, index: usize) -> Result<(Kind, usize, &[u8]), Lost> {
-        const NO_ENTRY: Lost = Lost("HPACK index without an entry");
+    pub(super) fn get(&self, index: usize) -> Result<Said, Lost> {
         let index = index.checked_sub(1).ok_or(NO_ENTRY)?;
-        if let Some((kind, name, value)) = STATIC.get(index) {
-            return Ok((*kind, usize::from(*name), value));
+        if let Some((kind, _, value)) = STATIC.get(index) {
+            return Ok(Said::of(*kind, value));
         }
-        let entry = self.entries.get(index - STATIC.len()).ok_or(NO_ENTRY)?;
-        Ok((entry.kind, entry.name as usize, &entry.value))
+        Ok(self.entry(index)?.said.clone())
+    }
+
+    /// What the name of a field means, and its length.
+    #[inline]
+    pub(super) fn name(&self, index: usize) -> Result<(Kind, usize), Lost> {
+        let index = index.checked_sub(1).ok_or(NO_ENTRY)?;
+        if let Some((kind, name, _)) = STATIC.get(index) {
+            return Ok((*kind, usize::from(*name)));
+        }
+        let entry = self.entry(index)?;
+        Ok((entry.kind, entry.name as usize))
+    }
+
+    /// By an index that counts from zero.
+    fn entry(&self, index: usize) -> Result<&Entry, Lost> {
+        self.entries.get(index - STATIC.len()).ok_or(NO_ENTRY)
+    }
+
+    /// Bytes of the heap that it takes.
+    pub(super) fn memory(&self) -> usize {
+        self.entries.capacity() * size_of::<Entry>() + self.said
     }
 
     #[cfg(test)]
@@ -89,6 +110,7 @@ impl Table {
             return Err(TOO_LARGE);
         }
         self.size += size;
+        self.said += entry.said.memory();
         self.entries.push_front(entry);
         Ok(())
     }
@@ -108,6 +130,7 @@ impl Table {
             && let Some(oldest) = self.entries.pop_back()
         {
             self.size -= oldest.size as usize;
+            self.said -= oldest.said.memory();
         }
         if self.entries.is_empty() {
             self.entries.shrink_to(64);
@@ -115,15 +138,16 @@ impl Table {
     }
 }
 
+const NO_ENTRY: Lost = Lost("HPACK index without an entry");
 const TOO_LARGE: Lost = Lost("HPACK table too large to be followed");
 
 // === impl Entry ===
 
 impl Entry {
     /// `size` as RFC 7541 §4.1 counts it.
-    pub(super) fn new(kind: Kind, name: usize, size: usize, value: &[u8]) -> Self {
+    pub(super) fn new(kind: Kind, name: usize, size: usize, said: Said) -> Self {
         let saturated = |size| u32::try_from(size).unwrap_or(u32::MAX);
-        Self { kind, name: saturated(name), size: saturated(size), value: value.into() }
+        Self { kind, name: saturated(name), size: saturated(size), said }
     }
 }
 

@@ -1,0 +1,221 @@
+//! The rows of all workloads. A workload that has as many as it may gives up those of its own that
+//! were used longest ago: they are summed up in a row without a destination. Rows of others are not
+//! touched.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use super::{Key, Row};
+use crate::{
+    budget::{Budgets, Resource, Share},
+    telemetry::lock,
+};
+
+/// Of what a workload has, this part is given up at a time: finding the oldest takes a look at all.
+const PART: usize = 8;
+
+/// Why the rows were summed up, as those of a row say why they were treated so.
+const SHARED: &str = "shared by further destinations";
+
+/// Rows by workload.
+#[derive(Debug)]
+pub(super) struct Rows {
+    budgets: Budgets,
+    workloads: Mutex<HashMap<Arc<str>, OfWorkload>>,
+}
+
+#[derive(Debug)]
+struct OfWorkload {
+    share: Share,
+    rows: HashMap<Key, Kept>,
+    /// Grows with each use of a row.
+    clock: u64,
+}
+
+#[derive(Debug)]
+struct Kept {
+    row: Arc<Row>,
+    /// What the clock was when it was used last.
+    used: u64,
+}
+
+// === impl Rows ===
+
+impl Rows {
+    pub(super) fn new(budgets: Budgets) -> Self {
+        Self { budgets, workloads: Mutex::default() }
+    }
+
+    /// The row of a destination, or the one that stands for it.
+    pub(super) fn get(&self, key: Key, why: &'static str) -> Arc<Row> {
+        let mut workloads = lock(&self.workloads);
+        if let Some(workload) = workloads.get_mut(&key.workload) {
+            return workload.get(key, why);
+        }
+        let share = self.budgets.share(&key.workload);
+        let workload = OfWorkload { share, rows: HashMap::new(), clock: 0 };
+        workloads.entry(Arc::clone(&key.workload)).or_insert(workload).get(key, why)
+    }
+
+    /// Takes a workload's rows away.
+    pub(super) fn forget(&self, workload: &str) {
+        lock(&self.workloads).remove(workload);
+    }
+
+    pub(super) fn all(&self) -> Vec<(Key, Arc<Row>)> {
+        let workloads = lock(&self.workloads);
+        let rows = workloads.values().flat_map(|workload| &workload.rows);
+        rows.map(|(key, kept)| (key.clone(), Arc::clone(&kept.row))).collect()
+    }
+}
+
+// === impl OfWorkload ===
+
+impl OfWorkload {
+    fn get(&mut self, key: Key, why: &'static str) -> Arc<Row> {
+        self.clock += 1;
+        let clock = self.clock;
+        if let Some(kept) = self.rows.get_mut(&key) {
+            kept.used = clock;
+            return Arc::clone(&kept.row);
+        }
+        if !self.share.add(Resource::Rows, 1) {
+            self.share.exceeded(Resource::Rows);
+            self.give_up_oldest();
+            if !self.share.add(Resource::Rows, 1) {
+                return self.shared(&key);
+            }
+        }
+        let row = Arc::new(Row::new(why));
+        self.rows.insert(key, Kept { row: Arc::clone(&row), used: clock });
+        row
+    }
+
+    /// Sums up those that were used longest ago. One that a connection has is not over: what is
+    /// still to be counted would be lost.
+    fn give_up_oldest(&mut self) {
+        let idle = |(key, kept): &(&Key, &Kept)| {
+            key.destination.is_some() && Arc::strong_count(&kept.row) == 1
+        };
+        let mut idle: Vec<_> =
+            self.rows.iter().filter(idle).map(|(key, kept)| (kept.used, key.clone())).collect();
+        let count = (self.rows.len() / PART).max(1).min(idle.len());
+        if count == 0 {
+            return;
+        }
+        idle.select_nth_unstable_by_key(count - 1, |(used, _)| *used);
+        for (_, key) in &idle[..count] {
+            if let Some(kept) = self.rows.remove(key) {
+                self.share.give(Resource::Rows, 1);
+                self.shared(key).absorb(&kept.row);
+            }
+        }
+    }
+
+    /// The row in which those with this decision are summed up. There are few of them: they are not
+    /// in the budget.
+    fn shared(&mut self, key: &Key) -> Arc<Row> {
+        let shared = Key { destination: None, ..key.clone() };
+        let new = || Kept { row: Arc::new(Row::new(SHARED)), used: 0 };
+        Arc::clone(&self.rows.entry(shared).or_insert_with(new).row)
+    }
+}
+
+impl Drop for OfWorkload {
+    fn drop(&mut self) {
+        let counted = self.rows.keys().filter(|key| key.destination.is_some()).count();
+        self.share.give(Resource::Rows, counted as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        budget::Sizes,
+        decision::{Direction, Source, Treatment},
+    };
+
+    fn key(workload: &str, number: u16) -> Key {
+        Key {
+            workload: workload.into(),
+            direction: Direction::Outbound,
+            destination: Some(([10, 0, 0, 1], number).into()),
+            treatment: Some(Treatment::Tcp),
+            source: Some(Source::Detected),
+        }
+    }
+
+    fn rows(count: u64) -> Rows {
+        Rows::new(Budgets::new(&Sizes { rows: count, ..Sizes::default() }))
+    }
+
+    /// A connection that has come and gone.
+    fn visit(rows: &Rows, key: Key) {
+        let row = rows.get(key, "why");
+        row.opened();
+        row.moved(1, 2);
+        row.closed();
+    }
+
+    fn of(rows: &Rows, workload: &str) -> Vec<(Key, Arc<Row>)> {
+        rows.all().into_iter().filter(|(key, _)| &*key.workload == workload).collect()
+    }
+
+    #[test]
+    fn a_workload_with_many_destinations_does_not_push_out_anothers_rows() {
+        let rows = rows(256);
+        (1..=20).for_each(|number| visit(&rows, key("b", number)));
+        (1..=u16::MAX).for_each(|number| visit(&rows, key("a", number)));
+        assert_eq!(of(&rows, "b").len(), 20);
+        (21..=40).for_each(|number| visit(&rows, key("b", number)));
+        let b = of(&rows, "b");
+        assert_eq!(
+            b.iter().filter(|(key, _)| key.destination.is_some()).count(),
+            40,
+            "there is room"
+        );
+        let a = of(&rows, "a");
+        assert!(a.len() <= 129, "half of what there is, and the sum: {}", a.len());
+        let connections: u64 = a.iter().map(|(key, row)| row.snapshot(key).connections).sum();
+        let bytes: u64 = a.iter().map(|(key, row)| row.snapshot(key).bytes_received).sum();
+        assert_eq!((connections, bytes), (65_535, 131_070), "nothing is lost");
+    }
+
+    #[test]
+    fn the_newest_rows_are_kept_and_those_in_use() {
+        let rows = rows(128);
+        let open = rows.get(key("a", 1), "why");
+        open.opened();
+        (2..=1000).for_each(|number| visit(&rows, key("a", number)));
+        let kept = of(&rows, "a");
+        let is_there = |number: u16| kept.iter().any(|(kept, _)| *kept == key("a", number));
+        assert!(is_there(1) && (990..=1000).all(is_there));
+        assert!(!is_there(2));
+        open.moved(7, 0);
+        let first = kept.iter().find(|(kept, _)| *kept == key("a", 1)).unwrap();
+        assert_eq!(first.1.snapshot(&first.0).bytes_sent, 7);
+    }
+
+    #[test]
+    fn where_all_rows_are_in_use_new_destinations_share_one() {
+        let rows = rows(64);
+        let open: Vec<_> = (1..=100).map(|number| rows.get(key("a", number), "why")).collect();
+        open.iter().for_each(|row| row.opened());
+        let all = of(&rows, "a");
+        assert_eq!(all.len(), 33);
+        let shared = all.iter().find(|(key, _)| key.destination.is_none()).unwrap();
+        assert_eq!(shared.1.snapshot(&shared.0).open, 68);
+    }
+
+    #[test]
+    fn rows_go_with_their_workload() {
+        let rows = rows(64);
+        (1..=1000).for_each(|number| visit(&rows, key("a", number)));
+        rows.forget("a");
+        assert!(rows.all().is_empty());
+        assert_eq!(rows.budgets.used(Resource::Rows), 0);
+    }
+}
