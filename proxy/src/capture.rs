@@ -51,4 +51,4 @@ pub use original::{Captured, Originals};
 pub use pins::{Lock, control_socket, lock_directory};
 pub use remembered::{Remembered, RememberedPort};
 pub use routes::RouteWatch;
-pub use sidecar::Sidecar;
+pub use sidecar::{Sidecar, runs_in as sidecar_runs_in};
