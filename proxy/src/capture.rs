@@ -33,6 +33,7 @@ mod remembered;
 mod routes;
 mod seeding;
 mod sidecar;
+mod spares;
 mod state;
 mod table;
 

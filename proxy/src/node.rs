@@ -105,6 +105,7 @@ impl Node {
                 Reports::to_log()
             }
         };
+        tasks.spawn(Arc::clone(&workloads).keep_spares());
         let stop = CancellationToken::new();
         let cgroups = Cgroups::below(options.cgroup_root.clone());
         let reconciler = Reconciler::new(options, workloads, state, reports, stop.clone());

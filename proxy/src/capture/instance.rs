@@ -27,6 +27,7 @@ use super::{
     pins::{Lock, Pins, digest, lock_holder},
     probe::Support,
     seeding::Seeded,
+    spares::Spares,
     table::{Prefixes, Table, lock, take},
 };
 
@@ -48,6 +49,7 @@ pub struct Instance {
     object: Cow<'static, [u8]>,
     ingress_ifindex: bool,
     shared: Mutex<Ebpf>,
+    pub(super) spares: Spares,
     pub(super) left: Mutex<Option<AllLeft>>,
     pub(super) workloads: Table<WorkloadId, WorkloadConfig>,
     pub(super) heartbeat: Mutex<Array<MapData, u64>>,
@@ -135,6 +137,7 @@ impl Instance {
             object,
             ingress_ifindex,
             shared: Mutex::new(ebpf),
+            spares: Spares::default(),
             left: Mutex::default(),
         })
     }
