@@ -6,8 +6,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use weir_tests::kube::cluster::{Cluster, SOON, captured, told};
-use weir_tests::kube::object::{Owner, key, qos};
+use weir_tests::kube::cluster::{Cluster, SOON, told};
+use weir_tests::kube::object::{Owner, qos};
 use weir_tests::kube::pod::Layout;
 use weir_tests::process::wait_until;
 
@@ -15,6 +15,8 @@ use crate::opted;
 
 /// How many pods come one after the other.
 const PODS: usize = 20;
+/// How often the two ends of the time are looked for.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// Waits until a process of a pod is in a network namespace that none of `others` is.
 fn sandbox(pod: &Path, others: &[PathBuf], stop: &AtomicBool) -> Option<Instant> {
@@ -33,7 +35,7 @@ fn sandbox(pod: &Path, others: &[PathBuf], stop: &AtomicBool) -> Option<Instant>
         }) {
             return Some(Instant::now());
         }
-        thread::sleep(Duration::from_micros(200));
+        thread::sleep(LOOK);
     }
     None
 }
@@ -45,7 +47,7 @@ fn pods_that_come_one_by_one_are_captured() -> Result<()> {
     let weir = cluster.weir()?.start()?;
     wait_until("weir to know its pods", SOON, || Ok(cluster.ready()?.0))?;
     let machine = Path::new("/proc/self/ns/net").to_owned();
-    let mut took = Vec::new();
+    let (mut took, mut pods) = (Vec::new(), Vec::new());
     for number in 0..PODS {
         let (name, layout) = (format!("pod-{number}"), Layout::ALL[number % Layout::ALL.len()]);
         let object = opted(&name, Owner::Deployment);
@@ -69,7 +71,7 @@ fn pods_that_come_one_by_one_are_captured() -> Result<()> {
                     if is_captured() {
                         return Some(Instant::now());
                     }
-                    thread::sleep(Duration::from_micros(200));
+                    thread::sleep(LOOK);
                 }
                 None
             });
@@ -87,10 +89,9 @@ fn pods_that_come_one_by_one_are_captured() -> Result<()> {
         let begun = begun.ok().flatten().context("no sandbox")?;
         let ended = ended.ok().flatten().context("not captured")?;
         took.push(ended.saturating_duration_since(begun));
-        cluster.api.remove(&key(&object));
-        wait_until("the pod to be let go", SOON, || Ok(captured(&weir)?.is_empty()))?;
-        drop(pod);
+        pods.push(pod);
     }
+    cluster.settle(&weir, &pods.iter().collect::<Vec<_>>())?;
     took.sort();
     ensure!(took.len() == PODS, "{took:?}");
     println!("captured after {:?} in the median, {:?} at most", took[PODS / 2], took[PODS - 1]);
