@@ -36,6 +36,7 @@ mod routes;
 mod seeding;
 mod shares;
 mod sidecar;
+mod spares;
 mod state;
 mod table;
 
@@ -55,4 +56,4 @@ pub use pins::{Lock, control_socket, lock_directory};
 pub use remembered::{Remembered, RememberedPort};
 pub use routes::RouteWatch;
 pub use shares::{Reckoning, ShareUse};
-pub use sidecar::Sidecar;
+pub use sidecar::{Sidecar, runs_in as sidecar_runs_in};

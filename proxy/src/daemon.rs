@@ -110,6 +110,7 @@ impl ControlHandler for Daemon {
             },
             open_connections: self.telemetry.open_connections() as u64,
             resident_bytes: crate::telemetry::resident_bytes().map(i64::cast_unsigned),
+            node: self.node.is_some(),
             pods: self.node.as_ref().map(|node| node.pods()).unwrap_or_default(),
             source_problem: self.node.as_ref().and_then(|node| node.problem()),
         }

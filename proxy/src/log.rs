@@ -12,6 +12,11 @@ use tracing_subscriber::{
 
 use crate::config::{Log, LogFormat};
 
+/// Before what was asked for, which wins. kube logs each request that fails, at each attempt, without
+/// saying to whom: `node/cluster.rs` says it once, with the address.
+const QUIET: &str = "kube_client::client=error,kube_client::client::builder=off,\
+                     kube_client::client::tls=info,kube_runtime::watcher=error";
+
 /// Changes the filter. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct LogHandle {
@@ -80,7 +85,9 @@ impl LogHandle {
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, LogError> {
+    // Alone first: an error is to quote what was given.
     EnvFilter::try_new(filter)
+        .and_then(|_| EnvFilter::try_new(format!("{QUIET},{filter}")))
         .map_err(|source| LogError::Filter { filter: filter.to_owned(), source })
 }
 

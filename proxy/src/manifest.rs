@@ -11,7 +11,7 @@ mod verify;
 mod write;
 
 pub use error::{ManifestError, Position};
-pub use sidecar::Sidecar;
+pub use sidecar::{MODE as SIDECAR_MODE, Sidecar};
 
 use std::fmt;
 
@@ -26,6 +26,8 @@ pub const INJECT: &str = "weir.dev/inject";
 pub const ENABLED: &str = "enabled";
 /// Its value that forbids injection.
 pub const DISABLED: &str = "disabled";
+/// Its value on a pod that captures itself, by a sidecar: weir on the node leaves it alone.
+pub const BY_SIDECAR: &str = "sidecar";
 /// The name of the sidecar's container.
 pub const SIDECAR: &str = "weir";
 /// The image of a sidecar where none is named.
@@ -45,6 +47,10 @@ pub const PRESERVE_CLIENT_IP: &str = "config.weir.dev/preserve-client-ip";
 /// All annotations that are weir's, in the order in which they are written.
 const KEYS: [&str; 6] =
     [INJECT, SKIP_INBOUND_PORTS, SKIP_OUTBOUND_PORTS, OPAQUE_PORTS, FAIL, PRESERVE_CLIENT_IP];
+
+/// What is true and false to YAML 1.1, as kubectl reads it.
+const YES: [&str; 4] = ["true", "yes", "on", "y"];
+const NO: [&str; 4] = ["false", "no", "off", "n"];
 
 /// Port lists to write, as given; [`crate::ports::PortList`] has their form. What is not given is
 /// left as it is.
@@ -115,16 +121,27 @@ pub fn inject(text: &[u8], ports: &Ports) -> Result<Edited, ManifestError> {
                            second time; take that away first: weir uninject";
             return Err(editor.error(container, problem));
         }
+        if let Some(node) = annotation(editor, INJECT)
+            && node.scalar() == Some(BY_SIDECAR)
+        {
+            let problem = format!(
+                "{INJECT}: {BY_SIDECAR} says that the pod captures itself; take that away first: \
+                 weir uninject"
+            );
+            return Err(editor.error(node, &problem));
+        }
         let pairs: Vec<_> = wanted.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let change = editor.inject(&pairs)?;
         Ok((change.into(), Some(Goal::Annotations(wanted.clone()))))
     })
 }
 
-/// Adds weir's sidecar, with the volumes that it mounts, to the pods of every object in a manifest.
+/// Adds weir's sidecar, with the volumes that it mounts and the annotation that has weir on the node
+/// leave the pod alone, to the pods of every object in a manifest.
 ///
 /// # Errors
-/// As [`inject`], and where a pod has the annotation that asks for weir on the node.
+/// As [`inject`], where a pod has the annotation that asks for weir on the node, and where it has a
+/// user namespace of its own.
 pub fn inject_sidecar(text: &[u8], sidecar: &Sidecar) -> Result<Edited, ManifestError> {
     edit(text, |editor| {
         if let Some(outcome) = unfit(editor) {
@@ -138,6 +155,13 @@ pub fn inject_sidecar(text: &[u8], sidecar: &Sidecar) -> Result<Edited, Manifest
             );
             return Err(editor.error(node, &problem));
         }
+        if let Some(node) = of_spec(editor, "hostUsers").filter(|node| is_boolean(node, &NO)) {
+            let problem = "hostUsers: false gives the pod a user namespace of its own, in which the \
+                           sidecar's capabilities do not suffice to load and attach BPF programs; \
+                           remove hostUsers, or have weir on the node capture the pod: weir inject \
+                           without --sidecar";
+            return Err(editor.error(node, problem));
+        }
         let change = editor.inject_sidecar(sidecar)?;
         Ok((change.into(), Some(Goal::Sidecar(sidecar.clone()))))
     })
@@ -145,15 +169,20 @@ pub fn inject_sidecar(text: &[u8], sidecar: &Sidecar) -> Result<Edited, Manifest
 
 /// Why nothing is added to a pod.
 fn unfit(editor: &Editor<'_>) -> Option<Outcome> {
-    let template = editor.template.node;
-    let host = editor.anchors.get(template, "spec");
-    let host = host.and_then(|spec| editor.anchors.get(spec, "hostNetwork")?.scalar());
-    let yes = ["true", "yes", "on", "y"];
-    if host.is_some_and(|word| yes.iter().any(|yes| word.eq_ignore_ascii_case(yes))) {
+    if of_spec(editor, "hostNetwork").is_some_and(|node| is_boolean(node, &YES)) {
         return Some(Outcome::HostNetwork);
     }
     let inject = annotation(editor, INJECT).and_then(Node::scalar);
     (inject == Some(DISABLED)).then_some(Outcome::Disabled)
+}
+
+/// The value of a key of the pod's spec.
+fn of_spec<'a>(editor: &Editor<'a>, key: &str) -> Option<&'a Node> {
+    editor.anchors.get(editor.anchors.get(editor.template.node, "spec")?, key)
+}
+
+fn is_boolean(node: &Node, words: &[&str]) -> bool {
+    node.scalar().is_some_and(|it| words.iter().any(|word| it.eq_ignore_ascii_case(word)))
 }
 
 /// The value of an annotation of the editor's template.

@@ -4,6 +4,7 @@
 //! [`wish`] says what their annotations ask for; [`reconcile`] makes it so, and says what came of
 //! it to [`NodeState`] (for `weir status` and `/ready`) and to [`events`].
 
+mod cgroups;
 mod cluster;
 mod directory;
 mod events;
@@ -21,10 +22,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{events::Reports, reconcile::Reconciler, seen::Seen};
+use self::{
+    cgroups::{Cgroups, Touched},
+    events::Reports,
+    reconcile::Reconciler,
+    seen::Seen,
+};
 use crate::{admin::node::NodeState, config::WorkloadSettings, workloads::Workloads};
 
-/// How soon what failed is tried again, and what is waited for is looked for.
+/// How soon what failed is tried again, and what is waited for is looked for where nobody tells.
 const RETRY: Duration = Duration::from_millis(500);
 /// How often what nobody reports is looked for: a sandbox that was made anew, a cgroup that is gone.
 const LOOK: Duration = Duration::from_secs(5);
@@ -86,11 +92,11 @@ impl Node {
         let (sender, pods) = watch::channel::<Pods>(None);
         let reports = match source {
             Source::Cluster { kubeconfig, node } => {
-                let client = cluster::client(kubeconfig.as_deref()).await?;
-                let (reports, publish) = Reports::to_cluster(client.clone(), &node);
+                let server = cluster::server(kubeconfig.as_deref()).await?;
+                let (reports, publish) = Reports::to_cluster(server.clone(), &node);
                 tasks.spawn(publish);
                 let state = Arc::clone(&state);
-                tasks.spawn(async move { cluster::follow(client, &node, sender, &state).await });
+                tasks.spawn(async move { cluster::follow(server, &node, sender, &state).await });
                 reports
             }
             Source::Directory(path) => {
@@ -99,9 +105,11 @@ impl Node {
                 Reports::to_log()
             }
         };
+        tasks.spawn(Arc::clone(&workloads).keep_spares());
         let stop = CancellationToken::new();
+        let cgroups = Cgroups::below(options.cgroup_root.clone());
         let reconciler = Reconciler::new(options, workloads, state, reports, stop.clone());
-        let reconciling = tokio::spawn(run(reconciler, pods, stop.clone()));
+        let reconciling = tokio::spawn(run(reconciler, pods, cgroups, stop.clone()));
         Ok(Self { tasks, stop, reconciling })
     }
 
@@ -117,23 +125,38 @@ impl Node {
 
 // === helpers ===
 
-async fn run(mut reconciler: Reconciler, mut pods: watch::Receiver<Pods>, stop: CancellationToken) {
+async fn run(
+    mut reconciler: Reconciler,
+    mut pods: watch::Receiver<Pods>,
+    mut cgroups: Cgroups,
+    stop: CancellationToken,
+) {
+    let mut touched = Touched::default();
     while !stop.is_cancelled() {
         let known = pods.borrow_and_update().clone();
         let wait = match known {
             None => LOOK,
-            Some(known) if reconciler.reconcile(&known).await => LOOK,
-            Some(_) => RETRY,
-        };
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(wait) => {}
-            changed = pods.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-                tokio::time::sleep(BURST).await;
+            Some(known) => {
+                let touched = std::mem::take(&mut touched);
+                reconciler.reconcile(&known, &touched, cgroups.are_watched()).await
             }
+        };
+        let reported = tokio::select! {
+            () = stop.cancelled() => continue,
+            () = tokio::time::sleep(wait) => continue,
+            more = cgroups.changed() => {
+                touched.add(more);
+                continue;
+            }
+            reported = pods.changed() => reported,
+        };
+        if reported.is_err() {
+            return;
+        }
+        // A pod that has just begun does not wait for others to be reported.
+        tokio::select! {
+            () = tokio::time::sleep(BURST) => {}
+            more = cgroups.changed() => touched.add(more),
         }
     }
 }

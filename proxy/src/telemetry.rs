@@ -101,6 +101,15 @@ pub struct SkippedConnection {
     pub established: bool,
 }
 
+// === impl SkippedConnection ===
+
+impl SkippedConnection {
+    /// The reason, where nobody has asked for it: no rule, and nothing learned.
+    fn unasked(&self) -> Option<Reason> {
+        (self.source == Source::Default).then_some(self.reason)
+    }
+}
+
 // === impl Telemetry ===
 
 impl Telemetry {
@@ -170,6 +179,7 @@ impl Telemetry {
                 destination: canonical(skipped.destination),
                 treatment: Some(Treatment::Skip),
                 source: Some(skipped.source),
+                reason: skipped.unasked().map(|reason| reason.name().into()),
                 why: decision.why.into(),
                 sni: None,
                 alpn: Vec::new(),

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weir_common::WorkloadId;
 
@@ -60,6 +60,8 @@ pub struct Workloads {
     names: RwLock<HashMap<WorkloadId, Arc<str>>>,
     /// Held while a workload is added or removed; the number of the next one.
     next: Mutex<WorkloadId>,
+    /// A number was given out.
+    added: Notify,
     removals: TaskTracker,
     /// Stops heartbeat and guard.
     retired: CancellationToken,
@@ -114,6 +116,7 @@ impl Workloads {
             running: RwLock::default(),
             names: RwLock::default(),
             next: Mutex::new(last + 1),
+            added: Notify::new(),
             removals: TaskTracker::new(),
             retired: CancellationToken::new(),
             events: Mutex::default(),

@@ -48,6 +48,8 @@ pub enum Readiness {
         /// How many are not.
         pods: usize,
     },
+    /// Another weir is taking over: new connections may be its by now.
+    Replaced,
     /// Finishing what is there.
     Draining,
 }
@@ -178,6 +180,9 @@ async fn respond(
             format!("{pods} of the pods that should be captured are not; see weir status\n"),
         ),
         (_, Readiness::Starting) => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+        (_, Readiness::Replaced) => {
+            text(StatusCode::SERVICE_UNAVAILABLE, "another weir is taking over\n")
+        }
         (_, Readiness::Draining) => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
     }
 }

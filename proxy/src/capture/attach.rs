@@ -115,7 +115,10 @@ impl Kernel {
             return followed(true);
         }
         make_dir(&pins)?;
-        let mut own = instance.load_for(*workload)?;
+        let mut own = match instance.spares.take(*workload) {
+            Some(loaded) => loaded,
+            None => instance.load_for(*workload)?,
+        };
         let mut links = Vec::new();
         let mut followed = Some(followed);
         for hook in HOOKS {
@@ -401,6 +404,12 @@ fn remove_link(path: &PathBuf) {
         let _ = bpf::link_detach(link.as_fd());
     }
     let _ = fs::remove_file(path);
+}
+
+/// Loads what is attached of one workload's programs.
+pub(super) fn load_own(own: &mut Ebpf) -> Result<(), CaptureError> {
+    let hooks = HOOKS.iter().filter(|hook| hook.scope != Scope::Any);
+    hooks.map(|hook| program(own, hook.program).map(drop)).collect()
 }
 
 /// The descriptor of a program, loaded if it was not.

@@ -8,6 +8,8 @@ use std::{
     sync::OnceLock,
 };
 
+use nix::sys::statvfs::{FsFlags, statvfs};
+
 use super::{CaptureError, mounts, pods};
 
 /// A cgroup made by weir, removed when dropped. Processes still in it are moved to its parent.
@@ -125,6 +127,15 @@ pub fn own() -> Result<PathBuf, CaptureError> {
     let pid = std::process::id();
     let own = mounts::all("cgroup2")?.iter().find_map(|mount| holder(mount, pid)).ok_or(error)?;
     Ok(FOUND.get_or_init(|| own).clone())
+}
+
+/// Whether no cgroup can be made below weir's own, because it is mounted read-only: as in a container
+/// that is not privileged.
+#[must_use]
+pub fn is_read_only() -> bool {
+    own().is_ok_and(|own| {
+        statvfs(&own).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY))
+    })
 }
 
 /// The cgroup of a process, at or below another.

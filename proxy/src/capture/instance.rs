@@ -29,6 +29,7 @@ use super::{
     probe::Support,
     quota::{Hints, Quotas},
     seeding::Seeded,
+    spares::Spares,
     table::{Prefixes, Table, lock, take},
 };
 
@@ -50,6 +51,7 @@ pub struct Instance {
     object: Cow<'static, [u8]>,
     ingress_ifindex: bool,
     shared: Mutex<Ebpf>,
+    pub(super) spares: Spares,
     pub(super) left: Mutex<Option<AllLeft>>,
     layouts: &'static Layouts,
     pub(super) in_use: InUse,
@@ -155,6 +157,7 @@ impl Instance {
             object,
             ingress_ifindex,
             shared: Mutex::new(ebpf),
+            spares: Spares::default(),
             left: Mutex::default(),
         })
     }

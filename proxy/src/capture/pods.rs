@@ -8,6 +8,10 @@
 //! of class Guaranteed lie directly below `kubepods`. The UID of a static pod is the hash in its
 //! annotation `kubernetes.io/config.hash`; that of its mirror in the API server is another.
 
+mod watch;
+
+pub use watch::Watch;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     fs, io,
@@ -118,6 +122,13 @@ pub fn all(root: &Path) -> io::Result<Vec<PathBuf>> {
 /// What reading the directory says.
 pub fn containers(pod: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(directories(pod)?.into_iter().map(|(path, _)| path).collect())
+}
+
+/// Whether a process is in a cgroup or below it; false where there is no such cgroup.
+#[must_use]
+pub fn is_populated(cgroup: &Path) -> bool {
+    let events = fs::read_to_string(cgroup.join("cgroup.events")).unwrap_or_default();
+    events.lines().any(|line| line == "populated 1")
 }
 
 /// The UID of the pod whose cgroup has this name; a static pod's has no dashes.

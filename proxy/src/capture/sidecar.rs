@@ -19,6 +19,7 @@ use super::{
     cgroup::holder,
     detach, mounts,
     pods::{self, containers, find_pod},
+    processes,
 };
 
 /// How the instance of a sidecar is called, before the pod's UID.
@@ -164,6 +165,23 @@ impl Sidecar {
     }
 }
 
+/// Whether a process in a pod's cgroup is `weir run --sidecar`, as its command line tells: of processes
+/// that weir sees.
+#[must_use]
+pub fn runs_in(pod: &Path) -> bool {
+    processes(pod).unwrap_or_default().into_iter().any(|pid| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        is_sidecar(&line)
+    })
+}
+
+/// Whether a command line, as `/proc/PID/cmdline` has it, is a sidecar's.
+fn is_sidecar(line: &[u8]) -> bool {
+    let mut words = line.split(|byte| *byte == 0);
+    let program = words.next().and_then(|path| path.rsplit(|byte| *byte == b'/').next());
+    program == Some(b"weir") && words.any(|word| word == b"--sidecar")
+}
+
 /// Processes in a cgroup and below it, those of other PID namespaces too.
 fn count(cgroup: &Path) -> io::Result<usize> {
     let mut number = fs::read_to_string(cgroup.join("cgroup.procs"))?.lines().count();
@@ -206,6 +224,15 @@ mod tests {
             assert_eq!(found.pod(), root.path().join(pod("")).components().as_path());
             assert_eq!(found.own(), root.path().join(&weir));
             assert_eq!(found.instance(), format!("pod-{UID}"));
+        }
+    }
+
+    #[test]
+    fn a_sidecar_is_told_by_its_command_line() {
+        assert!(is_sidecar(b"/usr/local/bin/weir\0run\0--sidecar\0--admin=0.0.0.0:4191\0"));
+        assert!(is_sidecar(b"weir\0run\0--sidecar\0"));
+        for other in [&b"weir\0run\0"[..], b"sh\0-c\0weir run --sidecar\0", b"", b"\0--sidecar\0"] {
+            assert!(!is_sidecar(other), "{}", String::from_utf8_lossy(other));
         }
     }
 

@@ -115,6 +115,8 @@ pub(super) fn run(args: &Args, proof: Option<ProofRun>) -> anyhow::Result<Exit> 
     }
     findings.push(if args.no_proof {
         Finding::warn(PROOF, "not tried, as asked", "run without --no-proof")
+    } else if cgroup::is_read_only() {
+        untried(&findings)
     } else {
         prove(&findings, proof)
     });
@@ -144,6 +146,10 @@ pub(super) fn interception() -> Result<String, ProofFailure> {
 /// The proof is only worth its time if nothing else is missing.
 fn prove(so_far: &[Finding], proof: Option<ProofRun>) -> Finding {
     let missing = so_far.iter().filter(|finding| finding.level == Level::Fail).count();
+    if missing > 0 {
+        let detail = format!("not tried: {missing} of the requirements above not met");
+        return Finding::fail(PROOF, detail, "meet those first");
+    }
     let Some(proof) = proof else {
         return Finding::warn(
             PROOF,
@@ -151,14 +157,19 @@ fn prove(so_far: &[Finding], proof: Option<ProofRun>) -> Finding {
             "try weir exec -- curl http://example.com/",
         );
     };
-    if missing > 0 {
-        let detail = format!("not tried: {missing} of the requirements above not met");
-        return Finding::fail(PROOF, detail, "meet those first");
-    }
     match proof() {
         Ok(detail) => Finding::ok(PROOF, detail),
         Err(ProofFailure { problem, hint }) => Finding::fail(PROOF, problem, hint),
     }
+}
+
+/// A container without a cgroup of its own to make is no worse a place for a sidecar, which attaches to
+/// the pod's: what the proof is made of has been tried above, piece by piece.
+fn untried(so_far: &[Finding]) -> Finding {
+    if so_far.iter().any(|finding| finding.level == Level::Fail) {
+        return prove(so_far, None);
+    }
+    Finding::ok(PROOF, "not tried: it needs a cgroup of its own, and cgroups are read-only here")
 }
 
 fn text(report: &Report) -> String {
@@ -238,6 +249,9 @@ mod tests {
         let finding = prove(&[], Some(proof(Err(()))));
         assert_eq!((finding.level, finding.hint.as_deref()), (Level::Fail, Some("send the log")));
         assert_eq!(prove(&[], None).level, Level::Warn);
+        assert_eq!(untried(&[]).level, Level::Ok);
+        let missing = [Finding::fail("capabilities", "CAP_BPF missing", "run as root")];
+        assert_eq!(untried(&missing).level, Level::Fail);
     }
 
     #[test]

@@ -99,7 +99,7 @@ pub(super) fn text(explanation: &Explanation) -> String {
                 format!("{} connections", seen.connections)
             },
             seen.treatment.map_or("undecided", |treatment| treatment.name()),
-            seen.source.map_or("-", source_name),
+            seen.reason.as_deref().or(seen.source.map(source_name)).unwrap_or("-"),
             seen.why
         ));
     }

@@ -39,7 +39,11 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit> {
         if let Some(sidecar) = &sidecar {
             sidecar::begin(sidecar);
         }
-        let session = Session::start(config, log, beginning).await?;
+        let session = match Session::start(config, log, beginning).await {
+            Ok(session) => session,
+            Err(error) if sidecar.is_some() => return Err(sidecar::explained(error)),
+            Err(error) => return Err(error),
+        };
         tracing::info!(workloads = session.workloads().join(", "), "capturing");
         let ending = session.until_over(&mut signals).await;
         let deadline = sidecar.map_or(drain, |sidecar| sidecar::deadline(&sidecar, drain));

@@ -9,7 +9,9 @@ use super::{Exit, capture_args::RunArgs, with_exit};
 use crate::{
     capture::{Sidecar, has_bpffs},
     config::{Config, DEFAULT_INSTANCE, Fail},
+    manifest::{BY_SIDECAR, INJECT},
     ports::{PortList, PortSet},
+    workloads::WorkloadError,
 };
 
 /// Where the pod's UID is, put there by the downward API.
@@ -59,6 +61,17 @@ pub(super) fn begin(sidecar: &Sidecar) {
     for instance in sidecar.sweep() {
         tracing::info!(instance, "removed what a sidecar of a pod that is gone had left");
     }
+}
+
+/// Why it does not start, with what to do where weir on the node was faster.
+pub(super) fn explained(error: anyhow::Error) -> anyhow::Error {
+    if !error.downcast_ref::<WorkloadError>().is_some_and(WorkloadError::is_overlap) {
+        return error;
+    }
+    error.context(format!(
+        "another weir captures this pod; where that is weir on the node, annotate the pod {INJECT}: \
+         {BY_SIDECAR} (`weir inject --sidecar` does), and it leaves the pod alone"
+    ))
 }
 
 /// How long connections may go on at the end. The kubelet ends native sidecars after everything else

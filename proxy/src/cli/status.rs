@@ -92,13 +92,19 @@ pub(super) fn table(report: &Report) -> String {
             PodState::Waiting => "waiting",
             PodState::Failed => "failed, tried again",
             PodState::Refused => "refused",
+            PodState::CapturesItself => "captures itself",
             PodState::Captured | PodState::Unknown => "?",
         };
         let why = pod.why.as_deref().unwrap_or("no reason given");
         lines.push(("pod", format!("{}/{}: {state}: {why}", pod.namespace, pod.name)));
     }
     if status.workloads.is_empty() {
-        lines.push(("workload", "none; add one with `weir workload add`".to_owned()));
+        let advice = if status.node {
+            "none; annotate a pod, or its namespace, with weir.dev/inject: enabled"
+        } else {
+            "none; add one with `weir workload add`"
+        };
+        lines.push(("workload", advice.to_owned()));
     }
     for workload in &status.workloads {
         let listeners: Vec<_> = workload.listeners.iter().map(ToString::to_string).collect();

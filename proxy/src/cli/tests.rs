@@ -84,6 +84,43 @@ fn figures(budget: &str, used: u64, limit: u64, exceeded: u64) -> Figures {
     Figures { budget: budget.into(), used, limit, exceeded }
 }
 
+fn pod(name: &str, state: PodState, why: &str) -> PodStatus {
+    PodStatus {
+        namespace: "shop".into(),
+        name: name.into(),
+        uid: "0ff2a1b8".into(),
+        state,
+        why: Some(why.into()),
+        missing: state == PodState::Waiting,
+    }
+}
+
+/// What a pod is captured by is not `weir workload add`.
+#[test]
+fn without_a_workload_the_advice_is_what_this_weir_is_told_by() {
+    let status = |node| Status {
+        version: "0.1.0".into(),
+        pid: 1,
+        uptime: std::time::Duration::ZERO,
+        phase: "running".into(),
+        workloads: Vec::new(),
+        admin: None,
+        sk_msg: "off".into(),
+        open_connections: 0,
+        resident_bytes: None,
+        node,
+        pods: Vec::new(),
+        source_problem: None,
+    };
+    let table = |node| {
+        let kernel = KernelCounters { workloads: Default::default() };
+        status::table(&status::Report { status: status(node), kernel })
+    };
+    assert!(table(false).contains("none; add one with `weir workload add`"));
+    let node = table(true);
+    assert!(node.contains("weir.dev/inject: enabled") && !node.contains("workload add"), "{node}");
+}
+
 #[test]
 fn explanations_and_status_read_well() {
     let explanation = Explanation {
@@ -99,6 +136,7 @@ fn explanations_and_status_read_well() {
         seen: vec![Seen {
             treatment: Some(Treatment::Tcp),
             source: Some(Source::Detected),
+            reason: None,
             why: "server spoke first".into(),
             connections: 3,
         }],
@@ -130,14 +168,11 @@ fn explanations_and_status_read_well() {
         sk_msg: "off".into(),
         open_connections: 12,
         resident_bytes: Some(9 << 20),
-        pods: vec![PodStatus {
-            namespace: "shop".into(),
-            name: "web-0".into(),
-            uid: "0ff2a1b8".into(),
-            state: PodState::Waiting,
-            why: Some("its cgroup is not there yet".into()),
-            missing: true,
-        }],
+        node: true,
+        pods: vec![
+            pod("web-0", PodState::Waiting, "its cgroup is not there yet"),
+            pod("db-0", PodState::CapturesItself, "its container \"weir\" runs weir --sidecar"),
+        ],
         source_problem: Some("cannot follow pods: connection refused".into()),
     };
     let counts = [("redirected".to_owned(), 7), ("stale".to_owned(), 0)];

@@ -274,6 +274,7 @@ fn seen(
         .map(|row| Seen {
             treatment: row.treatment,
             source: row.source,
+            reason: row.reason.clone(),
             why: row.why.clone(),
             connections: row.connections,
         })

@@ -2,7 +2,7 @@
 //! the volumes that it mounts. What is there already keeps everything but what flags ask for.
 
 use super::{
-    DEFAULT_IMAGE, Ports, SIDECAR,
+    BY_SIDECAR, DEFAULT_IMAGE, INJECT, Ports, SIDECAR,
     edit::{Change, Editor, Entry, hyphen},
     error::ManifestError,
     find::{from_merge, written_out},
@@ -16,7 +16,7 @@ pub(super) const LISTS: [&str; 2] = ["initContainers", "volumes"];
 /// The names of weir's volumes.
 pub(super) const VOLUMES: [&str; 2] = ["weir-cgroup", "weir-bpffs"];
 /// The argument that tells weir's container from another of its name.
-pub(super) const MODE: &str = "--sidecar";
+pub const MODE: &str = "--sidecar";
 
 /// A sidecar to be added to pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -143,8 +143,10 @@ fn scalars<'a>(node: &'a Node, key: &str) -> impl Iterator<Item = &'a Node> {
 // === impl Editor ===
 
 impl<'a> Editor<'a> {
-    /// Adds the sidecar and its volumes, or gives one that is there what is asked for.
+    /// Adds the sidecar, its volumes and the annotation that tells of it, or gives one that is there
+    /// what is asked for.
     pub(super) fn inject_sidecar(&mut self, sidecar: &Sidecar) -> Result<Change, ManifestError> {
+        self.inject(&[(INJECT, BY_SIDECAR)])?;
         let Some((key, spec)) = self.spec()? else {
             let problem = "the spec may come by a merge key; write it out";
             return Err(self.error(self.template.node, problem));

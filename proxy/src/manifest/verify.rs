@@ -2,7 +2,7 @@
 //! but what was asked for may differ, order included.
 
 use super::{
-    KEYS, SIDECAR,
+    BY_SIDECAR, INJECT, KEYS, SIDECAR,
     error::ManifestError,
     sidecar::{LISTS, MODE, Sidecar, VOLUMES, volumes},
     tree::{Kind, Node, Tree},
@@ -23,7 +23,7 @@ pub(super) struct Intent {
 pub(super) enum Goal {
     /// Annotations with their values.
     Annotations(Vec<(&'static str, String)>),
-    /// The sidecar and its volumes.
+    /// The sidecar, its volumes and its annotation.
     Sidecar(Sidecar),
     /// None of either.
     Nothing,
@@ -52,7 +52,10 @@ pub(super) fn verify(before: &Tree, after: &str, intents: &[Intent]) -> Result<(
         };
         match &intent.goal {
             Goal::Annotations(annotations) => expected.inject(annotations),
-            Goal::Sidecar(sidecar) => expected.inject_sidecar(sidecar),
+            Goal::Sidecar(sidecar) => {
+                expected.inject_sidecar(sidecar);
+                expected.inject(&[(INJECT, BY_SIDECAR.to_owned())]);
+            }
             Goal::Nothing => {
                 expected.uninject();
                 edited.without_empty();

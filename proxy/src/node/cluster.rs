@@ -22,7 +22,10 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use super::{Pods, seen::Seen};
+use super::{
+    Pods,
+    seen::{self, Seen},
+};
 use crate::admin::node::NodeState;
 
 /// Longer than the 290 s after which the watcher asks the server to end a watch: a server that is
@@ -53,8 +56,23 @@ pub enum ClusterError {
     Client(Box<kube::Error>),
 }
 
-/// A client as the kubeconfig, or where the process runs, says.
-pub(super) async fn client(kubeconfig: Option<&Path>) -> Result<Client, ClusterError> {
+/// An API server.
+#[derive(Clone)]
+pub(super) struct Server {
+    pub(super) client: Client,
+    /// Its address, as configured.
+    pub(super) url: String,
+}
+
+/// What keeps weir from following, by what is followed.
+#[derive(Debug)]
+struct Problems {
+    url: String,
+    now: BTreeMap<&'static str, String>,
+}
+
+/// A server as the kubeconfig, or where the process runs, says.
+pub(super) async fn server(kubeconfig: Option<&Path>) -> Result<Server, ClusterError> {
     let mut config = match kubeconfig {
         Some(path) => {
             let refused = |source| ClusterError::Kubeconfig {
@@ -74,12 +92,14 @@ pub(super) async fn client(kubeconfig: Option<&Path>) -> Result<Client, ClusterE
         },
     };
     config.read_timeout = Some(SILENCE);
-    Client::try_from(config).map_err(|error| ClusterError::Client(Box::new(error)))
+    let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
+    let client = Client::try_from(config).map_err(|error| ClusterError::Client(Box::new(error)))?;
+    Ok(Server { client, url })
 }
 
 /// Follows until nobody wants to know any more. Lists again and backs off as kube's runtime does.
 pub(super) async fn follow(
-    client: Client,
+    Server { client, url }: Server,
     node: &str,
     sender: watch::Sender<Pods>,
     state: &NodeState,
@@ -99,23 +119,53 @@ pub(super) async fn follow(
         outcomes("pods", of_pods),
         outcomes("namespaces", of_namespaces)
     ));
-    let mut problems = BTreeMap::new();
+    let mut problems = Problems { url, now: BTreeMap::new() };
     while let Some((what, outcome)) = changes.next().await {
-        match outcome {
-            Ok(()) => drop(problems.remove(what)),
-            Err(error) => {
-                tracing::warn!(%error, "cannot follow {what}; trying again");
-                problems.insert(what, format!("cannot follow {what}: {error}"));
-            }
-        }
-        let problem = problems.values().cloned().collect::<Vec<_>>().join("; ");
-        state.set_problem(Some(problem).filter(|problem| !problem.is_empty()));
+        problems.settle(what, outcome);
+        state.set_problem(problems.text());
         if let Some(all) = all(&pods, &namespaces)
             && sender.borrow().as_deref() != Some(&all)
             && sender.send(Some(Arc::new(all))).is_err()
         {
             return;
         }
+    }
+}
+
+// === impl Problems ===
+
+impl Problems {
+    /// Says what is new: a problem once for as long as it lasts, of pods and namespaces both.
+    fn settle(&mut self, what: &'static str, outcome: Result<(), String>) {
+        let server = &self.url;
+        match outcome {
+            Ok(()) => {
+                if self.now.remove(what).is_some() && self.now.is_empty() {
+                    tracing::info!(server, "following the API server again");
+                }
+            }
+            Err(error) => {
+                if self.now.values().all(|known| *known != error) {
+                    tracing::warn!(server, %error, "cannot follow {what}; trying again until it works");
+                }
+                self.now.insert(what, error);
+            }
+        }
+    }
+
+    /// Each with what cannot be followed for it.
+    fn text(&self) -> Option<String> {
+        let mut by_error: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (what, error) in &self.now {
+            by_error.entry(error).or_default().push(what);
+        }
+        let texts: Vec<_> = by_error
+            .into_iter()
+            .map(|(error, what)| {
+                format!("cannot follow {} at {}: {error}", what.join(" and "), self.url)
+            })
+            .collect();
+        (!texts.is_empty()).then(|| texts.join("; "))
     }
 }
 
@@ -157,10 +207,7 @@ where
 fn slim(pod: &mut Pod) {
     pod.metadata.managed_fields = None;
     if let Some(spec) = &mut pod.spec {
-        *spec = k8s_openapi::api::core::v1::PodSpec {
-            host_network: spec.host_network,
-            ..Default::default()
-        };
+        *spec = seen::slim(spec);
     }
     if let Some(status) = &mut pod.status {
         *status = k8s_openapi::api::core::v1::PodStatus {
@@ -207,4 +254,31 @@ fn full(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_of_the_server_is_one_with_its_address() {
+        let url = "https://10.96.0.1".to_owned();
+        let mut problems = Problems { url, now: BTreeMap::new() };
+        assert_eq!(problems.text(), None);
+        problems.settle("pods", Err("refused".to_owned()));
+        problems.settle("namespaces", Err("refused".to_owned()));
+        let text = "cannot follow namespaces and pods at https://10.96.0.1: refused";
+        assert_eq!(problems.text().as_deref(), Some(text));
+        problems.settle("pods", Err("Unauthorized".to_owned()));
+        assert_eq!(
+            problems.text().as_deref(),
+            Some(
+                "cannot follow pods at https://10.96.0.1: Unauthorized; cannot follow namespaces at \
+                 https://10.96.0.1: refused"
+            )
+        );
+        problems.settle("pods", Ok(()));
+        problems.settle("namespaces", Ok(()));
+        assert_eq!(problems.text(), None);
+    }
 }

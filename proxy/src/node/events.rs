@@ -4,12 +4,10 @@
 use std::{collections::HashMap, future::Future};
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::{
-    Client,
-    runtime::events::{Event, EventType, Recorder, Reporter},
-};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 
+use super::cluster::Server;
 use crate::workload::Pod;
 
 /// Who reports (`reportingController`).
@@ -57,7 +55,7 @@ impl Reports {
 
     /// To the API server too, by the task that is returned: it may be slow, or away.
     pub(super) fn to_cluster(
-        client: Client,
+        server: Server,
         node: &str,
     ) -> (Self, impl Future<Output = ()> + Send + use<>) {
         let (queue, mut waiting) = mpsc::channel::<(Event, ObjectReference)>(WAITING);
@@ -70,11 +68,12 @@ impl Reports {
                 if recorders.len() >= RECORDERS {
                     recorders.clear();
                 }
-                let new = || Recorder::new(client.clone(), reporter.clone());
+                let new = || Recorder::new(server.client.clone(), reporter.clone());
                 let recorder = recorders.entry(event.note.clone()).or_insert_with(new);
                 if let Err(error) = recorder.publish(&event, &regarding).await {
                     let pod = regarding.name.unwrap_or_default();
-                    tracing::warn!(%error, pod, reason = event.reason, "event not published");
+                    let (server, reason) = (&server.url, event.reason);
+                    tracing::warn!(server, %error, pod, reason, "event not published");
                 }
             }
         };

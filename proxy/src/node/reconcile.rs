@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     LOOK, Options, RETRY,
+    cgroups::Touched,
     events::{Reason, Reports},
     seen::{Place, Seen},
     wish::{Wish, at, wish},
@@ -22,14 +23,24 @@ use crate::{
         node::NodeState,
         protocol::{PodState, PodStatus},
     },
-    capture::{CaptureError, Netns, pods::find_pod},
+    capture::{
+        CaptureError, Netns,
+        pods::{find_pod, is_populated},
+        sidecar_runs_in,
+    },
     config::WorkloadSettings,
+    manifest::{BY_SIDECAR, INJECT},
     workload::Workload,
     workloads::{WorkloadError, Workloads},
 };
 
 /// Longest time between two attempts to capture a pod that cannot be.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// The shortest time between two looks at a sandbox that a process is entering: no event tells of that,
+/// and it takes a container runtime some milliseconds.
+const SOON: Duration = Duration::from_millis(5);
+/// One look more for as many of the time that it has taken so far.
+const PACE: u32 = 10;
 /// A capture that is to be made anew, or that another weir has had, ends with its last connection,
 /// at the latest at the drain deadline; only then it has failed.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -46,6 +57,26 @@ pub(super) struct Reconciler {
     failures: HashMap<String, Failure>,
     /// When each pod's sandbox was looked at.
     looked: HashMap<String, Instant>,
+    /// Pods that a process is in, and none in a network namespace of the pod's.
+    entered: HashMap<String, Entered>,
+    /// Pods in which a sidecar was seen at work.
+    themselves: HashSet<String>,
+}
+
+/// A pod whose first process is on its way.
+#[derive(Clone, Debug)]
+struct Entered {
+    cgroup: PathBuf,
+    since: Instant,
+}
+
+/// What is known of pods' cgroups besides what is there.
+#[derive(Clone, Copy)]
+struct Word<'a> {
+    /// Those that have changed.
+    touched: &'a Touched,
+    /// Whether each change is told.
+    watched: bool,
 }
 
 /// A pod that could not be captured.
@@ -62,9 +93,12 @@ struct Failure {
 
 /// How far one pod has come.
 enum Progress {
-    Captured,
-    /// Nothing is wrong yet.
-    Waiting(String),
+    /// Looked at again after this time.
+    Captured(Duration),
+    /// It is left to its own weir.
+    Itself(String),
+    /// Nothing is wrong yet; looked at again after this time.
+    Waiting(String, Duration),
     /// It cannot be captured as things are; tried again.
     Failed(String),
     /// It will not be captured unless its annotations change.
@@ -81,41 +115,60 @@ impl Reconciler {
         reports: Reports,
         stop: CancellationToken,
     ) -> Self {
-        let (reported, failures, looked) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { options, workloads, state, reports, stop, reported, failures, looked }
+        Self {
+            options,
+            workloads,
+            state,
+            reports,
+            stop,
+            reported: HashMap::new(),
+            failures: HashMap::new(),
+            looked: HashMap::new(),
+            entered: HashMap::new(),
+            themselves: HashSet::new(),
+        }
     }
 
-    /// Returns whether nothing is left to do or to wait for.
-    pub(super) async fn reconcile(&mut self, pods: &[Seen]) -> bool {
+    /// Returns when to do so again, unless something changes before; `watched` says that a change of
+    /// a cgroup is told.
+    pub(super) async fn reconcile(
+        &mut self,
+        pods: &[Seen],
+        touched: &Touched,
+        watched: bool,
+    ) -> Duration {
+        let word = Word { touched, watched };
         let wishes: Vec<_> = pods
             .iter()
             .map(|seen| (seen, wish(seen, &self.options.defaults, self.options.linkerd)))
             .collect();
         self.remove_unwanted(&wishes);
-        let mut states = Vec::new();
+        let (mut states, mut again) = (Vec::new(), LOOK);
         for (seen, wish) in wishes {
             if self.stop.is_cancelled() {
-                return false;
+                return LOOK;
             }
             let progress = match wish {
                 Wish::Nothing => continue,
+                Wish::CapturesItself(how) => Progress::Itself(how),
                 Wish::HostNetwork => Progress::Refused(
                     Reason::HostNetwork,
                     "hostNetwork: weir captures nothing in the node's own network".to_owned(),
                 ),
                 Wish::Bad(error) => Progress::Refused(Reason::BadAnnotation, error.to_string()),
-                Wish::Capture(settings) => self.capture(seen, &settings).await,
+                Wish::Capture(settings) => self.capture(seen, &settings, word).await,
             };
+            again = again.min(progress.again());
             states.push(self.told(seen, progress));
         }
         let known: HashSet<&str> = pods.iter().map(|seen| &*seen.pod.uid).collect();
         self.reported.retain(|uid, _| known.contains(&**uid));
         self.failures.retain(|uid, _| known.contains(&**uid));
         self.looked.retain(|uid, _| known.contains(&**uid));
-        let waiting = |pod: &PodStatus| matches!(pod.state, PodState::Waiting | PodState::Failed);
-        let done = !states.iter().any(waiting);
+        self.entered.retain(|uid, _| known.contains(&**uid));
+        self.themselves.retain(|uid| known.contains(&**uid));
         self.state.set(states);
-        done
+        again
     }
 
     fn remove_unwanted(&self, wishes: &[(&Seen, Wish)]) {
@@ -127,17 +180,25 @@ impl Reconciler {
         for workload in self.workloads.pods() {
             let uid = workload.pod().map(|pod| &*pod.uid).unwrap_or_default();
             if !wanted.contains(&(workload.name().to_string(), uid)) {
-                remove(&self.workloads, &workload, "nobody wants it");
+                remove(&self.workloads, &workload, "no longer selected");
             }
         }
     }
 
-    async fn capture(&mut self, seen: &Seen, settings: &WorkloadSettings) -> Progress {
+    async fn capture(
+        &mut self,
+        seen: &Seen,
+        settings: &WorkloadSettings,
+        word: Word<'_>,
+    ) -> Progress {
         let uid = &seen.pod.uid;
+        if self.themselves.contains(uid) {
+            return Progress::Itself("a sidecar runs in it".to_owned());
+        }
         if let Some(workload) = self.workloads.get(&settings.workload.name) {
-            let Some(progress) = self.keep(seen, settings, &workload).await else {
+            let Some(progress) = self.keep(seen, settings, &workload, word.touched).await else {
                 self.failures.remove(uid);
-                return Progress::Captured;
+                return Progress::Captured(LOOK);
             };
             return progress;
         }
@@ -149,7 +210,10 @@ impl Reconciler {
         }
         let cgroup = match self.locate(seen).await {
             Ok(Some(cgroup)) => cgroup,
-            Ok(None) => return Progress::Waiting("its cgroup is not there yet".to_owned()),
+            Ok(None) => {
+                let again = seen.place.told(word.watched);
+                return Progress::Waiting("its cgroup is not there yet".to_owned(), again);
+            }
             Err(error) => {
                 let why = format!(
                     "its cgroup cannot be looked for below {}: {error}",
@@ -166,17 +230,40 @@ impl Reconciler {
                     "captured"
                 );
                 self.failures.remove(uid);
-                Progress::Captured
+                self.entered.remove(uid);
+                Progress::Captured(LOOK)
             }
             // Its sandbox is being made. (Processes that weir cannot see are another error.)
             Err(WorkloadError::Capture(CaptureError::NoProcess(_))) => {
-                Progress::Waiting("no process is in its cgroup yet".to_owned())
+                let again = self.first_process(seen, cgroup, word.watched).await;
+                Progress::Waiting("no process is in its cgroup yet".to_owned(), again)
             }
-            Err(error) => {
-                let overlaps = WorkloadError::is_overlap(&error);
-                self.failed(uid, settings, error.to_string(), overlaps)
+            Err(error) if error.is_overlap() => {
+                if blocking(move || sidecar_runs_in(&cgroup)).await {
+                    self.failures.remove(uid);
+                    self.themselves.insert(uid.clone());
+                    return Progress::Itself("a sidecar runs in it".to_owned());
+                }
+                let why = format!(
+                    "{error}; if a container of the pod is a weir of its own, annotate the pod \
+                     {INJECT}: {BY_SIDECAR}"
+                );
+                self.failed(uid, settings, why, true)
             }
+            Err(error) => self.failed(uid, settings, error.to_string(), false),
         }
+    }
+
+    /// How soon a pod without a process in a network namespace of its own is looked at again.
+    async fn first_process(&mut self, seen: &Seen, cgroup: PathBuf, watched: bool) -> Duration {
+        let (uid, looked) = (&seen.pod.uid, cgroup.clone());
+        if !blocking(move || is_populated(&looked)).await {
+            self.entered.remove(uid);
+            return seen.place.told(watched);
+        }
+        let now = Instant::now();
+        let entered = self.entered.entry(uid.clone()).or_insert(Entered { cgroup, since: now });
+        (entered.since.elapsed() / PACE).clamp(SOON, RETRY)
     }
 
     /// What is captured already: `None` where it is as it should be now.
@@ -185,6 +272,7 @@ impl Reconciler {
         seen: &Seen,
         settings: &WorkloadSettings,
         workload: &Arc<Workload>,
+        touched: &Touched,
     ) -> Option<Progress> {
         let now = workload.settings();
         if workload.pod().is_none() {
@@ -197,19 +285,26 @@ impl Reconciler {
         let workloads = Arc::clone(&self.workloads);
         let anew = |why: &str| {
             remove(&workloads, workload, why);
-            Some(Progress::Waiting(format!("is captured anew: {why}")))
+            Some(Progress::Waiting(format!("is captured anew: {why}"), RETRY))
         };
         if workload.pod() != Some(&seen.pod) {
             return anew("the name is another pod's now");
         }
         let cgroup = now.workload.cgroup.clone().unwrap_or_default();
         let due = self.looked.get(&seen.pod.uid).is_none_or(|last| last.elapsed() >= LOOK);
-        if due {
+        let entered = self.entered.remove(&seen.pod.uid);
+        if due || entered.is_some() || touched.has(&cgroup) {
             match sandbox(cgroup.clone()).await {
                 Ok(Sandbox::In(netns)) if netns == workload.netns().inode() => {}
                 Ok(Sandbox::In(_)) => return anew("it has another network namespace"),
                 // Between two sandboxes.
-                Ok(Sandbox::Empty) => {}
+                Ok(Sandbox::Empty) => {
+                    self.entered.extend(entered.map(|it| (seen.pod.uid.clone(), it)));
+                    let again = self.first_process(seen, cgroup.clone(), true).await;
+                    if again < LOOK {
+                        return Some(Progress::Captured(again));
+                    }
+                }
                 Ok(Sandbox::Gone) => return anew("its cgroup is gone"),
                 Err(error) => tracing::debug!(%error, "sandbox not looked at"),
             }
@@ -235,6 +330,11 @@ impl Reconciler {
         match &seen.place {
             Place::Path(path) => Ok(path.is_dir().then(|| path.clone())),
             Place::Uid(uid) => {
+                if let Some(entered) = self.entered.get(&seen.pod.uid)
+                    && entered.cgroup.is_dir()
+                {
+                    return Ok(Some(entered.cgroup.clone()));
+                }
                 let (root, uid) = (self.options.cgroup_root.clone(), uid.clone());
                 blocking(move || find_pod(&root, &uid)).await
             }
@@ -268,8 +368,9 @@ impl Reconciler {
     /// Says what is new, and how the pod stands.
     fn told(&mut self, seen: &Seen, progress: Progress) -> PodStatus {
         let (state, why, reason) = match progress {
-            Progress::Captured => (PodState::Captured, None, None),
-            Progress::Waiting(why) => (PodState::Waiting, Some(why), None),
+            Progress::Captured(_) => (PodState::Captured, None, None),
+            Progress::Itself(how) => (PodState::CapturesItself, Some(how), None),
+            Progress::Waiting(why, _) => (PodState::Waiting, Some(why), None),
             Progress::Failed(why) => (PodState::Failed, Some(why), Some(Reason::CaptureFailed)),
             Progress::Refused(reason, why) => (PodState::Refused, Some(why), Some(reason)),
         };
@@ -292,12 +393,38 @@ impl Reconciler {
     }
 }
 
+// === impl Progress ===
+
+impl Progress {
+    /// When the pod is looked at again, unless something changes before.
+    const fn again(&self) -> Duration {
+        match self {
+            Self::Captured(again) | Self::Waiting(_, again) => *again,
+            Self::Failed(_) => RETRY,
+            Self::Itself(_) | Self::Refused(..) => LOOK,
+        }
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    /// When to look for what is not there yet. Only cgroups that are named by a UID are watched.
+    const fn told(&self, watched: bool) -> Duration {
+        match self {
+            Self::Uid(_) if watched => LOOK,
+            Self::Uid(_) | Self::Path(_) => RETRY,
+        }
+    }
+}
+
 // === impl Failure ===
 
 impl Failure {
     fn progress(&self) -> Progress {
         if self.overlaps && self.since.elapsed() < PATIENCE {
-            Progress::Waiting("the connections of an earlier capture are being finished".to_owned())
+            let why = "the connections of an earlier capture are being finished";
+            Progress::Waiting(why.to_owned(), RETRY)
         } else {
             Progress::Failed(self.why.clone())
         }

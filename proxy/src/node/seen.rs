@@ -2,9 +2,12 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use k8s_openapi::api::core::v1::Pod as KubePod;
+use k8s_openapi::api::core::v1::{Container, Pod as KubePod, PodSpec};
 
-use crate::workload::Pod;
+use crate::{
+    manifest::{SIDECAR, SIDECAR_MODE},
+    workload::Pod,
+};
 
 /// Annotation of a static pod with the UID that its cgroup is named by: the API server's mirror has
 /// another one (kubelet's `pkg/kubelet/types/pod_update.go`).
@@ -21,6 +24,8 @@ pub(super) struct Seen {
     pub(super) place: Place,
     /// It is in the node's own network.
     pub(super) host_network: bool,
+    /// The container that captures it from inside, if it has one.
+    pub(super) sidecar: Option<String>,
     /// Its sandbox should be there.
     pub(super) running: bool,
     /// It has ended, for good.
@@ -64,6 +69,7 @@ impl Seen {
             pod: Pod { uid, namespace, name, workload_kind, workload_name },
             place,
             host_network: pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true)),
+            sidecar: pod.spec.as_ref().and_then(sidecar).map(|it| it.name.clone()),
             // A manifest without a status is of a pod that somebody runs.
             running: matches!(phase, Some("Running") | None),
             over: matches!(phase, Some("Succeeded" | "Failed")),
@@ -93,7 +99,40 @@ impl Seen {
     }
 }
 
+/// What of a pod's spec is looked at.
+pub(super) fn slim(spec: &PodSpec) -> PodSpec {
+    let sidecar = sidecar(spec).map(|container| Container {
+        name: container.name.clone(),
+        image: container.image.clone(),
+        command: container.command.clone(),
+        args: container.args.clone(),
+        ..Container::default()
+    });
+    PodSpec {
+        host_network: spec.host_network,
+        init_containers: sidecar.map(|container| vec![container]),
+        ..PodSpec::default()
+    }
+}
+
 // === helpers ===
+
+/// The container that runs `weir run --sidecar`, native sidecar or not: as `weir inject` writes it, and
+/// as people do, with another name, or with a shell around it.
+fn sidecar(spec: &PodSpec) -> Option<&Container> {
+    let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    containers.into_iter().find(|container| {
+        let lines = container.command.iter().chain(&container.args).flatten();
+        let words: Vec<&str> = lines.flat_map(|line| line.split_whitespace()).collect();
+        let is_weir = |path: &str| path.rsplit('/').next() == Some(SIDECAR);
+        let image = container.image.as_deref().unwrap_or_default();
+        let image = image.split('@').next().unwrap_or_default();
+        let (place, name) = image.rsplit_once('/').unwrap_or(("", image));
+        let image = format!("{place}/{}", name.split(':').next().unwrap_or_default());
+        words.contains(&SIDECAR_MODE)
+            && (container.name == SIDECAR || is_weir(&image) || words.iter().any(|it| is_weir(it)))
+    })
+}
 
 /// What the pod belongs to in the end. Only what its name and labels tell: asking for the owner's
 /// owner would need more rights.
@@ -181,6 +220,47 @@ mod tests {
         assert_eq!(phase("Succeeded"), (false, true));
         assert_eq!(phase("Failed"), (false, true));
         assert!(seen(json!({ "name": "p", "uid": "u" }), json!({})).unwrap().running);
+    }
+
+    #[test]
+    fn a_pod_that_captures_itself_is_told_by_its_sidecar() {
+        let sidecar = |spec: serde_json::Value| {
+            let whole = seen(json!({ "name": "p", "uid": "u" }), json!({ "spec": spec.clone() }));
+            let spec: PodSpec = serde_json::from_value(spec).unwrap();
+            let slim = json!({ "spec": slim(&spec) });
+            let (whole, slim) = (whole.unwrap(), seen(json!({ "name": "p", "uid": "u" }), slim));
+            assert_eq!(whole, slim.unwrap(), "what is not kept is not looked at");
+            whole.sidecar
+        };
+        let app = json!({ "name": "app", "image": "shop:1", "args": ["run", "--sidecar"] });
+        assert_eq!(sidecar(json!({ "containers": [app] })), None);
+        // As `weir inject --sidecar` makes it, with both keys of annotations or none.
+        let text =
+            "kind: Pod\napiVersion: v1\nmetadata: {name: p}\nspec:\n  containers:\n  - name: a\n";
+        let injected = crate::manifest::inject_sidecar(text.as_bytes(), &Default::default());
+        let pod: serde_json::Value = serde_saphyr::from_str(&injected.unwrap().text).unwrap();
+        assert_eq!(sidecar(pod["spec"].clone()).as_deref(), Some("weir"));
+        for (container, is) in [
+            (json!({ "name": "weir", "args": ["run", "--sidecar"] }), true),
+            (
+                json!({ "name": "proxy", "image": "r:5000/x/weir:1", "args": ["run", "--sidecar"] }),
+                true,
+            ),
+            (json!({ "name": "proxy", "image": "weir@sha256:ab", "args": ["--sidecar"] }), true),
+            (
+                json!({ "name": "p", "command": ["/usr/local/bin/weir"], "args": ["run", "--sidecar"] }),
+                true,
+            ),
+            (json!({ "name": "p", "command": ["sh", "-c", "exec weir run --sidecar"] }), true),
+            (json!({ "name": "weir", "args": ["run", "--standby"] }), false),
+            (json!({ "name": "weird", "image": "weird:1", "args": ["run", "--sidecar"] }), false),
+        ] {
+            let name = container["name"].as_str().map(str::to_owned).filter(|_| is);
+            let spec = json!({ "containers": [app, container.clone()] });
+            assert_eq!(sidecar(spec), name, "{container}");
+            let spec = json!({ "initContainers": [container.clone()], "containers": [app] });
+            assert_eq!(sidecar(spec), name, "{container}");
+        }
     }
 
     #[test]

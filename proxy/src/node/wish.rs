@@ -6,8 +6,8 @@ use super::seen::Seen;
 use crate::{
     config::{Fail, WorkloadSettings},
     manifest::{
-        DISABLED, ENABLED, FAIL, INJECT, OPAQUE_PORTS, PRESERVE_CLIENT_IP, SKIP_INBOUND_PORTS,
-        SKIP_OUTBOUND_PORTS,
+        BY_SIDECAR, DISABLED, ENABLED, FAIL, INJECT, OPAQUE_PORTS, PRESERVE_CLIENT_IP,
+        SKIP_INBOUND_PORTS, SKIP_OUTBOUND_PORTS,
     },
     ports::PortList,
 };
@@ -32,6 +32,8 @@ pub(super) enum Wish {
     Nothing,
     /// It is to be captured, with these settings but for the cgroup.
     Capture(Box<WorkloadSettings>),
+    /// It has a weir of its own; how that is known.
+    CapturesItself(String),
     /// It was to be captured, which cannot be in the node's own network.
     HostNetwork,
     /// It was to be captured, and an annotation is wrong: the pod is left alone.
@@ -53,6 +55,14 @@ pub(super) fn wish(seen: &Seen, defaults: &WorkloadSettings, linkerd: bool) -> W
         return Wish::Nothing;
     }
     let annotations = Annotations { seen, linkerd };
+    // A second weir would keep the sidecar from starting, and with it the pod: whatever the
+    // annotations ask for.
+    if let Some(container) = &seen.sidecar {
+        return Wish::CapturesItself(format!("its container {container:?} runs weir --sidecar"));
+    }
+    if seen.annotations.get(INJECT).is_some_and(|value| value == BY_SIDECAR) {
+        return Wish::CapturesItself(format!("its annotation {INJECT} is {BY_SIDECAR}"));
+    }
     match annotations.asked() {
         Ok(false) => Wish::Nothing,
         Err(error) => Wish::Bad(error),
@@ -105,6 +115,9 @@ impl<'a> Annotations<'a> {
             DISABLED => Ok(false),
             // Linkerd's mode for ingress controllers: captured as any other.
             "ingress" if found.key == LINKERD_INJECT => Ok(true),
+            BY_SIDECAR if found.key == INJECT => Err(found.error(format!(
+                "{BY_SIDECAR:?} is for a pod that has a sidecar; write {ENABLED} or {DISABLED}"
+            ))),
             other => Err(found.error(format!("{other:?}; write {ENABLED} or {DISABLED}"))),
         }
     }
@@ -217,6 +230,7 @@ mod tests {
             },
             place: Place::Uid(word("u")),
             host_network: false,
+            sidecar: None,
             running: true,
             over: false,
             annotations: map(pod),
@@ -324,6 +338,33 @@ mod tests {
         assert!(problem(&[ON, (PRESERVE_CLIENT_IP, "1")], &[]).contains("\"true\" or \"false\""));
         let misspelt = problem(&[ON, ("config.weir.dev/skip-ports", "1")], &[]);
         assert!(misspelt.contains("no such setting; there are skip-inbound-ports,"), "{misspelt}");
+    }
+
+    /// By its container or by its word, and whoever asks for something else.
+    #[test]
+    fn a_pod_with_a_sidecar_is_left_alone() {
+        let by_word = (INJECT, BY_SIDECAR);
+        for (pod, namespace) in [
+            (vec![by_word], vec![ON]),
+            (vec![by_word, (FAIL, "maybe")], vec![OFF]),
+            (vec![by_word], vec![]),
+        ] {
+            let wish = wish(&seen(&pod, &namespace), &defaults(), false);
+            let Wish::CapturesItself(why) = wish else { panic!("{wish:?}") };
+            assert_eq!(why, "its annotation weir.dev/inject is sidecar");
+        }
+        for (pod, namespace) in [(vec![], vec![ON]), (vec![ON], vec![]), (vec![], vec![])] {
+            let mut seen = seen(&pod, &namespace);
+            seen.sidecar = Some("proxy".to_owned());
+            let wish = wish(&seen, &defaults(), false);
+            let Wish::CapturesItself(why) = wish else { panic!("{wish:?}") };
+            assert_eq!(why, "its container \"proxy\" runs weir --sidecar");
+        }
+        let mut over = seen(&[by_word], &[]);
+        over.over = true;
+        assert_eq!(wish(&over, &defaults(), false), Wish::Nothing);
+        let bad = problem(&[], &[by_word]);
+        assert!(bad.contains("inject of the namespace: \"sidecar\" is for a pod"), "{bad}");
     }
 
     #[test]

@@ -191,6 +191,7 @@ impl Live {
                     destination: Some(self.destination()),
                     treatment: decision.map(|d| d.treatment),
                     source: decision.map(|d| d.source),
+                    reason: None,
                 },
                 decision.map_or("ended before a decision", |d| d.why),
             );
@@ -243,6 +244,7 @@ impl Live {
             destination: self.destination(),
             treatment: decided.decision.map(|d| d.treatment),
             source: decided.decision.map(|d| d.source),
+            reason: None,
             why: decided.decision.map_or("ended before a decision", |d| d.why).into(),
             sni: tls.sni,
             alpn: tls.alpn,

@@ -57,6 +57,10 @@ pub struct ConnectionRecord {
     /// Who said so.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "names::source::optional")]
     pub source: Option<Source>,
+    /// Why the kernel let it pass, where nobody has asked for that: a reason of
+    /// `weir_kernel_decisions_total`, such as `no_listener`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Cow<'static, str>>,
     /// Why, as a clause.
     pub why: Cow<'static, str>,
     /// Server name of the TLS ClientHello.

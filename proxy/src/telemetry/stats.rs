@@ -18,12 +18,13 @@ use std::{
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
+use weir_common::Reason;
 
 use self::rows::Rows;
 use super::{SkippedConnection, canonical, classify::Class, lock};
 use crate::{
     budget::Budgets,
-    decision::{Decision, Direction, Source, Treatment},
+    decision::{Decision, Direction, Source, Treatment, source_name},
     forward::http::Exchange,
     names,
 };
@@ -43,6 +44,8 @@ pub(super) struct Key {
     pub(super) destination: Option<SocketAddr>,
     pub(super) treatment: Option<Treatment>,
     pub(super) source: Option<Source>,
+    /// Why it went direct, where nobody has asked for that.
+    pub(super) reason: Option<Reason>,
 }
 
 /// The counters of a row.
@@ -90,6 +93,10 @@ pub struct StatRow {
     /// Who decided.
     #[serde(with = "names::source::optional")]
     pub source: Option<Source>,
+    /// Why the kernel let them pass, where nobody has asked for that: a reason of
+    /// `weir_kernel_decisions_total`, such as `no_listener`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Why, as it was for the row's first connection.
     pub why: String,
     /// Connections so far.
@@ -139,6 +146,7 @@ impl Stats {
             destination: Some(canonical(skipped.destination)),
             treatment: Some(decision.treatment),
             source: Some(decision.source),
+            reason: skipped.unasked(),
         };
         let row = self.row(key, decision.why);
         row.opened();
@@ -235,6 +243,7 @@ impl Row {
             destination: key.destination,
             treatment: key.treatment,
             source: key.source,
+            reason: key.reason.map(|reason| reason.name().to_owned()),
             why: self.why.to_owned(),
             connections,
             open: connections.saturating_sub(closed),
@@ -261,6 +270,12 @@ impl StatRow {
         (judged > 0).then(|| self.successes as f64 / judged as f64)
     }
 
+    /// Who decided, or the kernel's reason where nobody has asked for it.
+    #[must_use]
+    pub fn decided_by(&self) -> Option<&str> {
+        self.reason.as_deref().or_else(|| self.source.map(source_name))
+    }
+
     /// What tells rows apart, and their order: the shared row comes last.
     fn key(&self) -> impl Ord + Hash + '_ {
         (
@@ -270,6 +285,7 @@ impl StatRow {
             self.destination,
             self.treatment,
             self.source,
+            &self.reason,
         )
     }
 }

@@ -30,6 +30,7 @@ pub(super) fn connection_record() -> ConnectionRecord {
         destination: "192.0.2.1:443".parse().unwrap(),
         treatment: Some(Treatment::Tls),
         source: Some(Source::Detected),
+        reason: None,
         why: "client hello".into(),
         sni: Some("example.com".into()),
         alpn: vec!["h2".into(), "http/1.1".into()],
@@ -275,6 +276,58 @@ fn records_read_the_same_to_people_and_programs() {
     }
 }
 
+fn direct(source: Source, reason: Reason) -> SkippedConnection {
+    SkippedConnection {
+        workload: "shop".into(),
+        direction: Direction::Outbound,
+        destination: "192.0.2.2:4406".parse().unwrap(),
+        source,
+        reason,
+        bytes_sent: 10,
+        bytes_received: 20,
+        duration: Duration::from_secs(1),
+        srtt: Duration::from_micros(90),
+        retransmits: 2,
+        established: true,
+    }
+}
+
+/// Those of a crash are not those of a rule, nor those that had no route.
+#[test]
+fn connections_that_nobody_asked_to_let_pass_are_shown_with_the_kernels_reason() {
+    let telemetry = Telemetry::new(None);
+    let mut tap = telemetry.tap(None, tap::TapFilter::default()).unwrap();
+    for (source, reason) in [
+        (Source::Default, Reason::NoListener),
+        (Source::Default, Reason::NoListener),
+        (Source::Default, Reason::Stale),
+        (Source::Default, Reason::NoRoute),
+        (Source::Config, Reason::SkipPort),
+    ] {
+        telemetry.skipped(&direct(source, reason));
+    }
+    let rows = telemetry.stats().rows;
+    let shown: Vec<_> =
+        rows.iter().map(|row| (row.decided_by().unwrap(), row.connections, &*row.why)).collect();
+    assert_eq!(
+        shown,
+        [
+            ("no_listener", 2, "no proxy was listening"),
+            ("no_route", 1, "no route"),
+            ("stale", 1, "the proxy gave no sign of life"),
+            ("config", 1, "port is skipped"),
+        ]
+    );
+    let table = telemetry.stats().table().unwrap();
+    assert!(table.contains("skip      no_listener") && !table.contains("default"), "{table}");
+    let batch = futures_util::FutureExt::now_or_never(tap.next()).expect("the records are there");
+    let lines: Vec<_> = batch.records.iter().map(ToString::to_string).collect();
+    assert!(lines[0].contains("skip (no_listener: no proxy was listening)"), "{lines:?}");
+    let json = serde_json::to_value(&batch.records[0]).unwrap();
+    assert_eq!(json["reason"], "no_listener");
+    assert!(lines[4].contains("skip (config: port is skipped)"), "{lines:?}");
+}
+
 #[test]
 fn statistics_make_a_table() {
     let telemetry = Telemetry::new(None);
@@ -286,19 +339,7 @@ fn statistics_make_a_table() {
     }
     guard.counters().client_to_upstream.store(123_456, Ordering::Relaxed);
     guard.counters().upstream_to_client.store(3 << 30, Ordering::Relaxed);
-    telemetry.skipped(&SkippedConnection {
-        workload: "shop".into(),
-        direction: Direction::Outbound,
-        destination: "192.0.2.2:4406".parse().unwrap(),
-        source: Source::Cli,
-        reason: Reason::SkipPort,
-        bytes_sent: 10,
-        bytes_received: 20,
-        duration: Duration::from_secs(1),
-        srtt: Duration::from_micros(90),
-        retransmits: 2,
-        established: true,
-    });
+    telemetry.skipped(&direct(Source::Cli, Reason::SkipPort));
     drop(telemetry.open(ConnectionInfo { destination: "192.0.2.3:1".parse().unwrap(), ..info() }));
 
     let snapshot = telemetry.stats();

@@ -10,6 +10,8 @@ mod outages;
 mod refused;
 mod restarts;
 mod secure;
+mod sidecars;
+mod sooner;
 mod telling;
 
 use serde_json::Value;

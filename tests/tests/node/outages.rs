@@ -211,6 +211,34 @@ fn lists_come_in_pages() -> Result<()> {
     cluster.api.nothing_forbidden()
 }
 
+/// One line, however often it is tried, with whom weir has asked; another when it works again.
+#[test]
+fn a_server_that_fails_is_named_once() -> Result<()> {
+    let cluster = Cluster::new()?;
+    let pod = cluster.start(&opted("cart", Owner::Deployment), Layout::SystemdContainerd)?;
+    for _ in 0..3 {
+        cluster.api.spoil(Call::List(Kind::Pod), Trouble::Refused(500, None));
+    }
+    let weir = cluster.weir()?.start()?;
+    cluster.settle(&weir, &[&pod])?;
+    let (log, server) = (weir.process.log(), format!("http://127.0.0.1:{}", cluster.api.port()));
+    let lines = |part: &str| log.lines().filter(|line| line.contains(part)).count();
+    ensure!(lines("cannot follow") == 1, "{log}");
+    let told = log.lines().find(|line| line.contains("cannot follow")).unwrap_or_default();
+    ensure!(told.contains(&server), "no {server} in {told}");
+    ensure!(lines("following the API server again") == 1, "{log}");
+    // kube's own words, at each attempt and without an address.
+    ensure!(lines("kube_") == 0, "{log}");
+    // The server goes, and what was said of it does not count any more.
+    cluster.api.go_away();
+    let problem = || -> Result<String> {
+        let status = weir.json(&["status"])?;
+        Ok(status["status"]["source_problem"].as_str().unwrap_or_default().to_owned())
+    };
+    wait_until("the problem", SOON, || Ok(problem()?.contains(&server)))?;
+    wait_until("a word of it", SOON, || Ok(weir.process.log().matches("cannot follow").count() > 1))
+}
+
 /// A token that does not count yet is a server that says no for a while.
 #[test]
 fn a_token_that_is_not_taken_is_tried_again() -> Result<()> {

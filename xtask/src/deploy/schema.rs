@@ -6,7 +6,7 @@
 //! Values of strings are not judged (`type: RollingUpdates` passes).
 
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use serde::de::DeserializeOwned;
@@ -61,6 +61,7 @@ pub(super) fn problems(object: &Value) -> Vec<String> {
     let name = |key: &str| object[key].as_str().unwrap_or_default();
     match (name("apiVersion"), name("kind")) {
         ("v1", "ConfigMap") => round_trip::<ConfigMap>(object),
+        ("v1", "Pod") => round_trip::<Pod>(object),
         ("v1", "ServiceAccount") => round_trip::<ServiceAccount>(object),
         ("apps/v1", "DaemonSet") => round_trip::<DaemonSet>(object),
         ("rbac.authorization.k8s.io/v1", "ClusterRole") => round_trip::<ClusterRole>(object),

@@ -219,6 +219,33 @@ fn an_update_takes_over_before_the_old_weir_goes() {
     assert_eq!(paths, ["/live", "/live", "/ready"]);
 }
 
+/// It runs where the DaemonSet ran, with no more than that had.
+#[test]
+fn the_pod_that_detaches_has_what_the_daemon_set_has() {
+    let path = crate::root().join("deploy/detach.yaml");
+    let pod = yaml(&fs::read_to_string(path).unwrap()).remove(0);
+    assert_eq!(schema::problems(&pod), [] as [String; 0]);
+    let objects = rendered(&json!({}));
+    let (spec, daemon) =
+        (&pod["spec"], &of_kind(&objects, "DaemonSet")["spec"]["template"]["spec"]);
+    let (one, other) = (&spec["containers"][0], container(&objects));
+    assert_eq!(one["image"], other["image"]);
+    assert_eq!(
+        (&spec["hostPID"], &spec["tolerations"]),
+        (&daemon["hostPID"], &daemon["tolerations"])
+    );
+    assert_eq!(strings(&one["args"]), ["detach", "--all"]);
+    for (list, of, by) in [("volumes", spec, daemon), ("volumeMounts", one, other)] {
+        let known = by[list].as_array().unwrap();
+        assert!(of[list].as_array().unwrap().iter().all(|item| known.contains(item)), "{list}");
+    }
+    let capabilities = |it: &Value| it["securityContext"]["capabilities"]["add"].clone();
+    let (less, more) = (capabilities(one), capabilities(other));
+    assert!(strings(&less).iter().all(|name| strings(&more).contains(name)), "{less}");
+    let annotations = &pod["metadata"]["annotations"];
+    assert_eq!(annotations[weir::manifest::INJECT], weir::manifest::DISABLED);
+}
+
 #[test]
 fn what_is_mounted_is_declared_and_the_other_way_round() {
     for values in [json!({}), every_option()] {

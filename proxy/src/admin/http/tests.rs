@@ -29,6 +29,9 @@ async fn readiness_is_reported() {
     assert!(ask(address, "GET /ready").await.starts_with("HTTP/1.1 503"));
     set.send(Readiness::Ready).unwrap();
     assert!(ask(address, "GET /ready").await.ends_with("ready\n"));
+    set.send(Readiness::Replaced).unwrap();
+    let answer = ask(address, "GET /ready").await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("taking over\n"), "{answer}");
     set.send(Readiness::Draining).unwrap();
     let answer = ask(address, "GET /ready").await;
     assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("draining\n"), "{answer}");

@@ -28,6 +28,9 @@ pub struct Status {
     pub open_connections: u64,
     /// Resident memory in bytes.
     pub resident_bytes: Option<u64>,
+    /// Whether it is `weir node`, which is told by annotations what to capture.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub node: bool,
     /// Of `weir node`: the pods that somebody wants captured.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pods: Vec<PodStatus>,
@@ -67,6 +70,9 @@ pub enum PodState {
     Failed,
     /// It will not be captured unless its annotations change.
     Refused,
+    /// It has a weir of its own, a sidecar.
+    #[serde(rename = "captures_itself")]
+    CapturesItself,
     /// A state of a later version.
     #[serde(other)]
     Unknown,

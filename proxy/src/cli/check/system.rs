@@ -1,6 +1,6 @@
 //! Requirements that are read off /proc and /sys.
 
-use std::{fs, path::Path};
+use std::{fs, io, path::Path};
 
 use super::Finding;
 use crate::privileges::NEEDS;
@@ -18,7 +18,7 @@ pub(super) fn findings() -> Vec<Finding> {
         capabilities(&status),
         tracing(&status),
         lockdown(fs::read_to_string("/sys/kernel/security/lockdown").ok().as_deref()),
-        jit(&read("/proc/sys/net/core/bpf_jit_enable")),
+        jit(fs::read_to_string("/proc/sys/net/core/bpf_jit_enable"), is_first_netns()),
     ];
     if version(&release).is_some_and(|version| version < (5, 11)) {
         let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
@@ -84,12 +84,12 @@ fn bpffs(mounts: &str) -> Finding {
         Some((path, false)) => Finding::warn(
             "bpffs",
             format!("{path} is read-only: port changes do not survive a restart"),
-            format!("mount -o remount,rw {path}"),
+            format!("mount -o remount,rw {path}; in a container mount the host's /sys/fs/bpf"),
         ),
         None => Finding::warn(
             "bpffs",
             "not mounted: port changes do not survive a restart",
-            "mount -t bpf bpf /sys/fs/bpf",
+            "mount -t bpf bpf /sys/fs/bpf; in a container mount the host's /sys/fs/bpf",
         ),
     }
 }
@@ -180,16 +180,32 @@ fn lockdown(modes: Option<&str>) -> Finding {
     }
 }
 
-fn jit(enable: &str) -> Finding {
-    match enable {
-        "1" | "2" => Finding::ok("jit", "on"),
-        "0" => Finding::warn(
-            "jit",
+/// Whether this is the network namespace that the machine has begun with: no other has this sysctl
+/// (`net_core_table` in net/core/sysctl_net_core.c), nor that of the JIT.
+fn is_first_netns() -> bool {
+    Path::new("/proc/sys/net/core/netdev_max_backlog").exists()
+}
+
+fn jit(enable: io::Result<String>, first_netns: bool) -> Finding {
+    let name = "jit";
+    match enable.as_deref().map(str::trim) {
+        Ok("1" | "2") => Finding::ok(name, "on"),
+        Ok("0") => Finding::warn(
+            name,
             "off: every hook is interpreted",
             "sysctl net.core.bpf_jit_enable=1",
         ),
-        // Only root of the first network namespace may read it on older kernels.
-        _ => Finding::warn("jit", "not known", "sysctl net.core.bpf_jit_enable should be 1"),
+        // A container cannot have it, and what it cannot see it need not mend.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !first_netns => {
+            Finding::ok(name, "not shown here: only the machine's first network namespace tells")
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Finding::warn(
+            name,
+            "not in this kernel: every hook is interpreted",
+            "use a kernel with CONFIG_BPF_JIT",
+        ),
+        // Only root may read it on older kernels.
+        _ => Finding::warn(name, "not known", "sysctl net.core.bpf_jit_enable should be 1"),
     }
 }
 
@@ -249,7 +265,10 @@ mod tests {
         let finding = bpffs(&[read_only, frozen].concat());
         assert_eq!(
             (finding.level, finding.hint.unwrap().as_str()),
-            (Level::Warn, "mount -o remount,rw /sys/fs/bpf")
+            (
+                Level::Warn,
+                "mount -o remount,rw /sys/fs/bpf; in a container mount the host's /sys/fs/bpf"
+            )
         );
     }
 
@@ -269,7 +288,16 @@ mod tests {
         assert_eq!(lockdown(Some("[none] integrity confidentiality\n")).detail, "none");
         assert_eq!(lockdown(Some("none integrity [confidentiality]")).level, Level::Warn);
         assert_eq!(lockdown(None).level, Level::Ok);
-        assert_eq!(jit("0").level, Level::Warn);
+        let none = || Err(io::ErrorKind::NotFound.into());
+        for (enable, first_netns, level) in [
+            (Ok("1\n".to_owned()), true, Level::Ok),
+            (Ok("0\n".to_owned()), true, Level::Warn),
+            (none(), true, Level::Warn),
+            (none(), false, Level::Ok),
+            (Err(io::ErrorKind::PermissionDenied.into()), true, Level::Warn),
+        ] {
+            assert_eq!(jit(enable, first_netns).level, level);
+        }
         let limits = "Max locked memory         65536                65536                bytes\n";
         assert_eq!(memlock(limits).detail, "65536 bytes");
     }

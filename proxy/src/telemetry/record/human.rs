@@ -26,7 +26,8 @@ impl fmt::Display for ConnectionRecord {
         write!(f, "{} ", self.destination)?;
         match (self.treatment, self.source) {
             (Some(treatment), Some(source)) => {
-                write!(f, "{treatment} ({}: {})", source_name(source), self.why)?;
+                let by = self.reason.as_deref().unwrap_or_else(|| source_name(source));
+                write!(f, "{treatment} ({by}: {})", self.why)?;
             }
             _ => write!(f, "- ({})", self.why)?,
         }

@@ -61,6 +61,9 @@ pub struct Rate {
     /// Who decided.
     #[serde(with = "names::source::optional")]
     pub source: Option<Source>,
+    /// Why the kernel let them pass, where nobody has asked for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Connections begun, per second.
     pub connections: f64,
     /// Connections open at the end of the interval.
@@ -133,6 +136,7 @@ impl Rate {
             destination: row.destination,
             treatment: row.treatment,
             source: row.source,
+            reason: row.reason.clone(),
             connections: rate(|row| row.connections),
             open: row.open,
             requests: rate(|row| row.requests),
@@ -236,6 +240,7 @@ mod tests {
             destination: Some(destination.parse().unwrap()),
             treatment: Some(Treatment::Http1),
             source: Some(Source::Detected),
+            reason: None,
             why: "request line".into(),
             connections,
             open: 1,

@@ -6,7 +6,7 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use super::{StatRow, StatsSnapshot};
 use crate::{
-    decision::{Direction, source_name},
+    decision::Direction,
     units::{human_bytes, human_duration},
 };
 
@@ -72,7 +72,7 @@ fn cells(row: &StatRow, with_workload: bool, with_direction: bool) -> Vec<String
     vec![
         destination(workload, direction, row.destination),
         row.treatment.map_or_else(dash, |t| t.to_string()),
-        row.source.map_or_else(dash, |s| source_name(s).to_owned()),
+        row.decided_by().map_or_else(dash, str::to_owned),
         row.connections.to_string(),
         row.open.to_string(),
         if row.requests > 0 { row.requests.to_string() } else { dash() },
