@@ -31,7 +31,7 @@ use super::{
     workloads::WorkloadCollector,
 };
 use crate::{
-    decision::{Decision, Direction, Source, Treatment, direction_name, source_name},
+    decision::{Decision, Direction, Evidence, Source, Treatment, direction_name, source_name},
     forward::http::{Exchange, Untracked},
 };
 
@@ -385,7 +385,8 @@ impl Bound {
         let result = match decision.treatment {
             Treatment::Http1 => "http/1",
             Treatment::Http2 => "h2",
-            _ if decision.why.contains("timed out") => "read_timeout",
+            // Linkerd's, whose detection waits for the rest until its time is up.
+            _ if decision.evidence == Evidence::Incomplete => "read_timeout",
             _ => "not_http",
         };
         let of = self.base.of.clone();

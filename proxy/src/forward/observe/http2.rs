@@ -45,6 +45,8 @@ struct Connection {
     streams: Streams,
     /// The upstream has said GOAWAY, or ended its stream.
     upstream_done: bool,
+    /// It has ended its stream.
+    upstream_ended: bool,
 }
 
 /// What one peer sends.
@@ -95,7 +97,12 @@ impl Observer for Http2Observer {
 
     fn ended(&mut self, from: Side) {
         if let Some(connection) = &mut self.connection {
-            connection.upstream_done |= from == Side::Upstream;
+            match from {
+                Side::Client if !connection.upstream_ended => connection.streams.client_left(),
+                Side::Client => {}
+                Side::Upstream => connection.upstream_ended = true,
+            }
+            connection.upstream_done |= connection.upstream_ended;
         }
     }
 
@@ -123,7 +130,7 @@ impl Observer for Http2Observer {
 
     fn finish(&mut self, end: ExchangeEnd) {
         if let Some(connection) = self.connection.take() {
-            connection.streams.finish(&end);
+            connection.streams.finish(end);
         }
     }
 }
@@ -134,7 +141,7 @@ impl Connection {
     fn new(streams: Streams) -> Self {
         let client = Direction::new(Frames::of_client());
         let upstream = Direction::new(Frames::of_upstream());
-        Self { client, upstream, streams, upstream_done: false }
+        Self { client, upstream, streams, upstream_done: false, upstream_ended: false }
     }
 
     fn bytes(&mut self, from: Side, mut bytes: &[u8]) -> Result<(), Lost> {
