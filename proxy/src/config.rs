@@ -130,7 +130,8 @@ pub struct Inbound {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Detect {
-    /// How long an incomplete beginning of a known protocol is waited for.
+    /// How long the route engine holds an incomplete beginning of a known protocol. The observe
+    /// engine holds nothing.
     #[serde(with = "units::duration")]
     pub timeout: Duration,
     /// Bytes after which an undecided beginning is raw TCP: 64 B to 1 MiB.
@@ -330,7 +331,7 @@ impl Default for Inbound {
 
 impl Default for Detect {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(1), peek_limit: 8 * 1024 }
+        Self { timeout: Duration::from_millis(50), peek_limit: 8 * 1024 }
     }
 }
 

@@ -1,9 +1,11 @@
 //! One accepted connection, from accept to access record: policy → dial → detect → forward.
 
+mod detecting;
 mod dial;
 mod dials;
 mod http;
 mod reset;
+mod waiting;
 
 use std::{
     io,
@@ -19,13 +21,10 @@ use self::{dial::Dial, dials::OwnDial};
 use crate::{
     budget::{Share, Taken},
     capture::{Captured, Netns},
-    config::{Config, Switch},
-    decision::{Decision, Direction, PortState, Source, Treatment},
-    detect::race::{self, Outcome, Peeked, RaceError},
-    forward::{
-        http::HttpVersion,
-        tcp::{self, Endpoint, TcpEnd, TcpOptions},
-    },
+    config::{Config, HttpEngine, Switch},
+    decision::{Decision, Direction, Evidence, PortState, Source, Treatment},
+    detect::dialogue::Lesson,
+    forward::tcp::{self, TcpEnd, TcpOptions},
     learn::{Change, Learn, Learning},
     stop::Stop,
     telemetry::{CloseReason, ConnectionGuard, ConnectionInfo, Telemetry},
@@ -116,12 +115,21 @@ impl Context {
                 self.learning.known(direction, destination, accepted).then_some(Source::Learned)
             }
         };
-        let reason = match opaque {
-            Some(source) => {
-                guard.decided(decision(source), None, accepted.elapsed());
-                self.opaque(client, dial, &guard).await
+        if let Some(source) = opaque {
+            guard.decided(decision(source), None, accepted.elapsed());
+        }
+        let upstream = match self.connect(&client, dial, &guard).await {
+            Ok(upstream) => upstream,
+            Err(reason) => return refuse(client, guard, reason),
+        };
+        let reason = match (opaque, self.config.http.engine) {
+            (Some(_), _) => self.tcp(client, upstream, &guard).await,
+            (None, HttpEngine::Observe) => {
+                self.observe(client.into(), upstream.into(), &guard, accepted).await
             }
-            None => self.detect(client, dial, &guard, accepted).await,
+            (None, HttpEngine::Route) => {
+                Box::pin(self.hold(client, upstream, &guard, accepted)).await
+            }
         };
         guard.close(reason);
     }
@@ -140,95 +148,52 @@ impl Context {
         })
     }
 
-    async fn opaque(
+    /// Dials for a client that waits. An error is why the connection ends: the client is to be reset,
+    /// the closest to its own error that a connection already accepted can come.
+    async fn connect(
         &self,
-        client: TcpStream,
+        client: &TcpStream,
         dial: Dial<'_>,
         guard: &ConnectionGuard,
-    ) -> CloseReason {
-        let dialled = tokio::select! {
-            dialled = dial.connect() => dialled,
-            () = self.abort.cancelled() => {
-                tcp::reset(client);
-                return CloseReason::DrainDeadline;
-            }
-        };
-        match dialled {
-            Ok(upstream) => {
-                guard.upstream_connected();
-                self.tcp(client.into(), upstream.into(), guard).await
-            }
-            Err(error) => self.unreachable(client, guard, &error),
-        }
-    }
-
-    async fn detect(
-        &self,
-        mut client: TcpStream,
-        dial: Dial<'_>,
-        guard: &ConnectionGuard,
-        accepted: Instant,
-    ) -> CloseReason {
-        let options = race::Options {
-            peek_limit: self.config.detect.peek_limit,
-            prefix_timeout: self.config.detect.timeout,
-            memory: Some(self.share.clone()),
-        };
-        let raced = tokio::select! {
-            raced = race::race(&mut client, dial.connect(), &options) => raced,
-            () = self.abort.cancelled() => {
-                tcp::reset(client);
-                return CloseReason::DrainDeadline;
-            }
-        };
-        match raced {
-            Ok(outcome) => {
-                guard.upstream_connected();
-                guard.decided(outcome.decision, outcome.tls.clone(), accepted.elapsed());
-                self.learn(guard, outcome.decision.treatment);
-                self.forward(client, outcome, guard).await
-            }
-            Err(RaceError::Dial(error)) => self.unreachable(client, guard, &error),
-            Err(RaceError::Client { upstream, .. }) => {
-                if let Some(upstream) = upstream {
-                    tcp::reset(upstream);
+    ) -> Result<TcpStream, CloseReason> {
+        // Only the workload's own sockets can be looked for.
+        let netns = (guard.direction() == Direction::Outbound).then_some(&self.netns);
+        tokio::select! {
+            dialled = dial.connect() => match dialled {
+                Ok(upstream) => {
+                    guard.upstream_connected();
+                    Ok(upstream)
                 }
-                CloseReason::ClientReset
-            }
-            Err(RaceError::Upstream(_)) => {
-                tcp::reset(client);
-                CloseReason::UpstreamReset
-            }
+                Err(error) => Err(self.not_connected(guard, &error)),
+            },
+            gone = waiting::gone(client, netns) => Err(gone),
+            () = self.abort.cancelled() => Err(CloseReason::DrainDeadline),
         }
     }
 
-    /// The upstream could not be reached: the client is reset, the closest to its own error that a
-    /// connection already accepted can come.
-    fn unreachable(
-        &self,
-        client: TcpStream,
-        guard: &ConnectionGuard,
-        error: &std::io::Error,
-    ) -> CloseReason {
+    fn not_connected(&self, guard: &ConnectionGuard, error: &std::io::Error) -> CloseReason {
         if error.raw_os_error() == Some(libc::ELOOP) {
-            tcp::reset(client);
             return CloseReason::Loop;
+        }
+        if waiting::was_reached(error) {
+            guard.upstream_connected();
+            return CloseReason::UpstreamReset;
         }
         if !self.feedback.is_exhaustion(error) {
             self.feedback.unreachable(guard.direction(), guard.destination());
         }
-        tcp::reset(client);
         CloseReason::ConnectFailed(error.raw_os_error().unwrap_or(libc::EIO))
     }
 
-    /// Remembers what a destination speaks, where its port leaves that open.
-    fn learn(&self, guard: &ConnectionGuard, treatment: Treatment) {
+    /// Remembers what a destination speaks, where its port leaves that open. Anybody can make an
+    /// application answer something odd; what it says unasked is its own.
+    fn learn(&self, guard: &ConnectionGuard, lesson: Lesson) {
         let (direction, destination) = (guard.direction(), guard.destination());
         let now = Instant::now();
-        let raw = match treatment {
-            Treatment::Tcp => true,
-            Treatment::Http1 | Treatment::Http2 | Treatment::Tls => false,
-            Treatment::Opaque | Treatment::Skip => return,
+        let raw = match (lesson, direction) {
+            (Lesson::Known, _) => false,
+            (Lesson::RawUnasked, _) | (Lesson::RawAnswer, Direction::Outbound) => true,
+            (Lesson::RawAnswer, Direction::Inbound) => return,
         };
         match self.learning.observe(direction, destination, raw, now) {
             Change::None => {}
@@ -243,31 +208,14 @@ impl Context {
         }
     }
 
-    async fn forward(
-        &self,
-        client: TcpStream,
-        outcome: Outcome<TcpStream>,
-        guard: &ConnectionGuard,
-    ) -> CloseReason {
-        let version = match outcome.decision.treatment {
-            Treatment::Http1 => HttpVersion::Http1,
-            Treatment::Http2 => HttpVersion::Http2,
-            _ => {
-                let Outcome { client: seen, server, upstream, .. } = outcome;
-                let (client, upstream) = (endpoint(client, seen), endpoint(upstream, server));
-                return self.tcp(client, upstream, guard).await;
-            }
-        };
-        self.http(version, client, outcome, guard).await
-    }
-
     async fn tcp(
         &self,
-        client: Endpoint,
-        upstream: Endpoint,
+        client: TcpStream,
+        upstream: TcpStream,
         guard: &ConnectionGuard,
     ) -> CloseReason {
         let (options, counters) = (self.tcp_options(), guard.counters());
+        let (client, upstream) = (client.into(), upstream.into());
         let forwarded = tcp::forward(client, upstream, &options, &counters, &self.abort).await;
         close_reason(forwarded.end)
     }
@@ -289,10 +237,6 @@ fn refuse(client: TcpStream, guard: ConnectionGuard, reason: CloseReason) {
     guard.close(reason);
 }
 
-fn endpoint(stream: TcpStream, Peeked { prefix, eof }: Peeked) -> Endpoint {
-    Endpoint { stream, prefix, eof }
-}
-
 fn close_reason(end: TcpEnd) -> CloseReason {
     match end {
         TcpEnd::Finished | TcpEnd::Quiet => CloseReason::Finished,
@@ -310,7 +254,7 @@ fn decision(source: Source) -> Decision {
         Source::Learned => "destination was opaque before",
         Source::Config | Source::Annotation | Source::Cli | Source::Detected => "port is opaque",
     };
-    Decision { treatment: Treatment::Opaque, source, why }
+    Decision { treatment: Treatment::Opaque, source, why, evidence: Evidence::None }
 }
 
 #[cfg(test)]

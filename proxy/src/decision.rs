@@ -57,6 +57,18 @@ impl fmt::Display for Treatment {
     }
 }
 
+/// What a decision rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// Nothing that was read: settings, or the end of a side that had said nothing.
+    None,
+    /// Bytes that settle it.
+    Bytes,
+    /// Bytes that more of them might have made something else: detection ended before they were
+    /// complete.
+    Incomplete,
+}
+
 /// A treatment with its source and the reason in words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
@@ -66,13 +78,21 @@ pub struct Decision {
     pub source: Source,
     /// Why, as a clause: "server spoke first".
     pub why: &'static str,
+    /// What it rests on.
+    pub evidence: Evidence,
 }
 
 impl Decision {
     /// A decision read off the connection's own bytes.
     #[must_use]
     pub const fn detected(treatment: Treatment, why: &'static str) -> Self {
-        Self { treatment, source: Source::Detected, why }
+        Self { treatment, source: Source::Detected, why, evidence: Evidence::Bytes }
+    }
+
+    /// The same, resting on something else than bytes that settle it.
+    #[must_use]
+    pub const fn resting_on(self, evidence: Evidence) -> Self {
+        Self { evidence, ..self }
     }
 }
 

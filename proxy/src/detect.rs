@@ -1,7 +1,9 @@
 //! Which protocol a client speaks, from its first bytes: pure, incremental and exact. As long as
 //! the bytes are a prefix of something known, the answer is [`Verdict::NeedMore`]; with the first
-//! byte that rules everything out, it is raw TCP. Waiting, timers and sockets are [`race`]'s.
+//! byte that rules everything out, it is raw TCP. What the other side says meanwhile is
+//! [`dialogue`]'s; waiting, timers and sockets are [`race`]'s.
 
+pub mod dialogue;
 mod http1;
 mod http2;
 pub mod race;
@@ -51,6 +53,7 @@ pub struct Detector {
     http1: http1::Scan,
     http2: http2::Scan,
     tls: tls::Scan,
+    gave_up: bool,
 }
 
 // === impl Verdict ===
@@ -80,6 +83,7 @@ impl Detector {
             http1: http1::Scan::default(),
             http2: http2::Scan::default(),
             tls: tls::Scan::new(limit),
+            gave_up: false,
         }
     }
 
@@ -98,6 +102,7 @@ impl Detector {
             Some(_) => self.update_http(window),
         };
         if !verdict.is_final() && seen.len() >= self.limit {
+            self.gave_up = true;
             return self.give_up(PEEK_LIMIT_REACHED);
         }
         verdict
@@ -114,6 +119,12 @@ impl Detector {
             }
             (Step::No(why), Step::No(_)) => Verdict::Tcp(why),
         }
+    }
+
+    /// True if the verdict is one because of the limit: more bytes could have changed it.
+    #[must_use]
+    pub fn gave_up(&self) -> bool {
+        self.gave_up
     }
 
     /// The verdict if no further byte is waited for: raw TCP because of `why`, or TLS without

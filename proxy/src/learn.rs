@@ -2,11 +2,12 @@
 //! looked at. One [`Learning`] per workload. It has no clock: callers say what time it is.
 //!
 //! The numbers, and why they are what they are. A wrong entry makes HTTP invisible; a missing one
-//! costs a look at the first bytes, and for a protocol that leaves a prefix incomplete the detect
-//! timeout. So it is learned slowly and forgotten fast.
+//! costs a look at the first bytes, and with the route engine, for a protocol that leaves a prefix
+//! incomplete, the detect timeout. So it is learned slowly and forgotten fast, and from nothing but
+//! what servers say: silence, ends and timers tell nothing of a destination.
 //!
-//! - [`STREAK`]: three connections in a row. One may be an accident (a port scan, a health check
-//!   that sends a line of garbage to an HTTP port), two may be the same accident repeated.
+//! - [`STREAK`]: three connections in a row. One may be an accident (a server that answers a health
+//!   check's line of garbage with one of its own), two may be the same accident repeated.
 //! - [`LEARNED_FOR`]: ten minutes. Addresses of pods are given to others: for so long at most the
 //!   new owner's requests go unseen. One look in ten minutes is no cost.
 //! - One connection confirms what was known before, since nothing spoke against it; one that was
@@ -163,9 +164,9 @@ impl Learning {
         known
     }
 
-    /// After the race: `raw` where the server spoke first or the bytes were of no protocol that is
-    /// looked for, false for HTTP and TLS (whose SNI is wanted). Connections that ended undecided,
-    /// or were decided by a timer or by silence, teach nothing and are not to be told.
+    /// `raw` where the server has said what is no protocol that is looked for
+    /// ([`Dialogue::lesson`](crate::detect::dialogue::Dialogue::lesson)), false for clients of HTTP and
+    /// TLS (whose SNI is wanted). Connections without such bytes teach nothing and are not to be told.
     pub fn observe(
         &self,
         direction: Direction,

@@ -32,7 +32,7 @@ use std::{
 
 use crate::accept::Slots;
 use crate::budget::{Budgets, Share};
-use crate::decision::{Decision, Direction, Source, Treatment};
+use crate::decision::{Decision, Direction, Evidence, Source, Treatment};
 use connection::Live;
 use metrics::Metrics;
 use record::{ConnectionRecord, KernelNumbers, Record, RecordLog};
@@ -164,6 +164,7 @@ impl Telemetry {
             treatment: Treatment::Skip,
             source: skipped.source,
             why: skip_clause(skipped.reason),
+            evidence: Evidence::None,
         };
         self.inner.metrics.decided(&skipped.workload, skipped.direction, decision);
         self.inner.stats.skipped(skipped, decision);
@@ -186,6 +187,7 @@ impl Telemetry {
                 bytes_sent: skipped.bytes_sent,
                 bytes_received: skipped.bytes_received,
                 requests: 0,
+                untracked: None,
                 detect: None,
                 duration: skipped.duration,
                 close: if skipped.established { "finished" } else { "not_established" }.into(),

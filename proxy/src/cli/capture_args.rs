@@ -93,8 +93,8 @@ pub struct WorkloadFlags {
 /// Flags that `weir exec` and `weir run` share. Each replaces what the configuration file says.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct CaptureArgs {
-    /// How long an incomplete beginning of a known protocol is waited for (ms, s, m, h)
-    /// [default: 1s]
+    /// How long the route engine holds an incomplete beginning of a known protocol (ms, s, m, h)
+    /// [default: 50ms]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Forwarding")]
     pub detect_timeout: Option<Duration>,
 

@@ -1,19 +1,22 @@
 //! HTTP: which engine carries a connection, and how one hands it to the other.
 
-use std::pin::pin;
+use std::{pin::pin, time::Instant};
 
 use tokio::net::TcpStream;
 
-use super::{Context, reset::Fate};
+use super::{Context, detecting::Detecting, reset::Fate};
 use crate::{
-    config::HttpEngine,
-    detect::race::{Outcome, Peeked},
+    decision::Treatment,
+    detect::{
+        dialogue::Conclusion,
+        race::{self, Outcome, Peeked, RaceError},
+    },
     forward::{
         Side,
         http::{self, EndCause, ExchangeEnd, HttpContext, HttpLimits, HttpVersion},
-        observe,
+        observe::Observer as _,
         prefixed::Prefixed,
-        tcp::{self, Observed, Observing, TcpEnd},
+        tcp::{self, Endpoint, Forwarded, Observed, Observing, TcpEnd},
     },
     telemetry::{CloseReason, ConnectionGuard},
 };
@@ -22,45 +25,84 @@ use crate::{
 type Peer = (TcpStream, Peeked);
 
 impl Context {
-    pub(super) async fn http(
+    /// Holds the client's first bytes until it is known whether they are HTTP, for the route engine.
+    /// What is not, or not soon, passes at once, and is looked at on its way.
+    pub(super) async fn hold(
         &self,
-        version: HttpVersion,
-        client: TcpStream,
-        outcome: Outcome<TcpStream>,
+        mut client: TcpStream,
+        mut upstream: TcpStream,
         guard: &ConnectionGuard,
+        accepted: Instant,
     ) -> CloseReason {
-        let client = (client, outcome.client);
-        let upstream = (outcome.upstream, outcome.server);
-        match self.config.http.engine {
-            HttpEngine::Observe => self.observe(version, client, upstream, guard).await,
-            HttpEngine::Route => {
-                Box::pin(self.route(version, client, upstream, false, guard)).await
+        let options = race::Options {
+            peek_limit: self.config.detect.peek_limit,
+            hold: self.config.detect.timeout,
+            memory: Some(self.share.clone()),
+        };
+        let raced = tokio::select! {
+            raced = race::race(&mut client, &mut upstream, &options) => raced,
+            () = self.abort.cancelled() => {
+                tcp::reset(client);
+                tcp::reset(upstream);
+                return CloseReason::DrainDeadline;
             }
+        };
+        let Outcome { conclusion, client: near, server: far } = match raced {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                tcp::reset(client);
+                tcp::reset(upstream);
+                return match error {
+                    RaceError::Client(_) => CloseReason::ClientReset,
+                    RaceError::Upstream(_) => CloseReason::UpstreamReset,
+                };
+            }
+        };
+        let treatment = conclusion.as_ref().map(|conclusion| conclusion.decision.treatment);
+        let version = match treatment {
+            Some(Treatment::Http1) => HttpVersion::Http1,
+            Some(Treatment::Http2) => HttpVersion::Http2,
+            _ => {
+                let (client, upstream) = (endpoint(client, near), endpoint(upstream, far));
+                return self.observe(client, upstream, guard, accepted).await;
+            }
+        };
+        if let Some(conclusion) = conclusion {
+            self.decide(conclusion, guard, accepted);
         }
+        self.route(version, (client, near), (upstream, far), false, guard).await
     }
 
-    async fn observe(
+    /// Takes note of a decision, and of what it teaches.
+    pub(super) fn decide(
         &self,
-        version: HttpVersion,
-        client: Peer,
-        upstream: Peer,
+        conclusion: Conclusion,
         guard: &ConnectionGuard,
+        accepted: Instant,
+    ) {
+        if let Some(lesson) = conclusion.lesson() {
+            self.learn(guard, lesson);
+        }
+        guard.decided(conclusion.decision, conclusion.tls, accepted.elapsed());
+    }
+
+    /// Passes everything as it comes, and looks on.
+    pub(super) async fn observe(
+        &self,
+        client: Endpoint,
+        upstream: Endpoint,
+        guard: &ConnectionGuard,
+        accepted: Instant,
     ) -> CloseReason {
-        let mut observer = observe::observer(version, guard.sink());
-        let observing = Observing { observer: observer.as_mut(), drain: &self.drain };
+        let mut observer = Detecting::new(self, guard, accepted);
+        let observing = Observing { observer: &mut observer, drain: &self.drain };
         let options = self.tcp_options();
         let counters = guard.counters();
-        let passed = tcp::forward_observed(
-            super::endpoint(client.0, client.1),
-            super::endpoint(upstream.0, upstream.1),
-            &options,
-            &counters,
-            &self.abort,
-            observing,
-        );
+        let passed =
+            tcp::forward_observed(client, upstream, &options, &counters, &self.abort, observing);
         match passed.await {
             Observed::Over(forwarded) => {
-                observer.finish(in_flight(forwarded.end));
+                observer.finish(in_flight(&forwarded));
                 super::close_reason(forwarded.end)
             }
             Observed::Quiet(client, upstream) => match observer.version() {
@@ -127,14 +169,17 @@ impl Context {
 
 // === helpers ===
 
-/// How exchanges end that are under way when their connection ends like this.
-fn in_flight(end: TcpEnd) -> ExchangeEnd {
-    match end {
-        TcpEnd::ClientReset | TcpEnd::Io(Side::Client, _) => ExchangeEnd::ClientReset(None),
-        TcpEnd::Cancelled | TcpEnd::Quiet => ExchangeEnd::Cancelled,
-        TcpEnd::Finished
-        | TcpEnd::UpstreamReset
-        | TcpEnd::HalfClosedTimeout
-        | TcpEnd::Io(Side::Upstream, _) => ExchangeEnd::UpstreamReset(None),
+fn endpoint(stream: TcpStream, Peeked { prefix, eof }: Peeked) -> Endpoint {
+    Endpoint { stream, prefix, eof }
+}
+
+/// How exchanges end that are under way when their connection ends like this: by whoever ended
+/// first. What the other side did then, it did because of that.
+fn in_flight(forwarded: &Forwarded) -> ExchangeEnd {
+    match (forwarded.end, forwarded.closed_first) {
+        (TcpEnd::Cancelled | TcpEnd::Quiet, _) => ExchangeEnd::Cancelled,
+        (_, Some(Side::Client)) => ExchangeEnd::ClientReset(None),
+        (TcpEnd::Finished | TcpEnd::HalfClosedTimeout, _) => ExchangeEnd::UpstreamClosed,
+        _ => ExchangeEnd::UpstreamReset(None),
     }
 }

@@ -55,6 +55,20 @@ pub(super) struct Scan {
     head_len: usize,
 }
 
+/// True as long as these can be the first bytes of a server of TLS: a handshake record, or the alert
+/// that answers what is none (RFC 8446 §5.1).
+pub(super) fn may_be_server(seen: &[u8]) -> bool {
+    const ALERT: u8 = 21;
+    const MAJOR_VERSION: u8 = 3;
+    match seen {
+        [] => true,
+        [first, rest @ ..] => {
+            matches!(*first, ALERT | HANDSHAKE)
+                && rest.first().is_none_or(|major| *major == MAJOR_VERSION)
+        }
+    }
+}
+
 // === impl Scan ===
 
 impl Scan {

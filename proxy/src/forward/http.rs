@@ -57,10 +57,13 @@ pub struct Exchange {
 pub enum ExchangeEnd {
     /// The response was forwarded to its end.
     Complete,
-    /// The client went away or reset the stream (HTTP/2 error code, RFC 9113 §7).
+    /// The client went away or reset the stream (HTTP/2 error code, RFC 9113 §7). Whoever ends first
+    /// has ended it: what the upstream does when it learns of it is the client's too.
     ClientReset(Option<u32>),
-    /// The upstream went away or reset the stream.
+    /// The upstream reset its connection or the stream.
     UpstreamReset(Option<u32>),
+    /// The upstream closed in order, with the response incomplete or not begun.
+    UpstreamClosed,
     /// weir answered itself; the value of `x-weir-error`.
     Answered(&'static str),
     /// The exchange became a tunnel (101 or 2xx to CONNECT); bytes are the connection's.

@@ -200,8 +200,19 @@ where
     }
 
     fn upstream_ended(&mut self, reset: bool) -> Result<(), EndCause> {
-        self.first.get_or_insert(Side::Upstream);
-        match self.messages.upstream_ended() {
+        let first = *self.first.get_or_insert(Side::Upstream);
+        match self.messages.upstream_ended(reset) {
+            // It ended because the client had.
+            UpstreamEnd::BeforeHead | UpstreamEnd::Truncated if first == Side::Client => {
+                let end = ExchangeEnd::ClientReset(None);
+                self.messages.abandon(end.clone(), end);
+                if reset {
+                    return Err(EndCause::Reset(Side::Upstream));
+                }
+                self.down.discard();
+                self.last_word = Some(EndCause::Closed(first));
+                Ok(())
+            }
             UpstreamEnd::BeforeHead if self.messages.is_fresh() && !self.context.reused => {
                 self.answer(if reset { "upstream-reset" } else { "upstream-closed" });
                 Ok(())
@@ -210,7 +221,7 @@ where
             // The client notices: its framing is incomplete. It sees the very close that the
             // upstream made.
             UpstreamEnd::Truncated => {
-                let end = ExchangeEnd::UpstreamReset(None);
+                let end = ExchangeEnd::UpstreamClosed;
                 self.messages.abandon(end.clone(), end);
                 self.last_word = Some(EndCause::Truncated);
                 Ok(())
@@ -219,7 +230,7 @@ where
             // that is safe. An answer of weir's own would keep them from it.
             UpstreamEnd::BeforeHead | UpstreamEnd::InOrder => {
                 self.down.discard();
-                self.last_word = Some(EndCause::Closed(self.first.unwrap_or(Side::Upstream)));
+                self.last_word = Some(EndCause::Closed(first));
                 Ok(())
             }
             UpstreamEnd::Raw => Ok(()),
@@ -318,16 +329,16 @@ where
 
     fn end(mut self, cause: EndCause) -> HttpEnd {
         let untracked = self.messages.untracked();
-        let in_flight = match cause {
-            EndCause::Reset(Side::Client) => {
-                self.context.abort(Side::Upstream);
+        if let EndCause::Reset(side) = cause {
+            self.context.abort(side.other());
+        }
+        // Whoever ended first.
+        let in_flight = match (self.first, &cause) {
+            (Some(Side::Client), _) | (_, EndCause::Reset(Side::Client)) => {
                 ExchangeEnd::ClientReset(None)
             }
-            EndCause::Reset(Side::Upstream) => {
-                self.context.abort(Side::Client);
-                ExchangeEnd::UpstreamReset(None)
-            }
-            _ => ExchangeEnd::UpstreamReset(None),
+            (_, EndCause::Reset(Side::Upstream)) => ExchangeEnd::UpstreamReset(None),
+            _ => ExchangeEnd::UpstreamClosed,
         };
         self.messages.abandon(in_flight.clone(), in_flight);
         HttpEnd { cause, untracked }

@@ -189,8 +189,13 @@ where
 {
     async fn run(mut self) -> EndCause {
         let sink = Arc::clone(&self.context.sink);
-        let forward = move |request, respond, requests| {
-            stream::forward(request, respond, requests, Arc::clone(&sink) as Arc<dyn ExchangeSink>)
+        let client_gone = Arc::new(AtomicBool::new(false));
+        let forward = {
+            let client_gone = Arc::clone(&client_gone);
+            move |request, respond, requests| {
+                let sink = Arc::clone(&sink) as Arc<dyn ExchangeSink>;
+                stream::forward(request, respond, requests, sink, Arc::clone(&client_gone))
+            }
         };
         let mut streams = FuturesUnordered::new();
         poll_fn(|cx| {
@@ -203,6 +208,8 @@ where
                     }
                     continue;
                 }
+                // What h2 tells the streams of a client that is gone looks like another end.
+                client_gone.store(self.is_client_gone(), Relaxed);
                 while let Poll::Ready(Some(())) = streams.poll_next_unpin(cx) {}
                 self.poll_upstream(cx);
                 if self.client_end.is_some() {
@@ -213,6 +220,11 @@ where
             }
         })
         .await
+    }
+
+    /// The client's connection has ended, and not because the upstream's has or weir drains.
+    fn is_client_gone(&self) -> bool {
+        self.client_end.is_some() && self.upstream_end.is_none() && !self.drained
     }
 
     fn poll_drain(&mut self, cx: &mut Context<'_>) {

@@ -44,6 +44,16 @@ pub(crate) trait Observer: Send {
     /// Set once the observer has stopped interpreting; it need not be shown bytes any more.
     fn untracked(&self) -> Option<Untracked>;
 
+    /// It need not be shown anything any more.
+    fn is_done(&self) -> bool {
+        self.untracked().is_some()
+    }
+
+    /// False if the rest of what this side sends need not be shown.
+    fn looks_at(&self, _side: Side) -> bool {
+        true
+    }
+
     /// The connection is over: exchanges in flight are reported as ended like this. Without it
     /// they are reported as [`ExchangeEnd::Cancelled`] when the observer is dropped.
     fn finish(&mut self, end: ExchangeEnd);

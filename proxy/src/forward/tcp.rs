@@ -1,5 +1,5 @@
 //! Raw TCP between two sockets: bytes, half-closes and resets pass as if there were no proxy.
-//! What is copied is never looked at. How a connection ended is the return value.
+//! An observer may be shown what is copied. How a connection ended is the return value.
 //!
 //! A close in order stays a FIN. A reset becomes a reset of the other side, after what was
 //! received before it has been delivered, as on a direct connection: Linux lets a receiver read
@@ -10,22 +10,22 @@ mod buffer;
 mod lane;
 mod leave;
 mod reset;
+mod socket;
 mod splice;
 
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::io;
-use std::mem;
 use std::pin::pin;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use self::lane::{Fault, Lane, Watch};
 use self::leave::{Leave, Leaving};
+use self::socket::Socket;
 use super::observe::Observer;
 use super::{ByteCounters, Side};
 use crate::budget::Share;
@@ -130,6 +130,14 @@ impl TcpEnd {
     }
 }
 
+// === impl Forwarded ===
+
+impl Forwarded {
+    fn failed(self, side: Side, error: &io::Error) -> Self {
+        Self { end: TcpEnd::from_error(side, error), ..self }
+    }
+}
+
 /// How to look on, and when to leave.
 pub(crate) struct Observing<'a> {
     /// Is shown every byte.
@@ -151,21 +159,22 @@ pub(crate) enum Observed {
 /// is cancelled. `counters` grow as bytes are written to their destination, and tell when one side
 /// has ended and the other has not. Both sockets are closed on return.
 pub async fn forward(
-    mut client: Endpoint,
-    mut upstream: Endpoint,
+    client: Endpoint,
+    upstream: Endpoint,
     options: &TcpOptions,
     counters: &ByteCounters,
     cancel: &Stop,
 ) -> Forwarded {
     let mut watch = Watch { counters, observer: None };
-    let forwarded = pass(&mut client, &mut upstream, options, &mut watch, None, cancel).await;
-    close(client, upstream, forwarded)
+    match pass(client, upstream, options, &mut watch, None, cancel).await {
+        Passed::Over(forwarded) | Passed::Left(forwarded, _) => forwarded,
+    }
 }
 
 /// The same as [`forward`], with somebody looking on.
 pub(crate) async fn forward_observed(
-    mut client: Endpoint,
-    mut upstream: Endpoint,
+    client: Endpoint,
+    upstream: Endpoint,
     options: &TcpOptions,
     counters: &ByteCounters,
     cancel: &Stop,
@@ -173,43 +182,64 @@ pub(crate) async fn forward_observed(
 ) -> Observed {
     let leave = Some(Leave::new(observing.drain.cancelled()));
     let mut watch = Watch { counters, observer: Some(observing.observer) };
-    let forwarded = pass(&mut client, &mut upstream, options, &mut watch, leave, cancel).await;
-    match forwarded.end {
-        TcpEnd::Quiet => Observed::Quiet(client.stream, upstream.stream),
-        _ => Observed::Over(close(client, upstream, forwarded)),
+    match pass(client, upstream, options, &mut watch, leave, cancel).await {
+        Passed::Over(forwarded) => Observed::Over(forwarded),
+        Passed::Left(forwarded, sockets) => {
+            let [client, upstream] = sockets.map(Socket::into_stream);
+            match (client, upstream) {
+                (Ok(client), Ok(upstream)) => Observed::Quiet(client, upstream),
+                // epoll_ctl(2) lacks memory. What was not sent an end is reset.
+                (Err(error), _) => Observed::Over(forwarded.failed(Side::Client, &error)),
+                (_, Err(error)) => Observed::Over(forwarded.failed(Side::Upstream, &error)),
+            }
+        }
     }
 }
 
-/// Closes both sockets: with a reset where a stream was cut.
-fn close(client: Endpoint, upstream: Endpoint, forwarded: Forwarded) -> Forwarded {
-    if forwarded.end != TcpEnd::Finished {
-        reset(client.stream);
-        reset(upstream.stream);
-    }
-    forwarded
+/// What has become of two sockets.
+enum Passed {
+    /// They are closed.
+    Over(Forwarded),
+    /// They are as they were: the client's and the upstream's.
+    Left(Forwarded, [Socket; 2]),
 }
 
 async fn pass(
-    client: &mut Endpoint,
-    upstream: &mut Endpoint,
+    client: Endpoint,
+    upstream: Endpoint,
     options: &TcpOptions,
     watch: &mut Watch<'_>,
     leave: Option<Leave>,
     cancel: &Stop,
-) -> Forwarded {
-    let (client_read, client_write) = client.stream.split();
-    let (upstream_read, upstream_write) = upstream.stream.split();
-    let mut up = Lane::new(Side::Client, client_read, upstream_write, options);
-    up.begin_with(mem::take(&mut client.prefix), client.eof, watch);
-    let mut down = Lane::new(Side::Upstream, upstream_read, client_write, options);
-    down.begin_with(mem::take(&mut upstream.prefix), upstream.eof, watch);
-
-    let copy = copy(&mut up, &mut down, options, watch, leave);
-    tokio::select! {
-        biased;
-        forwarded = copy => forwarded,
-        () = cancel.cancelled() => Forwarded { end: TcpEnd::Cancelled, closed_first: None },
+) -> Passed {
+    let none = Forwarded { end: TcpEnd::Cancelled, closed_first: None };
+    let near = match Socket::new(client.stream) {
+        Ok(socket) => socket,
+        Err(error) => return Passed::Over(none.failed(Side::Client, &error)),
+    };
+    let far = match Socket::new(upstream.stream) {
+        Ok(socket) => socket,
+        Err(error) => return Passed::Over(none.failed(Side::Upstream, &error)),
+    };
+    let forwarded = {
+        let mut up = Lane::new(Side::Client, &near, &far, options);
+        let mut down = Lane::new(Side::Upstream, &far, &near, options);
+        up.begin_with(client.prefix, client.eof, watch);
+        down.begin_with(upstream.prefix, upstream.eof, watch);
+        let copy = copy(&mut up, &mut down, options, watch, leave);
+        tokio::select! {
+            biased;
+            forwarded = copy => forwarded,
+            () = cancel.cancelled() => none,
+        }
+    };
+    match forwarded.end {
+        TcpEnd::Finished => {}
+        TcpEnd::Quiet => return Passed::Left(forwarded, [near, far]),
+        // A stream was cut.
+        _ => [&near, &far].into_iter().for_each(arm),
     }
+    Passed::Over(forwarded)
 }
 
 async fn copy<'a>(
@@ -271,16 +301,9 @@ async fn finish<'a>(
     tokio::select! {
         biased;
         end = rest => end,
-        error = failure(closed.source.as_ref()) => Err(Fault { side: closed.from, error }),
-    }
-}
-
-/// Resolves when `stream` is reset. Reading no longer tells after its end, and without this the
-/// other side would learn of it only when it sends.
-async fn failure(stream: &TcpStream) -> io::Error {
-    match stream.ready(Interest::ERROR).await.and_then(|_| stream.take_error()) {
-        Ok(Some(error)) | Err(error) => error,
-        Ok(None) => pending().await,
+        // Reading no longer tells after the end, and without this the other side would learn of a
+        // reset only when it sends.
+        error = closed.source().failure() => Err(Fault { side: closed.from, error }),
     }
 }
 
@@ -301,7 +324,7 @@ async fn fail<'a>(
     // Past the grace period, or if the other side is gone too, the rest is undeliverable.
     let _ = tokio::time::timeout(reset::GRACE, async {
         lane.drain(watch).await;
-        reset::delivered(lane.sink.as_ref()).await;
+        reset::delivered(lane.sink).await;
     })
     .await;
     Forwarded {

@@ -24,7 +24,7 @@ impl Class {
     /// `None` where there was no response to judge: the client left before one.
     pub(super) fn of(exchange: &Exchange) -> Option<Self> {
         match exchange.end {
-            ExchangeEnd::Answered(_) => return Some(Self::Failure),
+            ExchangeEnd::Answered(_) | ExchangeEnd::UpstreamClosed => return Some(Self::Failure),
             ExchangeEnd::UpstreamReset(code) if code != Some(H2_NO_ERROR) => {
                 return Some(Self::Failure);
             }
@@ -57,7 +57,7 @@ mod tests {
     #[test]
     fn exchanges_are_judged_as_linkerd_does() {
         use Class::{Failure, Success};
-        use ExchangeEnd::{Answered, ClientReset, Complete, UpstreamReset};
+        use ExchangeEnd::{Answered, ClientReset, Complete, UpstreamClosed, UpstreamReset};
         for (status, grpc, end, class) in [
             (Some(200), None, Complete, Some(Success)),
             (Some(404), None, Complete, Some(Success)),
@@ -70,6 +70,8 @@ mod tests {
             (None, None, ClientReset(Some(8)), None),
             (Some(200), None, ClientReset(Some(8)), Some(Success)),
             (None, None, UpstreamReset(None), Some(Failure)),
+            (None, None, UpstreamClosed, Some(Failure)),
+            (Some(200), None, UpstreamClosed, Some(Failure)),
             (Some(200), None, UpstreamReset(Some(2)), Some(Failure)),
             (Some(200), None, UpstreamReset(Some(0)), Some(Success)),
             (Some(502), None, Answered("connect"), Some(Failure)),

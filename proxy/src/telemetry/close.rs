@@ -9,6 +9,8 @@ use nix::errno::Errno;
 pub enum CloseReason {
     /// Both sides closed in order.
     Finished,
+    /// The client closed it before the upstream was connected.
+    ClientClosed,
     /// The client reset it.
     ClientReset,
     /// The upstream reset it.
@@ -45,6 +47,7 @@ impl CloseReason {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Finished => "finished",
+            Self::ClientClosed => "client_closed",
             Self::ClientReset => "client_reset",
             Self::UpstreamReset => "upstream_reset",
             Self::ConnectFailed(_) => "connect_failed",

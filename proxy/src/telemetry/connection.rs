@@ -48,6 +48,8 @@ pub(super) struct Live {
     settled: Mutex<Settled>,
     decided: OnceLock<Decided>,
     upstream: AtomicBool,
+    /// Why its HTTP messages are not followed any more.
+    untracked: OnceLock<Untracked>,
     requests: AtomicU64,
     started: SystemTime,
     opened: Instant,
@@ -156,6 +158,7 @@ impl Live {
             settled: Mutex::default(),
             decided: OnceLock::new(),
             upstream: AtomicBool::new(false),
+            untracked: OnceLock::new(),
             requests: AtomicU64::new(0),
             started: SystemTime::now(),
             opened: Instant::now(),
@@ -251,6 +254,7 @@ impl Live {
             bytes_sent: self.counters.client_to_upstream.load(Ordering::Relaxed),
             bytes_received: self.counters.upstream_to_client.load(Ordering::Relaxed),
             requests: self.requests.load(Ordering::Relaxed),
+            untracked: self.untracked.get().map(|untracked| untracked.reason.into()),
             detect: decided.took,
             duration: self.opened.elapsed(),
             close: reason.name().into(),
@@ -267,6 +271,8 @@ impl ExchangeSink for Live {
 
     fn downgraded(&self, untracked: Untracked) {
         tracing::debug!(?untracked, "HTTP messages can't be followed, passing bytes on");
+        // Said once for each connection.
+        let _ = self.untracked.set(untracked);
         self.bound.downgraded(untracked);
     }
 

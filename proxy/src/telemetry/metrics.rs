@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     budget::{Budgets, Share},
-    decision::{Decision, Direction, Source, Treatment, direction_name, source_name},
+    decision::{Decision, Direction, Evidence, Source, Treatment, direction_name, source_name},
     forward::http::{Exchange, Untracked},
 };
 
@@ -401,7 +401,8 @@ impl Bound {
         let result = match decision.treatment {
             Treatment::Http1 => "http/1",
             Treatment::Http2 => "h2",
-            _ if decision.why.contains("timed out") => "read_timeout",
+            // Linkerd's, whose detection waits for the rest until its time is up.
+            _ if decision.evidence == Evidence::Incomplete => "read_timeout",
             _ => "not_http",
         };
         let of = self.base.of.clone();

@@ -75,6 +75,9 @@ pub struct ConnectionRecord {
     pub bytes_received: u64,
     /// Requests seen on it.
     pub requests: u64,
+    /// Why its HTTP messages could not be followed any more: from then on bytes passed unread.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub untracked: Option<Cow<'static, str>>,
     /// From accept to the decision.
     #[serde(
         rename = "detect_us",
@@ -162,7 +165,8 @@ pub struct RequestRecord {
     pub request_bytes: u64,
     /// Bytes of the response's body.
     pub response_bytes: u64,
-    /// `complete`, `client_reset`, `upstream_reset`, `answered` or `tunnel`.
+    /// `complete`, `client_reset`, `upstream_reset`, `upstream_closed`, `answered`, `tunnel`,
+    /// `untracked` or `cancelled`.
     pub end: Cow<'static, str>,
     /// HTTP/2 error code of a reset (RFC 9113 §7).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -212,6 +216,7 @@ impl RequestRecord {
             ExchangeEnd::Complete => ("complete", None, None),
             ExchangeEnd::ClientReset(code) => ("client_reset", code, None),
             ExchangeEnd::UpstreamReset(code) => ("upstream_reset", code, None),
+            ExchangeEnd::UpstreamClosed => ("upstream_closed", None, None),
             ExchangeEnd::Answered(error) => ("answered", None, Some(error.into())),
             ExchangeEnd::Tunnel => ("tunnel", None, None),
             ExchangeEnd::Untracked => ("untracked", None, None),

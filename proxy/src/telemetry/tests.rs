@@ -37,6 +37,7 @@ pub(super) fn connection_record() -> ConnectionRecord {
         bytes_sent: 1500,
         bytes_received: 3_000_000,
         requests: 0,
+        untracked: None,
         detect: Some(Duration::from_micros(120)),
         duration: Duration::from_millis(1250),
         close: "finished".into(),

@@ -189,11 +189,11 @@ impl Messages {
         }
     }
 
-    /// The upstream has said everything it will say.
-    pub(super) fn upstream_ended(&mut self) -> UpstreamEnd {
+    /// The upstream has said everything it will say: in order, or up to a `reset`, which ends no body.
+    pub(super) fn upstream_ended(&mut self, reset: bool) -> UpstreamEnd {
         match &self.responses {
             State::Raw | State::Held => UpstreamEnd::Raw,
-            State::Body(body) if body.is_until_eof() => {
+            State::Body(body) if body.is_until_eof() && !reset => {
                 self.response_done();
                 self.exchanges.settle_early_answer();
                 UpstreamEnd::InOrder

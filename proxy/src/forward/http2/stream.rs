@@ -4,6 +4,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -18,17 +19,18 @@ use crate::forward::http::{
     is_grpc,
 };
 
-/// Forwards one exchange to its end, whatever that is.
+/// Forwards one exchange to its end, whatever that is. Dropped, it ends by the client if that is gone.
 pub(super) async fn forward(
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
     upstream: SendRequest<Bytes>,
     sink: Arc<dyn ExchangeSink>,
+    client_gone: Arc<AtomicBool>,
 ) {
     let (mut head, body) = request.into_parts();
     let tracker = Tracker::start(&sink, info(&head));
-    let mut exchange =
-        Exchange { respond, tracker, connect: head.method == Method::CONNECT, cancelled: None };
+    let connect = head.method == Method::CONNECT;
+    let mut exchange = Exchange { respond, tracker, connect, cancelled: None, client_gone };
     if head.uri.authority().is_none() {
         // h2 wants to be told that a request without `:authority` is meant.
         head.version = Version::HTTP_11;
@@ -58,6 +60,8 @@ struct Exchange {
     connect: bool,
     /// The client wants no answer any more.
     cancelled: Option<Reason>,
+    /// Its connection has ended: whatever ends now, ends because of that.
+    client_gone: Arc<AtomicBool>,
 }
 
 /// How the bodies of an answered request ended.
@@ -67,6 +71,14 @@ enum BodyEnd {
     Client(Option<Reason>),
     /// The upstream did.
     Upstream(Option<Reason>),
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if self.client_gone.load(Relaxed) {
+            self.tracker.finish(ExchangeEnd::ClientReset(None));
+        }
+    }
 }
 
 fn info(head: &http::request::Parts) -> RequestInfo {

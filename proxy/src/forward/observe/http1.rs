@@ -263,7 +263,10 @@ impl Http1Observer {
         }
         self.exchanges.settle_early_answer();
         self.over = self.is_between_messages();
-        let end = ExchangeEnd::UpstreamReset(None);
+        let end = match self.client_ended {
+            true => ExchangeEnd::ClientReset(None),
+            false => ExchangeEnd::UpstreamClosed,
+        };
         self.exchanges.abandon(end.clone(), end);
         self.pass_everything();
     }

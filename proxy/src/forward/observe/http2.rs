@@ -48,6 +48,8 @@ struct Connection {
     charge: Charge,
     /// The upstream has said GOAWAY, or ended its stream.
     upstream_done: bool,
+    /// It has ended its stream.
+    upstream_ended: bool,
 }
 
 /// What one peer sends.
@@ -99,7 +101,12 @@ impl Observer for Http2Observer {
 
     fn ended(&mut self, from: Side) {
         if let Some(connection) = &mut self.connection {
-            connection.upstream_done |= from == Side::Upstream;
+            match from {
+                Side::Client if !connection.upstream_ended => connection.streams.client_left(),
+                Side::Client => {}
+                Side::Upstream => connection.upstream_ended = true,
+            }
+            connection.upstream_done |= connection.upstream_ended;
         }
     }
 
@@ -127,7 +134,7 @@ impl Observer for Http2Observer {
 
     fn finish(&mut self, end: ExchangeEnd) {
         if let Some(connection) = self.connection.take() {
-            connection.streams.finish(&end);
+            connection.streams.finish(end);
         }
     }
 }
@@ -139,7 +146,7 @@ impl Connection {
         let charge = Charge::to(sink.share());
         let client = Direction::new(Frames::of_client());
         let upstream = Direction::new(Frames::of_upstream());
-        Self { client, upstream, streams, charge, upstream_done: false }
+        Self { client, upstream, streams, charge, upstream_done: false, upstream_ended: false }
     }
 
     fn bytes(&mut self, from: Side, mut bytes: &[u8]) -> Result<(), Lost> {

@@ -3,29 +3,27 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use super::super::observe::Observer;
 use super::super::{ByteCounters, Side};
 use super::TcpOptions;
 use super::buffer::{Lease, Size};
 use super::reset::disarm;
+use super::socket::{Found, Socket, Source};
 use super::splice::Pipe;
 use crate::budget::{Resource, Share, Taken};
 
 /// Large reads in a row, each filled, after which the rest is taken for bulk.
 const BULK: u8 = 2;
 
-/// From one socket's reading half to the other's writing half.
+/// From one socket to the other.
 pub(super) struct Lane<'a> {
     pub(super) from: Side,
-    pub(super) source: ReadHalf<'a>,
-    pub(super) sink: WriteHalf<'a>,
+    source: Source<'a>,
+    pub(super) sink: &'a Socket,
     /// Bytes written so far.
     pub(super) forwarded: u64,
     prefix: BytesMut,
@@ -33,6 +31,8 @@ pub(super) struct Lane<'a> {
     /// What the lease is charged with, if it is larger than the usual.
     charged: Option<Taken>,
     memory: Option<&'a Share>,
+    /// What the lease holds is one urgent byte.
+    urgent: bool,
     size: Size,
     /// Instead of the lease, for bulk that nobody looks at.
     pipe: Option<Pipe>,
@@ -76,15 +76,21 @@ impl Watch<'_> {
     pub(super) fn read(&mut self, from: Side, bytes: &[u8]) {
         let Some(observer) = &mut self.observer else { return };
         observer.bytes(from, bytes);
-        if observer.untracked().is_some() {
+        if observer.is_done() {
             self.observer = None;
         }
     }
 
     fn ended(&mut self, from: Side) {
-        if let Some(observer) = &mut self.observer {
-            observer.ended(from);
+        let Some(observer) = &mut self.observer else { return };
+        observer.ended(from);
+        if observer.is_done() {
+            self.observer = None;
         }
+    }
+
+    fn looks_at(&self, from: Side) -> bool {
+        self.observer.as_ref().is_some_and(|observer| observer.looks_at(from))
     }
 }
 
@@ -93,19 +99,20 @@ impl Watch<'_> {
 impl<'a> Lane<'a> {
     pub(super) fn new(
         from: Side,
-        source: ReadHalf<'a>,
-        sink: WriteHalf<'a>,
+        source: &'a Socket,
+        sink: &'a Socket,
         options: &'a TcpOptions,
     ) -> Self {
         Self {
             from,
-            source,
+            source: Source::new(source),
             sink,
             forwarded: 0,
             prefix: BytesMut::new(),
             lease: None,
             charged: None,
             memory: options.memory.as_ref(),
+            urgent: false,
             size: Size::default(),
             pipe: None,
             splices: options.splice,
@@ -147,14 +154,19 @@ impl<'a> Lane<'a> {
                 Input::Ended => {
                     self.input = Input::Done;
                     if self.passes_end {
-                        disarm(self.sink.as_ref());
-                        // shutdown(2) does not block. ENOTCONN: the other lane reports why.
-                        let _ = Pin::new(&mut self.sink).poll_shutdown(cx);
+                        disarm(self.sink);
+                        // ENOTCONN: the other lane reports why.
+                        let _ = self.sink.shutdown();
                     }
                 }
                 Input::Done => return Poll::Ready(Ok(())),
             }
         }
+    }
+
+    /// The socket that is read from.
+    pub(super) fn source(&self) -> &'a Socket {
+        self.source.socket()
     }
 
     /// Everything that was read has been written, and the source is open.
@@ -187,7 +199,8 @@ impl<'a> Lane<'a> {
                 Some(lease) if !lease.filled().is_empty() => lease.filled(),
                 _ => return self.poll_write_pipe(cx, counters),
             };
-            let n = ready!(Pin::new(&mut self.sink).poll_write(cx, pending))?;
+            let urgent = self.urgent && self.prefix.is_empty();
+            let n = ready!(self.sink.poll_write(cx, pending, urgent))?;
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -212,25 +225,18 @@ impl<'a> Lane<'a> {
         counters: &ByteCounters,
     ) -> Poll<io::Result<()>> {
         let Some(pipe) = &mut self.pipe else { return Poll::Ready(Ok(())) };
-        let sink = self.sink.as_ref();
         while pipe.filled() > 0 {
-            ready!(sink.poll_write_ready(cx))?;
-            match sink.try_io(Interest::WRITABLE, || pipe.empty(sink)) {
-                Ok(n) => {
-                    self.forwarded += n as u64;
-                    counters.add_from(self.from, n);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
+            let n = ready!(self.sink.poll_write_with(cx, |sink| pipe.empty(sink)))?;
+            self.forwarded += n as u64;
+            counters.add_from(self.from, n);
         }
         Poll::Ready(Ok(()))
     }
 
     /// Reads once. There is nothing to write when this is called.
     fn poll_read(&mut self, cx: &mut Context<'_>, watch: &mut Watch<'_>) -> Poll<io::Result<()>> {
-        let result = match self.source.as_ref().poll_read_ready(cx) {
-            Poll::Ready(Ok(())) if self.is_bulk() && watch.observer.is_none() => {
+        let result = match self.source.poll_ready(cx) {
+            Poll::Ready(Ok(())) if self.is_bulk() && !watch.looks_at(self.from) => {
                 self.poll_splice(cx, watch)
             }
             Poll::Ready(Ok(())) => self.poll_fill(cx, watch),
@@ -250,15 +256,25 @@ impl<'a> Lane<'a> {
             self.charge();
         }
         let lease = self.lease.get_or_insert_with(|| Lease::take(self.size));
-        let mut room = ReadBuf::new(lease.room());
-        ready!(Pin::new(&mut self.source).poll_read(cx, &mut room))?;
-        let n = room.filled().len();
+        let n = match ready!(self.source.poll_read(cx, lease.room()))? {
+            Found::Bytes(n) => n,
+            // Out of line for a peer that has not asked for anything else: not shown.
+            Found::Urgent => {
+                lease.fill(1);
+                self.urgent = true;
+                return Poll::Ready(Ok(()));
+            }
+        };
+        self.urgent = false;
         lease.fill(n);
         self.peak = self.peak.max(n);
         if n == 0 {
             self.input = Input::Ended;
             self.give_back();
-            watch.ended(self.from);
+            // Behind an error it is none: the stream was cut.
+            if self.passes_end {
+                watch.ended(self.from);
+            }
             return Poll::Ready(Ok(()));
         }
         watch.read(self.from, lease.filled());
@@ -297,28 +313,25 @@ impl<'a> Lane<'a> {
         if self.pipe.is_none() {
             self.pipe = Pipe::take().ok();
         }
-        let source = self.source.as_ref();
-        while let Some(pipe) = &mut self.pipe {
-            match source.try_io(Interest::READABLE, || pipe.fill(source)) {
-                Ok(0) => {
-                    self.input = Input::Ended;
-                    self.pipe = None;
-                    watch.ended(self.from);
-                    return Poll::Ready(Ok(()));
-                }
-                Ok(n) => {
-                    self.peak = self.peak.max(n);
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(source.poll_read_ready(cx))?;
-                }
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => self.pipe = None,
-                Err(error) => return Poll::Ready(Err(error)),
+        match self.pipe.as_mut().map(|pipe| pipe.fill(self.source.socket())) {
+            Some(Ok(n @ 1..)) => {
+                self.source.moved();
+                self.peak = self.peak.max(n);
+                return Poll::Ready(Ok(()));
+            }
+            Some(Ok(0)) => {}
+            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Some(Err(error)) if error.raw_os_error() != Some(libc::EINVAL) => {
+                return Poll::Ready(Err(error));
+            }
+            // There is no pipe to be had, or the kernel can't.
+            None | Some(_) => {
+                self.pipe = None;
+                self.splices = false;
             }
         }
-        // There is no pipe to be had, or the kernel can't.
-        self.splices = false;
+        // A read tells what it meant.
+        self.source.moved();
         self.poll_fill(cx, watch)
     }
 

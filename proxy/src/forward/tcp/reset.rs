@@ -1,6 +1,6 @@
 //! Resets: sending one on purpose, and waiting until what should arrive before it has arrived.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -24,19 +24,19 @@ pub fn reset(stream: TcpStream) {
 
 /// From now on a close of `stream` is a reset, also the kernel's when the process dies: a stream
 /// that was cut must not look complete.
-pub fn arm(stream: &TcpStream) {
-    let _ = stream.set_zero_linger();
+pub fn arm(stream: &impl AsFd) {
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
 /// Takes [`arm`] back. To be called just before the end is sent: from then on the kernel delivers
 /// what there is and the end, whatever becomes of the process, and with the option it would not.
-pub fn disarm(stream: &TcpStream) {
+pub fn disarm(stream: &impl AsFd) {
     let _ = SockRef::from(stream).set_linger(None);
 }
 
 /// Waits until the peer's kernel has everything that was written to `stream`. The kernel has no
 /// event for that, so it is asked at growing intervals. Returns at once if asking fails.
-pub(super) async fn delivered(stream: &TcpStream) {
+pub(super) async fn delivered(stream: &impl AsFd) {
     let mut wait = FIRST_WAIT;
     while unacknowledged(stream) > 0 {
         sleep(wait).await;
@@ -45,10 +45,10 @@ pub(super) async fn delivered(stream: &TcpStream) {
 }
 
 /// Bytes sent or queued that the peer has not acknowledged (SIOCOUTQ, tcp(7)); 0 if unknown.
-fn unacknowledged(stream: &TcpStream) -> libc::c_int {
+fn unacknowledged(stream: &impl AsFd) -> libc::c_int {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the descriptor is open for as long as `stream` is borrowed, and TIOCOUTQ (the same
     // number as SIOCOUTQ) writes one int to the pointer, which is valid for the call.
-    let result = unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    let result = unsafe { libc::ioctl(stream.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
     if result == 0 { bytes } else { 0 }
 }

@@ -49,10 +49,12 @@ impl Pipe {
         self.filled
     }
 
-    /// Moves what the socket has, if it is empty; 0 is the end of the stream.
+    /// Moves what the socket has, if it is empty. Neither 0 nor `EAGAIN` says that there is nothing
+    /// or will be: in front of an urgent byte the kernel answers so too (`tcp_read_sock` in
+    /// net/ipv4/tcp.c), and only a read tells.
     ///
     /// # Errors
-    /// `EAGAIN` if there is nothing, `EINVAL` if the socket can't, and what reading from it gives.
+    /// `EINVAL` if the socket can't, and what reading from it gives.
     pub(super) fn fill(&mut self, socket: impl AsFd) -> io::Result<usize> {
         let Some(ends) = &self.ends else { return Ok(0) };
         let moved = splice(socket, None, &ends.write, None, CAPACITY as usize, flags())?;

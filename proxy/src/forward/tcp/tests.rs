@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::sync::mpsc;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{advance, pause};
 
 mod observed;
+mod urgent;
 
 use super::buffer::{Size, free};
 use super::*;

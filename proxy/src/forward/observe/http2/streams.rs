@@ -31,6 +31,8 @@ pub(super) struct Streams {
     newest: u32,
     /// The upstream's GOAWAY: the last stream that it takes, and the error code.
     going_away: Option<(u32, u32)>,
+    /// The client has ended its stream, before the upstream did.
+    client_left: bool,
 }
 
 struct Stream {
@@ -58,7 +60,7 @@ struct Mix(u64);
 impl Streams {
     pub(super) fn new(sink: Arc<dyn ExchangeSink>) -> Self {
         let open = HashMap::with_hasher(Seed(fastrand::u64(..)));
-        Self { sink, open, words: 0, newest: 0, going_away: None }
+        Self { sink, open, words: 0, newest: 0, going_away: None, client_left: false }
     }
 
     /// Stream 1 is open, and half-closed by the client.
@@ -140,7 +142,7 @@ impl Streams {
             self.closed(&stream);
             stream.finish(match from {
                 Side::Client => ExchangeEnd::ClientReset(Some(code)),
-                Side::Upstream => ExchangeEnd::UpstreamReset(Some(code)),
+                Side::Upstream => self.caused(ExchangeEnd::UpstreamReset(Some(code))),
             });
         }
     }
@@ -160,12 +162,27 @@ impl Streams {
         let refused = |id: &u32, _: &mut Stream| *id > last && !id.is_multiple_of(2);
         let refused: Vec<_> = self.open.extract_if(refused).collect();
         refused.iter().for_each(|(_, stream)| self.closed(stream));
-        finish(refused, &ExchangeEnd::UpstreamReset(Some(code)));
+        finish(refused, &self.caused(ExchangeEnd::UpstreamReset(Some(code))));
+    }
+
+    /// The client is gone: whatever else ends streams now, does it because of that.
+    pub(super) fn client_left(&mut self) {
+        self.client_left = true;
+    }
+
+    fn caused(&self, end: ExchangeEnd) -> ExchangeEnd {
+        match end {
+            ExchangeEnd::UpstreamReset(_) | ExchangeEnd::UpstreamClosed if self.client_left => {
+                ExchangeEnd::ClientReset(None)
+            }
+            end => end,
+        }
     }
 
     /// Ends every stream, in the order in which they were opened.
-    pub(super) fn finish(mut self, end: &ExchangeEnd) {
-        finish(self.open.drain().collect(), end);
+    pub(super) fn finish(mut self, end: ExchangeEnd) {
+        let end = self.caused(end);
+        finish(self.open.drain().collect(), &end);
     }
 
     /// Gives back what a stream, and many at a time, have needed.

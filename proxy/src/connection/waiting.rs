@@ -1,0 +1,131 @@
+//! A client whose upstream is being dialled: whether it still waits. Its bytes are left where they
+//! are.
+
+use std::{future::pending, io, time::Duration};
+
+use tokio::{io::Interest, net::TcpStream, time::sleep};
+
+use crate::{
+    capture::{Netns, is_orphaned},
+    telemetry::CloseReason,
+};
+
+/// How often a client that has ended its stream is looked for: soon, then less and less often.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const LAST_LOOK: Duration = Duration::from_millis(500);
+
+/// Resolves when the client is gone: it has reset its connection, or closed it. Who has only ended
+/// the stream may wait for an answer. A TCP peer cannot tell the one from the other; where the client
+/// is local, in `netns`, its kernel can.
+pub(super) async fn gone(client: &TcpStream, netns: Option<&Netns>) -> CloseReason {
+    // Of `PRIORITY` only the end of the stream ever comes: tokio does not ask for urgent data.
+    match client.ready(Interest::PRIORITY | Interest::ERROR).await {
+        Ok(ready) if ready.is_error() => return CloseReason::ClientReset,
+        Ok(_) => {}
+        Err(_) => return pending().await,
+    }
+    tokio::select! {
+        reset = reset(client) => reset,
+        closed = closed(client, netns) => closed,
+    }
+}
+
+async fn reset(client: &TcpStream) -> CloseReason {
+    match client.ready(Interest::ERROR).await {
+        Ok(_) => CloseReason::ClientReset,
+        Err(_) => pending().await,
+    }
+}
+
+async fn closed(client: &TcpStream, netns: Option<&Netns>) -> CloseReason {
+    let addresses = client.peer_addr().and_then(|peer| Ok((peer, client.local_addr()?)));
+    let (Some(netns), Ok((peer, local))) = (netns, addresses) else { return pending().await };
+    let mut pause = FIRST_LOOK;
+    loop {
+        match is_orphaned(netns, peer, local).await {
+            Ok(true) => return CloseReason::ClientClosed,
+            Ok(false) => {}
+            Err(error) => {
+                tracing::debug!(%error, "client not looked for; it may have closed");
+                return pending().await;
+            }
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LAST_LOOK);
+    }
+}
+
+/// Whether an error of connect(2) says that the connection was made, and reset since.
+pub(super) fn was_reached(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Shutdown, TcpListener, TcpStream as Client};
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// A client, and weir's end of its connection.
+    fn connected() -> (Client, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = Client::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        accepted.set_nonblocking(true).unwrap();
+        (client, TcpStream::from_std(accepted).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_client_that_closes_is_gone_whatever_it_has_sent() {
+        use std::io::Write;
+        let netns = Netns::own().unwrap();
+        for sent in [&b""[..], b"GET / HTTP/1.1\r\n\r\n", &[b'x'; 100_000]] {
+            let (mut client, accepted) = connected();
+            client.write_all(sent).unwrap();
+            drop(client);
+            assert_eq!(gone(&accepted, Some(&netns)).await, CloseReason::ClientClosed);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_has_ended_its_stream_may_wait_and_may_close_later() {
+        let netns = Netns::own().unwrap();
+        let (client, accepted) = connected();
+        client.shutdown(Shutdown::Write).unwrap();
+        accepted.ready(Interest::PRIORITY).await.unwrap();
+        let (peer, local) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+        assert!(!is_orphaned(&netns, peer, local).await.unwrap());
+        drop(client);
+        assert_eq!(gone(&accepted, Some(&netns)).await, CloseReason::ClientClosed);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_resets_is_gone_also_behind_its_end_and_from_elsewhere() {
+        for ended in [false, true] {
+            let (client, accepted) = connected();
+            if ended {
+                client.shutdown(Shutdown::Write).unwrap();
+                accepted.ready(Interest::PRIORITY).await.unwrap();
+            }
+            crate::forward::tcp::arm(&client);
+            drop(client);
+            assert_eq!(gone(&accepted, None).await, CloseReason::ClientReset);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_client_says_is_left_alone() {
+        use std::io::Write;
+        let netns = Netns::own().unwrap();
+        let (mut client, accepted) = connected();
+        client.write_all(b"hello").unwrap();
+        accepted.readable().await.unwrap();
+        let waited = timeout(Duration::ZERO, gone(&accepted, Some(&netns))).await;
+        assert!(waited.is_err(), "it waits: {waited:?}");
+        let mut read = [0; 5];
+        assert_eq!(accepted.try_read(&mut read).unwrap(), 5);
+    }
+}
