@@ -24,6 +24,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use crate::telemetry::record::QUEUE;
 pub use charge::Charge;
 pub use memory::usual_memory;
 
@@ -41,6 +42,8 @@ pub enum Resource {
     Memory,
     /// Rows of `weir stat`.
     Rows,
+    /// Access records that wait to be written; one with long words counts as several.
+    Records,
 }
 
 /// Descriptors of a proxied connection: the client's and the upstream's.
@@ -126,8 +129,14 @@ struct Use {
 
 impl Resource {
     /// Every one.
-    pub const ALL: [Self; 5] =
-        [Self::Connections, Self::Dialling, Self::Descriptors, Self::Memory, Self::Rows];
+    pub const ALL: [Self; 6] = [
+        Self::Connections,
+        Self::Dialling,
+        Self::Descriptors,
+        Self::Memory,
+        Self::Rows,
+        Self::Records,
+    ];
 
     /// The name in `weir status` and of the label `budget`.
     #[must_use]
@@ -138,6 +147,7 @@ impl Resource {
             Self::Descriptors => "descriptors",
             Self::Memory => "memory",
             Self::Rows => "stat_rows",
+            Self::Records => "records",
         }
     }
 
@@ -149,7 +159,7 @@ impl Resource {
             // Few processes have many workloads that are large, and a connection that goes direct is
             // one that is not seen: most of them for whoever asks.
             Self::Descriptors => Some((3, 4)),
-            Self::Memory | Self::Rows => Some((1, 2)),
+            Self::Memory | Self::Rows | Self::Records => Some((1, 2)),
         }
     }
 
@@ -183,6 +193,7 @@ impl Budgets {
                 Resource::Descriptors => u64::MAX,
                 Resource::Memory => sizes.memory,
                 Resource::Rows => sizes.rows,
+                Resource::Records => QUEUE as u64,
             };
             Pot { size: AtomicU64::new(size), used: AtomicU64::new(0) }
         });

@@ -168,7 +168,7 @@ impl Telemetry {
         };
         self.inner.metrics.decided(&skipped.workload, skipped.direction, decision);
         self.inner.stats.skipped(skipped, decision);
-        self.record(|| {
+        self.record(&self.share(&skipped.workload), || {
             Record::Connection(ConnectionRecord {
                 id: self.inner.next_id.fetch_add(1, Ordering::Relaxed),
                 time: SystemTime::now()
@@ -267,8 +267,8 @@ impl Telemetry {
         self.inner.taps.open(workload, filter)
     }
 
-    /// Hands a record to the log if there is one, and to whoever taps; never waits.
-    fn record(&self, record: impl FnOnce() -> Record) {
+    /// Hands a record of a workload to the log if there is one, and to whoever taps; never waits.
+    fn record(&self, share: &Share, record: impl FnOnce() -> Record) {
         let Inner { records, taps, .. } = &*self.inner;
         if records.is_none() && taps.is_idle() {
             return;
@@ -276,7 +276,7 @@ impl Telemetry {
         let record = record();
         taps.show(&record);
         if let Some(records) = records {
-            records.write(record);
+            records.write_for(share, record);
         }
     }
 

@@ -233,7 +233,8 @@ impl Live {
         if self.upstream.load(Ordering::Relaxed) {
             self.bound.upstream.closed(reason.upstream_errno());
         }
-        self.telemetry.record(|| Record::Connection(self.record(decided, reason)));
+        let record = || Record::Connection(self.record(decided, reason));
+        self.telemetry.record(&self.bound.share, record);
     }
 
     fn record(&self, decided: &Decided, reason: &CloseReason) -> ConnectionRecord {
@@ -292,7 +293,7 @@ impl ExchangeSink for Live {
         if let Some(decided) = self.decided.get() {
             decided.row.exchange(&exchange, class);
         }
-        self.telemetry.record(|| {
+        self.telemetry.record(&self.bound.share, || {
             Record::Request(RequestRecord::new(
                 self.id,
                 &self.info,

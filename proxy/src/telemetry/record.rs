@@ -5,6 +5,7 @@ mod words;
 mod writer;
 
 pub(super) use words::Words;
+pub(crate) use writer::QUEUE;
 pub use writer::{RecordFormat, RecordLog};
 
 use std::{

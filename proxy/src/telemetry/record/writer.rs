@@ -17,12 +17,16 @@ use serde::{Deserialize, Serialize};
 
 use super::{Record, Words};
 use crate::json;
+use crate::budget::{Resource, Share, Taken};
 
 /// Records waiting to be written. At about 400 bytes each this bounds the queue to a few MiB.
-const QUEUE: usize = 8192;
+pub(crate) const QUEUE: usize = 8192;
 
 /// Bytes of words in waiting records.
 const QUEUED_WORDS: usize = 16 << 20;
+
+/// A record with so many bytes of words takes the place of two: where all have, both bounds are met.
+const WORDS: usize = QUEUED_WORDS / QUEUE;
 
 /// How records are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -45,7 +49,8 @@ pub struct RecordLog {
 
 #[derive(Debug)]
 enum Message {
-    Record(Box<Record>),
+    /// With the place that it takes of its workload's.
+    Record(Box<Record>, Option<Taken>),
     /// Answered when everything before it is written.
     Flush(SyncSender<()>),
 }
@@ -96,8 +101,23 @@ impl RecordLog {
 
     /// Queues a record, or drops and counts it if the queue is full. Never waits.
     pub fn write(&self, record: Record) {
+        self.enqueue(record, None);
+    }
+
+    /// The same for a workload's: those of others have their own place.
+    pub fn write_for(&self, share: &Share, record: Record) {
+        let places = 1 + record.words() / WORDS;
+        match share.take(Resource::Records, places as u64) {
+            Some(taken) => self.enqueue(record, Some(taken)),
+            None => {
+                self.dropped.inc();
+            }
+        }
+    }
+
+    fn enqueue(&self, record: Record, taken: Option<Taken>) {
         let words = record.words();
-        let queue = || self.queue.try_send(Message::Record(Box::new(record))).is_ok();
+        let queue = || self.queue.try_send(Message::Record(Box::new(record), taken)).is_ok();
         if !self.words.queue(words, queue) {
             self.dropped.inc();
         }
@@ -147,8 +167,9 @@ fn run(
         let mut next = Ok(first);
         while let Ok(message) = next {
             let result = match message {
-                Message::Record(record) => {
+                Message::Record(record, taken) => {
                     queued.taken(&record);
+                    drop(taken);
                     write_one(&mut out, &record, format)
                 }
                 Message::Flush(done) => {
@@ -187,7 +208,8 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::telemetry::tests::connection_record;
+    use crate::budget::Budgets;
+    use crate::telemetry::{record::ConnectionRecord, tests::connection_record};
 
     /// A pipe whose reader is stuck until the test lets go.
     #[derive(Clone, Default)]
@@ -225,6 +247,32 @@ mod tests {
         let written = pipe.0.lock().unwrap().clone();
         let lines = written.iter().filter(|byte| **byte == b'\n').count();
         assert_eq!(lines as u64 + log.dropped(), 101);
+    }
+
+    #[test]
+    fn a_workload_with_many_records_leaves_room_for_anothers() {
+        let pipe = Stuck::default();
+        let log = RecordLog::start(Box::new(pipe.clone()), RecordFormat::Json).unwrap();
+        let budgets = Budgets::default();
+        let (a, b) = (budgets.share(&"a".into()), budgets.share(&"b".into()));
+        let held = pipe.0.lock().unwrap();
+        let long = || {
+            let record = ConnectionRecord { sni: Some("x".repeat(8000)), ..connection_record() };
+            Record::Connection(record)
+        };
+        for _ in 0..10_000 {
+            log.write_for(&a, long());
+            log.write_for(&a, Record::Connection(connection_record()));
+        }
+        let dropped = log.dropped();
+        assert!(dropped > 10_000);
+        for _ in 0..1000 {
+            log.write_for(&b, Record::Connection(connection_record()));
+        }
+        assert_eq!(log.dropped(), dropped, "every record of b has a place");
+        drop(held);
+        log.flush(Duration::from_secs(30));
+        assert_eq!(budgets.used(Resource::Records), 0);
     }
 
     #[test]
