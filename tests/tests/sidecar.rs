@@ -419,6 +419,30 @@ fn a_container_that_does_not_see_its_pod_is_told_what_to_mount() -> Result<()> {
     Ok(())
 }
 
+/// Cgroups that are mounted read-only, and sysctls that only the machine's own network namespace has, are
+/// what every container has that is not privileged: nothing is wrong with it.
+#[test]
+fn weir_check_does_not_complain_of_what_a_container_cannot_have() -> Result<()> {
+    let pod = Pod::new("check")?;
+    let weir = container(&pod.path)?;
+    let script = format!(
+        "mount -o remount,bind,ro {} && exec {} check -o json",
+        weir_tests::cgroup::mount_point()?.display(),
+        binary()?.display()
+    );
+    let mut command = pod.lab.client.command("unshare");
+    command.args(["--cgroup", "--mount", "sh", "-c", &script]);
+    let said = run(&mut within(&weir, &command), LIMIT)?.ok()?.stdout;
+    let report: Value = serde_json::from_str(&said)?;
+    ensure!(report["ready"] == true, "{report:#}");
+    let findings = report["findings"].as_array().context("no findings")?;
+    for name in ["jit", "interception proof"] {
+        let finding = findings.iter().find(|finding| finding["name"] == name);
+        ensure!(finding.is_some_and(|it| it["level"] == "ok"), "{name}: {report:#}");
+    }
+    Ok(())
+}
+
 #[test]
 fn the_pod_is_found_without_its_uid_too() -> Result<()> {
     let pod = Pod::new("nouid")?;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{Stream, StreamExt, TryStreamExt};
+use futures_util::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{
     Api, Client, Config, Resource,
@@ -192,7 +192,7 @@ where
     })
 }
 
-/// Whether what is watched can be, at each change.
+/// Whether what is watched can be, at each change. That a list is begun says nothing yet.
 fn outcomes<K, S>(
     what: &'static str,
     changes: S,
@@ -200,7 +200,12 @@ fn outcomes<K, S>(
 where
     S: Stream<Item = Result<watcher::Event<K>, watcher::Error>>,
 {
-    changes.map_ok(drop).map_err(|error| full(&error)).map(move |outcome| (what, outcome))
+    let outcome = move |change: Result<watcher::Event<K>, watcher::Error>| match change {
+        Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => None,
+        Ok(_) => Some((what, Ok(()))),
+        Err(error) => Some((what, Err(full(&error)))),
+    };
+    changes.filter_map(move |change| std::future::ready(outcome(change)))
 }
 
 /// What is not looked at need not be kept.
