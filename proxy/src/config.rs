@@ -1,6 +1,7 @@
 //! What weir is told to do: one structure for the file, the flags and the defaults. Parsed
 //! strictly and validated once; the effective result can be printed and read back.
 
+mod differences;
 mod file;
 mod settings;
 

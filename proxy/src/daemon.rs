@@ -231,7 +231,7 @@ fn status(workload: &Workload) -> WorkloadStatus {
         cgroup: settings.workload.cgroup.as_ref().map(path).unwrap_or_default(),
         netns: settings.workload.netns.as_ref().map(path),
         fail: settings.workload.fail,
-        inbound: settings.inbound.capture,
+        inbound: settings.inbound.capture && !workload.kernel().is_inbound_off(),
         preserve_client_ip: workload.client_ip().is_some(),
         learn: settings.workload.learn,
         phase: workload.phase().to_owned(),

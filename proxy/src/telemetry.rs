@@ -259,6 +259,13 @@ impl Telemetry {
         }
     }
 
+    /// Opens the record file anew, behind the records so far. Blocks while their queue is full.
+    pub fn reopen_records(&self) {
+        if let Some(records) = &self.inner.records {
+            records.reopen();
+        }
+    }
+
     /// Records from now on, of one workload or of all, that pass the filter.
     ///
     /// # Errors

@@ -433,7 +433,7 @@ impl Workloads {
             pod: workload.pod().map(PodLabels::from),
             fail: fail_name(workload.settings().workload.fail),
             learn: workload.settings().workload.learn.name(),
-            inbound: workload.settings().inbound.capture,
+            inbound: workload.settings().inbound.capture && !workload.kernel().is_inbound_off(),
             capturing: workload.phase() == "capturing",
             decisions: workload.kernel().counters(),
             budget: workload.budget(),

@@ -315,6 +315,12 @@ impl Daemon {
         &self.instance
     }
 
+    /// The file of its records.
+    #[must_use]
+    pub fn records_file(&self) -> &Path {
+        &self.records
+    }
+
     /// What it has recorded so far.
     ///
     /// # Errors

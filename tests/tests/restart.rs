@@ -2,7 +2,9 @@
 //! the same: to load them again takes tens of milliseconds for each workload, in which its
 //! connections go direct. What it was told is kept too, whatever its length.
 
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use weir_tests::left::nothing_left;
@@ -86,6 +88,47 @@ fn a_program_that_is_missing_is_attached_again() -> Result<()> {
     check(&pods, &inside, &outside)?;
     let more = daemon.instance().programs();
     ensure!(more.len() > first.len(), "{more:?} after {first:?}");
+    daemon.stop()?;
+    daemon.instance().detach(&[])?.ok()?;
+    nothing_left(daemon.instance(), &pods.namespaces())
+}
+
+/// Guards against a start that uses whatever is pinned under a name of weir's: it captured nothing,
+/// or read a value past its end.
+#[test]
+fn pins_that_are_something_else_are_made_anew() -> Result<()> {
+    let pods = Pods::new()?;
+    let (inside, outside) = (pods.pod_a.listen(at("::"))?, pods.client_a.listen(at("::"))?);
+    let run = || {
+        let pod = &pods.pod_a;
+        let run = Run::new(&pods.node, pods.dir());
+        run.workload("a", pod.cgroup(), Some(&pod.netns))
+    };
+    let mut daemon = run().start()?;
+    let root = Path::new("/sys/fs/bpf/weir").join(daemon.instance().name());
+    let mut schemas = fs::read_dir(&root)?.filter_map(Result::ok).map(|entry| entry.path());
+    let schema = schemas.find(|path| path.join("maps").is_dir()).context("no schema")?;
+    let map = |name: &str| schema.join("maps").join(name);
+    let link = |name: &str| schema.join("1").join(name);
+    type Spoil<'a> = (&'a str, &'a dyn Fn() -> std::io::Result<()>);
+    let spoils: [Spoil<'_>; 5] = [
+        ("another map", &|| fs::rename(map("WAYS"), map("PENDING"))),
+        ("a directory", &|| {
+            fs::remove_file(map("WAYS")).and_then(|()| fs::create_dir(map("WAYS")))
+        }),
+        ("missing maps", &|| {
+            fs::remove_file(map("PENDING")).and_then(|()| fs::remove_file(map("WORKLOADS")))
+        }),
+        ("a map for a link", &|| fs::rename(map("WAYS"), link("connect4"))),
+        ("a link for a map", &|| fs::rename(link("connect4"), map("HEARTBEAT"))),
+    ];
+    for (what, spoil) in spoils {
+        daemon.process.kill_hard()?;
+        spoil().with_context(|| what.to_owned())?;
+        daemon = run().after(&daemon).start().context(what)?;
+        check(&pods, &inside, &outside).context(what)?;
+        ensure!(daemon.process.log().contains("made anew"), "{what}: {}", daemon.process.log());
+    }
     daemon.stop()?;
     daemon.instance().detach(&[])?.ok()?;
     nothing_left(daemon.instance(), &pods.namespaces())

@@ -6,6 +6,7 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    sync::atomic::Ordering,
 };
 
 use aya::{
@@ -101,6 +102,8 @@ impl Kernel {
         followed: impl FnOnce(bool) -> Result<(), CaptureError>,
     ) -> Result<(), CaptureError> {
         let Self { instance, workload, .. } = self;
+        let inbound = options.inbound.filter(|_| !self.is_inbound_off());
+        let options = AttachOptions { inbound, ..options };
         let dir = open(cgroup)?;
         let cgroup_id = cgroup::id(cgroup)?;
         let pins = instance.pins.links(*workload);
@@ -179,6 +182,30 @@ impl Kernel {
                 let _ = fs::remove_file(pins.join(hook.name));
             }
             !decides
+        });
+    }
+
+    /// Captures no inbound connections any more, and says why, once. Where nothing is attached yet,
+    /// nothing will be.
+    pub(super) fn switch_inbound_off(&self, reason: &CaptureError) {
+        if self.inbound_off.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        tracing::warn!(
+            workload.number = self.workload,
+            %reason,
+            "inbound connections of a workload are not captured any more: weir's own to it could come \
+             back; mend that and add the workload anew"
+        );
+        let _ = self.set_flag(flags::CAPTURE_INBOUND, false);
+        let pins = self.instance.pins.links(self.workload);
+        lock(&self.links).retain(|(hook, link)| {
+            let inbound = hook.attach_type == AttachType::SkLookup;
+            if inbound {
+                let _ = bpf::link_detach(link.as_fd());
+                let _ = fs::remove_file(pins.join(hook.name));
+            }
+            !inbound
         });
     }
 

@@ -6,7 +6,7 @@ use std::{io, path::PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
     /// The BPF object could not be loaded.
-    #[error("cannot load the BPF object: {0}; `weir check` tells what this kernel lacks")]
+    #[error("cannot load the BPF object: {0}; {advice}", advice = load_advice(.0))]
     Load(#[from] aya::EbpfError),
     /// The kernel lacks what nothing can stand for.
     #[error(
@@ -17,9 +17,7 @@ pub enum CaptureError {
         release: String,
     },
     /// One program was refused.
-    #[error(
-        "cannot load BPF program {name}: {source}; run as root or grant CAP_BPF and CAP_NET_ADMIN, and see `weir check`"
-    )]
+    #[error("cannot load BPF program {name}: {source}; {}", load_advice(&**source))]
     Program {
         /// The program.
         name: &'static str,
@@ -218,6 +216,31 @@ impl CaptureError {
     }
 }
 
+fn errno(cause: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let of_program = || match cause.downcast_ref::<aya::programs::ProgramError>()? {
+        // It stands for the error in it, which is therefore none of its causes.
+        aya::programs::ProgramError::IOError(error) => Some(error),
+        _ => None,
+    };
+    cause.downcast_ref::<io::Error>().or_else(of_program)?.raw_os_error()
+}
+
+/// The next step after the kernel has refused a map or a program, by the errno in its causes.
+fn load_advice(error: &(dyn std::error::Error + 'static)) -> &'static str {
+    let causes = std::iter::successors(Some(error), |cause| cause.source());
+    match causes.filter_map(errno).last() {
+        Some(libc::EMFILE | libc::ENFILE) => {
+            "raise the limit of open files (`ulimit -n`, LimitNOFILE=)"
+        }
+        Some(libc::ENOMEM) => "free memory, or raise the limit of the cgroup that weir is in",
+        Some(libc::EROFS) => "mount the bpffs writable: it is read-only",
+        Some(libc::EPERM | libc::EACCES) => {
+            "run as root or grant CAP_BPF and CAP_NET_ADMIN, and see `weir check`"
+        }
+        _ => "`weir check` tells what this kernel lacks",
+    }
+}
+
 /// What a map without room says: E2BIG of hashes, ENOSPC of longest-prefix matches.
 fn full(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
@@ -235,5 +258,28 @@ pub(super) fn into_io(error: aya::maps::MapError) -> io::Error {
         aya::maps::MapError::SyscallError(e) => e.io_error,
         aya::maps::MapError::KeyNotFound => io::Error::from_raw_os_error(libc::ENOENT),
         other => io::Error::other(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards against an advice that does not fit: to run as root, given to root.
+    #[test]
+    fn the_advice_fits_the_errno() {
+        for (errno, word) in [
+            (libc::EMFILE, "ulimit -n"),
+            (libc::ENOMEM, "memory"),
+            (libc::EROFS, "read-only"),
+            (libc::EPERM, "run as root"),
+            (libc::EINVAL, "weir check"),
+        ] {
+            let cause = aya::programs::ProgramError::IOError(io::Error::from_raw_os_error(errno));
+            let error = CaptureError::Program { name: "weir_connect4", source: Box::new(cause) };
+            let text = error.to_string();
+            assert!(text.contains(word), "{text}");
+            assert_eq!(text.contains("run as root"), errno == libc::EPERM, "{text}");
+        }
     }
 }

@@ -2,12 +2,15 @@
 
 use std::{
     os::fd::OwnedFd,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use weir_common::{Direction, Usage, WorkloadConfig, WorkloadId, flags};
 
-use super::{CaptureError, Instance, attach::Hook, state, table::lock};
+use super::{CaptureError, Instance, attach::Hook, listener::Loopback, state, table::lock};
 
 /// One workload of an instance.
 pub struct Kernel {
@@ -17,6 +20,9 @@ pub struct Kernel {
     pub(super) fresh: bool,
     /// Its programs' links; pinned too, unless the pins are private.
     pub(super) links: Mutex<Vec<(Hook, OwnedFd)>>,
+    /// Inbound connections are not captured, whatever the settings say.
+    pub(super) inbound_off: AtomicBool,
+    pub(super) loopback: Arc<Loopback>,
 }
 
 // === impl Kernel ===
@@ -25,8 +31,22 @@ impl Kernel {
     /// The workload with this number; captures nothing. `fresh` says that no earlier weir has left
     /// anything under it, so that the maps need not be searched for that.
     #[must_use]
-    pub const fn new(instance: Arc<Instance>, workload: WorkloadId, fresh: bool) -> Self {
-        Self { instance, workload, fresh, links: Mutex::new(Vec::new()) }
+    pub fn new(instance: Arc<Instance>, workload: WorkloadId, fresh: bool) -> Self {
+        Self {
+            instance,
+            workload,
+            fresh,
+            links: Mutex::new(Vec::new()),
+            inbound_off: AtomicBool::new(false),
+            loopback: Arc::default(),
+        }
+    }
+
+    /// True where inbound connections are not captured although the settings say so, because weir's
+    /// own connections to the workload could come back to it.
+    #[must_use]
+    pub fn is_inbound_off(&self) -> bool {
+        self.inbound_off.load(Ordering::Acquire)
     }
 
     /// The number that every key of the workload carries.
@@ -76,6 +96,9 @@ impl Kernel {
         config.forgiven_in_flight = before.forgiven_in_flight;
         config.forgiven_listening = before.forgiven_listening;
         self.instance.usage.add(&self.workload, &Usage::default())?;
+        if self.is_inbound_off() {
+            config.flags &= !flags::CAPTURE_INBOUND;
+        }
         self.instance.workloads.insert(&self.workload, &config)
     }
 

@@ -5,7 +5,10 @@ use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     os::fd::{AsFd, AsRawFd},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -32,13 +35,19 @@ pub struct Listeners {
     workload: WorkloadId,
     sockets: Mutex<Vec<(ListenerKind, TcpListener)>>,
     addresses: Vec<SocketAddr>,
+    loopback: Arc<Loopback>,
 }
+
+/// Whether the loopback interface of a workload's namespace carries each family.
+#[derive(Debug)]
+pub(super) struct Loopback([AtomicBool; 2]);
 
 // === impl Listeners ===
 
 impl Listeners {
     /// Opens the listeners in a network namespace, on loopback and ephemeral ports, so that nobody
-    /// outside can reach them but through the hooks. Captures nothing before [`Self::offer`].
+    /// outside can reach them but through the hooks. Captures nothing before [`Self::offer`], nor
+    /// while loopback does not work.
     ///
     /// # Errors
     /// Where no IPv4 listener can be opened; without IPv6 there is just none for it.
@@ -51,8 +60,8 @@ impl Listeners {
         })?;
         let v4 = v4.map_err(|source| CaptureError::Socket {
             action: "listen on 127.0.0.1",
+            hint: shortage(&source),
             source,
-            hint: "; is the loopback interface up? (`ip link set lo up`)",
         })?;
         let mut sockets = vec![(ListenerKind::V4, v4)];
         match v6 {
@@ -70,6 +79,7 @@ impl Listeners {
             workload: kernel.workload,
             sockets: Mutex::new(sockets),
             addresses,
+            loopback: Arc::clone(&kernel.loopback),
         })
     }
 
@@ -88,7 +98,7 @@ impl Listeners {
     }
 
     /// Puts the listeners into their slots, in place of what is there: from now on connections
-    /// come here.
+    /// come here. Those of a family that loopback does not carry stay out.
     ///
     /// # Errors
     /// Where the map cannot be written.
@@ -106,7 +116,8 @@ impl Listeners {
 
     fn fill(&self, flags: u64) -> Result<(), CaptureError> {
         let mut map = lock(&self.instance.listeners);
-        for (kind, socket) in lock(&self.sockets).iter() {
+        let sockets = lock(&self.sockets);
+        for (kind, socket) in sockets.iter().filter(|(kind, _)| self.loopback.works(*kind)) {
             match map.insert(self.key(*kind), socket.as_raw_fd(), flags) {
                 Err(MapError::SyscallError(error))
                     if flags == BPF_NOEXIST
@@ -141,7 +152,60 @@ impl Listeners {
     }
 }
 
+impl Kernel {
+    /// Says whether loopback carries a family. Where it does not, the slot is emptied: connections
+    /// go direct. [`Listeners::offer_where_empty`] fills it again.
+    ///
+    /// # Errors
+    /// Where the map cannot be written.
+    pub(super) fn set_loopback(&self, kind: ListenerKind, works: bool) -> Result<(), CaptureError> {
+        let worked = self.loopback.0[kind as usize].swap(works, Ordering::AcqRel);
+        if works == worked {
+            return Ok(());
+        }
+        let family = match kind {
+            ListenerKind::V4 => "IPv4",
+            ListenerKind::V6 => "IPv6",
+        };
+        if works {
+            tracing::info!(workload.number = self.workload, family, "loopback works again");
+            return Ok(());
+        }
+        tracing::warn!(
+            workload.number = self.workload,
+            family,
+            "connections are not captured while the loopback interface is down or lacks its address \
+             (`ip link set lo up`)"
+        );
+        let key = ListenerKey { workload: self.workload, kind: kind as u32 };
+        absent_is_fine(lock(&self.instance.listeners).remove(&key), maps::LISTENERS)
+    }
+}
+
+// === impl Loopback ===
+
+impl Default for Loopback {
+    fn default() -> Self {
+        Self([AtomicBool::new(true), AtomicBool::new(true)])
+    }
+}
+
+impl Loopback {
+    fn works(&self, kind: ListenerKind) -> bool {
+        self.0[kind as usize].load(Ordering::Acquire)
+    }
+}
+
 // === helpers ===
+
+/// The next step after a socket could not be made.
+fn shortage(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EMFILE) => "; raise the limit of open files (`ulimit -n`, LimitNOFILE=)",
+        Some(libc::ENFILE) => "; raise fs.file-max: the whole system is out of files",
+        _ => "",
+    }
+}
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(
@@ -160,6 +224,12 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_linger(Some(Duration::ZERO))?;
     socket.set_tcp_nodelay(true)?;
     keep_alive(&socket);
+    // Also while loopback is down or has no such address: it may come.
+    if address.is_ipv6() {
+        socket.set_freebind_v6(true)?;
+    } else {
+        socket.set_freebind_v4(true)?;
+    }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

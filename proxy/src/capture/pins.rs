@@ -22,7 +22,7 @@ use std::{
 
 use weir_common::WorkloadId;
 
-use super::{CaptureError, mounts};
+use super::{CaptureError, attach::remove_instance, mounts};
 
 /// The directory of all instances in a bpffs.
 const DIRECTORY: &str = "weir";
@@ -45,6 +45,8 @@ const LAYOUT: [&str; 2] = [
 pub struct Pins {
     root: PathBuf,
     schema: String,
+    /// The instance's directory was not there before.
+    made: bool,
     /// Shared by all processes that use this schema's maps; a weir of another schema removes them
     /// once nobody has it.
     _in_use: Option<File>,
@@ -67,8 +69,9 @@ impl Pins {
     /// Where there is no bpffs and none can be mounted, or the directory cannot be made.
     pub fn named(instance: &str) -> Result<Self, CaptureError> {
         let root = instances(true)?.join(instance);
+        let made = !root.exists();
         make_dir(&root)?;
-        let mut pins = Self { root, schema: schema(), _in_use: None, _private: None };
+        let mut pins = Self { root, schema: schema(), made, _in_use: None, _private: None };
         make_dir(&pins.maps())?;
         make_dir(&pins.state())?;
         let in_use = File::open(pins.own_schema()).and_then(|directory| {
@@ -91,7 +94,8 @@ impl Pins {
             hint: "; run as root or grant CAP_SYS_ADMIN",
         })?;
         let root = PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd()));
-        let pins = Self { root, schema: schema(), _in_use: None, _private: Some(mount) };
+        let pins =
+            Self { root, schema: schema(), made: false, _in_use: None, _private: Some(mount) };
         make_dir(&pins.maps())?;
         make_dir(&pins.state())?;
         Ok(pins)
@@ -167,7 +171,20 @@ impl Pins {
     }
 
     fn error(&self, action: &'static str, source: io::Error) -> CaptureError {
-        CaptureError::Pins { action, path: self.root.clone(), source, hint: "" }
+        let hint = advice(&source);
+        CaptureError::Pins { action, path: self.root.clone(), source, hint }
+    }
+}
+
+/// Leaves nothing behind of an instance that was new and never had a workload.
+impl Drop for Pins {
+    fn drop(&mut self) {
+        let is_empty = |directory: &Path| {
+            fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none())
+        };
+        if self.made && is_empty(&self.state()) {
+            remove_instance(&self.root);
+        }
     }
 }
 
@@ -266,8 +283,28 @@ fn mount_bpffs() -> Result<PathBuf, CaptureError> {
 pub(super) fn make_dir(path: &Path) -> Result<(), CaptureError> {
     use std::os::unix::fs::DirBuilderExt;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| {
-        CaptureError::Pins { action: "create", path: path.into(), source, hint: "; run as root" }
+        let hint = advice(&source);
+        CaptureError::Pins { action: "create", path: path.into(), source, hint }
     })
+}
+
+/// The next step after something in a bpffs could not be made or locked.
+fn advice(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => "; run as root",
+        Some(libc::EROFS) => {
+            "; the bpffs is mounted read-only: mount it writable (`mount -o remount,rw`, in a \
+             container without `readOnly`)"
+        }
+        Some(libc::EEXIST | libc::ENOTDIR) => {
+            "; something else has this name: take it away (`weir detach`), or choose another \
+             --instance"
+        }
+        Some(libc::EMFILE | libc::ENFILE) => {
+            "; raise the limit of open files (`ulimit -n`, LimitNOFILE=)"
+        }
+        _ => "",
+    }
 }
 
 /// FNV-1a.

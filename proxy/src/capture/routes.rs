@@ -1,57 +1,65 @@
-//! Keeps the hooks' copy of the workload's routing table current: which prefixes are reachable,
-//! and with which source address.
+//! Keeps the hooks' copy of the workload's routing current: which prefixes are reachable and with
+//! which source address, which addresses are its own, and whether its loopback interface works.
 //!
 //! The prefixes come from rtnetlink; what the kernel would do with each is not computed here but
 //! asked of the kernel, by connecting a UDP socket (which sends nothing) to an address of the
 //! prefix. Metrics, preferred sources, RFC 6724 and unreachable routes are thus the kernel's own.
+//!
+//! A route that comes or goes is looked at with what it concerns; everything is looked at after
+//! other changes, and some time after each, since the kernel does not tell of every route that goes.
+//! That takes a tenth of the time at most.
+
+mod loopback;
+mod netlink;
+mod prefixes;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::HashSet,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    mem::take,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
-use futures_util::{StreamExt, TryStreamExt, future, stream::BoxStream};
-use rtnetlink::{
-    Handle, IpVersion, MulticastGroup, RouteMessageBuilder, new_multicast_connection,
-    packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
-};
-use weir_common::{DestinationKey, Direction, Route, flags};
+use rtnetlink::packet_route::route::RouteMessage;
+use tokio::time::Instant;
+use weir_common::{DestinationKey, Direction, ListenerKind, flags};
 
-use super::{
-    CaptureError, ClientIp, Kernel, Netns,
-    original::{to_ip, to_words},
+use self::{
+    netlink::{Changed, Changes, has_stock_rules, routes},
+    prefixes::{Answers, Prefix, Prefixes, own_address, prefix_of},
 };
+use super::{CaptureError, Kernel, Netns, original::to_ip, quota::List};
 
 /// Beyond this many prefixes (a router with a full table) the map is not kept, and a miss in it
 /// says nothing.
 const MAX_PREFIXES: usize = 8192;
+/// Beyond this many addresses of its own, inbound connections of a workload are not captured.
+const MAX_OWN_ADDRESSES: usize = 4096;
 /// An interface coming up changes a dozen routes within a few milliseconds.
 const SETTLE: Duration = Duration::from_millis(20);
 /// After a refresh that failed: descriptors may be back by then.
 const RETRY: Duration = Duration::from_secs(1);
-/// The rules that every namespace starts with: local and main, and for IPv4 default (ip-rule(8)).
-const STOCK_RULES: usize = 3;
-
-/// A prefix: its first address and its length in bits, both as of IPv6, so that IPv4 is below
-/// `::ffff:0:0/96`.
-type Prefix = (Ipv6Addr, u32);
-/// Where IPv4 begins in a prefix.
-const V4_BITS: u32 = 96;
-/// `::ffff:0:0/96`: all of IPv4.
-const V4_SPACE: Prefix = (Ipv4Addr::UNSPECIFIED.to_ipv6_mapped(), V4_BITS);
-type Table = BTreeMap<Prefix, Route>;
+/// A look at everything is followed by a pause of so many times its length.
+const PACE: u32 = 10;
+/// The longest of these pauses.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// A route map that follows the kernel's.
 pub struct RouteWatch {
     kernel: Arc<Kernel>,
     netns: Netns,
-    netlink: Handle,
-    changes: BoxStream<'static, ()>,
-    installed: Table,
+    changes: Changes,
+    /// What is in the map, or may be.
+    installed: HashSet<Prefix>,
+    prefixes: Prefixes,
+    answers: Answers,
     inside: HashSet<IpAddr>,
+    /// The map is complete: changes of single routes are worth following.
+    complete: bool,
+    /// When everything may be looked at again.
+    next: Instant,
 }
 
 // === impl RouteWatch ===
@@ -62,80 +70,205 @@ impl RouteWatch {
     /// # Errors
     /// Where netlink or the map fails.
     pub async fn start(kernel: Arc<Kernel>, netns: Netns) -> Result<Self, CaptureError> {
-        let (connection, netlink, messages) = netns
-            .run(|| {
-                new_multicast_connection(&[
-                    MulticastGroup::Link,
-                    MulticastGroup::Ipv4Ifaddr,
-                    MulticastGroup::Ipv6Ifaddr,
-                    MulticastGroup::Ipv4Route,
-                    MulticastGroup::Ipv6Route,
-                    MulticastGroup::Ipv4Rule,
-                    MulticastGroup::Ipv6Rule,
-                ])
-            })
-            .await?
-            .map_err(|error| CaptureError::Routes(error.to_string()))?;
-        tokio::spawn(connection);
-        let changes = messages.map(|_| ()).boxed();
+        let changes = Changes::of(&netns).await?;
         let installed = kernel.installed_routes();
         let inside = kernel.installed_inside();
-        let mut watch = Self { kernel, netns, netlink, changes, installed, inside };
+        // As many as an earlier weir had: they are there.
+        let _ = kernel.instance.quotas.set(List::Inside, kernel.workload, inside.len());
+        let mut watch = Self {
+            kernel,
+            netns,
+            changes,
+            installed,
+            prefixes: Prefixes::default(),
+            answers: Answers::new(),
+            inside,
+            complete: false,
+            next: Instant::now(),
+        };
         watch.refresh().await?;
         Ok(watch)
     }
 
-    /// Follows the changes until netlink closes.
+    /// Follows the changes until netlink fails.
     pub async fn run(mut self) {
-        while self.changes.next().await.is_some() {
+        let mut stale = false;
+        loop {
+            let mut changed = tokio::select! {
+                changed = self.changes.next() => match changed {
+                    Ok(changed) => changed,
+                    Err(error) => {
+                        tracing::error!(%error, "routes not followed any more");
+                        return self.give_up();
+                    }
+                },
+                () = tokio::time::sleep_until(self.next), if stale => {
+                    Changed { all: true, ..Changed::default() }
+                }
+            };
             tokio::time::sleep(SETTLE).await;
-            while let Some(Some(())) = future::FutureExt::now_or_never(self.changes.next()) {}
+            self.changes.more(&mut changed);
+            if !changed.all && self.complete {
+                stale = true;
+                match self.update(changed.prefixes).await {
+                    Ok(()) => continue,
+                    Err(error) => tracing::debug!(%error, "routes looked over as a whole"),
+                }
+            }
+            if Instant::now() < self.next {
+                stale = true;
+                continue;
+            }
+            stale = false;
             while let Err(error) = self.refresh().await {
                 tracing::warn!(%error, "routes not refreshed: unreachable destinations are captured");
-                let _ = self.kernel.set_flag(flags::ROUTES_COMPLETE, false);
+                self.give_up();
                 tokio::time::sleep(RETRY).await;
             }
         }
     }
 
+    fn give_up(&mut self) {
+        self.complete = false;
+        let _ = self.kernel.set_flag(flags::ROUTES_COMPLETE, false);
+    }
+
+    /// Looks at everything.
     async fn refresh(&mut self) -> Result<(), CaptureError> {
-        let routes = routes(&self.netlink).await?;
+        let began = Instant::now();
+        self.refresh_loopback().await?;
+        let routes = routes(&self.netns).await?;
         self.refresh_inside(&routes)?;
-        let mut prefixes: Vec<Prefix> = routes.iter().filter_map(prefix_of).collect();
-        prefixes.sort_unstable();
-        prefixes.dedup();
-        if prefixes.len() > MAX_PREFIXES || !stock_rules(&self.netlink).await? {
-            tracing::info!(prefixes = prefixes.len(), "routing too involved to mirror");
-            return self.kernel.set_flag(flags::ROUTES_COMPLETE, false);
+        let prefixes = Prefixes::new(routes.iter().filter_map(prefix_of));
+        drop(routes);
+        let count = prefixes.len();
+        let done = if count > MAX_PREFIXES || !has_stock_rules(&self.netns).await? {
+            tracing::info!(prefixes = count, "routing too involved to mirror");
+            self.clear()
+        } else {
+            let asked = self.netns.run(move || (prefixes.resolve(), prefixes)).await?;
+            self.prefixes = asked.1;
+            asked.0.map_err(no_answer).and_then(|answers| self.install(answers))
+        };
+        self.next = Instant::now() + (began.elapsed() * PACE).min(LONGEST_PAUSE);
+        done
+    }
+
+    /// Looks at what routes to these prefixes concern.
+    async fn update(&mut self, changed: Vec<Prefix>) -> Result<(), CaptureError> {
+        let (mut prefixes, known) = (take(&mut self.prefixes), take(&mut self.answers));
+        let work = move || {
+            changed.iter().for_each(|prefix| prefixes.insert(*prefix));
+            (prefixes.resolve_around(&changed, &known), prefixes, known)
+        };
+        let answers;
+        (answers, self.prefixes, self.answers) = self.netns.run(work).await?;
+        if self.prefixes.len() > MAX_PREFIXES || !self.reserve(self.prefixes.len()) {
+            return self.clear();
         }
-        let table = self.netns.run(move || resolve(&prefixes)).await?;
-        let table = table.map_err(|error| CaptureError::Routes(error.to_string()))?;
-        for (prefix, route) in &table {
-            if self.installed.get(prefix) != Some(route) {
-                let key = self.kernel.prefix(prefix.0.into());
-                self.kernel.instance.routes.insert(key, prefix.1, *route)?;
-            }
+        self.write(answers.map_err(no_answer)?)
+    }
+
+    /// Writes what differs, and removes what is not there any more.
+    fn install(&mut self, answers: Answers) -> Result<(), CaptureError> {
+        if !self.reserve(answers.len()) {
+            return self.clear();
         }
-        for prefix in self.installed.keys().filter(|prefix| !table.contains_key(prefix)) {
-            self.kernel.instance.routes.remove(self.kernel.prefix(prefix.0.into()), prefix.1)?;
+        let gone: Vec<Prefix> = self
+            .installed
+            .iter()
+            .filter(|prefix| !answers.contains_key(*prefix))
+            .copied()
+            .collect();
+        self.write(answers)?;
+        for prefix in gone {
+            let key = self.kernel.prefix(prefix.0.into());
+            self.kernel.instance.routes.remove(key, prefix.1)?;
+            self.installed.remove(&prefix);
+            self.answers.remove(&prefix);
         }
-        self.installed = table;
+        self.complete = true;
         self.kernel.set_flag(flags::ROUTES_COMPLETE, true)
     }
-}
 
-impl RouteWatch {
+    fn write(&mut self, answers: Answers) -> Result<(), CaptureError> {
+        for (prefix, answer) in answers {
+            if self.answers.get(&prefix).is_none_or(|known| known.route != answer.route) {
+                self.installed.insert(prefix);
+                // What fails may have been written.
+                self.answers.remove(&prefix);
+                let key = self.kernel.prefix(prefix.0.into());
+                self.kernel.instance.routes.insert(key, prefix.1, answer.route)?;
+            }
+            self.answers.insert(prefix, answer);
+        }
+        Ok(())
+    }
+
+    /// Whether there is room for so many routes.
+    fn reserve(&self, routes: usize) -> bool {
+        let Kernel { instance, workload, .. } = &*self.kernel;
+        let reserved = instance.quotas.set(List::Routes, *workload, routes);
+        reserved.inspect_err(|error| tracing::info!(%error, "routes not mirrored")).is_ok()
+    }
+
+    /// Mirrors nothing: a miss says nothing from here on, and the room is others'.
+    fn clear(&mut self) -> Result<(), CaptureError> {
+        self.complete = false;
+        self.kernel.set_flag(flags::ROUTES_COMPLETE, false)?;
+        self.answers.clear();
+        let Kernel { instance, workload, .. } = &*self.kernel;
+        for prefix in take(&mut self.installed) {
+            instance.routes.remove(self.kernel.prefix(prefix.0.into()), prefix.1)?;
+        }
+        instance.quotas.set(List::Routes, *workload, 0)
+    }
+
     /// Keeps the list of the namespace's own addresses: what comes from one of them comes from
-    /// inside.
+    /// inside. Without a complete list weir's own connections to the workload would come back.
     fn refresh_inside(&mut self, routes: &[RouteMessage]) -> Result<(), CaptureError> {
+        if self.kernel.is_inbound_off() {
+            return Ok(());
+        }
         let now: HashSet<IpAddr> = routes.iter().filter_map(own_address).collect();
+        let Kernel { instance, workload, .. } = &*self.kernel;
+        let more = now.len().saturating_sub(self.inside.len());
+        let room = if now.len() > MAX_OWN_ADDRESSES {
+            Err(CaptureError::Share {
+                entries: "own addresses",
+                count: now.len(),
+                limit: MAX_OWN_ADDRESSES,
+                advice: "remove some from its network namespace",
+            })
+        } else {
+            instance.quotas.add(List::Inside, *workload, more)
+        };
+        if let Err(error) = room {
+            self.kernel.switch_inbound_off(&error);
+            return Ok(());
+        }
         for added in now.difference(&self.inside) {
-            self.kernel.instance.inside.insert(&self.kernel.inside_key(*added), &1)?;
+            instance.inside.insert(&self.kernel.inside_key(*added), &1)?;
         }
         for gone in self.inside.difference(&now) {
-            self.kernel.instance.inside.remove(&self.kernel.inside_key(*gone))?;
+            instance.inside.remove(&self.kernel.inside_key(*gone))?;
         }
+        let fewer = self.inside.len().saturating_sub(now.len());
+        instance.quotas.give_back(List::Inside, *workload, fewer);
         self.inside = now;
+        Ok(())
+    }
+
+    /// Redirected connections go through the loopback interface: a family is captured only while
+    /// that works.
+    async fn refresh_loopback(&self) -> Result<(), CaptureError> {
+        for (kind, address) in [
+            (ListenerKind::V4, Ipv4Addr::LOCALHOST.into()),
+            (ListenerKind::V6, Ipv6Addr::LOCALHOST.into()),
+        ] {
+            let works = self.netns.run(move || loopback::works(address)).await?;
+            self.kernel.set_loopback(kind, works.map_err(no_answer)?)?;
+        }
         Ok(())
     }
 }
@@ -166,13 +299,13 @@ impl Kernel {
         Ok(Some((route.reachable != 0, source)))
     }
 
-    /// What an earlier weir has put into the map.
-    fn installed_routes(&self) -> Table {
+    /// The prefixes that an earlier weir has put into the map.
+    fn installed_routes(&self) -> HashSet<Prefix> {
         self.left(|left| &mut left.routes)
             .into_iter()
-            .map(|(key, bits, route)| match to_ip(key.addr) {
-                IpAddr::V4(v4) => ((v4.to_ipv6_mapped(), bits), route),
-                IpAddr::V6(v6) => ((v6, bits), route),
+            .map(|(key, bits, _)| match to_ip(key.addr) {
+                IpAddr::V4(v4) => (v4.to_ipv6_mapped(), bits),
+                IpAddr::V6(v6) => (v6, bits),
             })
             .collect()
     }
@@ -180,150 +313,9 @@ impl Kernel {
 
 // === helpers ===
 
-/// Every route of every table.
-async fn routes(netlink: &Handle) -> Result<Vec<RouteMessage>, CaptureError> {
-    let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
-    let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
-    let mut all = Vec::new();
-    for request in [v4, v6] {
-        let routes: Vec<RouteMessage> = netlink
-            .route()
-            .get(request)
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|error| CaptureError::Routes(error.to_string()))?;
-        all.extend(routes);
-    }
-    Ok(all)
-}
-
-/// The address of a route to the namespace itself; loopback needs no entry.
-fn own_address(route: &RouteMessage) -> Option<IpAddr> {
-    let (address, _) = prefix_of(route)
-        .filter(|(_, bits)| *bits == 128 && route.header.kind == RouteType::Local)?;
-    Some(IpAddr::V6(address).to_canonical())
-}
-
-/// True where routing is by destination alone, so that one answer holds for a whole prefix.
-async fn stock_rules(netlink: &Handle) -> Result<bool, CaptureError> {
-    for version in [IpVersion::V4, IpVersion::V6] {
-        let rules: Vec<_> = netlink
-            .rule()
-            .get(version)
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|error| CaptureError::Routes(error.to_string()))?;
-        let foreign = rules.iter().filter(|rule| !ClientIp::is_own_rule(rule)).count();
-        if foreign > STOCK_RULES {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-fn prefix_of(route: &RouteMessage) -> Option<Prefix> {
-    let length = u32::from(route.header.destination_prefix_length);
-    let v4 = route.header.address_family == rtnetlink::packet_route::AddressFamily::Inet;
-    let destination = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Destination(RouteAddress::Inet(addr)) => Some(IpAddr::V4(*addr)),
-        RouteAttribute::Destination(RouteAddress::Inet6(addr)) => Some(IpAddr::V6(*addr)),
-        _ => None,
-    });
-    match destination {
-        None if length > 0 => None,
-        None if v4 => Some(V4_SPACE),
-        None => Some((Ipv6Addr::UNSPECIFIED, 0)),
-        Some(IpAddr::V4(addr)) => Some((addr.to_ipv6_mapped(), V4_BITS + length)),
-        Some(IpAddr::V6(addr)) => Some((addr, length)),
-    }
-}
-
-/// Asks the kernel about each prefix. IPv4 space gets an entry in any case: without one, IPv4
-/// addresses would fall through to an IPv6 default route.
-///
-/// # Errors
-/// Where the kernel could not be asked: that is no answer.
-fn resolve(prefixes: &[Prefix]) -> io::Result<Table> {
-    let probed = prefixes.iter().map(|prefix| Ok((*prefix, probe(*prefix, prefixes)?)));
-    let mut table: Table = probed.collect::<io::Result<_>>()?;
-    table.entry(V4_SPACE).or_default();
-    Ok(table)
-}
-
-fn probe(prefix: Prefix, all: &[Prefix]) -> io::Result<Route> {
-    let address = representative(prefix, all);
-    let (ip, any): (IpAddr, IpAddr) = match address.to_ipv4_mapped() {
-        Some(v4) => (v4.into(), Ipv4Addr::UNSPECIFIED.into()),
-        None => (address.into(), Ipv6Addr::UNSPECIFIED.into()),
-    };
-    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
-        // The port is never used: connecting a UDP socket only looks up the route.
-        socket.connect(SocketAddr::new(ip, 9))?;
-        socket.local_addr()
-    });
-    match source {
-        Ok(source) => Ok(Route { source: to_words(source.ip()), reachable: 1 }),
-        Err(error) if is_shortage(&error) => Err(error),
-        Err(_) => Ok(Route::default()),
-    }
-}
-
-/// True where the process or the kernel lacks something, which says nothing about a route.
-fn is_shortage(error: &io::Error) -> bool {
-    let shortages = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
-    error.raw_os_error().is_some_and(|errno| shortages.contains(&errno))
-}
-
-/// An address of the prefix that no more specific prefix covers, as far as one is found.
-fn representative((network, bits): Prefix, all: &[Prefix]) -> Ipv6Addr {
-    let covered = |addr: Ipv6Addr| {
-        // An IPv4 address below ::/0 would ask the wrong family.
-        (bits < V4_BITS && contains(V4_SPACE, addr))
-            || all.iter().any(|other| other.1 > bits && contains(*other, addr))
-    };
-    let base = network.to_bits();
-    (0..128 - bits)
-        .rev()
-        .flat_map(|shift| [base | 1 << shift, base | 1 << shift | 1])
-        .chain([base])
-        .map(Ipv6Addr::from_bits)
-        .find(|addr| !covered(*addr))
-        .unwrap_or(network)
-}
-
-fn contains((network, bits): Prefix, addr: Ipv6Addr) -> bool {
-    let mask = if bits == 0 { 0 } else { u128::MAX << (128 - bits) };
-    (network.to_bits() ^ addr.to_bits()) & mask == 0
+fn no_answer(error: io::Error) -> CaptureError {
+    CaptureError::Routes(error.to_string())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn prefix(text: &str, bits: u32) -> Prefix {
-        match text.parse().unwrap() {
-            IpAddr::V4(v4) => (v4.to_ipv6_mapped(), V4_BITS + bits),
-            IpAddr::V6(v6) => (v6, bits),
-        }
-    }
-
-    #[test]
-    fn the_representative_avoids_more_specific_routes() {
-        let all = [prefix("0.0.0.0", 0), prefix("128.0.0.0", 1), prefix("64.0.0.0", 2)];
-        let chosen = representative(all[0], &all);
-        assert!(!contains(all[1], chosen) && !contains(all[2], chosen));
-        assert!(chosen.to_ipv4_mapped().is_some());
-        assert_eq!(representative(prefix("10.0.0.7", 32), &all), prefix("10.0.0.7", 32).0);
-        assert!(representative(prefix("::", 0), &all).to_ipv4_mapped().is_none());
-    }
-
-    #[test]
-    fn loopback_is_reachable_from_itself_and_unrouted_space_is_not_assumed() {
-        let table = resolve(&[prefix("127.0.0.0", 8)]).unwrap();
-        let loopback = table[&prefix("127.0.0.0", 8)];
-        assert_eq!((loopback.reachable, to_ip(loopback.source)), (1, "127.0.0.1".parse().unwrap()));
-        assert_eq!(table[&V4_SPACE].reachable, 0);
-    }
-}
+mod tests;

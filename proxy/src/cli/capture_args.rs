@@ -190,7 +190,8 @@ Examples:
   weir run --config /etc/weir.toml --print-config
   weir run --sidecar --admin 0.0.0.0:4191
 
-SIGTERM and SIGINT drain: new connections go direct, those that are there may finish.")]
+SIGTERM and SIGINT drain: new connections go direct, those that are there may finish. SIGHUP opens
+the record file anew and reads the configuration again.")]
 pub struct RunArgs {
     /// Flags of the workload.
     #[command(flatten)]

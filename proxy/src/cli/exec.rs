@@ -1,6 +1,11 @@
 //! `weir exec`: one command in a cgroup of its own, captured from its first connection on.
 
-use std::{io::IsTerminal, os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration};
+use std::{
+    io::{IsTerminal, Write as _},
+    os::unix::process::ExitStatusExt,
+    process::ExitStatus,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use nix::{
@@ -172,12 +177,14 @@ fn refused(args: &ExecArgs, error: anyhow::Error) -> Result<Exit> {
     Ok(Exit::Command(code))
 }
 
-/// Goes to standard error: standard output is the command's.
+/// Goes to standard error: standard output is the command's. Where the terminal is gone, nobody
+/// reads it.
 fn report(args: &ExecArgs, stats: &StatsSnapshot) -> Result<()> {
-    match (args.output, stats.table()) {
-        (Format::Json, _) => anstream::eprintln!("{}", json::to_string(stats)?),
-        (Format::Table, Some(table)) => anstream::eprintln!("\n{table}"),
-        (Format::Table, None) => anstream::eprintln!("\nweir: no connections"),
-    }
+    let text = match (args.output, stats.table()) {
+        (Format::Json, _) => json::to_string(stats)?,
+        (Format::Table, Some(table)) => format!("\n{table}"),
+        (Format::Table, None) => "\nweir: no connections".to_owned(),
+    };
+    let _ = writeln!(anstream::stderr(), "{text}");
     Ok(())
 }

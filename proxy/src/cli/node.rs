@@ -8,6 +8,7 @@ use super::{
     Exit,
     capture_args::{CaptureArgs, PortFlags},
     output,
+    reload::Reload,
     session::{self, Beginning, Session, Signals},
     with_exit,
 };
@@ -114,6 +115,7 @@ pub(super) fn run(args: &Args) -> Result<Exit> {
             linger: args.linger,
         };
         // Before the API server is asked: what an earlier weir has captured is captured at once.
+        let mut reload = Reload::new(config.clone(), || Ok(args.config()?));
         let session = Session::start(config, log, beginning).await?;
         tracing::info!(workloads = session.workloads().join(", "), "found again");
         let node = match Node::start(source, options, session.captured(), state).await {
@@ -123,7 +125,7 @@ pub(super) fn run(args: &Args) -> Result<Exit> {
                 return Err(error.into());
             }
         };
-        let ending = session.until_over(&mut signals).await;
+        let ending = session.until_over(&mut signals, &mut reload).await;
         // What comes and goes from here on is a successor's business.
         node.stop().await;
         session.drain(deadline, ending, &mut signals).await;

@@ -1,5 +1,5 @@
 //! `weir run`: the daemon. Captures workloads until SIGTERM or until a successor takes over, then
-//! drains.
+//! drains; reloads at SIGHUP.
 
 use anyhow::Result;
 
@@ -7,6 +7,7 @@ use super::{
     Exit,
     capture_args::RunArgs,
     output,
+    reload::Reload,
     session::{self, Beginning, Session, Signals},
     sidecar, with_exit,
 };
@@ -39,13 +40,20 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit> {
         if let Some(sidecar) = &sidecar {
             sidecar::begin(sidecar);
         }
+        let mut reload = Reload::new(config.clone(), || {
+            let mut config = args.config()?;
+            if args.sidecar {
+                sidecar::locate(args, &mut config)?;
+            }
+            Ok(config)
+        });
         let session = match Session::start(config, log, beginning).await {
             Ok(session) => session,
             Err(error) if sidecar.is_some() => return Err(sidecar::explained(error)),
             Err(error) => return Err(error),
         };
         tracing::info!(workloads = session.workloads().join(", "), "capturing");
-        let ending = session.until_over(&mut signals).await;
+        let ending = session.until_over(&mut signals, &mut reload).await;
         let deadline = sidecar.map_or(drain, |sidecar| sidecar::deadline(&sidecar, drain));
         session.drain(deadline, ending, &mut signals).await;
         Ok(Exit::Success)

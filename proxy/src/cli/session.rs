@@ -15,6 +15,7 @@ use tokio::{
     task::JoinSet,
 };
 
+use super::reload::{Hangup, Reload, Terminal};
 use crate::{
     admin::{
         client::{ClientError, ask},
@@ -25,11 +26,12 @@ use crate::{
     },
     budget::Budgets,
     capture,
-    config::{BpfLog, Config, WorkloadSettings},
+    config::{BpfLog, Config, Log, WorkloadSettings},
     daemon::Daemon,
     log::{self, LogHandle},
     privileges::{self, Extra},
     telemetry::{Telemetry, record::RecordLog, stats::StatsSnapshot},
+    workload::Workload,
     workloads::{Ending, Plan, Workloads},
 };
 
@@ -46,6 +48,7 @@ pub(super) struct Session {
     workloads: Arc<Workloads>,
     daemon: Arc<Daemon>,
     telemetry: Telemetry,
+    log: LogHandle,
     readiness: watch::Sender<Readiness>,
     control: JoinSet<()>,
     admin: JoinSet<()>,
@@ -113,7 +116,7 @@ impl Session {
         let daemon = Arc::new(Daemon::new(
             Arc::clone(&workloads),
             telemetry.clone(),
-            log,
+            log.clone(),
             admin.as_ref().map(AdminServer::address),
             node,
         ));
@@ -124,7 +127,7 @@ impl Session {
             admins.spawn(admin.serve(telemetry.clone(), readiness.subscribe()));
         }
         let (control, admin) = (controls, admins);
-        Ok(Self { workloads, daemon, telemetry, readiness, control, admin, linger })
+        Ok(Self { workloads, daemon, telemetry, log, readiness, control, admin, linger })
     }
 
     /// What is captured, to be changed.
@@ -144,11 +147,41 @@ impl Session {
         Ending::Successor { same_maps: schema == self.workloads.instance().pins().schema() }
     }
 
-    /// Waits until a signal, or another weir that has taken over, ends the capture.
-    pub(super) async fn until_over(&self, signals: &mut Signals) -> Ending {
-        tokio::select! {
-            () = signals.next() => Ending::Stop,
-            ending = self.succeeded() => ending,
+    /// The workload of this name.
+    pub(super) fn workload(&self, name: &str) -> Option<Arc<Workload>> {
+        self.workloads.get(name)
+    }
+
+    /// What weir says about itself.
+    pub(super) const fn log(&self) -> &LogHandle {
+        &self.log
+    }
+
+    /// Writes further records to a file that is opened anew under the same name.
+    pub(super) async fn reopen_records(&self) {
+        let telemetry = self.telemetry.clone();
+        let _ = tokio::task::spawn_blocking(move || telemetry.reopen_records()).await;
+    }
+
+    /// Waits until a signal, or another weir that has taken over, ends the capture. Reloads at each
+    /// SIGHUP before.
+    pub(super) async fn until_over(
+        &self,
+        signals: &mut Signals,
+        reload: &mut Reload<'_>,
+    ) -> Ending {
+        loop {
+            tokio::select! {
+                ending = self.succeeded() => return ending,
+                hangup = signals.next() => match hangup {
+                    None => return Ending::Stop,
+                    Some(Hangup::Reload) => reload.run(self).await,
+                    Some(Hangup::TerminalGone) => {
+                        tracing::info!("the terminal is gone");
+                        return Ending::Stop;
+                    }
+                },
+            }
         }
     }
 
@@ -169,7 +202,7 @@ impl Session {
         let summary = loop {
             tokio::select! {
                 summary = &mut finish => break Some(summary),
-                () = signals.next() => {}
+                () = signals.end() => {}
             }
             // One that lingers has been told for the first time.
             if asked_to_end || !linger {
@@ -186,7 +219,7 @@ impl Session {
         }
         if linger && !asked_to_end {
             tracing::info!("drained; staying until SIGTERM");
-            signals.next().await;
+            signals.end().await;
         }
         admin.shutdown().await;
     }
@@ -211,10 +244,12 @@ impl Session {
     }
 }
 
-/// SIGTERM and SIGINT: both end a daemon.
+/// SIGTERM and SIGINT end a daemon; SIGHUP has it reload, or ends it with its terminal.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
+    terminal: Terminal,
 }
 
 // === impl Signals ===
@@ -222,16 +257,30 @@ pub(super) struct Signals {
 impl Signals {
     /// From here on they do not kill the process.
     pub(super) fn new() -> Result<Self> {
+        let terminal = Terminal::at_start();
         Ok(Self {
+            terminal,
+            hangup: signal(SignalKind::hangup()).context("cannot handle SIGHUP")?,
             terminate: signal(SignalKind::terminate()).context("cannot handle SIGTERM")?,
             interrupt: signal(SignalKind::interrupt()).context("cannot handle SIGINT")?,
         })
     }
 
-    async fn next(&mut self) {
+    async fn end(&mut self) {
+        let Self { terminate, interrupt, .. } = self;
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }
+
+    /// `None` for a signal that ends a daemon.
+    async fn next(&mut self) -> Option<Hangup> {
+        let Self { terminate, interrupt, hangup, terminal } = self;
+        tokio::select! {
+            _ = terminate.recv() => None,
+            _ = interrupt.recv() => None,
+            _ = hangup.recv() => Some(terminal.hangup()),
         }
     }
 }
@@ -282,12 +331,17 @@ impl Ports {
 
 /// Starts weir's own log as configured.
 pub(super) fn start_log(config: &Config) -> Result<LogHandle> {
-    let mut log = config.log.clone();
-    if log.bpf != BpfLog::Off {
+    Ok(log::init(&Log { level: log_filter(config), ..config.log.clone() })?)
+}
+
+/// The filter of weir's own log.
+pub(super) fn log_filter(config: &Config) -> String {
+    let mut filter = config.log.level.clone();
+    if config.log.bpf != BpfLog::Off {
         // What the BPF programs log comes with their crate's name as its target.
-        log.level.push_str(",weir_ebpf=trace");
+        filter.push_str(",weir_ebpf=trace");
     }
-    Ok(log::init(&log)?)
+    filter
 }
 
 /// Gives up what the session does not need; before any other thread is started. `paths` will be

@@ -18,6 +18,12 @@ impl Workload {
     /// prefixes and `fail` can. New connections get what is new, open ones stay as they are.
     #[must_use]
     pub fn can_change_to(&self, wanted: &WorkloadSettings) -> bool {
+        self.with_changes_of(wanted) == *wanted
+    }
+
+    /// Its settings, with those of `wanted` that can be put in force without beginning anew.
+    #[must_use]
+    pub fn with_changes_of(&self, wanted: &WorkloadSettings) -> WorkloadSettings {
         let mut now = WorkloadSettings::clone(&self.settings());
         now.workload.fail = wanted.workload.fail;
         let (outbound, inbound) = (&mut now.outbound, &mut now.inbound);
@@ -29,7 +35,7 @@ impl Workload {
         inbound.skip_ports.clone_from(&wanted.inbound.skip_ports);
         inbound.opaque_ports.clone_from(&wanted.inbound.opaque_ports);
         inbound.include_ports.clone_from(&wanted.inbound.include_ports);
-        now == *wanted
+        now
     }
 
     /// Puts settings in force that it [can change to](Self::can_change_to). Ports that were set with

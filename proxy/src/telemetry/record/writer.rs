@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{self, BufWriter, Write},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel},
@@ -51,6 +51,8 @@ pub struct RecordLog {
 enum Message {
     /// With the place that it takes of its workload's.
     Record(Box<Record>, Option<Taken>),
+    /// The file is opened anew.
+    Reopen,
     /// Answered when everything before it is written.
     Flush(SyncSender<()>),
 }
@@ -63,7 +65,7 @@ impl RecordLog {
     /// # Errors
     /// If no thread can be started.
     pub fn start(out: Box<dyn Write + Send>, format: RecordFormat) -> io::Result<Self> {
-        Self::with_queue(out, format, QUEUE)
+        Self::with_queue(out, None, format, QUEUE)
     }
 
     /// Opens a file to append to, or stdout for `-`, and starts the thread.
@@ -74,18 +76,19 @@ impl RecordLog {
         if path == Path::new("-") {
             return Self::start(Box::new(io::stdout()), format);
         }
-        let file =
-            fs::OpenOptions::new().create(true).append(true).open(path).map_err(|error| {
-                let path = path.display();
-                let text =
-                    format!("cannot open record file {path}: {error}; is its folder writable?");
-                io::Error::new(error.kind(), text)
-            })?;
-        Self::start(Box::new(file), format)
+        Self::with_queue(Box::new(open(path)?), Some(path.to_owned()), format, QUEUE)
+    }
+
+    /// Opens the file anew, behind what was queued: somebody has given it another name. Blocks
+    /// while the queue is full.
+    pub fn reopen(&self) {
+        // The thread is there for as long as somebody can ask.
+        let _ = self.queue.send(Message::Reopen);
     }
 
     fn with_queue(
         out: Box<dyn Write + Send>,
+        path: Option<PathBuf>,
         format: RecordFormat,
         length: usize,
     ) -> io::Result<Self> {
@@ -95,7 +98,7 @@ impl RecordLog {
         let queued = Arc::clone(&words);
         std::thread::Builder::new()
             .name("weir-records".into())
-            .spawn(move || run(&messages, out, format, &lost, &queued))?;
+            .spawn(move || run(&messages, out, path.as_deref(), format, (&lost, &queued)))?;
         Ok(Self { queue, words, dropped })
     }
 
@@ -157,9 +160,9 @@ impl RecordLog {
 fn run(
     messages: &Receiver<Message>,
     out: Box<dyn Write + Send>,
+    path: Option<&Path>,
     format: RecordFormat,
-    lost: &Counter,
-    queued: &Words,
+    (lost, queued): (&Counter, &Words),
 ) {
     let mut out = BufWriter::with_capacity(64 * 1024, out);
     let mut complained = false;
@@ -171,6 +174,21 @@ fn run(
                     queued.taken(&record);
                     drop(taken);
                     write_one(&mut out, &record, format)
+                }
+                Message::Reopen => {
+                    // What is in the buffer is the old file's.
+                    let flushed = out.flush();
+                    match path.map(open) {
+                        None => {}
+                        Some(Ok(file)) => {
+                            *out.get_mut() = Box::new(file);
+                            complained = false;
+                        }
+                        Some(Err(error)) => {
+                            tracing::error!(%error, "records go on into the file that was open");
+                        }
+                    }
+                    flushed
                 }
                 Message::Flush(done) => {
                     let result = out.flush();
@@ -193,6 +211,14 @@ fn run(
         // Idle: let readers of the file see what there is.
         let _ = out.flush();
     }
+}
+
+fn open(path: &Path) -> io::Result<fs::File> {
+    fs::OpenOptions::new().create(true).append(true).open(path).map_err(|error| {
+        let path = path.display();
+        let text = format!("cannot open record file {path}: {error}; is its folder writable?");
+        io::Error::new(error.kind(), text)
+    })
 }
 
 fn write_one(out: &mut impl Write, record: &Record, format: RecordFormat) -> io::Result<()> {
@@ -249,6 +275,33 @@ mod tests {
         assert_eq!(lines as u64 + log.dropped(), 101);
     }
 
+    /// Guards against records that go on into a file which logrotate has moved away.
+    #[test]
+    fn a_file_that_is_opened_anew_gets_the_records_from_then_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, moved) = (dir.path().join("records"), dir.path().join("records.1"));
+        let log = RecordLog::open(&path, RecordFormat::Json).unwrap();
+        let write = |count| {
+            for _ in 0..count {
+                log.write(Record::Connection(connection_record()));
+            }
+        };
+        let lines = |path: &Path| fs::read_to_string(path).unwrap().lines().count();
+        write(3);
+        fs::rename(&path, &moved).unwrap();
+        log.reopen();
+        write(2);
+        log.flush(Duration::from_secs(60));
+        assert_eq!((lines(&moved), lines(&path)), (3, 2));
+        // Where that cannot be done, they go on as before.
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        log.reopen();
+        write(1);
+        log.flush(Duration::from_secs(60));
+        assert_eq!(log.dropped(), 0);
+    }
+
     #[test]
     fn a_workload_with_many_records_leaves_room_for_anothers() {
         let pipe = Stuck::default();
@@ -278,7 +331,8 @@ mod tests {
     #[test]
     fn a_stuck_log_drops_records_and_never_blocks() {
         let pipe = Stuck::default();
-        let log = RecordLog::with_queue(Box::new(pipe.clone()), RecordFormat::Json, 4).unwrap();
+        let log =
+            RecordLog::with_queue(Box::new(pipe.clone()), None, RecordFormat::Json, 4).unwrap();
         let held = pipe.0.lock().unwrap();
         for _ in 0..10_000 {
             log.write(Record::Connection(connection_record()));

@@ -1,0 +1,133 @@
+use std::{io::Write as _, net::Ipv4Addr};
+
+use super::*;
+use crate::capture::{
+    Instance, InstanceOptions, Listeners,
+    netns::testing::{fresh, ip, pair},
+    table::lock,
+};
+
+/// The kernel has no word for "done": what is waited for comes, or the test fails.
+async fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !is() {
+        assert!(Instant::now() < deadline, "{what}: not within two minutes");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn kernel() -> Arc<Kernel> {
+    let instance = Instance::open(&InstanceOptions::default()).unwrap();
+    Arc::new(Kernel::new(Arc::new(instance), 1, true))
+}
+
+async fn follow(kernel: &Arc<Kernel>, netns: &Netns) -> tokio::task::JoinHandle<()> {
+    let watch = RouteWatch::start(Arc::clone(kernel), netns.clone()).await.unwrap();
+    tokio::spawn(watch.run())
+}
+
+/// The families whose slots are filled.
+fn slots(kernel: &Kernel) -> Vec<u32> {
+    let map = lock(&kernel.instance.listeners);
+    let mut kinds: Vec<u32> = map.keys().map(|key| key.unwrap().kind).collect();
+    kinds.sort_unstable();
+    kinds
+}
+
+/// Guards against connections that are redirected to a loopback interface which carries nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_family_is_captured_while_its_loopback_works() {
+    let (kernel, netns) = (kernel(), fresh());
+    let listeners = Listeners::open(&kernel, &netns).unwrap();
+    let following = follow(&kernel, &netns).await;
+    listeners.offer().unwrap();
+    assert_eq!(slots(&kernel), [0_u32; 0], "the interface is down");
+
+    ip(&netns, "link set lo up");
+    let filled = |kernel: &Kernel| {
+        listeners.offer_where_empty().unwrap();
+        slots(kernel)
+    };
+    until("both families", || filled(&kernel) == [0, 1]).await;
+    ip(&netns, "addr del ::1/128 dev lo");
+    until("IPv4 alone", || filled(&kernel) == [0]).await;
+    ip(&netns, "addr add ::1/128 dev lo");
+    until("IPv6 again", || filled(&kernel) == [0, 1]).await;
+    ip(&netns, "link set lo down");
+    until("none", || filled(&kernel).is_empty()).await;
+    following.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn routes_that_come_and_go_are_followed() {
+    let kernel = kernel();
+    let (netns, _other) = pair();
+    let following = follow(&kernel, &netns).await;
+    let addr: IpAddr = "10.250.0.1".parse().unwrap();
+    let other: IpAddr = "10.251.0.1".parse().unwrap();
+    let reachable = |addr| kernel.route(addr).unwrap().map(|(reachable, _)| reachable);
+    assert_eq!(reachable(addr), Some(false));
+    for _ in 0..20 {
+        ip(&netns, "route add 10.250.0.0/24 via 10.77.0.2");
+        until("a route", || reachable(addr) == Some(true)).await;
+        assert_eq!(reachable(other), Some(false));
+        ip(&netns, "route del 10.250.0.0/24");
+        until("no route", || reachable(addr) == Some(false)).await;
+    }
+    // The kernel does not say that these go: the link does, and takes them with it.
+    ip(&netns, "route add 10.250.0.0/24 via 10.77.0.2");
+    until("a route", || reachable(addr) == Some(true)).await;
+    ip(&netns, "link set eth0 down");
+    until("no link", || reachable(addr) == Some(false)).await;
+    following.abort();
+}
+
+/// Runs many commands of `ip` in a namespace.
+fn batch(netns: &Netns, commands: impl Iterator<Item = String>) {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    for command in commands {
+        writeln!(file, "{command}").unwrap();
+    }
+    ip(netns, &format!("-batch {}", file.path().display()));
+}
+
+/// Guards against a namespace that fills the table of own addresses: weir's own connections came
+/// back to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn more_own_addresses_than_can_be_noted_end_inbound_capture() {
+    let (kernel, netns) = (kernel(), fresh());
+    ip(&netns, "link set lo up");
+    let following = follow(&kernel, &netns).await;
+    assert!(!kernel.is_inbound_off());
+    let address = |n: usize| Ipv4Addr::from_bits(0xac10_0000 + n as u32);
+    batch(
+        &netns,
+        (0..=MAX_OWN_ADDRESSES).map(|n| format!("route add local {}/32 dev lo", address(n))),
+    );
+    until("too many", || kernel.is_inbound_off()).await;
+    let noted = kernel.instance.inside.keys().len();
+    assert!(noted <= MAX_OWN_ADDRESSES, "{noted}");
+    following.abort();
+}
+
+/// Guards against one namespace whose routes take all the room there is.
+#[tokio::test(flavor = "multi_thread")]
+async fn too_many_routes_are_not_mirrored_and_leave_the_map() {
+    let kernel = kernel();
+    let (netns, _other) = pair();
+    let following = follow(&kernel, &netns).await;
+    let addr: IpAddr = "10.77.0.2".parse().unwrap();
+    assert!(kernel.route(addr).unwrap().is_some());
+    let route = |verb: &'static str| {
+        (0..=MAX_PREFIXES).map(move |n| {
+            let addr = Ipv4Addr::from_bits(0x0b00_0000 + 256 * n as u32);
+            format!("route {verb} {addr}/24 via 10.77.0.2")
+        })
+    };
+    batch(&netns, route("add"));
+    until("too many", || kernel.route(addr).unwrap().is_none()).await;
+    until("an empty map", || kernel.instance.routes.entries(|_| true).is_empty()).await;
+    batch(&netns, route("del"));
+    until("few again", || kernel.route(addr).unwrap().is_some()).await;
+    following.abort();
+}
