@@ -10,11 +10,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
-    time::timeout,
-};
+use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -47,6 +43,11 @@ pub enum Readiness {
     Missing {
         /// How many are not.
         pods: usize,
+    },
+    /// Not all workloads are captured that should be.
+    Waiting {
+        /// How many are not.
+        workloads: usize,
     },
     /// Finishing what is there.
     Draining,
@@ -90,7 +91,11 @@ impl AdminServer {
     }
 
     /// Answers until dropped.
-    pub async fn serve(self, telemetry: Telemetry, readiness: watch::Receiver<Readiness>) {
+    pub async fn serve(
+        self,
+        telemetry: Telemetry,
+        readiness: impl Fn() -> Readiness + Clone + Send + Sync + 'static,
+    ) {
         let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
         let mut tasks = tokio::task::JoinSet::new();
         let counts = telemetry.clone();
@@ -105,7 +110,7 @@ impl AdminServer {
             tasks.spawn(async move {
                 let _permit = permit;
                 let service = service_fn(move |request| {
-                    let response = respond(&request, &telemetry, *readiness.borrow());
+                    let response = respond(&request, &telemetry, readiness());
                     async move { Ok::<_, Infallible>(response) }
                 });
                 let connection = http1::Builder::new()
@@ -150,6 +155,10 @@ fn respond(
         (_, Readiness::Missing { pods }) => text(
             StatusCode::SERVICE_UNAVAILABLE,
             format!("{pods} of the pods that should be captured are not; see weir status\n"),
+        ),
+        (_, Readiness::Waiting { workloads }) => text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("{workloads} of the workloads are not captured; see weir status\n"),
         ),
         (_, Readiness::Starting) => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
         (_, Readiness::Draining) => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),

@@ -1,13 +1,10 @@
 //! The kernel side of one workload: its entries in the instance's maps, and its links.
 
-use std::{
-    os::fd::OwnedFd,
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 
 use weir_common::{Direction, WorkloadConfig, WorkloadId, flags};
 
-use super::{CaptureError, Instance, attach::Hook, state, table::lock};
+use super::{CaptureError, Instance, attach::Attached, entry::Entry, state, table::lock};
 
 /// One workload of an instance.
 pub struct Kernel {
@@ -16,7 +13,8 @@ pub struct Kernel {
     /// No earlier weir has left anything under this number.
     pub(super) fresh: bool,
     /// Its programs' links; pinned too, unless the pins are private.
-    pub(super) links: Mutex<Vec<(Hook, OwnedFd)>>,
+    pub(super) links: Mutex<Vec<Attached>>,
+    entry: Entry,
 }
 
 // === impl Kernel ===
@@ -25,8 +23,8 @@ impl Kernel {
     /// The workload with this number; captures nothing. `fresh` says that no earlier weir has left
     /// anything under it, so that the maps need not be searched for that.
     #[must_use]
-    pub const fn new(instance: Arc<Instance>, workload: WorkloadId, fresh: bool) -> Self {
-        Self { instance, workload, fresh, links: Mutex::new(Vec::new()) }
+    pub fn new(instance: Arc<Instance>, workload: WorkloadId, fresh: bool) -> Self {
+        Self { instance, workload, fresh, links: Mutex::default(), entry: Entry::default() }
     }
 
     /// The number that every key of the workload carries.
@@ -44,7 +42,7 @@ impl Kernel {
     /// Names of the hooks that are attached, in the order of attaching.
     #[must_use]
     pub fn hooks(&self) -> Vec<String> {
-        lock(&self.links).iter().map(|(hook, _)| hook.name.to_owned()).collect()
+        lock(&self.links).iter().map(|it| it.hook.name.to_owned()).collect()
     }
 
     /// Replaces what the hooks know about the workload, but for what is known of its routes: that an
@@ -52,25 +50,39 @@ impl Kernel {
     ///
     /// # Errors
     /// Where the map cannot be written.
-    pub fn configure(&self, mut config: WorkloadConfig) -> Result<(), CaptureError> {
-        let before = self.instance.workloads.get(&self.workload)?.unwrap_or_default();
-        config.flags |= before.flags & flags::ROUTES_COMPLETE;
-        self.instance.workloads.insert(&self.workload, &config)
+    pub fn configure(&self, config: WorkloadConfig) -> Result<(), CaptureError> {
+        self.change_entry(|before| WorkloadConfig {
+            flags: config.flags | (before.flags & flags::ROUTES_COMPLETE),
+            ..config
+        })
     }
 
     /// Turns flags of the workload on or off.
     pub(super) fn set_flag(&self, flag: u32, on: bool) -> Result<(), CaptureError> {
-        let mut config = self.instance.workloads.get(&self.workload)?.unwrap_or_default();
-        let before = config.flags;
-        if on {
-            config.flags |= flag;
-        } else {
-            config.flags &= !flag;
-        }
-        if config.flags == before {
-            return Ok(());
-        }
-        self.instance.workloads.insert(&self.workload, &config)
+        self.change_entry(|before| WorkloadConfig {
+            flags: if on { before.flags | flag } else { before.flags & !flag },
+            ..before
+        })
+    }
+
+    fn change_entry(
+        &self,
+        change: impl FnOnce(WorkloadConfig) -> WorkloadConfig,
+    ) -> Result<(), CaptureError> {
+        self.entry.change(&self.instance.workloads, self.workload, change)
+    }
+
+    /// Leaves what the hooks know about the workload to a successor, which writes the same entry.
+    pub fn cede_entry(&self) {
+        self.entry.cede();
+    }
+
+    /// Takes the entry back from a successor that has not come to serve.
+    ///
+    /// # Errors
+    /// Where the map cannot be written.
+    pub fn take_entry_back(&self) -> Result<(), CaptureError> {
+        self.entry.take_back(&self.instance.workloads, self.workload)
     }
 
     /// Takes the workload's entries out of every map. Reads whole maps; the hooks must be off.

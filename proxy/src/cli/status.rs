@@ -95,6 +95,9 @@ pub(super) fn table(report: &Report) -> String {
             lines.push(("  netns", netns.clone()));
         }
         lines.push(("  state", state(workload)));
+        if let Some(why) = &workload.why {
+            lines.push(("  waits", why.clone()));
+        }
         lines.push(("  listeners", listeners.join(", ")));
         lines.push(("  hooks", workload.hooks.join(", ")));
         for (direction, reasons) in kernel.workloads.get(&workload.name).into_iter().flatten() {

@@ -112,6 +112,7 @@ fn explanations_and_status_read_well() {
             preserve_client_ip: true,
             learn: Learn::Bypass,
             phase: "capturing".into(),
+            why: None,
             open_connections: 12,
             listeners: vec!["127.0.0.1:40000".parse().unwrap(), "[::1]:40001".parse().unwrap()],
             hooks: vec!["connect4".into(), "connect6".into()],

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Workload, configure, lock};
-use crate::{capture::CaptureError, config::WorkloadSettings};
+use crate::{blocking::blocking, capture::CaptureError, config::WorkloadSettings};
 
 impl Workload {
     /// Whether other settings can be put in force without beginning anew: other port lists,
@@ -32,8 +32,7 @@ impl Workload {
     pub async fn change(self: &Arc<Self>, wanted: WorkloadSettings) -> Result<(), CaptureError> {
         let workload = Arc::clone(self);
         // Each entry of a list is a system call.
-        let done = tokio::task::spawn_blocking(move || workload.rewrite(wanted)).await;
-        done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+        blocking(move || workload.rewrite(wanted)).await
     }
 
     fn rewrite(&self, wanted: WorkloadSettings) -> Result<(), CaptureError> {
@@ -43,10 +42,8 @@ impl Workload {
         let sk_msg = self.shared.sk_msg;
         let write = configure::rewrite(&self.kernel, (&now, &wanted), (&policy, &next), sk_msg);
         let own = Some(self.shared.instance.programs());
-        let kept = write.and_then(|()| {
-            let description = self.description(&wanted, self.origin, own);
-            self.kernel.remember(&serde_json::to_vec(&description).unwrap_or_default())
-        });
+        let kept =
+            write.and_then(|()| self.description(&wanted, self.origin, own).keep(&self.kernel));
         if let Err(error) = kept {
             let back = (&wanted, &*now);
             let _ = configure::rewrite(&self.kernel, back, (&next, &policy), sk_msg);

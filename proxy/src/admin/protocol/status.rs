@@ -94,9 +94,13 @@ pub struct WorkloadStatus {
     /// What is remembered of destinations.
     #[serde(default)]
     pub learn: Learn,
-    /// `capturing`, `exhausted` (too few descriptors: new connections go direct) or `draining`.
+    /// `capturing`, `waiting` (for its cgroup, its namespace or its hooks: see `why`), `exhausted`
+    /// (too few descriptors: new connections go direct) or `draining`.
     #[serde(default)]
     pub phase: String,
+    /// Why it is not captured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
     /// Proxied connections open now.
     #[serde(default)]
     pub open_connections: u64,

@@ -1,0 +1,73 @@
+//! A workload's entry in the map WORKLOADS: what the hooks know about it before any other map.
+//!
+//! Several threads change parts of it (settings, routes, the end of inbound capture). Each change is
+//! made to the copy in memory, under its lock, and the entry is written whole: no change is lost.
+
+use std::sync::Mutex;
+
+use weir_common::{WorkloadConfig, WorkloadId};
+
+use super::{
+    CaptureError,
+    table::{Table, lock},
+};
+
+/// The entry of one workload, and the right to write it.
+#[derive(Debug, Default)]
+pub(super) struct Entry {
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// As written last; `None` before the first look into the map.
+    config: Option<WorkloadConfig>,
+    /// A successor writes the entry; changes stay in memory until it is taken back.
+    ceded: bool,
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// Changes the entry. `change` gets what is there now.
+    ///
+    /// # Errors
+    /// Where the map cannot be read or written; the entry is as before then.
+    pub(super) fn change(
+        &self,
+        map: &Table<WorkloadId, WorkloadConfig>,
+        workload: WorkloadId,
+        change: impl FnOnce(WorkloadConfig) -> WorkloadConfig,
+    ) -> Result<(), CaptureError> {
+        let mut known = lock(&self.known);
+        let before = match known.config {
+            Some(config) => Some(config),
+            None => map.get(&workload)?,
+        };
+        let after = change(before.unwrap_or_default());
+        if !known.ceded && before != Some(after) {
+            map.insert(&workload, &after)?;
+        }
+        known.config = Some(after);
+        Ok(())
+    }
+
+    /// Writes nothing from now on: a successor does.
+    pub(super) fn cede(&self) {
+        lock(&self.known).ceded = true;
+    }
+
+    /// Writes again, and at once all that is known.
+    ///
+    /// # Errors
+    /// Where the map cannot be written.
+    pub(super) fn take_back(
+        &self,
+        map: &Table<WorkloadId, WorkloadConfig>,
+        workload: WorkloadId,
+    ) -> Result<(), CaptureError> {
+        let mut known = lock(&self.known);
+        known.ceded = false;
+        known.config.map_or(Ok(()), |config| map.insert(&workload, &config))
+    }
+}
