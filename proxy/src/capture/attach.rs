@@ -19,7 +19,7 @@ use super::{
     bpf::{self, AttachType},
     cgroup,
     coexist::obstacle,
-    pins::{Pins, directories, lock_directory, make_dir},
+    pins::{self, Pins, directories, lock_directory, make_dir},
     table::lock,
 };
 
@@ -309,8 +309,12 @@ pub(super) fn remove_tree(directory: &Path) {
     remove_links(directory);
 }
 
-/// Removes everything of one instance, and the directory of all if it was the last.
+/// Removes everything of one instance, and the directory of all if it was the last. Maps first: a weir
+/// that runs puts its programs back for as long as they are there ([`Instance::is_pinned`]).
 pub(super) fn remove_instance(root: &Path) {
+    for schema in directories(root) {
+        remove_links(&pins::maps(&schema));
+    }
     remove_tree(root);
     if let Some(parent) = root.parent() {
         let _ = fs::remove_dir(parent);

@@ -71,3 +71,55 @@ impl Entry {
         known.config.map_or(Ok(()), |config| map.insert(&workload, &config))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, thread};
+
+    use weir_common::flags;
+
+    use super::*;
+    use crate::capture::{Instance, InstanceOptions, Kernel};
+
+    fn kernel() -> Arc<Kernel> {
+        let instance = Instance::open(&InstanceOptions::default()).expect("root may load programs");
+        Arc::new(Kernel::new(Arc::new(instance), 7, true))
+    }
+
+    fn flags_of(kernel: &Kernel) -> u32 {
+        let entry = kernel.instance.workloads.get(&7).expect("the map can be read");
+        entry.unwrap_or_default().flags
+    }
+
+    /// Guards against a change that is read before, and written after, another one. Needs root.
+    #[test]
+    fn no_change_of_two_threads_is_lost() {
+        let kernel = kernel();
+        thread::scope(|scope| {
+            for flag in [flags::FAIL_CLOSED, flags::ROUTES_COMPLETE, flags::CAPTURE_INBOUND] {
+                let kernel = &kernel;
+                scope.spawn(move || {
+                    for round in 0..2000 {
+                        let on = round % 2 == 0;
+                        kernel.set_flag(flag, on).expect("the map can be written");
+                        assert_eq!(flags_of(kernel) & flag != 0, on, "round {round}");
+                    }
+                });
+            }
+        });
+    }
+
+    /// Needs root.
+    #[test]
+    fn what_a_successor_writes_is_overwritten_only_when_taken_back() {
+        let kernel = kernel();
+        kernel.set_flag(flags::FAIL_CLOSED, true).unwrap();
+        kernel.cede_entry();
+        let theirs = WorkloadConfig { flags: flags::SK_MSG, ..WorkloadConfig::default() };
+        kernel.instance.workloads.insert(&7, &theirs).unwrap();
+        kernel.set_flag(flags::ROUTES_COMPLETE, true).unwrap();
+        assert_eq!(flags_of(&kernel), flags::SK_MSG);
+        kernel.take_entry_back().unwrap();
+        assert_eq!(flags_of(&kernel), flags::FAIL_CLOSED | flags::ROUTES_COMPLETE);
+    }
+}

@@ -1,7 +1,11 @@
 //! The weir that is taken over from, as its successor speaks to it: one connection from the question
 //! to the end, by which each notices that the other is gone.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 
@@ -11,9 +15,14 @@ use crate::{
         protocol::{Answer, Command},
     },
     blocking::blocking,
-    capture,
+    capture::{self, CaptureError, detach},
     workloads::Workloads,
 };
+
+/// How long a weir that ends may take from its last answer until its locks are free.
+const DYING: Duration = Duration::from_secs(5);
+/// Between two looks whether they are.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// A weir that has been asked to hand over and serves still.
 pub(super) struct Predecessor {
@@ -27,19 +36,7 @@ impl Predecessor {
     /// Asks the weir that serves the instance to hand over; `None` where there is none.
     pub(super) async fn of(instance: &str) -> Result<Option<Self>> {
         let instance = instance.to_owned();
-        blocking(move || {
-            let Some(control) = capture::control_socket(&instance)? else { return Ok(None) };
-            match converse(&control, Command::Handover) {
-                Ok((Answer::HandingOver { pid }, connection)) => {
-                    tracing::info!(pid, "taking over");
-                    Ok(Some(Self { control, connection }))
-                }
-                Ok((other, _)) => Err(super::control::unexpected(&other)),
-                Err(ClientError::NotRunning { .. }) => Ok(None),
-                Err(error) => Err(error).context("the running weir stays"),
-            }
-        })
-        .await
+        blocking(move || ask_to_hand_over(&instance)).await
     }
 
     /// Where it is spoken to.
@@ -87,6 +84,36 @@ impl Predecessor {
 }
 
 // === helpers ===
+
+fn ask_to_hand_over(instance: &str) -> Result<Option<Predecessor>> {
+    let Some(control) = capture::control_socket(instance)? else { return Ok(None) };
+    let deadline = Instant::now() + DYING;
+    loop {
+        let error = match converse(&control, Command::Handover) {
+            Ok((Answer::HandingOver { pid }, connection)) => {
+                tracing::info!(pid, "taking over");
+                return Ok(Some(Predecessor { control, connection }));
+            }
+            Ok((other, _)) => return Err(super::control::unexpected(&other)),
+            Err(error) => error,
+        };
+        let dying = match &error {
+            ClientError::NotRunning { .. } if !is_served(instance) => return Ok(None),
+            ClientError::NotRunning { .. } | ClientError::Garbled { .. } => true,
+            error @ ClientError::Io { .. } => !error.is_silence(),
+            _ => false,
+        };
+        if !dying || Instant::now() > deadline {
+            return Err(error).context("the running weir stays");
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Whether somebody holds the instance's lock.
+fn is_served(instance: &str) -> bool {
+    matches!(detach::claim(instance, false), Err(CaptureError::Served { .. }))
+}
 
 /// A lock that is free means that whoever had it has gone.
 fn is_gone(workloads: &Workloads, error: &ClientError) -> bool {
