@@ -15,6 +15,7 @@ mod man;
 mod node;
 pub mod output;
 mod ports;
+mod predecessor;
 mod reload;
 mod run;
 mod session;

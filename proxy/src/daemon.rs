@@ -35,7 +35,7 @@ use crate::{
         tap::{Tap, TapFilter},
     },
     workload::Workload,
-    workloads::{Acceleration, WorkloadError, Workloads},
+    workloads::{Acceleration, Handover, WaitingWorkload, WorkloadError, Workloads},
 };
 
 /// Everything that the control socket can ask about.
@@ -88,6 +88,16 @@ impl Daemon {
         seen.ok().and_then(|schema| schema.clone()).unwrap_or_default()
     }
 
+    /// The workload that is meant, where it is not captured now.
+    fn waiting(&self, workload: Option<&str>) -> Option<WaitingWorkload> {
+        let mut waiting = self.workloads.waiting();
+        match workload {
+            Some(name) => waiting.into_iter().find(|it| it.settings.workload.name == name),
+            None if waiting.len() == 1 && self.workloads.list().is_empty() => waiting.pop(),
+            None => None,
+        }
+    }
+
     fn meant(&self, workload: Option<&str>) -> Result<Arc<Workload>, ControlError> {
         self.workloads.meant(workload).map_err(refused)
     }
@@ -129,7 +139,8 @@ impl ControlHandler for Daemon {
         workload: Option<&str>,
         change: PortsSet,
     ) -> BoxFuture<'_, Result<Vec<PortChange>, ControlError>> {
-        let workload = self.meant(workload);
+        let changeable = self.workloads.changeable().map_err(refused);
+        let workload = changeable.and_then(|()| self.meant(workload));
         async move {
             let set = workload?.set_ports(change, Source::Cli).await;
             set.map_err(|error| ControlError::failed(error.to_string()))
@@ -143,6 +154,9 @@ impl ControlHandler for Daemon {
         address: SocketAddr,
         direction: Direction,
     ) -> Result<Explanation, ControlError> {
+        if let Some(waiting) = self.waiting(workload) {
+            return Ok(explain::waiting(&waiting, address, direction));
+        }
         let workload = self.meant(workload)?;
         explain::explain(&workload, &self.telemetry.stats(), address, direction)
             .map_err(|error| ControlError::failed(error.to_string()))
@@ -189,7 +203,10 @@ impl ControlHandler for Daemon {
     }
 
     fn workloads(&self) -> Vec<WorkloadStatus> {
-        self.workloads.list().iter().map(|workload| status(workload)).collect()
+        let mut all: Vec<_> = self.workloads.list().iter().map(|it| status(it)).collect();
+        all.extend(self.workloads.waiting().iter().map(waiting_status));
+        all.sort_by(|one, other| one.name.cmp(&other.name));
+        all
     }
 
     fn add_workload(
@@ -207,13 +224,23 @@ impl ControlHandler for Daemon {
         self.workloads.remove(name).map_err(refused)
     }
 
+    fn hand_over(&self) -> BoxFuture<'_, Result<Handover, ControlError>> {
+        async move {
+            if self.draining.load(Ordering::Relaxed) {
+                return Err(ControlError::refused(
+                    "this weir is draining already; start another one when it has ended",
+                ));
+            }
+            self.workloads.hand_over().await.map_err(refused)
+        }
+        .boxed()
+    }
+
     fn retire(&self, schema: &str) -> BoxFuture<'_, Result<(), ControlError>> {
         let schema = schema.to_owned();
         async move {
-            if self.draining.swap(true, Ordering::Relaxed) {
-                return Err(ControlError::refused("this weir is draining already"));
-            }
-            self.workloads.retire().await;
+            self.workloads.retire().await.map_err(refused)?;
+            self.draining.store(true, Ordering::Relaxed);
             self.successor.send_replace(Some(schema));
             Ok(())
         }
@@ -224,21 +251,38 @@ impl ControlHandler for Daemon {
 // === helpers ===
 
 fn status(workload: &Workload) -> WorkloadStatus {
-    let settings = workload.settings();
+    WorkloadStatus {
+        preserve_client_ip: workload.client_ip().is_some(),
+        phase: workload.phase().to_owned(),
+        why: workload.wait().map(|wait| wait.why),
+        open_connections: workload.open_connections() as u64,
+        listeners: workload.addresses().to_vec(),
+        hooks: workload.kernel().hooks(),
+        ..waiting_for(&workload.settings())
+    }
+}
+
+fn waiting_status(waiting: &WaitingWorkload) -> WorkloadStatus {
+    WorkloadStatus { why: Some(waiting.wait.why.clone()), ..waiting_for(&waiting.settings) }
+}
+
+/// One of which there are only settings.
+fn waiting_for(settings: &WorkloadSettings) -> WorkloadStatus {
     let path = |path: &std::path::PathBuf| path.display().to_string();
     WorkloadStatus {
-        name: workload.name().to_string(),
+        name: settings.workload.name.clone(),
         cgroup: settings.workload.cgroup.as_ref().map(path).unwrap_or_default(),
         netns: settings.workload.netns.as_ref().map(path),
         fail: settings.workload.fail,
-        inbound: settings.inbound.capture && !workload.kernel().is_inbound_off(),
-        preserve_client_ip: workload.client_ip().is_some(),
+        inbound: settings.inbound.capture,
+        preserve_client_ip: settings.inbound.preserve_client_ip,
         learn: settings.workload.learn,
-        phase: workload.phase().to_owned(),
-        open_connections: workload.open_connections() as u64,
-        budget: workload.budget(),
-        listeners: workload.addresses().to_vec(),
-        hooks: workload.kernel().hooks(),
+        phase: "waiting".to_owned(),
+        why: None,
+        open_connections: 0,
+        budget: Vec::new(),
+        listeners: Vec::new(),
+        hooks: Vec::new(),
     }
 }
 

@@ -4,6 +4,7 @@
 
 pub mod accept;
 pub mod admin;
+pub mod blocking;
 pub mod budget;
 pub mod capture;
 pub mod cli;

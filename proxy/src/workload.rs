@@ -4,6 +4,8 @@
 mod accepting;
 mod configure;
 mod feedback;
+mod guard;
+mod place;
 mod pod;
 mod skipped;
 mod slots;
@@ -12,14 +14,16 @@ mod update;
 
 use std::{
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
+pub use guard::{Look, Missing, Wait};
+pub use place::cgroup_of;
 pub use pod::Pod;
 pub use skipped::skipped;
-pub use start::{Description, Origin, Start};
+pub use start::{Description, Origin, Residue, Start};
 use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -27,14 +31,16 @@ use self::{
     accepting::Incoming,
     configure::{configure, policy},
     feedback::KernelFeedback,
+    place::Place,
     slots::WorkloadSlots,
 };
 use crate::{
     accept::{Exhaustion, Registered, Slots},
+    blocking::blocking,
     budget::Figures,
     capture::{
         AttachOptions, CaptureError, ClientIp, ClientIpUser, Heartbeat, Installed, Instance,
-        Kernel, Listeners, Lock, Netns, Originals, RouteWatch, cgroup,
+        Kernel, Lock, Netns, Originals, RouteWatch,
     },
     config::{Config, Fail, WorkloadSettings},
     connection::Context,
@@ -71,6 +77,9 @@ pub struct Workload {
     origin: Origin,
     pod: Option<Pod>,
     netns: Netns,
+    /// Of the cgroup that it is attached to.
+    cgroup_id: u64,
+    wait: Mutex<Option<Wait>>,
     shared: Arc<Shared>,
     slots: Arc<WorkloadSlots>,
     policy: Mutex<PortPolicy>,
@@ -96,12 +105,13 @@ impl Workload {
     /// # Errors
     /// The first step that the kernel refuses.
     pub async fn start(shared: Arc<Shared>, start: Start) -> Result<Arc<Self>, CaptureError> {
-        let Start { settings, origin, id, fresh, ports, client_ip, programs, claim, pod } = start;
-        let cgroup = cgroup_of(&settings)?;
-        let netns = open_netns(&settings, &cgroup, origin)?;
-        let kernel = Arc::new(Kernel::new(Arc::clone(&shared.instance), id, fresh));
+        let (found, start) = {
+            let instance = Arc::clone(&shared.instance);
+            blocking(move || (Place::find(instance, &start), start)).await
+        };
+        let Place { cgroup, cgroup_id, netns, kernel, listeners } = found?;
+        let Start { settings, origin, fresh, ports, client_ip, programs, claim, pod, .. } = start;
         let policy = policy(&settings, origin.source(), &ports);
-        let listeners = Listeners::open(&kernel, &netns)?;
         let mut client_ip_user = None;
         let client_ip = if settings.inbound.capture && settings.inbound.preserve_client_ip {
             if !shared.instance.knows_ingress_ifindex() {
@@ -126,7 +136,7 @@ impl Workload {
             pod: pod.clone(),
         };
         // First: what is under a number that nobody knows would never be cleared up.
-        kernel.remember(&serde_json::to_vec(&description).unwrap_or_default())?;
+        description.keep(&kernel)?;
         kernel.confine(netns.cookie())?;
         configure(&kernel, &settings, &policy, shared.sk_msg).await?;
         let routes = RouteWatch::start(Arc::clone(&kernel), netns.clone()).await?;
@@ -156,6 +166,8 @@ impl Workload {
             origin,
             pod,
             netns,
+            cgroup_id,
+            wait: Mutex::default(),
             shared,
             slots,
             policy: Mutex::new(policy),
@@ -173,7 +185,7 @@ impl Workload {
         if !keep {
             description.programs = Some(own);
             // Without it the next weir just takes longer to start.
-            let _ = workload.kernel.remember(&serde_json::to_vec(&description).unwrap_or_default());
+            let _ = description.keep(&workload.kernel);
         }
         Ok(workload)
     }
@@ -204,14 +216,14 @@ impl Workload {
         let kernel = Arc::clone(&self.kernel);
         let netns = self.settings().inbound.capture.then(|| self.netns.clone());
         let runtime = Handle::current();
-        let attached = tokio::task::spawn_blocking(move || {
+        blocking(move || {
             let inbound = netns.as_ref();
             kernel.attach(&cgroup, AttachOptions { inbound, keep }, |followed| match inbound {
                 Some(netns) => runtime.block_on(kernel.seed_listening(netns, &cgroup, followed)),
                 None => Ok(()),
             })
-        });
-        attached.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+        })
+        .await
     }
 
     /// Undoes a start that failed, but for what is in the maps.
@@ -314,11 +326,13 @@ impl Workload {
         self.client_ip.as_ref()
     }
 
-    /// `capturing`, `exhausted`, `flooded` or `draining`.
+    /// `capturing`, `waiting`, `exhausted`, `flooded` or `draining`.
     #[must_use]
     pub fn phase(&self) -> &'static str {
         if self.context.drain.is_cancelled() {
             "draining"
+        } else if self.wait().is_some() {
+            "waiting"
         } else if self.slots.withdrawn.load(Ordering::Acquire) {
             self.slots.phase()
         } else {
@@ -340,8 +354,7 @@ impl Workload {
     /// # Errors
     /// Where the map cannot be written.
     pub fn forget_at_restart(&self) -> Result<(), CaptureError> {
-        let description = self.description(&self.settings(), Origin::Removed, None);
-        self.kernel.remember(&serde_json::to_vec(&description).unwrap_or_default())
+        self.description(&self.settings(), Origin::Removed, None).keep(&self.kernel)
     }
 
     fn description(
@@ -402,39 +415,6 @@ impl Workload {
 pub async fn restore_client_ip(netns: &Netns, installed: &Installed) {
     if let Err(error) = ClientIp::remove_unless_used(netns, installed).await {
         tracing::warn!(%error, "what --preserve-client-ip has changed is not taken back");
-    }
-}
-
-/// The directory of a workload's cgroup, made sure of.
-///
-/// # Errors
-/// Where it is weir's own, or none.
-pub fn cgroup_of(settings: &WorkloadSettings) -> Result<std::path::PathBuf, CaptureError> {
-    let cgroup = settings.workload.cgroup.clone().unwrap_or_default();
-    cgroup::id(&cgroup)?;
-    if cgroup::own()? == cgroup {
-        return Err(CaptureError::OwnCgroup(cgroup));
-    }
-    Ok(cgroup)
-}
-
-fn open_netns(
-    settings: &WorkloadSettings,
-    cgroup: &Path,
-    origin: Origin,
-) -> Result<Netns, CaptureError> {
-    if let Some(path) = &settings.workload.netns {
-        return Netns::open(path);
-    }
-    let found = match origin {
-        Origin::Pod => Netns::of_pod(cgroup)?,
-        Origin::Config | Origin::Cli | Origin::Removed => Netns::of_cgroup(cgroup)?,
-    };
-    match found {
-        Some(netns) => Ok(netns),
-        // Never the node's own in place of a pod's.
-        None if origin == Origin::Pod => Err(CaptureError::NoProcess(cgroup.to_owned())),
-        None => Netns::own(),
     }
 }
 

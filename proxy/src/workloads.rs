@@ -4,13 +4,19 @@
 mod acceleration;
 mod ending;
 mod error;
+mod guard;
 mod handover;
+mod overlap;
 mod pods;
+mod restore;
 mod shares;
+mod waiting;
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{
+        Arc, Mutex as StdMutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+    },
     time::Duration,
 };
 
@@ -21,26 +27,25 @@ use weir_common::WorkloadId;
 pub use acceleration::Acceleration;
 pub use ending::Ending;
 pub use error::WorkloadError;
+pub use handover::Handover;
+pub use waiting::WaitingWorkload;
 
-use self::acceleration::accelerate;
+use self::{acceleration::accelerate, handover::Reign, overlap::Claimed, waiting::Waiting};
 use crate::{
-    accept::{Exhaustion, measure},
+    accept::Exhaustion,
+    blocking::blocking,
     capture::{
-        self, CaptureError, DirectClose, Events, Heartbeat, Instance, InstanceOptions, Lock,
-        Originals, Remembered, coexist, lock_directory,
+        CaptureError, DirectClose, Events, Heartbeat, Instance, InstanceOptions, Kernel, Lock,
+        Originals, coexist, lock_directory,
     },
     config::{Config, Switch, WorkloadSettings, fail_name},
     telemetry::{PodLabels, Telemetry, WorkloadFacts},
     workers::Workers,
-    workload::{
-        Description, Origin, Pod, Shared, Start, Workload, cgroup_of, restore_client_ip, skipped,
-    },
+    workload::{Origin, Pod, Shared, Start, Workload, cgroup_of, skipped},
 };
 
 /// A connect that was never accepted is not coming any more.
 const PENDING_AGE: Duration = Duration::from_secs(120);
-/// How often slots are looked after, see [`Workload::guard_slots`].
-const GUARD: Duration = Duration::from_secs(1);
 
 /// How to begin.
 #[derive(Clone, Debug, Default)]
@@ -56,6 +61,10 @@ pub struct Workloads {
     shared: Arc<Shared>,
     acceleration: Acceleration,
     running: RwLock<BTreeMap<Arc<str>, Arc<Workload>>>,
+    /// Those that are wanted and cannot be captured now.
+    waiting: RwLock<BTreeMap<Arc<str>, Waiting>>,
+    /// Numbers of those whose last connections are being finished.
+    removing: StdMutex<HashSet<WorkloadId>>,
     /// Names of all workloads that there were, for events that come late.
     names: RwLock<HashMap<WorkloadId, Arc<str>>>,
     /// Held while a workload is added or removed; the number of the next one.
@@ -63,8 +72,15 @@ pub struct Workloads {
     /// A number was given out.
     added: Notify,
     removals: TaskTracker,
-    /// Stops heartbeat and guard.
+    reign: StdMutex<Reign>,
+    /// Locks and events are still a predecessor's.
+    unsettled: StdMutex<bool>,
+    /// Stops the heartbeat.
     retired: CancellationToken,
+    /// Stops the guard.
+    guarding: CancellationToken,
+    /// Has the guard look at once.
+    woken: Arc<Notify>,
     events: Mutex<Option<Following>>,
 }
 
@@ -114,6 +130,12 @@ impl Workloads {
             shared: Arc::new(shared),
             acceleration,
             running: RwLock::default(),
+            waiting: RwLock::default(),
+            removing: StdMutex::default(),
+            reign: StdMutex::default(),
+            unsettled: StdMutex::new(plan.takeover),
+            guarding: CancellationToken::new(),
+            woken: Arc::default(),
             names: RwLock::default(),
             next: Mutex::new(last + 1),
             added: Notify::new(),
@@ -121,6 +143,7 @@ impl Workloads {
             retired: CancellationToken::new(),
             events: Mutex::default(),
         });
+        workloads.beat();
         if let Err(error) = workloads.restore(own, &remembered, plan.takeover).await {
             if remembered.workloads.is_empty() && !plan.takeover {
                 workloads.shared.instance.remove_pins();
@@ -135,88 +158,16 @@ impl Workloads {
         Ok(workloads)
     }
 
-    /// Captures what is wanted, under the numbers that it had before.
-    async fn restore(
-        &self,
-        own: Option<WorkloadSettings>,
-        remembered: &Remembered,
-        takeover: bool,
-    ) -> Result<(), WorkloadError> {
-        let known: Vec<(WorkloadId, Description)> = remembered
-            .workloads
-            .iter()
-            .filter_map(|(id, text)| Some((*id, serde_json::from_slice(text).ok()?)))
-            .collect();
-        let start = |settings, origin, before: Option<&(WorkloadId, Description)>, next| Start {
-            settings,
-            origin,
-            id: before.map_or(next, |(id, _)| *id),
-            fresh: before.is_none() || !remembered.same_maps,
-            ports: before.and_then(|(id, _)| remembered.ports.get(id).cloned()).unwrap_or_default(),
-            client_ip: before.and_then(|(_, description)| description.client_ip),
-            programs: before.and_then(|(_, description)| description.programs),
-            pod: before.and_then(|(_, description)| description.pod.clone()),
-            claim: None,
-        };
-        if let Some(own) = own {
-            let before = known.iter().find(|(_, it)| {
-                it.origin != Origin::Removed && it.settings.workload.name == own.workload.name
-            });
-            let mut next = self.next.lock().await;
-            self.add_locked(start(own, Origin::Config, before, *next), takeover).await?;
-            *next += u32::from(before.is_none());
-        }
-        for entry in known.iter().filter(|(_, it)| it.origin.comes_back()) {
-            let settings = entry.1.settings.clone();
-            let name = settings.workload.name.clone();
-            if self.get(&name).is_some() {
-                continue;
-            }
-            let _one_at_a_time = self.next.lock().await;
-            let start = start(settings, entry.1.origin, Some(entry), 0);
-            if let Err(error) = self.add_locked(start, takeover).await {
-                tracing::warn!(%error, workload = name, "not captured any more");
-            }
-        }
-        self.clear_up(&known, remembered.same_maps).await;
-        Ok(())
-    }
-
-    /// Forgets what was remembered and is not captured.
-    async fn clear_up(&self, known: &[(WorkloadId, Description)], same_maps: bool) {
-        let wanted: Vec<_> = self.list().iter().map(|it| it.kernel().workload()).collect();
-        for (id, description) in known.iter().filter(|(id, _)| !wanted.contains(id)) {
-            if let Some(installed) = &description.client_ip
-                && let Some(netns) = capture::Netns::find(description.netns_inode)
-            {
-                restore_client_ip(&netns, installed).await;
-            }
-            if same_maps {
-                capture::Kernel::new(Arc::clone(&self.shared.instance), *id, false).forget();
-            }
-        }
-        self.shared.instance.remove_stale_links(&wanted);
-        self.shared.instance.all_found();
-    }
-
-    fn spawn_tasks(self: &Arc<Self>) {
+    fn beat(&self) {
         let (shared, retired) = (Arc::clone(&self.shared), self.retired.clone());
         tokio::spawn(async move {
             let beats = Heartbeat::run(&shared.instance, || shared.workers.visit());
             retired.run_until_cancelled(beats).await
         });
-        let (workloads, retired) = (Arc::downgrade(self), self.retired.clone());
-        tokio::spawn(async move {
-            let mut ticks = tokio::time::interval(GUARD);
-            while retired.run_until_cancelled(ticks.tick()).await.is_some() {
-                let Some(workloads) = workloads.upgrade() else { return };
-                for workload in workloads.list() {
-                    workload.guard_slots();
-                }
-                measure(workloads.shared.telemetry.budgets());
-                workloads.shared.instance.remove_other_schemas();
-            }
-        });
+    }
+
+    fn spawn_tasks(self: &Arc<Self>) {
+        tokio::spawn(Self::guard(Arc::downgrade(self)));
         self.keep_shares();
         let workloads = Arc::downgrade(self);
         self.shared.telemetry.set_workloads(move || {
@@ -270,6 +221,10 @@ impl Workloads {
         settings.resolve();
         settings.validate()?;
         let mut next = self.next.lock().await;
+        self.changeable()?;
+        if read(&self.waiting).contains_key(&*settings.workload.name) {
+            return Err(WorkloadError::Exists(settings.workload.name));
+        }
         let start = Start {
             settings,
             origin,
@@ -280,6 +235,7 @@ impl Workloads {
             programs: None,
             pod,
             claim: None,
+            in_own_netns: true,
         };
         let workload = self.add_locked(start, false).await?;
         *next += 1;
@@ -297,14 +253,15 @@ impl Workloads {
             return Err(WorkloadError::Exists(name));
         }
         if !takeover {
-            start.claim = Some(self.claim(&start)?);
+            start.claim = Some(self.claim(&start).await?);
         }
         let (id, fresh) = (start.id, start.fresh);
         self.shared.telemetry.label(&name, start.pod.as_ref().map(PodLabels::from));
         let workload = Workload::start(Arc::clone(&self.shared), start).await;
         if workload.is_err() && fresh {
             // The next one may get the same number.
-            capture::Kernel::new(Arc::clone(&self.shared.instance), id, true).forget();
+            let instance = Arc::clone(&self.shared.instance);
+            blocking(move || Kernel::new(instance, id, true).forget()).await;
         }
         let workload = workload?;
         write(&self.names).insert(id, Arc::clone(workload.name()));
@@ -313,34 +270,53 @@ impl Workloads {
     }
 
     /// The right to capture a cgroup, which one process can have at a time.
-    fn claim(&self, start: &Start) -> Result<Lock, WorkloadError> {
-        let cgroup = cgroup_of(&start.settings)?;
-        let lock = lock_directory(&cgroup).map_err(|source| CaptureError::Cgroup {
-            action: "lock",
-            path: cgroup.clone(),
-            source,
-            hint: "",
-        })?;
-        let Some(lock) = lock else {
-            let holder = self
-                .list()
-                .iter()
-                .find(|it| it.settings().workload.cgroup.as_deref() == Some(&*cgroup))
-                .map(|it| it.name().to_string());
-            return Err(match holder {
-                Some(name) => WorkloadError::CapturedAs { cgroup, name },
-                None => CaptureError::taken(cgroup).into(),
-            });
-        };
-        // Its own programs of before are there to be replaced.
-        let mine = |overlap: &coexist::Overlap| {
-            overlap.relation == coexist::Relation::Same
-                && self.shared.instance.owns(start.id, overlap.program)
-        };
-        match coexist::overlaps(&cgroup)?.into_iter().find(|overlap| !mine(overlap)) {
-            Some(overlap) => Err(WorkloadError::Overlap { cgroup, overlap }),
-            None => Ok(lock),
-        }
+    async fn claim(&self, start: &Start) -> Result<Lock, WorkloadError> {
+        let (id, settings) = (start.id, start.settings.clone());
+        let (instance, others) = (Arc::clone(&self.shared.instance), self.claimed());
+        blocking(move || {
+            let cgroup = cgroup_of(&settings)?;
+            Claimed::new(id, &settings.workload.name, &cgroup).refuse_beside(&others)?;
+            let lock = lock_directory(&cgroup).map_err(|source| CaptureError::Cgroup {
+                action: "lock",
+                path: cgroup.clone(),
+                source,
+                hint: "",
+            })?;
+            let Some(lock) = lock else { return Err(CaptureError::taken(cgroup).into()) };
+            // Its own programs of before are there to be replaced.
+            let mine = |overlap: &coexist::Overlap| {
+                overlap.relation == coexist::Relation::Same && instance.owns(id, overlap.program)
+            };
+            match coexist::overlaps(&cgroup)?.into_iter().find(|overlap| !mine(overlap)) {
+                Some(overlap) => Err(WorkloadError::Overlap { cgroup, overlap }),
+                None => Ok(lock),
+            }
+        })
+        .await
+    }
+
+    /// The cgroups that this process captures, or waits for.
+    fn claimed(&self) -> Vec<Claimed> {
+        let mut claimed: Vec<Claimed> =
+            read(&self.waiting).values().map(|it| Claimed::from(it.start())).collect();
+        claimed.extend(self.list().iter().filter_map(|it| {
+            let settings = it.settings();
+            let cgroup = settings.workload.cgroup.as_deref()?;
+            Some(Claimed::new(it.kernel().workload(), it.name(), cgroup))
+        }));
+        claimed
+    }
+
+    /// Numbers that are in use.
+    fn numbers(&self) -> Vec<WorkloadId> {
+        let mut numbers: Vec<_> = self.list().iter().map(|it| it.kernel().workload()).collect();
+        numbers.extend(read(&self.waiting).values().map(|it| it.start().id));
+        numbers.extend(lock(&self.removing).iter());
+        numbers
+    }
+
+    fn is_waiting(&self) -> bool {
+        !read(&self.waiting).is_empty()
     }
 
     /// Captures a workload no more; its connections may finish. Returns at once.
@@ -348,6 +324,12 @@ impl Workloads {
     /// # Errors
     /// Where there is none of this name.
     pub fn remove(self: &Arc<Self>, name: &str) -> Result<(), WorkloadError> {
+        self.changeable()?;
+        let waiting = write(&self.waiting).remove(name);
+        if let Some(waiting) = waiting {
+            self.forget(waiting.start().id, name.to_owned());
+            return Ok(());
+        }
         let Some(workload) = write(&self.running).remove(name) else {
             return Err(self.unknown(name));
         };
@@ -358,19 +340,36 @@ impl Workloads {
         }
         workload.kernel().stop_capturing();
         workload.release_claim();
+        lock(&self.removing).insert(workload.kernel().workload());
         self.removals.spawn(async move {
             workload.drain(deadline, false).await;
             workload.kernel().detach();
-            workload.kernel().forget();
             workload.restore_client_ip().await;
-            // Another one of this name may be there already.
-            if let Some(workloads) = workloads.upgrade()
-                && workloads.get(&name).is_none()
-            {
-                workloads.shared.telemetry.forget_workload(&name);
+            if let Some(workloads) = workloads.upgrade() {
+                workloads.forget(workload.kernel().workload(), name);
             }
         });
         Ok(())
+    }
+
+    /// Takes everything out of the maps that is there under a number; nothing is attached.
+    fn forget(self: &Arc<Self>, id: WorkloadId, name: String) {
+        let workloads = Arc::clone(self);
+        lock(&self.removing).insert(id);
+        self.removals.spawn(async move {
+            let instance = Arc::clone(&workloads.shared.instance);
+            blocking(move || {
+                let kernel = Kernel::new(instance, id, false);
+                kernel.detach();
+                kernel.forget();
+            })
+            .await;
+            lock(&workloads.removing).remove(&id);
+            // Another one of this name may be there already.
+            if workloads.get(&name).is_none() && !read(&workloads.waiting).contains_key(&*name) {
+                workloads.shared.telemetry.forget_workload(&name);
+            }
+        });
     }
 
     /// The workload of this name.
@@ -385,10 +384,24 @@ impl Workloads {
     /// Where there is none of this name, or it is not clear which is meant.
     pub fn meant(&self, name: Option<&str>) -> Result<Arc<Workload>, WorkloadError> {
         match (name, &self.list()[..]) {
-            (Some(name), _) => self.get(name).ok_or_else(|| self.unknown(name)),
-            (None, [only]) => Ok(Arc::clone(only)),
-            (None, []) => Err(WorkloadError::None),
+            (Some(name), _) => self.get(name).ok_or_else(|| self.absent(name)),
+            (None, [only]) if !self.is_waiting() => Ok(Arc::clone(only)),
+            (None, []) => match &self.waiting()[..] {
+                [] => Err(WorkloadError::None),
+                [only] => Err(self.absent(&only.settings.workload.name)),
+                _ => Err(WorkloadError::Unclear(self.names())),
+            },
             (None, _) => Err(WorkloadError::Unclear(self.names())),
+        }
+    }
+
+    /// Why there is none of this name.
+    fn absent(&self, name: &str) -> WorkloadError {
+        match read(&self.waiting).get(name) {
+            Some(waiting) => {
+                WorkloadError::Waits { name: name.to_owned(), why: waiting.wait().why.clone() }
+            }
+            None => self.unknown(name),
         }
     }
 
@@ -424,25 +437,55 @@ impl Workloads {
     }
 
     fn names(&self) -> Vec<String> {
-        self.list().iter().map(|it| it.name().to_string()).collect()
+        let mut names: Vec<String> = self.list().iter().map(|it| it.name().to_string()).collect();
+        names.extend(read(&self.waiting).keys().map(ToString::to_string));
+        names.sort_unstable();
+        names
     }
 
     fn facts(&self) -> Vec<WorkloadFacts> {
-        let facts = |workload: &Arc<Workload>| WorkloadFacts {
-            workload: Arc::clone(workload.name()),
-            pod: workload.pod().map(PodLabels::from),
-            fail: fail_name(workload.settings().workload.fail),
-            learn: workload.settings().workload.learn.name(),
-            inbound: workload.settings().inbound.capture && !workload.kernel().is_inbound_off(),
+        let captured = |workload: &Arc<Workload>| WorkloadFacts {
             capturing: workload.phase() == "capturing",
-            decisions: workload.kernel().counters(),
+            waiting: workload.wait().map(|wait| wait.missing.name()),
+            inbound: workload.settings().inbound.capture && !workload.kernel().is_inbound_off(),
             budget: workload.budget(),
+            ..facts(&workload.settings(), workload.pod(), workload.kernel())
         };
-        self.list().iter().map(facts).collect()
+        let mut all: Vec<_> = self.list().iter().map(captured).collect();
+        all.extend(read(&self.waiting).values().map(|it| {
+            let (start, instance) = (it.start(), Arc::clone(&self.shared.instance));
+            WorkloadFacts {
+                waiting: Some(it.wait().missing.name()),
+                ..facts(
+                    &start.settings,
+                    start.pod.as_ref(),
+                    &Kernel::new(instance, start.id, start.fresh),
+                )
+            }
+        }));
+        all
     }
 }
 
 // === helpers ===
+
+fn facts(settings: &WorkloadSettings, pod: Option<&Pod>, kernel: &Kernel) -> WorkloadFacts {
+    WorkloadFacts {
+        workload: settings.workload.name.as_str().into(),
+        pod: pod.map(PodLabels::from),
+        fail: fail_name(settings.workload.fail),
+        learn: settings.workload.learn.name(),
+        inbound: settings.inbound.capture,
+        capturing: false,
+        waiting: None,
+        decisions: kernel.counters(),
+        budget: Vec::new(),
+    }
+}
+
+fn lock<T>(mutex: &StdMutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A poisoned lock guards a map in which every change is a single insertion or removal.
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {

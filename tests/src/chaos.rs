@@ -2,7 +2,9 @@
 //! upstreams are treated badly, at random from a seed; and a verdict on every connection.
 //!
 //! [`schedule`] says what is done, `stage` and `traffic` do it, [`ledger`] judges, [`report`] tells.
+//! [`kill`] has no load, and kills at chosen steps.
 
+pub mod kill;
 pub mod ledger;
 pub mod report;
 pub mod schedule;

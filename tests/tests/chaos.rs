@@ -1,10 +1,10 @@
-//! Short runs of chaos: one that is always the same, and one that never is.
+//! Short runs of chaos: one that is always the same, and one that never is; and one kill of each kind.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use weir_tests::chaos::{self, Settings, run};
+use weir_tests::chaos::{self, Settings, kill, run};
 
 fn rage(seed: u64, seconds: u64) -> Result<()> {
     eprintln!("seed {seed}: `cargo xtask chaos --seed {seed} --seconds {seconds}`");
@@ -24,4 +24,15 @@ fn chaos_of_a_known_seed_loses_nothing_that_it_may_not() -> Result<()> {
 #[test]
 fn chaos_of_a_random_seed_loses_nothing_that_it_may_not() -> Result<()> {
     rage(chaos::seed(), 25)
+}
+
+#[test]
+fn a_kill_at_any_instant_breaks_nothing() -> Result<()> {
+    let seed = chaos::seed();
+    let points = kill::KINDS.len();
+    eprintln!("seed {seed}: `cargo xtask chaos --kill-points {points} --seed {seed}`");
+    let report = kill::run(seed, points)?;
+    eprintln!("{report}");
+    ensure!(report.faults.is_empty(), "seed {seed}: see above");
+    Ok(())
 }

@@ -12,11 +12,17 @@ use crate::{scope, test};
 
 /// Flags of `cargo xtask chaos`.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  cargo xtask chaos --seconds 600 --seed 7")]
+#[command(
+    after_help = "Examples:\n  cargo xtask chaos --seconds 600 --seed 7\n  cargo xtask chaos --kill-points 500"
+)]
 pub(crate) struct Args {
     /// For how long things are done; the end takes a minute or two more
     #[arg(long, value_name = "N", default_value_t = 60)]
     seconds: u64,
+
+    /// Kill weir at so many instants of what it does, instead, and look whether anything is broken
+    #[arg(long, value_name = "N", conflicts_with_all = ["seconds", "keep"])]
+    kill_points: Option<usize>,
 
     /// Seed of what is done, and when [default: another one each time]
     #[arg(long, value_name = "N")]
@@ -47,6 +53,12 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     scope::accept_interrupts()?;
     let seed = args.seed.unwrap_or_else(chaos::seed);
     println!("seed {seed}");
+    if let Some(points) = args.kill_points {
+        let report = chaos::kill::run(seed, points)?;
+        println!("{report}");
+        ensure!(report.faults.is_empty(), "a kill has broken something; seed {seed}");
+        return Ok(());
+    }
     let settings = chaos::Settings {
         seed,
         time: Duration::from_secs(args.seconds),

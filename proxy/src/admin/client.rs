@@ -71,6 +71,17 @@ pub fn ask(path: &Path, workload: Option<String>, command: Command) -> Result<An
     Answers::to(path, workload, command)?.first()
 }
 
+/// Asks the weir behind `path`, and keeps the connection for what is to be asked next: a hand-over
+/// is under way for as long as it lasts.
+///
+/// # Errors
+/// See [`ClientError`].
+pub fn converse(path: &Path, command: Command) -> Result<(Answer, Answers), ClientError> {
+    let mut answers = Answers::to(path, None, command)?;
+    let first = answers.first()?;
+    Ok((first, answers))
+}
+
 /// Asks for something that goes on; each answer as it comes, however long that takes. It ends when
 /// weir does.
 ///
@@ -97,6 +108,17 @@ pub struct Answers {
     path: PathBuf,
 }
 
+// === impl ClientError ===
+
+impl ClientError {
+    /// Whoever has been asked is there, and does not answer in time.
+    #[must_use]
+    pub fn is_silence(&self) -> bool {
+        matches!(self, Self::Io { source, .. }
+            if matches!(source.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut))
+    }
+}
+
 // === impl Answers ===
 
 impl Answers {
@@ -106,15 +128,29 @@ impl Answers {
         let stream = connect(path)?;
         stream.set_read_timeout(Some(DEADLINE)).map_err(io_error)?;
         stream.set_write_timeout(Some(DEADLINE)).map_err(io_error)?;
-        let answers = Self { stream: BufReader::new(stream), path: path.to_owned() };
+        let mut answers = Self { stream: BufReader::new(stream), path: path.to_owned() };
+        answers.send(workload, command)?;
+        Ok(answers)
+    }
+
+    /// Asks once more on the same connection.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn ask(&mut self, command: Command) -> Result<Answer, ClientError> {
+        self.send(None, command)?;
+        self.first()
+    }
+
+    fn send(&mut self, workload: Option<String>, command: Command) -> Result<(), ClientError> {
         let request = serde_json::to_vec(&Request::new(workload, command));
-        let mut line = request.map_err(|error| answers.garbled(&error.to_string()))?;
+        let mut line = request.map_err(|error| self.garbled(&error.to_string()))?;
         if line.len() > MAX_REQUEST {
             return Err(ClientError::TooLong(line.len()));
         }
         line.push(b'\n');
-        answers.stream.get_ref().write_all(&line).map_err(io_error)?;
-        Ok(answers)
+        let sent = self.stream.get_ref().write_all(&line);
+        sent.map_err(|source| ClientError::Io { path: self.path.clone(), source })
     }
 
     fn first(&mut self) -> Result<Answer, ClientError> {

@@ -33,10 +33,15 @@ use crate::{
         stats::StatsSnapshot,
         tap::{Batch, Tap, TapFilter},
     },
+    workloads::{Handover, WorkloadError},
 };
 
 /// Clients served at once; more wait in the listen queue.
 const MAX_CLIENTS: usize = 32;
+
+/// How long a successor may take between asking for the workloads and telling that it captures them:
+/// it loads programs for each, tens of milliseconds on an idle machine.
+const HANDOVER: Duration = Duration::from_secs(120);
 
 /// A client that says nothing for this long is dropped; so is one that does not read.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -107,10 +112,16 @@ pub trait ControlHandler: Send + Sync + 'static {
     /// # Errors
     /// If there is none of this name.
     fn remove_workload(&self, name: &str) -> Result<(), ControlError>;
+    /// Changes nothing from now on, until the successor that asks has taken over or is gone: then
+    /// the answer is dropped.
+    ///
+    /// # Errors
+    /// If it is draining, or another successor is there.
+    fn hand_over(&self) -> BoxFuture<'_, Result<Handover, ControlError>>;
     /// Lets go of everything that a successor needs, and begins to drain.
     ///
     /// # Errors
-    /// If it is draining already.
+    /// If there was no hand-over, or it has been taken back.
     fn retire(&self, schema: &str) -> BoxFuture<'_, Result<(), ControlError>>;
 }
 
@@ -261,8 +272,11 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 async fn serve_client(stream: UnixStream, handler: &dyn ControlHandler) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
+    // A hand-over ends with the connection that it was asked for on, and thus with the successor.
+    let mut handover = None;
     loop {
-        let line = match timeout(DEADLINE, read_line(&mut reader, MAX_REQUEST)).await {
+        let deadline = if handover.is_some() { HANDOVER } else { DEADLINE };
+        let line = match timeout(deadline, read_line(&mut reader, MAX_REQUEST)).await {
             Ok(line) => line?,
             Err(_) => return Ok(()),
         };
@@ -276,7 +290,7 @@ async fn serve_client(stream: UnixStream, handler: &dyn ControlHandler) -> io::R
                 "request was cut off: it does not end with a line feed",
             )),
             Line::Complete(line) => match parse(&line) {
-                Ok(request) => answer(handler, request, &mut tap).await,
+                Ok(request) => answer(handler, request, &mut tap, &mut handover).await,
                 Err(error) => Err(error),
             },
         };
@@ -373,11 +387,13 @@ fn parse(line: &[u8]) -> Result<Request, ControlError> {
     serde_json::from_slice::<Request>(line).map_err(syntax)
 }
 
-/// Carries a request out. One for a tap leaves it in `tap`: there is more to come than an answer.
+/// Carries a request out. One for a tap leaves it in `tap`: there is more to come than an answer. One
+/// for a hand-over leaves that in `handover`: it is under way for as long as the connection lasts.
 async fn answer(
     handler: &dyn ControlHandler,
     request: Request,
     tap: &mut Option<Tap>,
+    handover: &mut Option<Handover>,
 ) -> Result<Answer, ControlError> {
     let workload = request.workload.as_deref();
     Ok(match request.command {
@@ -407,7 +423,13 @@ async fn answer(
             handler.remove_workload(&name)?;
             Answer::Removed
         }
-        Command::Handover => Answer::HandingOver { pid: std::process::id() },
+        Command::Handover => {
+            *handover = Some(handler.hand_over().await?);
+            Answer::HandingOver { pid: std::process::id() }
+        }
+        Command::Retire { .. } if handover.is_none() => {
+            return Err(ControlError::refused(WorkloadError::NoHandover.to_string()));
+        }
         Command::Retire { schema } => {
             handler.retire(&schema).await?;
             Answer::HandingOver { pid: std::process::id() }

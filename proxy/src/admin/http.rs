@@ -12,7 +12,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::TcpListener,
-    sync::{Mutex, Semaphore, watch},
+    sync::{Mutex, Semaphore},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -50,6 +50,11 @@ pub enum Readiness {
     },
     /// Another weir is taking over: new connections may be its by now.
     Replaced,
+    /// Not all workloads are captured that should be.
+    Waiting {
+        /// How many are not.
+        workloads: usize,
+    },
     /// Finishing what is there.
     Draining,
 }
@@ -99,7 +104,11 @@ impl AdminServer {
     }
 
     /// Answers until dropped.
-    pub async fn serve(self, telemetry: Telemetry, readiness: watch::Receiver<Readiness>) {
+    pub async fn serve(
+        self,
+        telemetry: Telemetry,
+        readiness: impl Fn() -> Readiness + Clone + Send + Sync + 'static,
+    ) {
         let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
         let mut tasks = tokio::task::JoinSet::new();
         let counts = telemetry.clone();
@@ -115,7 +124,7 @@ impl AdminServer {
             tasks.spawn(async move {
                 let _permit = permit;
                 let service = service_fn(move |request| {
-                    let (metrics, readiness) = (Arc::clone(&metrics), *readiness.borrow());
+                    let (metrics, readiness) = (Arc::clone(&metrics), readiness());
                     async move { Ok::<_, Infallible>(respond(&request, &metrics, readiness).await) }
                 });
                 let connection = http1::Builder::new()
@@ -178,6 +187,10 @@ async fn respond(
         (_, Readiness::Missing { pods }) => text(
             StatusCode::SERVICE_UNAVAILABLE,
             format!("{pods} of the pods that should be captured are not; see weir status\n"),
+        ),
+        (_, Readiness::Waiting { workloads }) => text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("{workloads} of the workloads are not captured; see weir status\n"),
         ),
         (_, Readiness::Starting) => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
         (_, Readiness::Replaced) => {

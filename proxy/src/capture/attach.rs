@@ -21,7 +21,7 @@ use super::{
     cgroup,
     coexist::obstacle,
     layout,
-    pins::{Pins, directories, lock_directory, make_dir},
+    pins::{self, Pins, directories, lock_directory, make_dir},
     table::lock,
 };
 
@@ -59,6 +59,17 @@ const fn hook(
     scope: Scope,
 ) -> Hook {
     Hook { name, program, attach_type, scope }
+}
+
+/// A program of this weir, where it was attached.
+#[derive(Debug)]
+pub(super) struct Attached {
+    pub(super) hook: Hook,
+    link: OwnedFd,
+    /// Id of the cgroup, or inode of the namespace.
+    target: u64,
+    /// Id of the program; `None` where the kernel did not tell.
+    program: Option<u32>,
 }
 
 /// In the order of attaching. What answers for a redirected socket comes before what redirects.
@@ -114,7 +125,7 @@ impl Kernel {
         if options.keep
             && let Some(links) = left(instance, &pins, id_of)
         {
-            self.hold(links, &options);
+            self.hold(links, &options, id_of);
             return followed(true);
         }
         make_dir(&pins)?;
@@ -158,15 +169,35 @@ impl Kernel {
                 }
             }
         }
-        self.hold(links.into_iter().map(|(hook, link, _)| (hook, link)).collect(), &options);
+        let links = links.into_iter().map(|(hook, link, _)| (hook, link)).collect();
+        self.hold(links, &options, id_of);
         Ok(())
     }
 
-    fn hold(&self, links: Vec<(Hook, OwnedFd)>, options: &AttachOptions<'_>) {
+    fn hold(
+        &self,
+        links: Vec<(Hook, OwnedFd)>,
+        options: &AttachOptions<'_>,
+        id_of: impl Fn(&Hook) -> Option<u64>,
+    ) {
         if options.inbound.is_none() {
             remove_link(&self.instance.pins.links(self.workload).join("sk_lookup"));
         }
-        *lock(&self.links) = links;
+        let attached = |(hook, link): (Hook, OwnedFd)| Attached {
+            target: id_of(&hook).unwrap_or_default(),
+            program: bpf::link_target(link.as_fd()).ok().map(|(_, program)| program),
+            hook,
+            link,
+        };
+        *lock(&self.links) = links.into_iter().map(attached).collect();
+    }
+
+    /// The first hook that does not run the program that this weir has put there; `None` where all
+    /// do. One system call for each hook.
+    #[must_use]
+    pub fn changed_hook(&self) -> Option<&'static str> {
+        let links = lock(&self.links);
+        links.iter().find(|attached| attached.has_changed()).map(|attached| attached.hook.name)
     }
 
     /// Takes off what decides about new connections: they go direct. What answers for those that are
@@ -175,7 +206,7 @@ impl Kernel {
         // What goes direct from now on is not reported either.
         let _ = self.set_flag(flags::CAPTURE_INBOUND, false);
         let pins = self.instance.pins.links(self.workload);
-        lock(&self.links).retain(|(hook, link)| {
+        lock(&self.links).retain(|Attached { hook, link, .. }| {
             let decides = hook.scope == Scope::OneDecides;
             if decides {
                 let _ = bpf::link_detach(link.as_fd());
@@ -199,7 +230,7 @@ impl Kernel {
         );
         let _ = self.set_flag(flags::CAPTURE_INBOUND, false);
         let pins = self.instance.pins.links(self.workload);
-        lock(&self.links).retain(|(hook, link)| {
+        lock(&self.links).retain(|Attached { hook, link, .. }| {
             let inbound = hook.attach_type == AttachType::SkLookup;
             if inbound {
                 let _ = bpf::link_detach(link.as_fd());
@@ -211,7 +242,7 @@ impl Kernel {
 
     /// Takes every program off the workload and removes the pins.
     pub fn detach(&self) {
-        for (_, link) in lock(&self.links).drain(..).rev() {
+        for Attached { link, .. } in lock(&self.links).drain(..).rev() {
             // Gone already where the cgroup or the namespace is.
             let _ = bpf::link_detach(link.as_fd());
         }
@@ -221,6 +252,16 @@ impl Kernel {
     /// Lets go of the links; the pins hold them.
     pub fn let_go(&self) {
         lock(&self.links).clear();
+    }
+}
+
+// === impl Attached ===
+
+impl Attached {
+    fn has_changed(&self) -> bool {
+        let Some(program) = self.program else { return false };
+        let now = bpf::link_target(self.link.as_fd());
+        now.is_ok_and(|now| now != (self.target, program))
     }
 }
 
@@ -256,6 +297,12 @@ impl Instance {
         }
     }
 
+    /// Whether weirs of other schemas have left anything, or are using it.
+    #[must_use]
+    pub fn has_other_schemas(&self) -> bool {
+        !self.pins.other_schemas().is_empty()
+    }
+
     /// Removes what weirs of other schemas have left and no longer use: their programs and maps.
     pub fn remove_other_schemas(&self) {
         for schema in self.pins.other_schemas() {
@@ -274,15 +321,19 @@ impl Instance {
     /// earlier one. Looks among those of `workload` first: with many workloads that matters.
     #[must_use]
     pub fn owns(&self, workload: WorkloadId, program: u32) -> bool {
-        let has = |links: &Path| {
-            let links = HOOKS.iter().flat_map(|hook| bpf::open_pinned(&links.join(hook.name)));
-            links
-                .into_iter()
-                .any(|link| bpf::link_target(link.as_fd()).is_ok_and(|(_, id)| id == program))
-        };
-        let schemas = || self.pins.other_schemas().into_iter().chain([self.pins.own_schema()]);
-        has(&self.pins.links(workload))
-            || schemas().flat_map(|schema| directories(&schema)).any(|links| has(&links))
+        self.owns_for(workload, program)
+            || self.schemas().flat_map(|schema| directories(&schema)).any(|it| has(&it, program))
+    }
+
+    /// True for a program that is pinned for this workload, by this weir, an earlier one or the one
+    /// that is being replaced.
+    #[must_use]
+    pub fn owns_for(&self, workload: WorkloadId, program: u32) -> bool {
+        self.schemas().any(|schema| has(&schema.join(workload.to_string()), program))
+    }
+
+    fn schemas(&self) -> impl Iterator<Item = PathBuf> {
+        [self.pins.own_schema()].into_iter().chain(self.pins.other_schemas())
     }
 }
 
@@ -294,8 +345,12 @@ pub(super) fn remove_tree(directory: &Path) {
     remove_links(directory);
 }
 
-/// Removes everything of one instance, and the directory of all if it was the last.
+/// Removes everything of one instance, and the directory of all if it was the last. Maps first: a weir
+/// that runs puts its programs back for as long as they are there ([`Instance::is_pinned`]).
 pub(super) fn remove_instance(root: &Path) {
+    for schema in directories(root) {
+        remove_links(&pins::maps(&schema));
+    }
     remove_tree(root);
     if let Some(parent) = root.parent() {
         let _ = fs::remove_dir(parent);
@@ -368,6 +423,12 @@ impl Place<'_> {
 /// Whether what follows the sockets was attached before, with these maps.
 fn was_there(links: &[(Hook, OwnedFd, bool)]) -> bool {
     links.iter().any(|(hook, _, new)| hook.attach_type == AttachType::SockOps && !new)
+}
+
+/// Whether one of the links that are pinned in a directory has this program.
+fn has(links: &Path, program: u32) -> bool {
+    let mut links = HOOKS.iter().flat_map(|hook| bpf::open_pinned(&links.join(hook.name)));
+    links.any(|link| bpf::link_target(link.as_fd()).is_ok_and(|(_, id)| id == program))
 }
 
 /// The links that an earlier weir has left, if they are all there, attached to what `id_of` says, and

@@ -169,9 +169,24 @@ pub fn id(path: &Path) -> Result<u64, CaptureError> {
     Ok(metadata.ino())
 }
 
+/// Whether a cgroup can come into being at a path: the nearest directory above that exists is one.
+#[must_use]
+pub fn is_possible(path: &Path) -> bool {
+    let above = path.ancestors().skip(1).find(|above| above.exists());
+    above.is_some_and(|above| above.join("cgroup.procs").exists())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_below_a_cgroup_one_can_come_into_being() {
+        let root = mount_point().unwrap();
+        assert!(is_possible(&root.join("no-such-slice/no-such.service")));
+        assert!(!is_possible(Path::new("/no-such-directory/no-such.service")));
+        assert!(!is_possible(&std::env::temp_dir().join("no-such.service")));
+    }
 
     #[test]
     fn a_process_is_found_wherever_it_is_below() {

@@ -102,6 +102,11 @@ pub enum CaptureError {
         /// ` (pid N)` where it is known.
         holder: String,
     },
+    /// Somebody has taken the pins away under a weir that runs.
+    #[error(
+        "what this weir had pinned has been removed (`weir detach --force`); start weir again to capture"
+    )]
+    Unpinned,
     /// What is to be detached is being served.
     #[error(
         "instance {instance:?} is served by a weir that is running{holder}; stop it first (SIGTERM), or take everything from under it with --force"

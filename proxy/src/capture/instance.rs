@@ -4,6 +4,7 @@
 use std::{
     borrow::Cow,
     os::fd::OwnedFd,
+    path::PathBuf,
     sync::{Mutex, MutexGuard, OnceLock},
 };
 
@@ -25,11 +26,12 @@ use super::{
     features,
     layout::{InUse, Layouts},
     left::AllLeft,
-    pins::{Lock, Pins, digest, lock_holder},
+    pins::{Lock, Pins, digest, directories, lock_holder},
     probe::Support,
     quota::{Hints, Quotas},
     seeding::Seeded,
     spares::Spares,
+    state,
     table::{Prefixes, Table, lock, take},
 };
 
@@ -168,11 +170,16 @@ impl Instance {
         &self.pins
     }
 
-    /// Takes the lock that another process has just let go.
+    /// Takes the lock that another process has just let go; nothing happens where it is held here
+    /// already.
     ///
     /// # Errors
-    /// Where it is still held.
+    /// Where another process still holds it.
     pub fn take_lock(&self) -> Result<(), CaptureError> {
+        // A second descriptor of the same directory would find it locked (flock(2)).
+        if lock(&self.lock).is_some() {
+            return Ok(());
+        }
         match self.pins.lock()? {
             Some(new) => *lock(&self.lock) = Some(new),
             None => return Err(running(&self.pins.root().display().to_string(), &self.pins)),
@@ -183,6 +190,25 @@ impl Instance {
     /// Lets go of the lock: a successor is taking over.
     pub fn release_lock(&self) {
         *lock(&self.lock) = None;
+    }
+
+    /// Whether its maps are still pinned; nobody may attach programs again where they are not: the
+    /// programs would get maps of their own.
+    #[must_use]
+    pub fn is_pinned(&self) -> bool {
+        self.pins.map(maps::WORKLOADS).exists()
+    }
+
+    /// The workloads of which something is pinned in this schema.
+    #[must_use]
+    pub fn pinned_workloads(&self) -> Vec<WorkloadId> {
+        let number = |path: PathBuf| path.file_name()?.to_str()?.parse().ok();
+        let mut found: Vec<WorkloadId> =
+            directories(&self.pins.own_schema()).into_iter().filter_map(number).collect();
+        found.extend(state::read(&self.pins.state()).into_iter().map(|(id, _)| id));
+        found.sort_unstable();
+        found.dedup();
+        found
     }
 
     /// True where the kernel tells the inbound program which interface a connection came in by.

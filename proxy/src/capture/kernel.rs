@@ -1,16 +1,15 @@
 //! The kernel side of one workload: its entries in the instance's maps, and its links.
 
-use std::{
-    os::fd::OwnedFd,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
 };
 
 use weir_common::{Direction, Usage, WorkloadConfig, WorkloadId, flags};
 
-use super::{CaptureError, Instance, attach::Hook, listener::Loopback, state, table::lock};
+use super::{
+    CaptureError, Instance, attach::Attached, entry::Entry, listener::Loopback, state, table::lock,
+};
 
 /// One workload of an instance.
 pub struct Kernel {
@@ -19,7 +18,8 @@ pub struct Kernel {
     /// No earlier weir has left anything under this number.
     pub(super) fresh: bool,
     /// Its programs' links; pinned too, unless the pins are private.
-    pub(super) links: Mutex<Vec<(Hook, OwnedFd)>>,
+    pub(super) links: Mutex<Vec<Attached>>,
+    entry: Entry,
     /// Inbound connections are not captured, whatever the settings say.
     pub(super) inbound_off: AtomicBool,
     pub(super) loopback: Arc<Loopback>,
@@ -36,7 +36,8 @@ impl Kernel {
             instance,
             workload,
             fresh,
-            links: Mutex::new(Vec::new()),
+            links: Mutex::default(),
+            entry: Entry::default(),
             inbound_off: AtomicBool::new(false),
             loopback: Arc::default(),
         }
@@ -64,7 +65,7 @@ impl Kernel {
     /// Names of the hooks that are attached, in the order of attaching.
     #[must_use]
     pub fn hooks(&self) -> Vec<String> {
-        lock(&self.links).iter().map(|(hook, _)| hook.name.to_owned()).collect()
+        lock(&self.links).iter().map(|it| it.hook.name.to_owned()).collect()
     }
 
     /// Confines the workload to a network namespace: sockets of its cgroup in any other go direct.
@@ -72,14 +73,15 @@ impl Kernel {
     /// # Errors
     /// Where the map cannot be written.
     pub fn confine(&self, netns_cookie: u64) -> Result<(), CaptureError> {
-        self.change_config(|config| config.netns_cookie = netns_cookie)
+        self.change_entry(|before| WorkloadConfig { netns_cookie, ..before })
     }
 
     /// Has so much of what the hooks have counted against the workload's shares forgiven.
     pub(super) fn forgive(&self, in_flight: u32, listening: u32) -> Result<(), CaptureError> {
-        self.change_config(|config| {
-            config.forgiven_in_flight = config.forgiven_in_flight.wrapping_add(in_flight);
-            config.forgiven_listening = config.forgiven_listening.wrapping_add(listening);
+        self.change_entry(|before| WorkloadConfig {
+            forgiven_in_flight: before.forgiven_in_flight.wrapping_add(in_flight),
+            forgiven_listening: before.forgiven_listening.wrapping_add(listening),
+            ..before
         })
     }
 
@@ -89,38 +91,43 @@ impl Kernel {
     ///
     /// # Errors
     /// Where the map cannot be written.
-    pub fn configure(&self, mut config: WorkloadConfig) -> Result<(), CaptureError> {
-        let before = self.instance.workloads.get(&self.workload)?.unwrap_or_default();
-        config.flags |= before.flags & flags::ROUTES_COMPLETE;
-        config.netns_cookie = before.netns_cookie;
-        config.forgiven_in_flight = before.forgiven_in_flight;
-        config.forgiven_listening = before.forgiven_listening;
+    pub fn configure(&self, config: WorkloadConfig) -> Result<(), CaptureError> {
         self.instance.usage.add(&self.workload, &Usage::default())?;
-        if self.is_inbound_off() {
-            config.flags &= !flags::CAPTURE_INBOUND;
-        }
-        self.instance.workloads.insert(&self.workload, &config)
+        let off = if self.is_inbound_off() { flags::CAPTURE_INBOUND } else { 0 };
+        self.change_entry(|before| WorkloadConfig {
+            flags: (config.flags | (before.flags & flags::ROUTES_COMPLETE)) & !off,
+            exempt_cgroup: config.exempt_cgroup,
+            heartbeat_limit_ns: config.heartbeat_limit_ns,
+            ..before
+        })
     }
 
     /// Turns flags of the workload on or off.
     pub(super) fn set_flag(&self, flag: u32, on: bool) -> Result<(), CaptureError> {
-        self.change_config(|config| {
-            if on {
-                config.flags |= flag;
-            } else {
-                config.flags &= !flag;
-            }
+        self.change_entry(|before| WorkloadConfig {
+            flags: if on { before.flags | flag } else { before.flags & !flag },
+            ..before
         })
     }
 
-    fn change_config(&self, change: impl FnOnce(&mut WorkloadConfig)) -> Result<(), CaptureError> {
-        let before = self.instance.workloads.get(&self.workload)?.unwrap_or_default();
-        let mut config = before;
-        change(&mut config);
-        if config == before {
-            return Ok(());
-        }
-        self.instance.workloads.insert(&self.workload, &config)
+    fn change_entry(
+        &self,
+        change: impl FnOnce(WorkloadConfig) -> WorkloadConfig,
+    ) -> Result<(), CaptureError> {
+        self.entry.change(&self.instance.workloads, self.workload, change)
+    }
+
+    /// Leaves what the hooks know about the workload to a successor, which writes the same entry.
+    pub fn cede_entry(&self) {
+        self.entry.cede();
+    }
+
+    /// Takes the entry back from a successor that has not come to serve.
+    ///
+    /// # Errors
+    /// Where the map cannot be written.
+    pub fn take_entry_back(&self) -> Result<(), CaptureError> {
+        self.entry.take_back(&self.instance.workloads, self.workload)
     }
 
     /// Takes the workload's entries out of every map. Reads whole maps; the hooks must be off.

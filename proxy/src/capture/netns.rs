@@ -3,6 +3,7 @@
 
 mod helper;
 mod pool;
+mod residents;
 
 use std::{
     collections::HashSet,
@@ -25,6 +26,7 @@ use tokio::{
     sync::{OnceCell, oneshot},
 };
 
+pub use self::residents::{Residence, residence};
 use self::{
     helper::{Helper, JOBS, SOCKETS},
     pool::Pool,

@@ -167,7 +167,7 @@ impl Pins {
     }
 
     fn maps(&self) -> PathBuf {
-        self.own_schema().join(MAPS)
+        maps(&self.own_schema())
     }
 
     fn error(&self, action: &'static str, source: io::Error) -> CaptureError {
@@ -189,6 +189,11 @@ impl Drop for Pins {
 }
 
 // === helpers ===
+
+/// Where a schema's maps are pinned.
+pub(super) fn maps(schema: &Path) -> PathBuf {
+    schema.join(MAPS)
+}
 
 /// Where a schema's workloads are described.
 pub(super) fn state(schema: &Path) -> PathBuf {

@@ -15,17 +15,17 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::reload::{Hangup, Reload, Terminal};
+use super::{
+    predecessor::Predecessor,
+    reload::{Hangup, Reload, Terminal},
+};
 use crate::{
     admin::{
-        client::{ClientError, ask},
         control::ControlSocket,
         http::{AdminServer, Readiness},
         node::NodeState,
-        protocol::{Answer, Command},
     },
     budget::Budgets,
-    capture,
     config::{BpfLog, Config, Log, WorkloadSettings},
     daemon::Daemon,
     log::{self, LogHandle},
@@ -39,6 +39,9 @@ use crate::{
 const FLUSH: Duration = Duration::from_secs(5);
 /// The answer to a request reaches its client well within this.
 const ANSWERED: Duration = Duration::from_millis(50);
+
+/// Between two attempts to open an admin address that a predecessor holds.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// How long a predecessor may take to let go of what only one can have.
 const LETTING_GO: Duration = Duration::from_secs(5);
@@ -89,7 +92,7 @@ impl Session {
         let Beginning { own, instance, upgrade, node, linger } = beginning;
         let telemetry = Telemetry::with_budgets(records(&config)?, Budgets::new(&config.budgets()));
         let predecessor = match &instance {
-            Some(instance) if upgrade => predecessor(instance)?,
+            Some(instance) if upgrade => Predecessor::of(instance).await?,
             _ => None,
         };
         let config = Arc::new(config);
@@ -102,11 +105,10 @@ impl Session {
             }
             Some(predecessor) => {
                 let workloads = start.await?;
-                let schema = workloads.instance().pins().schema().to_owned();
-                ask(&predecessor, None, Command::Retire { schema })
-                    .context("the running weir stays")?;
-                workloads.succeed().await?;
-                (workloads, Ports::take_over(&config, &predecessor).await?)
+                let control = predecessor.control().to_owned();
+                predecessor.retire(&workloads).await?;
+                workloads.settle_in().await;
+                (workloads, Ports::take_over(&config, &control).await?)
             }
         };
         workloads.announce(control.path())?;
@@ -123,8 +125,25 @@ impl Session {
         let (mut controls, mut admins) = (JoinSet::new(), JoinSet::new());
         let handler: Arc<Daemon> = Arc::clone(&daemon);
         controls.spawn(control.serve(handler));
-        if let Some(admin) = admin {
-            admins.spawn(admin.serve(telemetry.clone(), readiness.subscribe()));
+        let ready = {
+            let (readiness, workloads) = (readiness.subscribe(), Arc::downgrade(&workloads));
+            move || measured(*readiness.borrow(), workloads.upgrade().map_or(0, |it| it.missing()))
+        };
+        match (admin, config.admin.address) {
+            (Some(admin), _) => drop(admins.spawn(admin.serve(telemetry.clone(), ready))),
+            (None, Some(address)) => {
+                let telemetry = telemetry.clone();
+                admins.spawn(async move {
+                    loop {
+                        tokio::time::sleep(AGAIN).await;
+                        if let Ok(admin) = AdminServer::bind(address).await {
+                            tracing::info!(%address, "admin address open");
+                            return admin.serve(telemetry, ready).await;
+                        }
+                    }
+                });
+            }
+            (None, None) => {}
         }
         let (control, admin) = (controls, admins);
         Ok(Self { workloads, daemon, telemetry, log, readiness, control, admin, linger })
@@ -318,7 +337,7 @@ impl Ports {
                 Ok(admin) => return Ok(Self { control, admin: Some(admin) }),
                 Err(error) if tokio::time::Instant::now() > deadline => {
                     // Connections are captured already: better without metrics than not at all.
-                    tracing::error!(%error, "going on without the admin address");
+                    tracing::error!(%error, "going on without the admin address until it is free");
                     return Ok(Self { control, admin: None });
                 }
                 Err(_) => tokio::time::sleep(ANSWERED).await,
@@ -328,6 +347,14 @@ impl Ports {
 }
 
 // === helpers ===
+
+/// Ready is only who captures all that there is to capture.
+const fn measured(readiness: Readiness, missing: usize) -> Readiness {
+    match readiness {
+        Readiness::Ready if missing > 0 => Readiness::Waiting { workloads: missing },
+        readiness => readiness,
+    }
+}
 
 /// Starts weir's own log as configured.
 pub(super) fn start_log(config: &Config) -> Result<LogHandle> {
@@ -379,20 +406,6 @@ fn records(config: &Config) -> Result<Option<RecordLog>> {
         )
     })?;
     Ok(Some(log))
-}
-
-/// The control socket of a weir that serves the instance and can be taken over from.
-fn predecessor(instance: &str) -> Result<Option<PathBuf>> {
-    let Some(control) = capture::control_socket(instance)? else { return Ok(None) };
-    match ask(&control, None, Command::Handover) {
-        Ok(Answer::HandingOver { pid }) => {
-            tracing::info!(pid, "taking over");
-            Ok(Some(control))
-        }
-        Ok(other) => Err(super::control::unexpected(&other)),
-        Err(ClientError::NotRunning { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// The control socket to use where none was asked for: the usual one, or `name` beside it while

@@ -113,6 +113,9 @@ pub(super) fn table(report: &Report) -> String {
             lines.push(("  netns", netns.clone()));
         }
         lines.push(("  state", state(workload)));
+        if let Some(why) = &workload.why {
+            lines.push(("  waits", why.clone()));
+        }
         lines.push(("  listeners", listeners.join(", ")));
         lines.push(("  hooks", workload.hooks.join(", ")));
         lines.extend(workload.budget.iter().map(|figures| ("  budget", budget(figures))));

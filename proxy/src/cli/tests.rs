@@ -155,6 +155,7 @@ fn explanations_and_status_read_well() {
             preserve_client_ip: true,
             learn: Learn::Bypass,
             phase: "capturing".into(),
+            why: None,
             open_connections: 12,
             budget: vec![
                 figures("connections", 12, 65_536, 0),

@@ -12,6 +12,7 @@ use crate::{
     decision::{Direction, PortState, Source, source_name, state_name},
     telemetry::stats::StatsSnapshot,
     workload::Workload,
+    workloads::WaitingWorkload,
 };
 
 /// The steps so far, and the decision once there is one.
@@ -45,6 +46,26 @@ pub(super) fn explain(
         steps: trail.steps,
         seen: seen(stats, workload.name(), address, direction),
     })
+}
+
+/// What a connection gets of a workload that is wanted and not captured now.
+pub(super) fn waiting(
+    workload: &WaitingWorkload,
+    address: SocketAddr,
+    direction: Direction,
+) -> Explanation {
+    let mut trail = Trail { steps: Vec::new(), verdict: None };
+    let why = format!("weir waits to capture the workload: {}", workload.wait.why);
+    trail.decide("captured?", "no".to_owned(), ("skip", Source::Default, why.clone()));
+    Explanation {
+        address: SocketAddr::new(address.ip().to_canonical(), address.port()),
+        direction,
+        verdict: "skip".to_owned(),
+        source: Source::Default,
+        why,
+        steps: trail.steps,
+        seen: Vec::new(),
+    }
 }
 
 fn outbound(
@@ -216,7 +237,10 @@ fn listening(workload: &Workload, trail: &mut Trail) -> bool {
     };
     trail.decide(
         "proxy listening?",
-        format!("no: weir is {phase}"),
+        workload.wait().map_or_else(
+            || format!("no: weir is {phase}"),
+            |wait| format!("no: weir is {phase}: {}", wait.why),
+        ),
         (verdict, Source::Default, "no proxy is listening".to_owned()),
     );
     true

@@ -23,6 +23,7 @@ use crate::{
         node::NodeState,
         protocol::{PodState, PodStatus},
     },
+    blocking::blocking,
     capture::{
         CaptureError, Netns,
         pods::{find_pod, is_populated},
@@ -238,6 +239,9 @@ impl Reconciler {
                 let again = self.first_process(seen, cgroup, word.watched).await;
                 Progress::Waiting("no process is in its cgroup yet".to_owned(), again)
             }
+            Err(error @ WorkloadError::BeingReplaced) => {
+                Progress::Waiting(error.to_string(), RETRY)
+            }
             Err(error) if error.is_overlap() => {
                 if blocking(move || sidecar_runs_in(&cgroup)).await {
                     self.failures.remove(uid);
@@ -313,6 +317,9 @@ impl Reconciler {
         let wanted = at(settings, &cgroup);
         if *now == wanted {
             return None;
+        }
+        if let Err(error) = self.workloads.changeable() {
+            return Some(Progress::Waiting(error.to_string(), RETRY));
         }
         if !workload.can_change_to(&wanted) {
             return anew("its settings");
@@ -434,9 +441,12 @@ impl Failure {
 // === helpers ===
 
 fn remove(workloads: &Arc<Workloads>, workload: &Workload, why: &str) {
-    tracing::info!(workload = &**workload.name(), why, "not captured any more");
-    if let Err(error) = workloads.remove(workload.name()) {
-        tracing::debug!(%error, "somebody else was faster");
+    match workloads.remove(workload.name()) {
+        Ok(()) => {
+            tracing::info!(workload = &**workload.name(), why, "not captured any more");
+        }
+        // Somebody else was faster, or a successor will see the same.
+        Err(error) => tracing::debug!(%error, workload = &**workload.name(), "not removed"),
     }
 }
 
@@ -459,10 +469,4 @@ async fn sandbox(cgroup: PathBuf) -> Result<Sandbox, CaptureError> {
         Ok(netns.map_or(Sandbox::Empty, |netns| Sandbox::In(netns.inode())))
     })
     .await
-}
-
-/// Off the thread that beats the heart.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

@@ -73,6 +73,7 @@ fn metric_names_labels_and_buckets_are_linkerds() {
             learn: "opaque",
             inbound: true,
             capturing: true,
+            waiting: Some("hooks"),
             decisions: vec![(Direction::Outbound, Reason::SkipPort, 9)],
             budget: vec![Figures { budget: "memory".into(), used: 7, limit: 8, exceeded: 9 }],
         }]

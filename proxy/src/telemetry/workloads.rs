@@ -21,8 +21,8 @@ use crate::{
     decision::{Direction, direction_name},
 };
 
-/// One workload, for `weir_workload_info`, `weir_workload_capturing`, `weir_kernel_decisions_total`
-/// and `weir_budget_*`.
+/// One workload, for `weir_workload_info`, `weir_workload_capturing`, `weir_workload_waiting`,
+/// `weir_kernel_decisions_total` and `weir_budget_*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkloadFacts {
     /// Its name.
@@ -35,8 +35,10 @@ pub struct WorkloadFacts {
     pub learn: &'static str,
     /// Whether inbound connections are captured.
     pub inbound: bool,
-    /// False while the slots are empty: draining, or out of descriptors.
+    /// False while new connections do not come to the proxy: draining, out of descriptors, waiting.
     pub capturing: bool,
+    /// What it waits for: `cgroup`, `netns`, `process`, `hooks` or `start`.
+    pub waiting: Option<&'static str>,
     /// How often the hooks decided what.
     pub decisions: Vec<(Direction, Reason, u64)>,
     /// What it has of what workloads share.
@@ -58,6 +60,13 @@ struct InfoLabels {
     fail: &'static str,
     learn: &'static str,
     inbound: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WaitingLabels {
+    #[prometheus(flatten)]
+    of: Of,
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -111,6 +120,13 @@ impl Collector for WorkloadCollector {
         for (of, it) in &all {
             let labels = WorkloadLabels { of: of.clone() };
             ConstGauge::new(i64::from(it.capturing)).encode(metric.encode_family(&labels)?)?;
+        }
+        let help = "Workloads that are wanted and not captured, by what is missing; always 1.";
+        let mut metric = encoder.encode_descriptor("weir_workload_waiting", help, None, gauge)?;
+        for (of, it) in &all {
+            let Some(reason) = it.waiting else { continue };
+            let labels = WaitingLabels { of: of.clone(), reason };
+            ConstGauge::new(1_i64).encode(metric.encode_family(&labels)?)?;
         }
         let help = "What the hooks decided.";
         let mut metric = encoder.encode_descriptor("weir_kernel_decisions", help, None, counter)?;

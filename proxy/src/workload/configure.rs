@@ -5,6 +5,7 @@ use std::{collections::HashSet, net::IpAddr, sync::Arc};
 use weir_common::{WorkloadConfig, flags};
 
 use crate::{
+    blocking::blocking,
     capture::{CaptureError, Heartbeat, Kernel, RememberedPort, cgroup},
     config::{Fail, WorkloadSettings},
     decision::{Direction, Source},
@@ -34,18 +35,36 @@ pub(super) async fn configure(
     sk_msg: bool,
 ) -> Result<(), CaptureError> {
     let (kernel, settings, policy) = (Arc::clone(kernel), settings.clone(), policy.clone());
-    let written =
-        tokio::task::spawn_blocking(move || write(&kernel, &settings, &policy, sk_msg)).await;
-    written.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    blocking(move || {
+        write_lists(&kernel, &settings, &policy)?;
+        configure_flags(&kernel, &settings, &policy, sk_msg)
+    })
+    .await
+}
+
+/// As [`configure`], where another process has written to the same maps meanwhile.
+pub(super) async fn configure_anew(
+    kernel: &Arc<Kernel>,
+    settings: &WorkloadSettings,
+    policy: &PortPolicy,
+    sk_msg: bool,
+) -> Result<(), CaptureError> {
+    let (kernel, settings, policy) = (Arc::clone(kernel), settings.clone(), policy.clone());
+    blocking(move || {
+        let left = Kernel::new(Arc::clone(kernel.instance()), kernel.workload(), false);
+        write_lists(&left, &settings, &policy)?;
+        kernel.take_entry_back()?;
+        configure_flags(&kernel, &settings, &policy, sk_msg)
+    })
+    .await
 }
 
 // === helpers ===
 
-fn write(
+fn write_lists(
     kernel: &Kernel,
     settings: &WorkloadSettings,
     policy: &PortPolicy,
-    sk_msg: bool,
 ) -> Result<(), CaptureError> {
     kernel.set_policy(policy)?;
     kernel.skip_prefixes(&prefixes(settings))?;
@@ -53,7 +72,7 @@ fn write(
         // What an earlier weir has learned, which was told to bypass it.
         kernel.no_bypasses()?;
     }
-    configure_flags(kernel, settings, policy, sk_msg)
+    Ok(())
 }
 
 /// Changes the lists and flags of a workload that is being captured. What one connection gets is

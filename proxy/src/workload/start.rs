@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use weir_common::WorkloadId;
 
 use crate::{
-    capture::{Installed, Lock, RememberedPort},
+    capture::{CaptureError, Installed, Kernel, Lock, RememberedPort},
     config::WorkloadSettings,
     decision::Source,
     workload::Pod,
@@ -64,6 +64,57 @@ pub struct Start {
     pub claim: Option<Lock>,
     /// The pod that it is.
     pub pod: Option<Pod>,
+    /// Without processes that tell another one, its network namespace is weir's own. False for one
+    /// that is known to have had another.
+    pub in_own_netns: bool,
+}
+
+/// What is needed to clear up after a workload, where its description is not understood.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Residue {
+    /// As in [`Description`].
+    #[serde(default)]
+    pub netns_inode: u64,
+    /// As in [`Description`].
+    #[serde(default)]
+    pub client_ip: Option<Installed>,
+}
+
+// === impl Description ===
+
+impl Description {
+    /// Keeps it with the pins, in place of the one before.
+    ///
+    /// # Errors
+    /// Where the kernel refuses the map or its pin.
+    pub fn keep(&self, kernel: &Kernel) -> Result<(), CaptureError> {
+        kernel.remember(&serde_json::to_vec(self).unwrap_or_default())
+    }
+
+    /// Reads one that was written by this weir or another.
+    ///
+    /// # Errors
+    /// Where it is not understood; with what can be read all the same.
+    pub fn read(text: &[u8]) -> Result<Self, (serde_json::Error, Residue)> {
+        serde_json::from_slice(text)
+            .map_err(|error| (error, serde_json::from_slice(text).unwrap_or_default()))
+    }
+}
+
+// === impl Start ===
+
+impl Start {
+    /// The same for another attempt.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self {
+            settings: self.settings.clone(),
+            ports: self.ports.clone(),
+            claim: None,
+            pod: self.pod.clone(),
+            ..*self
+        }
+    }
 }
 
 // === impl Origin ===
@@ -82,5 +133,22 @@ impl Origin {
     #[must_use]
     pub const fn comes_back(self) -> bool {
         matches!(self, Self::Cli | Self::Pod)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards against descriptions that are dropped without a word, and leave everything behind.
+    #[test]
+    fn a_description_that_is_not_understood_tells_what_to_clear_up() {
+        let text =
+            br#"{"settings": {"workload": {"fail": "sideways"}}, "netns_inode": 4026531840}"#;
+        let (error, residue) = Description::read(text).unwrap_err();
+        assert!(error.to_string().contains("sideways"), "{error}");
+        assert_eq!(residue.netns_inode, 4_026_531_840);
+        let (_, residue) = Description::read(b"\xff").unwrap_err();
+        assert_eq!((residue.netns_inode, residue.client_ip), (0, None));
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, atomic::Ordering};
 use super::{Workload, configure, lock};
 use crate::{
     admin::protocol::PortsSet,
+    blocking::blocking,
     capture::CaptureError,
     config::{Fail, WorkloadSettings},
     decision::Source,
@@ -45,8 +46,7 @@ impl Workload {
     /// Where a map cannot be written; what was in force before is then put back as far as possible.
     pub async fn change(self: &Arc<Self>, wanted: WorkloadSettings) -> Result<(), CaptureError> {
         let workload = Arc::clone(self);
-        let done = tokio::task::spawn_blocking(move || workload.rewrite(wanted)).await;
-        done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+        blocking(move || workload.rewrite(wanted)).await
     }
 
     /// Puts ports into a state, in one direction or both; new connections get it at once, in the
@@ -60,8 +60,7 @@ impl Workload {
         source: Source,
     ) -> Result<Vec<PortChange>, CaptureError> {
         let workload = Arc::clone(self);
-        let done = tokio::task::spawn_blocking(move || workload.write_ports(&change, source)).await;
-        done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+        blocking(move || workload.write_ports(&change, source)).await
     }
 
     fn write_ports(
@@ -99,10 +98,8 @@ impl Workload {
         let sk_msg = self.shared.sk_msg;
         let write = configure::rewrite(&self.kernel, (&now, &wanted), (&policy, &next), sk_msg);
         let own = Some(self.shared.instance.programs());
-        let kept = write.and_then(|()| {
-            let description = self.description(&wanted, self.origin, own);
-            self.kernel.remember(&serde_json::to_vec(&description).unwrap_or_default())
-        });
+        let kept =
+            write.and_then(|()| self.description(&wanted, self.origin, own).keep(&self.kernel));
         if let Err(error) = kept {
             let back = (&wanted, &*now);
             let _ = configure::rewrite(&self.kernel, back, (&next, &policy), sk_msg);

@@ -24,6 +24,14 @@ impl Workloads {
     /// Stops capturing, or leaves that to a successor, and lets open connections finish until the
     /// deadline. Returns how many had to be cut.
     pub async fn finish(&self, deadline: Duration, ending: Ending) -> usize {
+        self.guarding.cancel();
+        // What is being put back or captured is finished first.
+        drop(self.next.lock().await);
+        // What a successor has attached is not ours to take off, though it has not said so yet.
+        let ending = match ending {
+            Ending::Stop if self.is_being_replaced() => Ending::Successor { same_maps: true },
+            ending => ending,
+        };
         let successor = ending == Ending::Successor { same_maps: true };
         let workloads = self.list();
         let drains = workloads.iter().map(|workload| workload.drain(deadline, successor));
@@ -45,7 +53,7 @@ impl Workloads {
 
     /// Takes everything off that captures, and keeps what is worth finding again.
     async fn leave(&self, workloads: &[Arc<Workload>]) {
-        let mut kept = false;
+        let mut kept = self.waiting().iter().any(|it| it.origin == Origin::Cli);
         for workload in workloads {
             if workload.settings().workload.fail == Fail::Closed {
                 workload.kernel().let_go();

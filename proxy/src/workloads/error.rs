@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use crate::{
-    capture::{CaptureError, coexist::Overlap},
+    capture::{
+        CaptureError,
+        coexist::{Overlap, Relation},
+    },
     config::ConfigError,
 };
 
@@ -23,6 +26,34 @@ pub enum WorkloadError {
         /// The workload that has it.
         name: String,
     },
+    /// Another workload of this weir has a cgroup above or below.
+    #[error("cgroup {} is {} cgroup {}, which is captured as workload {name:?}: connections would be captured twice; remove that one first (`weir workload remove {name}`)", cgroup.display(), seen_from(*relation), other.display())]
+    Nested {
+        /// The cgroup that was asked for.
+        cgroup: PathBuf,
+        /// Where the other one is, seen from there.
+        relation: Relation,
+        /// The other one.
+        other: PathBuf,
+        /// The workload that has it.
+        name: String,
+    },
+    /// It is wanted and not captured.
+    #[error("workload {name:?} is not captured: {why}; it is as soon as that is there")]
+    Waits {
+        /// Its name.
+        name: String,
+        /// What is missing.
+        why: String,
+    },
+    /// A successor is taking over.
+    #[error("this weir is being replaced by another one (--upgrade); try again")]
+    BeingReplaced,
+    /// Nobody is taking over.
+    #[error(
+        "no hand-over is under way on this connection, or it took too long; start the other weir again (--upgrade)"
+    )]
+    NoHandover,
     /// Programs of another weir are there.
     #[error("cgroup {} is captured by another weir: its program {} is attached to {}; stop that weir, or take away what it left (`weir detach --all`)", cgroup.display(), overlap.program, overlap.cgroup.display())]
     Overlap {
@@ -60,9 +91,19 @@ impl WorkloadError {
         matches!(
             self,
             Self::CapturedAs { .. }
+                | Self::Nested { .. }
                 | Self::Overlap { .. }
                 | Self::Capture(CaptureError::Taken { .. })
         )
+    }
+}
+
+/// Where a cgroup is, if another one is there from its point of view.
+const fn seen_from(relation: Relation) -> &'static str {
+    match relation {
+        Relation::Same => "the same as",
+        Relation::Above => "below",
+        Relation::Below => "above",
     }
 }
 

@@ -1,4 +1,4 @@
-//! Keeps the kernel's shares of the workloads in step with what there is, and says what goes direct
+//! Keeps the kernel's shares and the descriptors' budget in step with what there is, and says what goes direct
 //! because a process is in another network namespace than its workload.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
@@ -6,7 +6,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use weir_common::{Direction, Reason, WorkloadId};
 
 use super::{PENDING_AGE, Workloads};
-use crate::capture::Reckoning;
+use crate::{accept::measure, capture::Reckoning};
 
 /// How often the counts are compared with the tables.
 const LOOK: Duration = Duration::from_secs(1);
@@ -51,6 +51,7 @@ impl Looks {
     fn look(&mut self, workloads: &Workloads) {
         let all = workloads.list();
         let shared = &workloads.shared;
+        measure(shared.telemetry.budgets());
         if self.workloads.replace(all.len()) != Some(all.len())
             && let Err(error) = shared.instance.share_among(all.len())
         {

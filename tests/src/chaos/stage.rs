@@ -18,7 +18,7 @@ use crate::process::Process;
 use crate::visits::now;
 
 /// What makes a weir behave as one with another layout of the maps.
-const SCHEMA: &str = "WEIR_BPF_SCHEMA";
+pub(super) const SCHEMA: &str = "WEIR_BPF_SCHEMA";
 /// How long the machine may take for anything, when it has other things to do.
 pub(super) const SOON: Duration = Duration::from_secs(60);
 /// `Heartbeat::LIMIT_NS`: what connects this long after the last sign of life goes direct.

@@ -34,6 +34,7 @@ impl ControlHandler for Fake {
                 preserve_client_ip: false,
                 learn: Learn::Opaque,
                 phase: "capturing".into(),
+                why: None,
                 open_connections: 3,
                 budget: Vec::new(),
                 listeners: vec!["127.0.0.1:40000".parse().unwrap()],
@@ -109,6 +110,10 @@ impl ControlHandler for Fake {
 
     fn remove_workload(&self, name: &str) -> Result<(), ControlError> {
         Err(ControlError::refused(name))
+    }
+
+    fn hand_over(&self) -> BoxFuture<'_, Result<Handover, ControlError>> {
+        Box::pin(async { Err(ControlError::refused("nothing to hand over")) })
     }
 
     fn retire(&self, schema: &str) -> BoxFuture<'_, Result<(), ControlError>> {

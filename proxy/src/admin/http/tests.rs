@@ -1,6 +1,7 @@
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::watch,
 };
 
 use super::*;
@@ -8,7 +9,7 @@ use super::*;
 async fn start(readiness: watch::Receiver<Readiness>) -> SocketAddr {
     let server = AdminServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = server.address();
-    tokio::spawn(server.serve(Telemetry::new(None), readiness));
+    tokio::spawn(server.serve(Telemetry::new(None), move || *readiness.borrow()));
     address
 }
 

@@ -100,11 +100,14 @@ pub struct WorkloadStatus {
     /// What is remembered of destinations.
     #[serde(default)]
     pub learn: Learn,
-    /// `capturing` or `draining`; or, while new connections go direct, `exhausted` (too few
-    /// descriptors, or the budget is used up) or `flooded` (most connections were reset before they
-    /// could be accepted).
+    /// `capturing` or `draining`; `waiting` (for its cgroup, its namespace or its hooks: see `why`); or,
+    /// while new connections go direct, `exhausted` (too few descriptors, or the budget is used up) or
+    /// `flooded` (most connections were reset before they could be accepted).
     #[serde(default)]
     pub phase: String,
+    /// Why it is not captured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
     /// Proxied connections open now.
     #[serde(default)]
     pub open_connections: u64,

@@ -16,8 +16,8 @@ use prometheus_client::metrics::counter::Counter;
 use serde::{Deserialize, Serialize};
 
 use super::{Record, Words};
-use crate::json;
 use crate::budget::{Resource, Share, Taken};
+use crate::json;
 
 /// Records waiting to be written. At about 400 bytes each this bounds the queue to a few MiB.
 pub(crate) const QUEUE: usize = 8192;

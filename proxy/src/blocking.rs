@@ -1,0 +1,9 @@
+//! Work that blocks, off the thread of the runtime: that thread accepts connections and beats the
+//! heart, and a heart that is silent for two seconds counts as dead.
+
+/// Does work on a thread for blocking calls, and waits for its end. A panic goes on in the caller.
+/// Work that has begun is done even if nobody waits for it any more.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}

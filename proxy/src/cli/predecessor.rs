@@ -1,0 +1,126 @@
+//! The weir that is taken over from, as its successor speaks to it: one connection from the question
+//! to the end, by which each notices that the other is gone.
+
+use std::{
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    admin::{
+        client::{Answers, ClientError, ask, converse},
+        protocol::{Answer, Command},
+    },
+    blocking::blocking,
+    capture::{self, CaptureError, detach},
+    workloads::Workloads,
+};
+
+/// How long a weir that ends may take from its last answer until its locks are free.
+const DYING: Duration = Duration::from_secs(5);
+/// Between two looks whether they are.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A weir that has been asked to hand over and serves still.
+pub(super) struct Predecessor {
+    control: PathBuf,
+    connection: Answers,
+}
+
+// === impl Predecessor ===
+
+impl Predecessor {
+    /// Asks the weir that serves the instance to hand over; `None` where there is none.
+    pub(super) async fn of(instance: &str) -> Result<Option<Self>> {
+        let instance = instance.to_owned();
+        blocking(move || ask_to_hand_over(&instance)).await
+    }
+
+    /// Where it is spoken to.
+    pub(super) fn control(&self) -> &Path {
+        &self.control
+    }
+
+    /// Tells it that everything is captured here. One that is gone or hangs is not waited for: its
+    /// connections come here already.
+    ///
+    /// # Errors
+    /// Where it refuses: then it captures itself, as before.
+    pub(super) async fn retire(self, workloads: &Workloads) -> Result<()> {
+        let Self { control, mut connection } = self;
+        let schema = workloads.instance().pins().schema().to_owned();
+        let again = Command::Retire { schema: schema.clone() };
+        let answer = blocking(move || connection.ask(Command::Retire { schema })).await;
+        let error = match answer {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        if is_gone(workloads, &error) {
+            return Ok(());
+        }
+        if error.is_silence() {
+            tracing::warn!(%error, "the weir that is replaced does not answer; going on without it");
+            return Ok(());
+        }
+        // One of an earlier version closes a connection that is silent for ten seconds.
+        let answer = match error {
+            error @ ClientError::Refused(_) => Err(error),
+            _ => blocking(move || ask(&control, None, again)).await,
+        };
+        match answer {
+            Ok(_) => Ok(()),
+            Err(error @ ClientError::Refused(_)) => Err(error).context("the running weir stays"),
+            Err(error) => {
+                if !is_gone(workloads, &error) {
+                    tracing::warn!(%error, "the weir that is replaced is not to be spoken to; going on");
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+// === helpers ===
+
+fn ask_to_hand_over(instance: &str) -> Result<Option<Predecessor>> {
+    let Some(control) = capture::control_socket(instance)? else { return Ok(None) };
+    let deadline = Instant::now() + DYING;
+    loop {
+        let error = match converse(&control, Command::Handover) {
+            Ok((Answer::HandingOver { pid }, connection)) => {
+                tracing::info!(pid, "taking over");
+                return Ok(Some(Predecessor { control, connection }));
+            }
+            Ok((other, _)) => return Err(super::control::unexpected(&other)),
+            Err(error) => error,
+        };
+        let dying = match &error {
+            ClientError::NotRunning { .. } if !is_served(instance) => return Ok(None),
+            ClientError::NotRunning { .. } | ClientError::Garbled { .. } => true,
+            error @ ClientError::Io { .. } => !error.is_silence(),
+            _ => false,
+        };
+        if !dying || Instant::now() > deadline {
+            return Err(error).context("the running weir stays");
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Whether somebody holds the instance's lock.
+fn is_served(instance: &str) -> bool {
+    matches!(detach::claim(instance, false), Err(CaptureError::Served { .. }))
+}
+
+/// A lock that is free means that whoever had it has gone.
+fn is_gone(workloads: &Workloads, error: &ClientError) -> bool {
+    let gone =
+        !matches!(error, ClientError::Refused(_)) && workloads.instance().take_lock().is_ok();
+    if gone {
+        tracing::info!("the weir that was to be replaced is gone; going on");
+    }
+    gone
+}

@@ -1,0 +1,166 @@
+//! What is captured at the start: the process's own workload, and what an earlier weir was told to
+//! capture at run time.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use weir_common::WorkloadId;
+
+use super::{WorkloadError, Workloads, overlap::Claimed, waiting::Waiting};
+use crate::{
+    blocking::blocking,
+    capture::{self, Installed, Kernel, Remembered, cgroup},
+    config::WorkloadSettings,
+    workload::{Description, Missing, Origin, Start, Wait, restore_client_ip},
+};
+
+/// What an earlier weir has described, as far as it is understood.
+#[derive(Default)]
+struct Known {
+    workloads: Vec<(WorkloadId, Description)>,
+    /// To be cleared up where nobody captures them: number, namespace and what was changed there.
+    all: Vec<(WorkloadId, u64, Option<Installed>)>,
+}
+
+// === impl Known ===
+
+impl Known {
+    fn read(remembered: &Remembered) -> Self {
+        let mut known = Self::default();
+        for (id, text) in &remembered.workloads {
+            match Description::read(text) {
+                Ok(description) => {
+                    known.all.push((*id, description.netns_inode, description.client_ip));
+                    known.workloads.push((*id, description));
+                }
+                Err((error, residue)) => {
+                    tracing::warn!(
+                        %error,
+                        workload.id = id,
+                        "a workload's description is not understood: it is forgotten; add it again \
+                         with `weir workload add`"
+                    );
+                    known.all.push((*id, residue.netns_inode, residue.client_ip));
+                }
+            }
+        }
+        known
+    }
+}
+
+// === impl Workloads ===
+
+impl Workloads {
+    /// Captures what is wanted, under the numbers that it had before. In a takeover all of it is
+    /// compared with what others capture, before anything is attached.
+    pub(super) async fn restore(
+        &self,
+        own: Option<WorkloadSettings>,
+        remembered: &Remembered,
+        takeover: bool,
+    ) -> Result<(), WorkloadError> {
+        let known = Known::read(remembered);
+        let mut next = self.next.lock().await;
+        let mut starts = Vec::new();
+        if let Some(own) = own {
+            let before = known.workloads.iter().find(|(_, it)| {
+                it.origin != Origin::Removed && it.settings.workload.name == own.workload.name
+            });
+            starts.push(start(own, Origin::Config, before, *next, remembered));
+            *next += u32::from(before.is_none());
+        }
+        for entry in known.workloads.iter().filter(|(_, it)| it.origin.comes_back()) {
+            let name = &entry.1.settings.workload.name;
+            if starts.iter().all(|start| start.settings.workload.name != *name) {
+                let settings = entry.1.settings.clone();
+                starts.push(start(settings, entry.1.origin, Some(entry), 0, remembered));
+            }
+        }
+        if takeover {
+            let instance = Arc::clone(&self.shared.instance);
+            let claimed: Vec<Claimed> = starts.iter().map(Claimed::from).collect();
+            blocking(move || Claimed::refuse_overlaps(&claimed, &instance)).await?;
+        }
+        for start in starts {
+            let again = start.again();
+            match self.add_locked(start, takeover).await {
+                Ok(_) => {}
+                Err(error) => self.not_restored(again, error)?,
+            }
+        }
+        drop(next);
+        self.clear_up(known.all, remembered.same_maps).await;
+        Ok(())
+    }
+
+    /// A workload that was wanted and could not be captured now.
+    fn not_restored(&self, start: Start, error: WorkloadError) -> Result<(), WorkloadError> {
+        let name = start.settings.workload.name.clone();
+        let wait = match (start.origin, Wait::of(&start.settings)) {
+            // One that cannot come into being is a mistake.
+            (Origin::Config, Some(wait)) if is_possible(&start.settings, &wait) => wait,
+            (Origin::Config, _) => return Err(error),
+            (Origin::Pod | Origin::Removed, _) => {
+                tracing::warn!(%error, workload = name, "not captured any more");
+                return Ok(());
+            }
+            (Origin::Cli, Some(wait)) => wait,
+            (Origin::Cli, None) => Wait { missing: Missing::Start, why: error.to_string() },
+        };
+        if wait.missing != Missing::Start && !start.fresh {
+            // They are on hooks that nobody uses any more.
+            Kernel::new(Arc::clone(&self.shared.instance), start.id, false).detach();
+        }
+        tracing::warn!(workload = name, reason = wait.why, "waiting to capture a workload");
+        self.shared.telemetry.label(&name, None);
+        self.insert_waiting(Waiting::new(start, wait, Instant::now()));
+        Ok(())
+    }
+
+    /// Forgets what was remembered and is not captured.
+    async fn clear_up(&self, all: Vec<(WorkloadId, u64, Option<Installed>)>, same_maps: bool) {
+        let wanted = self.numbers();
+        for (id, netns, installed) in all.into_iter().filter(|(id, ..)| !wanted.contains(id)) {
+            if let Some(installed) = installed
+                && let Some(netns) = blocking(move || capture::Netns::find(netns)).await
+            {
+                restore_client_ip(&netns, &installed).await;
+            }
+            if same_maps {
+                let instance = Arc::clone(&self.shared.instance);
+                blocking(move || Kernel::new(instance, id, false).forget()).await;
+            }
+        }
+        self.shared.instance.remove_stale_links(&wanted);
+        self.shared.instance.all_found();
+    }
+}
+
+// === helpers ===
+
+/// Whether the cgroup may come into being that a workload waits for.
+fn is_possible(settings: &WorkloadSettings, wait: &Wait) -> bool {
+    wait.missing == Missing::Cgroup
+        && settings.workload.cgroup.as_deref().is_some_and(cgroup::is_possible)
+}
+
+fn start(
+    settings: WorkloadSettings,
+    origin: Origin,
+    before: Option<&(WorkloadId, Description)>,
+    next: WorkloadId,
+    remembered: &Remembered,
+) -> Start {
+    Start {
+        settings,
+        origin,
+        id: before.map_or(next, |(id, _)| *id),
+        fresh: before.is_none() || !remembered.same_maps,
+        ports: before.and_then(|(id, _)| remembered.ports.get(id).cloned()).unwrap_or_default(),
+        client_ip: before.and_then(|(_, description)| description.client_ip),
+        programs: before.and_then(|(_, description)| description.programs),
+        pod: before.and_then(|(_, description)| description.pod.clone()),
+        claim: None,
+        in_own_netns: true,
+    }
+}
