@@ -31,6 +31,7 @@ use weir::{
         stats::StatsSnapshot,
         tap::{Tap, TapFilter},
     },
+    workloads::Handover,
 };
 
 struct Weir {
@@ -50,6 +51,7 @@ impl ControlHandler for Weir {
             sk_msg: "off".into(),
             open_connections: 0,
             resident_bytes: None,
+            node: false,
             pods: Vec::new(),
             source_problem: None,
         }
@@ -125,6 +127,10 @@ impl ControlHandler for Weir {
 
     fn remove_workload(&self, name: &str) -> Result<(), ControlError> {
         Err(ControlError::refused(name))
+    }
+
+    fn hand_over(&self) -> BoxFuture<'_, Result<Handover, ControlError>> {
+        Box::pin(async { Err(ControlError::refused("nothing to hand over")) })
     }
 
     fn retire(&self, schema: &str) -> BoxFuture<'_, Result<(), ControlError>> {

@@ -55,7 +55,6 @@ pub struct Instance {
     shared: Mutex<Ebpf>,
     pub(super) spares: Spares,
     pub(super) left: Mutex<Option<AllLeft>>,
-    layouts: &'static Layouts,
     pub(super) in_use: InUse,
     pub(super) workloads: Table<WorkloadId, WorkloadConfig>,
     pub(super) heartbeat: Mutex<Array<MapData, u64>>,
@@ -152,7 +151,6 @@ impl Instance {
             peers: Mutex::new(None),
             proxy_side: Mutex::new(None),
             in_use: layouts.in_use(&pins, remade),
-            layouts,
             pins,
             lock: Mutex::new(lock),
             log_level: options.log_level,
@@ -237,8 +235,8 @@ impl Instance {
 
     /// What its maps look like.
     #[cfg(test)]
-    pub(super) const fn layouts(&self) -> &'static Layouts {
-        self.layouts
+    pub(super) fn layouts(&self) -> &'static Layouts {
+        layouts(&self.object).expect("it was read before")
     }
 
     /// The programs that are loaded for one workload, with its number in them.

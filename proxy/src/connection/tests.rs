@@ -6,7 +6,10 @@ use std::sync::{
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::telemetry::{record::Record, tap::TapFilter};
+use crate::{
+    budget::Resource,
+    telemetry::{record::Record, tap::TapFilter},
+};
 
 /// Nobody to tell.
 #[derive(Default)]
@@ -33,9 +36,11 @@ impl Feedback for Arc<Deaf> {
 }
 
 fn context(feedback: &Arc<Deaf>) -> Arc<Context> {
+    let telemetry = Telemetry::new(None);
     Arc::new(Context {
         workload: "shop".into(),
-        telemetry: Telemetry::new(None),
+        share: telemetry.budgets().share(&"shop".into()),
+        telemetry,
         own: Vec::new(),
         netns: Netns::own().unwrap(),
         preserve_client_ip: false,
@@ -79,7 +84,9 @@ async fn a_connection_that_comes_back_is_reset_and_counted_as_a_loop() {
             let context = Arc::clone(&of_all);
             let client = client.into_std().unwrap();
             tokio::spawn(async move {
-                context.serve(client, peer, Some(inbound(destination, peer))).await;
+                let dialling = context.share.occupy(Resource::Dialling, 1);
+                let captured = Some(inbound(destination, peer));
+                context.serve(client, peer, captured, dialling).await;
             });
         }
     });

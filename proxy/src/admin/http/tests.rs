@@ -83,10 +83,9 @@ async fn a_scrape_that_takes_its_time_keeps_nobody_waiting() {
         waited.expect("others are answered meanwhile");
         Vec::new()
     });
-    let (_set, readiness) = watch::channel(Readiness::Ready);
     let server = AdminServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = server.address();
-    tokio::spawn(server.serve(telemetry, readiness));
+    tokio::spawn(server.serve(telemetry, || Readiness::Ready));
     let scrape = tokio::spawn(ask(address, "GET /metrics"));
     for _ in 0..3 {
         assert!(ask(address, "GET /live").await.ends_with("live\n"));

@@ -145,6 +145,7 @@ mod tests {
             destination: Some(([10, 0, 0, 1], number).into()),
             treatment: Some(Treatment::Tcp),
             source: Some(Source::Detected),
+            reason: None,
         }
     }
 
