@@ -18,6 +18,7 @@ use tokio::{
 use super::predecessor::Predecessor;
 use crate::{
     admin::{
+        client::Answers,
         control::ControlSocket,
         http::{AdminServer, Readiness},
         node::NodeState,
@@ -49,6 +50,8 @@ pub(super) struct Session {
     readiness: watch::Sender<Readiness>,
     control: JoinSet<()>,
     admin: JoinSet<()>,
+    /// To a predecessor that hangs.
+    _hanging: Option<Answers>,
     linger: bool,
 }
 
@@ -92,6 +95,7 @@ impl Session {
         let config = Arc::new(config);
         let plan = Plan { instance, takeover: predecessor.is_some() };
         let start = Workloads::start(Arc::clone(&config), telemetry.clone(), own, plan);
+        let mut hanging = None;
         let (workloads, Ports { control, admin }) = match predecessor {
             None => {
                 let ports = Ports::open(&config).await?;
@@ -100,7 +104,7 @@ impl Session {
             Some(predecessor) => {
                 let workloads = start.await?;
                 let control = predecessor.control().to_owned();
-                predecessor.retire(&workloads).await?;
+                hanging = predecessor.retire(&workloads).await?;
                 workloads.settle_in().await;
                 (workloads, Ports::take_over(&config, &control).await?)
             }
@@ -140,7 +144,16 @@ impl Session {
             (None, None) => {}
         }
         let (control, admin) = (controls, admins);
-        Ok(Self { workloads, daemon, telemetry, readiness, control, admin, linger })
+        Ok(Self {
+            workloads,
+            daemon,
+            telemetry,
+            readiness,
+            control,
+            admin,
+            _hanging: hanging,
+            linger,
+        })
     }
 
     /// What is captured, to be changed.
