@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use weir_tests::cgroup::Cgroup;
@@ -22,6 +22,8 @@ use weir_tests::site::{PATIENCE, Site, is_captured};
 use weir_tests::weir::{Daemon, Run};
 
 const PORT: u16 = 9000;
+/// Attempts to kill a successor between two of its steps.
+const ROUNDS: usize = 5;
 /// Connects, as a process that begins in a cgroup.
 const CONNECT: &str =
     "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 20).close()";
@@ -188,31 +190,39 @@ fn a_weir_takes_back_what_a_killed_successor_has_taken() -> Result<()> {
     let pods = Pods::new()?;
     let (inside, outside) = (pods.pod_a.listen(at("::"))?, pods.client_a.listen(at("::"))?);
     let ways = [(&pods.client_a, at(POD[0]), &inside), (&pods.pod_a, at(CLIENT[0]), &outside)];
-    let mut daemon = pod_a(&pods, "a").start()?;
-    for (number, hook) in ["sockops", "sk_lookup", "connect4", "connect6"].iter().enumerate() {
+    for round in 0..ROUNDS {
+        let mut daemon = pod_a(&pods, "a").start()?;
         let run = pod_a(&pods, "a").after(&daemon).flags(&["--upgrade"]);
         let command = run.variable("WEIR_BPF_SCHEMA", "another").command()?;
-        let mut successor = Process::start(&format!("killed-{number}"), command, pods.dir())?;
-        wait_for_program(&daemon, hook)?;
-        if !successor.running()? {
-            continue;
-        }
+        let mut successor = Process::start(&format!("killed-{round}"), command, pods.dir())?;
+        wait_for_program(&daemon, "sockops")?;
+        // It is not to retire before the successor dies.
+        daemon.process.signal(Signal::SIGSTOP)?;
+        wait_for_program(&daemon, "connect6")?;
         successor.kill_hard()?;
-        if daemon.json(&["status"])?["status"]["phase"] != "running" {
-            // It had retired before the kill: this machine was too slow for this test.
-            return Ok(());
+        daemon.process.signal(Signal::SIGCONT)?;
+        let went_on = || {
+            wait_until("the old weir to go on", PATIENCE, || {
+                Ok(daemon.process.log().contains("the weir that was to take over has gone"))
+            })
+        };
+        let retired = daemon.process.log().contains("another weir has taken over");
+        if retired || went_on().is_err() {
+            // The successor was faster than this test.
+            continue;
         }
         for (from, to, listener) in ways {
             wait_until("new connections to be captured again", PATIENCE, || {
                 is_captured(from, to, listener)
             })
-            .with_context(|| format!("killed at {hook}:\n{}", daemon.process.log()))?;
+            .with_context(|| daemon.process.log())?;
         }
         wait_for_phase(&daemon, "capturing")?;
+        daemon.stop()?;
+        daemon.instance().detach(&[])?.ok()?;
+        return nothing_left(daemon.instance(), &pods.namespaces());
     }
-    daemon.stop()?;
-    daemon.instance().detach(&[])?.ok()?;
-    nothing_left(daemon.instance(), &pods.namespaces())
+    bail!("every successor was faster than this test")
 }
 
 /// The predecessor is stopped while the successor takes over. When it goes on, it retires.

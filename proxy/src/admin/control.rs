@@ -4,6 +4,7 @@
 use std::{
     fs, io,
     net::SocketAddr,
+    os::fd::AsFd,
     os::unix::{fs::DirBuilderExt, fs::FileTypeExt, net::UnixStream as StdStream},
     path::{Path, PathBuf},
     sync::Arc,
@@ -11,7 +12,10 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use nix::sys::stat::{Mode, fchmod};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::stat::{Mode, fchmod},
+};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
@@ -290,6 +294,12 @@ async fn serve_client(stream: UnixStream, handler: &dyn ControlHandler) -> io::R
                 "request was cut off: it does not end with a line feed",
             )),
             Line::Complete(line) => match parse(&line) {
+                // A successor that has died meanwhile has not come to serve.
+                Ok(Request { command: Command::Retire { .. }, .. })
+                    if has_hung_up(reader.get_ref().as_ref()) =>
+                {
+                    return Ok(());
+                }
                 Ok(request) => answer(handler, request, &mut tap, &mut handover).await,
                 Err(error) => Err(error),
             },
@@ -307,6 +317,14 @@ async fn serve_client(stream: UnixStream, handler: &dyn ControlHandler) -> io::R
             return Ok(());
         }
     }
+}
+
+/// Whether the client has closed the connection, with requests of it that are still to be read.
+fn has_hung_up(stream: &UnixStream) -> bool {
+    let mut polled = [PollFd::new(stream.as_fd(), PollFlags::POLLRDHUP)];
+    let gone = PollFlags::POLLRDHUP | PollFlags::POLLHUP | PollFlags::POLLERR;
+    poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+        && polled[0].revents().is_some_and(|seen| seen.intersects(gone))
 }
 
 /// Sends what a tap sees until the client goes, says anything more, or does not read.

@@ -45,25 +45,30 @@ impl Predecessor {
     }
 
     /// Tells it that everything is captured here. One that is gone or hangs is not waited for: its
-    /// connections come here already.
+    /// connections come here already. One that hangs retires when it goes on, if it finds that the
+    /// connection lasts: it is to be kept.
     ///
     /// # Errors
     /// Where it refuses: then it captures itself, as before.
-    pub(super) async fn retire(self, workloads: &Workloads) -> Result<()> {
+    pub(super) async fn retire(self, workloads: &Workloads) -> Result<Option<Answers>> {
         let Self { control, mut connection } = self;
         let schema = workloads.instance().pins().schema().to_owned();
         let again = Command::Retire { schema: schema.clone() };
-        let answer = blocking(move || connection.ask(Command::Retire { schema })).await;
+        let (answer, connection) = blocking(move || {
+            let answer = connection.ask(Command::Retire { schema });
+            (answer, connection)
+        })
+        .await;
         let error = match answer {
-            Ok(_) => return Ok(()),
+            Ok(_) => return Ok(None),
             Err(error) => error,
         };
         if is_gone(workloads, &error) {
-            return Ok(());
+            return Ok(None);
         }
         if error.is_silence() {
             tracing::warn!(%error, "the weir that is replaced does not answer; going on without it");
-            return Ok(());
+            return Ok(Some(connection));
         }
         // One of an earlier version closes a connection that is silent for ten seconds.
         let answer = match error {
@@ -71,13 +76,13 @@ impl Predecessor {
             _ => blocking(move || ask(&control, None, again)).await,
         };
         match answer {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(None),
             Err(error @ ClientError::Refused(_)) => Err(error).context("the running weir stays"),
             Err(error) => {
                 if !is_gone(workloads, &error) {
                     tracing::warn!(%error, "the weir that is replaced is not to be spoken to; going on");
                 }
-                Ok(())
+                Ok(None)
             }
         }
     }

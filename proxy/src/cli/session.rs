@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     admin::{
+        client::Answers,
         control::ControlSocket,
         http::{AdminServer, Readiness},
         node::NodeState,
@@ -55,6 +56,8 @@ pub(super) struct Session {
     readiness: watch::Sender<Readiness>,
     control: JoinSet<()>,
     admin: JoinSet<()>,
+    /// To a predecessor that hangs.
+    _hanging: Option<Answers>,
     linger: bool,
 }
 
@@ -98,6 +101,7 @@ impl Session {
         let config = Arc::new(config);
         let plan = Plan { instance, takeover: predecessor.is_some() };
         let start = Workloads::start(Arc::clone(&config), telemetry.clone(), own, plan);
+        let mut hanging = None;
         let (workloads, Ports { control, admin }) = match predecessor {
             None => {
                 let ports = Ports::open(&config).await?;
@@ -106,7 +110,7 @@ impl Session {
             Some(predecessor) => {
                 let workloads = start.await?;
                 let control = predecessor.control().to_owned();
-                predecessor.retire(&workloads).await?;
+                hanging = predecessor.retire(&workloads).await?;
                 workloads.settle_in().await;
                 (workloads, Ports::take_over(&config, &control).await?)
             }
@@ -146,7 +150,17 @@ impl Session {
             (None, None) => {}
         }
         let (control, admin) = (controls, admins);
-        Ok(Self { workloads, daemon, telemetry, log, readiness, control, admin, linger })
+        Ok(Self {
+            workloads,
+            daemon,
+            telemetry,
+            log,
+            readiness,
+            control,
+            admin,
+            _hanging: hanging,
+            linger,
+        })
     }
 
     /// What is captured, to be changed.
