@@ -51,7 +51,6 @@ pub struct Instance {
     ingress_ifindex: bool,
     shared: Mutex<Ebpf>,
     pub(super) left: Mutex<Option<AllLeft>>,
-    layouts: &'static Layouts,
     pub(super) in_use: InUse,
     pub(super) workloads: Table<WorkloadId, WorkloadConfig>,
     pub(super) heartbeat: Mutex<Array<MapData, u64>>,
@@ -141,7 +140,6 @@ impl Instance {
             listeners: Mutex::new(take(&mut ebpf, maps::LISTENERS)?),
             peers: Mutex::new(None),
             in_use: layouts.in_use(&pins, remade),
-            layouts,
             pins,
             lock: Mutex::new(lock),
             log_level: options.log_level,
@@ -201,8 +199,8 @@ impl Instance {
 
     /// What its maps look like.
     #[cfg(test)]
-    pub(super) const fn layouts(&self) -> &'static Layouts {
-        self.layouts
+    pub(super) fn layouts(&self) -> &'static Layouts {
+        layouts(&self.object).expect("it was loaded")
     }
 
     /// The programs that are loaded for one workload, with its number in them.
