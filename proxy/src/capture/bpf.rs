@@ -133,10 +133,9 @@ const LINK_TYPE_NETNS: u32 = 5;
 /// # Errors
 /// `EINVAL` for an object that is none.
 pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<(u64, u32)> {
-    let kind = std::fs::read_link(format!("/proc/self/fd/{}", link.as_raw_fd()))?;
-    if kind != Path::new("anon_inode:bpf_link") {
-        return Err(io::Error::from_raw_os_error(libc::EINVAL));
-    }
+    // A link just created and one that was opened by its pin have two names (kernel/bpf/syscall.c,
+    // `bpf_link_prime` and `bpf_link_new_fd`).
+    is_one_of(link, ["anon_inode:bpf_link", "anon_inode:bpf-link"])?;
     let mut info = LinkInfo::default();
     // SAFETY: integers only.
     unsafe { object_info(link, &mut info) }?;
@@ -263,11 +262,7 @@ impl MapInfo {
 /// # Errors
 /// `EINVAL` for an object that is none.
 pub(super) fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
-    // The kernel tells of each object in a structure of its own.
-    let kind = std::fs::read_link(format!("/proc/self/fd/{}", map.as_raw_fd()))?;
-    if kind != Path::new("anon_inode:bpf-map") {
-        return Err(io::Error::from_raw_os_error(libc::EINVAL));
-    }
+    is_one_of(map, ["anon_inode:bpf-map"])?;
     let mut info = MapInfo::default();
     // SAFETY: integers only.
     unsafe { object_info(map, &mut info) }?;
@@ -350,6 +345,17 @@ pub(super) fn descriptor(answer: RawFd) -> io::Result<OwnedFd> {
 }
 
 // === helpers ===
+
+/// The kernel tells of maps, programs and links in structures of their own, whichever is expected:
+/// so the descriptor is asked first.
+fn is_one_of<const N: usize>(object: BorrowedFd<'_>, kinds: [&str; N]) -> io::Result<()> {
+    let kind = std::fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()))?;
+    if kinds.iter().any(|known| kind == Path::new(known)) {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(libc::EINVAL))
+    }
+}
 
 fn by_id(command: libc::c_long, id: u32) -> io::Result<OwnedFd> {
     let mut attr = IdAttr { id, _next: 0, _flags: 0 };

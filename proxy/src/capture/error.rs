@@ -70,6 +70,16 @@ pub enum CaptureError {
         "no process is in cgroup {}, or none that weir can see; in a container, weir needs the host's PID namespace (hostPID)", .0.display()
     )]
     NoProcess(PathBuf),
+    /// There is no network namespace of this name.
+    #[error(
+        "cannot open network namespace {}: {source}; name one that `ip netns list` or `lsns -t net` shows", path.display()
+    )]
+    NoNetns {
+        /// What was named.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// No cgroup2 mount.
     #[error(
         "no cgroup2 file system is mounted: run `mount -t cgroup2 none /sys/fs/cgroup/unified` (or boot with the unified hierarchy)"

@@ -392,7 +392,12 @@ async fn answer<T>(asked: Asked<T>) -> io::Result<T> {
 
 /// Opens a namespace's file, and nothing else.
 fn open(path: &Path) -> Result<File, CaptureError> {
-    let error = |error| failed("open network namespace", path, error);
+    let error = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::InvalidInput => {
+            CaptureError::NoNetns { path: path.into(), source: error }
+        }
+        _ => failed("open network namespace", path, error),
+    };
     // Without O_NONBLOCK a named pipe would be waited for.
     let file =
         OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(error)?;
@@ -402,10 +407,7 @@ fn open(path: &Path) -> Result<File, CaptureError> {
         return Ok(file);
     }
     // Files of /run/netns outlive their mounts, as ordinary empty files.
-    Err(error(io::Error::new(
-        io::ErrorKind::InvalidInput,
-        "not a network namespace; see `ip netns list` and `lsns -t net`",
-    )))
+    Err(error(io::Error::new(io::ErrorKind::InvalidInput, "not a network namespace")))
 }
 
 fn tcp_socket(v6: bool) -> io::Result<Socket> {

@@ -87,7 +87,7 @@ impl Exit {
         }
         if let Some(error) = cause.downcast_ref::<CaptureError>() {
             return Some(match error {
-                CaptureError::OwnCgroup(_) => Self::Usage,
+                CaptureError::OwnCgroup(_) | CaptureError::NoNetns { .. } => Self::Usage,
                 CaptureError::Cgroup { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                     Self::Usage
                 }
