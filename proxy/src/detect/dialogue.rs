@@ -48,8 +48,8 @@ impl Conclusion {
     /// server has said something: see [`Dialogue::lesson`].
     #[must_use]
     pub fn lesson(&self) -> Option<Lesson> {
-        let known = self.decision.treatment != Treatment::Tcp
-            && self.decision.evidence == Evidence::Bytes;
+        let known =
+            self.decision.treatment != Treatment::Tcp && self.decision.evidence == Evidence::Bytes;
         known.then_some(Lesson::Known)
     }
 }

@@ -92,12 +92,7 @@ impl Watch<'_> {
 // === impl Lane ===
 
 impl<'a> Lane<'a> {
-    pub(super) fn new(
-        from: Side,
-        source: &'a Socket,
-        sink: &'a Socket,
-        splices: bool,
-    ) -> Self {
+    pub(super) fn new(from: Side, source: &'a Socket, sink: &'a Socket, splices: bool) -> Self {
         Self {
             from,
             source: Source::new(source),

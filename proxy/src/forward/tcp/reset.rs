@@ -49,7 +49,6 @@ fn unacknowledged(stream: &impl AsFd) -> libc::c_int {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the descriptor is open for as long as `stream` is borrowed, and TIOCOUTQ (the same
     // number as SIOCOUTQ) writes one int to the pointer, which is valid for the call.
-    let result =
-        unsafe { libc::ioctl(stream.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    let result = unsafe { libc::ioctl(stream.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
     if result == 0 { bytes } else { 0 }
 }
