@@ -1,5 +1,7 @@
-//! What `--learn` does with a destination whose server speaks first on a port that nobody declared.
+//! What `--learn` does with a destination whose server speaks first on a port that nobody declared, and
+//! that it does nothing with one that only was connected to.
 
+use std::io::{Read, Write};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -10,6 +12,7 @@ use weir_tests::lab::SERVER_V4;
 use weir_tests::peer::Peer;
 use weir_tests::record::Records;
 use weir_tests::visits::{Outcome, Visit, Visitor};
+use weir_tests::weir::Exec;
 
 const PORT: u16 = 9000;
 /// Connections in a row before a destination is learned (`learn.rs`).
@@ -102,5 +105,37 @@ fn off_and_opaque_take_back_what_a_bypass_before_has_learned() -> Result<()> {
         let visits = Visitor::start(&lab, &cgroup, PORT, time)?.finish()?;
         visits.assert_all_proxied(0, u64::MAX, daemon.stale()?);
     }
+    Ok(())
+}
+
+/// Health checks that connect and close, clients that connect and wait, and a server that is tired of
+/// waiting: none of them says that there is no HTTP.
+#[test]
+fn probes_do_not_hide_http() -> Result<()> {
+    let lab = Lab::new()?;
+    let _peer = Peer::start(&lab.server, PORT, |mut stream| {
+        let (mut request, mut byte) = (Vec::new(), [0]);
+        while !request.ends_with(b"\r\n\r\n") {
+            if stream.read(&mut byte)? == 0 {
+                return stream.write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n");
+            }
+            request.push(byte[0]);
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    })?;
+    let program = format!(
+        "import socket, struct\n\
+         def connect(): return socket.create_connection(('{SERVER_V4}', {PORT}))\n\
+         for _ in range({STREAK} + 1):\n\
+         \x20   connect().close()\n\
+         \x20   s = connect(); s.sendall(b'GE'); s.close()\n\
+         \x20   s = connect(); s.shutdown(socket.SHUT_WR); assert b' 408 ' in s.recv(99); s.close()\n\
+         \x20   s = connect(); s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))\n\
+         \x20   s.close()\n\
+         s = connect(); s.sendall(b'GET / HTTP/1.1\\r\\n\\r\\n'); print(s.recv(99)[-2:].decode())"
+    );
+    let seen = Exec::new(&lab).python(&program)?;
+    assert_eq!(seen.stdout(), "ok");
+    assert_eq!(seen.records.requests_to(PORT).len(), 1, "not looked at");
     Ok(())
 }

@@ -60,9 +60,9 @@ pub enum ExchangeEnd {
     /// The client went away or reset the stream (HTTP/2 error code, RFC 9113 §7). Whoever ends first
     /// has ended it: what the upstream does when it learns of it is the client's too.
     ClientReset(Option<u32>),
-    /// The upstream reset its connection or the stream.
+    /// The upstream reset its connection or the stream, or ended inside the response.
     UpstreamReset(Option<u32>),
-    /// The upstream closed in order, with the response incomplete or not begun.
+    /// The upstream closed in order, without a response.
     UpstreamClosed,
     /// weir answered itself; the value of `x-weir-error`.
     Answered(&'static str),

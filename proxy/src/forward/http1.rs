@@ -130,7 +130,6 @@ where
             }
             if self.up.is_eof() {
                 if self.up.is_empty() {
-                    self.first.get_or_insert(Side::Client);
                     return self.up.poll_shutdown(&mut self.upstream, cx).map(|_| Ok(()));
                 }
                 if self.messages.is_held() {
@@ -147,8 +146,12 @@ where
             if self.is_client_held() {
                 return Poll::Pending;
             }
-            if ready!(self.up.poll_read(&mut self.client, cx)).is_err() {
-                return Poll::Ready(Err(EndCause::Reset(Side::Client)));
+            match ready!(self.up.poll_read(&mut self.client, cx)) {
+                Ok(0) => {
+                    self.first.get_or_insert(Side::Client);
+                }
+                Ok(_) => {}
+                Err(_) => return Poll::Ready(Err(EndCause::Reset(Side::Client))),
             }
         }
     }

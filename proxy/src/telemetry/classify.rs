@@ -71,7 +71,6 @@ mod tests {
             (Some(200), None, ClientReset(Some(8)), Some(Success)),
             (None, None, UpstreamReset(None), Some(Failure)),
             (None, None, UpstreamClosed, Some(Failure)),
-            (Some(200), None, UpstreamClosed, Some(Failure)),
             (Some(200), None, UpstreamReset(Some(2)), Some(Failure)),
             (Some(200), None, UpstreamReset(Some(0)), Some(Success)),
             (Some(502), None, Answered("connect"), Some(Failure)),

@@ -124,6 +124,10 @@ impl Tracker {
         if let Some(mut exchange) = self.exchange.take() {
             let settled = self.settled.take().unwrap_or_else(|| (self.since.elapsed(), end));
             (exchange.duration, exchange.end) = settled;
+            // An end in order that cuts a response is a reset to whoever waits for the rest.
+            if exchange.end == ExchangeEnd::UpstreamClosed && exchange.status.is_some() {
+                exchange.end = ExchangeEnd::UpstreamReset(None);
+            }
             self.sink.exchange(exchange);
         }
     }

@@ -46,6 +46,9 @@ impl fmt::Display for ConnectionRecord {
         if self.requests > 0 {
             write!(f, " requests={}", self.requests)?;
         }
+        if let Some(reason) = &self.untracked {
+            write!(f, " not followed: {reason};")?;
+        }
         write!(f, " in {} {}", human_duration(self.duration), self.close)?;
         if let Some(error) = &self.error {
             write!(f, ": {}", error.escape_default())?;

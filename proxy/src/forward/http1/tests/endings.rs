@@ -52,7 +52,7 @@ async fn a_reused_connection_that_closes_is_closed_without_an_answer() {
     assert_eq!(rest(&mut rig.client).await, b"");
     drop(rig.client);
     assert_eq!(within(rig.weir).await.unwrap().cause, EndCause::Closed(Side::Upstream));
-    assert_eq!(rig.sink.exchanges(2).await[1].end, ExchangeEnd::UpstreamReset(None));
+    assert_eq!(rig.sink.exchanges(2).await[1].end, ExchangeEnd::UpstreamClosed);
 }
 
 #[tokio::test]
@@ -92,6 +92,33 @@ async fn a_reset_of_the_upstream_resets_the_client() {
     reset(rig.upstream);
     until_reset(&mut rig.client).await;
     assert_eq!(within(rig.weir).await.unwrap().cause, EndCause::Reset(Side::Upstream));
+    // A reset ends no body, not even one that has no other end.
+    assert_eq!(rig.sink.exchanges(1).await[0].end, ExchangeEnd::UpstreamReset(None));
+}
+
+/// nginx, Go and node close when they see that the client has.
+#[tokio::test]
+async fn what_a_client_has_left_is_not_the_upstreams_failure() {
+    let half = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf";
+    for (answer, resets) in [("", false), (half, false), ("", true), (half, true)] {
+        let mut rig = rig().await;
+        rig.say(GET).await;
+        if !answer.is_empty() {
+            rig.answer(answer).await;
+        }
+        rig.client.shutdown().await.unwrap();
+        assert_eq!(rest(&mut rig.upstream).await, b"");
+        if resets {
+            reset(rig.upstream);
+        } else {
+            drop(rig.upstream);
+        }
+        let seen = rig.sink.exchanges(1).await;
+        assert_eq!(seen[0].end, ExchangeEnd::ClientReset(None), "{answer:?} {resets}");
+        if !resets {
+            assert_eq!(rest(&mut rig.client).await, b"", "an answer of weir's own");
+        }
+    }
 }
 
 #[tokio::test]

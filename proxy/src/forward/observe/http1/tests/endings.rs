@@ -17,16 +17,17 @@ fn said(client: &str, upstream: &str) -> Watch {
 
 #[test]
 fn the_end_of_the_upstream_ends_what_it_has_not_answered() {
-    let reset = ExchangeEnd::UpstreamReset(None);
+    let (closed, reset) = (ExchangeEnd::UpstreamClosed, ExchangeEnd::UpstreamReset(None));
+    let only_reset = std::slice::from_ref(&reset);
     let complete = ExchangeEnd::Complete;
     let two = GET.repeat(2);
     let post = "POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nhalf";
-    let (only_reset, only_complete) =
-        (std::slice::from_ref(&reset), std::slice::from_ref(&complete));
-    let both = [complete.clone(), reset.clone()];
+    let (only_closed, only_complete) =
+        (std::slice::from_ref(&closed), std::slice::from_ref(&complete));
+    let both = [complete.clone(), closed.clone()];
     let cases: &[(&str, &str, &[ExchangeEnd])] = &[
-        (GET, "", only_reset),
-        (GET, "HTTP/1.1 200 OK\r\nConte", only_reset),
+        (GET, "", only_closed),
+        (GET, "HTTP/1.1 200 OK\r\nConte", only_closed),
         (GET, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", only_reset),
         (GET, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", only_reset),
         (GET, "HTTP/1.0 200 OK\r\n\r\nuntil the end", only_complete),
@@ -34,7 +35,7 @@ fn the_end_of_the_upstream_ends_what_it_has_not_answered() {
         (&two, "HTTP/1.0 200 OK\r\n\r\nuntil the end", &both),
         (post, "HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno", only_complete),
         (post, "HTTP/1.1 413 Too Large\r\n\r\nno", only_complete),
-        (post, "", only_reset),
+        (post, "", only_closed),
     ];
     for (client, upstream, expected) in cases {
         let mut watch = said(client, upstream).ended(Upstream);
@@ -44,6 +45,18 @@ fn the_end_of_the_upstream_ends_what_it_has_not_answered() {
         watch.observer.finish(ExchangeEnd::Complete);
         assert_eq!(ends(&watch), *expected);
         assert_eq!((watch.downgrade(), watch.observer.memory()), (None, 0));
+    }
+}
+
+#[test]
+fn what_a_client_has_left_is_not_the_upstreams_failure() {
+    let half = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf";
+    let cut = ExchangeEnd::UpstreamReset(None);
+    for (answer, by_upstream) in [("", ExchangeEnd::UpstreamClosed), (half, cut)] {
+        let watch = said(GET, answer).ended(Client).ended(Upstream);
+        assert_eq!(ends(&watch), [ExchangeEnd::ClientReset(None)], "{answer:?}");
+        let watch = said(GET, answer).ended(Upstream).ended(Client);
+        assert_eq!(ends(&watch), [by_upstream], "{answer:?}");
     }
 }
 

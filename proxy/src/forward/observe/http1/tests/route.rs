@@ -37,7 +37,7 @@ async fn route(steps: &[Step]) -> (Vec<Exchange>, Option<Untracked>) {
     let mut seen = timeless(sink.so_far());
     for exchange in &mut seen {
         if matches!(exchange.end, ExchangeEnd::Answered(_)) {
-            exchange.end = ExchangeEnd::UpstreamReset(None);
+            exchange.end = ExchangeEnd::UpstreamClosed;
         }
     }
     assert_eq!(sink.downgrades(), Vec::from_iter(end.untracked));

@@ -100,6 +100,28 @@ fn the_end_of_the_connection_ends_what_is_in_flight() {
     assert!(sink.so_far().iter().any(|seen| seen.end == ExchangeEnd::Cancelled));
 }
 
+/// gRPC servers reset the streams of a client that was killed, say GOAWAY, or just close.
+#[test]
+fn what_a_client_has_left_is_not_the_upstreams_failure() {
+    let begun = script([client(HEADERS, BOTH, 1, GET), upstream(HEADERS, END_HEADERS, 1, OK)]);
+    for after in [vec![], vec![reset(Side::Upstream, 1, 8)], vec![goaway(0, 2)]] {
+        let mut watched = Watched::new();
+        watched.show(&begun, usize::MAX);
+        watched.observer.ended(Side::Client);
+        watched.show(&after, usize::MAX);
+        watched.observer.ended(Side::Upstream);
+        watched.observer.finish(ExchangeEnd::UpstreamReset(None));
+        assert_eq!(watched.sink.so_far()[0].end, ExchangeEnd::ClientReset(None), "{after:?}");
+
+        let mut watched = Watched::new();
+        watched.show(&begun, usize::MAX);
+        watched.observer.ended(Side::Upstream);
+        watched.observer.ended(Side::Client);
+        watched.observer.finish(ExchangeEnd::UpstreamReset(None));
+        assert_eq!(watched.sink.so_far()[0].end, ExchangeEnd::UpstreamReset(None));
+    }
+}
+
 #[test]
 fn the_notice_of_a_shutdown_fits_between_two_frames_of_the_upstream() {
     let [settings, interim] = [upstream(SETTINGS, 0, 0, &[]), upstream(HEADERS, 0, 1, OK)];
