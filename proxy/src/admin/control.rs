@@ -4,7 +4,6 @@
 use std::{
     fs, io,
     net::SocketAddr,
-    os::fd::AsFd,
     os::unix::{fs::DirBuilderExt, fs::FileTypeExt, net::UnixStream as StdStream},
     path::{Path, PathBuf},
     sync::Arc,
@@ -12,10 +11,8 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use nix::{
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::stat::{Mode, fchmod},
-};
+use nix::sys::stat::{Mode, fchmod};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
@@ -321,10 +318,10 @@ async fn serve_client(stream: UnixStream, handler: &dyn ControlHandler) -> io::R
 
 /// Whether the client has closed the connection, with requests of it that are still to be read.
 fn has_hung_up(stream: &UnixStream) -> bool {
-    let mut polled = [PollFd::new(stream.as_fd(), PollFlags::POLLRDHUP)];
-    let gone = PollFlags::POLLRDHUP | PollFlags::POLLHUP | PollFlags::POLLERR;
-    poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
-        && polled[0].revents().is_some_and(|seen| seen.intersects(gone))
+    let mut polled = [PollFd::new(stream, PollFlags::RDHUP)];
+    let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+    poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+        && polled[0].revents().intersects(gone)
 }
 
 /// Sends what a tap sees until the client goes, says anything more, or does not read.
