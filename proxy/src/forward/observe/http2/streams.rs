@@ -105,7 +105,12 @@ impl Streams {
     pub(super) fn response(&mut self, id: u32, head: &Head, end: bool) {
         let Entry::Occupied(mut entry) = self.open.entry(id) else { return };
         let stream = entry.get_mut();
-        stream.head(head);
+        if self.client_left && is_failure(head) {
+            // gRPC servers end the streams of a client that is gone with UNAVAILABLE, for nobody.
+            stream.complete = ExchangeEnd::ClientReset(None);
+        } else {
+            stream.head(head);
+        }
         if end && stream.end_response() {
             let stream = entry.remove();
             self.closed(&stream);
@@ -203,6 +208,11 @@ impl Streams {
             _ => Ok(()),
         }
     }
+}
+
+fn is_failure(head: &Head) -> bool {
+    head.status.is_some_and(|status| status >= 500)
+        || head.grpc_status.flatten().is_some_and(|code| code != 0)
 }
 
 fn finish(mut streams: Vec<(u32, Stream)>, end: &ExchangeEnd) {

@@ -100,18 +100,23 @@ fn the_end_of_the_connection_ends_what_is_in_flight() {
     assert!(sink.so_far().iter().any(|seen| seen.end == ExchangeEnd::Cancelled));
 }
 
-/// gRPC servers reset the streams of a client that was killed, say GOAWAY, or just close.
+/// gRPC servers reset the streams of a client that was killed, end them with UNAVAILABLE, say GOAWAY, or
+/// just close.
 #[test]
 fn what_a_client_has_left_is_not_the_upstreams_failure() {
     let begun = script([client(HEADERS, BOTH, 1, GET), upstream(HEADERS, END_HEADERS, 1, OK)]);
-    for after in [vec![], vec![reset(Side::Upstream, 1, 8)], vec![goaway(0, 2)]] {
+    let unavailable = upstream(HEADERS, BOTH, 1, &field("grpc-status", "14"));
+    let afters = [vec![], vec![reset(Side::Upstream, 1, 8)], vec![unavailable], vec![goaway(0, 2)]];
+    for after in afters {
         let mut watched = Watched::new();
         watched.show(&begun, usize::MAX);
         watched.observer.ended(Side::Client);
         watched.show(&after, usize::MAX);
         watched.observer.ended(Side::Upstream);
         watched.observer.finish(ExchangeEnd::UpstreamReset(None));
-        assert_eq!(watched.sink.so_far()[0].end, ExchangeEnd::ClientReset(None), "{after:?}");
+        let seen = &watched.sink.so_far()[0];
+        let expected = (&ExchangeEnd::ClientReset(None), None);
+        assert_eq!((&seen.end, seen.grpc_status), expected, "{after:?}");
 
         let mut watched = Watched::new();
         watched.show(&begun, usize::MAX);
