@@ -209,6 +209,7 @@ fn a_weir_takes_back_what_a_killed_successor_has_taken() -> Result<()> {
         let retired = daemon.process.log().contains("another weir has taken over");
         if retired || went_on().is_err() {
             // The successor was faster than this test.
+            eprintln!("round {round}:\n{}", daemon.process.log());
             continue;
         }
         for (from, to, listener) in ways {
@@ -233,21 +234,33 @@ fn a_successor_goes_on_without_a_predecessor_that_hangs() -> Result<()> {
     let mut old = pod_a(&pods, "a").start()?;
     let run = pod_a(&pods, "a").after(&old).flags(&["--upgrade"]);
     let run = run.variable("WEIR_BPF_SCHEMA", "another");
-    let mut new = thread::scope(|scope| {
-        let starting = scope.spawn(move || run.start());
-        let stopped =
-            wait_for_program(&old, "sockops").and_then(|()| old.process.signal(Signal::SIGSTOP));
-        let new = starting.join().expect("it does not panic");
-        stopped.and(new)
-    })?;
-    ensure!(captured(&pods.pod_a, &outside)?, "the successor does not capture");
+    let (new, stopped) = thread::scope(|scope| {
+        let old = &old;
+        let stopper = scope.spawn(move || {
+            wait_for_program(old, "sockops")?;
+            old.process.signal(Signal::SIGSTOP)
+        });
+        // Here: it dies with the thread that starts it.
+        (run.start(), stopper.join().expect("it does not panic"))
+    });
+    stopped?;
+    let mut new = new?;
+    let taken = captured(&pods.pod_a, &outside);
+    ensure!(taken.with_context(|| account(&new))?, "the successor does not capture");
     old.process.signal(Signal::SIGCONT)?;
     let status = old.process.wait(PATIENCE * 2)?;
     ensure!(status.success(), "{status}:\n{}", old.process.log());
-    ensure!(captured(&pods.pod_a, &outside)?, "the successor does not capture any more");
+    let kept = captured(&pods.pod_a, &outside);
+    ensure!(kept.with_context(|| account(&new))?, "the successor does not capture any more");
     new.stop()?;
     new.instance().detach(&[])?.ok()?;
     nothing_left(new.instance(), &pods.namespaces())
+}
+
+/// What it has recorded, counted and said, for whoever looks for a cause.
+fn account(daemon: &Daemon) -> String {
+    let counted = daemon.ask(&["status"]).map(|said| said.stdout);
+    format!("{:?}\n{counted:?}\n{}", daemon.records(), daemon.process.log())
 }
 
 fn captured(pod: &Site, server: &std::net::TcpListener) -> Result<bool> {

@@ -229,7 +229,7 @@ impl Kill {
                 self.run(&instance).start().context("the next start")?
             }
         };
-        self.captured(&daemon).with_context(|| format!("log:\n{}", daemon.process.log()))?;
+        self.captured(&daemon).with_context(|| state(&daemon))?;
         if let Some(expected) = added {
             let listed = daemon.json(&["workload", "list"])?.to_string().contains("pod-b");
             ensure!(
@@ -270,19 +270,20 @@ impl Kill {
 
     /// Kills the predecessor: its successor must come to serve.
     fn orphan(&mut self, old: &mut Daemon, other: bool, instant: Duration) -> Result<()> {
-        let killed = Instant::now() + instant;
         let successor = self.successor(old, other);
-        let started = thread::scope(|scope| {
-            let starting = scope.spawn(move || successor.start());
-            thread::sleep(killed.saturating_duration_since(Instant::now()));
-            // Retired and drained it may be gone already.
-            let died = if old.process.running()? { old.process.kill_hard() } else { Ok(()) };
-            let started = starting.join().expect("it does not panic");
-            died.and(started)
+        let (started, died) = thread::scope(|scope| {
+            let killer = scope.spawn(move || {
+                thread::sleep(instant);
+                // Retired and drained it may be gone already.
+                if old.process.running()? { old.process.kill_hard() } else { Ok(()) }
+            });
+            // Here: it dies with the thread that starts it.
+            (successor.start(), killer.join().expect("it does not panic"))
         });
+        died?;
         let daemon = started.context("the successor")?;
         self.connections().context("after the kill")?;
-        self.captured(&daemon).with_context(|| format!("log:\n{}", daemon.process.log()))?;
+        self.captured(&daemon).with_context(|| state(&daemon))?;
         self.end(daemon)
     }
 
@@ -333,6 +334,12 @@ impl Kill {
 }
 
 // === helpers ===
+
+/// What it says, for whoever looks for a cause.
+fn state(daemon: &Daemon) -> String {
+    let status = daemon.ask(&["status"]).map(|said| said.stdout + &said.stderr);
+    format!("{}\nlog:\n{}", status.unwrap_or_default(), daemon.process.log())
+}
 
 /// Whether it serves, and is not about to end because a successor does.
 fn is_serving(daemon: &mut Daemon) -> Result<bool> {
