@@ -76,6 +76,9 @@ fn try_inbound(ctx: &SkLookupContext) -> Result<(), Reason> {
     };
     // SAFETY: userspace replaces entries, it does not write into them.
     let config = unsafe { WORKLOADS.get(&dest.workload) }.ok_or(Reason::Unconfigured)?;
+    if config.flags & flags::CAPTURE_INBOUND == 0 {
+        return Err(Reason::Unconfigured);
+    }
     if let Err(reason) = steer(config, &mut dest) {
         if reason as u32 == Reason::SkipPort as u32 {
             increment(&PORT_HITS, &PortKey::new(dest.workload, Direction::Inbound, port));

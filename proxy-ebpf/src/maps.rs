@@ -48,7 +48,7 @@ unsafe impl<T> Sync for InheritedStorage<T> {}
 pub static WORKLOADS: HashMap<WorkloadId, WorkloadConfig, MAX_WORKLOADS, NO_PREALLOC> =
     HashMap::new();
 
-/// Room for every port of both directions for four workloads, or 500 ports for each of 1,024. The
+/// A workload has a quarter of it at most, every port in both directions; userspace sees to that. The
 /// kernel makes the table for as many at once, 16 bytes for each.
 #[btf_map]
 pub static PORTS: HashMap<PortKey, PortRule, 524_288, NO_PREALLOC> = HashMap::new();

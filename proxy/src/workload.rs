@@ -214,7 +214,8 @@ impl Workload {
     /// connections would have to wait.
     async fn attach(&self, cgroup: PathBuf, keep: bool) -> Result<(), CaptureError> {
         let kernel = Arc::clone(&self.kernel);
-        let netns = self.settings().inbound.capture.then(|| self.netns.clone());
+        let inbound = self.settings().inbound.capture && !self.kernel.is_inbound_off();
+        let netns = inbound.then(|| self.netns.clone());
         let runtime = Handle::current();
         blocking(move || {
             let inbound = netns.as_ref();

@@ -110,7 +110,7 @@ fn pins_that_are_something_else_are_made_anew() -> Result<()> {
     let schema = schemas.find(|path| path.join("maps").is_dir()).context("no schema")?;
     let map = |name: &str| schema.join("maps").join(name);
     let link = |name: &str| schema.join("1").join(name);
-    type Spoil<'a> = (&'a str, &'a dyn Fn() -> std::io::Result<()>);
+    type Spoil<'a> = (&'static str, &'a dyn Fn() -> std::io::Result<()>);
     let spoils: [Spoil<'_>; 5] = [
         ("another map", &|| fs::rename(map("WAYS"), map("PENDING"))),
         ("a directory", &|| {

@@ -496,8 +496,8 @@ fn remove_link(path: &PathBuf) {
 
 /// Loads what is attached of one workload's programs.
 pub(super) fn load_own(own: &mut Ebpf) -> Result<(), CaptureError> {
-    let hooks = HOOKS.iter().filter(|hook| hook.scope != Scope::Any);
-    hooks.map(|hook| program(own, hook.program).map(drop)).collect()
+    let mut hooks = HOOKS.iter().filter(|hook| hook.scope != Scope::Any);
+    hooks.try_for_each(|hook| program(own, hook.program).map(drop))
 }
 
 /// The descriptor of a program, loaded if it was not.

@@ -131,7 +131,12 @@ impl Session {
         controls.spawn(control.serve(handler));
         let ready = {
             let (readiness, workloads) = (readiness.subscribe(), Arc::downgrade(&workloads));
-            move || measured(*readiness.borrow(), workloads.upgrade().map_or(0, |it| it.missing()))
+            move || {
+                let workloads = workloads.upgrade();
+                let missing = workloads.as_ref().map_or(0, |it| it.missing());
+                let replaced = workloads.is_some_and(|it| it.changeable().is_err());
+                measured(*readiness.borrow(), missing, replaced)
+            }
         };
         match (admin, config.admin.address) {
             (Some(admin), _) => drop(admins.spawn(admin.serve(telemetry.clone(), ready))),
@@ -362,9 +367,11 @@ impl Ports {
 
 // === helpers ===
 
-/// Ready is only who captures all that there is to capture.
-const fn measured(readiness: Readiness, missing: usize) -> Readiness {
+/// Ready is only who captures all that there is to capture, and is not being replaced.
+const fn measured(readiness: Readiness, missing: usize, replaced: bool) -> Readiness {
     match readiness {
+        Readiness::Draining => Readiness::Draining,
+        _ if replaced => Readiness::Replaced,
         Readiness::Ready if missing > 0 => Readiness::Waiting { workloads: missing },
         readiness => readiness,
     }
@@ -429,5 +436,25 @@ pub(super) fn free_control_socket(usual: PathBuf, name: &str) -> PathBuf {
         usual.with_file_name(name)
     } else {
         usual
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_is_who_captures_everything_and_is_not_being_replaced() {
+        use Readiness::{Draining, Ready, Replaced, Starting, Waiting};
+        for (readiness, missing, replaced, expected) in [
+            (Ready, 0, false, Ready),
+            (Ready, 2, false, Waiting { workloads: 2 }),
+            (Starting, 2, false, Starting),
+            (Ready, 0, true, Replaced),
+            (Ready, 2, true, Replaced),
+            (Draining, 2, true, Draining),
+        ] {
+            assert_eq!(measured(readiness, missing, replaced), expected);
+        }
     }
 }
