@@ -4,6 +4,7 @@
 use std::{
     fs, io,
     net::SocketAddr,
+    os::fd::AsFd,
     os::unix::{fs::DirBuilderExt, fs::FileTypeExt, net::UnixStream as StdStream},
     path::{Path, PathBuf},
     sync::Arc,
@@ -11,8 +12,10 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use nix::sys::stat::{Mode, fchmod};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::stat::{Mode, fchmod},
+};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
@@ -318,10 +321,11 @@ async fn serve_client(stream: UnixStream, handler: &dyn ControlHandler) -> io::R
 
 /// Whether the client has closed the connection, with requests of it that are still to be read.
 fn has_hung_up(stream: &UnixStream) -> bool {
-    let mut polled = [PollFd::new(stream, PollFlags::RDHUP)];
-    let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
-    poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
-        && polled[0].revents().intersects(gone)
+    // Told without being asked for (poll(2)).
+    let mut polled = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    let gone = PollFlags::POLLHUP | PollFlags::POLLERR;
+    poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+        && polled[0].revents().is_some_and(|seen| seen.intersects(gone))
 }
 
 /// Sends what a tap sees until the client goes, says anything more, or does not read.

@@ -345,12 +345,12 @@ pub(super) fn remove_tree(directory: &Path) {
     remove_links(directory);
 }
 
-/// Removes everything of one instance, and the directory of all if it was the last. Maps first: a weir
-/// that runs puts its programs back for as long as they are there ([`Instance::is_pinned`]).
+/// Removes everything of one instance, and the directory of all if it was the last. First the link to
+/// the control socket: a weir that runs puts its programs back for as long as that is there
+/// ([`Instance::is_pinned`]). Links come before maps in the order of names: programs of a removal that was
+/// killed would have maps that nobody finds again.
 pub(super) fn remove_instance(root: &Path) {
-    for schema in directories(root) {
-        remove_links(&pins::maps(&schema));
-    }
+    let _ = fs::remove_file(pins::control(root));
     remove_tree(root);
     if let Some(parent) = root.parent() {
         let _ = fs::remove_dir(parent);

@@ -26,7 +26,7 @@ use super::{
     features,
     layout::{InUse, Layouts},
     left::AllLeft,
-    pins::{Lock, Pins, digest, directories, lock_holder},
+    pins::{Lock, Pins, control, digest, directories, lock_holder},
     probe::Support,
     quota::{Hints, Quotas},
     seeding::Seeded,
@@ -190,11 +190,12 @@ impl Instance {
         *lock(&self.lock) = None;
     }
 
-    /// Whether its maps are still pinned; nobody may attach programs again where they are not: the
-    /// programs would get maps of their own.
+    /// False once somebody removes what is pinned. Nobody may attach programs again then: they would
+    /// get maps of their own.
     #[must_use]
     pub fn is_pinned(&self) -> bool {
-        self.pins.map(maps::WORKLOADS).exists()
+        let announced = || control(self.pins.root()).is_symlink();
+        self.pins.map(maps::WORKLOADS).exists() && (self.pins.is_private() || announced())
     }
 
     /// The workloads of which something is pinned in this schema.

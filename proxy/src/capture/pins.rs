@@ -167,7 +167,7 @@ impl Pins {
     }
 
     fn maps(&self) -> PathBuf {
-        maps(&self.own_schema())
+        self.own_schema().join(MAPS)
     }
 
     fn error(&self, action: &'static str, source: io::Error) -> CaptureError {
@@ -190,9 +190,9 @@ impl Drop for Pins {
 
 // === helpers ===
 
-/// Where a schema's maps are pinned.
-pub(super) fn maps(schema: &Path) -> PathBuf {
-    schema.join(MAPS)
+/// The link to the control socket of whoever serves an instance.
+pub(super) fn control(root: &Path) -> PathBuf {
+    root.join(CONTROL)
 }
 
 /// Where a schema's workloads are described.
