@@ -252,7 +252,9 @@ impl ControlHandler for Daemon {
 
 fn status(workload: &Workload) -> WorkloadStatus {
     WorkloadStatus {
+        inbound: workload.settings().inbound.capture && !workload.kernel().is_inbound_off(),
         preserve_client_ip: workload.client_ip().is_some(),
+        budget: workload.budget(),
         phase: workload.phase().to_owned(),
         why: workload.wait().map(|wait| wait.why),
         open_connections: workload.open_connections() as u64,

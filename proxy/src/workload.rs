@@ -310,7 +310,9 @@ impl Workload {
     /// What it has of what all workloads share, and may have.
     #[must_use]
     pub fn budget(&self) -> Vec<Figures> {
-        self.slots.share.figures()
+        let mut figures = self.slots.share.figures();
+        figures.extend(self.kernel.share_figures());
+        figures
     }
 
     /// Takes back what was changed in its namespace for `preserve_client_ip`, unless anybody else

@@ -130,8 +130,8 @@ impl Kernel {
         }
         make_dir(&pins)?;
         let mut own = match instance.spares.take(*workload) {
-            Some(loaded) => loaded,
-            None => instance.load_for(*workload)?,
+            Some(spare) => Own::Spare(spare),
+            None => Own::Object(Box::new(instance.load_for(*workload)?)),
         };
         let mut links = Vec::new();
         let mut followed = Some(followed);
@@ -151,7 +151,7 @@ impl Kernel {
             };
             let program = match hook.scope {
                 Scope::Any => program(&mut instance.shared(), hook.program)?,
-                Scope::One | Scope::OneDecides => program(&mut own, hook.program)?,
+                Scope::One | Scope::OneDecides => own.program(hook.program)?,
             };
             let place = Place { hook, workload: *workload, target, id };
             match place.fill(&instance.pins, program.as_fd()) {
@@ -357,6 +357,28 @@ pub(super) fn remove_instance(root: &Path) {
     }
 }
 
+/// The programs of one workload.
+enum Own {
+    /// Loaded when they are needed.
+    Object(Box<Ebpf>),
+    /// Loaded ahead.
+    Spare(Vec<(&'static str, OwnedFd)>),
+}
+
+// === impl Own ===
+
+impl Own {
+    fn program(&mut self, name: &'static str) -> Result<OwnedFd, CaptureError> {
+        match self {
+            Self::Object(object) => program(object, name),
+            Self::Spare(loaded) => {
+                let place = loaded.iter().position(|(program, _)| *program == name);
+                Ok(loaded.swap_remove(place.ok_or(CaptureError::Missing(name))?).1)
+            }
+        }
+    }
+}
+
 // === impl Place ===
 
 /// One hook of one workload.
@@ -494,10 +516,10 @@ fn remove_link(path: &PathBuf) {
     let _ = fs::remove_file(path);
 }
 
-/// Loads what is attached of one workload's programs.
-pub(super) fn load_own(own: &mut Ebpf) -> Result<(), CaptureError> {
-    let mut hooks = HOOKS.iter().filter(|hook| hook.scope != Scope::Any);
-    hooks.try_for_each(|hook| program(own, hook.program).map(drop))
+/// Loads the programs of one workload that are attached, by name.
+pub(super) fn load_own(mut object: Ebpf) -> Result<Vec<(&'static str, OwnedFd)>, CaptureError> {
+    let hooks = HOOKS.iter().filter(|hook| hook.scope != Scope::Any);
+    hooks.map(|hook| Ok((hook.program, program(&mut object, hook.program)?))).collect()
 }
 
 /// The descriptor of a program, loaded if it was not.

@@ -7,9 +7,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use weir_common::{Shares, Usage, WorkloadId, maps};
+use weir_common::{Direction, Reason, Shares, Usage, WorkloadId, maps};
 
 use super::{CaptureError, Instance, Kernel, Originals, table::lock};
+use crate::budget::Figures;
 
 /// A workload that uses less of its shares than this is not looked at: a wrong count does no harm.
 const WORTH_A_LOOK: u32 = 64;
@@ -63,6 +64,26 @@ impl Kernel {
             listening: Usage::used(usage.listening, config.forgiven_listening),
             listening_share: shares.listening,
         }
+    }
+}
+
+impl Kernel {
+    /// The same beside the budgets of userspace.
+    #[must_use]
+    pub fn share_figures(&self) -> [Figures; 2] {
+        let used = self.share_use();
+        let figures = |budget: &str, used: u32, limit: u32, exceeded| Figures {
+            budget: budget.to_owned(),
+            used: used.into(),
+            limit: limit.into(),
+            exceeded,
+        };
+        let refused = self.count(Direction::Outbound, Reason::PendingFull);
+        let left = self.count(Direction::Inbound, Reason::ListeningFull);
+        [
+            figures("in_flight", used.in_flight, used.in_flight_share, refused),
+            figures("listening", used.listening, used.listening_share, left),
+        ]
     }
 }
 

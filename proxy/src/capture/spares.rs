@@ -5,13 +5,16 @@
 use std::{
     collections::BTreeMap,
     ops::Range,
+    os::fd::OwnedFd,
     sync::{Condvar, Mutex, PoisonError},
 };
 
-use aya::Ebpf;
 use weir_common::WorkloadId;
 
 use super::{CaptureError, Instance, attach::load_own, table::lock};
+
+/// One workload's programs, by name: their descriptors and nothing else of the object.
+type Loaded = Vec<(&'static str, OwnedFd)>;
 
 /// What is loaded ahead.
 #[derive(Default)]
@@ -23,7 +26,7 @@ pub(super) struct Spares {
 #[derive(Default)]
 struct Known {
     /// `None` while they are being loaded.
-    by_number: BTreeMap<WorkloadId, Option<Ebpf>>,
+    by_number: BTreeMap<WorkloadId, Option<Loaded>>,
     /// The highest number that was asked for: numbers only rise.
     taken: WorkloadId,
 }
@@ -33,7 +36,7 @@ struct Known {
 impl Spares {
     /// Those of a workload; `None` where nobody has begun to load them. Waits for those that are being
     /// loaded.
-    pub(super) fn take(&self, workload: WorkloadId) -> Option<Ebpf> {
+    pub(super) fn take(&self, workload: WorkloadId) -> Option<Loaded> {
         let is_loading = |known: &mut Known| matches!(known.by_number.get(&workload), Some(None));
         let known = lock(&self.known);
         let waited = self.loaded.wait_while(known, is_loading);
@@ -55,7 +58,7 @@ impl Spares {
         is_new
     }
 
-    fn put(&self, workload: WorkloadId, loaded: Option<Ebpf>) {
+    fn put(&self, workload: WorkloadId, loaded: Option<Loaded>) {
         let mut known = lock(&self.known);
         match loaded.filter(|_| workload > known.taken) {
             Some(loaded) => drop(known.by_number.insert(workload, Some(loaded))),
@@ -74,11 +77,7 @@ impl Instance {
     /// What the kernel refuses.
     pub fn prepare(&self, workloads: Range<WorkloadId>) -> Result<(), CaptureError> {
         for workload in workloads.filter(|workload| self.spares.claim(*workload)) {
-            let loaded = self.load_for(workload).and_then(|mut own| {
-                load_own(&mut own)?;
-                Ok(own)
-            });
-            match loaded {
+            match self.load_for(workload).and_then(load_own) {
                 Ok(own) => self.spares.put(workload, Some(own)),
                 Err(error) => {
                     self.spares.put(workload, None);
@@ -102,7 +101,7 @@ mod tests {
         instance.prepare(5..7).unwrap();
         assert!(!instance.spares.claim(5) && !instance.spares.claim(6));
         let own = instance.spares.take(5).expect("it was prepared");
-        assert!(own.program("weir_connect4").unwrap().fd().is_ok(), "it is loaded");
+        assert!(own.iter().any(|(name, _)| *name == "weir_connect4"), "it is loaded");
         assert!(instance.spares.take(5).is_none(), "it is somebody's");
         // Nobody gets a number that is behind one that was given out.
         assert!(instance.spares.take(9).is_none());

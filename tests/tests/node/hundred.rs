@@ -26,7 +26,9 @@ const PODS: usize = 100;
 const LONG: Duration = Duration::from_secs(180);
 
 /// Descriptors that weir keeps for next connections, and those of the next watch.
-const SPARE: usize = 16;
+const SPARE: usize = 16 + PROGRAMS_AHEAD;
+/// Descriptors of the programs that are loaded ahead for the next pods: four for each of four.
+const PROGRAMS_AHEAD: usize = 16;
 
 const OWNERS: [Owner; 4] = [Owner::Deployment, Owner::StatefulSet, Owner::DaemonSet, Owner::Job];
 
