@@ -61,7 +61,7 @@ fn observe(from: Side, head: &[u8], step: usize) -> Outcome {
     Outcome {
         started: seen.0,
         status: first.as_ref().and_then(|exchange| exchange.status),
-        method: first.map(|exchange| exchange.method),
+        method: first.map(|exchange| exchange.method.to_string()),
         untracked,
     }
 }
