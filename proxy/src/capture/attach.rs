@@ -205,14 +205,19 @@ impl Kernel {
     pub fn stop_capturing(&self) {
         // What goes direct from now on is not reported either.
         let _ = self.set_flag(flags::CAPTURE_INBOUND, false);
+        self.take_off(|hook| hook.scope == Scope::OneDecides);
+    }
+
+    /// Detaches the hooks that are chosen, and removes their pins.
+    fn take_off(&self, chosen: impl Fn(&Hook) -> bool) {
         let pins = self.instance.pins.links(self.workload);
         lock(&self.links).retain(|Attached { hook, link, .. }| {
-            let decides = hook.scope == Scope::OneDecides;
-            if decides {
+            let goes = chosen(hook);
+            if goes {
                 let _ = bpf::link_detach(link.as_fd());
                 let _ = fs::remove_file(pins.join(hook.name));
             }
-            !decides
+            !goes
         });
     }
 
@@ -229,15 +234,7 @@ impl Kernel {
              back; mend that and add the workload anew"
         );
         let _ = self.set_flag(flags::CAPTURE_INBOUND, false);
-        let pins = self.instance.pins.links(self.workload);
-        lock(&self.links).retain(|Attached { hook, link, .. }| {
-            let inbound = hook.attach_type == AttachType::SkLookup;
-            if inbound {
-                let _ = bpf::link_detach(link.as_fd());
-                let _ = fs::remove_file(pins.join(hook.name));
-            }
-            !inbound
-        });
+        self.take_off(|hook| hook.attach_type == AttachType::SkLookup);
     }
 
     /// Takes every program off the workload and removes the pins.

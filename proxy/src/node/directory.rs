@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::{Pods, seen::Seen};
 use crate::admin::node::NodeState;
+use crate::blocking::blocking;
 
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -41,13 +42,12 @@ pub(super) async fn follow(path: &Path, sender: watch::Sender<Pods>, state: &Nod
     let mut directory = Directory::default();
     loop {
         let owned = path.to_owned();
-        let looked = tokio::task::spawn_blocking(move || {
+        let outcome;
+        (directory, outcome) = blocking(move || {
             let outcome = directory.look(&owned);
             (directory, outcome)
-        });
-        let outcome;
-        (directory, outcome) =
-            looked.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        })
+        .await;
         let mut problems = directory.problems();
         match outcome {
             Ok(()) => {

@@ -6,7 +6,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use weir_common::{Direction, Reason, WorkloadId};
 
 use super::{PENDING_AGE, Workloads};
-use crate::{accept::measure, capture::Reckoning};
+use crate::{accept::measure, blocking::blocking, capture::Reckoning};
 
 /// How often the counts are compared with the tables.
 const LOOK: Duration = Duration::from_secs(1);
@@ -34,12 +34,11 @@ impl Workloads {
             while retired.run_until_cancelled(ticks.tick()).await.is_some() {
                 let Some(workloads) = workloads.upgrade() else { return };
                 // Maps are read as a whole: not on the thread that beats the heart.
-                let look = tokio::task::spawn_blocking(move || {
+                looks = blocking(move || {
                     looks.look(&workloads);
                     looks
-                });
-                let Ok(after) = look.await else { return };
-                looks = after;
+                })
+                .await;
             }
         });
     }

@@ -54,6 +54,16 @@ fn decisions(pods: &Pods, direction: &str, reason: &str) -> Result<f64> {
     Ok(Metrics::scrape(&pods.node)?.sum("weir_kernel_decisions_total", &labels))
 }
 
+/// Gives two workloads other shares than weir has. Lasts until a workload comes or goes.
+fn share_out(pinned: &Path, other: Shares) -> Result<()> {
+    let data = MapData::from_pin(pinned.join(maps::SHARES)).context("no map SHARES")?;
+    let mut shares = Array::<_, Shares>::try_from(Map::Array(data))?;
+    wait_until("the shares of two workloads", PATIENCE, || {
+        Ok(shares.get(&0, 0)? == Shares::among(2))
+    })?;
+    Ok(shares.set(0, other, 0)?)
+}
+
 fn says(process: &Process, word: &str) -> bool {
     process.log().lines().any(|line| line.starts_with(word))
 }
@@ -106,13 +116,7 @@ fn attempts_that_end_leave_no_note_and_more_than_a_share_goes_direct() -> Result
     daemon.add("b", pods.pod_b.cgroup(), &pods.pod_b.netns, &[])?;
     let _peer = says_its_port(&pods.client_a.netns, PORT)?;
     let pinned = maps_of(&daemon)?;
-    // Lasts until a workload comes or goes.
-    let data = MapData::from_pin(pinned.join(maps::SHARES)).context("no map SHARES")?;
-    let mut shares = Array::<_, Shares>::try_from(Map::Array(data))?;
-    wait_until("the shares of two workloads", PATIENCE, || {
-        Ok(shares.get(&0, 0)? == Shares::among(2))
-    })?;
-    shares.set(0, Shares { in_flight: SHARE as u32, ..Shares::among(2) }, 0)?;
+    share_out(&pinned, Shares { in_flight: SHARE as u32, ..Shares::among(2) })?;
 
     let mut hanging = 0;
     for attempt in 0.. {
@@ -163,12 +167,7 @@ fn listeners_beyond_the_share_go_direct_and_are_counted() -> Result<()> {
     let daemon = capture(&pods)?;
     daemon.add("b", pods.pod_b.cgroup(), &pods.pod_b.netns, &[])?;
     let pinned = maps_of(&daemon)?;
-    let data = MapData::from_pin(pinned.join(maps::SHARES)).context("no map SHARES")?;
-    let mut shares = Array::<_, Shares>::try_from(Map::Array(data))?;
-    wait_until("the shares of two workloads", PATIENCE, || {
-        Ok(shares.get(&0, 0)? == Shares::among(2))
-    })?;
-    shares.set(0, Shares { listening: 2, ..Shares::among(2) }, 0)?;
+    share_out(&pinned, Shares { listening: 2, ..Shares::among(2) })?;
     let on = |pod: &weir_tests::site::Site, port: u16| {
         pod.listen(format!("[::]:{port}").parse()?).context("listen")
     };

@@ -17,7 +17,10 @@ use rtnetlink::{
 use tokio::io::unix::AsyncFd;
 
 use super::prefixes::{Prefix, prefix_of};
-use crate::capture::{CaptureError, ClientIp, Netns};
+use crate::{
+    blocking::blocking,
+    capture::{CaptureError, ClientIp, Netns},
+};
 
 /// linux/rtnetlink.h, `enum rtnetlink_groups`: link, addresses, routes and rules of both families,
 /// and next hops, which take routes with them when they go.
@@ -205,8 +208,7 @@ async fn dump<T: Send + 'static>(
         }
         Ok(found)
     };
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())).map_err(failed)
+    blocking(work).await.map_err(failed)
 }
 
 fn ask(
