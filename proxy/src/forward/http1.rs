@@ -217,7 +217,10 @@ where
                 Ok(())
             }
             UpstreamEnd::BeforeHead if self.messages.is_fresh() && !self.context.reused => {
-                self.answer(if reset { "upstream-reset" } else { "upstream-closed" });
+                match reset {
+                    true => self.answer("upstream-reset", ExchangeEnd::UpstreamReset(None)),
+                    false => self.answer("upstream-closed", ExchangeEnd::UpstreamClosed),
+                }
                 Ok(())
             }
             _ if reset => Err(EndCause::Reset(Side::Upstream)),
@@ -240,8 +243,9 @@ where
         }
     }
 
-    fn answer(&mut self, reason: &'static str) {
-        self.messages.abandon(ExchangeEnd::Answered(reason), ExchangeEnd::UpstreamReset(None));
+    /// The first request in flight gets weir's own answer; the others end as the upstream did.
+    fn answer(&mut self, reason: &'static str, others: ExchangeEnd) {
+        self.messages.abandon(ExchangeEnd::Answered(reason), others);
         self.down.say(bad_gateway(reason).as_bytes());
         self.last_word = Some(EndCause::Answered(reason));
     }
