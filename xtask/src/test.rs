@@ -22,6 +22,10 @@ const IMAGE_TESTS: [&str; 3] = [
 /// What weir loads instead of the object that is compiled in.
 const OBJECT_VARIABLE: &str = "WEIR_BPF_OBJECT";
 
+/// All packages at once, wherever tests are built: cargo gives dependencies the features that the
+/// packages ask for together, and another choice of packages has most of them compiled anew.
+pub(crate) const WORKSPACE: &str = "--workspace";
+
 /// Flags of `cargo xtask test`.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  cargo xtask test\n  cargo xtask test mariadb")]
@@ -49,13 +53,8 @@ fn inside(root: &Path, args: &Args) -> Result<()> {
     let mut tally = Tally::default();
     step("weir, as it is released");
     cargo(root, &["build", "--release", "--package", "weir"], &[])?;
-    let filter: Vec<&str> = args.filter.as_deref().into_iter().collect();
 
-    step("unit and property tests");
-    let unit = ["test", "--workspace", "--exclude", "weir-tests", "--no-fail-fast", "--"];
-    tally.add(cargo_test(root, &[&unit[..], &filter].concat(), &[])?);
-
-    step("end-to-end tests");
+    step("unit, property and end-to-end tests");
     let object = ebpf::fresh_object(root)?;
     match &object {
         Some(path) => println!("with the BPF object built just now, {}", path.display()),
@@ -68,10 +67,11 @@ fn inside(root: &Path, args: &Args) -> Result<()> {
         println!("building the image, without optimisation");
         image::build(root, &image, "image-quick")?;
     }
-    let end_to_end = ["test", "--package", "weir-tests", "--no-fail-fast", "--"];
+    let filter: Vec<&str> = args.filter.as_deref().into_iter().collect();
+    let tests = ["test", WORKSPACE, "--no-fail-fast", "--"];
     let object = object.as_deref().map(|path| (OBJECT_VARIABLE, path));
     let variables: Vec<_> = object.into_iter().chain([(IMAGE_VARIABLE, &*image)]).collect();
-    tally.add(cargo_test(root, &[&end_to_end[..], &filter].concat(), &variables)?);
+    tally.add(cargo_test(root, &[&tests[..], &filter].concat(), &variables)?);
 
     if args.filter.is_none() {
         step("fuzz targets, a short run each");

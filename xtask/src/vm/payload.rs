@@ -47,7 +47,7 @@ impl Built {
     /// Fails when they do not compile.
     pub(super) fn new(root: &Path) -> Result<Self> {
         test::cargo(root, &["build", "--release", "--package", "weir"], &[])?;
-        let arguments = ["test", "--package", "weir-tests", "--no-run", "--message-format=json"];
+        let arguments = ["test", test::WORKSPACE, "--no-run", "--message-format=json"];
         let output = test::command(root, &arguments).stderr(Stdio::inherit()).output()?;
         ensure!(
             output.status.success(),
@@ -131,14 +131,18 @@ impl Built {
 
 // === helpers ===
 
-/// Name and path of the programs of a kind, from cargo's messages.
+/// How cargo's identifier of the package ends whose programs are wanted, before its version.
+const PACKAGE: &str = "#weir-tests@";
+
+/// Name and path of the end-to-end tests' programs of a kind, from cargo's messages.
 fn programs(messages: &str, kind: &str) -> Vec<(String, PathBuf)> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str(line).ok());
     let programs = messages.filter_map(|message: serde_json::Value| {
         let target = &message["target"];
         let of_kind = target["kind"].as_array()?.iter().any(|k| k == kind);
         // A program is also built with a harness around its unit tests.
-        let wanted = of_kind && (kind == "test") == message["profile"]["test"].as_bool()?;
+        let ours = message["package_id"].as_str()?.contains(PACKAGE);
+        let wanted = ours && of_kind && (kind == "test") == message["profile"]["test"].as_bool()?;
         let path = message["executable"].as_str().filter(|_| wanted)?;
         Some((target["name"].as_str()?.to_owned(), PathBuf::from(path)))
     });
@@ -158,13 +162,18 @@ mod tests {
 
     #[test]
     fn test_programs_are_found_among_cargos_messages() {
-        let message = |kind: &str, name: &str, test: bool, executable: &str| {
+        let of_package = |package: &str, kind: &str, name: &str, test: bool, executable: &str| {
             format!(
-                "{{\"reason\":\"compiler-artifact\",\"target\":{{\"kind\":[\"{kind}\"],\"name\":\"{name}\"}},\
+                "{{\"reason\":\"compiler-artifact\",\"package_id\":\"path+file:///w/tests#{package}@0.1.0\",\
+                 \"target\":{{\"kind\":[\"{kind}\"],\"name\":\"{name}\"}},\
                  \"profile\":{{\"test\":{test}}},\"executable\":{executable}}}\n"
             )
         };
+        let message = |kind: &str, name: &str, test: bool, executable: &str| {
+            of_package("weir-tests", kind, name, test, executable)
+        };
         let messages = [
+            of_package("weir", "test", "cli", true, "\"/t/cli\""),
             message("lib", "weir_tests", true, "\"/t/lib\""),
             message("test", "ports", true, "\"/t/ports\""),
             message("bin", "weir-load", true, "\"/t/unit\""),
