@@ -17,7 +17,6 @@ pub mod forward;
 pub mod json;
 pub mod learn;
 pub mod log;
-pub mod manifest;
 pub mod names;
 #[cfg(feature = "node")]
 pub mod node;

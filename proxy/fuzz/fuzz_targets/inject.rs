@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use weir::manifest::{Edited, ManifestError, Ports, Sidecar, inject, inject_sidecar, uninject};
+use weir_manifest::{Edited, ManifestError, Ports, Sidecar, inject, inject_sidecar, uninject};
 
 fn known(result: Result<Edited, ManifestError>) -> Option<Edited> {
     match result {

@@ -2,11 +2,12 @@
 
 use std::{error::Error as StdError, fmt, io, process::ExitCode};
 
+use weir_manifest::ManifestError;
+
 use crate::{
     admin::{client::ClientError, control::ControlSocketError, protocol::ErrorCode},
     capture::CaptureError,
     config::ConfigError,
-    manifest::ManifestError,
     ports::{CidrError, PortListError},
     workloads::WorkloadError,
 };

@@ -1,4 +1,4 @@
-//! `weir inject` and `weir uninject`: a manifest through [`crate::manifest`], from a file or stdin
+//! `weir inject` and `weir uninject`: a manifest through [`weir_manifest`], from a file or stdin
 //! to stdout. Nothing is written unless all of it was understood.
 
 use std::{
@@ -8,12 +8,10 @@ use std::{
 };
 
 use anyhow::Context as _;
+use weir_manifest::{self as manifest, DEFAULT_IMAGE, Edited, ManifestError, Ports, Sidecar};
 
 use super::{Exit, output::narrate, with_exit};
-use crate::{
-    manifest::{self, DEFAULT_IMAGE, Edited, ManifestError, Ports, Sidecar},
-    ports::{PortList, PortListError},
-};
+use crate::ports::{PortList, PortListError};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

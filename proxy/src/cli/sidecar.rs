@@ -4,12 +4,12 @@
 use std::{env, path::Path, time::Duration};
 
 use anyhow::{Result, anyhow};
+use weir_manifest::{BY_SIDECAR, INJECT};
 
 use super::{Exit, capture_args::RunArgs, with_exit};
 use crate::{
     capture::{Sidecar, has_bpffs},
     config::{Config, DEFAULT_INSTANCE, Fail},
-    manifest::{BY_SIDECAR, INJECT},
     ports::{PortList, PortSet},
     workloads::WorkloadError,
 };

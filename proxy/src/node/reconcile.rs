@@ -10,6 +10,7 @@ use std::{
 };
 
 use tokio_util::sync::CancellationToken;
+use weir_manifest::{BY_SIDECAR, INJECT};
 
 use super::{
     LOOK, Options, RETRY,
@@ -30,7 +31,6 @@ use crate::{
         sidecar_runs_in,
     },
     config::WorkloadSettings,
-    manifest::{BY_SIDECAR, INJECT},
     workload::Workload,
     workloads::{WorkloadError, Workloads},
 };

@@ -3,11 +3,9 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Pod as KubePod, PodSpec};
+use weir_manifest::{SIDECAR, SIDECAR_MODE};
 
-use crate::{
-    manifest::{SIDECAR, SIDECAR_MODE},
-    workload::Pod,
-};
+use crate::workload::Pod;
 
 /// Annotation of a static pod with the UID that its cgroup is named by: the API server's mirror has
 /// another one (kubelet's `pkg/kubelet/types/pod_update.go`).
@@ -237,7 +235,7 @@ mod tests {
         // As `weir inject --sidecar` makes it, with both keys of annotations or none.
         let text =
             "kind: Pod\napiVersion: v1\nmetadata: {name: p}\nspec:\n  containers:\n  - name: a\n";
-        let injected = crate::manifest::inject_sidecar(text.as_bytes(), &Default::default());
+        let injected = weir_manifest::inject_sidecar(text.as_bytes(), &Default::default());
         let pod: serde_json::Value = serde_saphyr::from_str(&injected.unwrap().text).unwrap();
         assert_eq!(sidecar(pod["spec"].clone()).as_deref(), Some("weir"));
         for (container, is) in [

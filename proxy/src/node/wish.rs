@@ -2,13 +2,14 @@
 
 use std::{collections::BTreeMap, fmt, path::Path};
 
+use weir_manifest::{
+    BY_SIDECAR, DISABLED, ENABLED, FAIL, INJECT, OPAQUE_PORTS, PRESERVE_CLIENT_IP,
+    SKIP_INBOUND_PORTS, SKIP_OUTBOUND_PORTS,
+};
+
 use super::seen::Seen;
 use crate::{
     config::{Fail, WorkloadSettings},
-    manifest::{
-        BY_SIDECAR, DISABLED, ENABLED, FAIL, INJECT, OPAQUE_PORTS, PRESERVE_CLIENT_IP,
-        SKIP_INBOUND_PORTS, SKIP_OUTBOUND_PORTS,
-    },
     ports::PortList,
 };
 

@@ -243,7 +243,7 @@ fn the_pod_that_detaches_has_what_the_daemon_set_has() {
     let (less, more) = (capabilities(one), capabilities(other));
     assert!(strings(&less).iter().all(|name| strings(&more).contains(name)), "{less}");
     let annotations = &pod["metadata"]["annotations"];
-    assert_eq!(annotations[weir::manifest::INJECT], weir::manifest::DISABLED);
+    assert_eq!(annotations[weir_manifest::INJECT], weir_manifest::DISABLED);
 }
 
 #[test]

@@ -242,7 +242,7 @@ fn empty_value(text: &str) -> bool {
 fn inputs() -> Vec<String> {
     let mut paths = Vec::new();
     for folder in ["inject", "inject-sidecar"] {
-        let folder = format!("{}/tests/{folder}", env!("CARGO_MANIFEST_DIR"));
+        let folder = format!("{}/../tests/{folder}", env!("CARGO_MANIFEST_DIR"));
         let entries = std::fs::read_dir(folder).unwrap();
         paths.extend(entries.map(|entry| entry.unwrap().path()));
     }

@@ -52,8 +52,8 @@ const KEYS: [&str; 6] =
 const YES: [&str; 4] = ["true", "yes", "on", "y"];
 const NO: [&str; 4] = ["false", "no", "off", "n"];
 
-/// Port lists to write, as given; [`crate::ports::PortList`] has their form. What is not given is
-/// left as it is.
+/// Port lists to write, as given (`--skip-inbound-ports` has their form). What is not given is left as
+/// it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ports {
     /// For [`SKIP_INBOUND_PORTS`].
