@@ -25,7 +25,7 @@ use super::{CaptureError, Instance, bpf, table::lock};
 pub struct Originals {
     map: HashMap<MapData, ConnectionKey, OriginalDestination>,
     /// The same map, for the one command that aya does not have.
-    taken: bpf::Taken<ConnectionKey, OriginalDestination>,
+    pub(super) taken: bpf::Taken<ConnectionKey, OriginalDestination>,
     accepted: Mutex<SkStorage<MapData, OriginalDestination>>,
 }
 
@@ -186,6 +186,12 @@ pub(super) fn to_words(ip: IpAddr) -> AddrWords {
     };
     let word = |i| u32::from_ne_bytes([octets[i], octets[i + 1], octets[i + 2], octets[i + 3]]);
     [word(0), word(4), word(8), word(12)]
+}
+
+/// An address as the keys of connections hold it.
+#[must_use]
+pub fn words(ip: IpAddr) -> AddrWords {
+    to_words(ip)
 }
 
 /// What kind of address it is, as the hooks see it.
