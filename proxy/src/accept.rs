@@ -30,7 +30,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::flood::Flood;
+pub(crate) use self::flood::Flood;
 use crate::budget::{Budgets, Resource};
 pub use exhaustion::{Episode, Exhaustion, NoSlots, Registered, Slots};
 

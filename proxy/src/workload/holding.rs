@@ -22,7 +22,7 @@ use weir_common::ConnectionKey;
 
 use super::{Shared, Workload, accepting::accept, lock};
 use crate::{
-    accept::{BATCH, OVERFLOW, Slots as _},
+    accept::{BATCH, Flood, OVERFLOW, Slots as _},
     budget::{PER_CONNECTION, Resource},
     capture::{
         Captured, HeldSyn, RawSockets, Told,
@@ -361,7 +361,7 @@ impl Workload {
         if let Some(holding) = &self.holding {
             let _ = holding.workload.set(Arc::downgrade(&self));
         }
-        let mut overflow = 0_u32;
+        let (mut overflow, mut flood) = (0_u32, Flood::default());
         let stop = self.stop_holding.clone();
         while let Some(Some(held)) = stop.run_until_cancelled(queue.recv()).await {
             let share = &self.slots.share;
@@ -377,8 +377,15 @@ impl Workload {
                 }
             }
             overflow = overflow.saturating_sub(1);
+            let is_gone = held.gone.is_cancelled();
+            if is_gone {
+                self.slots.dead();
+            }
+            if flood.saw(is_gone) {
+                self.slots.flooded();
+            }
             // Without room the kernel asks again with the next SYN.
-            if share.has_room() && !held.gone.is_cancelled() {
+            if share.has_room() && !is_gone {
                 self.dial(held);
             }
         }

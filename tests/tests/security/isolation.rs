@@ -110,7 +110,7 @@ fn what_only_weirs_namespace_reaches_is_not_reached_by_way_of_weir() -> Result<(
 /// weir's own ports in the pod: those that are there with weir and were not before.
 fn own_ports(pods: &Pods) -> Result<Vec<u16>> {
     let ports: Vec<u16> = pods.pod_a.netns.listening_ports()?.into_iter().collect();
-    ensure!(ports.len() == 2, "one listener for each family expected: {ports:?}");
+    ensure!(ports.len() == 4, "two listeners for each family expected: {ports:?}");
     Ok(ports)
 }
 
