@@ -88,6 +88,9 @@ pub mod maps {
     pub const PEERS: &str = "PEERS";
     /// Ring buffer of `CloseEvent`.
     pub const EVENTS: &str = "EVENTS";
+    /// Ring buffer of `HoldEvent`. The only map that every process has for itself: what is in there
+    /// concerns the process's own listeners.
+    pub const HOLDS: &str = "HOLDS";
 }
 
 /// Which way a connection goes, seen from the workload.
@@ -175,6 +178,21 @@ pub mod flags {
     pub const FAIL_CLOSED: u32 = 1 << 5;
     /// Inbound connections are captured, so that those which go direct are reported.
     pub const CAPTURE_INBOUND: u32 = 1 << 6;
+    /// Outbound connections go to the hold listeners where there are any: their SYN is held until
+    /// the upstream is connected.
+    pub const HOLD: u32 = 1 << 7;
+}
+
+/// How far a connection has come whose SYN is held: [`OriginalDestination::hold`].
+pub mod hold {
+    /// It is not held.
+    pub const NONE: u32 = 0;
+    /// The proxy does not know of it: its next SYN is to be told, and dropped.
+    pub const NEW: u32 = 1;
+    /// The proxy dials: its SYNs are dropped.
+    pub const WAITING: u32 = 2;
+    /// The upstream is connected: its SYN may pass.
+    pub const READY: u32 = 3;
 }
 
 /// What the hooks need to know about a workload.
@@ -409,6 +427,10 @@ pub enum ListenerKind {
     V4 = 0,
     /// ::1: captured IPv6 connections of both directions.
     V6 = 1,
+    /// 127.0.0.1: outbound IPv4 connections whose SYN is held.
+    Hold4 = 2,
+    /// ::1: outbound IPv6 connections whose SYN is held.
+    Hold6 = 3,
 }
 
 /// Key of a listener slot.
@@ -468,6 +490,10 @@ pub struct OriginalDestination {
     pub direction: u8,
     /// The socket's `SO_MARK`.
     pub mark: u32,
+    /// See [`hold`]. With the socket: whether it is held at all.
+    pub hold: u32,
+    /// Sequence number of the SYN that was told, host order: no other SYN passes.
+    pub sequence: u32,
 }
 
 /// Key of a per-CPU counter.
@@ -522,6 +548,25 @@ pub struct CloseEvent {
     pub _pad: u32,
 }
 
+/// Bytes of the longest IP and TCP headers that are told: IPv6 with every TCP option, or IPv4.
+pub const HELD_BYTES: usize = 104;
+
+/// What the proxy is told of a connection whose SYN is held.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HoldEvent {
+    /// The connection.
+    pub key: ConnectionKey,
+    /// [`OriginalDestination::connected_ns`]: tells it from another one under the same key.
+    pub connected_ns: u64,
+    /// Of the SYN, host order.
+    pub sequence: u32,
+    /// Bytes of `packet` that count; 0: it has been given up, and there is no packet.
+    pub length: u32,
+    /// IP and TCP header of the SYN, and nothing of what follows.
+    pub packet: [u8; HELD_BYTES],
+}
+
 const _: () = {
     assert!(size_of::<WorkloadConfig>() == 40);
     assert!(size_of::<Usage>() == 16);
@@ -536,10 +581,11 @@ const _: () = {
     assert!(size_of::<SeedKey>() == 8);
     assert!(size_of::<ListenerKey>() == 8);
     assert!(size_of::<ConnectionKey>() == 32);
-    assert!(size_of::<OriginalDestination>() == 56);
+    assert!(size_of::<OriginalDestination>() == 64);
     assert!(size_of::<CounterKey>() == 8);
     assert!(size_of::<TupleKey>() == 48);
-    assert!(size_of::<CloseEvent>() == 96);
+    assert!(size_of::<CloseEvent>() == 104);
+    assert!(size_of::<HoldEvent>() == 152);
 };
 
 #[cfg(feature = "user")]

@@ -26,6 +26,7 @@ pod!(
     CounterKey,
     TupleKey,
     CloseEvent,
+    HoldEvent,
     Listening,
     Seeds,
     SeedKey,

@@ -12,12 +12,12 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use weir_common::{
-    AddrWords, AddressClass, DestinationKey, Direction, ListenerKey, ListenerKind,
-    OriginalDestination, PortKey, PortState, PrefixKey, Reason, V4_MAPPED_WORD, WorkloadConfig,
-    flags,
+    AddrWords, AddressClass, DestinationKey, Direction, OriginalDestination, PortKey, PortState,
+    PrefixKey, Reason, V4_MAPPED_WORD, WorkloadConfig, flags,
 };
 
 use crate::{
+    hold,
     maps::{FAILED, PORT_HITS, ROUTES, SKIP_CIDRS, WORKLOAD, WORKLOADS, count, increment},
     policy, share,
     socket::{self, read, read_words, write},
@@ -160,9 +160,7 @@ fn by_reach(
     if policy::is_ahead(&FAILED, &destination_key(dest)) {
         return Err(Reason::FailedBefore);
     }
-    let kind = if socket::is_v4(&dest.addr) { ListenerKind::V4 } else { ListenerKind::V6 };
-    let key = ListenerKey { workload: dest.workload, kind: kind as u32 };
-    let Some(port) = socket::listener_port(&key) else {
+    let Some(port) = hold::listener_port(config, dest) else {
         return Err(policy::without_proxy(config, Reason::NoListener));
     };
     // SAFETY: plain helper call.

@@ -2,14 +2,15 @@
 //!
 //! The way of an outbound connection through them: `connect` decides and rewrites the destination
 //! to the proxy's listener, remembering the original in the socket's own storage → `stream`
-//! (sockops) copies it to a map that the proxy reads when it accepts → `name` answers
+//! (sockops) copies it to a map that the proxy reads when it accepts → `hold` (a socket filter of
+//! the hold listener) keeps the SYN back until the proxy has connected → `name` answers
 //! getpeername/getsockname as a direct connection would → `accelerate` (sk_msg) moves payload
 //! between the two sockets where that is on.
 //!
 //! An inbound connection: `inbound` (sk_lookup) decides, and gives it to the proxy's listener;
 //! `stream` keeps count of what the workload listens on, and reports what went direct.
 //!
-//! Every entry lets the connection pass on any failure, and counts it. `connect`, `inbound` and
+//! Every entry lets the connection pass on any failure, and counts it. `connect`, `inbound`, `hold` and
 //! `weir_stream` are loaded once per workload, with [`maps::WORKLOAD`] set; all others once.
 
 #![no_std]
@@ -18,6 +19,7 @@
 
 mod accelerate;
 mod connect;
+mod hold;
 mod inbound;
 mod listening;
 mod maps;

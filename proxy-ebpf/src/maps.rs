@@ -9,15 +9,15 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use weir_common::{
-    CloseEvent, ConnectionKey, CounterKey, DestinationKey, Direction, ListenerKey, Listening,
-    OriginalDestination, PortKey, PortRule, PrefixKey, Reason, Route, SeedKey, Seeds, Shares,
-    TupleKey, Usage, WorkloadConfig, WorkloadId,
+    CloseEvent, ConnectionKey, CounterKey, DestinationKey, Direction, HoldEvent, ListenerKey,
+    Listening, OriginalDestination, PortKey, PortRule, PrefixKey, Reason, Route, SeedKey, Seeds,
+    Shares, TupleKey, Usage, WorkloadConfig, WorkloadId,
 };
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 const MAX_WORKLOADS: usize = Shares::MAX_WORKLOADS;
 
-/// The workload that this instance serves. For `connect`, `inbound` and `weir_stream`, which are
+/// The workload that this instance serves. For `connect`, `inbound`, `hold` and `weir_stream`, which are
 /// loaded once per workload; all others are loaded once, and take the workload from the socket.
 #[unsafe(no_mangle)]
 pub static WORKLOAD: Global<u32> = Global::new(0);
@@ -141,6 +141,12 @@ pub const EVENTS_BYTES: usize = 1 << 20;
 
 #[btf_map]
 pub static EVENTS: RingBuf<CloseEvent, EVENTS_BYTES> = RingBuf::new();
+
+/// Room for some six thousand events. A SYN without room is told when it comes again.
+const HOLDS_BYTES: usize = 1 << 20;
+
+#[btf_map]
+pub static HOLDS: RingBuf<HoldEvent, HOLDS_BYTES> = RingBuf::new();
 
 // === impl InheritedStorage ===
 

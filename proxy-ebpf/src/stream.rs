@@ -4,7 +4,8 @@
 //!   under the address that the proxy will see as its peer;
 //! * when the handshake is complete on the proxy's side: from there into the accepted socket's own
 //!   storage, so that the proxy cannot take it for another connection's;
-//! * at the end of a redirected connection that never got so far: its entry is removed;
+//! * at the end of a redirected connection that never got so far: its entry is removed, and the
+//!   proxy told if it dials for it;
 //! * at the handshake, with `sk_msg` on: both ends go into `PEERS`, and at no other time;
 //! * where the workload begins and ends to listen: `LISTENING` is kept in step;
 //! * where it accepts a connection that did not come through the proxy: why, into the storage;
@@ -29,7 +30,7 @@ use weir_common::{
 };
 
 use crate::{
-    inbound, listening,
+    hold, inbound, listening,
     maps::{
         ACCEPTED, COUNTED, EVENTS, EVENTS_BYTES, OWN, PEERS, PENDING, SOCKOPS_CGROUP, WORKLOAD,
         WORKLOADS, count,
@@ -252,7 +253,11 @@ fn changed(ctx: &SockOpsContext) {
     }
     let Some(dest) = stored(ctx) else { return };
     if dest.reason == Reason::Redirected as u8 {
-        return settle(&pending_key(ctx, dest));
+        let key = pending_key(ctx, dest);
+        if dest.hold != weir_common::hold::NONE {
+            hold::given_up(&key);
+        }
+        return settle(&key);
     }
     let Some(mut event) = EVENTS.reserve(0) else {
         let inbound = dest.direction == Direction::Inbound as u8;

@@ -30,7 +30,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::flood::Flood;
+pub(crate) use self::flood::Flood;
 use crate::budget::{Budgets, Resource};
 pub use exhaustion::{Episode, Exhaustion, NoSlots, Registered, Slots};
 
@@ -45,10 +45,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// others that it needs before room for the next is looked for.
 const PACE: Duration = Duration::from_millis(1);
 /// Connections accepted in a row, after which the other loops run.
-const BATCH: u32 = 16;
+pub(crate) const BATCH: u32 = 16;
 /// While a workload has as many connections being dialled as it may, a batch more is accepted this
 /// often: where no upstream answers, dialling ends only after minutes.
-const OVERFLOW: Duration = Duration::from_millis(10);
+pub(crate) const OVERFLOW: Duration = Duration::from_millis(10);
 /// Errors of connections in a row that are taken for one that does not go away.
 const ERRORS_IN_A_ROW: u32 = 64;
 /// Lingering ends after this time even if connections keep coming. Longer than [`PATIENCE`], so

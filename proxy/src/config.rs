@@ -147,12 +147,25 @@ pub struct Forward {
     /// How long a connection may be silent once one side has closed.
     #[serde(with = "units::duration")]
     pub half_closed_idle: Duration,
+    /// When connect(2) of a captured connection succeeds.
+    pub connect: Connect,
     /// How long an upstream may take to accept.
     #[serde(with = "units::duration")]
     pub connect_timeout: Duration,
     /// Proxied connections of a workload at a time; when there are nearly as many, new ones go
     /// direct.
     pub max_connections: usize,
+}
+
+/// When connect(2) of a captured connection succeeds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Connect {
+    /// When weir has connected to the destination; it fails as the destination does.
+    #[default]
+    Hold,
+    /// At once: a destination that cannot be reached is a reset later.
+    Immediate,
 }
 
 /// How HTTP is carried. The bounds are the route engine's; observing knows none.
@@ -342,6 +355,7 @@ impl Default for Forward {
             // Longer than the 60 s at which conntrack-based proxies lose late responses
             // (linkerd2 #8033).
             half_closed_idle: Duration::from_secs(300),
+            connect: Connect::default(),
             // The kernel's own limit is 127 s (tcp_syn_retries = 6): weir must not be stricter.
             connect_timeout: Duration::from_secs(130),
             max_connections: 65_536,

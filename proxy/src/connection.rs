@@ -3,6 +3,7 @@
 mod detecting;
 mod dial;
 mod dials;
+mod held;
 mod http;
 mod reset;
 mod waiting;
@@ -16,8 +17,8 @@ use std::{
 
 use tokio::net::TcpStream;
 
-pub use self::dials::OwnDials;
 use self::{dial::Dial, dials::OwnDial};
+pub use self::{dials::OwnDials, held::Held};
 use crate::{
     budget::{Share, Taken},
     capture::{Captured, Netns},
@@ -109,6 +110,23 @@ impl Context {
         }
         let own = OwnDial::new(&self.dials);
         let dial = Dial::new(self, &captured, peer, &own, dialling);
+        let opaque = self.opaque(&captured, &guard, accepted);
+        let upstream = match self.connect(&client, dial, &guard).await {
+            Ok(upstream) => upstream,
+            Err(reason) => return refuse(client, guard, reason),
+        };
+        let reason = self.forward(client, upstream, opaque, &guard, accepted).await;
+        guard.close(reason);
+    }
+
+    /// Who says that a connection's bytes are not looked at, if anybody does; notes the decision.
+    fn opaque(
+        &self,
+        captured: &Captured,
+        guard: &ConnectionGuard,
+        accepted: Instant,
+    ) -> Option<Source> {
+        let Captured { direction, destination, .. } = *captured;
         let opaque = match captured.state {
             PortState::Opaque => Some(captured.state_source),
             PortState::Detect | PortState::Skip => {
@@ -118,20 +136,27 @@ impl Context {
         if let Some(source) = opaque {
             guard.decided(decision(source), None, accepted.elapsed());
         }
-        let upstream = match self.connect(&client, dial, &guard).await {
-            Ok(upstream) => upstream,
-            Err(reason) => return refuse(client, guard, reason),
-        };
-        let reason = match (opaque, self.config.http.engine) {
-            (Some(_), _) => self.tcp(client, upstream, &guard).await,
+        opaque
+    }
+
+    /// Carries a connection whose both sides are there; returns why it has ended.
+    async fn forward(
+        &self,
+        client: TcpStream,
+        upstream: TcpStream,
+        opaque: Option<Source>,
+        guard: &ConnectionGuard,
+        accepted: Instant,
+    ) -> CloseReason {
+        match (opaque, self.config.http.engine) {
+            (Some(_), _) => self.tcp(client, upstream, guard).await,
             (None, HttpEngine::Observe) => {
-                self.observe(client.into(), upstream.into(), &guard, accepted).await
+                self.observe(client.into(), upstream.into(), guard, accepted).await
             }
             (None, HttpEngine::Route) => {
-                Box::pin(self.hold(client, upstream, &guard, accepted)).await
+                Box::pin(self.hold(client, upstream, guard, accepted)).await
             }
-        };
-        guard.close(reason);
+        }
     }
 
     fn open(

@@ -258,6 +258,11 @@ fn status(workload: &Workload) -> WorkloadStatus {
         phase: workload.phase().to_owned(),
         why: workload.wait().map(|wait| wait.why),
         open_connections: workload.open_connections() as u64,
+        connect: match workload.not_held() {
+            None => "hold".to_owned(),
+            Some("") => "immediate".to_owned(),
+            Some(why) => format!("immediate: {why}"),
+        },
         listeners: workload.addresses().to_vec(),
         hooks: workload.kernel().hooks(),
         ..waiting_for(&workload.settings())
@@ -283,6 +288,7 @@ fn waiting_for(settings: &WorkloadSettings) -> WorkloadStatus {
         why: None,
         open_connections: 0,
         budget: Vec::new(),
+        connect: String::new(),
         listeners: Vec::new(),
         hooks: Vec::new(),
     }

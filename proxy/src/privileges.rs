@@ -28,7 +28,7 @@ pub struct Need {
 }
 
 /// What is kept in every case, as far as the process has it.
-pub const NEEDS: [Need; 5] = [
+pub const NEEDS: [Need; 6] = [
     Need { capability: Capability::CAP_BPF, reason: "loads programs and maps", required: true },
     Need {
         capability: Capability::CAP_NET_ADMIN,
@@ -39,6 +39,11 @@ pub const NEEDS: [Need; 5] = [
         capability: Capability::CAP_SYS_ADMIN,
         reason: "enters network namespaces",
         required: true,
+    },
+    Need {
+        capability: Capability::CAP_NET_RAW,
+        reason: "answers connections that are held",
+        required: false,
     },
     Need {
         capability: Capability::CAP_SYS_PTRACE,

@@ -5,6 +5,7 @@ mod accepting;
 mod configure;
 mod feedback;
 mod guard;
+mod holding;
 mod place;
 mod pod;
 mod skipped;
@@ -20,22 +21,24 @@ use std::{
 };
 
 pub use guard::{Look, Missing, Wait};
+pub use holding::Holdings;
 pub use place::cgroup_of;
 pub use pod::Pod;
 pub use skipped::skipped;
 pub use start::{Description, Origin, Residue, Start};
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::mpsc::UnboundedReceiver};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     accepting::Incoming,
     configure::{configure, policy},
     feedback::KernelFeedback,
+    holding::{Held, Holding},
     place::Place,
     slots::WorkloadSlots,
 };
 use crate::{
-    accept::{Exhaustion, Registered, Slots},
+    accept::{AcceptOptions, Exhaustion, Registered, Slots},
     blocking::blocking,
     budget::Figures,
     capture::{
@@ -68,6 +71,10 @@ pub struct Shared {
     pub sk_msg: bool,
     /// Whether the process is out of descriptors.
     pub exhaustion: Exhaustion,
+    /// Whether connections are held, or why not.
+    pub hold: Result<(), String>,
+    /// Who holds which.
+    pub holdings: Holdings,
 }
 
 /// A workload whose connections are being captured.
@@ -87,9 +94,14 @@ pub struct Workload {
     /// `policy` itself is what accepting asks.
     changing: Mutex<()>,
     context: Arc<Context>,
+    /// What is held, or why nothing is.
+    holding: Option<Arc<Holding>>,
+    not_held: String,
     stop_accepting: CancellationToken,
+    stop_holding: CancellationToken,
     stop_following: CancellationToken,
     accepting: TaskTracker,
+    accepting_held: TaskTracker,
     connections: TaskTracker,
     claim: Mutex<Option<Lock>>,
     client_ip: Option<Installed>,
@@ -107,9 +119,19 @@ impl Workload {
     pub async fn start(shared: Arc<Shared>, start: Start) -> Result<Arc<Self>, CaptureError> {
         let (found, start) = {
             let instance = Arc::clone(&shared.instance);
-            blocking(move || (Place::find(instance, &start), start)).await
+            let hold = shared.hold.clone();
+            blocking(move || (Place::find(instance, &start, hold), start)).await
         };
-        let Place { cgroup, cgroup_id, netns, kernel, listeners } = found?;
+        let Place { cgroup, cgroup_id, netns, kernel, listeners, hold } = found?;
+        let (holding, queue, not_held) = match hold {
+            Ok(raw) => {
+                let sockets = listeners.hold_sockets().map_err(unwatched)?;
+                let (holding, queue) =
+                    Holding::new(&shared, netns.cookie(), sockets, raw).map_err(unwatched)?;
+                (Some(holding), Some(queue), String::new())
+            }
+            Err(why) => (None, None, why),
+        };
         let Start { settings, origin, fresh, ports, client_ip, programs, claim, pod, .. } = start;
         let policy = policy(&settings, origin.source(), &ports);
         let mut client_ip_user = None;
@@ -172,16 +194,23 @@ impl Workload {
             slots,
             policy: Mutex::new(policy),
             changing: Mutex::default(),
+            holding,
+            not_held,
             stop_accepting: CancellationToken::new(),
+            stop_holding: CancellationToken::new(),
             stop_following: CancellationToken::new(),
             accepting: TaskTracker::new(),
+            accepting_held: TaskTracker::new(),
             connections: TaskTracker::new(),
             claim: Mutex::new(claim),
             client_ip,
             client_ip_user: Mutex::new(client_ip_user),
             _registered: registered,
         });
-        workload.begin(routes, cgroup, keep).await.inspect_err(|_| workload.give_up(fresh))?;
+        workload
+            .begin(routes, cgroup, keep, queue)
+            .await
+            .inspect_err(|_| workload.give_up(fresh))?;
         if !keep {
             description.programs = Some(own);
             // Without it the next weir just takes longer to start.
@@ -195,12 +224,22 @@ impl Workload {
         routes: RouteWatch,
         cgroup: PathBuf,
         keep: bool,
+        queue: Option<UnboundedReceiver<Held>>,
     ) -> Result<(), CaptureError> {
-        let error =
-            |source| CaptureError::Socket { action: "watch the listener", source, hint: "" };
-        for socket in self.slots.listeners.sockets().map_err(error)? {
-            let listener = Incoming::new(socket).map_err(error)?;
-            self.accepting.spawn(Arc::clone(self).accept(listener));
+        for socket in self.slots.listeners.sockets().map_err(unwatched)? {
+            let listener = Incoming::new(socket).map_err(unwatched)?;
+            let stop = self.stop_accepting.clone();
+            let linger = AcceptOptions::captured().linger;
+            self.accepting.spawn(Arc::clone(self).accept(listener, stop, linger));
+        }
+        for socket in self.slots.listeners.hold_sockets().map_err(unwatched)? {
+            let listener = Incoming::new(socket).map_err(unwatched)?;
+            let stop = self.stop_holding.clone();
+            // Nothing is held any more when they are stopped.
+            self.accepting_held.spawn(Arc::clone(self).accept(listener, stop, Duration::ZERO));
+        }
+        if let Some(queue) = queue {
+            self.accepting_held.spawn(Arc::clone(self).hold(queue));
         }
         let stop = self.stop_following.clone();
         tokio::spawn(async move { stop.run_until_cancelled(routes.run()).await });
@@ -231,7 +270,11 @@ impl Workload {
     fn give_up(&self, fresh: bool) {
         self.slots.withdraw();
         self.stop_accepting.cancel();
+        self.stop_holding.cancel();
         self.stop_following.cancel();
+        if let Some(holding) = &self.holding {
+            holding.close();
+        }
         if fresh {
             self.kernel.detach();
         }
@@ -299,6 +342,12 @@ impl Workload {
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         self.slots.listeners.addresses()
+    }
+
+    /// Why connect(2) does not wait for destinations; `None` where it does.
+    #[must_use]
+    pub fn not_held(&self) -> Option<&str> {
+        self.holding.is_none().then_some(&self.not_held)
     }
 
     /// Proxied connections that are open.
@@ -401,14 +450,27 @@ impl Workload {
         self.accepting.wait().await;
         self.slots.listeners.close();
         self.connections.close();
-        let finished = tokio::time::timeout(deadline, self.connections.wait()).await;
+        let finished = tokio::time::timeout(deadline, self.finish_connections()).await;
         let cut = self.connections.len();
         if finished.is_err() {
             self.context.abort.cancel();
-            self.connections.wait().await;
+            self.finish_connections().await;
         }
         self.stop_following.cancel();
         cut
+    }
+
+    /// Lets the connections that are held come to be first: their listeners are needed for that.
+    async fn finish_connections(&self) {
+        if let Some(holding) = &self.holding {
+            holding.emptied().await;
+            self.stop_holding.cancel();
+            self.accepting_held.close();
+            self.accepting_held.wait().await;
+            holding.close();
+            self.slots.listeners.close_hold();
+        }
+        self.connections.wait().await;
     }
 }
 
@@ -419,6 +481,10 @@ pub async fn restore_client_ip(netns: &Netns, installed: &Installed) {
     if let Err(error) = ClientIp::remove_unless_used(netns, installed).await {
         tracing::warn!(%error, "what --preserve-client-ip has changed is not taken back");
     }
+}
+
+fn unwatched(source: std::io::Error) -> CaptureError {
+    CaptureError::Socket { action: "watch the listener", source, hint: "" }
 }
 
 /// A poisoned lock guards a whole value: every change is made on a copy and then stored.

@@ -6,6 +6,7 @@ mod ending;
 mod error;
 mod guard;
 mod handover;
+mod holding;
 mod overlap;
 mod pods;
 mod restore;
@@ -20,7 +21,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Mutex, Notify};
+use tokio::{
+    sync::{Mutex, Notify},
+    task::JoinSet,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weir_common::WorkloadId;
 
@@ -41,7 +45,7 @@ use crate::{
     config::{Config, Switch, WorkloadSettings, fail_name},
     telemetry::{PodLabels, Telemetry, WorkloadFacts},
     workers::Workers,
-    workload::{Origin, Pod, Shared, Start, Workload, cgroup_of, skipped},
+    workload::{Holdings, Origin, Pod, Shared, Start, Workload, cgroup_of, skipped},
 };
 
 /// A connect that was never accepted is not coming any more.
@@ -81,6 +85,8 @@ pub struct Workloads {
     guarding: CancellationToken,
     /// Has the guard look at once.
     woken: Arc<Notify>,
+    /// Reads what the kernel tells of connections that are held, until the process ends.
+    holds: StdMutex<JoinSet<()>>,
     events: Mutex<Option<Following>>,
 }
 
@@ -113,6 +119,7 @@ impl Workloads {
             tracing::warn!(%error, "original destinations are looked up by address and port only");
         }
         let acceleration = accelerate(&instance, config.runtime.sk_msg == Switch::On);
+        let hold = holding::support(&config);
         let workers = Workers::start(config.runtime.workers).map_err(CaptureError::workers)?;
         Heartbeat::beat(&instance)?;
         let remembered = instance.recall();
@@ -125,6 +132,8 @@ impl Workloads {
             instance,
             sk_msg: acceleration == Acceleration::On,
             exhaustion: Exhaustion::process(),
+            hold,
+            holdings: Holdings::default(),
         };
         let workloads = Arc::new(Self {
             shared: Arc::new(shared),
@@ -136,6 +145,7 @@ impl Workloads {
             unsettled: StdMutex::new(plan.takeover),
             guarding: CancellationToken::new(),
             woken: Arc::default(),
+            holds: StdMutex::default(),
             names: RwLock::default(),
             next: Mutex::new(last + 1),
             added: Notify::new(),
@@ -144,6 +154,7 @@ impl Workloads {
             events: Mutex::default(),
         });
         workloads.beat();
+        workloads.follow_holds()?;
         if let Err(error) = workloads.restore(own, &remembered, plan.takeover).await {
             if remembered.workloads.is_empty() && !plan.takeover {
                 workloads.shared.instance.remove_pins();

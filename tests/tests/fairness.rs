@@ -36,8 +36,13 @@ fn at(ip: &str, port: u16) -> SocketAddr {
 
 /// weir with two workloads: the first lets connections go direct without it, the second is as told.
 fn two(pods: &Pods, flags: [&[&str]; 2]) -> Result<Daemon> {
+    two_with(pods, &[], flags)
+}
+
+/// The same with flags of weir itself.
+fn two_with(pods: &Pods, own: &[&str], flags: [&[&str]; 2]) -> Result<Daemon> {
     let run = Run::new(&pods.node, pods.dir()).flags(&["--standby"]).flags(&metrics::FLAGS);
-    let daemon = run.start()?;
+    let daemon = run.flags(own).start()?;
     daemon.add("a", pods.pod_a.cgroup(), &pods.pod_a.netns, flags[0])?;
     daemon.add("b", pods.pod_b.cgroup(), &pods.pod_b.netns, flags[1])?;
     Ok(daemon)
@@ -113,16 +118,36 @@ fn a_peer_that_holds_connections_to_one_workload_does_not_cut_another_off() -> R
     })
 }
 
+fn flood(pods: &Pods) -> Result<Process> {
+    let mut flood = pods.pod_a.netns.command(fixture::PYTHON);
+    flood.args(["-uc", FLOOD, CLIENT[0], &PORT.to_string()]);
+    Process::start("flood", flood, pods.dir())
+}
+
+/// Of connections that are held and given up nothing is ever accepted.
+#[test]
+fn a_flood_of_attempts_that_are_given_up_leaves_other_workloads_their_turn() -> Result<()> {
+    let pods = Pods::new()?;
+    let _server_a = pods.client_a.listen(at("::", PORT))?;
+    let server_b = pods.client_b.listen(at("::", PORT))?;
+    let daemon = two(&pods, [&["--fail", "closed"], &[]])?;
+    let mut flood = flood(&pods)?;
+    wait_until("the flood", PATIENCE, || Ok(daemon.records()?.connections(PORT).len() > 100))?;
+    assert_b_is_served(&pods, &server_b, 30)?;
+    ensure!(flood.running()?, "{}", flood.log());
+    ensure!(workload(&daemon, "b")?["phase"] == "capturing");
+    ensure!(budget(&daemon, "b", "dialling", "exceeded")? == 0);
+    Ok(())
+}
+
 #[test]
 fn a_flood_of_resets_leaves_other_workloads_their_turn() -> Result<()> {
     let pods = Pods::new()?;
     let _server_a = pods.client_a.listen(at("::", PORT))?;
     let server_b = pods.client_b.listen(at("::", PORT))?;
     // One that fails open would be let pass: the flood would not come to weir.
-    let daemon = two(&pods, [&["--fail", "closed"], &[]])?;
-    let mut flood = pods.pod_a.netns.command(fixture::PYTHON);
-    flood.args(["-uc", FLOOD, CLIENT[0], &PORT.to_string()]);
-    let mut flood = Process::start("flood", flood, pods.dir())?;
+    let daemon = two_with(&pods, &["--connect", "immediate"], [&["--fail", "closed"], &[]])?;
+    let mut flood = flood(&pods)?;
     let dead = || -> Result<f64> {
         let scraped = Metrics::scrape(&pods.node)?;
         Ok(scraped.sum("weir_accept_dead_total", &["workload=\"a\""]))

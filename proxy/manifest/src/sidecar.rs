@@ -56,7 +56,7 @@ impl Sidecar {
         let ready = vec![("path", Item::plain("/ready")), ("port", Item::Word("4191"))];
         let capabilities = vec![
             ("drop", Item::plains(&["ALL"])),
-            ("add", Item::plains(&["BPF", "NET_ADMIN", "SYS_ADMIN"])),
+            ("add", Item::plains(&["BPF", "NET_ADMIN", "SYS_ADMIN", "NET_RAW"])),
         ];
         let [cgroup, bpffs] = VOLUMES.map(Item::plain);
         map(vec![

@@ -13,7 +13,7 @@ const TIME: Duration = Duration::from_secs(1);
 
 /// Counts the dead among the accepted.
 #[derive(Debug)]
-pub(super) struct Flood {
+pub(crate) struct Flood {
     began: Instant,
     seen: u32,
     dead: u32,
@@ -29,7 +29,7 @@ impl Default for Flood {
 
 impl Flood {
     /// Takes notice of a connection; true where it is the last of a window that is a flood.
-    pub(super) fn saw(&mut self, dead: bool) -> bool {
+    pub(crate) fn saw(&mut self, dead: bool) -> bool {
         self.seen += 1;
         self.dead += u32::from(dead);
         if self.seen < WINDOW {

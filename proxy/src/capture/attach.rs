@@ -11,7 +11,9 @@ use std::{
 
 use aya::{
     Ebpf,
-    programs::{CgroupSockAddr, CgroupSockopt, Program, ProgramError, SkLookup, SockOps},
+    programs::{
+        CgroupSockAddr, CgroupSockopt, Program, ProgramError, SkLookup, SockOps, SocketFilter,
+    },
 };
 use weir_common::{WorkloadId, flags};
 
@@ -27,6 +29,8 @@ use super::{
 
 /// The program for inbound connections.
 pub(super) const INBOUND_PROGRAM: &str = "weir_inbound";
+/// The socket filter of hold listeners, which is attached to none of the hooks.
+pub(super) const HOLD_PROGRAM: &str = "weir_hold";
 /// The program for the proxy's own cgroup.
 const PROXY_PROGRAM: &str = "weir_proxy_side";
 
@@ -125,13 +129,15 @@ impl Kernel {
         if options.keep
             && let Some(links) = left(instance, &pins, id_of)
         {
+            lock(&self.own).take();
             self.hold(links, &options, id_of);
             return followed(true);
         }
         make_dir(&pins)?;
-        let mut own = match instance.spares.take(*workload) {
-            Some(spare) => Own::Spare(spare),
-            None => Own::Object(Box::new(instance.load_for(*workload)?)),
+        let loaded = lock(&self.own).take();
+        let mut own = match loaded {
+            Some(own) => own,
+            None => Own::of(instance, *workload)?,
         };
         let mut links = Vec::new();
         let mut followed = Some(followed);
@@ -172,6 +178,19 @@ impl Kernel {
         let links = links.into_iter().map(|(hook, link, _)| (hook, link)).collect();
         self.hold(links, &options, id_of);
         Ok(())
+    }
+
+    /// A program that is loaded for this workload alone, before it is attached. The others of the same
+    /// object are kept for [`Self::attach`].
+    ///
+    /// # Errors
+    /// Where the kernel refuses it.
+    pub(super) fn own_program(&self, name: &'static str) -> Result<OwnedFd, CaptureError> {
+        let mut own = lock(&self.own);
+        if own.is_none() {
+            *own = Some(Own::of(&self.instance, self.workload)?);
+        }
+        own.as_mut().ok_or(CaptureError::Missing(name))?.program(name)
     }
 
     fn hold(
@@ -355,7 +374,7 @@ pub(super) fn remove_instance(root: &Path) {
 }
 
 /// The programs of one workload.
-enum Own {
+pub(super) enum Own {
     /// Loaded when they are needed.
     Object(Box<Ebpf>),
     /// Loaded ahead.
@@ -365,6 +384,13 @@ enum Own {
 // === impl Own ===
 
 impl Own {
+    fn of(instance: &Instance, workload: WorkloadId) -> Result<Self, CaptureError> {
+        Ok(match instance.spares.take(workload) {
+            Some(spare) => Self::Spare(spare),
+            None => Self::Object(Box::new(instance.load_for(workload)?)),
+        })
+    }
+
     fn program(&mut self, name: &'static str) -> Result<OwnedFd, CaptureError> {
         match self {
             Self::Object(object) => program(object, name),
@@ -513,10 +539,15 @@ fn remove_link(path: &PathBuf) {
     let _ = fs::remove_file(path);
 }
 
-/// Loads the programs of one workload that are attached, by name.
+/// Loads the programs of one workload that are attached, by name; the socket filter where the kernel
+/// takes it.
 pub(super) fn load_own(mut object: Ebpf) -> Result<Vec<(&'static str, OwnedFd)>, CaptureError> {
     let hooks = HOOKS.iter().filter(|hook| hook.scope != Scope::Any);
-    hooks.map(|hook| Ok((hook.program, program(&mut object, hook.program)?))).collect()
+    let mut loaded = hooks
+        .map(|hook| Ok((hook.program, program(&mut object, hook.program)?)))
+        .collect::<Result<Vec<_>, CaptureError>>()?;
+    loaded.extend(program(&mut object, HOLD_PROGRAM).ok().map(|filter| (HOLD_PROGRAM, filter)));
+    Ok(loaded)
 }
 
 /// The descriptor of a program, loaded if it was not.
@@ -528,6 +559,7 @@ fn program(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, CaptureError>
             Program::CgroupSockopt(program) => CgroupSockopt::load(program),
             Program::SockOps(program) => SockOps::load(program),
             Program::SkLookup(program) => SkLookup::load(program),
+            Program::SocketFilter(program) => SocketFilter::load(program),
             _ => return Err(CaptureError::Missing(name)),
         }
         .map_err(refused(name))?;

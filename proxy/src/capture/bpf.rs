@@ -15,6 +15,8 @@ use std::{
 };
 
 /// Commands of `enum bpf_cmd`.
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
@@ -122,6 +124,8 @@ struct IdAttr {
     _flags: u32,
 }
 
+/// Flag of an update: only an entry that is there.
+const BPF_EXIST: u64 = 2;
 /// `BPF_MAP_TYPE_HASH`.
 const MAP_TYPE_HASH: u32 = 1;
 /// `BPF_LINK_TYPE_NETNS`.
@@ -195,7 +199,7 @@ pub(super) fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     descriptor(unsafe { call(BPF_OBJ_GET, &mut attr) }?)
 }
 
-/// A hash map that values are taken out of, in one system call each.
+/// A hash map that values are taken out of, read and replaced in, in one system call each.
 pub(super) struct Taken<K, V> {
     map: OwnedFd,
     _entry: PhantomData<fn(K) -> V>,
@@ -221,18 +225,44 @@ impl<K: aya::Pod, V: aya::Pod> Taken<K, V> {
     /// # Errors
     /// `ENOENT` where the key is not there; `ENOTSUPP`/`EINVAL` before Linux 5.14.
     pub(super) fn take(&self, key: &K) -> io::Result<V> {
+        self.read(BPF_MAP_LOOKUP_AND_DELETE_ELEM, key)
+    }
+
+    /// The value of `key`.
+    ///
+    /// # Errors
+    /// `ENOENT` where the key is not there.
+    pub(super) fn get(&self, key: &K) -> io::Result<V> {
+        self.read(BPF_MAP_LOOKUP_ELEM, key)
+    }
+
+    /// Puts another value in the place of that of `key`.
+    ///
+    /// # Errors
+    /// `ENOENT` where the key is not there.
+    pub(super) fn replace(&self, key: &K, value: &V) -> io::Result<()> {
+        let mut attr = self.element(key, std::ptr::from_ref(value) as u64, BPF_EXIST);
+        // SAFETY: the map's keys and values have the sizes of K and V: `new` has compared them.
+        unsafe { call(BPF_MAP_UPDATE_ELEM, &mut attr) }.map(drop)
+    }
+
+    fn read(&self, command: libc::c_long, key: &K) -> io::Result<V> {
         let mut value = MaybeUninit::<V>::uninit();
-        let mut attr = ElementAttr {
+        let mut attr = self.element(key, value.as_mut_ptr() as u64, 0);
+        // SAFETY: as above.
+        unsafe { call(command, &mut attr) }?;
+        // SAFETY: the kernel has written the whole value, and V is plain old data.
+        Ok(unsafe { value.assume_init() })
+    }
+
+    fn element(&self, key: &K, value: u64, flags: u64) -> ElementAttr {
+        ElementAttr {
             map_fd: number(self.map.as_fd()),
             _pad: 0,
             key: std::ptr::from_ref(key) as u64,
-            value: value.as_mut_ptr() as u64,
-            flags: 0,
-        };
-        // SAFETY: the map's keys and values have the sizes of K and V: `new` has compared them.
-        unsafe { call(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut attr) }?;
-        // SAFETY: the kernel has written the whole value, and V is plain old data.
-        Ok(unsafe { value.assume_init() })
+            value,
+            flags,
+        }
     }
 }
 

@@ -324,6 +324,9 @@ fn load(
     for name in layouts.names() {
         loader.map_pin_path(name, pins.map(name));
     }
+    if let Some(path) = pins.own_map() {
+        loader.map_pin_path(maps::HOLDS, path);
+    }
     Ok(loader.load(object)?)
 }
 

@@ -8,7 +8,12 @@ use std::sync::{
 use weir_common::{Direction, Usage, WorkloadConfig, WorkloadId, flags};
 
 use super::{
-    CaptureError, Instance, attach::Attached, entry::Entry, listener::Loopback, state, table::lock,
+    CaptureError, Instance,
+    attach::{Attached, Own},
+    entry::Entry,
+    listener::Loopback,
+    state,
+    table::lock,
 };
 
 /// One workload of an instance.
@@ -19,6 +24,10 @@ pub struct Kernel {
     pub(super) fresh: bool,
     /// Its programs' links; pinned too, unless the pins are private.
     pub(super) links: Mutex<Vec<Attached>>,
+    /// Programs that are loaded and not attached yet.
+    pub(super) own: Mutex<Option<Own>>,
+    /// It has hold listeners.
+    pub(super) holds: AtomicBool,
     entry: Entry,
     /// Inbound connections are not captured, whatever the settings say.
     pub(super) inbound_off: AtomicBool,
@@ -37,6 +46,8 @@ impl Kernel {
             workload,
             fresh,
             links: Mutex::default(),
+            own: Mutex::default(),
+            holds: AtomicBool::new(false),
             entry: Entry::default(),
             inbound_off: AtomicBool::new(false),
             loopback: Arc::default(),
@@ -94,8 +105,9 @@ impl Kernel {
     pub fn configure(&self, config: WorkloadConfig) -> Result<(), CaptureError> {
         self.instance.usage.add(&self.workload, &Usage::default())?;
         let off = if self.is_inbound_off() { flags::CAPTURE_INBOUND } else { 0 };
+        let hold = if self.holds.load(Ordering::Acquire) { flags::HOLD } else { 0 };
         self.change_entry(|before| WorkloadConfig {
-            flags: (config.flags | (before.flags & flags::ROUTES_COMPLETE)) & !off,
+            flags: (config.flags | hold | (before.flags & flags::ROUTES_COMPLETE)) & !off,
             exempt_cgroup: config.exempt_cgroup,
             heartbeat_limit_ns: config.heartbeat_limit_ns,
             ..before

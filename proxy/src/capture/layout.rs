@@ -9,6 +9,7 @@ use std::{
 };
 
 use aya_obj::generated::bpf_map_type;
+use weir_common::maps;
 
 use super::{
     CaptureError,
@@ -17,7 +18,8 @@ use super::{
     pins::Pins,
 };
 
-/// The maps that the object's programs share, by name; each program keeps its own constants.
+/// The maps that the programs of several processes share, by name; each program keeps its own
+/// constants, and each process its own [`maps::HOLDS`].
 #[derive(Debug)]
 pub(super) struct Layouts(BTreeMap<String, Layout>);
 
@@ -49,7 +51,8 @@ impl Layouts {
     /// Where it is no object.
     pub(super) fn of(object: &[u8]) -> Result<Self, CaptureError> {
         let parsed = aya_obj::Object::parse(object).map_err(aya::EbpfError::ParseError)?;
-        let shared = parsed.maps.into_iter().filter(|(name, _)| !name.starts_with('.'));
+        let is_shared = |name: &str| !name.starts_with('.') && name != maps::HOLDS;
+        let shared = parsed.maps.into_iter().filter(|(name, _)| is_shared(name));
         Ok(Self(shared.map(|(name, map)| (name, Layout::of(&map))).collect()))
     }
 
@@ -177,7 +180,6 @@ mod tests {
     use std::os::fd::AsFd;
 
     use aya::maps::{Map, MapData};
-    use weir_common::maps;
 
     use super::*;
     use crate::capture::{Instance, InstanceOptions, bpf};

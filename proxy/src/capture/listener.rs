@@ -4,7 +4,7 @@
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -17,7 +17,9 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use weir_common::{ListenerKey, ListenerKind, WorkloadId, maps};
 
 use super::{
-    CaptureError, Instance, Kernel, Netns,
+    CaptureError, Instance, Kernel, Netns, RawSockets,
+    attach::HOLD_PROGRAM,
+    hold,
     table::{BPF_NOEXIST, absent_is_fine, lock},
 };
 
@@ -54,8 +56,8 @@ impl Listeners {
     pub fn open(kernel: &Kernel, netns: &Netns) -> Result<Self, CaptureError> {
         let (v4, v6) = netns.enter(|| {
             (
-                listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
-                listen(SocketAddr::from((Ipv6Addr::LOCALHOST, 0))),
+                listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), None),
+                listen(SocketAddr::from((Ipv6Addr::LOCALHOST, 0)), None),
             )
         })?;
         let v4 = v4.map_err(|source| CaptureError::Socket {
@@ -69,9 +71,7 @@ impl Listeners {
             Err(error) => tracing::info!(%error, "no listener on ::1: IPv6 goes direct"),
         }
         for (_, socket) in &sockets {
-            lock(&kernel.instance.own)
-                .insert(&socket.as_raw_fd(), kernel.workload, 0)
-                .map_err(CaptureError::map("write", maps::OWN))?;
+            kernel.own_listener(socket)?;
         }
         let addresses = sockets.iter().filter_map(|(_, socket)| socket.local_addr().ok()).collect();
         Ok(Self {
@@ -83,12 +83,64 @@ impl Listeners {
         })
     }
 
-    /// Copies of the listening sockets, for the accept loops.
+    /// Opens listeners of their own for outbound connections whose SYN is held, and what it takes to
+    /// answer those. One for each family that there is a listener for, or none.
+    ///
+    /// # Errors
+    /// Without `CAP_NET_RAW`, where the kernel refuses the filter, and as [`Self::open`]: everything is
+    /// as before then.
+    pub fn open_hold(
+        &mut self,
+        kernel: &Kernel,
+        netns: &Netns,
+    ) -> Result<RawSockets, CaptureError> {
+        let filter = kernel.own_program(HOLD_PROGRAM)?;
+        let kinds: Vec<ListenerKind> = lock(&self.sockets).iter().map(|(kind, _)| *kind).collect();
+        let opened = netns.enter(move || {
+            let raw = RawSockets::open()?;
+            let listeners = kinds.into_iter().map(|kind| {
+                let (kind, address) = match kind {
+                    ListenerKind::V6 | ListenerKind::Hold6 => {
+                        (ListenerKind::Hold6, SocketAddr::from((Ipv6Addr::LOCALHOST, 0)))
+                    }
+                    ListenerKind::V4 | ListenerKind::Hold4 => {
+                        (ListenerKind::Hold4, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+                    }
+                };
+                Ok((kind, listen(address, Some(filter.as_fd()))?))
+            });
+            Ok((raw, listeners.collect::<io::Result<Vec<_>>>()?))
+        })?;
+        let (raw, listeners) = opened.map_err(hold::not_opened)?;
+        for (_, listener) in &listeners {
+            kernel.own_listener(listener)?;
+        }
+        self.addresses.extend(listeners.iter().filter_map(|(_, it)| it.local_addr().ok()));
+        lock(&self.sockets).extend(listeners);
+        kernel.holds.store(true, Ordering::Release);
+        Ok(raw)
+    }
+
+    /// Copies of the listening sockets that hold nothing, for the accept loops.
     ///
     /// # Errors
     /// Where a descriptor cannot be duplicated.
     pub fn sockets(&self) -> io::Result<Vec<TcpListener>> {
-        lock(&self.sockets).iter().map(|(_, socket)| socket.try_clone()).collect()
+        self.copies(|kind| !is_hold(kind))
+    }
+
+    /// Copies of those that hold.
+    ///
+    /// # Errors
+    /// Where a descriptor cannot be duplicated.
+    pub fn hold_sockets(&self) -> io::Result<Vec<TcpListener>> {
+        self.copies(is_hold)
+    }
+
+    fn copies(&self, wanted: impl Fn(ListenerKind) -> bool) -> io::Result<Vec<TcpListener>> {
+        let sockets = lock(&self.sockets);
+        let wanted = sockets.iter().filter(|(kind, _)| wanted(*kind));
+        wanted.map(|(_, socket)| socket.try_clone()).collect()
     }
 
     /// The addresses listened on.
@@ -141,10 +193,15 @@ impl Listeners {
         Ok(())
     }
 
-    /// Closes the listeners; what is still in their queues is reset. To be called once the slots
-    /// are empty or another's, and the queues are.
+    /// Closes the listeners that hold nothing; what is still in their queues is reset. To be called
+    /// once the slots are empty or another's, and the queues are.
     pub fn close(&self) {
-        lock(&self.sockets).clear();
+        lock(&self.sockets).retain(|(kind, _)| is_hold(*kind));
+    }
+
+    /// Closes those that hold. To be called when nothing is held any more: who is refused then.
+    pub fn close_hold(&self) {
+        lock(&self.sockets).retain(|(kind, _)| !is_hold(*kind));
     }
 
     const fn key(&self, kind: ListenerKind) -> ListenerKey {
@@ -153,20 +210,24 @@ impl Listeners {
 }
 
 impl Kernel {
+    /// Marks a listener of weir's own, and with it what it accepts.
+    fn own_listener(&self, socket: &TcpListener) -> Result<(), CaptureError> {
+        lock(&self.instance.own)
+            .insert(&socket.as_raw_fd(), self.workload, 0)
+            .map_err(CaptureError::map("write", maps::OWN))
+    }
+
     /// Says whether loopback carries a family. Where it does not, the slot is emptied: connections
     /// go direct. [`Listeners::offer_where_empty`] fills it again.
     ///
     /// # Errors
     /// Where the map cannot be written.
     pub(super) fn set_loopback(&self, kind: ListenerKind, works: bool) -> Result<(), CaptureError> {
-        let worked = self.loopback.0[kind as usize].swap(works, Ordering::AcqRel);
+        let worked = self.loopback.0[family(kind)].swap(works, Ordering::AcqRel);
         if works == worked {
             return Ok(());
         }
-        let family = match kind {
-            ListenerKind::V4 => "IPv4",
-            ListenerKind::V6 => "IPv6",
-        };
+        let family = ["IPv4", "IPv6"][family(kind)];
         if works {
             tracing::info!(workload.number = self.workload, family, "loopback works again");
             return Ok(());
@@ -177,8 +238,12 @@ impl Kernel {
             "connections are not captured while the loopback interface is down or lacks its address \
              (`ip link set lo up`)"
         );
-        let key = ListenerKey { workload: self.workload, kind: kind as u32 };
-        absent_is_fine(lock(&self.instance.listeners).remove(&key), maps::LISTENERS)
+        let hold = if kind == ListenerKind::V6 { ListenerKind::Hold6 } else { ListenerKind::Hold4 };
+        for kind in [hold, kind] {
+            let key = ListenerKey { workload: self.workload, kind: kind as u32 };
+            absent_is_fine(lock(&self.instance.listeners).remove(&key), maps::LISTENERS)?;
+        }
+        Ok(())
     }
 }
 
@@ -192,14 +257,26 @@ impl Default for Loopback {
 
 impl Loopback {
     fn works(&self, kind: ListenerKind) -> bool {
-        self.0[kind as usize].load(Ordering::Acquire)
+        self.0[family(kind)].load(Ordering::Acquire)
     }
 }
 
 // === helpers ===
 
+const fn is_hold(kind: ListenerKind) -> bool {
+    matches!(kind, ListenerKind::Hold4 | ListenerKind::Hold6)
+}
+
+/// 0 for IPv4, 1 for IPv6.
+const fn family(kind: ListenerKind) -> usize {
+    match kind {
+        ListenerKind::V4 | ListenerKind::Hold4 => 0,
+        ListenerKind::V6 | ListenerKind::Hold6 => 1,
+    }
+}
+
 /// The next step after a socket could not be made.
-fn shortage(error: &io::Error) -> &'static str {
+pub(super) fn shortage(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EMFILE) => "; raise the limit of open files (`ulimit -n`, LimitNOFILE=)",
         Some(libc::ENFILE) => "; raise fs.file-max: the whole system is out of files",
@@ -207,7 +284,8 @@ fn shortage(error: &io::Error) -> &'static str {
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// `filter`: a program that sees every segment that comes to the listener, from the first on.
+fn listen(address: SocketAddr, filter: Option<BorrowedFd<'_>>) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM.nonblocking().cloexec(),
@@ -229,6 +307,9 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         socket.set_freebind_v6(true)?;
     } else {
         socket.set_freebind_v4(true)?;
+    }
+    if let Some(filter) = filter {
+        hold::attach_filter(&socket, filter)?;
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

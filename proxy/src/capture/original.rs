@@ -16,16 +16,19 @@ use std::{
 use aya::maps::{HashMap, Map, MapData, MapError, SkStorage};
 use weir_common::{
     AddrWords, AddressClass, ConnectionKey, Direction, OriginalDestination, PortState, Source,
-    WorkloadId, maps,
+    WorkloadId, hold, maps,
 };
 
 use super::{CaptureError, Instance, bpf, table::lock};
+
+/// Far more than the kernel tries by default (127 s: tcp(7), `tcp_syn_retries`).
+const HELD_AGE: Duration = Duration::from_secs(3600);
 
 /// The notes of connections on their way from connect to accept.
 pub struct Originals {
     map: HashMap<MapData, ConnectionKey, OriginalDestination>,
     /// The same map, for the one command that aya does not have.
-    taken: bpf::Taken<ConnectionKey, OriginalDestination>,
+    pub(super) taken: bpf::Taken<ConnectionKey, OriginalDestination>,
     accepted: Mutex<SkStorage<MapData, OriginalDestination>>,
 }
 
@@ -136,15 +139,20 @@ impl Originals {
     }
 
     /// Removes entries older than `age`, whose end the hooks have not seen. Returns how many there
-    /// were. Reads the whole map.
+    /// were. Reads the whole map. An application whose SYN is held may wait as long as it likes: its
+    /// entry has an hour.
     pub fn sweep(&self, age: Duration) -> usize {
         let Ok(now) = now_ns() else { return 0 };
-        let limit = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
+        let limit = |note: &OriginalDestination| {
+            let waits = matches!(note.hold, hold::NEW | hold::WAITING);
+            let age = if waits { age.max(HELD_AGE) } else { age };
+            u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)
+        };
         let stale: Vec<ConnectionKey> = self
             .map
             .iter()
             .filter_map(Result::ok)
-            .filter(|(_, value)| now.saturating_sub(value.connected_ns) > limit)
+            .filter(|(_, note)| now.saturating_sub(note.connected_ns) > limit(note))
             .map(|(key, _)| key)
             .collect();
         for key in &stale {
@@ -186,6 +194,12 @@ pub(super) fn to_words(ip: IpAddr) -> AddrWords {
     };
     let word = |i| u32::from_ne_bytes([octets[i], octets[i + 1], octets[i + 2], octets[i + 3]]);
     [word(0), word(4), word(8), word(12)]
+}
+
+/// An address as the keys of connections hold it.
+#[must_use]
+pub fn words(ip: IpAddr) -> AddrWords {
+    to_words(ip)
 }
 
 /// What kind of address it is, as the hooks see it.

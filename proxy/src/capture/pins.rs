@@ -20,7 +20,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use weir_common::WorkloadId;
+use weir_common::{WorkloadId, maps};
 
 use super::{CaptureError, attach::remove_instance, mounts};
 
@@ -52,6 +52,8 @@ pub struct Pins {
     _in_use: Option<File>,
     /// Keeps the private bpffs, where there is one.
     _private: Option<OwnedFd>,
+    /// A bpffs that nobody else sees, for maps that every process has for itself.
+    own: Option<OwnedFd>,
 }
 
 /// The right to serve an instance; ends with the process, or when dropped.
@@ -71,7 +73,8 @@ impl Pins {
         let root = instances(true)?.join(instance);
         let made = !root.exists();
         make_dir(&root)?;
-        let mut pins = Self { root, schema: schema(), made, _in_use: None, _private: None };
+        let own = mounts::detached(c"bpf").ok();
+        let mut pins = Self { root, schema: schema(), made, _in_use: None, _private: None, own };
         make_dir(&pins.maps())?;
         make_dir(&pins.state())?;
         let in_use = File::open(pins.own_schema()).and_then(|directory| {
@@ -94,8 +97,14 @@ impl Pins {
             hint: "; run as root or grant CAP_SYS_ADMIN",
         })?;
         let root = PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd()));
-        let pins =
-            Self { root, schema: schema(), made: false, _in_use: None, _private: Some(mount) };
+        let pins = Self {
+            root,
+            schema: schema(),
+            made: false,
+            _in_use: None,
+            _private: Some(mount),
+            own: None,
+        };
         make_dir(&pins.maps())?;
         make_dir(&pins.state())?;
         Ok(pins)
@@ -141,6 +150,16 @@ impl Pins {
     /// Where a map is pinned.
     pub(super) fn map(&self, name: &str) -> PathBuf {
         self.maps().join(name)
+    }
+
+    /// Where the map is pinned that this process has for itself ([`maps::HOLDS`]); `None` where there is
+    /// no such place. All objects that the process loads find it there, and no other process does.
+    pub(super) fn own_map(&self) -> Option<PathBuf> {
+        if self.is_private() {
+            return Some(self.map(maps::HOLDS));
+        }
+        let own = self.own.as_ref()?;
+        Some(PathBuf::from(format!("/proc/self/fd/{}", own.as_raw_fd())).join(maps::HOLDS))
     }
 
     /// Where a workload's links are pinned.

@@ -19,11 +19,12 @@ pub enum Support {
 }
 
 /// A program type that weir attaches.
-pub const PROGRAMS: [(&str, ProgramType); 4] = [
+pub const PROGRAMS: [(&str, ProgramType); 5] = [
     ("cgroup/connect, getpeername, getsockname", ProgramType::CgroupSockAddr),
     ("sockops", ProgramType::SockOps),
     ("cgroup/getsockopt", ProgramType::CgroupSockopt),
     ("sk_msg", ProgramType::SkMsg),
+    ("socket filter", ProgramType::SocketFilter),
 ];
 
 /// A map type that weir uses.

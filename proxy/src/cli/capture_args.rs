@@ -7,8 +7,8 @@ use clap::ArgAction;
 use super::output::Format;
 use crate::{
     config::{
-        BpfLog, Config, ConfigError, Fail, HttpEngine, Inbound, LogFormat, Outbound, Switch,
-        Workload, WorkloadSettings,
+        BpfLog, Config, ConfigError, Connect, Fail, HttpEngine, Inbound, LogFormat, Outbound,
+        Switch, Workload, WorkloadSettings,
     },
     learn::Learn,
     ports::{CidrList, PortList},
@@ -101,6 +101,10 @@ pub struct CaptureArgs {
     /// Bytes after which an undecided beginning is raw TCP (B, KiB, MiB) [default: 8KiB]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Forwarding")]
     pub detect_peek_limit: Option<usize>,
+
+    /// When connect(2) succeeds: once the destination has accepted, or at once [default: hold]
+    #[arg(long, value_name = "WHEN", value_enum, help_heading = "Forwarding")]
+    pub connect: Option<Connect>,
 
     /// How HTTP is carried [default: observe]
     #[arg(long, value_name = "ENGINE", value_enum, help_heading = "Forwarding")]
@@ -282,6 +286,7 @@ impl CaptureArgs {
     pub fn apply(&self, config: &mut Config) {
         value(&mut config.detect.timeout, &self.detect_timeout);
         value(&mut config.detect.peek_limit, &self.detect_peek_limit);
+        value(&mut config.forward.connect, &self.connect);
         value(&mut config.http.engine, &self.http_engine);
         value(&mut config.runtime.sk_msg, &self.sk_msg);
         value(&mut config.runtime.workers, &self.workers);

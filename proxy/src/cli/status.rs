@@ -116,6 +116,9 @@ pub(super) fn table(report: &Report) -> String {
         if let Some(why) = &workload.why {
             lines.push(("  waits", why.clone()));
         }
+        if !workload.connect.is_empty() {
+            lines.push(("  connect", workload.connect.clone()));
+        }
         lines.push(("  listeners", listeners.join(", ")));
         lines.push(("  hooks", workload.hooks.join(", ")));
         lines.extend(workload.budget.iter().map(|figures| ("  budget", budget(figures))));

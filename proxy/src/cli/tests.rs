@@ -162,6 +162,7 @@ fn explanations_and_status_read_well() {
                 figures("memory", 3 << 20, 8 << 20, 7),
                 figures("stat_rows", 12, 1024, 0),
             ],
+            connect: "hold".into(),
             listeners: vec!["127.0.0.1:40000".parse().unwrap(), "[::1]:40001".parse().unwrap()],
             hooks: vec!["connect4".into(), "connect6".into()],
         }],

@@ -32,6 +32,8 @@ pub(crate) struct Dial<'a> {
     mark: u32,
     /// Zero leaves the patience to the kernel (tcp(7), `tcp_syn_retries`).
     timeout: Duration,
+    /// How often descriptors are waited for.
+    pauses: u32,
     /// Given back when the dial is over.
     _dialling: Taken,
 }
@@ -54,8 +56,14 @@ impl<'a> Dial<'a> {
             bound: captured.bound,
             mark: captured.mark,
             timeout: context.config.forward.connect_timeout,
+            pauses: DESCRIPTOR_PAUSES,
             _dialling: dialling,
         }
+    }
+
+    /// The same without waiting for descriptors: the client has not been accepted, and asks again.
+    pub(crate) fn at_once(self) -> Self {
+        Self { pauses: 0, ..self }
     }
 
     /// Connects. The socket is armed, see `reset.rs`.
@@ -85,7 +93,7 @@ impl<'a> Dial<'a> {
 
     /// Waits a moment for descriptors where there are none: the client has been accepted already.
     async fn connect_when_possible(&self) -> io::Result<TcpStream> {
-        let mut pauses = DESCRIPTOR_PAUSES;
+        let mut pauses = self.pauses;
         loop {
             match self.connect_from().await {
                 Err(error) if pauses > 0 && self.feedback.is_exhaustion(&error) => {

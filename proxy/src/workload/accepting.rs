@@ -6,10 +6,12 @@ use std::{
     os::fd::OwnedFd,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use rustix::net::{SocketFlags, acceptfrom_with};
 use tokio::io::unix::AsyncFd;
+use tokio_util::sync::CancellationToken;
 
 use super::{Workload, lock};
 use crate::{
@@ -63,21 +65,37 @@ impl Accept for Incoming {
 // === impl Workload ===
 
 impl Workload {
-    pub(super) async fn accept(self: Arc<Self>, listener: Incoming) {
+    /// Accepts until `stop` is cancelled and nothing has come for `linger`.
+    pub(super) async fn accept(
+        self: Arc<Self>,
+        listener: Incoming,
+        stop: CancellationToken,
+        linger: Duration,
+    ) {
         let options = AcceptOptions {
             exhaustion: self.shared.exhaustion.clone(),
+            linger,
             ..AcceptOptions::captured()
         };
         let slots = Arc::clone(&self.slots);
-        let stop = self.stop_accepting.clone();
         accept_loop(&listener, slots.as_ref(), &stop, options, |client, peer| {
             self.admit(client, peer);
         })
         .await;
     }
 
-    fn admit(&self, client: TcpStream, peer: SocketAddr) {
-        let captured = self.captured(&client, peer);
+    pub(super) fn admit(&self, client: TcpStream, peer: SocketAddr) {
+        let local = client.local_addr().ok();
+        let captured = local.and_then(|local| self.captured(&client, local, peer));
+        let client = match (&self.holding, local, &captured) {
+            (Some(holding), Some(local), Some(captured)) => {
+                match holding.deliver(client, (local, peer), captured) {
+                    Ok(()) => return,
+                    Err(client) => client,
+                }
+            }
+            _ => client,
+        };
         let share = &self.slots.share;
         let taken = [(Resource::Connections, 1), (Resource::Descriptors, PER_CONNECTION)]
             .map(|(resource, count)| share.occupy(resource, count));
@@ -91,8 +109,12 @@ impl Workload {
     }
 
     /// Which way a connection came, and where it was going.
-    fn captured(&self, client: &TcpStream, peer: SocketAddr) -> Option<Captured> {
-        let local = client.local_addr().ok()?;
+    fn captured(
+        &self,
+        client: &TcpStream,
+        local: SocketAddr,
+        peer: SocketAddr,
+    ) -> Option<Captured> {
         if !self.context.own.contains(&local) {
             let status = lock(&self.policy).get(Direction::Inbound, local.port());
             return Some(Captured {
@@ -120,7 +142,7 @@ impl Workload {
 
 // === helpers ===
 
-fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+pub(super) fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let (stream, peer): (OwnedFd, _) = acceptfrom_with(listener, flags)?;
     let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());

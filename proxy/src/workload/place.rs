@@ -7,7 +7,7 @@ use std::{
 
 use super::{Origin, Start};
 use crate::{
-    capture::{CaptureError, Instance, Kernel, Listeners, Netns, cgroup},
+    capture::{CaptureError, Instance, Kernel, Listeners, Netns, RawSockets, cgroup},
     config::WorkloadSettings,
 };
 
@@ -18,19 +18,33 @@ pub(super) struct Place {
     pub(super) netns: Netns,
     pub(super) kernel: Arc<Kernel>,
     pub(super) listeners: Listeners,
+    /// What answers connections that are held, or why none are.
+    pub(super) hold: Result<RawSockets, String>,
 }
 
 // === impl Place ===
 
 impl Place {
-    /// Finds it and listens there. Blocks: processes are looked through, and a namespace is entered.
-    pub(super) fn find(instance: Arc<Instance>, start: &Start) -> Result<Self, CaptureError> {
+    /// Finds it and listens there; `hold` says whether outbound connections are to be held, or why
+    /// not. Blocks: processes are looked through, and a namespace is entered.
+    pub(super) fn find(
+        instance: Arc<Instance>,
+        start: &Start,
+        hold: Result<(), String>,
+    ) -> Result<Self, CaptureError> {
         let cgroup = cgroup_of(&start.settings)?;
         let cgroup_id = cgroup::id(&cgroup)?;
         let netns = open_netns(start, &cgroup)?;
         let kernel = Arc::new(Kernel::new(instance, start.id, start.fresh));
-        let listeners = Listeners::open(&kernel, &netns)?;
-        Ok(Self { cgroup, cgroup_id, netns, kernel, listeners })
+        let mut listeners = Listeners::open(&kernel, &netns)?;
+        let hold = hold.and_then(|()| {
+            listeners.open_hold(&kernel, &netns).map_err(|error| {
+                let workload = start.settings.workload.name.as_str();
+                tracing::warn!(%error, workload, "connect(2) does not wait for destinations");
+                error.to_string()
+            })
+        });
+        Ok(Self { cgroup, cgroup_id, netns, kernel, listeners, hold })
     }
 }
 

@@ -110,7 +110,7 @@ fn what_only_weirs_namespace_reaches_is_not_reached_by_way_of_weir() -> Result<(
 /// weir's own ports in the pod: those that are there with weir and were not before.
 fn own_ports(pods: &Pods) -> Result<Vec<u16>> {
     let ports: Vec<u16> = pods.pod_a.netns.listening_ports()?.into_iter().collect();
-    ensure!(ports.len() == 2, "one listener for each family expected: {ports:?}");
+    ensure!(ports.len() == 4, "two listeners for each family expected: {ports:?}");
     Ok(ports)
 }
 
@@ -228,13 +228,13 @@ fn a_workload_gets_nothing_from_another_workloads_listener() -> Result<()> {
     daemon.add("b", &b, &lab.client, &["--capture-loopback"])?;
     let ports: Vec<String> =
         lab.client.listening_ports()?.into_iter().map(|port| port.to_string()).collect();
-    ensure!(ports.len() == 4, "two listeners for each workload expected: {ports:?}");
+    ensure!(ports.len() == 8, "four listeners for each workload expected: {ports:?}");
     for cgroup in [&a, &b] {
         let mut command = lab.client.command(fixture::PYTHON);
         command.args(["-c", VISIT]).args(&ports);
         let said = run(&mut cgroup.wrap(&command), PATIENCE * 8)?.ok()?.stdout;
         let lines: Vec<_> = said.lines().collect();
-        ensure!(lines.len() == 8, "{said}");
+        ensure!(lines.len() == 16, "{said}");
         ensure!(lines.iter().all(|line| line.ends_with(" nothing")), "{said}");
     }
     ensure!(secret.seen().is_empty(), "reached from {:?}", secret.seen());

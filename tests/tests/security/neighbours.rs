@@ -87,15 +87,16 @@ fn connections_of_two_workloads_from_one_port_reach_each_its_own_server() -> Res
         command.args(["-c", CLIENT_PROGRAM, CLIENT[0], &port.to_string()]);
         Process::start(&format!("client-{port}"), command, pods.dir())
     };
-    // Neither is accepted before both are connected.
+    // Neither is dialled for before both are on their way.
+    let pinned = maps_of(&daemon)?;
     daemon.process.signal(Signal::SIGSTOP)?;
     let clients =
         [client(pods.pod_a.cgroup().path(), servers[0])?, client(other.path(), servers[1])?];
-    let connected = wait_until("both connections", PATIENCE, || {
-        Ok(clients.iter().all(|client| says(client, "connected")))
+    let noted = wait_until("both connections", PATIENCE, || {
+        Ok(entries_of(&pinned, maps::PENDING)? == clients.len())
     });
     daemon.process.signal(Signal::SIGCONT)?;
-    connected?;
+    noted?;
     for (mut client, port) in clients.into_iter().zip(servers) {
         client.wait(PATIENCE)?;
         let log = client.log();
@@ -104,14 +105,13 @@ fn connections_of_two_workloads_from_one_port_reach_each_its_own_server() -> Res
     Ok(())
 }
 
-/// A listener with a backlog of one that nobody accepts from answers no further SYN: the attempts hang.
+/// A weir that stands still dials for nobody: the attempts hang.
 #[test]
 fn attempts_that_end_leave_no_note_and_more_than_a_share_goes_direct() -> Result<()> {
     const SHARE: usize = 4;
     const ATTEMPTS: usize = 12;
     let pods = Pods::new()?;
     let netns = &pods.pod_a.netns;
-    sysctl(netns, "net.core.somaxconn=1")?;
     let daemon = capture(&pods)?;
     daemon.add("b", pods.pod_b.cgroup(), &pods.pod_b.netns, &[])?;
     let _peer = says_its_port(&pods.client_a.netns, PORT)?;

@@ -37,6 +37,7 @@ impl ControlHandler for Fake {
                 why: None,
                 open_connections: 3,
                 budget: Vec::new(),
+                connect: "hold".to_owned(),
                 listeners: vec!["127.0.0.1:40000".parse().unwrap()],
                 hooks: vec!["connect4".into()],
             }],

@@ -114,6 +114,9 @@ pub struct WorkloadStatus {
     /// What it has of what all workloads share, and may have.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub budget: Vec<Figures>,
+    /// `hold` or `immediate`: when connect(2) succeeds; and why, if it is not as configured.
+    #[serde(default)]
+    pub connect: String,
     /// The listeners that captured connections arrive at.
     pub listeners: Vec<SocketAddr>,
     /// The BPF programs attached to it, by hook.

@@ -9,12 +9,16 @@ use crate::capture::{
 
 pub(super) fn findings() -> Vec<Finding> {
     let programs = probe::PROGRAMS.into_iter().map(|(name, kind)| {
-        let needed = name != "sk_msg";
-        judge(format!("program {name}"), probe::program(kind), needed)
+        let without = match name {
+            "sk_msg" => Some("leave --sk-msg off"),
+            "socket filter" => Some("connect(2) succeeds before the destination has accepted"),
+            _ => None,
+        };
+        judge(format!("program {name}"), probe::program(kind), without)
     });
     let maps = probe::MAPS
         .into_iter()
-        .map(|(name, kind)| judge(format!("map {name}"), probe::map(kind), true));
+        .map(|(name, kind)| judge(format!("map {name}"), probe::map(kind), None));
     programs.chain(maps).chain(abilities()).chain([sk_msg()]).collect()
 }
 
@@ -38,7 +42,7 @@ fn abilities() -> [Finding; 4] {
         match features::netns_cookie_in_sockops() {
             Support::Yes => Finding::ok("netns cookie in sockops", "loads"),
             // Without it, connections of two namespaces cannot be told apart.
-            support => judge("netns cookie in sockops".into(), support, true),
+            support => judge("netns cookie in sockops".into(), support, None),
         },
         lesser(
             "program sk_lookup",
@@ -72,17 +76,18 @@ fn lesser(name: &str, support: Support, without: &str, hint: &str) -> Finding {
     }
 }
 
-fn judge(name: String, support: Support, needed: bool) -> Finding {
-    match (support, needed) {
+/// `without`: what is to be known where weir does without it.
+fn judge(name: String, support: Support, without: Option<&str>) -> Finding {
+    match (support, without) {
         (Support::Yes, _) => Finding::ok(name, "loads"),
-        (Support::No, true) => Finding::fail(
+        (Support::No, None) => Finding::fail(
             name,
             "not supported by this kernel",
             "use a kernel of 5.15 or later with CONFIG_BPF_SYSCALL, CONFIG_CGROUP_BPF and \
              CONFIG_BPF_STREAM_PARSER",
         ),
-        (Support::No, false) => {
-            Finding::warn(name, "not supported by this kernel", "leave --sk-msg off")
+        (Support::No, Some(without)) => {
+            Finding::warn(name, "not supported by this kernel", without)
         }
         (Support::Unknown(why), _) => Finding::fail(
             name,

@@ -2,8 +2,16 @@
 
 use std::{fs, io, path::Path};
 
+use caps::Capability;
+
 use super::Finding;
-use crate::privileges::NEEDS;
+use crate::{
+    capture::hold,
+    privileges::{NEEDS, Need},
+};
+
+/// By which listening sockets of other users are found.
+const TRACING: [Capability; 2] = [Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH];
 
 /// Everything about the machine that needs no loading, in the order in which it is worth reading.
 pub(super) fn findings() -> Vec<Finding> {
@@ -17,6 +25,7 @@ pub(super) fn findings() -> Vec<Finding> {
         bpffs(&mounts),
         capabilities(&status),
         tracing(&status),
+        connect(),
         lockdown(fs::read_to_string("/sys/kernel/security/lockdown").ok().as_deref()),
         jit(fs::read_to_string("/proc/sys/net/core/bpf_jit_enable"), is_first_netns()),
     ];
@@ -122,7 +131,8 @@ fn mount(mounts: &str, kind: &str) -> Option<(String, bool)> {
 /// Whether servers that were there first can be followed to their end.
 fn tracing(status: &str) -> Finding {
     let name = "servers from before";
-    let missing = missing(effective(status).unwrap_or(0), false);
+    let missing =
+        missing(effective(status).unwrap_or(0), |need| TRACING.contains(&need.capability));
     if missing.is_empty() {
         return Finding::ok(name, "their listening sockets can be followed");
     }
@@ -137,17 +147,30 @@ fn tracing(status: &str) -> Finding {
     )
 }
 
+/// Whether connect(2) can wait for destinations.
+fn connect() -> Finding {
+    let name = "connect(2)";
+    match hold::support() {
+        Ok(()) => Finding::ok(name, "succeeds and fails as the destination does"),
+        Err(error) => Finding::warn(
+            name,
+            format!("succeeds before the destination has accepted: {error}"),
+            "grant CAP_NET_RAW",
+        ),
+    }
+}
+
 /// The capabilities in effect, from `/proc/PID/status` (proc_pid_status(5)).
 fn effective(status: &str) -> Option<u64> {
     let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     u64::from_str_radix(mask.trim(), 16).ok()
 }
 
-/// Those that are not in effect, each with what weir needs it for.
-fn missing(effective: u64, required: bool) -> Vec<String> {
+/// Those of the wanted that are not in effect, each with what weir needs it for.
+fn missing(effective: u64, wanted: impl Fn(&Need) -> bool) -> Vec<String> {
     NEEDS
         .iter()
-        .filter(|need| need.required == required && effective & need.capability.bitmask() == 0)
+        .filter(|need| wanted(need) && effective & need.capability.bitmask() == 0)
         .map(|need| format!("{} ({})", need.capability, need.reason))
         .collect()
 }
@@ -158,7 +181,7 @@ fn capabilities(status: &str) -> Finding {
     let Some(effective) = effective(status) else {
         return Finding::fail(name, "/proc/self/status does not tell them", hint);
     };
-    let missing = missing(effective, true);
+    let missing = missing(effective, |need| need.required);
     if missing.is_empty() {
         Finding::ok(name, "CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN")
     } else {

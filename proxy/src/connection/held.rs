@@ -1,0 +1,103 @@
+//! A connection whose SYN is held while its upstream is dialled: the application's connect(2) succeeds
+//! when the dial has, and fails as it does. From then on it is a connection like any other.
+
+use std::{future::Future, net::SocketAddr, time::Instant};
+
+use tokio::net::TcpStream;
+
+use super::{Context, dial::Dial, dials::OwnDial, waiting};
+use crate::{
+    budget::Taken,
+    capture::Captured,
+    forward::tcp,
+    telemetry::{CloseReason, ConnectionGuard},
+};
+
+/// An application that waits in connect(2). Dropping it has the kernel ask again.
+pub trait Held: Send + Sync + Sized {
+    /// Completes when the application has given up.
+    fn gone(&self) -> impl Future<Output = ()> + Send;
+
+    /// Lets its handshake come to its end; the accepted socket, or `None` where the application has
+    /// given up meanwhile. The socket is armed (`reset.rs`).
+    fn admit(self) -> impl Future<Output = Option<std::net::TcpStream>> + Send;
+
+    /// Has connect(2) fail with this `errno`, or with the nearest that there is a packet for.
+    fn refuse(self, errno: i32);
+}
+
+impl Context {
+    /// Dials for an application that waits in connect(2), and serves the connection that comes of it.
+    /// `dialling` is given back when the upstream has been dialled. `peer` is the application's end.
+    pub async fn serve_held(
+        &self,
+        held: impl Held,
+        peer: SocketAddr,
+        captured: Captured,
+        dialling: Taken,
+    ) {
+        let begun = Instant::now();
+        let guard = self.open(captured.direction, peer, captured.destination);
+        if self.own.contains(&captured.destination) {
+            held.refuse(libc::ECONNREFUSED);
+            return guard.close(CloseReason::Loop);
+        }
+        let own = OwnDial::new(&self.dials);
+        let dial = Dial::new(self, &captured, peer, &own, dialling).at_once();
+        let opaque = self.opaque(&captured, &guard, begun);
+        let dialled = tokio::select! {
+            dialled = dial.connect() => dialled,
+            () = held.gone() => return guard.close(CloseReason::ClientClosed),
+            () = self.abort.cancelled() => {
+                held.refuse(libc::ECONNREFUSED);
+                return guard.close(CloseReason::DrainDeadline);
+            }
+        };
+        let upstream = match dialled {
+            Ok(upstream) => upstream,
+            Err(error) => {
+                let reason = self.fail(held, &guard, &error).await;
+                return guard.close(reason);
+            }
+        };
+        guard.upstream_connected();
+        let admitted = tokio::select! {
+            admitted = held.admit() => admitted,
+            () = self.abort.cancelled() => return guard.close(CloseReason::DrainDeadline),
+        };
+        let reason = match admitted.map(TcpStream::from_std) {
+            Some(Ok(client)) => {
+                self.forward(client, upstream, opaque, &guard, Instant::now()).await
+            }
+            Some(Err(error)) => {
+                tracing::error!(%error, "connection not registered");
+                CloseReason::from_io(&error)
+            }
+            None => CloseReason::ClientClosed,
+        };
+        guard.close(reason);
+    }
+
+    /// A dial has failed: why the connection ends.
+    async fn fail(
+        &self,
+        held: impl Held,
+        guard: &ConnectionGuard,
+        error: &std::io::Error,
+    ) -> CloseReason {
+        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        if waiting::was_reached(error) {
+            // connect(2) would have succeeded.
+            guard.upstream_connected();
+            if let Some(Ok(client)) = held.admit().await.map(TcpStream::from_std) {
+                tcp::reset(client);
+            }
+            return CloseReason::UpstreamReset;
+        }
+        // Without descriptors the application's next SYN finds some, or is asked about again.
+        if !self.feedback.is_exhaustion(error) {
+            held.refuse(errno);
+        }
+        CloseReason::ConnectFailed(errno)
+    }
+}

@@ -1,0 +1,406 @@
+//! Connections whose SYN is held: from what the kernel tells to who dials for them, and from the
+//! accepted socket back to the upstream connection that is ready for it.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Mutex, OnceLock, RwLock, Weak},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{
+        Notify,
+        mpsc::{self, UnboundedReceiver, UnboundedSender},
+        oneshot,
+    },
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
+use weir_common::ConnectionKey;
+
+use super::{Shared, Workload, accepting::accept, lock};
+use crate::{
+    accept::{BATCH, Flood, OVERFLOW, Slots as _},
+    budget::{PER_CONNECTION, Resource},
+    capture::{
+        Captured, HeldSyn, RawSockets, Told,
+        hold::{detach_filter, packet::Answer},
+    },
+    connection,
+};
+
+/// How often it is looked whether an application still waits whose end nobody has told: the kernel
+/// lets the ring buffer overflow, and programs of before a restart tell nobody. Each further look
+/// comes twice as late.
+const FIRST_LOOK: Duration = Duration::from_millis(50);
+const LAST_LOOK: Duration = Duration::from_millis(500);
+/// How often it is looked for a connection that has been let pass, and was not accepted.
+const ACCEPTED_LOOK: Duration = Duration::from_secs(1);
+/// Looks in a row that find it gone: longer than what is in a queue waits to be accepted.
+const ACCEPTED_LOOKS: u32 = 8;
+/// A connection that has been let pass and has not come by then is not coming any more: no SYN
+/// comes later with the kernel's usual number of retries (tcp(7), `tcp_syn_retries`).
+const PASSING: Duration = Duration::from_secs(120);
+
+/// Which connections are held by listeners of this process, and by which.
+#[derive(Default)]
+pub struct Holdings(RwLock<HashMap<Listener, Weak<Holding>>>);
+
+/// Cookie of a listener's network namespace, and its port.
+type Listener = (u64, u16);
+
+/// The connections of one workload that are held.
+pub(super) struct Holding {
+    shared: Arc<Shared>,
+    workload: OnceLock<Weak<Workload>>,
+    raw: RawSockets,
+    listeners: Mutex<Vec<Arc<TcpListener>>>,
+    names: Vec<Listener>,
+    held: Mutex<HashMap<ConnectionKey, Entry>>,
+    /// Nothing is held any more.
+    empty: Notify,
+    queue: UnboundedSender<Held>,
+}
+
+/// A connection that is held, or has been let pass and is not accepted yet.
+struct Entry {
+    syn: HeldSyn,
+    destination: SocketAddr,
+    /// The application has given up.
+    gone: CancellationToken,
+    accepted: oneshot::Sender<TcpStream>,
+}
+
+/// The same for whoever dials. When it is dropped, the connection is held no more.
+pub(super) struct Held {
+    holding: Arc<Holding>,
+    syn: HeldSyn,
+    captured: Captured,
+    gone: CancellationToken,
+    accepted: Option<oneshot::Receiver<TcpStream>>,
+    /// The kernel has been told what becomes of it.
+    settled: bool,
+}
+
+// === impl Holdings ===
+
+impl Holdings {
+    /// Takes note of what the kernel has told. Quick: it is called for one after the other.
+    pub fn told(&self, told: Told) {
+        let key = match &told {
+            Told::Syn(held) => &held.key,
+            Told::GivenUp { key, .. } => key,
+        };
+        let holding = self.read().get(&(key.netns_cookie, key.listener)).and_then(Weak::upgrade);
+        // Another process's, or one that has ended.
+        let Some(holding) = holding else { return };
+        match told {
+            Told::Syn(held) => holding.hold(held),
+            Told::GivenUp { key, connected_ns } => holding.given_up(&key, connected_ns),
+        }
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<Listener, Weak<Holding>>> {
+        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<Listener, Weak<Holding>>> {
+        self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+// === impl Holding ===
+
+impl Holding {
+    /// For the hold listeners of a network namespace; what is told of them comes here from now on, and
+    /// goes to the queue.
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        netns_cookie: u64,
+        listeners: Vec<TcpListener>,
+        raw: RawSockets,
+    ) -> io::Result<(Arc<Self>, UnboundedReceiver<Held>)> {
+        let name = |listener: &TcpListener| Ok((netns_cookie, listener.local_addr()?.port()));
+        let names = listeners.iter().map(name).collect::<io::Result<Vec<_>>>()?;
+        let (queue, queued) = mpsc::unbounded_channel();
+        let holding = Arc::new(Self {
+            shared: Arc::clone(shared),
+            workload: OnceLock::new(),
+            raw,
+            listeners: Mutex::new(listeners.into_iter().map(Arc::new).collect()),
+            names,
+            held: Mutex::default(),
+            empty: Notify::new(),
+            queue,
+        });
+        let mut all = shared.holdings.write();
+        all.extend(holding.names.iter().map(|name| (*name, Arc::downgrade(&holding))));
+        drop(all);
+        Ok((holding, queued))
+    }
+
+    /// Waits until nothing is held.
+    pub(super) async fn emptied(&self) {
+        loop {
+            let emptied = self.empty.notified();
+            tokio::pin!(emptied);
+            emptied.as_mut().enable();
+            if lock(&self.held).is_empty() {
+                return;
+            }
+            emptied.await;
+        }
+    }
+
+    /// Accepts nothing any more, and lets go of the listeners.
+    pub(super) fn close(&self) {
+        lock(&self.listeners).clear();
+        let mut all = self.shared.holdings.write();
+        for name in &self.names {
+            all.remove(name);
+        }
+    }
+
+    fn hold(self: &Arc<Self>, syn: HeldSyn) {
+        let Some(captured) = self.shared.originals.held(&syn) else { return };
+        let (gone, (accepted, accepting)) = (CancellationToken::new(), oneshot::channel());
+        let destination = captured.destination;
+        let entry = Entry { syn, destination, gone: gone.clone(), accepted };
+        {
+            let mut held = lock(&self.held);
+            match held.get(&syn.key) {
+                // Two processors have seen a SYN each before either had noted that it is told.
+                Some(before) if before.syn.is_same(&syn) => return,
+                // Its end was not told.
+                Some(before) => before.gone.cancel(),
+                None => {}
+            }
+            held.insert(syn.key, entry);
+        }
+        let held = Held {
+            holding: Arc::clone(self),
+            syn,
+            captured,
+            gone,
+            accepted: Some(accepting),
+            settled: false,
+        };
+        // Where nobody takes it, it is dropped, which has the kernel ask again.
+        let _ = self.queue.send(held);
+    }
+
+    fn given_up(&self, key: &ConnectionKey, connected_ns: u64) {
+        if let Some(entry) = lock(&self.held).get(key)
+            && entry.syn.connected_ns == connected_ns
+        {
+            entry.gone.cancel();
+        }
+    }
+
+    /// Takes a connection that is over out of the table, unless another has its place.
+    fn forget(&self, syn: &HeldSyn) {
+        let mut held = lock(&self.held);
+        if held.get(&syn.key).is_some_and(|entry| entry.syn.is_same(syn)) {
+            held.remove(&syn.key);
+        }
+        if held.is_empty() {
+            self.empty.notify_waiters();
+        }
+    }
+
+    /// Gives an accepted socket to whoever has dialled for it; back where nobody has. `local` is the
+    /// listener's address.
+    pub(super) fn deliver(
+        &self,
+        client: TcpStream,
+        (local, peer): (SocketAddr, SocketAddr),
+        captured: &Captured,
+    ) -> Result<(), TcpStream> {
+        let name = self.names.iter().find(|(_, port)| *port == local.port());
+        let Some((netns_cookie, listener)) = name else { return Err(client) };
+        detach_filter(&client);
+        let key = ConnectionKey {
+            netns_cookie: *netns_cookie,
+            addr: crate::capture::words(peer.ip()),
+            workload: captured.workload,
+            port: peer.port(),
+            listener: *listener,
+        };
+        let entry = {
+            let mut held = lock(&self.held);
+            match held.get(&key) {
+                Some(entry) if entry.destination == captured.destination => held.remove(&key),
+                _ => None,
+            }
+        };
+        match entry {
+            Some(entry) => entry.accepted.send(client),
+            None => Err(client),
+        }
+    }
+
+    /// Accepts a connection from the listener of a family; false where there is none.
+    fn accept_one(&self, is_ipv6: bool) -> bool {
+        let is_wanted = |it: &Arc<TcpListener>| {
+            it.local_addr().is_ok_and(|address| address.is_ipv6() == is_ipv6)
+        };
+        let listener = lock(&self.listeners).iter().find(|it| is_wanted(it)).map(Arc::clone);
+        let workload = self.workload.get().and_then(Weak::upgrade);
+        let (Some(listener), Some(workload)) = (listener, workload) else { return false };
+        // Where there are no descriptors left the accept loop sees to it.
+        let Ok((client, peer)) = accept(&listener) else { return false };
+        workload.admit(client, peer);
+        true
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    fn send(&self, packet: &crate::capture::hold::packet::Packet) {
+        if let Err(error) = self.holding.raw.send(packet) {
+            // The application sends its SYN again.
+            tracing::debug!(%error, client.addr = %self.syn.peer(), "held connection not answered");
+        }
+    }
+
+    /// Takes it out of the table before the kernel may tell it anew.
+    fn settle(&mut self) {
+        self.settled = true;
+        self.holding.forget(&self.syn);
+    }
+
+    /// Completes when it has been let pass and has not come within the time that it would take.
+    async fn missed(&self) {
+        let (begun, mut without) = (Instant::now(), 0);
+        while without < ACCEPTED_LOOKS && begun.elapsed() < PASSING {
+            sleep(ACCEPTED_LOOK).await;
+            let is_noted = self.holding.shared.originals.held(&self.syn).is_some();
+            without = if is_noted { 0 } else { without + 1 };
+        }
+    }
+}
+
+impl connection::Held for Held {
+    async fn gone(&self) {
+        let looked = async {
+            let mut pause = FIRST_LOOK;
+            loop {
+                sleep(pause).await;
+                pause = (pause * 2).min(LAST_LOOK);
+                if self.holding.shared.originals.held(&self.syn).is_none() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = self.gone.cancelled() => {}
+            () = looked => {}
+        }
+    }
+
+    async fn admit(mut self) -> Option<TcpStream> {
+        let mut accepted = self.accepted.take()?;
+        self.settled = true;
+        // Before the SYN, which would be dropped.
+        if !self.holding.shared.originals.let_pass(&self.syn) {
+            return None;
+        }
+        self.send(&self.syn.syn.again());
+        // The handshake is over by now, unless something is in its way.
+        loop {
+            if let Ok(client) = accepted.try_recv() {
+                return Some(client);
+            }
+            if !self.holding.accept_one(self.syn.syn.is_ipv6()) {
+                break;
+            }
+        }
+        tokio::select! {
+            biased;
+            client = &mut accepted => client.ok(),
+            () = self.gone.cancelled() => None,
+            () = self.missed() => None,
+        }
+    }
+
+    fn refuse(mut self, errno: i32) {
+        self.settle();
+        // An ICMP error that finds the application in connect(2) is only remembered
+        // (`tcp_v4_err` in net/ipv4/tcp_ipv4.c): then it sends its SYN again, and is told again.
+        if !self.holding.shared.originals.ask_again(&self.syn) {
+            return;
+        }
+        let syn = &self.syn.syn;
+        match Answer::to(errno, syn.is_ipv6()) {
+            Answer::Silence => {}
+            Answer::Reset => self.send(&syn.reset()),
+            Answer::Error { kind, code } => self.send(&syn.error(kind, code)),
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let was_settled = self.settled;
+        self.settle();
+        if !was_settled && !self.gone.is_cancelled() {
+            self.holding.shared.originals.ask_again(&self.syn);
+        }
+    }
+}
+
+// === impl Workload ===
+
+impl Workload {
+    /// Has the connections dialled for that are told, as far as the workload's budget has room. As
+    /// with connections that are accepted first: where too many are being dialled, others wait.
+    pub(super) async fn hold(self: Arc<Self>, mut queue: UnboundedReceiver<Held>) {
+        if let Some(holding) = &self.holding {
+            let _ = holding.workload.set(Arc::downgrade(&self));
+        }
+        let (mut overflow, mut flood) = (0_u32, Flood::default());
+        let stop = self.stop_holding.clone();
+        while let Some(Some(held)) = stop.run_until_cancelled(queue.recv()).await {
+            let share = &self.slots.share;
+            if share.is_scarce() {
+                self.slots.crowded();
+            }
+            if overflow == 0 && share.is_full(Resource::Dialling, 1) {
+                share.exceeded(Resource::Dialling);
+                tokio::select! {
+                    () = share.dialled() => {}
+                    () = sleep(OVERFLOW) => overflow = BATCH,
+                    () = stop.cancelled() => return,
+                }
+            }
+            overflow = overflow.saturating_sub(1);
+            let is_gone = held.gone.is_cancelled();
+            if is_gone {
+                self.slots.dead();
+            }
+            if flood.saw(is_gone) {
+                self.slots.flooded();
+            }
+            // Without room the kernel asks again with the next SYN.
+            if share.has_room() && !is_gone {
+                self.dial(held);
+            }
+        }
+    }
+
+    fn dial(&self, held: Held) {
+        let share = &self.slots.share;
+        let taken = [(Resource::Connections, 1), (Resource::Descriptors, PER_CONNECTION)]
+            .map(|(resource, count)| share.occupy(resource, count));
+        let dialling = share.occupy(Resource::Dialling, 1);
+        let (context, peer, captured) = (Arc::clone(&self.context), held.syn.peer(), held.captured);
+        let connection = async move {
+            let _taken = taken;
+            context.serve_held(held, peer, captured, dialling).await;
+        };
+        self.shared.workers.serve(&self.connections, connection);
+    }
+}
