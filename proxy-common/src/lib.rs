@@ -7,9 +7,11 @@
 #![no_std]
 
 mod address;
+mod properties;
 mod reason;
 
 pub use address::AddressClass;
+pub use properties::{Properties, Set};
 pub use reason::Reason;
 
 /// Identifies a workload in every map key. Zero is never used.
@@ -175,6 +177,11 @@ pub mod flags {
     pub const FAIL_CLOSED: u32 = 1 << 5;
     /// Inbound connections are captured, so that those which go direct are reported.
     pub const CAPTURE_INBOUND: u32 = 1 << 6;
+    /// Outbound connections go direct: somebody else's program filters them, and would not filter the
+    /// proxy's.
+    pub const OUTBOUND_FILTERED: u32 = 1 << 7;
+    /// The same inbound.
+    pub const INBOUND_FILTERED: u32 = 1 << 8;
 }
 
 /// What the hooks need to know about a workload.
@@ -468,6 +475,8 @@ pub struct OriginalDestination {
     pub direction: u8,
     /// The socket's `SO_MARK`.
     pub mark: u32,
+    /// What the application has set on its socket; for those that are redirected.
+    pub properties: Properties,
 }
 
 /// Key of a per-CPU counter.
@@ -506,9 +515,9 @@ pub struct TupleKey {
 pub struct CloseEvent {
     /// The destination, and the hook's decision.
     pub destination: OriginalDestination,
-    /// Bytes acknowledged by the peer.
+    /// Payload sent, each byte once.
     pub bytes_sent: u64,
-    /// Bytes received from the peer.
+    /// Payload received from the peer.
     pub bytes_received: u64,
     /// Nanoseconds from connect to close.
     pub duration_ns: u64,
@@ -516,10 +525,40 @@ pub struct CloseEvent {
     pub srtt_us: u32,
     /// Segments sent again.
     pub retransmits: u32,
-    /// 1 if the handshake completed, else 0: the connection never came to be.
-    pub established: u32,
-    /// Padding.
-    pub _pad: u32,
+    /// The state that the socket left (`enum` in include/net/tcp_states.h): see [`tcp_state`].
+    pub state: u32,
+    /// The socket's error as an `errno`, 0 for none; [`CloseEvent::ERROR_UNKNOWN`] where the kernel does
+    /// not let it be read.
+    pub error: u32,
+}
+
+impl CloseEvent {
+    /// In place of an error that is not known.
+    pub const ERROR_UNKNOWN: u32 = u32::MAX;
+}
+
+/// States of a TCP socket (include/net/tcp_states.h) that are told apart.
+pub mod tcp_state {
+    /// Both directions are open.
+    pub const ESTABLISHED: u32 = 1;
+    /// Its SYN is on the way.
+    pub const SYN_SENT: u32 = 2;
+    /// A SYN has come.
+    pub const SYN_RECV: u32 = 3;
+    /// Its FIN is on the way.
+    pub const FIN_WAIT1: u32 = 4;
+    /// Its FIN has been acknowledged.
+    pub const FIN_WAIT2: u32 = 5;
+    /// Closed.
+    pub const CLOSE: u32 = 7;
+    /// The peer's FIN has come.
+    pub const CLOSE_WAIT: u32 = 8;
+    /// The peer's FIN has come, then its own was sent.
+    pub const LAST_ACK: u32 = 9;
+    /// It listens.
+    pub const LISTEN: u32 = 10;
+    /// Its FIN was sent, then the peer's has come.
+    pub const CLOSING: u32 = 11;
 }
 
 const _: () = {
@@ -536,10 +575,11 @@ const _: () = {
     assert!(size_of::<SeedKey>() == 8);
     assert!(size_of::<ListenerKey>() == 8);
     assert!(size_of::<ConnectionKey>() == 32);
-    assert!(size_of::<OriginalDestination>() == 56);
+    assert!(size_of::<Properties>() == 64);
+    assert!(size_of::<OriginalDestination>() == 120);
     assert!(size_of::<CounterKey>() == 8);
     assert!(size_of::<TupleKey>() == 48);
-    assert!(size_of::<CloseEvent>() == 96);
+    assert!(size_of::<CloseEvent>() == 160);
 };
 
 #[cfg(feature = "user")]

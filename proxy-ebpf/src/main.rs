@@ -18,12 +18,14 @@
 
 mod accelerate;
 mod connect;
+mod fields;
 mod inbound;
 mod listening;
 mod maps;
 mod name;
 mod option;
 mod policy;
+mod properties;
 mod share;
 mod socket;
 mod stream;

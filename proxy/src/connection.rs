@@ -4,6 +4,7 @@ mod detecting;
 mod dial;
 mod dials;
 mod http;
+mod properties;
 mod reset;
 mod waiting;
 

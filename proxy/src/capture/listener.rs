@@ -237,7 +237,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Finds out about peers that vanished without a word (tcp(7)): after a minute of silence, and six
 /// probes ten seconds apart, the kernel ends the connection. An answer to a probe costs nothing.
-pub fn keep_alive(socket: &Socket) {
+fn keep_alive(socket: &Socket) {
     let probes = TcpKeepalive::new()
         .with_time(Duration::from_secs(60))
         .with_interval(Duration::from_secs(10))

@@ -1,16 +1,20 @@
 //! Opens the upstream connection: to the original destination, from where the application itself
 //! would have connected.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
+use weir_common::Properties;
 
-use super::{Context, Feedback, dials::OwnDial};
+use super::{Context, Feedback, dials::OwnDial, properties};
 use crate::{
     budget::Taken,
-    capture::{Captured, Netns, connect_as, keep_alive},
+    capture::{Captured, Netns, connect_as},
     decision::Direction,
 };
 
@@ -28,8 +32,10 @@ pub(crate) struct Dial<'a> {
     client: Option<SocketAddr>,
     /// Inbound: who connected, and what weir has open to the workload.
     inbound: Option<(SocketAddr, &'a OwnDial)>,
-    bound: Option<std::net::IpAddr>,
+    bound: Option<IpAddr>,
     mark: u32,
+    /// What else the application has set on its socket.
+    properties: Properties,
     /// Zero leaves the patience to the kernel (tcp(7), `tcp_syn_retries`).
     timeout: Duration,
     /// Given back when the dial is over.
@@ -53,6 +59,7 @@ impl<'a> Dial<'a> {
             inbound: inbound.then_some((peer, own)),
             bound: captured.bound,
             mark: captured.mark,
+            properties: captured.properties,
             timeout: context.config.forward.connect_timeout,
             _dialling: dialling,
         }
@@ -108,19 +115,16 @@ impl<'a> Dial<'a> {
             match connect_as(self.netns, client, self.destination, &tell).await {
                 // Link-local clients: better from a local address than not at all.
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
-                connected => {
-                    let stream = connected?;
-                    keep_alive(&SockRef::from(&stream));
-                    return Ok(stream);
-                }
+                connected => return connected,
             }
         }
         self.socket().await?.connect(self.destination).await
     }
 
     async fn socket(&self) -> io::Result<TcpSocket> {
-        let socket = self.netns.tcp_socket(self.destination.is_ipv6()).await?;
-        keep_alive(&socket);
+        let owner = properties::owner(&self.properties);
+        let socket = self.netns.tcp_socket_of(self.destination.is_ipv6(), owner).await?;
+        properties::set(&socket, self.destination, &self.properties);
         if self.mark != 0 {
             socket.set_mark(self.mark)?;
         }

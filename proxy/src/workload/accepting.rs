@@ -10,6 +10,7 @@ use std::{
 
 use rustix::net::{SocketFlags, acceptfrom_with};
 use tokio::io::unix::AsyncFd;
+use weir_common::Properties;
 
 use super::{Workload, lock};
 use crate::{
@@ -102,6 +103,7 @@ impl Workload {
                 bound: None,
                 source: Some(peer.ip()),
                 mark: 0,
+                properties: Properties::default(),
                 state: status.state,
                 state_source: status.source,
             });

@@ -3,7 +3,7 @@
 use std::{fs, io, path::Path};
 
 use super::Finding;
-use crate::privileges::NEEDS;
+use crate::privileges::{CANNOT_FOLLOW, NEEDS, NOT_THE_OWNERS, Need};
 
 /// Everything about the machine that needs no loading, in the order in which it is worth reading.
 pub(super) fn findings() -> Vec<Finding> {
@@ -17,6 +17,7 @@ pub(super) fn findings() -> Vec<Finding> {
         bpffs(&mounts),
         capabilities(&status),
         tracing(&status),
+        owners(&status),
         lockdown(fs::read_to_string("/sys/kernel/security/lockdown").ok().as_deref()),
         jit(fs::read_to_string("/proc/sys/net/core/bpf_jit_enable"), is_first_netns()),
     ];
@@ -122,19 +123,25 @@ fn mount(mounts: &str, kind: &str) -> Option<(String, bool)> {
 /// Whether servers that were there first can be followed to their end.
 fn tracing(status: &str) -> Finding {
     let name = "servers from before";
-    let missing = missing(effective(status).unwrap_or(0), false);
+    let lacking = |need: &Need| need.without == CANNOT_FOLLOW;
+    let missing = missing(effective(status).unwrap_or(0), lacking);
     if missing.is_empty() {
         return Finding::ok(name, "their listening sockets can be followed");
     }
-    Finding::warn(
-        name,
-        format!(
-            "missing {}: when a server that listened before weir ends, its next client is reset \
-             instead of refused",
-            missing.join(", ")
-        ),
-        "grant them, or start weir before the servers",
-    )
+    let detail = format!("missing {}: {CANNOT_FOLLOW}", missing.join(", "));
+    Finding::warn(name, detail, "grant them, or start weir before the servers")
+}
+
+/// Whether upstream sockets belong to whom the application's do.
+fn owners(status: &str) -> Finding {
+    let name = "owners of sockets";
+    let lacking = |need: &Need| need.without == NOT_THE_OWNERS;
+    let missing = missing(effective(status).unwrap_or(0), lacking);
+    if missing.is_empty() {
+        return Finding::ok(name, "upstream sockets belong to the application's user");
+    }
+    let detail = format!("missing {}: {NOT_THE_OWNERS}", missing.join(", "));
+    Finding::warn(name, detail, "grant them where there are such rules")
 }
 
 /// The capabilities in effect, from `/proc/PID/status` (proc_pid_status(5)).
@@ -144,10 +151,10 @@ fn effective(status: &str) -> Option<u64> {
 }
 
 /// Those that are not in effect, each with what weir needs it for.
-fn missing(effective: u64, required: bool) -> Vec<String> {
+fn missing(effective: u64, meant: impl Fn(&Need) -> bool) -> Vec<String> {
     NEEDS
         .iter()
-        .filter(|need| need.required == required && effective & need.capability.bitmask() == 0)
+        .filter(|need| meant(need) && effective & need.capability.bitmask() == 0)
         .map(|need| format!("{} ({})", need.capability, need.reason))
         .collect()
 }
@@ -158,7 +165,7 @@ fn capabilities(status: &str) -> Finding {
     let Some(effective) = effective(status) else {
         return Finding::fail(name, "/proc/self/status does not tell them", hint);
     };
-    let missing = missing(effective, true);
+    let missing = missing(effective, |need| need.required);
     if missing.is_empty() {
         Finding::ok(name, "CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN")
     } else {
@@ -280,6 +287,8 @@ mod tests {
         assert_eq!(capabilities("CapEff:\t0\n").level, Level::Fail);
         assert_eq!(tracing("CapEff:\t0000000000080004\n").level, Level::Ok);
         assert_eq!(tracing("CapEff:\t0000000000200000\n").level, Level::Warn);
+        assert_eq!(owners("CapEff:\t00000000000000c0\n").level, Level::Ok);
+        assert_eq!(owners("CapEff:\t0000000000000040\n").level, Level::Warn);
         assert_eq!(capabilities("").level, Level::Fail);
     }
 
