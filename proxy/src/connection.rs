@@ -108,7 +108,7 @@ impl Context {
         if comes_back || self.own.contains(&captured.destination) {
             return refuse(client, guard, CloseReason::Loop);
         }
-        let own = OwnDial::new(&self.dials);
+        let own = OwnDial::new(&self.dials, peer, destination);
         let dial = Dial::new(self, &captured, peer, &own, dialling);
         let opaque = match captured.state {
             PortState::Opaque => Some(captured.state_source),

@@ -1,9 +1,11 @@
 //! The proxy's listeners and the slots that the hooks find them in. The kernel empties a slot when
 //! its listener closes, whatever the reason: that is what makes weir fail open.
 
+mod ports;
+
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     os::fd::{AsFd, AsRawFd},
     sync::{
         Arc, Mutex,
@@ -45,18 +47,15 @@ pub(super) struct Loopback([AtomicBool; 2]);
 // === impl Listeners ===
 
 impl Listeners {
-    /// Opens the listeners in a network namespace, on loopback and ephemeral ports, so that nobody
-    /// outside can reach them but through the hooks. Captures nothing before [`Self::offer`], nor
+    /// Opens the listeners in a network namespace, on loopback, so that nobody outside can reach them
+    /// but through the hooks, and on ports that the kernel gives nobody and no operator has reserved. Captures nothing before [`Self::offer`], nor
     /// while loopback does not work.
     ///
     /// # Errors
     /// Where no IPv4 listener can be opened; without IPv6 there is just none for it.
     pub fn open(kernel: &Kernel, netns: &Netns) -> Result<Self, CaptureError> {
         let (v4, v6) = netns.enter(|| {
-            (
-                listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
-                listen(SocketAddr::from((Ipv6Addr::LOCALHOST, 0))),
-            )
+            (listen_aside(Ipv4Addr::LOCALHOST.into()), listen_aside(Ipv6Addr::LOCALHOST.into()))
         })?;
         let v4 = v4.map_err(|source| CaptureError::Socket {
             action: "listen on 127.0.0.1",
@@ -205,6 +204,17 @@ fn shortage(error: &io::Error) -> &'static str {
         Some(libc::ENFILE) => "; raise fs.file-max: the whole system is out of files",
         _ => "",
     }
+}
+
+/// Listens on a port where no server of the workload is likely to want to listen.
+fn listen_aside(address: IpAddr) -> io::Result<TcpListener> {
+    for port in ports::aside() {
+        match listen(SocketAddr::new(address, port)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            listening => return listening,
+        }
+    }
+    listen(SocketAddr::new(address, 0))
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
