@@ -7,9 +7,11 @@
 #![no_std]
 
 mod address;
+mod properties;
 mod reason;
 
 pub use address::AddressClass;
+pub use properties::{Properties, Set};
 pub use reason::Reason;
 
 /// Identifies a workload in every map key. Zero is never used.
@@ -181,6 +183,11 @@ pub mod flags {
     /// Outbound connections go to the hold listeners where there are any: their SYN is held until
     /// the upstream is connected.
     pub const HOLD: u32 = 1 << 7;
+    /// Outbound connections go direct: somebody else's program filters them, and would not filter the
+    /// proxy's.
+    pub const OUTBOUND_FILTERED: u32 = 1 << 8;
+    /// The same inbound.
+    pub const INBOUND_FILTERED: u32 = 1 << 9;
 }
 
 /// How far a connection has come whose SYN is held: [`OriginalDestination::hold`].
@@ -494,6 +501,8 @@ pub struct OriginalDestination {
     pub hold: u32,
     /// Sequence number of the SYN that was told, host order: no other SYN passes.
     pub sequence: u32,
+    /// What the application has set on its socket; for those that are redirected.
+    pub properties: Properties,
 }
 
 /// Key of a per-CPU counter.
@@ -532,9 +541,9 @@ pub struct TupleKey {
 pub struct CloseEvent {
     /// The destination, and the hook's decision.
     pub destination: OriginalDestination,
-    /// Bytes acknowledged by the peer.
+    /// Payload sent, each byte once.
     pub bytes_sent: u64,
-    /// Bytes received from the peer.
+    /// Payload received from the peer.
     pub bytes_received: u64,
     /// Nanoseconds from connect to close.
     pub duration_ns: u64,
@@ -542,10 +551,40 @@ pub struct CloseEvent {
     pub srtt_us: u32,
     /// Segments sent again.
     pub retransmits: u32,
-    /// 1 if the handshake completed, else 0: the connection never came to be.
-    pub established: u32,
-    /// Padding.
-    pub _pad: u32,
+    /// The state that the socket left (`enum` in include/net/tcp_states.h): see [`tcp_state`].
+    pub state: u32,
+    /// The socket's error as an `errno`, 0 for none; [`CloseEvent::ERROR_UNKNOWN`] where the kernel does
+    /// not let it be read.
+    pub error: u32,
+}
+
+impl CloseEvent {
+    /// In place of an error that is not known.
+    pub const ERROR_UNKNOWN: u32 = u32::MAX;
+}
+
+/// States of a TCP socket (include/net/tcp_states.h) that are told apart.
+pub mod tcp_state {
+    /// Both directions are open.
+    pub const ESTABLISHED: u32 = 1;
+    /// Its SYN is on the way.
+    pub const SYN_SENT: u32 = 2;
+    /// A SYN has come.
+    pub const SYN_RECV: u32 = 3;
+    /// Its FIN is on the way.
+    pub const FIN_WAIT1: u32 = 4;
+    /// Its FIN has been acknowledged.
+    pub const FIN_WAIT2: u32 = 5;
+    /// Closed.
+    pub const CLOSE: u32 = 7;
+    /// The peer's FIN has come.
+    pub const CLOSE_WAIT: u32 = 8;
+    /// The peer's FIN has come, then its own was sent.
+    pub const LAST_ACK: u32 = 9;
+    /// It listens.
+    pub const LISTEN: u32 = 10;
+    /// Its FIN was sent, then the peer's has come.
+    pub const CLOSING: u32 = 11;
 }
 
 /// Bytes of the longest IP and TCP headers that are told: IPv6 with every TCP option, or IPv4.
@@ -581,10 +620,11 @@ const _: () = {
     assert!(size_of::<SeedKey>() == 8);
     assert!(size_of::<ListenerKey>() == 8);
     assert!(size_of::<ConnectionKey>() == 32);
-    assert!(size_of::<OriginalDestination>() == 64);
+    assert!(size_of::<Properties>() == 64);
+    assert!(size_of::<OriginalDestination>() == 128);
     assert!(size_of::<CounterKey>() == 8);
     assert!(size_of::<TupleKey>() == 48);
-    assert!(size_of::<CloseEvent>() == 104);
+    assert!(size_of::<CloseEvent>() == 168);
     assert!(size_of::<HoldEvent>() == 152);
 };
 

@@ -54,11 +54,18 @@ pub enum Reason {
     ListeningFull = 22,
     /// The report of a connection that went direct was lost: userspace has not read fast enough.
     ReportLost = 23,
+    /// The application has bound its socket to a source port, which only a direct connection can have.
+    BoundPort = 24,
+    /// The socket has keys for signed segments (TCP-MD5, TCP-AO): the proxy has none.
+    Signed = 25,
+    /// Somebody else's program filters what the workload's cgroup sends (outbound) or receives (inbound),
+    /// which the proxy's own connections do not pass.
+    Filtered = 26,
 }
 
 impl Reason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 27] = [
         Self::Redirected,
         Self::NotTcp,
         Self::Loopback,
@@ -83,6 +90,9 @@ impl Reason {
         Self::OtherNetns,
         Self::ListeningFull,
         Self::ReportLost,
+        Self::BoundPort,
+        Self::Signed,
+        Self::Filtered,
     ];
 
     /// The name used in metrics and in the CLI.
@@ -113,6 +123,9 @@ impl Reason {
             Self::OtherNetns => "other_netns",
             Self::ListeningFull => "listening_full",
             Self::ReportLost => "report_lost",
+            Self::BoundPort => "bound_port",
+            Self::Signed => "signed",
+            Self::Filtered => "filtered",
         }
     }
 }

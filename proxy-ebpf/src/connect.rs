@@ -19,7 +19,7 @@ use weir_common::{
 use crate::{
     hold,
     maps::{FAILED, PORT_HITS, ROUTES, SKIP_CIDRS, WORKLOAD, WORKLOADS, count, increment},
-    policy, share,
+    policy, properties, share,
     socket::{self, read, read_words, write},
 };
 
@@ -155,7 +155,11 @@ fn by_reach(
     config: &WorkloadConfig,
     dest: &mut OriginalDestination,
 ) -> Result<u16, Reason> {
+    if config.flags & flags::OUTBOUND_FILTERED != 0 {
+        return Err(Reason::Filtered);
+    }
     bound(ctx, dest)?;
+    properties::transferable(socket::of_address(ctx.sock_addr))?;
     reachable(ctx, config, dest)?;
     if policy::is_ahead(&FAILED, &destination_key(dest)) {
         return Err(Reason::FailedBefore);
@@ -262,6 +266,7 @@ fn redirect<const INET6: bool>(
     port: u16,
 ) -> Result<(), Reason> {
     dest.reason = Reason::Redirected as u8;
+    properties::note(socket::of_address(ctx.sock_addr), dest);
     if !socket::store(socket::of_address(ctx.sock_addr).cast(), dest) {
         return Err(Reason::HookError);
     }

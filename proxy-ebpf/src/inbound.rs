@@ -146,6 +146,9 @@ fn permit(
     if config.flags & flags::INCLUDE_INBOUND != 0 && rule.included == 0 {
         return Err(Reason::NotIncluded);
     }
+    if config.flags & flags::INBOUND_FILTERED != 0 {
+        return Err(Reason::Filtered);
+    }
     let key = DestinationKey::new(dest.workload, Direction::Inbound, dest.addr, dest.port);
     policy::learned(dest, &key)?;
     Ok(key)

@@ -19,6 +19,7 @@
 
 mod accelerate;
 mod connect;
+mod fields;
 mod hold;
 mod inbound;
 mod listening;
@@ -26,6 +27,7 @@ mod maps;
 mod name;
 mod option;
 mod policy;
+mod properties;
 mod share;
 mod socket;
 mod stream;

@@ -136,7 +136,7 @@ pub static OWN: InheritedStorage<u32> = InheritedStorage::new();
 #[btf_map]
 pub static WAYS: SkStorage<u32> = SkStorage::new();
 
-/// Room for some ten thousand events.
+/// Room for some six thousand events.
 pub const EVENTS_BYTES: usize = 1 << 20;
 
 #[btf_map]

@@ -26,10 +26,11 @@ use aya_ebpf::{
 };
 use weir_common::{
     AddrWords, CLIENT_IP_MARK, CloseEvent, ConnectionKey, DestinationKey, Direction,
-    OriginalDestination, Reason, TupleKey, WorkloadConfig, flags,
+    OriginalDestination, Reason, TupleKey, WorkloadConfig, flags, tcp_state,
 };
 
 use crate::{
+    fields::{BYTES_RETRANS, BYTES_SENT, SOCK_DONE, SOCKET_ERROR, SOCKET_FLAGS, Tcp},
     hold, inbound, listening,
     maps::{
         ACCEPTED, COUNTED, EVENTS, EVENTS_BYTES, OWN, PEERS, PENDING, SOCKOPS_CGROUP, WORKLOAD,
@@ -41,9 +42,6 @@ use crate::{
 
 const BPF_ANY: u64 = 0;
 const BPF_NOEXIST: u64 = 1;
-const TCP_SYN_SENT: u32 = 2;
-const TCP_CLOSE: u32 = 7;
-const TCP_LISTEN: u32 = 10;
 /// What of a mark is weir's.
 const CLIENT_IP_MASK: u32 = 0xffff_0000;
 
@@ -245,10 +243,10 @@ fn accepted(ctx: &SockOpsContext) {
 /// entry that its handshake has left.
 #[inline(always)]
 fn changed(ctx: &SockOpsContext) {
-    if ctx.arg(1) != TCP_CLOSE {
+    if ctx.arg(1) != tcp_state::CLOSE {
         return;
     }
-    if ctx.arg(0) == TCP_LISTEN {
+    if ctx.arg(0) == tcp_state::LISTEN {
         return listens_no_more(ctx);
     }
     let Some(dest) = stored(ctx) else { return };
@@ -264,29 +262,87 @@ fn changed(ctx: &SockOpsContext) {
         let direction = if inbound { Direction::Inbound } else { Direction::Outbound };
         return count(direction, Reason::ReportLost);
     };
+    let figures = Figures::of(ctx, dest.direction == Direction::Outbound as u8);
     let ops = ctx.ops;
     // SAFETY: the context is valid for the length of the program.
-    let (bytes_sent, bytes_received, srtt, retransmits) = unsafe {
-        (
-            read!((*ops).bytes_acked),
-            read!((*ops).bytes_received),
-            read!((*ops).srtt_us),
-            read!((*ops).total_retrans),
-        )
-    };
+    let (srtt, retransmits) = unsafe { (read!((*ops).srtt_us), read!((*ops).total_retrans)) };
     event.write(CloseEvent {
         destination: *dest,
-        bytes_sent,
-        bytes_received,
+        bytes_sent: figures.sent,
+        bytes_received: figures.received,
         // SAFETY: plain helper call.
         duration_ns: unsafe { bpf_ktime_get_ns() }.wrapping_sub(dest.connected_ns),
         // The kernel keeps eight times the smoothed value.
         srtt_us: srtt >> 3,
         retransmits,
-        established: u32::from(ctx.arg(0) != TCP_SYN_SENT),
-        _pad: 0,
+        state: ctx.arg(0),
+        error: figures.error,
     });
     event.submit(wake_up());
+}
+
+/// What a socket that closes has carried, and its error.
+struct Figures {
+    sent: u64,
+    received: u64,
+    error: u32,
+}
+
+// === impl Figures ===
+
+impl Figures {
+    /// `opened`: the socket has connected, and was not accepted. To be called on the way from one
+    /// state to the next: an error that ends a connection is set before (`tcp_reset`,
+    /// `tcp_write_err`), one that only follows from the socket's own reset after (`tcp_disconnect`).
+    #[inline(always)]
+    fn of(ctx: &SockOpsContext, opened: bool) -> Self {
+        let ops = ctx.ops;
+        let state = ctx.arg(0);
+        // SAFETY: the context is valid for the length of the program.
+        let (acked, received) =
+            unsafe { (read!((*ops).bytes_acked), read!((*ops).bytes_received)) };
+        let tcp = Tcp::of(sk(ctx));
+        // SAFETY: the types are the fields' own.
+        let (error, flags, sent, again) = unsafe {
+            (
+                tcp.and_then(|tcp| tcp.read::<u32>(&SOCKET_ERROR)),
+                tcp.and_then(|tcp| tcp.read::<u64>(&SOCKET_FLAGS)),
+                tcp.and_then(|tcp| tcp.read::<u64>(&BYTES_SENT)),
+                tcp.and_then(|tcp| tcp.read::<u64>(&BYTES_RETRANS)),
+            )
+        };
+        // The kernel counts the sequence number that a FIN takes as a byte (`tcp_rcv_nxt_update`).
+        let fin_came = match flags {
+            Some(flags) => flags & SOCK_DONE != 0,
+            None => {
+                state == tcp_state::CLOSE_WAIT
+                    || state == tcp_state::LAST_ACK
+                    || state == tcp_state::CLOSING
+                    || state == tcp_state::FIN_WAIT2
+            }
+        };
+        let sent = match (sent, again) {
+            (Some(sent), Some(again)) => less(sent, again),
+            // What is acknowledged has the SYN of who connects and the FIN in it (`tcp_snd_una_update`).
+            _ => {
+                let fin_went = state == tcp_state::FIN_WAIT2
+                    || state == tcp_state::LAST_ACK
+                    || state == tcp_state::CLOSING;
+                less(acked, u64::from(opened) + u64::from(fin_went))
+            }
+        };
+        Self {
+            sent,
+            received: less(received, u64::from(fin_came)),
+            error: error.unwrap_or(CloseEvent::ERROR_UNKNOWN),
+        }
+    }
+}
+
+/// A difference that is not negative.
+#[inline(always)]
+const fn less(a: u64, b: u64) -> u64 {
+    if a > b { a - b } else { 0 }
 }
 
 /// Whether the event about to be sent wakes the proxy. Waking a sleeping process for each closed

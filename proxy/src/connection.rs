@@ -5,6 +5,7 @@ mod dial;
 mod dials;
 mod held;
 mod http;
+mod properties;
 mod reset;
 mod waiting;
 
@@ -108,7 +109,8 @@ impl Context {
         if comes_back || self.own.contains(&captured.destination) {
             return refuse(client, guard, CloseReason::Loop);
         }
-        let own = OwnDial::new(&self.dials);
+        let held = (direction == Direction::Inbound).then_some((peer, destination));
+        let own = OwnDial::new(&self.dials, held);
         let dial = Dial::new(self, &captured, peer, &own, dialling);
         let opaque = self.opaque(&captured, &guard, accepted);
         let upstream = match self.connect(&client, dial, &guard).await {

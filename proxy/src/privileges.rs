@@ -25,35 +25,68 @@ pub struct Need {
     pub reason: &'static str,
     /// Whether nothing can be captured without it.
     pub required: bool,
+    /// What is worse without it, as a clause; empty where it is required.
+    pub without: &'static str,
 }
 
+/// Without the one that sends segments by hand.
+pub const CONNECTS_AT_ONCE: &str = "connect(2) succeeds before the destination has accepted";
+/// Without those that look at other users' processes.
+pub const CANNOT_FOLLOW: &str = "when a server that listened before weir ends, its next client is reset \
+                             instead of refused";
+/// Without those that make sockets for others.
+pub const NOT_THE_OWNERS: &str = "rules of packet filters and routing by user or group take weir's \
+                              connections for its own";
+
 /// What is kept in every case, as far as the process has it.
-pub const NEEDS: [Need; 6] = [
-    Need { capability: Capability::CAP_BPF, reason: "loads programs and maps", required: true },
+pub const NEEDS: [Need; 8] = [
+    Need {
+        capability: Capability::CAP_BPF,
+        reason: "loads programs and maps",
+        required: true,
+        without: "",
+    },
     Need {
         capability: Capability::CAP_NET_ADMIN,
         reason: "attaches to cgroups' sockets",
         required: true,
+        without: "",
     },
     Need {
         capability: Capability::CAP_SYS_ADMIN,
         reason: "enters network namespaces",
         required: true,
+        without: "",
     },
     Need {
         capability: Capability::CAP_NET_RAW,
         reason: "answers connections that are held",
         required: false,
+        without: CONNECTS_AT_ONCE,
     },
     Need {
         capability: Capability::CAP_SYS_PTRACE,
         reason: "finds other users' namespaces and listening sockets",
         required: false,
+        without: CANNOT_FOLLOW,
     },
     Need {
         capability: Capability::CAP_DAC_READ_SEARCH,
         reason: "lists the descriptors of other users' processes",
         required: false,
+        without: CANNOT_FOLLOW,
+    },
+    Need {
+        capability: Capability::CAP_SETUID,
+        reason: "makes sockets that belong to the user who connects",
+        required: false,
+        without: NOT_THE_OWNERS,
+    },
+    Need {
+        capability: Capability::CAP_SETGID,
+        reason: "makes sockets that belong to the group of who connects",
+        required: false,
+        without: NOT_THE_OWNERS,
     },
 ];
 

@@ -97,8 +97,8 @@ pub struct SkippedConnection {
     pub srtt: Duration,
     /// Segments sent again.
     pub retransmits: u32,
-    /// False if the handshake never completed.
-    pub established: bool,
+    /// How it ended.
+    pub end: CloseReason,
 }
 
 // === impl SkippedConnection ===
@@ -190,8 +190,8 @@ impl Telemetry {
                 untracked: None,
                 detect: None,
                 duration: skipped.duration,
-                close: if skipped.established { "finished" } else { "not_established" }.into(),
-                error: None,
+                close: skipped.end.name().into(),
+                error: skipped.end.error().map(|error| error.into_owned()),
                 kernel: Some(KernelNumbers {
                     srtt: skipped.srtt,
                     retransmits: skipped.retransmits,
@@ -360,6 +360,9 @@ pub const fn skip_clause(reason: Reason) -> &'static str {
         Reason::OtherNetns => "socket is in another network namespace",
         Reason::ListeningFull => "the workload's share of listening sockets was used up",
         Reason::ReportLost => "its report was lost",
+        Reason::BoundPort => "socket is bound to a source port",
+        Reason::Signed => "segments are signed (TCP-MD5 or TCP-AO)",
+        Reason::Filtered => "a program of the cgroup filters it, and would not filter weir",
     }
 }
 

@@ -87,6 +87,8 @@ pub struct Workload {
     /// Of the cgroup that it is attached to.
     cgroup_id: u64,
     wait: Mutex<Option<Wait>>,
+    /// Programs of others that filter its packets, by direction.
+    filters: Mutex<[Vec<String>; 2]>,
     shared: Arc<Shared>,
     slots: Arc<WorkloadSlots>,
     policy: Mutex<PortPolicy>,
@@ -190,6 +192,7 @@ impl Workload {
             netns,
             cgroup_id,
             wait: Mutex::default(),
+            filters: Mutex::default(),
             shared,
             slots,
             policy: Mutex::new(policy),
@@ -207,6 +210,8 @@ impl Workload {
             client_ip_user: Mutex::new(client_ip_user),
             _registered: registered,
         });
+        let looked_at = Arc::clone(&workload);
+        blocking(move || looked_at.look_at_filters(true)).await;
         workload
             .begin(routes, cgroup, keep, queue)
             .await

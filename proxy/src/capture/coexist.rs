@@ -5,6 +5,7 @@
 //! programs of a cgroup run before those of its ancestors, and those of one cgroup in the order in
 //! which they were attached. Each sees what the one before has written. All of them run.
 
+mod filters;
 mod hooks;
 mod mesh;
 mod nftables;
@@ -12,6 +13,7 @@ mod packets;
 mod sockets;
 mod xtables;
 
+pub use filters::filters;
 pub use mesh::{Mesh, cilium, meshes};
 pub use packets::inside;
 
@@ -123,6 +125,7 @@ pub fn overlaps(cgroup: &Path) -> Result<Vec<Overlap>, CaptureError> {
 #[must_use]
 pub fn survey(cgroup: &Path, netns: BorrowedFd<'_>) -> Survey {
     let mut findings = hooks::findings(cgroup);
+    findings.extend(filters::findings(cgroup));
     findings.extend(sockets::maps());
     findings.extend(sockets::lookup(netns));
     findings.extend(packets::findings(netns));

@@ -14,11 +14,15 @@ const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 
 /// `enum bpf_prog_type` and `enum bpf_attach_type` (`include/uapi/linux/bpf.h`).
-const SOCK_OPS: (u32, u32) = (13, 3);
+pub(super) const SOCK_OPS: (u32, u32) = (13, 3);
 const SK_LOOKUP: (u32, u32) = (30, 36);
 
 /// The helper `bpf_get_netns_cookie`.
 const GET_NETNS_COOKIE: i32 = 122;
+/// The helper `bpf_skc_to_tcp_sock`.
+const SKC_TO_TCP_SOCK: i32 = 137;
+/// `offsetof(struct bpf_sock_ops, sk)`.
+const SOCK_OPS_SK: i16 = 184;
 /// `offsetof(struct bpf_sk_lookup, ingress_ifindex)`.
 const INGRESS_IFINDEX: i16 = 64;
 
@@ -137,7 +141,40 @@ impl Instruction {
 
     /// `to = *(u32 *)(from + offset)`
     const fn load_word(to: u8, from: u8, offset: i16) -> Self {
-        Self { code: 0x61, registers: from << 4 | to, offset, immediate: 0 }
+        Self::load(to, from, offset, 4)
+    }
+
+    /// The same for 1, 2, 4 or 8 bytes.
+    const fn load(to: u8, from: u8, offset: i16, size: u8) -> Self {
+        let code = match size {
+            1 => 0x71,
+            2 => 0x69,
+            4 => 0x61,
+            _ => 0x79,
+        };
+        Self { code, registers: from << 4 | to, offset, immediate: 0 }
+    }
+
+    /// `if register == 0 goto +skipped`
+    const fn skip_if_null(register: u8, skipped: i16) -> Self {
+        Self { code: 0x15, registers: register, offset: skipped, immediate: 0 }
+    }
+
+    /// A sockops program that reads so many bytes of the kernel's own `struct tcp_sock`, or of what a
+    /// pointer in there points to.
+    pub(super) fn read_tcp(pointer: Option<i16>, offset: i16, size: u8) -> Vec<Self> {
+        let first = pointer.map(|pointer| Self::load(0, 0, pointer, 8));
+        let reads: Vec<Self> = first.into_iter().chain([Self::load(1, 0, offset, size)]).collect();
+        let behind = if pointer.is_some() { 2 } else { 1 };
+        let mut program = vec![
+            Self::load(1, 1, SOCK_OPS_SK, 8),
+            Self::skip_if_null(1, 2 + behind),
+            Self { code: 0x85, registers: 0, offset: 0, immediate: SKC_TO_TCP_SOCK },
+            Self::skip_if_null(0, behind),
+        ];
+        program.extend(reads);
+        program.extend([Self::answer(1), Self::EXIT]);
+        program
     }
 }
 

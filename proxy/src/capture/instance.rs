@@ -23,7 +23,7 @@ use weir_common::{
 use super::{
     CaptureError,
     attach::{INBOUND_PROGRAM, refused},
-    features,
+    features, fields,
     layout::{InUse, Layouts},
     left::AllLeft,
     pins::{Lock, Pins, control, digest, directories, lock_holder},
@@ -231,7 +231,8 @@ impl Instance {
     #[must_use]
     pub fn programs(&self) -> u64 {
         let constants = [self.log_level, u8::from(self.ingress_ifindex)];
-        digest(self.object.iter().copied().chain(constants))
+        let fields = fields::constants().iter().flat_map(|(_, offset)| offset.to_ne_bytes());
+        digest(self.object.iter().copied().chain(constants).chain(fields))
     }
 
     /// What its maps look like.
@@ -321,6 +322,9 @@ fn load(
         .override_global("INGRESS_IFINDEX", constant(ingress_ifindex), true)
         .override_global("SOCKOPS_CGROUP", constant(sockops_knows_cgroup()), true)
         .override_global(aya_log::LEVEL, &LEVELS[usize::from(log_level.min(5))], false);
+    for (name, offset) in fields::constants() {
+        loader.override_global(name, offset, true);
+    }
     for name in layouts.names() {
         loader.map_pin_path(name, pins.map(name));
     }

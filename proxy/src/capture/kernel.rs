@@ -16,6 +16,9 @@ use super::{
     table::lock,
 };
 
+/// Flags that are found out, whatever the settings say.
+const MEASURED: u32 = flags::ROUTES_COMPLETE | flags::OUTBOUND_FILTERED | flags::INBOUND_FILTERED;
+
 /// One workload of an instance.
 pub struct Kernel {
     pub(super) instance: Arc<Instance>,
@@ -107,11 +110,24 @@ impl Kernel {
         let off = if self.is_inbound_off() { flags::CAPTURE_INBOUND } else { 0 };
         let hold = if self.holds.load(Ordering::Acquire) { flags::HOLD } else { 0 };
         self.change_entry(|before| WorkloadConfig {
-            flags: (config.flags | hold | (before.flags & flags::ROUTES_COMPLETE)) & !off,
+            flags: (config.flags | hold | (before.flags & MEASURED)) & !off,
             exempt_cgroup: config.exempt_cgroup,
             heartbeat_limit_ns: config.heartbeat_limit_ns,
             ..before
         })
+    }
+
+    /// Lets connections of a direction go direct that somebody else's program filters, or captures them
+    /// again.
+    ///
+    /// # Errors
+    /// Where the map cannot be written.
+    pub fn set_filtered(&self, direction: Direction, filtered: bool) -> Result<(), CaptureError> {
+        let flag = match direction {
+            Direction::Outbound => flags::OUTBOUND_FILTERED,
+            Direction::Inbound => flags::INBOUND_FILTERED,
+        };
+        self.set_flag(flag, filtered)
     }
 
     /// Turns flags of the workload on or off.

@@ -1,9 +1,11 @@
 //! The proxy's listeners and the slots that the hooks find them in. The kernel empties a slot when
 //! its listener closes, whatever the reason: that is what makes weir fail open.
 
+mod ports;
+
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     sync::{
         Arc, Mutex,
@@ -47,8 +49,8 @@ pub(super) struct Loopback([AtomicBool; 2]);
 // === impl Listeners ===
 
 impl Listeners {
-    /// Opens the listeners in a network namespace, on loopback and ephemeral ports, so that nobody
-    /// outside can reach them but through the hooks. Captures nothing before [`Self::offer`], nor
+    /// Opens the listeners in a network namespace, on loopback, so that nobody outside can reach them
+    /// but through the hooks, and on ports that the kernel gives nobody and no operator has reserved. Captures nothing before [`Self::offer`], nor
     /// while loopback does not work.
     ///
     /// # Errors
@@ -56,8 +58,8 @@ impl Listeners {
     pub fn open(kernel: &Kernel, netns: &Netns) -> Result<Self, CaptureError> {
         let (v4, v6) = netns.enter(|| {
             (
-                listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), None),
-                listen(SocketAddr::from((Ipv6Addr::LOCALHOST, 0)), None),
+                listen_aside(Ipv4Addr::LOCALHOST.into(), None),
+                listen_aside(Ipv6Addr::LOCALHOST.into(), None),
             )
         })?;
         let v4 = v4.map_err(|source| CaptureError::Socket {
@@ -107,7 +109,7 @@ impl Listeners {
                         (ListenerKind::Hold4, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
                     }
                 };
-                Ok((kind, listen(address, Some(filter.as_fd()))?))
+                Ok((kind, listen_aside(address.ip(), Some(filter.as_fd()))?))
             });
             Ok((raw, listeners.collect::<io::Result<Vec<_>>>()?))
         })?;
@@ -284,7 +286,18 @@ pub(super) fn shortage(error: &io::Error) -> &'static str {
     }
 }
 
-/// `filter`: a program that sees every segment that comes to the listener, from the first on.
+/// Listens on a port where no server of the workload is likely to want to listen. `filter`: a program
+/// that sees every segment that comes to the listener, from the first on.
+fn listen_aside(address: IpAddr, filter: Option<BorrowedFd<'_>>) -> io::Result<TcpListener> {
+    for port in ports::aside() {
+        match listen(SocketAddr::new(address, port), filter) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            listening => return listening,
+        }
+    }
+    listen(SocketAddr::new(address, 0), filter)
+}
+
 fn listen(address: SocketAddr, filter: Option<BorrowedFd<'_>>) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
@@ -318,7 +331,7 @@ fn listen(address: SocketAddr, filter: Option<BorrowedFd<'_>>) -> io::Result<Tcp
 
 /// Finds out about peers that vanished without a word (tcp(7)): after a minute of silence, and six
 /// probes ten seconds apart, the kernel ends the connection. An answer to a probe costs nothing.
-pub fn keep_alive(socket: &Socket) {
+fn keep_alive(socket: &Socket) {
     let probes = TcpKeepalive::new()
         .with_time(Duration::from_secs(60))
         .with_interval(Duration::from_secs(10))

@@ -2,6 +2,7 @@
 //! thread. It makes no namespaces and configures nothing in them.
 
 mod helper;
+mod owner;
 mod pool;
 mod residents;
 
@@ -26,10 +27,13 @@ use tokio::{
     sync::{OnceCell, oneshot},
 };
 
-pub use self::residents::{Residence, residence};
 use self::{
     helper::{Helper, JOBS, SOCKETS},
     pool::Pool,
+};
+pub use self::{
+    owner::Owner,
+    residents::{Residence, residence},
 };
 use super::{CaptureError, netns_cookie};
 
@@ -287,17 +291,29 @@ impl Netns {
     /// # Errors
     /// What socket(2) says, and `EPERM` where the namespace cannot be entered.
     pub async fn tcp_socket(&self, v6: bool) -> io::Result<Socket> {
+        self.tcp_socket_of(v6, None).await
+    }
+
+    /// The same for a socket that belongs to somebody; `None` for weir itself.
+    ///
+    /// # Errors
+    /// As [`Self::tcp_socket`].
+    pub async fn tcp_socket_of(&self, v6: bool, owner: Option<Owner>) -> io::Result<Socket> {
+        let owner = owner.unwrap_or_else(Owner::own);
         if self.is_own() {
-            return tcp_socket(v6);
+            return owner.make(|| tcp_socket(v6));
         }
-        let (ready, order) = self.pool(v6).take();
+        let (ready, order) = self.pool(v6).take(owner);
         let socket = match ready {
             Some(socket) => Either::Left(socket),
-            None => Either::Right(self.inner.door.ask(&SOCKETS, move || tcp_socket(v6))),
+            None => {
+                let make = move || owner.make(|| tcp_socket(v6));
+                Either::Right(self.inner.door.ask(&SOCKETS, make))
+            }
         };
         // Behind the socket that is waited for, and before the wait, which may be given up.
         if order {
-            self.fill(v6);
+            self.fill(v6, owner);
         }
         match socket {
             Either::Left(socket) => Ok(socket),
@@ -316,9 +332,9 @@ impl Netns {
     }
 
     /// Has the pool filled, without waiting for it.
-    fn fill(&self, v6: bool) {
+    fn fill(&self, v6: bool, owner: Owner) {
         let (pool, netns) = (self.clone(), self.clone());
-        let work = move || pool.pool(v6).fill(|| tcp_socket(v6));
+        let work = move || pool.pool(v6).fill(owner, || owner.make(|| tcp_socket(v6)));
         let done = move |result: io::Result<()>| {
             if result.is_err() {
                 netns.pool(v6).not_ordered();

@@ -15,8 +15,8 @@ use std::{
 
 use aya::maps::{HashMap, Map, MapData, MapError, SkStorage};
 use weir_common::{
-    AddrWords, AddressClass, ConnectionKey, Direction, OriginalDestination, PortState, Source,
-    WorkloadId, hold, maps,
+    AddrWords, AddressClass, ConnectionKey, Direction, OriginalDestination, PortState, Properties,
+    Source, WorkloadId, hold, maps,
 };
 
 use super::{CaptureError, Instance, bpf, table::lock};
@@ -58,6 +58,8 @@ pub struct Captured {
     pub source: Option<IpAddr>,
     /// The application's `SO_MARK`; 0 for none.
     pub mark: u32,
+    /// What else the application has set on its socket.
+    pub properties: Properties,
     /// The port's state when it was captured: opaque or detect.
     pub state: PortState,
     /// Who had set that state.
@@ -178,6 +180,7 @@ impl From<&OriginalDestination> for Captured {
             bound: source.filter(|_| value.bound != 0),
             source,
             mark: value.mark,
+            properties: value.properties,
             state: PortState::from_u8(value.state).unwrap_or(PortState::Detect),
             state_source: Source::from_u8(value.state_source).unwrap_or(Source::Default),
         }

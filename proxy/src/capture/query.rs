@@ -29,6 +29,10 @@ pub struct Attached {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Hook {
+    /// Packets for sockets.
+    Ingress = 0,
+    /// Packets from sockets.
+    Egress = 1,
     /// Events of TCP sockets.
     SockOps = 3,
     /// connect(2) of IPv4 sockets.
@@ -251,6 +255,8 @@ impl Hook {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
             Self::SockOps => "sockops",
             Self::Connect4 => "connect4",
             Self::Connect6 => "connect6",

@@ -1,16 +1,20 @@
 //! Opens the upstream connection: to the original destination, from where the application itself
 //! would have connected.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
+use weir_common::Properties;
 
-use super::{Context, Feedback, dials::OwnDial};
+use super::{Context, Feedback, dials::OwnDial, properties};
 use crate::{
     budget::Taken,
-    capture::{Captured, Netns, connect_as, keep_alive},
+    capture::{Captured, Netns, connect_as},
     decision::Direction,
 };
 
@@ -18,6 +22,8 @@ use crate::{
 /// the queue wait for theirs (`accept.rs`).
 const DESCRIPTOR_PAUSES: u32 = 50;
 const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
+/// How many source addresses of loopback are tried where the first has no port left.
+const SOURCES: usize = 8;
 
 /// What the upstream connection has to share with the application's socket.
 pub(crate) struct Dial<'a> {
@@ -28,8 +34,10 @@ pub(crate) struct Dial<'a> {
     client: Option<SocketAddr>,
     /// Inbound: who connected, and what weir has open to the workload.
     inbound: Option<(SocketAddr, &'a OwnDial)>,
-    bound: Option<std::net::IpAddr>,
+    bound: Option<IpAddr>,
     mark: u32,
+    /// What else the application has set on its socket.
+    properties: Properties,
     /// Zero leaves the patience to the kernel (tcp(7), `tcp_syn_retries`).
     timeout: Duration,
     /// How often descriptors are waited for.
@@ -55,6 +63,7 @@ impl<'a> Dial<'a> {
             inbound: inbound.then_some((peer, own)),
             bound: captured.bound,
             mark: captured.mark,
+            properties: captured.properties,
             timeout: context.config.forward.connect_timeout,
             pauses: DESCRIPTOR_PAUSES,
             _dialling: dialling,
@@ -113,26 +122,50 @@ impl<'a> Dial<'a> {
                 }
                 self.feedback.dialling_as(source, connecting)
             };
-            match connect_as(self.netns, client, self.destination, &tell).await {
+            let is_free =
+                |source| self.inbound.is_none_or(|(_, own)| !own.is_held(source, self.destination));
+            match connect_as(self.netns, client, self.destination, &is_free, &tell).await {
                 // Link-local clients: better from a local address than not at all.
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
-                connected => {
-                    let stream = connected?;
-                    keep_alive(&SockRef::from(&stream));
-                    return Ok(stream);
-                }
+                connected => return connected,
             }
         }
-        self.socket().await?.connect(self.destination).await
+        let connected = self.socket(None).await?.connect(self.destination).await;
+        match (connected, self.destination.ip()) {
+            (Err(error), IpAddr::V4(_))
+                if self.inbound.is_some() && error.kind() == io::ErrorKind::AddrNotAvailable =>
+            {
+                self.connect_from_loopback().await
+            }
+            (connected, _) => connected,
+        }
     }
 
-    async fn socket(&self) -> io::Result<TcpSocket> {
-        let socket = self.netns.tcp_socket(self.destination.is_ipv6()).await?;
-        keep_alive(&socket);
+    /// To the application from one of the addresses of 127.0.0.0/8, each of which has as many ports
+    /// as the namespace's own address, from which none is left.
+    async fn connect_from_loopback(&self) -> io::Result<TcpStream> {
+        let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
+        for _ in 0..SOURCES {
+            let source =
+                Ipv4Addr::new(127, fastrand::u8(1..), fastrand::u8(..), fastrand::u8(1..255));
+            result = self.socket(Some(source.into())).await?.connect(self.destination).await;
+            match &result {
+                Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
+                _ => break,
+            }
+        }
+        result
+    }
+
+    /// `from`: the source address, unless the application has chosen one.
+    async fn socket(&self, from: Option<IpAddr>) -> io::Result<TcpSocket> {
+        let owner = properties::owner(&self.properties);
+        let socket = self.netns.tcp_socket_of(self.destination.is_ipv6(), owner).await?;
+        properties::set(&socket, self.destination, &self.properties);
         if self.mark != 0 {
             socket.set_mark(self.mark)?;
         }
-        if let Some(bound) = self.bound {
+        if let Some(bound) = self.bound.or(from) {
             // The port is chosen at connect, so that it need only be unique per destination.
             setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
             socket.bind(&SocketAddr::new(bound, 0).into())?;

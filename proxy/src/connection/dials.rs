@@ -15,6 +15,8 @@ type Ends = (SocketAddr, SocketAddr);
 #[derive(Debug, Default)]
 pub struct OwnDials {
     open: Mutex<HashMap<Ends, usize>>,
+    /// The connections that they are made for: from the client to where it wants to go.
+    held: Mutex<HashMap<Ends, usize>>,
 }
 
 /// Those of one served connection, for as long as it lasts.
@@ -22,6 +24,7 @@ pub struct OwnDials {
 pub(super) struct OwnDial {
     all: Arc<OwnDials>,
     mine: Mutex<Vec<Ends>>,
+    held: Option<Ends>,
 }
 
 // === impl OwnDials ===
@@ -36,8 +39,19 @@ impl OwnDials {
 // === impl OwnDial ===
 
 impl OwnDial {
-    pub(super) fn new(all: &Arc<OwnDials>) -> Self {
-        Self { all: Arc::clone(all), mine: Mutex::default() }
+    /// For a client's connection; `held` are its ends where it comes in from outside.
+    pub(super) fn new(all: &Arc<OwnDials>, held: Option<(SocketAddr, SocketAddr)>) -> Self {
+        let held = held.map(|(client, to)| ends(client, to));
+        if let Some(held) = held {
+            *lock(&all.held).entry(held).or_default() += 1;
+        }
+        Self { all: Arc::clone(all), mine: Mutex::default(), held }
+    }
+
+    /// Whether a client has a connection between these ends: weir's own between them would be taken
+    /// for it.
+    pub(super) fn is_held(&self, from: SocketAddr, to: SocketAddr) -> bool {
+        lock(&self.all.held).contains_key(&ends(from, to))
     }
 
     /// A connection between these ends is opened.
@@ -57,17 +71,24 @@ impl Drop for OwnDial {
     fn drop(&mut self) {
         let mut open = lock(&self.all.open);
         for ends in lock(&self.mine).drain(..) {
-            if let Some(count) = open.get_mut(&ends) {
-                *count -= 1;
-                if *count == 0 {
-                    open.remove(&ends);
-                }
-            }
+            one_less(&mut open, &ends);
+        }
+        if let Some(held) = &self.held {
+            one_less(&mut lock(&self.all.held), held);
         }
     }
 }
 
 // === helpers ===
+
+fn one_less(counts: &mut HashMap<Ends, usize>, ends: &Ends) {
+    if let Some(count) = counts.get_mut(ends) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(ends);
+        }
+    }
+}
 
 /// Without what only one side knows, the scope of a link-local address.
 fn ends(from: SocketAddr, to: SocketAddr) -> Ends {
@@ -89,7 +110,10 @@ mod tests {
         let all = Arc::new(OwnDials::default());
         let (from, to) = ("10.0.0.1:5".parse().unwrap(), "10.0.0.2:80".parse().unwrap());
         let mapped = "[::ffff:10.0.0.1]:5".parse().unwrap();
-        let (first, second) = (OwnDial::new(&all), OwnDial::new(&all));
+        let client = "10.0.0.1:7".parse().unwrap();
+        let held = Some((client, to));
+        let (first, second) = (OwnDial::new(&all, held), OwnDial::new(&all, held));
+        assert!(second.is_held(client, to) && !second.is_held(from, to));
         assert!(!all.contains(from, to));
         first.opens(from, to);
         second.opens(mapped, to);
@@ -99,6 +123,6 @@ mod tests {
         assert!(all.contains(from, to));
         drop(second);
         assert!(!all.contains(from, to));
-        assert!(all.open.lock().unwrap().is_empty());
+        assert!(all.open.lock().unwrap().is_empty() && all.held.lock().unwrap().is_empty());
     }
 }

@@ -42,7 +42,7 @@ impl Context {
             held.refuse(libc::ECONNREFUSED);
             return guard.close(CloseReason::Loop);
         }
-        let own = OwnDial::new(&self.dials);
+        let own = OwnDial::new(&self.dials, None);
         let dial = Dial::new(self, &captured, peer, &own, dialling).at_once();
         let opaque = self.opaque(&captured, &guard, begun);
         let dialled = tokio::select! {

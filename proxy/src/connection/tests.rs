@@ -61,6 +61,7 @@ fn inbound(destination: SocketAddr, peer: SocketAddr) -> Captured {
         bound: None,
         source: Some(peer.ip()),
         mark: 0,
+        properties: weir_common::Properties::default(),
         state: PortState::Opaque,
         state_source: Source::Config,
     }

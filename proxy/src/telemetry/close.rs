@@ -17,6 +17,8 @@ pub enum CloseReason {
     UpstreamReset,
     /// The upstream could not be reached; an `errno`.
     ConnectFailed(i32),
+    /// A direct connection whose handshake did not complete; an `errno`, or 0 where it was given up.
+    NotEstablished(i32),
     /// One side had closed, and the other stayed silent for too long.
     HalfClosedTimeout,
     /// Still open when the drain's time was up.
@@ -51,6 +53,7 @@ impl CloseReason {
             Self::ClientReset => "client_reset",
             Self::UpstreamReset => "upstream_reset",
             Self::ConnectFailed(_) => "connect_failed",
+            Self::NotEstablished(_) => "not_established",
             Self::HalfClosedTimeout => "half_closed_timeout",
             Self::DrainDeadline => "drain_deadline",
             Self::Loop => "loop",
@@ -74,7 +77,10 @@ impl CloseReason {
     pub(super) fn client_errno(&self) -> Option<String> {
         match self {
             Self::ClientReset => Some(errno_name(libc::ECONNRESET)),
-            Self::ConnectFailed(errno) | Self::Error(errno) => Some(errno_name(*errno)),
+            Self::NotEstablished(0) => None,
+            Self::ConnectFailed(errno) | Self::NotEstablished(errno) | Self::Error(errno) => {
+                Some(errno_name(*errno))
+            }
             Self::HalfClosedTimeout => Some(errno_name(libc::ETIMEDOUT)),
             _ => None,
         }
@@ -84,7 +90,10 @@ impl CloseReason {
     pub(super) fn upstream_errno(&self) -> Option<String> {
         match self {
             Self::UpstreamReset => Some(errno_name(libc::ECONNRESET)),
-            Self::ConnectFailed(errno) | Self::Error(errno) => Some(errno_name(*errno)),
+            Self::NotEstablished(0) => None,
+            Self::ConnectFailed(errno) | Self::NotEstablished(errno) | Self::Error(errno) => {
+                Some(errno_name(*errno))
+            }
             Self::HalfClosedTimeout => Some(errno_name(libc::ETIMEDOUT)),
             _ => None,
         }

@@ -290,7 +290,7 @@ fn direct(source: Source, reason: Reason) -> SkippedConnection {
         duration: Duration::from_secs(1),
         srtt: Duration::from_micros(90),
         retransmits: 2,
-        established: true,
+        end: CloseReason::Finished,
     }
 }
 

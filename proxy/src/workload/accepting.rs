@@ -12,6 +12,7 @@ use std::{
 use rustix::net::{SocketFlags, acceptfrom_with};
 use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
+use weir_common::Properties;
 
 use super::{Workload, lock};
 use crate::{
@@ -124,6 +125,7 @@ impl Workload {
                 bound: None,
                 source: Some(peer.ip()),
                 mark: 0,
+                properties: Properties::default(),
                 state: status.state,
                 state_source: status.source,
             });

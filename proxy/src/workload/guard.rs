@@ -12,9 +12,9 @@ use super::{Origin, Start, Workload, configure::configure_anew, lock};
 use crate::{
     accept::Slots,
     blocking::blocking,
-    capture::{CaptureError, RememberedPort, Residence, residence},
+    capture::{CaptureError, RememberedPort, Residence, coexist::filters, residence},
     config::WorkloadSettings,
-    decision::{Direction, Source},
+    decision::{Direction, Source, direction_name},
 };
 
 /// What a workload has to have before it is captured; the `reason` of `weir_workload_waiting`.
@@ -103,6 +103,48 @@ impl Workload {
             return Look::Gone(wait);
         }
         self.kernel.changed_hook().map_or(Look::Sound, Look::Changed)
+    }
+
+    /// Looks whether somebody else's programs filter what the workload's cgroup sends and receives. weir's
+    /// own connections would not pass them: where there are any, the workload's go direct. What they do
+    /// is not known, so that one that only counts is taken for a filter too. `thorough` looks at the cgroups
+    /// below as well. Blocks.
+    pub fn look_at_filters(&self, thorough: bool) {
+        let settings = self.settings();
+        let Some(cgroup) = settings.workload.cgroup.as_deref() else { return };
+        for direction in [Direction::Outbound, Direction::Inbound] {
+            // One that cannot be asked is asked again.
+            let Ok(found) = filters(cgroup, direction, thorough) else { continue };
+            self.filters_found(direction, found, thorough);
+        }
+    }
+
+    fn filters_found(&self, direction: Direction, found: Vec<String>, thorough: bool) {
+        let mut known = lock(&self.filters);
+        let known = &mut known[direction as usize];
+        // Those of a cgroup below are seen by a thorough look only.
+        if *known == found || (!thorough && found.is_empty()) {
+            return;
+        }
+        let was_filtered = !known.is_empty();
+        if was_filtered == found.is_empty()
+            && let Err(error) = self.kernel.set_filtered(direction, !found.is_empty())
+        {
+            return tracing::warn!(%error, "a filter of a cgroup is not minded");
+        }
+        let (workload, direction) = (&**self.name(), direction_name(direction));
+        if found.is_empty() {
+            tracing::info!(workload, direction, "no program filters the cgroup any more: captured");
+        } else {
+            tracing::warn!(
+                workload,
+                direction,
+                programs = found.join(", "),
+                "connections are not captured: programs filter the cgroup's packets, which weir's own \
+                 do not pass; take them off, or run weir in a cgroup under the same ones"
+            );
+        }
+        *known = found;
     }
 
     fn look_at_cgroup(&self) -> Option<Wait> {

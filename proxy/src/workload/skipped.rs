@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use weir_common::Reason;
 
-use crate::{capture::DirectClose, decision::Source, telemetry::SkippedConnection};
+use crate::{
+    capture::{DirectClose, End},
+    decision::{Direction, Source},
+    telemetry::{CloseReason, SkippedConnection},
+};
 
 /// The end of a direct connection of the workload with this name.
 #[must_use]
@@ -25,6 +29,21 @@ pub fn skipped(name: &Arc<str>, event: &DirectClose) -> SkippedConnection {
         duration: event.duration,
         srtt: event.srtt,
         retransmits: event.retransmits,
-        established: event.established,
+        end: end(event.captured.direction, event.end),
+    }
+}
+
+/// Who ended it: the workload is the client outbound, the server inbound.
+const fn end(direction: Direction, end: End) -> CloseReason {
+    match (end, direction) {
+        (End::NotEstablished(errno), _) => CloseReason::NotEstablished(errno),
+        (End::Finished, _) => CloseReason::Finished,
+        (End::OwnReset, Direction::Outbound) | (End::PeerReset, Direction::Inbound) => {
+            CloseReason::ClientReset
+        }
+        (End::PeerReset, Direction::Outbound) | (End::OwnReset, Direction::Inbound) => {
+            CloseReason::UpstreamReset
+        }
+        (End::Error(errno), _) => CloseReason::Error(errno),
     }
 }

@@ -52,7 +52,9 @@ impl Workloads {
         let (list, instance) = (self.list(), Arc::clone(&self.shared.instance));
         let (looks, others) = blocking(move || {
             let look = |workload: Arc<Workload>| {
-                let found = workload.look(round % THOROUGH == THOROUGH - 1);
+                let thorough = round % THOROUGH == THOROUGH - 1;
+                let found = workload.look(thorough);
+                workload.look_at_filters(thorough);
                 if found == Look::Sound {
                     workload.guard_slots();
                 }

@@ -18,13 +18,16 @@ use weir_tests::weir::{Daemon, Exec, Run};
 const DAC_OVERRIDE: u64 = 1 << 1;
 const DAC_READ_SEARCH: u64 = 1 << 2;
 const KILL: u64 = 1 << 5;
+const SETGID: u64 = 1 << 6;
+const SETUID: u64 = 1 << 7;
 const NET_BIND_SERVICE: u64 = 1 << 10;
 const NET_ADMIN: u64 = 1 << 12;
 const NET_RAW: u64 = 1 << 13;
 const SYS_PTRACE: u64 = 1 << 19;
 const SYS_ADMIN: u64 = 1 << 21;
 const BPF: u64 = 1 << 39;
-const KEPT: u64 = DAC_READ_SEARCH | NET_ADMIN | NET_RAW | SYS_PTRACE | SYS_ADMIN | BPF;
+const KEPT: u64 =
+    DAC_READ_SEARCH | SETGID | SETUID | NET_ADMIN | NET_RAW | SYS_PTRACE | SYS_ADMIN | BPF;
 
 /// What `/proc/PID/status` says of a thread's privileges.
 type Privileges = BTreeMap<String, u64>;

@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    ops::Range,
+    ops::RangeInclusive,
 };
 
 use socket2::Socket;
@@ -12,20 +12,18 @@ use tokio::net::{TcpSocket, TcpStream};
 use super::MARK;
 use crate::capture::Netns;
 
-/// How many source ports are tried. With nine of ten in use, one in thirty finds none.
+/// How many source ports of a range are tried. With nine of ten in use, one in thirty finds none.
 const ATTEMPTS: usize = 32;
-/// Where most well-known ports end; an application that wants to listen on a port that is in use
-/// as a source port, and has not set `SO_REUSEADDR`, cannot.
-const PREFERRED: u16 = 10_000;
 /// The first port that is not privileged.
 const FIRST: u16 = 1024;
-/// A range smaller than this is not worth keeping away from well-known ports.
-const ENOUGH: u16 = 4096;
+/// Where clients choose from in one way or another: NAT gateways, load balancers and kube-proxy below,
+/// Linux above (its default ends at 60999).
+const CLIENTS: (u16, u16) = (10_000, 60_999);
 
 /// Connects to the application from the client's address, in a namespace that
-/// [`ClientIp`](super::ClientIp) has prepared. The source port is not the client's, whose
-/// connection to the same destination weir itself holds, and is below `ip_local_port_range`: what
-/// clients choose from is the same range or IANA's, which begins at 49152 (RFC 6335 section 6).
+/// [`ClientIp`](super::ClientIp) has prepared. The source port is none that the client has or is likely
+/// to get: the kernel would take the client's connection from there for weir's. `is_free` knows those
+/// that it has; see [`source_ports`] for the others.
 ///
 /// `from_inside` is told the address that is connected from before that happens, and again when it
 /// has: in between, the inbound program must take it for what it is. Where it cannot be told, there
@@ -41,18 +39,21 @@ pub async fn connect_as(
     netns: &Netns,
     client: SocketAddr,
     destination: SocketAddr,
+    is_free: &(dyn Fn(SocketAddr) -> bool + Send + Sync),
     from_inside: &Tell<'_>,
 ) -> io::Result<TcpStream> {
     let (source, destination) = (client.ip().to_canonical(), canonical(destination));
     check(source, destination)?;
-    let ports = below(netns.local_ports().await?);
-    for _ in 0..ATTEMPTS {
-        let port = fastrand::u16(ports.clone());
-        if port == client.port() {
+    let ranges = source_ports(netns.local_ports().await?);
+    let ports = ranges.into_iter().flat_map(|range| {
+        std::iter::repeat_with(move || fastrand::u16(range.clone())).take(ATTEMPTS)
+    });
+    for port in ports {
+        let from = SocketAddr::new(source, port);
+        if port == client.port() || !is_free(from) {
             continue;
         }
         let socket = netns.tcp_socket(destination.is_ipv6()).await?;
-        let from = SocketAddr::new(source, port);
         let _told = Told::new(from_inside, from)?;
         let connected = match bind(&socket, from) {
             Ok(()) => TcpSocket::from_std_stream(socket.into()).connect(destination).await,
@@ -117,18 +118,20 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// The source ports, given where the kernel's own choice begins and ends.
-fn below((first, last): (u16, u16)) -> Range<u16> {
-    if first >= PREFERRED + ENOUGH {
-        PREFERRED..first
-    } else if first > FIRST {
-        FIRST..first
-    } else if last < u16::MAX {
-        last + 1..u16::MAX
-    } else {
-        // Everything is the kernel's to choose from.
-        FIRST..u16::MAX
-    }
+/// The source ports in the order of preference, given where the kernel's own choice begins and ends:
+/// those above what anybody's clients choose from; those below, where well-known ports are (an
+/// application that wants to listen on one in use, without `SO_REUSEADDR`, cannot); then any that the
+/// kernel does not choose from; any at all where it chooses from all.
+fn source_ports((first, last): (u16, u16)) -> Vec<RangeInclusive<u16>> {
+    let above = last.saturating_add(1).max(CLIENTS.1 + 1)..=u16::MAX;
+    let below = FIRST..=first.saturating_sub(1).min(CLIENTS.0 - 1);
+    let others = [last.saturating_add(1)..=CLIENTS.1, CLIENTS.0..=first.saturating_sub(1)];
+    let is_chosen_from = |range: &RangeInclusive<u16>| {
+        range.contains(&last) || range.is_empty() || *range.start() == *range.end()
+    };
+    let mut ranges: Vec<_> = [above, below].into_iter().chain(others).collect();
+    ranges.retain(|range| !is_chosen_from(range));
+    if ranges.is_empty() { vec![FIRST..=u16::MAX] } else { ranges }
 }
 
 fn bind(socket: &Socket, source: SocketAddr) -> io::Result<()> {
@@ -153,16 +156,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn source_ports_are_outside_of_the_kernels_range() {
+    fn source_ports_are_outside_of_the_kernels_range_and_where_clients_have_none() {
         for (range, expected) in [
-            ((32_768, 60_999), 10_000..32_768),
-            ((14_096, 60_999), 10_000..14_096),
-            ((14_095, 60_999), 1024..14_095),
-            ((1026, 65_535), 1024..1026),
-            ((1024, 60_999), 61_000..65_535),
-            ((1024, 65_535), 1024..65_535),
+            ((32_768, 60_999), "[61000..=65535, 1024..=9999, 10000..=32767]"),
+            ((40_000, 40_999), "[61000..=65535, 1024..=9999, 41000..=60999, 10000..=39999]"),
+            ((14_096, 65_535), "[1024..=9999, 10000..=14095]"),
+            ((1027, 65_535), "[1024..=1026]"),
+            ((1024, 60_999), "[61000..=65535]"),
+            ((1024, 65_535), "[1024..=65535]"),
         ] {
-            assert_eq!(below(range), expected, "{range:?}");
+            assert_eq!(format!("{:?}", source_ports(range)), expected, "{range:?}");
         }
     }
 }

@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use weir_common::Direction;
+
 use super::*;
 use crate::capture::{
     cgroup,
@@ -15,6 +17,7 @@ use crate::capture::{
 const BPF_PROG_ATTACH: libc::c_long = 8;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const CGROUP_SOCK_ADDR: u32 = 18;
+const CGROUP_SKB: u32 = 8;
 
 /// A cgroup; removed on drop.
 struct Group(PathBuf);
@@ -40,9 +43,14 @@ impl Drop for Group {
 
 /// A connect4 program that lets everything pass, attached by a link until dropped.
 fn attached(cgroup: &Path, name: &str) -> (u32, OwnedFd) {
+    attached_to(cgroup, (CGROUP_SOCK_ADDR, Hook::Connect4), name)
+}
+
+/// The same on any hook.
+fn attached_to(cgroup: &Path, (kind, at): (u32, Hook), name: &str) -> (u32, OwnedFd) {
     let pass = [Instruction::answer(1), Instruction::EXIT];
-    let hook = Hook::Connect4 as u32;
-    let program = load((CGROUP_SOCK_ADDR, hook), name, &pass).unwrap();
+    let hook = at as u32;
+    let program = load((kind, hook), name, &pass).unwrap();
     let dir = File::open(cgroup).unwrap();
     let [program_fd, dir_fd] =
         [program.as_raw_fd(), dir.as_raw_fd()].map(|fd| u32::try_from(fd).unwrap());
@@ -53,7 +61,7 @@ fn attached(cgroup: &Path, name: &str) -> (u32, OwnedFd) {
     // SAFETY: just made.
     let link = unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).unwrap()) };
     // The newest comes last.
-    let id = query::cgroup_programs(cgroup, Hook::Connect4, false).unwrap().pop().unwrap().id;
+    let id = query::cgroup_programs(cgroup, at, false).unwrap().pop().unwrap().id;
     (id, link)
 }
 
@@ -88,6 +96,26 @@ fn another_weir_is_found_here_above_and_below_and_nowhere_else() {
         assert!(Instant::now() < deadline, "not gone with its link: {left:?}");
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Guards against connections for a service that get past its `IPAddressDeny=`.
+#[test]
+fn programs_that_see_packets_of_the_cgroup_and_not_weirs_are_filters() {
+    let top = Group::top("filter");
+    let leaf = Group::new(&top.0, "leaf");
+    let look = |group: &Group, direction, below| filters(&group.0, direction, below).unwrap();
+    let (outbound, inbound) = (Direction::Outbound, Direction::Inbound);
+    assert!(look(&top, outbound, true).is_empty());
+    let (id, _link) = attached_to(&leaf.0, (CGROUP_SKB, Hook::Egress), "sd_fw_egress");
+    let named = [format!("sd_fw_egress (id {id})")];
+    assert_eq!(look(&leaf, outbound, false), named);
+    assert!(look(&leaf, inbound, true).is_empty(), "it sees what leaves");
+    assert_eq!(look(&top, outbound, true), named, "below");
+    assert!(look(&top, outbound, false).is_empty());
+    let (id, _link) = attached_to(&top.0, (CGROUP_SKB, Hook::Ingress), "sd_fw_ingress");
+    assert_eq!(look(&leaf, inbound, false), [format!("sd_fw_ingress (id {id})")], "above");
+    let survey = filters::findings(&leaf.0);
+    assert_eq!(survey.len(), 2, "{survey:?}");
 }
 
 #[test]

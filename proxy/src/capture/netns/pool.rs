@@ -8,6 +8,8 @@ use std::{
 
 use socket2::Socket;
 
+use super::Owner;
+
 /// Sockets kept per namespace and family, from the first use of that family on. Each takes a
 /// descriptor and some 4 KiB of kernel memory.
 const FULL: usize = 8;
@@ -20,6 +22,8 @@ pub(super) struct Pool(Mutex<Ready>);
 
 #[derive(Default)]
 struct Ready {
+    /// Whose they are: that of the last one who asked.
+    owner: Option<Owner>,
     sockets: Vec<Socket>,
     /// Somebody has been told to bring more.
     ordered: bool,
@@ -28,22 +32,33 @@ struct Ready {
 // === impl Pool ===
 
 impl Pool {
-    /// A socket, if there is one, and whether the caller has to order more.
-    pub(super) fn take(&self) -> (Option<Socket>, bool) {
+    /// A socket of this owner's, if there is one, and whether the caller has to order more.
+    pub(super) fn take(&self, owner: Owner) -> (Option<Socket>, bool) {
         self.with(|ready| {
+            if ready.owner != Some(owner) {
+                ready.owner = Some(owner);
+                ready.sockets.clear();
+                // An order for the one before brings nothing.
+                ready.ordered = false;
+            }
             let socket = ready.sockets.pop();
             let order = ready.sockets.len() < LOW && !mem::replace(&mut ready.ordered, true);
             (socket, order)
         })
     }
 
-    /// Fills the pool; stops at the first error, which whoever comes next will get himself.
-    pub(super) fn fill(&self, make: impl Fn() -> std::io::Result<Socket>) {
-        let wanted = FULL - self.with(|ready| ready.sockets.len().min(FULL));
+    /// Fills the pool; stops at the first error, which whoever comes next will get himself. Nothing
+    /// happens where it is another owner's by now.
+    pub(super) fn fill(&self, owner: Owner, make: impl Fn() -> std::io::Result<Socket>) {
+        let is_his = |ready: &mut Ready| ready.owner == Some(owner);
+        let room = |ready: &mut Ready| FULL - ready.sockets.len().min(FULL);
+        let wanted = self.with(|ready| if is_his(ready) { room(ready) } else { 0 });
         let made: Vec<Socket> = (0..wanted).map_while(|_| make().ok()).collect();
         self.with(|ready| {
-            ready.sockets.extend(made);
-            ready.ordered = false;
+            if is_his(ready) {
+                ready.sockets.extend(made);
+                ready.ordered = false;
+            }
         });
     }
 

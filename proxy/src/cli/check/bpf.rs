@@ -2,7 +2,7 @@
 
 use super::Finding;
 use crate::capture::{
-    features,
+    features, fields,
     probe::{self, Support},
     sk_msg_self_test,
 };
@@ -37,8 +37,9 @@ fn sk_msg() -> Finding {
 }
 
 /// What came later than the types of programs and maps.
-fn abilities() -> [Finding; 4] {
+fn abilities() -> [Finding; 5] {
     [
+        socket_fields(),
         match features::netns_cookie_in_sockops() {
             Support::Yes => Finding::ok("netns cookie in sockops", "loads"),
             // Without it, connections of two namespaces cannot be told apart.
@@ -63,6 +64,21 @@ fn abilities() -> [Finding; 4] {
             "use a kernel of 5.7 or later",
         ),
     ]
+}
+
+/// What of the kernel's own sockets the hooks can read.
+fn socket_fields() -> Finding {
+    let name = "fields of sockets";
+    let hint =
+        "works; kernels with CONFIG_DEBUG_INFO_BTF tell them, to CAP_SYS_ADMIN or CAP_PERFMON";
+    match fields::unknown() {
+        Ok(unknown) if unknown.is_empty() => Finding::ok(name, "all known"),
+        Ok(unknown) => {
+            let detail = format!("not known: {}: {}", unknown.join(", "), fields::WITHOUT);
+            Finding::warn(name, detail, hint)
+        }
+        Err(error) => Finding::warn(name, format!("{error}: {}", fields::WITHOUT), hint),
+    }
 }
 
 /// An ability without which weir works, with less.

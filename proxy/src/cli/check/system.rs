@@ -2,16 +2,11 @@
 
 use std::{fs, io, path::Path};
 
-use caps::Capability;
-
 use super::Finding;
 use crate::{
     capture::hold,
-    privileges::{NEEDS, Need},
+    privileges::{CANNOT_FOLLOW, CONNECTS_AT_ONCE, NEEDS, NOT_THE_OWNERS, Need},
 };
-
-/// By which listening sockets of other users are found.
-const TRACING: [Capability; 2] = [Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH];
 
 /// Everything about the machine that needs no loading, in the order in which it is worth reading.
 pub(super) fn findings() -> Vec<Finding> {
@@ -26,6 +21,7 @@ pub(super) fn findings() -> Vec<Finding> {
         capabilities(&status),
         tracing(&status),
         connect(),
+        owners(&status),
         lockdown(fs::read_to_string("/sys/kernel/security/lockdown").ok().as_deref()),
         jit(fs::read_to_string("/proc/sys/net/core/bpf_jit_enable"), is_first_netns()),
     ];
@@ -131,20 +127,25 @@ fn mount(mounts: &str, kind: &str) -> Option<(String, bool)> {
 /// Whether servers that were there first can be followed to their end.
 fn tracing(status: &str) -> Finding {
     let name = "servers from before";
-    let missing =
-        missing(effective(status).unwrap_or(0), |need| TRACING.contains(&need.capability));
+    let lacking = |need: &Need| need.without == CANNOT_FOLLOW;
+    let missing = missing(effective(status).unwrap_or(0), lacking);
     if missing.is_empty() {
         return Finding::ok(name, "their listening sockets can be followed");
     }
-    Finding::warn(
-        name,
-        format!(
-            "missing {}: when a server that listened before weir ends, its next client is reset \
-             instead of refused",
-            missing.join(", ")
-        ),
-        "grant them, or start weir before the servers",
-    )
+    let detail = format!("missing {}: {CANNOT_FOLLOW}", missing.join(", "));
+    Finding::warn(name, detail, "grant them, or start weir before the servers")
+}
+
+/// Whether upstream sockets belong to whom the application's do.
+fn owners(status: &str) -> Finding {
+    let name = "owners of sockets";
+    let lacking = |need: &Need| need.without == NOT_THE_OWNERS;
+    let missing = missing(effective(status).unwrap_or(0), lacking);
+    if missing.is_empty() {
+        return Finding::ok(name, "upstream sockets belong to the application's user");
+    }
+    let detail = format!("missing {}: {NOT_THE_OWNERS}", missing.join(", "));
+    Finding::warn(name, detail, "grant them where there are such rules")
 }
 
 /// Whether connect(2) can wait for destinations.
@@ -152,11 +153,9 @@ fn connect() -> Finding {
     let name = "connect(2)";
     match hold::support() {
         Ok(()) => Finding::ok(name, "succeeds and fails as the destination does"),
-        Err(error) => Finding::warn(
-            name,
-            format!("succeeds before the destination has accepted: {error}"),
-            "grant CAP_NET_RAW",
-        ),
+        Err(error) => {
+            Finding::warn(name, format!("{CONNECTS_AT_ONCE}: {error}"), "grant CAP_NET_RAW")
+        }
     }
 }
 
@@ -166,11 +165,11 @@ fn effective(status: &str) -> Option<u64> {
     u64::from_str_radix(mask.trim(), 16).ok()
 }
 
-/// Those of the wanted that are not in effect, each with what weir needs it for.
-fn missing(effective: u64, wanted: impl Fn(&Need) -> bool) -> Vec<String> {
+/// Those of the meant that are not in effect, each with what weir needs it for.
+fn missing(effective: u64, meant: impl Fn(&Need) -> bool) -> Vec<String> {
     NEEDS
         .iter()
-        .filter(|need| wanted(need) && effective & need.capability.bitmask() == 0)
+        .filter(|need| meant(need) && effective & need.capability.bitmask() == 0)
         .map(|need| format!("{} ({})", need.capability, need.reason))
         .collect()
 }
@@ -303,6 +302,8 @@ mod tests {
         assert_eq!(capabilities("CapEff:\t0\n").level, Level::Fail);
         assert_eq!(tracing("CapEff:\t0000000000080004\n").level, Level::Ok);
         assert_eq!(tracing("CapEff:\t0000000000200000\n").level, Level::Warn);
+        assert_eq!(owners("CapEff:\t00000000000000c0\n").level, Level::Ok);
+        assert_eq!(owners("CapEff:\t0000000000000040\n").level, Level::Warn);
         assert_eq!(capabilities("").level, Level::Fail);
     }
 

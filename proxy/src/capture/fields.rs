@@ -1,0 +1,174 @@
+//! Fields of the kernel's TCP socket that the hooks read (`proxy-ebpf/src/fields.rs`): where each is
+//! on this kernel, found by its BTF. Each read is tried with a program of a few instructions, so that
+//! a field that the verifier does not let be read is not known, and no program fails to load for it.
+
+use std::{io, sync::OnceLock};
+
+use super::{
+    btf::{self, Place, Structures},
+    features::{self, Instruction},
+};
+
+/// A field: the constant of the programs, and the structure and member that it is.
+#[derive(Clone, Copy)]
+struct Field {
+    constant: &'static str,
+    structure: &'static str,
+    member: &'static str,
+    /// Bytes that are read.
+    size: u8,
+    /// Of a bit field: the constant that says how far up it is in its byte.
+    shift: Option<&'static str>,
+    /// The member of `inet_connection_sock` or `inet_sock` that points to the structure.
+    through: Option<(&'static str, &'static str)>,
+}
+
+const fn field(
+    constant: &'static str,
+    structure: &'static str,
+    member: &'static str,
+    size: u8,
+) -> Field {
+    Field { constant, structure, member, size, shift: None, through: None }
+}
+
+const fn bits(
+    constant: &'static str,
+    structure: &'static str,
+    member: &'static str,
+    shift: &'static str,
+) -> Field {
+    Field { shift: Some(shift), ..field(constant, structure, member, 1) }
+}
+
+const fn behind(pointer: (&'static str, &'static str), field: Field) -> Field {
+    Field { through: Some(pointer), ..field }
+}
+
+const IPV6: (&str, &str) = ("inet_sock", "pinet6");
+const CONGESTION: (&str, &str) = ("inet_connection_sock", "icsk_ca_ops");
+
+/// `tcp_sock` begins with an `inet_connection_sock`, that with an `inet_sock`, that with a `sock` and
+/// that with a `sock_common`: the kernel casts one to the other (include/linux/tcp.h). So the offset in
+/// any of them is one in `tcp_sock`.
+const FIELDS: [Field; 24] = [
+    field("BYTES_SENT", "tcp_sock", "bytes_sent", 8),
+    field("BYTES_RETRANS", "tcp_sock", "bytes_retrans", 8),
+    field("SOCKET_ERROR", "sock", "sk_err", 4),
+    field("SOCKET_FLAGS", "sock_common", "skc_flags", 8),
+    bits("LOCKS", "sock", "sk_userlocks", "LOCKS_SHIFT"),
+    field("OWNER", "sock", "sk_uid", 4),
+    field("PRIORITY", "sock", "sk_priority", 4),
+    field("PACING", "sock", "sk_max_pacing_rate", 8),
+    field("RECEIVE_BUFFER", "sock", "sk_rcvbuf", 4),
+    field("SEND_BUFFER", "sock", "sk_sndbuf", 4),
+    field("TOS", "inet_sock", "tos", 1),
+    field("TTL", "inet_sock", "uc_ttl", 2),
+    field("PINET6", IPV6.0, IPV6.1, 8),
+    behind(IPV6, field("TCLASS6", "ipv6_pinfo", "tclass", 1)),
+    behind(IPV6, field("HOP_LIMIT6", "ipv6_pinfo", "hop_limit", 2)),
+    field("USER_TIMEOUT", "inet_connection_sock", "icsk_user_timeout", 4),
+    bits("CA_SET", "inet_connection_sock", "icsk_ca_setsockopt", "CA_SET_SHIFT"),
+    field("CA_OPS", CONGESTION.0, CONGESTION.1, 8),
+    behind(CONGESTION, field("CA_NAME", "tcp_congestion_ops", "name", 16)),
+    field("KEEPALIVE_TIME", "tcp_sock", "keepalive_time", 4),
+    field("KEEPALIVE_INTERVAL", "tcp_sock", "keepalive_intvl", 4),
+    field("KEEPALIVE_PROBES", "tcp_sock", "keepalive_probes", 1),
+    field("MD5_INFO", "tcp_sock", "md5sig_info", 8),
+    field("AO_INFO", "tcp_sock", "ao_info", 8),
+];
+
+/// Fields that kernels without signed segments (`CONFIG_TCP_MD5SIG`, `CONFIG_TCP_AO`, since 6.7) do not
+/// have and do not need.
+const OPTIONAL: [&str; 2] = ["MD5_INFO", "AO_INFO"];
+
+/// The constants of the programs, by name; 0 for what is not known.
+pub(super) type Constants = Vec<(&'static str, u32)>;
+
+/// What is lost where fields are not known.
+pub const WITHOUT: &str = "upstream connections do not have what the application set on its socket, \
+                           and direct ones are reported less exactly";
+
+/// The constants for this kernel and process.
+pub(super) fn constants() -> &'static Constants {
+    static FOUND: OnceLock<Constants> = OnceLock::new();
+    FOUND.get_or_init(|| {
+        find().unwrap_or_else(|error| {
+            tracing::info!(%error, "the kernel's own types are not known: {WITHOUT}");
+            FIELDS.iter().flat_map(|field| field.constants(None)).collect()
+        })
+    })
+}
+
+/// The fields that are not known on this kernel, by structure and member.
+///
+/// # Errors
+/// Where it has no BTF.
+pub fn unknown() -> io::Result<Vec<String>> {
+    let found = find()?;
+    let is_unknown = |field: &&Field| {
+        !OPTIONAL.contains(&field.constant) && found.contains(&(field.constant, 0))
+    };
+    let name = |field: &Field| format!("{}.{}", field.structure, field.member);
+    Ok(FIELDS.iter().filter(is_unknown).map(name).collect())
+}
+
+// === impl Field ===
+
+impl Field {
+    /// Where it is, if it can be read.
+    fn find(&self, structures: &Structures<'_>) -> Option<Place> {
+        let place = structures.place(self.structure, self.member)?;
+        let pointer = match self.through {
+            None => None,
+            Some((structure, member)) => Some(offset(structures.place(structure, member)?)?),
+        };
+        let at = i16::try_from(place.bit / 8).ok()?;
+        let is_in_place = match self.shift {
+            // It may not go on in the next byte.
+            Some(_) => place.bit % 8 + place.bits.max(1) <= 8,
+            None => place.bit.is_multiple_of(8),
+        };
+        // At most a word at a time.
+        let mut words = (0..i16::from(self.size)).step_by(8);
+        let is_readable = |word| {
+            let program = Instruction::read_tcp(pointer, at + word, self.size.min(8));
+            features::load(features::SOCK_OPS, "weir_probe", &program).is_ok()
+        };
+        (is_in_place && words.all(is_readable)).then_some(place)
+    }
+
+    fn constants(&self, place: Option<Place>) -> impl Iterator<Item = (&'static str, u32)> {
+        let bit = place.map_or(0, |place| place.bit);
+        let shift = self.shift.map(|constant| (constant, bit % 8));
+        [(self.constant, bit / 8)].into_iter().chain(shift)
+    }
+}
+
+// === helpers ===
+
+fn find() -> io::Result<Constants> {
+    let btf = btf::kernel()?;
+    let wanted: Vec<&str> = FIELDS.iter().map(|field| field.structure).collect();
+    let structures = Structures::of(&btf, &wanted)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "BTF not understood"))?;
+    Ok(FIELDS.iter().flat_map(|field| field.constants(field.find(&structures))).collect())
+}
+
+/// Bytes from the beginning.
+fn offset(place: Place) -> Option<i16> {
+    place.bit.is_multiple_of(8).then(|| i16::try_from(place.bit / 8).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Needs root, and a kernel with BTF.
+    #[test]
+    fn every_field_of_this_kernel_is_known() {
+        assert_eq!(unknown().unwrap(), [""; 0]);
+        let behind_the_structure = Instruction::read_tcp(None, i16::MAX - 7, 8);
+        assert!(features::load(features::SOCK_OPS, "weir_probe", &behind_the_structure).is_err());
+    }
+}
