@@ -68,6 +68,9 @@ pub trait Feedback: Send + Sync {
     fn is_exhaustion(&self, error: &std::io::Error) -> bool;
     /// A destination could not be reached; its client is about to be reset.
     fn unreachable(&self, direction: Direction, destination: SocketAddr);
+    /// A destination could not be reached, and the application has been given the error. A direct
+    /// connection may reach it all the same where it is treated otherwise than weir's.
+    fn refused(&self, destination: SocketAddr);
     /// weir is about to connect to the application from a client's address, or has.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ mod sockets;
 mod xtables;
 
 pub use filters::filters;
+pub use hooks::apart;
 pub use mesh::{Mesh, cilium, meshes};
 pub use packets::inside;
 

@@ -31,6 +31,8 @@ pub struct Kernel {
     pub(super) own: Mutex<Option<Own>>,
     /// It has hold listeners.
     pub(super) holds: AtomicBool,
+    /// Programs of others translate or forbid the workload's connections and not weir's.
+    apart: AtomicBool,
     entry: Entry,
     /// Inbound connections are not captured, whatever the settings say.
     pub(super) inbound_off: AtomicBool,
@@ -51,6 +53,7 @@ impl Kernel {
             links: Mutex::default(),
             own: Mutex::default(),
             holds: AtomicBool::new(false),
+            apart: AtomicBool::new(false),
             entry: Entry::default(),
             inbound_off: AtomicBool::new(false),
             loopback: Arc::default(),
@@ -128,6 +131,18 @@ impl Kernel {
             Direction::Inbound => flags::INBOUND_FILTERED,
         };
         self.set_flag(flag, filtered)
+    }
+
+    /// Notes whether programs of others on the connect hooks see the workload's connections and not
+    /// weir's ([`super::coexist::apart`]): what weir cannot reach a direct connection may reach.
+    pub fn set_apart(&self, apart: bool) {
+        self.apart.store(apart, Ordering::Relaxed);
+    }
+
+    /// See [`Self::set_apart`].
+    #[must_use]
+    pub fn is_apart(&self) -> bool {
+        self.apart.load(Ordering::Relaxed)
     }
 
     /// Turns flags of the workload on or off.

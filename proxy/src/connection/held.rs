@@ -97,6 +97,7 @@ impl Context {
         // Without descriptors the application's next SYN finds some, or is asked about again.
         if !self.feedback.is_exhaustion(error) {
             held.refuse(errno);
+            self.feedback.refused(guard.destination());
         }
         CloseReason::ConnectFailed(errno)
     }

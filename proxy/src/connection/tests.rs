@@ -22,6 +22,8 @@ impl Feedback for Arc<Deaf> {
         false
     }
 
+    fn refused(&self, _: SocketAddr) {}
+
     fn unreachable(&self, _: Direction, destination: SocketAddr) {
         self.unreachable.lock().unwrap().push(destination);
     }

@@ -87,6 +87,12 @@ impl Feedback for KernelFeedback {
         }
     }
 
+    fn refused(&self, destination: SocketAddr) {
+        if self.kernel.is_apart() {
+            self.unreachable(Direction::Outbound, destination);
+        }
+    }
+
     fn dialling_as(&self, source: SocketAddr, connecting: bool) -> io::Result<()> {
         self.kernel.set_inside(source, connecting).map_err(CaptureError::into_refusal)
     }

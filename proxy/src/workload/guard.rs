@@ -12,7 +12,7 @@ use super::{Origin, Start, Workload, configure::configure_anew, lock};
 use crate::{
     accept::Slots,
     blocking::blocking,
-    capture::{CaptureError, RememberedPort, Residence, coexist::filters, residence},
+    capture::{CaptureError, RememberedPort, Residence, coexist, residence},
     config::WorkloadSettings,
     decision::{Direction, Source, direction_name},
 };
@@ -108,14 +108,17 @@ impl Workload {
     /// Looks whether somebody else's programs filter what the workload's cgroup sends and receives. weir's
     /// own connections would not pass them: where there are any, the workload's go direct. What they do
     /// is not known, so that one that only counts is taken for a filter too. `thorough` looks at the cgroups
-    /// below as well. Blocks.
+    /// below as well, and at the programs on the connect hooks. Blocks.
     pub fn look_at_filters(&self, thorough: bool) {
         let settings = self.settings();
         let Some(cgroup) = settings.workload.cgroup.as_deref() else { return };
         for direction in [Direction::Outbound, Direction::Inbound] {
             // One that cannot be asked is asked again.
-            let Ok(found) = filters(cgroup, direction, thorough) else { continue };
+            let Ok(found) = coexist::filters(cgroup, direction, thorough) else { continue };
             self.filters_found(direction, found, thorough);
+        }
+        if thorough && let Ok(apart) = coexist::apart(cgroup) {
+            self.kernel.set_apart(apart);
         }
     }
 

@@ -40,6 +40,24 @@ pub(super) fn findings(cgroup: &Path) -> Vec<Finding> {
     }
 }
 
+/// Whether programs of others above the cgroup see its connect(2) after weir's program, and do not see
+/// weir's own: load balancers and policies of a node that weir is not under.
+///
+/// # Errors
+/// Where a cgroup cannot be asked: it is none, or a capability is missing.
+pub fn apart(cgroup: &Path) -> Result<bool, CaptureError> {
+    let tree = Tree::around(cgroup)
+        .map_err(|source| CaptureError::Query { cgroup: cgroup.into(), source })?;
+    let above = |group: &Group| group.relation == Relation::Above;
+    let groups: Vec<_> = groups(&tree, &CONNECT)?.into_iter().filter(above).collect();
+    if groups.is_empty() {
+        return Ok(false);
+    }
+    let own = own_programs();
+    let covered = |(_, program): &(Hook, Attached)| own.contains(program);
+    Ok(!groups.iter().all(|group| group.programs.iter().all(covered)))
+}
+
 fn try_findings(cgroup: &Path) -> Result<Vec<Finding>, CaptureError> {
     let tree = Tree::around(cgroup)
         .map_err(|source| CaptureError::Query { cgroup: cgroup.into(), source })?;
