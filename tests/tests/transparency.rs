@@ -295,7 +295,9 @@ fn happy_eyeballs_takes_the_family_that_answers() -> Result<()> {
     assert_eq!(seen.stdout(), format!("hi\n{SERVER_V4}"));
     let tried = seen.records.connections(9000);
     let closes: Vec<_> = tried.iter().map(|record| record.text("close")).collect();
-    assert!(closes.contains(&"connect_failed".to_owned()), "{tried:#?}");
+    // Refused, or given up by curl where IPv6 still looks for its neighbour after the lab's start.
+    let ends = ["connect_failed", "client_closed"];
+    assert!(closes.iter().any(|close| ends.contains(&close.as_str())), "{tried:#?}");
     Ok(())
 }
 
