@@ -19,7 +19,7 @@ const SHORT: u32 = 10;
 const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares \
-    -Ccodegen-units=1 -Cdebug-assertions";
+    -Cdebug-assertions";
 
 /// Flags of `cargo xtask fuzz`.
 #[derive(clap::Args)]
