@@ -14,7 +14,7 @@ use super::traffic::Traffic;
 use crate::daemon::{Daemon, Run};
 use crate::left::nothing_left;
 use crate::pods::{CLIENT, Pods};
-use crate::process::Process;
+use crate::process::{Process, wait_until};
 use crate::visits::now;
 
 /// What makes a weir behave as one with another layout of the maps.
@@ -93,13 +93,13 @@ impl Stage {
         let (pod, skipped) = (&self.pods.pod_b, CLIENT.join(","));
         let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
         let flags = [&flags[..], &["--skip-cidrs", &skipped]].concat();
-        self.current.daemon.add("pod-b", pod.cgroup(), &pod.netns, &flags)
+        patiently(|| self.current.daemon.add("pod-b", pod.cgroup(), &pod.netns, &flags))
     }
 
     /// `weir workload remove` for pod B.
     pub(super) fn remove(&mut self) -> Result<()> {
         let begin = now()?;
-        self.current.daemon.ask(&["workload", "remove", "pod-b"])?.ok()?;
+        self.ask(&["workload", "remove", "pod-b"])?;
         let deadline = nanoseconds(self.current.deadline);
         self.ledger.troubles.removed.push((Span { begin, end: now()? }, deadline));
         Ok(())
@@ -107,7 +107,7 @@ impl Stage {
 
     /// A verb for the weir that new connections go to.
     pub(super) fn ask(&self, words: &[&str]) -> Result<()> {
-        self.current.daemon.ask(words)?.ok().map(drop)
+        patiently(|| self.current.daemon.ask(words)?.ok().map(drop))
     }
 
     // === Weirs ===
@@ -352,6 +352,18 @@ impl Stage {
 }
 
 // === helpers ===
+
+/// Asks again while weir refuses because another one takes over: it says so until it has noticed that a
+/// successor was killed.
+fn patiently(ask: impl Fn() -> Result<()>) -> Result<()> {
+    let mut result = Ok(());
+    wait_until("a weir that is not being replaced", SOON, || {
+        result = ask();
+        let replaced = |error: &anyhow::Error| format!("{error:#}").contains("being replaced");
+        Ok(!result.as_ref().is_err_and(replaced))
+    })?;
+    result
+}
 
 fn run<'a>(pods: &'a Pods, flags: &[String], setup: &Setup) -> Run<'a> {
     let pod = &pods.pod_a;
