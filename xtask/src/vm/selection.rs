@@ -30,13 +30,12 @@ const LEFT_OUT: [(&str, &str, &str); 11] = [
 const FLOOR: &str = "floor";
 
 /// What [`Breadth::Quick`] has: one test at least of each thing that depends on the kernel.
-const QUICK: [(&str, &str); 30] = [
+const QUICK: [(&str, &str); 29] = [
     ("acceleration", "small_requests_"),
     ("coexistence", "a_load_balancer_below_"),
     ("coexistence", "an_overridable_program_above_"),
     ("failopen", "connections_go_direct_after_kill_9_"),
     ("failopen", "connections_go_direct_while_"),
-    ("hold", "every_failure_"),
     ("inbound", "a_skipped_port_"),
     ("inbound", "connections_from_inside_"),
     ("inbound", "every_family_"),
