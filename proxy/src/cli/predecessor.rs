@@ -12,14 +12,15 @@ use anyhow::{Context as _, Result};
 use crate::{
     admin::{
         client::{Answers, ClientError, ask, converse},
-        protocol::{Answer, Command},
+        protocol::{Answer, Command, ErrorCode},
     },
     blocking::blocking,
     capture::{self, CaptureError, detach},
     workloads::Workloads,
 };
 
-/// How long a weir that ends may take from its last answer until its locks are free.
+/// How long a weir that ends may take from its last answer until its locks are free, and one whose
+/// successor was killed until it can be asked again.
 const DYING: Duration = Duration::from_secs(5);
 /// Between two looks whether they are.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -102,13 +103,15 @@ fn ask_to_hand_over(instance: &str) -> Result<Option<Predecessor>> {
             Ok((other, _)) => return Err(super::control::unexpected(&other)),
             Err(error) => error,
         };
-        let dying = match &error {
+        let again = match &error {
             ClientError::NotRunning { .. } if !is_served(instance) => return Ok(None),
             ClientError::NotRunning { .. } | ClientError::Garbled { .. } => true,
             error @ ClientError::Io { .. } => !error.is_silence(),
+            // It hands over to another one, of which it may not have noticed yet that it was killed.
+            ClientError::Refused(refusal) => refusal.code == ErrorCode::Refused,
             _ => false,
         };
-        if !dying || Instant::now() > deadline {
+        if !again || Instant::now() > deadline {
             return Err(error).context("the running weir stays");
         }
         thread::sleep(PAUSE);
