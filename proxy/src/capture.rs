@@ -41,6 +41,7 @@ mod routes;
 mod seeding;
 mod shares;
 mod sidecar;
+pub mod sockopt;
 mod spares;
 mod state;
 mod table;

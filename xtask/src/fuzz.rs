@@ -15,7 +15,8 @@ use crate::test::{Tally, cargo};
 /// Seconds per target in `cargo xtask test`.
 const SHORT: u32 = 10;
 
-/// What `cargo fuzz --sanitizer none` passes, without its nightly-only parts.
+/// What `cargo fuzz --sanitizer none` passes, without its nightly-only parts, and in several
+/// parts of a crate, each with counters of its own.
 const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares \

@@ -61,14 +61,7 @@ impl Events {
     /// # Errors
     /// Where the object has no such map, or its descriptor cannot be watched.
     pub fn new(instance: &Instance) -> Result<Self, CaptureError> {
-        let ring = instance.take(maps::EVENTS)?;
-        // SAFETY: the ring buffer owns its descriptor and keeps it for as long as it lives.
-        let ring = unsafe { AsyncFd::register(ring) }.map_err(|error| CaptureError::Map {
-            action: "watch",
-            map: maps::EVENTS,
-            source: error.into(),
-        })?;
-        Ok(Self { ring })
+        Ok(Self { ring: instance.ring(maps::EVENTS)? })
     }
 
     /// Calls `handle` for each event, for ever; at most [`LOOK_EVERY`] after it happened.

@@ -16,7 +16,9 @@ use weir_common::{ConnectionKey, HoldEvent, hold, maps};
 
 use self::packet::Syn;
 pub use self::raw::RawSockets;
-use super::{CaptureError, Captured, Instance, Originals, listener::shortage, original::to_ip};
+use super::{
+    CaptureError, Captured, Instance, Originals, listener::shortage, original::to_ip, sockopt,
+};
 
 /// linux/asm-generic/socket.h, since 3.19.
 const SO_ATTACH_BPF: libc::c_int = 50;
@@ -68,14 +70,14 @@ pub fn support() -> Result<(), CaptureError> {
 /// # Errors
 /// What setsockopt(2) says.
 pub(super) fn attach_filter(socket: &impl AsFd, filter: BorrowedFd<'_>) -> io::Result<()> {
-    set(socket, SO_ATTACH_BPF, filter.as_raw_fd())
+    sockopt::set(socket, SO_ATTACH_BPF, filter.as_raw_fd())
 }
 
 /// Takes the filter off that an accepted socket has from its hold listener: it has nothing more to
 /// say, and would cost each segment about 0.1 µs.
 pub fn detach_filter(accepted: &impl AsFd) {
     // Where there is none (ENOENT) it is done.
-    let _ = set(accepted, SO_DETACH_FILTER, 0);
+    let _ = sockopt::set(accepted, SO_DETACH_FILTER, 0);
 }
 
 // === impl HeldSyn ===
@@ -102,14 +104,7 @@ impl Holds {
     /// # Errors
     /// Where the object has no such map, or its descriptor cannot be watched.
     pub fn new(instance: &Instance) -> Result<Self, CaptureError> {
-        let ring = instance.take(maps::HOLDS)?;
-        // SAFETY: the ring buffer owns its descriptor and keeps it for as long as it lives.
-        let ring = unsafe { AsyncFd::register(ring) }.map_err(|error| CaptureError::Map {
-            action: "watch",
-            map: maps::HOLDS,
-            source: error.into(),
-        })?;
-        Ok(Self { ring })
+        Ok(Self { ring: instance.ring(maps::HOLDS)? })
     }
 
     /// Calls `handle` for whatever is told, for ever.
@@ -173,20 +168,6 @@ pub(super) fn not_opened(source: io::Error) -> CaptureError {
         _ => shortage(&source),
     };
     CaptureError::Socket { action: "open what holds connections", source, hint }
-}
-
-fn set(socket: &impl AsFd, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
-    // SAFETY: the pointer is to a live local of the size given.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            option,
-            std::ptr::from_ref(&value).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn parse(item: &[u8]) -> Option<Told> {

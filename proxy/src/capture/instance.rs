@@ -10,11 +10,12 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, MapData, PerCpuHashMap, SkStorage, SockHash},
+    maps::{Array, MapData, PerCpuHashMap, RingBuf, SkStorage, SockHash},
     programs::{ProgramType, SkLookup},
     sys::is_helper_supported,
 };
 use aya_obj::generated::bpf_func_id;
+use tokio::io::unix::AsyncFd;
 use weir_common::{
     CounterKey, DestinationKey, ListenerKey, Listening, PortKey, PortRule, Route, Seeds, Shares,
     TupleKey, Usage, WorkloadConfig, WorkloadId, maps,
@@ -259,6 +260,21 @@ impl Instance {
     {
         take(&mut self.shared(), name)
     }
+
+    /// Moves a ring buffer out of the shared object, to be read when the kernel says that there is
+    /// something in it. Needs a tokio runtime.
+    pub(super) fn ring(
+        &self,
+        name: &'static str,
+    ) -> Result<AsyncFd<RingBuf<MapData>>, CaptureError> {
+        let ring = self.take(name)?;
+        // SAFETY: the ring buffer owns its descriptor and keeps it for as long as it lives.
+        unsafe { AsyncFd::register(ring) }.map_err(|error| CaptureError::Map {
+            action: "watch",
+            map: name,
+            source: error.into(),
+        })
+    }
 }
 
 // === helpers ===
@@ -364,7 +380,7 @@ fn knows_ingress_ifindex(object: &[u8], pins: &Pins) -> bool {
 fn forward_log(ebpf: &mut Ebpf) {
     match aya_log::EbpfLogger::init(ebpf) {
         // SAFETY: the logger owns its ring buffer's descriptor for as long as it lives.
-        Ok(logger) => match unsafe { tokio::io::unix::AsyncFd::register(logger) } {
+        Ok(logger) => match unsafe { AsyncFd::register(logger) } {
             Ok(mut logger) => {
                 tokio::spawn(async move {
                     while let Ok(mut ready) = logger.readable_mut().await {

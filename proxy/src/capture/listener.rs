@@ -101,15 +101,15 @@ impl Listeners {
         let opened = netns.enter(move || {
             let raw = RawSockets::open()?;
             let listeners = kinds.into_iter().map(|kind| {
-                let (kind, address) = match kind {
+                let (kind, address): (_, IpAddr) = match kind {
                     ListenerKind::V6 | ListenerKind::Hold6 => {
-                        (ListenerKind::Hold6, SocketAddr::from((Ipv6Addr::LOCALHOST, 0)))
+                        (ListenerKind::Hold6, Ipv6Addr::LOCALHOST.into())
                     }
                     ListenerKind::V4 | ListenerKind::Hold4 => {
-                        (ListenerKind::Hold4, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+                        (ListenerKind::Hold4, Ipv4Addr::LOCALHOST.into())
                     }
                 };
-                Ok((kind, listen_aside(address.ip(), Some(filter.as_fd()))?))
+                Ok((kind, listen_aside(address, Some(filter.as_fd()))?))
             });
             Ok((raw, listeners.collect::<io::Result<Vec<_>>>()?))
         })?;

@@ -9,7 +9,7 @@ use nix::time::{ClockId, clock_getres};
 use socket2::{Socket, TcpKeepalive};
 use weir_common::{Properties, Set};
 
-use crate::capture::Owner;
+use crate::capture::{Owner, sockopt};
 
 /// Whom the application's socket belongs to; `None` where that is not known.
 pub(super) fn owner(properties: &Properties) -> Option<Owner> {
@@ -71,7 +71,9 @@ fn queues(socket: &Socket, properties: &Properties) -> io::Result<()> {
     when(properties.has(Set::SEND_BUFFER), || {
         socket.set_send_buffer_size(properties.send_buffer as usize / 2)
     })?;
-    when(properties.has(Set::PACING), || pace(socket, properties.pacing))?;
+    when(properties.has(Set::PACING), || {
+        sockopt::set(socket, libc::SO_MAX_PACING_RATE, properties.pacing)
+    })?;
     when(properties.has(Set::CONGESTION), || {
         let (name, length) = properties.congestion_name();
         socket.set_tcp_congestion(&name[..length])
@@ -80,22 +82,6 @@ fn queues(socket: &Socket, properties: &Properties) -> io::Result<()> {
 
 fn when(asked: bool, set: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     if asked { set() } else { Ok(()) }
-}
-
-/// `SO_MAX_PACING_RATE`, which socket2 does not have.
-fn pace(socket: &Socket, rate: u64) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
-    // SAFETY: the value is a live local of the size given, and the descriptor is open.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_MAX_PACING_RATE,
-            std::ptr::from_ref(&rate).cast(),
-            size_of::<u64>() as libc::socklen_t,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// A time that the kernel keeps in its ticks, as the whole seconds that were set; `None` for its

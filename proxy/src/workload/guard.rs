@@ -125,8 +125,9 @@ impl Workload {
     fn filters_found(&self, direction: Direction, found: Vec<String>, thorough: bool) {
         let mut known = lock(&self.filters);
         let known = &mut known[direction as usize];
-        // Those of a cgroup below are seen by a thorough look only.
-        if *known == found || (!thorough && found.is_empty()) {
+        // Those of a cgroup below are seen by a thorough look only: another look has nothing to say
+        // where there are any.
+        if *known == found || (!thorough && !known.is_empty()) {
             return;
         }
         let was_filtered = !known.is_empty();

@@ -46,16 +46,21 @@ pub(super) fn findings(cgroup: &Path) -> Vec<Finding> {
 /// # Errors
 /// Where a cgroup cannot be asked: it is none, or a capability is missing.
 pub fn apart(cgroup: &Path) -> Result<bool, CaptureError> {
-    let tree = Tree::around(cgroup)
-        .map_err(|source| CaptureError::Query { cgroup: cgroup.into(), source })?;
-    let above = |group: &Group| group.relation == Relation::Above;
-    let groups: Vec<_> = groups(&tree, &CONNECT)?.into_iter().filter(above).collect();
-    if groups.is_empty() {
+    let ask = |hook, effective| {
+        query::cgroup_programs(cgroup, hook, effective)
+            .map_err(|source| CaptureError::Query { cgroup: cgroup.into(), source })
+    };
+    let mut above = Vec::new();
+    for hook in CONNECT.hooks {
+        let here = ask(*hook, false)?;
+        let all = ask(*hook, true)?.into_iter();
+        above.extend(all.filter(|program| !is_ours(program) && !here.contains(program)));
+    }
+    if above.is_empty() {
         return Ok(false);
     }
     let own = own_programs();
-    let covered = |(_, program): &(Hook, Attached)| own.contains(program);
-    Ok(!groups.iter().all(|group| group.programs.iter().all(covered)))
+    Ok(!above.iter().all(|program| own.contains(program)))
 }
 
 fn try_findings(cgroup: &Path) -> Result<Vec<Finding>, CaptureError> {
