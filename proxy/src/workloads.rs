@@ -123,7 +123,8 @@ impl Workloads {
         let workers = Workers::start(config.runtime.workers).map_err(CaptureError::workers)?;
         Heartbeat::beat(&instance)?;
         let remembered = instance.recall();
-        let last = remembered.workloads.iter().map(|(id, _)| *id).max().unwrap_or(0);
+        let numbers = remembered.workloads.iter().map(|(id, _)| id).chain(&remembered.here);
+        let last = numbers.max().copied().unwrap_or(0);
         let shared = Shared {
             originals: Originals::new(&instance)?,
             workers,

@@ -1,6 +1,11 @@
-//! A weir that is being replaced does not take back what its successor has. Found by chaos: an
-//! episode without descriptors that ended in that moment put the predecessor's listeners in the place
-//! of the successor's; what connected then was cut at the predecessor's drain deadline.
+//! Takeovers that chaos has shown to go wrong.
+//!
+//! A weir that is being replaced does not take back what its successor has: an episode without
+//! descriptors that ended in that moment put the predecessor's listeners in the place of the
+//! successor's; what connected then was cut at the predecessor's drain deadline.
+//!
+//! What the weir that is replaced was told to capture is what counts, not what one before it was
+//! told that has the same maps as the successor and is still draining.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -9,9 +14,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use weir_tests::left::nothing_left;
 use weir_tests::pods::{POD, Pods};
 use weir_tests::process::{Process, run as run_command, wait_until};
-use weir_tests::site::{PATIENCE, join};
+use weir_tests::site::{PATIENCE, is_captured, join};
 use weir_tests::weir::Run;
 
 const PORT: u16 = 9000;
@@ -77,4 +83,51 @@ fn the_end_of_an_episode_without_descriptors_leaves_the_successor_its_slots() ->
     let records = new.records_of(port, 1)?;
     ensure!(records.connections(port)[0].text("direction") == "inbound", "{records:#?}");
     Ok(())
+}
+
+/// Forth to other maps and back, while the first weir is still draining.
+#[test]
+fn an_upgrade_back_finds_what_the_last_weir_was_told() -> Result<()> {
+    let pods = Pods::new()?;
+    let (a, b) = (&pods.pod_a, &pods.pod_b);
+    let run = || Run::new(&pods.node, pods.dir()).flags(&["--standby"]);
+    let to = |port| -> Result<SocketAddr> { Ok(SocketAddr::new(POD[0].parse()?, port)) };
+    let listener = a.listen(SocketAddr::new("::".parse()?, PORT))?;
+    let other = b.listen(SocketAddr::new("::".parse()?, PORT))?;
+
+    let first = run().start()?;
+    first.add("a", a.cgroup(), &a.netns, &[])?;
+    first.add("b", b.cgroup(), &b.netns, &[])?;
+    let port = PORT.to_string();
+    let ports = |state| ["ports", state, port.as_str(), "--workload", "b", "--inbound"];
+    first.ask(&ports("skip"))?.ok()?;
+    // Keeps the first one there to the end.
+    let wire = join(&pods.client_a, to(PORT)?, &listener)?;
+    wire.up("ping")?;
+
+    let upgrade = run().flags(&["--upgrade"]).after(&first);
+    let second = upgrade.variable("WEIR_BPF_SCHEMA", "another").start()?;
+    ensure!(!is_captured(&pods.client_b, to(PORT)?, &other)?, "the port state did not come over");
+    second.ask(&["workload", "remove", "b"])?.ok()?;
+    second.add("b2", b.cgroup(), &b.netns, &[])?;
+
+    let mut third = run().flags(&["--upgrade"]).after(&second).start()?;
+    ensure!(is_captured(&pods.client_b, to(PORT)?, &other)?, "{}", third.process.log());
+    let names = third.json(&["workload", "list"])?;
+    let names: Vec<&str> = names
+        .as_array()
+        .with_context(|| format!("no list: {names}"))?
+        .iter()
+        .filter_map(|it| it["name"].as_str())
+        .collect();
+    ensure!(names == ["a", "b2"], "{names:?}");
+    third.ask(&["workload", "remove", "b2"])?.ok()?;
+    // Its number is not one of those that the first weir has used in these maps.
+    third.add("b", b.cgroup(), &b.netns, &[])?;
+    ensure!(is_captured(&pods.client_b, to(PORT)?, &other)?, "an old port state came back");
+    wire.up("pong")?;
+    wire.finish()?;
+    third.stop()?;
+    third.instance().detach(&[])?.ok()?;
+    nothing_left(third.instance(), &pods.namespaces())
 }

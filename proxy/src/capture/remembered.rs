@@ -34,6 +34,9 @@ pub struct Remembered {
     pub ports: HashMap<WorkloadId, Vec<RememberedPort>>,
     /// It is in the maps that this weir uses too.
     pub same_maps: bool,
+    /// The workloads of which these maps hold anything: besides those of `workloads`, what a weir has
+    /// left here that was replaced by one with other maps.
+    pub here: Vec<WorkloadId>,
 }
 
 impl Kernel {
@@ -52,15 +55,24 @@ impl Instance {
     #[must_use]
     pub fn recall(&self) -> Remembered {
         let own = recall(&self.pins.own_schema());
+        let mut here = self.workloads.keys();
         if !own.workloads.is_empty() {
-            return Remembered { same_maps: true, ..own };
+            here.extend(own.workloads.iter().map(|(id, _)| *id));
+            here.sort_unstable();
+            here.dedup();
+            return Remembered { same_maps: true, here, ..own };
         }
         let others = self.pins.other_schemas();
-        others
-            .iter()
-            .map(|schema| recall(schema))
-            .find(|it| !it.workloads.is_empty())
-            .unwrap_or(own)
+        let found = others.iter().map(|schema| recall(schema)).find(|it| !it.workloads.is_empty());
+        Remembered { here, ..found.unwrap_or(own) }
+    }
+
+    /// Forgets what weirs with other maps were told to capture: this one has taken it over. They may
+    /// still be draining, and with their maps comes the next one to find it, after an upgrade back.
+    pub fn disown_other_schemas(&self) {
+        for schema in self.pins.other_schemas() {
+            state::clear(&pins::state(&schema));
+        }
     }
 }
 

@@ -63,6 +63,14 @@ pub(super) fn remove(directory: &Path, workload: WorkloadId) {
     let _ = fs::remove_file(new);
 }
 
+/// Removes every description that is kept in a directory.
+pub(super) fn clear(directory: &Path) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.filter_map(Result::ok) {
+        let _ = fs::remove_file(entry.path());
+    }
+}
+
 // === helpers ===
 
 /// The name of a description, and that of one that is being written. A bpffs allows no dots.

@@ -150,6 +150,8 @@ impl Workloads {
             return;
         }
         *lock(&self.unsettled) = false;
+        let instance = Arc::clone(&self.shared.instance);
+        blocking(move || instance.disown_other_schemas()).await;
         for workload in self.list() {
             let cgroup = workload.settings().workload.cgroup.clone().unwrap_or_default();
             match lock_directory(&cgroup) {

@@ -89,7 +89,7 @@ impl Workloads {
             }
         }
         drop(next);
-        self.clear_up(known.all, remembered.same_maps).await;
+        self.clear_up(known.all, &remembered.here).await;
         Ok(())
     }
 
@@ -118,18 +118,18 @@ impl Workloads {
     }
 
     /// Forgets what was remembered and is not captured.
-    async fn clear_up(&self, all: Vec<(WorkloadId, u64, Option<Installed>)>, same_maps: bool) {
+    async fn clear_up(&self, all: Vec<(WorkloadId, u64, Option<Installed>)>, here: &[WorkloadId]) {
         let wanted = self.numbers();
-        for (id, netns, installed) in all.into_iter().filter(|(id, ..)| !wanted.contains(id)) {
+        for (_, netns, installed) in all.into_iter().filter(|(id, ..)| !wanted.contains(id)) {
             if let Some(installed) = installed
                 && let Some(netns) = blocking(move || capture::Netns::find(netns)).await
             {
                 restore_client_ip(&netns, &installed).await;
             }
-            if same_maps {
-                let instance = Arc::clone(&self.shared.instance);
-                blocking(move || Kernel::new(instance, id, false).forget()).await;
-            }
+        }
+        for id in here.iter().copied().filter(|id| !wanted.contains(id)) {
+            let instance = Arc::clone(&self.shared.instance);
+            blocking(move || Kernel::new(instance, id, false).forget()).await;
         }
         self.shared.instance.remove_stale_links(&wanted);
         self.shared.instance.all_found();
@@ -151,14 +151,18 @@ fn start(
     next: WorkloadId,
     remembered: &Remembered,
 ) -> Start {
+    let id = before.map_or(next, |(id, _)| *id);
     Start {
         settings,
         origin,
-        id: before.map_or(next, |(id, _)| *id),
-        fresh: before.is_none() || !remembered.same_maps,
+        id,
+        fresh: !remembered.here.contains(&id),
         ports: before.and_then(|(id, _)| remembered.ports.get(id).cloned()).unwrap_or_default(),
         client_ip: before.and_then(|(_, description)| description.client_ip),
-        programs: before.and_then(|(_, description)| description.programs),
+        // Those of other maps are not on these links.
+        programs: before
+            .filter(|_| remembered.same_maps)
+            .and_then(|(_, description)| description.programs),
         pod: before.and_then(|(_, description)| description.pod.clone()),
         claim: None,
         in_own_netns: true,
