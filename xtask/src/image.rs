@@ -19,6 +19,9 @@ const PROGRAM: &str = "usr/local/bin/weir";
 /// What the image is called where nobody has pushed it anywhere; the chart's default.
 const NAME: &str = "localhost/weir";
 
+/// The profile in Cargo.toml.
+const PROFILE: &str = "image";
+
 /// Flags of `cargo xtask image`.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  cargo xtask image --output weir.tar\n  \
@@ -27,15 +30,11 @@ pub(crate) struct Args {
     /// The archive [default: target/image/weir.tar]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Without optimisation: built in a part of the time, for tests
-    #[arg(long)]
-    quick: bool,
 }
 
 pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     let output = args.output.clone().unwrap_or_else(default_output);
-    let profile = if args.quick { "image-quick" } else { "image" };
-    build(root, &output, profile)?;
+    pack(&build(root)?, &output)?;
     println!("{}: {NAME}:{}", output.display(), env!("CARGO_PKG_VERSION"));
     Ok(())
 }
@@ -45,14 +44,13 @@ pub(crate) fn default_output() -> PathBuf {
     weir_tests::weir::target_dir().join("image/weir.tar")
 }
 
-/// Builds weir and the archive.
+/// Makes the archive.
 ///
 /// # Errors
 ///
-/// Fails when weir does not compile or is not static, and when the archive cannot be written.
-pub(crate) fn build(root: &Path, output: &Path, profile: &str) -> Result<()> {
-    let binary = static_weir(root, profile)?;
-    let bytes = fs::read(&binary).with_context(|| format!("cannot read {}", binary.display()))?;
+/// Fails when the binary is not static, and when the archive cannot be written.
+pub(crate) fn pack(binary: &Path, output: &Path) -> Result<()> {
+    let bytes = fs::read(binary).with_context(|| format!("cannot read {}", binary.display()))?;
     ensure_static(&bytes).with_context(|| format!("{} will not do", binary.display()))?;
     let archive = archive::archive(&archive::Image {
         program: &bytes,
@@ -66,13 +64,19 @@ pub(crate) fn build(root: &Path, output: &Path, profile: &str) -> Result<()> {
     fs::write(output, archive).with_context(|| format!("cannot write {}", output.display()))
 }
 
+/// Builds the binary that is in the image and returns where it is. The tests run it too.
+///
 /// glibc's target, linked statically: it is the one target that a Rust toolchain on Debian has
-/// without a download, and the code is the same that the tests run. Names are looked up by the resolver
+/// without a download. Names are looked up by the resolver
 /// that glibc has in itself since 2.34; nothing else of weir asks the name service switch.
 ///
 /// With a target, because the flags must not reach procedural macros, which are libraries of the
 /// compiler and cannot be static. The paths of this machine stay out of the binary.
-fn static_weir(root: &Path, profile: &str) -> Result<PathBuf> {
+///
+/// # Errors
+///
+/// Fails when weir does not compile.
+pub(crate) fn build(root: &Path) -> Result<PathBuf> {
     let target = format!("{ARCH}-unknown-linux-gnu");
     let cargo_home = std::env::var("CARGO_HOME")
         .or_else(|_| std::env::var("HOME").map(|home| home + "/.cargo"))
@@ -83,10 +87,10 @@ fn static_weir(root: &Path, profile: &str) -> Result<PathBuf> {
             flags.push(format!("--remap-path-prefix={from}={to}"));
         }
     }
-    let arguments = ["build", "--profile", profile, "--target", &target, "--package", "weir"];
+    let arguments = ["build", "--profile", PROFILE, "--target", &target, "--package", "weir"];
     let flags = flags.join("\u{1f}");
     cargo(root, &arguments, &[("CARGO_ENCODED_RUSTFLAGS", flags.as_str())])?;
-    Ok(weir_tests::weir::target_dir().join(target).join(profile).join("weir"))
+    Ok(weir_tests::weir::target_dir().join(target).join(PROFILE).join("weir"))
 }
 
 /// A binary that asks for an interpreter needs the libraries of a distribution.

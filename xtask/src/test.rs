@@ -10,15 +10,10 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::setup::{Purpose, setup};
 use crate::{ebpf, fuzz, image, scope};
 
-/// Where the tests find the image archive.
+/// Where the tests find weir.
+const WEIR_VARIABLE: &str = "WEIR_BIN";
+/// Where they find the image archive.
 const IMAGE_VARIABLE: &str = "WEIR_IMAGE";
-/// The tests of the image: a filter that leaves them out spares its build.
-const IMAGE_TESTS: [&str; 3] = [
-    "image::the_image_captures_with_the_rights_of_the_manifest",
-    "image::the_image_runs_weir_check",
-    "image::the_image_takes_over_from_the_one_before",
-];
-
 /// What weir loads instead of the object that is compiled in.
 const OBJECT_VARIABLE: &str = "WEIR_BPF_OBJECT";
 
@@ -51,8 +46,10 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
 
 fn inside(root: &Path, args: &Args) -> Result<()> {
     let mut tally = Tally::default();
-    step("weir, as it is released");
-    cargo(root, &["build", "--release", "--package", "weir"], &[])?;
+    step("weir, as it is in the image");
+    let weir = image::build(root)?;
+    let image = image::default_output().with_file_name("test.tar");
+    image::pack(&weir, &image)?;
 
     step("unit, property and end-to-end tests");
     let object = ebpf::fresh_object(root)?;
@@ -60,17 +57,11 @@ fn inside(root: &Path, args: &Args) -> Result<()> {
         Some(path) => println!("with the BPF object built just now, {}", path.display()),
         None => println!("with the committed BPF object: there is no BPF toolchain here"),
     }
-    let image = image::default_output().with_file_name("test.tar");
-    let asked = |filter: &String| IMAGE_TESTS.iter().any(|test| test.contains(filter.as_str()));
-    if args.filter.as_ref().is_none_or(asked) {
-        // All is as in a released one, but for the optimisation, which takes minutes.
-        println!("building the image, without optimisation");
-        image::build(root, &image, "image-quick")?;
-    }
     let filter: Vec<&str> = args.filter.as_deref().into_iter().collect();
     let tests = ["test", WORKSPACE, "--no-fail-fast", "--"];
     let object = object.as_deref().map(|path| (OBJECT_VARIABLE, path));
-    let variables: Vec<_> = object.into_iter().chain([(IMAGE_VARIABLE, &*image)]).collect();
+    let variables: Vec<_> =
+        object.into_iter().chain([(IMAGE_VARIABLE, &*image), (WEIR_VARIABLE, &*weir)]).collect();
     tally.add(cargo_test(root, &[&tests[..], &filter].concat(), &variables)?);
 
     if args.filter.is_none() {
@@ -119,9 +110,7 @@ impl Tally {
 
 /// Runs `cargo test`, showing its output and reading the sums from it.
 fn cargo_test(root: &Path, arguments: &[&str], variables: &[(&str, &Path)]) -> Result<Tally> {
-    let weir = root.join("target/release/weir");
     let mut child = command(root, arguments)
-        .env("WEIR_BIN", weir)
         .envs(variables.iter().copied())
         .stdout(std::process::Stdio::piped())
         .spawn()

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::image::Stage;
 use super::output_of;
 use super::protocol::Test;
-use crate::{ebpf, test};
+use crate::{ebpf, image, test};
 
 const RUN: &str = include_str!("guest/run.sh");
 
@@ -40,13 +40,13 @@ pub(super) struct Manner {
 // === impl Built ===
 
 impl Built {
-    /// Builds weir as it is released, and the tests.
+    /// Builds weir as it is in the image, and the tests.
     ///
     /// # Errors
     ///
     /// Fails when they do not compile.
     pub(super) fn new(root: &Path) -> Result<Self> {
-        test::cargo(root, &["build", "--release", "--package", "weir"], &[])?;
+        let weir = image::build(root)?;
         let arguments = ["test", test::WORKSPACE, "--no-run", "--message-format=json"];
         let output = test::command(root, &arguments).stderr(Stdio::inherit()).output()?;
         ensure!(
@@ -65,7 +65,6 @@ impl Built {
             tests.extend(names.map(|name| Test { target: target.clone(), name: name.into() }));
         }
         tests.sort();
-        let weir = root.join("target/release/weir");
         ensure!(!tests.is_empty(), "the test programs list no test");
         Ok(Self { programs, tests, weir, load, object: ebpf::fresh_object(root)? })
     }
