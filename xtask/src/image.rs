@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use object::Endianness;
+use object::Object as _;
 use object::elf::{FileHeader64, PT_INTERP};
 use object::read::elf::{ElfFile, ProgramHeader as _};
 
@@ -19,8 +20,8 @@ const PROGRAM: &str = "usr/local/bin/weir";
 /// What the image is called where nobody has pushed it anywhere; the chart's default.
 const NAME: &str = "localhost/weir";
 
-/// The profile in Cargo.toml.
-const PROFILE: &str = "image";
+/// Static, and with names for stack traces, but no lines, which would be most of it.
+const FLAGS: [&str; 2] = ["-Ctarget-feature=+crt-static", "-Cstrip=debuginfo"];
 
 /// Flags of `cargo xtask image`.
 #[derive(clap::Args)]
@@ -48,10 +49,10 @@ pub(crate) fn default_output() -> PathBuf {
 ///
 /// # Errors
 ///
-/// Fails when the binary is not static, and when the archive cannot be written.
+/// Fails when the binary is not static or was not stripped, and when the archive cannot be written.
 pub(crate) fn pack(binary: &Path, output: &Path) -> Result<()> {
     let bytes = fs::read(binary).with_context(|| format!("cannot read {}", binary.display()))?;
-    ensure_static(&bytes).with_context(|| format!("{} will not do", binary.display()))?;
+    ensure_fit(&bytes).with_context(|| format!("{} will not do", binary.display()))?;
     let archive = archive::archive(&archive::Image {
         program: &bytes,
         path: PROGRAM,
@@ -67,8 +68,8 @@ pub(crate) fn pack(binary: &Path, output: &Path) -> Result<()> {
 /// Builds the binary that is in the image and returns where it is. The tests run it too.
 ///
 /// glibc's target, linked statically: it is the one target that a Rust toolchain on Debian has
-/// without a download. Names are looked up by the resolver
-/// that glibc has in itself since 2.34; nothing else of weir asks the name service switch.
+/// without a download. Names are looked up by the resolver that glibc has in itself since 2.34;
+/// nothing else of weir asks the name service switch.
 ///
 /// With a target, because the flags must not reach procedural macros, which are libraries of the
 /// compiler and cannot be static. The paths of this machine stay out of the binary.
@@ -81,24 +82,26 @@ pub(crate) fn build(root: &Path) -> Result<PathBuf> {
     let cargo_home = std::env::var("CARGO_HOME")
         .or_else(|_| std::env::var("HOME").map(|home| home + "/.cargo"))
         .unwrap_or_default();
-    let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
+    let mut flags = FLAGS.map(str::to_owned).to_vec();
     for (from, to) in [(root.display().to_string(), "/weir"), (cargo_home, "/cargo")] {
         if !from.is_empty() {
             flags.push(format!("--remap-path-prefix={from}={to}"));
         }
     }
-    let arguments = ["build", "--profile", PROFILE, "--target", &target, "--package", "weir"];
+    let arguments = ["build", "--release", "--target", &target, "--package", "weir"];
     let flags = flags.join("\u{1f}");
     cargo(root, &arguments, &[("CARGO_ENCODED_RUSTFLAGS", flags.as_str())])?;
-    Ok(weir_tests::weir::target_dir().join(target).join(PROFILE).join("weir"))
+    Ok(weir_tests::weir::target_dir().join(target).join("release/weir"))
 }
 
 /// A binary that asks for an interpreter needs the libraries of a distribution.
-fn ensure_static(binary: &[u8]) -> Result<()> {
+fn ensure_fit(binary: &[u8]) -> Result<()> {
     let file = ElfFile::<FileHeader64<Endianness>>::parse(binary).context("no 64-bit ELF file")?;
     let mut headers = file.elf_program_headers().iter();
     let interpreter = headers.any(|header| header.p_type(file.endian()) == PT_INTERP);
     ensure!(!interpreter, "it is linked dynamically (PT_INTERP)");
+    let lines = file.section_by_name(".debug_info").is_some();
+    ensure!(!lines, "it has debug information (.debug_info)");
     Ok(())
 }
 
@@ -118,8 +121,8 @@ mod tests {
     #[test]
     fn a_dynamic_binary_is_refused() {
         let own = fs::read(std::env::current_exe().unwrap()).unwrap();
-        assert!(ensure_static(&own).unwrap_err().to_string().contains("PT_INTERP"));
-        assert!(ensure_static(b"#!/bin/sh\n").is_err());
+        assert!(ensure_fit(&own).unwrap_err().to_string().contains("PT_INTERP"));
+        assert!(ensure_fit(b"#!/bin/sh\n").is_err());
     }
 
     #[test]
@@ -137,7 +140,7 @@ mod tests {
         for line in &expected {
             assert!(lines[last..].contains(&line.as_str()), "{line}");
         }
-        assert!(dockerfile.contains("-Ctarget-feature=+crt-static"));
-        assert!(dockerfile.contains("--profile image "));
+        assert!(dockerfile.contains(&format!("RUSTFLAGS=\"{}\"", FLAGS.join(" "))));
+        assert!(dockerfile.contains("--locked --release "));
     }
 }
