@@ -505,6 +505,35 @@ pub struct OriginalDestination {
     pub properties: Properties,
 }
 
+/// Key of the [`Name`] of an MPTCP socket: what tells it from others is the same as of the TCP socket
+/// below it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NameKey {
+    /// Cookie of its network namespace.
+    pub netns_cookie: u64,
+    /// The last word of the address that it is connected to, as it stands in memory.
+    pub remote: u32,
+    /// Its own port, host order.
+    pub local_port: u16,
+    /// The port that it is connected to, host order.
+    pub remote_port: u16,
+}
+
+/// What getpeername(2) and getsockname(2) are to say of a redirected socket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Name {
+    /// The peer's address.
+    pub addr: AddrWords,
+    /// The socket's own; all zero if not known.
+    pub source: AddrWords,
+    /// The peer's port, host order.
+    pub port: u16,
+    /// 1 if the application itself had bound `source` before connecting.
+    pub bound: u16,
+}
+
 /// Key of a per-CPU counter.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

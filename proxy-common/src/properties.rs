@@ -55,6 +55,8 @@ impl Set {
     pub const CONGESTION: u16 = 1 << 5;
     /// [`Properties::uid`] and [`Properties::gid`].
     pub const OWNER: u16 = 1 << 6;
+    /// The application's socket is an MPTCP one, and this is the TCP socket below it.
+    pub const MPTCP: u16 = 1 << 7;
 }
 
 impl Properties {

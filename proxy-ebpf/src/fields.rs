@@ -65,6 +65,8 @@ fields! {
     KEEPALIVE_INTERVAL,
     /// `tcp_sock.keepalive_probes`, u8.
     KEEPALIVE_PROBES,
+    /// `tcp_sock.is_mptcp`, a bool.
+    IS_MPTCP,
     /// `tcp_sock.md5sig_info`, a pointer.
     MD5_INFO,
     /// `tcp_sock.ao_info`, a pointer.

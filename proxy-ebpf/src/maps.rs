@@ -10,8 +10,8 @@ use aya_ebpf::{
 };
 use weir_common::{
     CloseEvent, ConnectionKey, CounterKey, DestinationKey, Direction, HoldEvent, ListenerKey,
-    Listening, OriginalDestination, PortKey, PortRule, PrefixKey, Reason, Route, SeedKey, Seeds,
-    Shares, TupleKey, Usage, WorkloadConfig, WorkloadId,
+    Listening, Name, NameKey, OriginalDestination, PortKey, PortRule, PrefixKey, Reason, Route,
+    SeedKey, Seeds, Shares, TupleKey, Usage, WorkloadConfig, WorkloadId,
 };
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
@@ -117,6 +117,10 @@ pub static SHARES: Array<Shares, 1> = Array::new();
 
 #[btf_map]
 pub static SOCKETS: SkStorage<OriginalDestination> = SkStorage::new();
+
+/// An entry that is evicted has its MPTCP socket answer with the proxy's address.
+#[btf_map]
+pub static NAMES: LruHashMap<NameKey, Name, 4096> = LruHashMap::new();
 
 #[btf_map]
 pub static COUNTERS: PerCpuHashMap<CounterKey, u64, 65_536, NO_PREALLOC> = PerCpuHashMap::new();

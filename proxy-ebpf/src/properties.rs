@@ -9,7 +9,7 @@ use weir_common::{OriginalDestination, Properties, Reason, Set};
 
 use crate::{
     fields::{
-        AO_INFO, CA_NAME, CA_OPS, CA_SET, CA_SET_SHIFT, HOP_LIMIT6, KEEPALIVE_INTERVAL,
+        AO_INFO, CA_NAME, CA_OPS, CA_SET, CA_SET_SHIFT, HOP_LIMIT6, IS_MPTCP, KEEPALIVE_INTERVAL,
         KEEPALIVE_PROBES, KEEPALIVE_TIME, LOCKS, LOCKS_SHIFT, MD5_INFO, OWNER, PACING, PINET6,
         PRIORITY, RECEIVE_BUFFER, SEND_BUFFER, SOCK_KEEPOPEN, SOCKET_FLAGS, TCLASS6, TOS, TTL, Tcp,
         USER_TIMEOUT,
@@ -69,6 +69,9 @@ pub fn note(sk: *mut bpf_sock, dest: &mut OriginalDestination) {
         // SAFETY: every type is its field's own.
         unsafe {
             owner(tcp, to);
+            if tcp.read::<u8>(&IS_MPTCP).is_some_and(|is| is != 0) {
+                to.set |= Set::MPTCP;
+            }
             patience(tcp, to);
             if v4 {
                 header4(tcp, to);

@@ -25,18 +25,18 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 use weir_common::{
-    AddrWords, CLIENT_IP_MARK, CloseEvent, ConnectionKey, DestinationKey, Direction,
-    OriginalDestination, Reason, TupleKey, WorkloadConfig, flags, tcp_state,
+    AddrWords, CLIENT_IP_MARK, CloseEvent, ConnectionKey, DestinationKey, Direction, NameKey,
+    OriginalDestination, Reason, Set, TupleKey, WorkloadConfig, flags, tcp_state,
 };
 
 use crate::{
     fields::{BYTES_RETRANS, BYTES_SENT, SOCK_DONE, SOCKET_ERROR, SOCKET_FLAGS, Tcp},
     hold, inbound, listening,
     maps::{
-        ACCEPTED, COUNTED, EVENTS, EVENTS_BYTES, OWN, PEERS, PENDING, SOCKOPS_CGROUP, WORKLOAD,
-        WORKLOADS, count,
+        ACCEPTED, COUNTED, EVENTS, EVENTS_BYTES, NAMES, OWN, PEERS, PENDING, SOCKOPS_CGROUP,
+        WORKLOAD, WORKLOADS, count,
     },
-    share,
+    name, share,
     socket::{self, either, read, read_words},
 };
 
@@ -76,6 +76,7 @@ fn connecting(ctx: &SockOpsContext) {
     if dest.reason != Reason::Redirected as u8 {
         return;
     }
+    give_name(ctx, dest);
     let key = pending_key(ctx, dest);
     // An entry under this key is of an attempt that ended without its end being seen.
     if PENDING.insert(&key, *dest, BPF_NOEXIST).is_err() {
@@ -143,11 +144,47 @@ fn established(ctx: &SockOpsContext) {
     if dest.reason != Reason::Redirected as u8 {
         return;
     }
+    learn_source(ctx, dest);
     // SAFETY: userspace replaces entries, it does not write into them.
     let Some(config) = (unsafe { WORKLOADS.get(&dest.workload) }) else { return };
     if config.flags & flags::SK_MSG != 0 {
         let tuple = tuple(ctx, socket::is_v4(&dest.addr));
         insert_peer(ctx, tuple);
+    }
+}
+
+/// Takes over the source address of the proxy's own connection, which the note of one that was held
+/// has by now. The note is there until the acknowledgement arrives that is sent after this.
+#[inline(always)]
+fn learn_source(ctx: &SockOpsContext, dest: &mut OriginalDestination) {
+    if dest.hold == weir_common::hold::NONE || dest.bound != 0 {
+        return;
+    }
+    // SAFETY: userspace replaces entries, it does not write into them.
+    let Some(note) = (unsafe { PENDING.get(&pending_key(ctx, dest)) }) else { return };
+    if note.connected_ns == dest.connected_ns {
+        let (to, from) = (&mut dest.source, &note.source);
+        (to[0], to[1], to[2], to[3]) = (from[0], from[1], from[2], from[3]);
+        give_name(ctx, dest);
+    }
+}
+
+/// Says what an MPTCP socket above this one is called.
+#[inline(always)]
+fn give_name(ctx: &SockOpsContext, dest: &OriginalDestination) {
+    if dest.properties.has(Set::MPTCP) {
+        // Without room it answers with the proxy's address.
+        let _ = NAMES.insert(&name_key(ctx, dest), name::of(dest), BPF_ANY);
+    }
+}
+
+#[inline(always)]
+fn name_key(ctx: &SockOpsContext, dest: &OriginalDestination) -> NameKey {
+    NameKey {
+        netns_cookie: netns_cookie(ctx),
+        remote: remote_addr(ctx, socket::is_v4(&dest.addr))[3],
+        local_port: ctx.local_port() as u16,
+        remote_port: u32::from_be(ctx.remote_port()) as u16,
     }
 }
 
@@ -251,6 +288,9 @@ fn changed(ctx: &SockOpsContext) {
     }
     let Some(dest) = stored(ctx) else { return };
     if dest.reason == Reason::Redirected as u8 {
+        if dest.properties.has(Set::MPTCP) {
+            let _ = NAMES.remove(&name_key(ctx, dest));
+        }
         let key = pending_key(ctx, dest);
         if dest.hold != weir_common::hold::NONE {
             hold::given_up(&key);

@@ -51,7 +51,7 @@ const CONGESTION: (&str, &str) = ("inet_connection_sock", "icsk_ca_ops");
 /// `tcp_sock` begins with an `inet_connection_sock`, that with an `inet_sock`, that with a `sock` and
 /// that with a `sock_common`: the kernel casts one to the other (include/linux/tcp.h). So the offset in
 /// any of them is one in `tcp_sock`.
-const FIELDS: [Field; 24] = [
+const FIELDS: [Field; 25] = [
     field("BYTES_SENT", "tcp_sock", "bytes_sent", 8),
     field("BYTES_RETRANS", "tcp_sock", "bytes_retrans", 8),
     field("SOCKET_ERROR", "sock", "sk_err", 4),
@@ -74,13 +74,14 @@ const FIELDS: [Field; 24] = [
     field("KEEPALIVE_TIME", "tcp_sock", "keepalive_time", 4),
     field("KEEPALIVE_INTERVAL", "tcp_sock", "keepalive_intvl", 4),
     field("KEEPALIVE_PROBES", "tcp_sock", "keepalive_probes", 1),
+    field("IS_MPTCP", "tcp_sock", "is_mptcp", 1),
     field("MD5_INFO", "tcp_sock", "md5sig_info", 8),
     field("AO_INFO", "tcp_sock", "ao_info", 8),
 ];
 
-/// Fields that kernels without signed segments (`CONFIG_TCP_MD5SIG`, `CONFIG_TCP_AO`, since 6.7) do not
-/// have and do not need.
-const OPTIONAL: [&str; 2] = ["MD5_INFO", "AO_INFO"];
+/// Fields that kernels without MPTCP or signed segments (`CONFIG_MPTCP`, `CONFIG_TCP_MD5SIG`,
+/// `CONFIG_TCP_AO`, since 6.7) do not have and do not need.
+const OPTIONAL: [&str; 3] = ["IS_MPTCP", "MD5_INFO", "AO_INFO"];
 
 /// The constants of the programs, by name; 0 for what is not known.
 pub(super) type Constants = Vec<(&'static str, u32)>;

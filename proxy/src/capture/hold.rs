@@ -6,7 +6,7 @@ mod raw;
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
 
@@ -18,6 +18,7 @@ use self::packet::Syn;
 pub use self::raw::RawSockets;
 use super::{
     CaptureError, Captured, Instance, Originals, listener::shortage, original::to_ip, sockopt,
+    words,
 };
 
 /// linux/asm-generic/socket.h, since 3.19.
@@ -136,18 +137,19 @@ impl Originals {
         (note.connected_ns == held.connected_ns).then(|| Captured::from(&note))
     }
 
-    /// Lets the SYN pass that is held. False where the connection is none any more.
+    /// Lets the SYN pass that is held. `source` is the address that the connection has on the wire: the
+    /// hooks tell the application. False where the connection is none any more.
     #[must_use]
-    pub fn let_pass(&self, held: &HeldSyn) -> bool {
-        self.set_hold(held, hold::READY)
+    pub fn let_pass(&self, held: &HeldSyn, source: Option<IpAddr>) -> bool {
+        self.set_hold(held, hold::READY, source)
     }
 
     /// Has the next SYN told anew. False as in [`Self::let_pass`].
     pub fn ask_again(&self, held: &HeldSyn) -> bool {
-        self.set_hold(held, hold::NEW)
+        self.set_hold(held, hold::NEW, None)
     }
 
-    fn set_hold(&self, held: &HeldSyn, state: u32) -> bool {
+    fn set_hold(&self, held: &HeldSyn, state: u32, source: Option<IpAddr>) -> bool {
         // Between the two calls another connection could get the key. It would hang then, until its
         // application gives up: no SYN of another number passes.
         let Ok(mut note) = self.taken.get(&held.key) else { return false };
@@ -155,6 +157,9 @@ impl Originals {
             return false;
         }
         note.hold = state;
+        if let Some(source) = source.filter(|_| note.bound == 0) {
+            note.source = words(source);
+        }
         note.sequence = held.sequence;
         self.taken.replace(&held.key, &note).is_ok()
     }

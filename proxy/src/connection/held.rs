@@ -1,7 +1,11 @@
 //! A connection whose SYN is held while its upstream is dialled: the application's connect(2) succeeds
 //! when the dial has, and fails as it does. From then on it is a connection like any other.
 
-use std::{future::Future, net::SocketAddr, time::Instant};
+use std::{
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
 
 use tokio::net::TcpStream;
 
@@ -19,8 +23,11 @@ pub trait Held: Send + Sync + Sized {
     fn gone(&self) -> impl Future<Output = ()> + Send;
 
     /// Lets its handshake come to its end; the accepted socket, or `None` where the application has
-    /// given up meanwhile. The socket is armed (`reset.rs`).
-    fn admit(self) -> impl Future<Output = Option<std::net::TcpStream>> + Send;
+    /// given up meanwhile. The socket is armed (`reset.rs`). `source` is what getsockname(2) is to say.
+    fn admit(
+        self,
+        source: Option<IpAddr>,
+    ) -> impl Future<Output = Option<std::net::TcpStream>> + Send;
 
     /// Has connect(2) fail with this `errno`, or with the nearest that there is a packet for.
     fn refuse(self, errno: i32);
@@ -61,8 +68,9 @@ impl Context {
             }
         };
         guard.upstream_connected();
+        let source = upstream.local_addr().ok().map(|own| own.ip());
         let admitted = tokio::select! {
-            admitted = held.admit() => admitted,
+            admitted = held.admit(source) => admitted,
             () = self.abort.cancelled() => return guard.close(CloseReason::DrainDeadline),
         };
         let reason = match admitted.map(TcpStream::from_std) {
@@ -89,7 +97,7 @@ impl Context {
         if waiting::was_reached(error) {
             // connect(2) would have succeeded.
             guard.upstream_connected();
-            if let Some(Ok(client)) = held.admit().await.map(TcpStream::from_std) {
+            if let Some(Ok(client)) = held.admit(None).await.map(TcpStream::from_std) {
                 tcp::reset(client);
             }
             return CloseReason::UpstreamReset;

@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     io,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     sync::{Arc, Mutex, OnceLock, RwLock, Weak},
     time::{Duration, Instant},
 };
@@ -301,11 +301,11 @@ impl connection::Held for Held {
         }
     }
 
-    async fn admit(mut self) -> Option<TcpStream> {
+    async fn admit(mut self, source: Option<IpAddr>) -> Option<TcpStream> {
         let mut accepted = self.accepted.take()?;
         self.settled = true;
         // Before the SYN, which would be dropped.
-        if !self.holding.shared.originals.let_pass(&self.syn) {
+        if !self.holding.shared.originals.let_pass(&self.syn, source) {
             return None;
         }
         self.send(&self.syn.syn.again());
