@@ -188,6 +188,9 @@ pub mod flags {
     pub const OUTBOUND_FILTERED: u32 = 1 << 8;
     /// The same inbound.
     pub const INBOUND_FILTERED: u32 = 1 << 9;
+    /// Programs that filter what the workload sends filter what the proxy sends too: that there are any
+    /// is no reason to let a connection go direct.
+    pub const EGRESS_SHARED: u32 = 1 << 10;
 }
 
 /// How far a connection has come whose SYN is held: [`OriginalDestination::hold`].

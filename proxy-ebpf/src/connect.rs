@@ -159,6 +159,11 @@ fn by_reach(
         return Err(Reason::Filtered);
     }
     bound(ctx, dest)?;
+    if config.flags & flags::EGRESS_SHARED == 0
+        && properties::is_filtered(socket::of_address(ctx.sock_addr))
+    {
+        return Err(Reason::Filtered);
+    }
     properties::transferable(socket::of_address(ctx.sock_addr))?;
     reachable(ctx, config, dest)?;
     if policy::is_ahead(&FAILED, &destination_key(dest)) {

@@ -67,6 +67,12 @@ fields! {
     KEEPALIVE_PROBES,
     /// `tcp_sock.is_mptcp`, a bool.
     IS_MPTCP,
+    /// `sock.sk_cgrp_data.cgroup`, a pointer.
+    CGROUP,
+    /// `cgroup.bpf.effective[CGROUP_INET_EGRESS]`, a pointer.
+    EGRESS,
+    /// `bpf_prog_array.items[0].prog`, a pointer: null where there is none.
+    FIRST_PROGRAM,
     /// `tcp_sock.md5sig_info`, a pointer.
     MD5_INFO,
     /// `tcp_sock.ao_info`, a pointer.

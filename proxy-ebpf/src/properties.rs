@@ -9,10 +9,10 @@ use weir_common::{OriginalDestination, Properties, Reason, Set};
 
 use crate::{
     fields::{
-        AO_INFO, CA_NAME, CA_OPS, CA_SET, CA_SET_SHIFT, HOP_LIMIT6, IS_MPTCP, KEEPALIVE_INTERVAL,
-        KEEPALIVE_PROBES, KEEPALIVE_TIME, LOCKS, LOCKS_SHIFT, MD5_INFO, OWNER, PACING, PINET6,
-        PRIORITY, RECEIVE_BUFFER, SEND_BUFFER, SOCK_KEEPOPEN, SOCKET_FLAGS, TCLASS6, TOS, TTL, Tcp,
-        USER_TIMEOUT,
+        AO_INFO, CA_NAME, CA_OPS, CA_SET, CA_SET_SHIFT, CGROUP, EGRESS, FIRST_PROGRAM, HOP_LIMIT6,
+        IS_MPTCP, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, KEEPALIVE_TIME, LOCKS, LOCKS_SHIFT,
+        MD5_INFO, OWNER, PACING, PINET6, PRIORITY, RECEIVE_BUFFER, SEND_BUFFER, SOCK_KEEPOPEN,
+        SOCKET_FLAGS, TCLASS6, TOS, TTL, Tcp, USER_TIMEOUT,
     },
     socket::{self, read},
 };
@@ -27,6 +27,19 @@ const FIRST_UNPRIVILEGED: u32 = 1024;
 const DSCP: u8 = 0xfc;
 /// A hop limit that was not set: -1 in nine bits, which is a bit field of that size before Linux 6.9.
 const DEFAULT_HOPS: u16 = 0x1ff;
+
+/// Whether programs filter what the socket sends (`cgroup_skb/egress` on its cgroup or above). Userspace
+/// looks for them too, and knows whose they are; it comes to that a second later.
+#[inline(always)]
+pub fn is_filtered(sk: *mut bpf_sock) -> bool {
+    let Some(tcp) = Tcp::of(sk) else { return false };
+    // SAFETY: the types are the fields' own.
+    unsafe {
+        let Some(cgroup) = tcp.follow(&CGROUP) else { return false };
+        let Some(programs) = cgroup.follow(&EGRESS) else { return false };
+        programs.read::<u64>(&FIRST_PROGRAM).is_some_and(|first| first != 0)
+    }
+}
 
 /// Rules a socket out that has what no connection of the proxy can have.
 #[inline(always)]

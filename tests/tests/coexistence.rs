@@ -25,7 +25,7 @@ use weir_tests::site::PATIENCE;
 use weir_tests::visits::{Outcome as Visit, visit};
 use weir_tests::weir::binary;
 
-use foreign::{CONNECT4, Counters, EXCLUSIVE, OVERRIDE, Program, SockMap};
+use foreign::{CONNECT4, Counters, EGRESS, EXCLUSIVE, OVERRIDE, Program, SockMap};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const PORT: u16 = 9000;
@@ -340,6 +340,35 @@ fn programs_that_choose_listeners_are_named() -> Result<()> {
 }
 
 // === in the way ===
+
+/// As systemd's `IPAddressDeny=` for a service that is running. weir's own connections would get past it.
+#[test]
+fn a_filter_of_what_the_cgroup_sends_holds_from_the_next_connection_on() -> Result<()> {
+    let place = Place::new("filter")?;
+    let _peer = server(&place)?;
+    let filter = Program::pass(EGRESS, "filter")?;
+    let weir = place.weir(&place.own(), &[])?;
+    for cgroup in [place.workload(), place.leaf()] {
+        assert_eq!(place.visit(SERVER_V4)?, Visit::Proxied, "{}", cgroup.display());
+        let link = filter.link(&cgroup)?;
+        assert_eq!(place.visit(SERVER_V4)?, Visit::Direct, "{}", cgroup.display());
+        drop(link);
+        wait_until("connections to be captured again", PATIENCE, || {
+            Ok(place.visit(SERVER_V4)? == Visit::Proxied)
+        })?;
+    }
+    let status = weir.verb(&place.lab, &["status", "-o", "json"])?;
+    ensure!(status.contains("filtered"), "the reason is not counted: {status}");
+    // weir's own pass this one.
+    let _link = filter.link(place.top.path())?;
+    wait_until("connections to be captured", PATIENCE, || {
+        Ok(place.visit(SERVER_V4)? == Visit::Proxied)
+    })?;
+    drop(weir);
+    let _again = place.weir(&place.own(), &[])?;
+    assert_eq!(place.visit(SERVER_V4)?, Visit::Proxied, "from the start");
+    Ok(())
+}
 
 #[test]
 fn weir_attaches_nothing_where_an_exclusive_program_is_in_the_way() -> Result<()> {

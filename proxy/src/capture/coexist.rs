@@ -13,7 +13,7 @@ mod packets;
 mod sockets;
 mod xtables;
 
-pub use filters::filters;
+pub use filters::{Filters, filters};
 pub use hooks::apart;
 pub use mesh::{Mesh, cilium, meshes};
 pub use packets::inside;

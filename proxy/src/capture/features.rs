@@ -160,12 +160,12 @@ impl Instruction {
         Self { code: 0x15, registers: register, offset: skipped, immediate: 0 }
     }
 
-    /// A sockops program that reads so many bytes of the kernel's own `struct tcp_sock`, or of what a
-    /// pointer in there points to.
-    pub(super) fn read_tcp(pointer: Option<i16>, offset: i16, size: u8) -> Vec<Self> {
-        let first = pointer.map(|pointer| Self::load(0, 0, pointer, 8));
-        let reads: Vec<Self> = first.into_iter().chain([Self::load(1, 0, offset, size)]).collect();
-        let behind = if pointer.is_some() { 2 } else { 1 };
+    /// A sockops program that reads so many bytes of the kernel's own `struct tcp_sock`, or of what
+    /// pointers lead to, the first of which is in there.
+    pub(super) fn read_tcp(pointers: &[i16], offset: i16, size: u8) -> Vec<Self> {
+        let follow = pointers.iter().map(|pointer| Self::load(0, 0, *pointer, 8));
+        let reads: Vec<Self> = follow.chain([Self::load(1, 0, offset, size)]).collect();
+        let behind = reads.len() as i16;
         let mut program = vec![
             Self::load(1, 1, SOCK_OPS_SK, 8),
             Self::skip_if_null(1, 2 + behind),

@@ -9,18 +9,24 @@ use super::{
     features::{self, Instruction},
 };
 
-/// A field: the constant of the programs, and the structure and member that it is.
+/// A structure and a member of it.
+type Member = (&'static str, &'static str);
+
+/// A field: the constant of the programs, and the member that it is.
 #[derive(Clone, Copy)]
 struct Field {
     constant: &'static str,
-    structure: &'static str,
-    member: &'static str,
+    member: Member,
+    /// The member of the structure that `member` is, by name.
+    within: Option<Member>,
+    /// Bytes from there: of an element of an array.
+    further: i16,
     /// Bytes that are read.
     size: u8,
     /// Of a bit field: the constant that says how far up it is in its byte.
     shift: Option<&'static str>,
-    /// The member of `inet_connection_sock` or `inet_sock` that points to the structure.
-    through: Option<(&'static str, &'static str)>,
+    /// The fields, by their constants, that are followed from the socket to the structure.
+    through: &'static [&'static str],
 }
 
 const fn field(
@@ -29,7 +35,8 @@ const fn field(
     member: &'static str,
     size: u8,
 ) -> Field {
-    Field { constant, structure, member, size, shift: None, through: None }
+    let member = (structure, member);
+    Field { constant, member, within: None, further: 0, size, shift: None, through: &[] }
 }
 
 const fn bits(
@@ -41,17 +48,22 @@ const fn bits(
     Field { shift: Some(shift), ..field(constant, structure, member, 1) }
 }
 
-const fn behind(pointer: (&'static str, &'static str), field: Field) -> Field {
-    Field { through: Some(pointer), ..field }
+const fn behind(through: &'static [&'static str], field: Field) -> Field {
+    Field { through, ..field }
 }
 
-const IPV6: (&str, &str) = ("inet_sock", "pinet6");
-const CONGESTION: (&str, &str) = ("inet_connection_sock", "icsk_ca_ops");
+const fn within(field: Field, member: Member, further: i16) -> Field {
+    Field { within: Some(member), further, ..field }
+}
+
+/// `CGROUP_INET_EGRESS` (`enum cgroup_bpf_attach_type` in include/linux/bpf-cgroup-defs.h) in an array of
+/// pointers.
+const EGRESS: i16 = 8;
 
 /// `tcp_sock` begins with an `inet_connection_sock`, that with an `inet_sock`, that with a `sock` and
 /// that with a `sock_common`: the kernel casts one to the other (include/linux/tcp.h). So the offset in
 /// any of them is one in `tcp_sock`.
-const FIELDS: [Field; 25] = [
+const FIELDS: [Field; 28] = [
     field("BYTES_SENT", "tcp_sock", "bytes_sent", 8),
     field("BYTES_RETRANS", "tcp_sock", "bytes_retrans", 8),
     field("SOCKET_ERROR", "sock", "sk_err", 4),
@@ -64,17 +76,30 @@ const FIELDS: [Field; 25] = [
     field("SEND_BUFFER", "sock", "sk_sndbuf", 4),
     field("TOS", "inet_sock", "tos", 1),
     field("TTL", "inet_sock", "uc_ttl", 2),
-    field("PINET6", IPV6.0, IPV6.1, 8),
-    behind(IPV6, field("TCLASS6", "ipv6_pinfo", "tclass", 1)),
-    behind(IPV6, field("HOP_LIMIT6", "ipv6_pinfo", "hop_limit", 2)),
+    field("PINET6", "inet_sock", "pinet6", 8),
+    behind(&["PINET6"], field("TCLASS6", "ipv6_pinfo", "tclass", 1)),
+    behind(&["PINET6"], field("HOP_LIMIT6", "ipv6_pinfo", "hop_limit", 2)),
     field("USER_TIMEOUT", "inet_connection_sock", "icsk_user_timeout", 4),
     bits("CA_SET", "inet_connection_sock", "icsk_ca_setsockopt", "CA_SET_SHIFT"),
-    field("CA_OPS", CONGESTION.0, CONGESTION.1, 8),
-    behind(CONGESTION, field("CA_NAME", "tcp_congestion_ops", "name", 16)),
+    field("CA_OPS", "inet_connection_sock", "icsk_ca_ops", 8),
+    behind(&["CA_OPS"], field("CA_NAME", "tcp_congestion_ops", "name", 16)),
     field("KEEPALIVE_TIME", "tcp_sock", "keepalive_time", 4),
     field("KEEPALIVE_INTERVAL", "tcp_sock", "keepalive_intvl", 4),
     field("KEEPALIVE_PROBES", "tcp_sock", "keepalive_probes", 1),
     field("IS_MPTCP", "tcp_sock", "is_mptcp", 1),
+    within(field("CGROUP", "sock", "sk_cgrp_data", 8), ("sock_cgroup_data", "cgroup"), 0),
+    behind(
+        &["CGROUP"],
+        within(field("EGRESS", "cgroup", "bpf", 8), ("cgroup_bpf", "effective"), EGRESS),
+    ),
+    behind(
+        &["CGROUP", "EGRESS"],
+        within(
+            field("FIRST_PROGRAM", "bpf_prog_array", "items", 8),
+            ("bpf_prog_array_item", "prog"),
+            0,
+        ),
+    ),
     field("MD5_INFO", "tcp_sock", "md5sig_info", 8),
     field("AO_INFO", "tcp_sock", "ao_info", 8),
 ];
@@ -110,7 +135,7 @@ pub fn unknown() -> io::Result<Vec<String>> {
     let is_unknown = |field: &&Field| {
         !OPTIONAL.contains(&field.constant) && found.contains(&(field.constant, 0))
     };
-    let name = |field: &Field| format!("{}.{}", field.structure, field.member);
+    let name = |field: &Field| format!("{}.{}", field.member.0, field.member.1);
     Ok(FIELDS.iter().filter(is_unknown).map(name).collect())
 }
 
@@ -119,11 +144,12 @@ pub fn unknown() -> io::Result<Vec<String>> {
 impl Field {
     /// Where it is, if it can be read.
     fn find(&self, structures: &Structures<'_>) -> Option<Place> {
-        let place = structures.place(self.structure, self.member)?;
-        let pointer = match self.through {
-            None => None,
-            Some((structure, member)) => Some(offset(structures.place(structure, member)?)?),
+        let place = self.place(structures)?;
+        let follow = |constant: &&'static str| {
+            let field = FIELDS.iter().find(|field| field.constant == *constant)?;
+            offset(field.place(structures)?)
         };
+        let pointers: Vec<i16> = self.through.iter().map(follow).collect::<Option<_>>()?;
         let at = i16::try_from(place.bit / 8).ok()?;
         let is_in_place = match self.shift {
             // It may not go on in the next byte.
@@ -133,10 +159,19 @@ impl Field {
         // At most a word at a time.
         let mut words = (0..i16::from(self.size)).step_by(8);
         let is_readable = |word| {
-            let program = Instruction::read_tcp(pointer, at + word, self.size.min(8));
+            let program = Instruction::read_tcp(&pointers, at + word, self.size.min(8));
             features::load(features::SOCK_OPS, "weir_probe", &program).is_ok()
         };
         (is_in_place && words.all(is_readable)).then_some(place)
+    }
+
+    fn place(&self, structures: &Structures<'_>) -> Option<Place> {
+        let mut place = structures.place(self.member.0, self.member.1)?;
+        if let Some((structure, member)) = self.within {
+            place.bit += structures.place(structure, member)?.bit;
+        }
+        place.bit += u32::from(self.further.unsigned_abs()) * 8;
+        Some(place)
     }
 
     fn constants(&self, place: Option<Place>) -> impl Iterator<Item = (&'static str, u32)> {
@@ -150,7 +185,8 @@ impl Field {
 
 fn find() -> io::Result<Constants> {
     let btf = btf::kernel()?;
-    let wanted: Vec<&str> = FIELDS.iter().map(|field| field.structure).collect();
+    let members = FIELDS.iter().flat_map(|field| [Some(field.member), field.within]);
+    let wanted: Vec<&str> = members.flatten().map(|(structure, _)| structure).collect();
     let structures = Structures::of(&btf, &wanted)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "BTF not understood"))?;
     Ok(FIELDS.iter().flat_map(|field| field.constants(field.find(&structures))).collect())
@@ -169,7 +205,7 @@ mod tests {
     #[test]
     fn every_field_of_this_kernel_is_known() {
         assert_eq!(unknown().unwrap(), [""; 0]);
-        let behind_the_structure = Instruction::read_tcp(None, i16::MAX - 7, 8);
+        let behind_the_structure = Instruction::read_tcp(&[], i16::MAX - 7, 8);
         assert!(features::load(features::SOCK_OPS, "weir_probe", &behind_the_structure).is_err());
     }
 }

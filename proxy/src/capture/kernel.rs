@@ -17,7 +17,10 @@ use super::{
 };
 
 /// Flags that are found out, whatever the settings say.
-const MEASURED: u32 = flags::ROUTES_COMPLETE | flags::OUTBOUND_FILTERED | flags::INBOUND_FILTERED;
+const MEASURED: u32 = flags::ROUTES_COMPLETE
+    | flags::OUTBOUND_FILTERED
+    | flags::INBOUND_FILTERED
+    | flags::EGRESS_SHARED;
 
 /// One workload of an instance.
 pub struct Kernel {
@@ -131,6 +134,14 @@ impl Kernel {
             Direction::Inbound => flags::INBOUND_FILTERED,
         };
         self.set_flag(flag, filtered)
+    }
+
+    /// Says whether programs that filter what the workload sends filter what weir sends too.
+    ///
+    /// # Errors
+    /// Where the map cannot be written.
+    pub fn set_egress_shared(&self, shared: bool) -> Result<(), CaptureError> {
+        self.set_flag(flags::EGRESS_SHARED, shared)
     }
 
     /// Notes whether programs of others on the connect hooks see the workload's connections and not

@@ -115,7 +115,12 @@ impl Workload {
         for direction in [Direction::Outbound, Direction::Inbound] {
             // One that cannot be asked is asked again.
             let Ok(found) = coexist::filters(cgroup, direction, thorough) else { continue };
-            self.filters_found(direction, found, thorough);
+            if direction == Direction::Outbound
+                && let Err(error) = self.kernel.set_egress_shared(found.shared)
+            {
+                tracing::warn!(%error, "what filters a cgroup's packets is not noted");
+            }
+            self.filters_found(direction, found.apart, thorough);
         }
         if thorough && let Ok(apart) = coexist::apart(cgroup) {
             self.kernel.set_apart(apart);
@@ -127,14 +132,15 @@ impl Workload {
         let known = &mut known[direction as usize];
         // Those of a cgroup below are seen by a thorough look only: another look has nothing to say
         // where there are any.
-        if *known == found || (!thorough && !known.is_empty()) {
+        if !thorough && !known.is_empty() {
             return;
         }
-        let was_filtered = !known.is_empty();
-        if was_filtered == found.is_empty()
-            && let Err(error) = self.kernel.set_filtered(direction, !found.is_empty())
-        {
+        // Also what an earlier weir has left in the map.
+        if let Err(error) = self.kernel.set_filtered(direction, !found.is_empty()) {
             return tracing::warn!(%error, "a filter of a cgroup is not minded");
+        }
+        if *known == found {
+            return;
         }
         let (workload, direction) = (&**self.name(), direction_name(direction));
         if found.is_empty() {

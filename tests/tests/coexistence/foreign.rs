@@ -22,6 +22,8 @@ const LINK_CREATE: libc::c_long = 28;
 pub(crate) type Kind = (u32, u32);
 pub(crate) const CONNECT4: Kind = (18, 10);
 pub(crate) const SOCK_OPS: Kind = (13, 3);
+/// Sees what a cgroup sends.
+pub(crate) const EGRESS: Kind = (8, 1);
 pub(crate) const SK_LOOKUP: Kind = (30, 36);
 const SK_MSG: Kind = (16, 7);
 

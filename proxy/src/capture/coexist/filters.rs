@@ -12,16 +12,20 @@ use crate::capture::{
     query::{self, Attached, Hook},
 };
 
-/// The programs that see packets of a direction's connections at the cgroup and do not see weir's, by
-/// name and id. `below` asks the cgroups below too.
+/// Programs that see packets of a direction's connections at a cgroup.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Filters {
+    /// Those that do not see weir's, by name and id.
+    pub apart: Vec<String>,
+    /// There are some that see weir's too, and no others.
+    pub shared: bool,
+}
+
+/// The programs that see packets of a direction's connections. `below` asks the cgroups below too.
 ///
 /// # Errors
 /// Where a cgroup cannot be asked: it is none, or a capability is missing.
-pub fn filters(
-    cgroup: &Path,
-    direction: Direction,
-    below: bool,
-) -> Result<Vec<String>, CaptureError> {
+pub fn filters(cgroup: &Path, direction: Direction, below: bool) -> Result<Filters, CaptureError> {
     let hook = match direction {
         Direction::Outbound => Hook::Egress,
         Direction::Inbound => Hook::Ingress,
@@ -38,20 +42,20 @@ pub fn filters(
         programs.extend(tree.below.iter().flat_map(|it| ask(it, false).unwrap_or_default()));
     }
     if programs.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Filters::default());
     }
     let own: Vec<Attached> = ask(&cgroup::own()?, true)?;
     let mut names: Vec<String> =
         programs.iter().filter(|program| !own.contains(program)).map(called).collect();
     names.sort_unstable();
     names.dedup();
-    Ok(names)
+    Ok(Filters { shared: names.is_empty(), apart: names })
 }
 
 pub(super) fn findings(cgroup: &Path) -> Vec<Finding> {
     let look = |direction: Direction| match filters(cgroup, direction, true) {
-        Ok(found) if found.is_empty() => None,
-        Ok(found) => Some(finding(cgroup, direction, &found)),
+        Ok(Filters { apart, .. }) if apart.is_empty() => None,
+        Ok(Filters { apart, .. }) => Some(finding(cgroup, direction, &apart)),
         Err(error) => Some(blind("packet filters", cgroup.display().to_string(), &error)),
     };
     [Direction::Outbound, Direction::Inbound].into_iter().filter_map(look).collect()

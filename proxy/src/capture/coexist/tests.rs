@@ -103,7 +103,11 @@ fn another_weir_is_found_here_above_and_below_and_nowhere_else() {
 fn programs_that_see_packets_of_the_cgroup_and_not_weirs_are_filters() {
     let top = Group::top("filter");
     let leaf = Group::new(&top.0, "leaf");
-    let look = |group: &Group, direction, below| filters(&group.0, direction, below).unwrap();
+    let look = |group: &Group, direction, below| {
+        let found = filters(&group.0, direction, below).unwrap();
+        assert!(!found.shared);
+        found.apart
+    };
     let (outbound, inbound) = (Direction::Outbound, Direction::Inbound);
     assert!(look(&top, outbound, true).is_empty());
     let (id, _link) = attached_to(&leaf.0, (CGROUP_SKB, Hook::Egress), "sd_fw_egress");
