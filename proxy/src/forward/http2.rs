@@ -45,6 +45,7 @@ where
     };
     let going_away = Arc::new(AtomicBool::new(false));
     let client = Lingering::new(client, Arc::clone(&going_away), limits.half_closed_idle);
+    let blocked = client.blocked();
     let accepted = with_upstream(pin!(accept(client, limits, &requests)), &mut upstream).await;
     let client = match accepted {
         Ok(client) => client,
@@ -60,6 +61,8 @@ where
         client_end: None,
         upstream_end: None,
         going_away,
+        blocked,
+        unsent: false,
         drain: Box::pin(context.drain.clone().cancelled_owned()),
         drained: false,
         linger: None,
@@ -174,6 +177,10 @@ where
     upstream_end: Option<Result<(), h2::Error>>,
     /// The client has been told to open no more streams.
     going_away: Arc<AtomicBool>,
+    /// What streams have sent to the client waits for its socket.
+    blocked: Arc<AtomicBool>,
+    /// A response has ended since the client's connection was driven.
+    unsent: bool,
     drain: Pin<Box<WaitForCancellationFutureOwned>>,
     drained: bool,
     linger: Option<Pin<Box<Sleep>>>,
@@ -208,9 +215,12 @@ where
                     }
                     continue;
                 }
+                self.unsent = false;
                 // What h2 tells the streams of a client that is gone looks like another end.
                 client_gone.store(self.is_client_gone(), Relaxed);
-                while let Poll::Ready(Some(())) = streams.poll_next_unpin(cx) {}
+                while let Poll::Ready(Some(answered)) = streams.poll_next_unpin(cx) {
+                    self.unsent |= answered;
+                }
                 self.poll_upstream(cx);
                 if self.client_end.is_some() {
                     // Whatever is still here has no one to answer to.
@@ -263,7 +273,10 @@ where
             .requests
             .as_mut()
             .is_some_and(|requests| matches!(requests.poll_ready(cx), Poll::Ready(Err(_))));
-        if self.upstream_end.is_some() || refused {
+        if self.upstream_reason().is_some() {
+            // It is said once the streams have ended, and not another one before it.
+            self.going_away.store(true, Relaxed);
+        } else if self.upstream_end.is_some() || refused {
             self.go_away();
         }
     }
@@ -288,6 +301,14 @@ where
         }
         if self.upstream_end.is_some() && no_streams {
             if let Some(reason) = self.upstream_reason() {
+                // h2 drops what is queued when there is a reason: responses go first.
+                if self.unsent {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                if self.blocked.load(Relaxed) {
+                    return Poll::Pending;
+                }
                 self.client.abrupt_shutdown(reason);
                 self.upstream_end = Some(Ok(()));
                 cx.waker().wake_by_ref();

@@ -23,6 +23,8 @@ pub(super) struct Lingering<S> {
     /// Set when the client was told to open no more streams. Without it the connection ends by an
     /// error, and nobody is waited for.
     going_away: Arc<AtomicBool>,
+    /// Set while there is something to write and the socket has no room.
+    blocked: Arc<AtomicBool>,
     longest: Duration,
     closing: Option<Closing>,
 }
@@ -38,7 +40,17 @@ struct Closing {
 impl<S> Lingering<S> {
     /// Waits for the client for `longest`, if `going_away` is set by then.
     pub(super) fn new(io: S, going_away: Arc<AtomicBool>, longest: Duration) -> Self {
-        Self { io, going_away, longest, closing: None }
+        Self { io, going_away, blocked: Arc::default(), longest, closing: None }
+    }
+
+    /// Whether something is to be written that the socket has no room for.
+    pub(super) fn blocked(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.blocked)
+    }
+
+    fn note<T>(&self, written: Poll<T>) -> Poll<T> {
+        self.blocked.store(written.is_pending(), Relaxed);
+        written
     }
 }
 
@@ -58,7 +70,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let written = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.note(written)
     }
 
     fn poll_write_vectored(
@@ -66,7 +79,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.note(written)
     }
 
     fn is_write_vectored(&self) -> bool {

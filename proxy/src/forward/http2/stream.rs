@@ -19,18 +19,20 @@ use crate::forward::http::{
     is_grpc,
 };
 
-/// Forwards one exchange to its end, whatever that is. Dropped, it ends by the client if that is gone.
+/// Forwards one exchange to its end, whatever that is: true where the client has got a whole response.
+/// Dropped, it ends by the client if that is gone.
 pub(super) async fn forward(
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
     upstream: SendRequest<Bytes>,
     sink: Arc<dyn ExchangeSink>,
     client_gone: Arc<AtomicBool>,
-) {
+) -> bool {
     let (mut head, body) = request.into_parts();
     let tracker = Tracker::start(&sink, info(&head));
     let connect = head.method == Method::CONNECT;
-    let mut exchange = Exchange { respond, tracker, connect, cancelled: None, client_gone };
+    let mut exchange =
+        Exchange { respond, tracker, connect, answered: false, cancelled: None, client_gone };
     if head.uri.authority().is_none() {
         // h2 wants to be told that a request without `:authority` is meant.
         head.version = Version::HTTP_11;
@@ -42,7 +44,10 @@ pub(super) async fn forward(
     };
     let (response, send) = match sent {
         Ok(sent) => sent,
-        Err(error) => return exchange.upstream_failed(&error, true),
+        Err(error) => {
+            exchange.upstream_failed(&error, true);
+            return exchange.answered;
+        }
     };
     let mut up = Pump::new(body, send, ended);
     if let Some(response) = exchange.response_head(response, &mut up).await {
@@ -51,6 +56,7 @@ pub(super) async fn forward(
     if let Some(reason) = exchange.cancelled {
         up.reset(reason).await;
     }
+    exchange.answered
 }
 
 /// What is left of an exchange besides its request body.
@@ -58,6 +64,8 @@ struct Exchange {
     respond: SendResponse<Bytes>,
     tracker: Tracker,
     connect: bool,
+    /// The client's response has ended as it should.
+    answered: bool,
     /// The client wants no answer any more.
     cancelled: Option<Reason>,
     /// Its connection has ended: whatever ends now, ends because of that.
@@ -149,7 +157,7 @@ impl Exchange {
         };
         let mut down = Pump::new(body, send, ended);
         match poll_fn(|cx| self.poll_bodies(up, &mut down, &complete, cx)).await {
-            BodyEnd::Complete => {}
+            BodyEnd::Complete => self.answered = true,
             BodyEnd::Client(reason) => self.client_reset(reason),
             BodyEnd::Upstream(reason) => {
                 down.reset(reason.unwrap_or(Reason::INTERNAL_ERROR)).await;
@@ -244,7 +252,10 @@ impl Exchange {
         }
         self.tracker.head(answer.status().as_u16(), false);
         let end = match self.respond.send_response(answer, true) {
-            Ok(_) => ExchangeEnd::Answered(reason),
+            Ok(_) => {
+                self.answered = true;
+                ExchangeEnd::Answered(reason)
+            }
             Err(error) => ExchangeEnd::ClientReset(error.reason().map(u32::from)),
         };
         self.tracker.finish(end);

@@ -12,6 +12,7 @@ use crate::forward::observe::http2::frames::{
 };
 
 const PING: u8 = 6;
+const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 
 /// A frame (RFC 9113 §4.1); SETTINGS on the connection, anything else on stream 1.
@@ -57,6 +58,31 @@ async fn data_right_before_a_reset_of_the_upstream_arrives() {
     assert_eq!(error.reason(), Some(Reason::INTERNAL_ERROR));
     let seen = rig.sink.exchanges(1).await;
     assert_eq!(seen[0].end, ExchangeEnd::UpstreamReset(Some(2)));
+}
+
+/// One segment with a whole response, a GOAWAY with a reason behind it, and the end.
+#[tokio::test]
+async fn a_response_right_before_goaway_with_a_reason_arrives() {
+    let mut rig = Rig::new(HttpVersion::Http2).await;
+    rig.upstream.write_all(&frame(SETTINGS, 0, &[])).await.unwrap();
+    let (client, connection) = within(h2::client::handshake(rig.client)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut client = within(client.ready()).await.unwrap();
+    let (response, _) = client.send_request(get("http://a/"), true).unwrap();
+    within(rig.upstream.read_exact(&mut [0; PREFACE.len()])).await.unwrap();
+    skip_to(&mut rig.upstream, HEADERS).await;
+    let mut goaway = frame(GOAWAY, 0, &[0, 0, 0, 1, 0, 0, 0, 11]);
+    goaway[8] = 0;
+    let body = vec![b'x'; 10_000];
+    let answer = [frame(HEADERS, END_HEADERS, b"\x88"), frame(DATA, END_STREAM, &body), goaway];
+    rig.upstream.write_all(&answer.concat()).await.unwrap();
+    rig.upstream.shutdown().await.unwrap();
+    let mut received = within(response).await.unwrap().into_body();
+    assert_eq!(content(&mut received).await.len(), body.len());
+    assert_eq!(rig.sink.exchanges(1).await[0].end, ExchangeEnd::Complete);
+    drop((client, received));
+    let error = within(connection).await.unwrap().unwrap_err();
+    assert_eq!(error.reason(), Some(Reason::ENHANCE_YOUR_CALM));
 }
 
 #[tokio::test]
