@@ -7,10 +7,12 @@
 #![no_std]
 
 mod address;
+mod option;
 mod properties;
 mod reason;
 
 pub use address::AddressClass;
+pub use option::{OptionEvent, followed};
 pub use properties::{Properties, Set};
 pub use reason::Reason;
 
@@ -90,9 +92,13 @@ pub mod maps {
     pub const PEERS: &str = "PEERS";
     /// Ring buffer of `CloseEvent`.
     pub const EVENTS: &str = "EVENTS";
-    /// Ring buffer of `HoldEvent`. The only map that every process has for itself: what is in there
-    /// concerns the process's own listeners.
+    /// Ring buffer of `HoldEvent`, which concern the process's own listeners.
     pub const HOLDS: &str = "HOLDS";
+    /// Ring buffer of `OptionEvent`.
+    pub const OPTIONS: &str = "OPTIONS";
+
+    /// The maps that every process has for itself.
+    pub const OF_PROCESS: [&str; 2] = [HOLDS, OPTIONS];
 }
 
 /// Which way a connection goes, seen from the workload.

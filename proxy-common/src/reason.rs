@@ -61,11 +61,14 @@ pub enum Reason {
     /// Somebody else's program filters what the workload's cgroup sends (outbound) or receives (inbound),
     /// which the proxy's own connections do not pass.
     Filtered = 26,
+    /// An option that the application has set after connect(2) did not come to the proxy: userspace has
+    /// not read fast enough.
+    OptionLost = 27,
 }
 
 impl Reason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Redirected,
         Self::NotTcp,
         Self::Loopback,
@@ -93,6 +96,7 @@ impl Reason {
         Self::BoundPort,
         Self::Signed,
         Self::Filtered,
+        Self::OptionLost,
     ];
 
     /// The name used in metrics and in the CLI.
@@ -126,6 +130,7 @@ impl Reason {
             Self::BoundPort => "bound_port",
             Self::Signed => "signed",
             Self::Filtered => "filtered",
+            Self::OptionLost => "option_lost",
         }
     }
 }

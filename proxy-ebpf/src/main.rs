@@ -4,8 +4,9 @@
 //! to the proxy's listener, remembering the original in the socket's own storage → `stream`
 //! (sockops) copies it to a map that the proxy reads when it accepts → `hold` (a socket filter of
 //! the hold listener) keeps the SYN back until the proxy has connected → `name` answers
-//! getpeername/getsockname as a direct connection would → `accelerate` (sk_msg) moves payload
-//! between the two sockets where that is on.
+//! getpeername/getsockname as a direct connection would → `option` tells the proxy of options that
+//! the application sets later → `accelerate` (sk_msg) moves payload between the two sockets where
+//! that is on.
 //!
 //! An inbound connection: `inbound` (sk_lookup) decides, and gives it to the proxy's listener;
 //! `stream` keeps count of what the workload listens on, and reports what went direct.

@@ -10,8 +10,8 @@ use aya_ebpf::{
 };
 use weir_common::{
     CloseEvent, ConnectionKey, CounterKey, DestinationKey, Direction, HoldEvent, ListenerKey,
-    Listening, Name, NameKey, OriginalDestination, PortKey, PortRule, PrefixKey, Reason, Route,
-    SeedKey, Seeds, Shares, TupleKey, Usage, WorkloadConfig, WorkloadId,
+    Listening, Name, NameKey, OptionEvent, OriginalDestination, PortKey, PortRule, PrefixKey,
+    Reason, Route, SeedKey, Seeds, Shares, TupleKey, Usage, WorkloadConfig, WorkloadId,
 };
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
@@ -152,6 +152,12 @@ const HOLDS_BYTES: usize = 1 << 20;
 #[btf_map]
 pub static HOLDS: RingBuf<HoldEvent, HOLDS_BYTES> = RingBuf::new();
 
+/// Room for some five thousand events.
+const OPTIONS_BYTES: usize = 1 << 18;
+
+#[btf_map]
+pub static OPTIONS: RingBuf<OptionEvent, OPTIONS_BYTES> = RingBuf::new();
+
 // === impl InheritedStorage ===
 
 impl<T> InheritedStorage<T> {
@@ -171,11 +177,13 @@ impl<T> InheritedStorage<T> {
 /// Adds one to the counter of this instance's workload.
 #[inline(always)]
 pub fn count(direction: Direction, reason: Reason) {
-    let key = CounterKey {
-        workload: WORKLOAD.load(),
-        reason: reason as u16,
-        direction: direction as u16,
-    };
+    count_of(WORKLOAD.load(), direction, reason);
+}
+
+/// Adds one to the counter of a workload.
+#[inline(always)]
+pub fn count_of(workload: WorkloadId, direction: Direction, reason: Reason) {
+    let key = CounterKey { workload, reason: reason as u16, direction: direction as u16 };
     increment(&COUNTERS, &key);
 }
 

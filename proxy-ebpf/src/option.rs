@@ -1,10 +1,23 @@
+//! Options of the workload's sockets.
+//!
 //! `cgroup/getsockopt`: SO_ORIGINAL_DST for programs of the workload that ask a redirected socket
 //! for it, as netfilter would answer. Level and name are both checked; no other option is touched.
+//!
+//! `cgroup/setsockopt`: tells the proxy (`OPTIONS`) of options that a program sets on a redirected
+//! socket, so that its own connection gets them too. The call itself goes on as it was: its value is
+//! only read.
 
-use aya_ebpf::{bindings::bpf_sockopt, macros::cgroup_sockopt, programs::SockoptContext};
-use weir_common::{AddrWords, Reason};
+use aya_ebpf::{
+    bindings::{BPF_RB_FORCE_WAKEUP, bpf_sock, bpf_sockopt},
+    macros::cgroup_sockopt,
+    programs::SockoptContext,
+};
+use weir_common::{AddrWords, Direction, OptionEvent, Reason, followed, tcp_state};
 
-use crate::socket::{self, read, write};
+use crate::{
+    maps::{OPTIONS, count_of},
+    socket::{self, read, write},
+};
 
 const PROCEED: i32 = 1;
 const SOL_IP: i32 = 0;
@@ -40,11 +53,78 @@ pub fn weir_getsockopt(ctx: SockoptContext) -> i32 {
     if name == SO_ORIGINAL_DST && (level == SOL_IP || level == SOL_IPV6) {
         answer(opt, level);
     }
+    pass(opt, length);
+    PROCEED
+}
+
+#[cgroup_sockopt(setsockopt)]
+pub fn weir_setsockopt(ctx: SockoptContext) -> i32 {
+    let opt = ctx.sockopt;
+    // SAFETY: the context is valid for the length of the program.
+    let (level, name, length) =
+        unsafe { (read!((*opt).level), read!((*opt).optname), read!((*opt).optlen)) };
+    if followed::contains(level, name) {
+        // Before the kernel has looked at the value: one that it refuses is the proxy's to ignore.
+        tell(opt, level, name, length);
+    }
+    pass(opt, length);
+    PROCEED
+}
+
+/// Has the kernel take a value from where the application has it, which is what a length of 0 means,
+/// where it is more than the hook was handed: it refuses any other length then
+/// (`__cgroup_bpf_run_filter_setsockopt` in kernel/bpf/cgroup.c). All else is left alone: somebody
+/// else's program may have changed it.
+#[inline(always)]
+fn pass(opt: *mut bpf_sockopt, length: i32) {
     if length > PAGE {
         // SAFETY: a field that the hook may write.
         unsafe { write!((*opt).optlen, 0) };
     }
-    PROCEED
+}
+
+/// Tells the proxy of an option of a redirected socket.
+#[inline(always)]
+fn tell(opt: *mut bpf_sockopt, level: i32, name: i32, length: i32) {
+    // SAFETY: the context is valid; `stored` tests for null.
+    let sk: *mut bpf_sock = unsafe { read!((*opt).__bindgen_anon_1.sk) };
+    let Some(dest) = socket::stored(sk.cast()) else { return };
+    if dest.reason != Reason::Redirected as u8 || length <= 0 {
+        return;
+    }
+    // SAFETY: non-null, or nothing were stored; fields that `bpf_sock_is_valid_access` allows.
+    let (state, port) = unsafe { (read!((*sk).state), read!((*sk).src_port)) };
+    if state == tcp_state::CLOSE {
+        return;
+    }
+    // SAFETY: the context is valid.
+    let (value, end) = unsafe {
+        (
+            read!((*opt).__bindgen_anon_2.optval) as usize,
+            read!((*opt).__bindgen_anon_3.optval_end) as usize,
+        )
+    };
+    // The kernel hands over 16 bytes at least, with zeroes behind a shorter value.
+    if value + OptionEvent::VALUE_BYTES as usize > end {
+        return;
+    }
+    let Some(mut event) = OPTIONS.reserve(0) else {
+        return count_of(dest.workload, Direction::Outbound, Reason::OptionLost);
+    };
+    let to = event.as_mut_ptr();
+    let most = i32::from(OptionEvent::VALUE_BYTES);
+    // SAFETY: reserved memory of that type, written field by field; the value's bounds are tested above.
+    unsafe {
+        (&raw mut (*to).connected_ns).write_volatile(dest.connected_ns);
+        (&raw mut (*to).value[0]).write_volatile((value as *const u64).read_volatile());
+        (&raw mut (*to).value[1]).write_volatile((value as *const u64).add(1).read_volatile());
+        (&raw mut (*to).workload).write_volatile(dest.workload);
+        (&raw mut (*to).level).write_volatile(level);
+        (&raw mut (*to).name).write_volatile(name);
+        (&raw mut (*to).length).write_volatile((if length > most { most } else { length }) as u16);
+        (&raw mut (*to).port).write_volatile(port as u16);
+    }
+    event.submit(u64::from(BPF_RB_FORCE_WAKEUP));
 }
 
 #[inline(always)]

@@ -5,6 +5,7 @@ mod dial;
 mod dials;
 mod held;
 mod http;
+mod options;
 mod properties;
 mod reset;
 mod waiting;
@@ -18,8 +19,12 @@ use std::{
 
 use tokio::net::TcpStream;
 
-use self::{dial::Dial, dials::OwnDial};
-pub use self::{dials::OwnDials, held::Held};
+use self::{dial::Dial, dials::OwnDial, options::Following};
+pub use self::{
+    dials::OwnDials,
+    held::Held,
+    options::{Options, OptionsByWorkload},
+};
 use crate::{
     budget::{Share, Taken},
     capture::{Captured, Netns},
@@ -48,6 +53,8 @@ pub struct Context {
     pub preserve_client_ip: bool,
     /// What weir has open to the workload.
     pub dials: Arc<OwnDials>,
+    /// What applications set on its sockets after connect(2).
+    pub options: Arc<Options>,
     /// What is known of destinations.
     pub learning: Learning,
     /// Cancelled when no new work is to be begun.
@@ -114,12 +121,14 @@ impl Context {
         }
         let held = (direction == Direction::Inbound).then_some((peer, destination));
         let own = OwnDial::new(&self.dials, held);
-        let dial = Dial::new(self, &captured, peer, &own, dialling);
+        let mut following = Following::new(&self.options, &captured, peer);
+        let dial = Dial::new(self, &captured, peer, &own, dialling).followed(following.as_ref());
         let opaque = self.opaque(&captured, &guard, accepted);
         let upstream = match self.connect(&client, dial, &guard).await {
             Ok(upstream) => upstream,
             Err(reason) => return refuse(client, guard, reason),
         };
+        Following::settle(&mut following);
         let reason = self.forward(client, upstream, opaque, &guard, accepted).await;
         guard.close(reason);
     }

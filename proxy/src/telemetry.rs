@@ -363,6 +363,7 @@ pub const fn skip_clause(reason: Reason) -> &'static str {
         Reason::BoundPort => "socket is bound to a source port",
         Reason::Signed => "segments are signed (TCP-MD5 or TCP-AO)",
         Reason::Filtered => "a program of the cgroup filters it, and would not filter weir",
+        Reason::OptionLost => "a socket option was lost",
     }
 }
 

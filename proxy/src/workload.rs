@@ -46,7 +46,7 @@ use crate::{
         Kernel, Lock, Netns, Originals, RouteWatch,
     },
     config::{Config, Fail, WorkloadSettings},
-    connection::Context,
+    connection::{Context, OptionsByWorkload},
     decision::{Direction, Source},
     learn::Learning,
     ports::PortPolicy,
@@ -75,6 +75,8 @@ pub struct Shared {
     pub hold: Result<(), String>,
     /// Who holds which.
     pub holdings: Holdings,
+    /// What applications set on captured sockets after connect(2).
+    pub options: OptionsByWorkload,
 }
 
 /// A workload whose connections are being captured.
@@ -179,6 +181,7 @@ impl Workload {
                 netns: netns.clone(),
                 preserve_client_ip: client_ip.is_some(),
                 dials: Arc::default(),
+                options: shared.options.of(kernel.workload()),
                 learning: Learning::new(settings.workload.learn),
                 drain: Stop::new(),
                 abort: Stop::new(),

@@ -40,9 +40,10 @@ use crate::{
     blocking::blocking,
     capture::{
         CaptureError, DirectClose, Events, Heartbeat, Instance, InstanceOptions, Kernel, Lock,
-        Originals, coexist, lock_directory,
+        Options, Originals, WITHOUT_OPTIONS, coexist, lock_directory,
     },
     config::{Config, Switch, WorkloadSettings, fail_name},
+    connection::OptionsByWorkload,
     telemetry::{PodLabels, Telemetry, WorkloadFacts},
     workers::Workers,
     workload::{Holdings, Origin, Pod, Shared, Start, Workload, cgroup_of, skipped},
@@ -85,8 +86,9 @@ pub struct Workloads {
     guarding: CancellationToken,
     /// Has the guard look at once.
     woken: Arc<Notify>,
-    /// Reads what the kernel tells of connections that are held, until the process ends.
-    holds: StdMutex<JoinSet<()>>,
+    /// Read what the kernel tells of connections that are held, and of options that are set, until the
+    /// process ends.
+    told: StdMutex<JoinSet<()>>,
     events: Mutex<Option<Following>>,
 }
 
@@ -135,6 +137,7 @@ impl Workloads {
             exhaustion: Exhaustion::process(),
             hold,
             holdings: Holdings::default(),
+            options: OptionsByWorkload::default(),
         };
         let workloads = Arc::new(Self {
             shared: Arc::new(shared),
@@ -146,7 +149,7 @@ impl Workloads {
             unsettled: StdMutex::new(plan.takeover),
             guarding: CancellationToken::new(),
             woken: Arc::default(),
-            holds: StdMutex::default(),
+            told: StdMutex::default(),
             names: RwLock::default(),
             next: Mutex::new(last + 1),
             added: Notify::new(),
@@ -156,6 +159,7 @@ impl Workloads {
         });
         workloads.beat();
         workloads.follow_holds()?;
+        workloads.follow_options();
         if let Err(error) = workloads.restore(own, &remembered, plan.takeover).await {
             if remembered.workloads.is_empty() && !plan.takeover {
                 workloads.shared.instance.remove_pins();
@@ -184,6 +188,24 @@ impl Workloads {
         let workloads = Arc::downgrade(self);
         self.shared.telemetry.set_workloads(move || {
             workloads.upgrade().map_or_else(Vec::new, |workloads| workloads.facts())
+        });
+    }
+
+    /// Spawns the task that has options go onto upstream sockets that applications set after connect(2).
+    /// It ends as that of `follow_holds` does.
+    fn follow_options(&self) {
+        let mut options = match Options::new(&self.shared.instance) {
+            Ok(options) => options,
+            Err(error) => return tracing::warn!(%error, "{WITHOUT_OPTIONS}"),
+        };
+        let shared = Arc::downgrade(&self.shared);
+        lock(&self.told).spawn(async move {
+            let tell = |id, option| {
+                if let Some(shared) = shared.upgrade() {
+                    shared.options.told(id, option);
+                }
+            };
+            options.run(tell).await;
         });
     }
 

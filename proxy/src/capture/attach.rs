@@ -31,8 +31,6 @@ use super::{
 pub(super) const INBOUND_PROGRAM: &str = "weir_inbound";
 /// The socket filter of hold listeners, which is attached to none of the hooks.
 pub(super) const HOLD_PROGRAM: &str = "weir_hold";
-/// The program for the proxy's own cgroup.
-const PROXY_PROGRAM: &str = "weir_proxy_side";
 
 /// One place where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,9 +67,9 @@ const fn hook(
 #[derive(Debug)]
 pub(super) struct Attached {
     pub(super) hook: Hook,
-    link: OwnedFd,
+    pub(super) link: OwnedFd,
     /// Id of the cgroup, or inode of the namespace.
-    target: u64,
+    pub(super) target: u64,
     /// Id of the program; `None` where the kernel did not tell.
     program: Option<u32>,
 }
@@ -88,6 +86,13 @@ const HOOKS: [Hook; 9] = [
     hook("connect4", "weir_connect4", AttachType::Connect4, Scope::OneDecides),
     hook("connect6", "weir_connect6", AttachType::Connect6, Scope::OneDecides),
 ];
+
+/// For the proxy's own cgroup.
+const PROXY_HOOK: Hook = hook("sockops", "weir_proxy_side", AttachType::SockOps, Scope::Any);
+/// Each process that has connections of the workload attaches its own, which tells only that one
+/// (`options.rs`): not pinned, so that it goes with the process.
+pub(super) const OPTION_HOOK: Hook =
+    hook("setsockopt", "weir_setsockopt", AttachType::Setsockopt, Scope::Any);
 
 /// What to attach besides the hooks that are always there.
 #[derive(Clone, Copy, Debug, Default)]
@@ -116,10 +121,21 @@ impl Kernel {
         options: AttachOptions<'_>,
         followed: impl FnOnce(bool) -> Result<(), CaptureError>,
     ) -> Result<(), CaptureError> {
+        let dir = open(cgroup)?;
+        self.follow_options(cgroup, dir.as_fd(), cgroup::id(cgroup)?);
+        self.attach_pinned(cgroup, &dir, options, followed).inspect_err(|_| self.ignore_options())
+    }
+
+    fn attach_pinned(
+        &self,
+        cgroup: &Path,
+        dir: &File,
+        options: AttachOptions<'_>,
+        followed: impl FnOnce(bool) -> Result<(), CaptureError>,
+    ) -> Result<(), CaptureError> {
         let Self { instance, workload, .. } = self;
         let inbound = options.inbound.filter(|_| !self.is_inbound_off());
         let options = AttachOptions { inbound, ..options };
-        let dir = open(cgroup)?;
         let cgroup_id = cgroup::id(cgroup)?;
         let pins = instance.pins.links(*workload);
         let id_of = |hook: &Hook| match (hook.attach_type, options.inbound) {
@@ -202,11 +218,8 @@ impl Kernel {
         if options.inbound.is_none() {
             remove_link(&self.instance.pins.links(self.workload).join("sk_lookup"));
         }
-        let attached = |(hook, link): (Hook, OwnedFd)| Attached {
-            target: id_of(&hook).unwrap_or_default(),
-            program: bpf::link_target(link.as_fd()).ok().map(|(_, program)| program),
-            hook,
-            link,
+        let attached = |(hook, link): (Hook, OwnedFd)| {
+            Attached::new(hook, link, id_of(&hook).unwrap_or_default())
         };
         *lock(&self.links) = links.into_iter().map(attached).collect();
     }
@@ -215,8 +228,10 @@ impl Kernel {
     /// do. One system call for each hook.
     #[must_use]
     pub fn changed_hook(&self) -> Option<&'static str> {
-        let links = lock(&self.links);
-        links.iter().find(|attached| attached.has_changed()).map(|attached| attached.hook.name)
+        let changed = |attached: &&Attached| attached.has_changed();
+        let name = |attached: &Attached| attached.hook.name;
+        let pinned = lock(&self.links).iter().find(changed).map(name);
+        pinned.or_else(|| lock(&self.options).iter().find(changed).map(name))
     }
 
     /// Takes off what decides about new connections: they go direct. What answers for those that are
@@ -258,6 +273,7 @@ impl Kernel {
 
     /// Takes every program off the workload and removes the pins.
     pub fn detach(&self) {
+        self.ignore_options();
         for Attached { link, .. } in lock(&self.links).drain(..).rev() {
             // Gone already where the cgroup or the namespace is.
             let _ = bpf::link_detach(link.as_fd());
@@ -267,6 +283,7 @@ impl Kernel {
 
     /// Lets go of the links; the pins hold them.
     pub fn let_go(&self) {
+        self.ignore_options();
         lock(&self.links).clear();
     }
 }
@@ -274,7 +291,17 @@ impl Kernel {
 // === impl Attached ===
 
 impl Attached {
-    fn has_changed(&self) -> bool {
+    pub(super) fn new(hook: Hook, link: OwnedFd, target: u64) -> Self {
+        let program = bpf::link_target(link.as_fd()).ok().map(|(_, program)| program);
+        Self { hook, link, target, program }
+    }
+
+    /// As users know its hook.
+    pub(super) fn name(&self) -> String {
+        self.hook.name.to_owned()
+    }
+
+    pub(super) fn has_changed(&self) -> bool {
         let Some(program) = self.program else { return false };
         let now = bpf::link_target(self.link.as_fd());
         now.is_ok_and(|now| now != (self.target, program))
@@ -290,17 +317,26 @@ impl Instance {
     pub fn attach_proxy_side(&self) -> Result<(), CaptureError> {
         let cgroup = cgroup::own()?;
         let dir = open(&cgroup)?;
-        let program = program(&mut self.shared(), PROXY_PROGRAM)?;
-        let link = bpf::link_create(program.as_fd(), dir.as_fd(), AttachType::SockOps).map_err(
-            |source| CaptureError::Attach {
-                name: "sockops",
-                target: cgroup.display().to_string(),
-                hint: attach_hint(&source, &cgroup),
-                source,
-            },
-        )?;
-        *lock(&self.proxy_side) = Some(link);
+        *lock(&self.proxy_side) = Some(self.attach_beside(&PROXY_HOOK, &cgroup, dir.as_fd())?);
         Ok(())
+    }
+
+    /// Attaches a shared program beside those that are there already, for as long as the link is kept.
+    pub(super) fn attach_beside(
+        &self,
+        hook: &Hook,
+        cgroup: &Path,
+        dir: BorrowedFd<'_>,
+    ) -> Result<OwnedFd, CaptureError> {
+        let program = program(&mut self.shared(), hook.program)?;
+        bpf::link_create(program.as_fd(), dir, hook.attach_type).map_err(|source| {
+            CaptureError::Attach {
+                name: hook.name,
+                target: cgroup.display().to_string(),
+                hint: attach_hint(&source, cgroup),
+                source,
+            }
+        })
     }
 
     /// Takes everything off that is pinned for workloads that are not in `wanted`.

@@ -35,6 +35,7 @@ pub(super) enum AttachType {
     Connect4 = 10,
     Connect6 = 11,
     Getsockopt = 21,
+    Setsockopt = 22,
     Getpeername4 = 29,
     Getpeername6 = 30,
     Getsockname4 = 31,

@@ -344,8 +344,10 @@ fn load(
     for name in layouts.names() {
         loader.map_pin_path(name, pins.map(name));
     }
-    if let Some(path) = pins.own_map() {
-        loader.map_pin_path(maps::HOLDS, path);
+    for name in maps::OF_PROCESS {
+        if let Some(path) = pins.own_map(name) {
+            loader.map_pin_path(name, path);
+        }
     }
     Ok(loader.load(object)?)
 }

@@ -30,6 +30,8 @@ pub struct Kernel {
     pub(super) fresh: bool,
     /// Its programs' links; pinned too, unless the pins are private.
     pub(super) links: Mutex<Vec<Attached>>,
+    /// The program that tells of options ([`super::Options`]); goes with the process.
+    pub(super) options: Mutex<Option<Attached>>,
     /// Programs that are loaded and not attached yet.
     pub(super) own: Mutex<Option<Own>>,
     /// It has hold listeners.
@@ -54,6 +56,7 @@ impl Kernel {
             workload,
             fresh,
             links: Mutex::default(),
+            options: Mutex::default(),
             own: Mutex::default(),
             holds: AtomicBool::new(false),
             apart: AtomicBool::new(false),
@@ -85,7 +88,8 @@ impl Kernel {
     /// Names of the hooks that are attached, in the order of attaching.
     #[must_use]
     pub fn hooks(&self) -> Vec<String> {
-        lock(&self.links).iter().map(|it| it.hook.name.to_owned()).collect()
+        let options: Vec<String> = lock(&self.options).iter().map(Attached::name).collect();
+        options.into_iter().chain(lock(&self.links).iter().map(Attached::name)).collect()
     }
 
     /// Confines the workload to a network namespace: sockets of its cgroup in any other go direct.

@@ -19,7 +19,7 @@ use super::{
 };
 
 /// The maps that the programs of several processes share, by name; each program keeps its own
-/// constants, and each process its own [`maps::HOLDS`].
+/// constants, and each process its own [`maps::OF_PROCESS`].
 #[derive(Debug)]
 pub(super) struct Layouts(BTreeMap<String, Layout>);
 
@@ -51,7 +51,7 @@ impl Layouts {
     /// Where it is no object.
     pub(super) fn of(object: &[u8]) -> Result<Self, CaptureError> {
         let parsed = aya_obj::Object::parse(object).map_err(aya::EbpfError::ParseError)?;
-        let is_shared = |name: &str| !name.starts_with('.') && name != maps::HOLDS;
+        let is_shared = |name: &str| !name.starts_with('.') && !maps::OF_PROCESS.contains(&name);
         let shared = parsed.maps.into_iter().filter(|(name, _)| is_shared(name));
         Ok(Self(shared.map(|(name, map)| (name, Layout::of(&map))).collect()))
     }

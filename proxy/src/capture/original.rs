@@ -60,6 +60,8 @@ pub struct Captured {
     pub mark: u32,
     /// What else the application has set on its socket.
     pub properties: Properties,
+    /// When the application asked for it, `bpf_ktime_get_ns` clock; 0 for inbound connections.
+    pub connected_ns: u64,
     /// The port's state when it was captured: opaque or detect.
     pub state: PortState,
     /// Who had set that state.
@@ -181,6 +183,7 @@ impl From<&OriginalDestination> for Captured {
             source,
             mark: value.mark,
             properties: value.properties,
+            connected_ns: value.connected_ns,
             state: PortState::from_u8(value.state).unwrap_or(PortState::Detect),
             state_source: Source::from_u8(value.state_source).unwrap_or(Source::Default),
         }

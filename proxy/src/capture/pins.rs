@@ -20,7 +20,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use weir_common::{WorkloadId, maps};
+use weir_common::WorkloadId;
 
 use super::{CaptureError, attach::remove_instance, mounts};
 
@@ -34,9 +34,10 @@ const STATE: &str = "state";
 const CONTROL: &str = "control";
 /// What names the layout of maps and structures instead of its digest; for tests of an upgrade.
 const SCHEMA_VARIABLE: &str = "WEIR_BPF_SCHEMA";
-/// Both sources together fix the layout.
-const LAYOUT: [&str; 2] = [
+/// These sources together fix the layout.
+const LAYOUT: [&str; 3] = [
     include_str!("../../../proxy-common/src/lib.rs"),
+    include_str!("../../../proxy-common/src/properties.rs"),
     include_str!("../../../proxy-ebpf/src/maps.rs"),
 ];
 
@@ -152,14 +153,14 @@ impl Pins {
         self.maps().join(name)
     }
 
-    /// Where the map is pinned that this process has for itself ([`maps::HOLDS`]); `None` where there is
-    /// no such place. All objects that the process loads find it there, and no other process does.
-    pub(super) fn own_map(&self) -> Option<PathBuf> {
+    /// Where a map is pinned that this process has for itself ([`weir_common::maps::OF_PROCESS`]); `None` where there
+    /// is no such place. All objects that the process loads find it there, and no other process does.
+    pub(super) fn own_map(&self, name: &str) -> Option<PathBuf> {
         if self.is_private() {
-            return Some(self.map(maps::HOLDS));
+            return Some(self.map(name));
         }
         let own = self.own.as_ref()?;
-        Some(PathBuf::from(format!("/proc/self/fd/{}", own.as_raw_fd())).join(maps::HOLDS))
+        Some(PathBuf::from(format!("/proc/self/fd/{}", own.as_raw_fd())).join(name))
     }
 
     /// Where a workload's links are pinned.

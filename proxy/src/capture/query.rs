@@ -41,6 +41,8 @@ pub enum Hook {
     Connect6 = 11,
     /// getsockopt(2).
     Getsockopt = 21,
+    /// setsockopt(2).
+    Setsockopt = 22,
     /// getpeername(2) of IPv4 sockets.
     Getpeername4 = 29,
     /// getpeername(2) of IPv6 sockets.
@@ -240,7 +242,7 @@ impl Mode {
 
 impl Hook {
     /// Every hook that weir attaches programs to.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Connect4,
         Self::Connect6,
         Self::Getpeername4,
@@ -249,6 +251,7 @@ impl Hook {
         Self::Getsockname6,
         Self::SockOps,
         Self::Getsockopt,
+        Self::Setsockopt,
     ];
 
     /// As users know it.
@@ -261,6 +264,7 @@ impl Hook {
             Self::Connect4 => "connect4",
             Self::Connect6 => "connect6",
             Self::Getsockopt => "getsockopt",
+            Self::Setsockopt => "setsockopt",
             Self::Getpeername4 => "getpeername4",
             Self::Getpeername6 => "getpeername6",
             Self::Getsockname4 => "getsockname4",

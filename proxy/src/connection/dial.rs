@@ -11,7 +11,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpSocket, TcpStream};
 use weir_common::Properties;
 
-use super::{Context, Feedback, dials::OwnDial, properties};
+use super::{Context, Feedback, dials::OwnDial, options::Following, properties};
 use crate::{
     budget::Taken,
     capture::{Captured, Netns, connect_as},
@@ -38,6 +38,8 @@ pub(crate) struct Dial<'a> {
     mark: u32,
     /// What else the application has set on its socket.
     properties: Properties,
+    /// What it sets later.
+    following: Option<&'a Following>,
     /// Zero leaves the patience to the kernel (tcp(7), `tcp_syn_retries`).
     timeout: Duration,
     /// How often descriptors are waited for.
@@ -64,10 +66,16 @@ impl<'a> Dial<'a> {
             bound: captured.bound,
             mark: captured.mark,
             properties: captured.properties,
+            following: None,
             timeout: context.config.forward.connect_timeout,
             pauses: DESCRIPTOR_PAUSES,
             _dialling: dialling,
         }
+    }
+
+    /// The same with what the application sets while it waits.
+    pub(crate) fn followed(self, following: Option<&'a Following>) -> Self {
+        Self { following, ..self }
     }
 
     /// The same without waiting for descriptors: the client has not been accepted, and asks again.
@@ -162,6 +170,9 @@ impl<'a> Dial<'a> {
         let owner = properties::owner(&self.properties);
         let socket = self.netns.tcp_socket_of(self.destination.is_ipv6(), owner).await?;
         properties::set(&socket, self.destination, &self.properties);
+        if let Some(following) = self.following {
+            following.goes_to(&socket, self.destination);
+        }
         if self.mark != 0 {
             socket.set_mark(self.mark)?;
         }

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::net::TcpStream;
 
-use super::{Context, dial::Dial, dials::OwnDial, waiting};
+use super::{Context, dial::Dial, dials::OwnDial, options::Following, waiting};
 use crate::{
     budget::Taken,
     capture::Captured,
@@ -50,7 +50,9 @@ impl Context {
             return guard.close(CloseReason::Loop);
         }
         let own = OwnDial::new(&self.dials, None);
-        let dial = Dial::new(self, &captured, peer, &own, dialling).at_once();
+        let mut following = Following::new(&self.options, &captured, peer);
+        let dial =
+            Dial::new(self, &captured, peer, &own, dialling).followed(following.as_ref()).at_once();
         let opaque = self.opaque(&captured, &guard, begun);
         let dialled = tokio::select! {
             dialled = dial.connect() => dialled,
@@ -69,6 +71,7 @@ impl Context {
         };
         guard.upstream_connected();
         let source = upstream.local_addr().ok().map(|own| own.ip());
+        Following::settle(&mut following);
         let admitted = tokio::select! {
             admitted = held.admit(source) => admitted,
             () = self.abort.cancelled() => return guard.close(CloseReason::DrainDeadline),

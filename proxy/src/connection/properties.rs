@@ -1,15 +1,31 @@
 //! Gives the upstream connection what the application has set on its own socket, before its SYN: what
 //! the network and the peer can see of it, and how long silence is borne. Nothing that was not asked
 //! for: the kernel's defaults are what the application would have had. No property is worth a
-//! connection: one that the kernel refuses is left out.
+//! connection: one that the kernel refuses is left out. What it sets later follows (`options.rs`).
 
-use std::{io, net::SocketAddr, sync::OnceLock, time::Duration};
+use std::{fs, io, net::SocketAddr, sync::OnceLock, time::Duration};
 
-use nix::time::{ClockId, clock_getres};
-use socket2::{Socket, TcpKeepalive};
-use weir_common::{Properties, Set};
+use nix::{
+    sys::socket::{
+        setsockopt,
+        sockopt::{TcpKeepCount, TcpKeepIdle, TcpKeepInterval},
+    },
+    time::{ClockId, clock_getres},
+};
+use socket2::Socket;
+use weir_common::{
+    Properties, Set,
+    followed::{
+        IP_TOS, IPV6_TCLASS, SO_PRIORITY, SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP, TCP_CONGESTION,
+    },
+};
 
-use crate::capture::{Owner, sockopt};
+use crate::capture::{Owner, SocketOption, sockopt, sockopt::WeakSocket};
+
+/// The congestion controls that anybody may choose (tcp(7), `tcp_allowed_congestion_control`).
+const ALLOWED: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
+/// The highest priority that anybody may choose (socket(7), `SO_PRIORITY`).
+const HIGHEST_PRIORITY: i32 = 6;
 
 /// Whom the application's socket belongs to; `None` where that is not known.
 pub(super) fn owner(properties: &Properties) -> Option<Owner> {
@@ -28,7 +44,42 @@ pub(super) fn set(socket: &Socket, destination: SocketAddr, properties: &Propert
     }
 }
 
+/// Sets an option that the application is setting on its own socket. The kernel has not said yet
+/// whether it may: what takes a capability, which weir has, is left out.
+pub(super) fn change(socket: &WeakSocket, destination: SocketAddr, option: &SocketOption) {
+    if !concerns(destination, option) || !may_anybody(option) {
+        return;
+    }
+    if let Err(error) = socket.set(option.level, option.name, option.value()) {
+        tracing::debug!(%error, destination.addr = %destination, "upstream socket lacks an option");
+    }
+}
+
 // === helpers ===
+
+/// Whether it changes anything of a connection to there. A socket for IPv6 that is connected to an IPv4
+/// address has options of both.
+fn concerns(destination: SocketAddr, option: &SocketOption) -> bool {
+    match (option.level, option.name) {
+        (SOL_IP, IP_TOS) => destination.is_ipv4(),
+        (SOL_IPV6, IPV6_TCLASS) => destination.is_ipv6(),
+        _ => true,
+    }
+}
+
+fn may_anybody(option: &SocketOption) -> bool {
+    match (option.level, option.name) {
+        (SOL_SOCKET, SO_PRIORITY) => {
+            option.number().is_some_and(|priority| (0..=HIGHEST_PRIORITY).contains(&priority))
+        }
+        (SOL_TCP, TCP_CONGESTION) => {
+            let name = option.value().split(|byte| *byte == 0).next().unwrap_or_default();
+            let allowed = fs::read(ALLOWED).unwrap_or_default();
+            allowed.split(u8::is_ascii_whitespace).any(|word| word == name)
+        }
+        _ => true,
+    }
+}
 
 fn header(socket: &Socket, destination: SocketAddr, properties: &Properties) -> io::Result<()> {
     let (class, hops) = (properties.traffic_class.into(), properties.hop_limit.into());
@@ -45,19 +96,19 @@ fn header(socket: &Socket, destination: SocketAddr, properties: &Properties) -> 
     }
 }
 
-/// Probes of silence, and how long what was sent may stay without an answer.
+/// Probes of silence, and how long what was sent may stay without an answer. When and how often, also
+/// where there are no probes: they may be asked for later.
 fn patience(socket: &Socket, properties: &Properties) -> io::Result<()> {
-    let mut probes = TcpKeepalive::new();
-    if let Some(time) = jiffies(properties.keepalive_time) {
-        probes = probes.with_time(time);
+    let (time, interval) = (properties.keepalive_time, properties.keepalive_interval);
+    if let Some(seconds) = seconds(time) {
+        setsockopt(socket, TcpKeepIdle, &seconds)?;
     }
-    if let Some(interval) = jiffies(properties.keepalive_interval) {
-        probes = probes.with_interval(interval);
+    if let Some(seconds) = seconds(interval) {
+        setsockopt(socket, TcpKeepInterval, &seconds)?;
     }
-    if properties.keepalive_probes != 0 {
-        probes = probes.with_retries(properties.keepalive_probes.into());
-    }
-    when(properties.has(Set::KEEPALIVE), || socket.set_tcp_keepalive(&probes))?;
+    let probes = properties.keepalive_probes.into();
+    when(probes != 0, || Ok(setsockopt(socket, TcpKeepCount, &probes)?))?;
+    when(properties.has(Set::KEEPALIVE), || socket.set_keepalive(true))?;
     let timeout = Duration::from_millis(properties.user_timeout.into());
     when(!timeout.is_zero(), || socket.set_tcp_user_timeout(Some(timeout)))
 }
@@ -86,7 +137,7 @@ fn when(asked: bool, set: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
 
 /// A time that the kernel keeps in its ticks, as the whole seconds that were set; `None` for its
 /// default, which is 0.
-fn jiffies(ticks: u32) -> Option<Duration> {
+fn seconds(ticks: u32) -> Option<u32> {
     /// Ticks a second (`CONFIG_HZ`): the resolution of the coarse clocks is one of them.
     static RATE: OnceLock<u32> = OnceLock::new();
     let rate = *RATE.get_or_init(|| {
@@ -95,7 +146,7 @@ fn jiffies(ticks: u32) -> Option<Duration> {
         // 1/300 s is no whole number of nanoseconds.
         (1_000_000_000 + tick / 2).checked_div(tick).unwrap_or(0)
     });
-    (ticks != 0 && rate != 0).then(|| Duration::from_secs((ticks / rate).max(1).into()))
+    (ticks != 0 && rate != 0).then(|| (ticks / rate).max(1))
 }
 
 #[cfg(test)]
@@ -156,6 +207,49 @@ mod tests {
         let v6 = socket(Domain::IPV6);
         set(&v6, (Ipv6Addr::LOCALHOST, 80).into(), &properties);
         assert_eq!((v6.tclass_v6().unwrap(), v6.unicast_hops_v6().unwrap()), (0xb8, 9));
+    }
+
+    /// Guards against a keep-alive that is turned on after connect(2), with times that were set before.
+    #[test]
+    fn when_probes_are_sent_is_known_where_none_are_yet() {
+        let socket = socket(Domain::IPV4);
+        let properties = Properties { keepalive_probes: 3, ..Properties::default() };
+        set(&socket, (Ipv4Addr::LOCALHOST, 80).into(), &properties);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
+        assert!(!socket.keepalive().unwrap());
+    }
+
+    fn given(level: i32, name: i32, value: &[u8]) -> SocketOption {
+        SocketOption::new(level, name, value).unwrap()
+    }
+
+    #[test]
+    fn what_takes_a_capability_is_left_out_and_so_is_what_does_not_concern() {
+        let here: SocketAddr = (Ipv4Addr::LOCALHOST, 80).into();
+        let there: SocketAddr = (Ipv6Addr::LOCALHOST, 80).into();
+        let (v4, v6) = (socket(Domain::IPV4), socket(Domain::IPV6));
+        let both = |level, name, value: &[u8]| {
+            for (socket, to) in [(&v4, here), (&v6, there)] {
+                change(&WeakSocket::of(socket).unwrap(), to, &given(level, name, value));
+            }
+        };
+        let number = |value: i32| value.to_ne_bytes();
+        both(SOL_SOCKET, SO_PRIORITY, &number(5));
+        both(SOL_SOCKET, SO_PRIORITY, &number(7));
+        both(SOL_SOCKET, SO_PRIORITY, &number(-1));
+        assert_eq!(getsockopt(&v4, sockopt::Priority).unwrap(), 5);
+        both(SOL_TCP, TCP_CONGESTION, b"reno\0\0\0\0\0\0\0\0\0\0\0\0");
+        both(SOL_TCP, TCP_CONGESTION, b"no_such");
+        both(SOL_TCP, TCP_CONGESTION, b"");
+        assert!(v4.tcp_congestion().unwrap().starts_with(b"reno"));
+        let before = v6.tos_v4().unwrap();
+        both(SOL_IP, IP_TOS, &number(0x20));
+        assert_eq!((v4.tos_v4().unwrap(), v6.tos_v4().unwrap()), (0x20, before));
+        // A byte will do, as for the kernel.
+        both(SOL_IP, IP_TOS, &[0x48]);
+        assert_eq!(v4.tos_v4().unwrap(), 0x48);
+        both(SOL_IPV6, IPV6_TCLASS, &number(0x20));
+        assert_eq!(v6.tclass_v6().unwrap(), 0x20);
     }
 
     #[test]

@@ -47,6 +47,7 @@ fn context(feedback: &Arc<Deaf>) -> Arc<Context> {
         netns: Netns::own().unwrap(),
         preserve_client_ip: false,
         dials: Arc::default(),
+        options: Arc::default(),
         learning: Learning::new(Learn::Off),
         drain: Stop::new(),
         abort: Stop::new(),
@@ -64,6 +65,7 @@ fn inbound(destination: SocketAddr, peer: SocketAddr) -> Captured {
         source: Some(peer.ip()),
         mark: 0,
         properties: weir_common::Properties::default(),
+        connected_ns: 0,
         state: PortState::Opaque,
         state_source: Source::Config,
     }

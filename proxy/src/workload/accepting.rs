@@ -126,6 +126,7 @@ impl Workload {
                 source: Some(peer.ip()),
                 mark: 0,
                 properties: Properties::default(),
+                connected_ns: 0,
                 state: status.state,
                 state_source: status.source,
             });

@@ -213,6 +213,8 @@ impl Workload {
     /// The first one that the kernel refuses; and where nothing of the instance is pinned any more.
     pub async fn put_programs_back(&self) -> Result<(), CaptureError> {
         if !self.shared.instance.is_pinned() {
+            // This one has no pin that was removed.
+            self.kernel.ignore_options();
             return Err(CaptureError::Unpinned);
         }
         let cgroup = self.settings().workload.cgroup.clone().unwrap_or_default();

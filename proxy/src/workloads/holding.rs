@@ -17,7 +17,7 @@ impl Workloads {
         }
         let mut holds = Holds::new(&self.shared.instance)?;
         let shared = Arc::downgrade(&self.shared);
-        lock(&self.holds).spawn(async move {
+        lock(&self.told).spawn(async move {
             let tell = |told| {
                 if let Some(shared) = shared.upgrade() {
                     shared.holdings.told(told);

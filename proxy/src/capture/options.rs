@@ -1,0 +1,220 @@
+//! Options that applications set on captured sockets after connect(2): what the kernel tells of them
+//! (`weir_setsockopt` in `proxy-ebpf/src/option.rs`). Whose upstream gets them is the connections'
+//! business.
+//!
+//! The program is attached by each process for itself, and has a ring buffer of each process: a
+//! predecessor that finishes its connections is told of their options still, and nobody is told where
+//! no weir is there.
+
+use std::{
+    net::SocketAddr,
+    os::fd::{AsFd, BorrowedFd},
+    path::Path,
+    time::Duration,
+};
+
+use aya::maps::{MapData, RingBuf};
+use tokio::{io::unix::AsyncFd, time::sleep};
+use weir_common::{OptionEvent, WorkloadId, maps};
+
+use super::{
+    CaptureError, Captured, Instance, Kernel,
+    attach::{Attached, OPTION_HOOK},
+    bpf,
+    table::lock,
+};
+
+/// How many are taken before others of the thread have their turn, and for how long those have it:
+/// an application can set options faster than they are read.
+const BATCH: usize = 256;
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// What is lost where the kernel does not tell.
+pub const WITHOUT: &str =
+    "options that an application sets after connect(2) stay on its own socket";
+
+/// Names a captured connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnectionId {
+    workload: WorkloadId,
+    /// When it was asked for, `bpf_ktime_get_ns` clock.
+    connected_ns: u64,
+    /// The application's own port.
+    port: u16,
+}
+
+/// An option with its value, as the application has given it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketOption {
+    /// As in setsockopt(2).
+    pub level: libc::c_int,
+    /// As in setsockopt(2).
+    pub name: libc::c_int,
+    value: [u8; OptionEvent::VALUE_BYTES as usize],
+    length: usize,
+}
+
+/// The stream of what the kernel tells.
+pub struct Options {
+    ring: AsyncFd<RingBuf<MapData>>,
+}
+
+// === impl ConnectionId ===
+
+impl ConnectionId {
+    /// Of a connection that the application has opened from `peer`.
+    #[must_use]
+    pub const fn of(captured: &Captured, peer: SocketAddr) -> Self {
+        Self { workload: captured.workload, connected_ns: captured.connected_ns, port: peer.port() }
+    }
+
+    /// The workload that it is of.
+    #[must_use]
+    pub const fn workload(&self) -> WorkloadId {
+        self.workload
+    }
+}
+
+// === impl SocketOption ===
+
+impl SocketOption {
+    /// `None` for a value that is longer than those of the options that are followed.
+    #[must_use]
+    pub fn new(level: libc::c_int, name: libc::c_int, value: &[u8]) -> Option<Self> {
+        let mut bytes = [0; OptionEvent::VALUE_BYTES as usize];
+        bytes.get_mut(..value.len())?.copy_from_slice(value);
+        Some(Self { level, name, value: bytes, length: value.len() })
+    }
+
+    /// As setsockopt(2) takes it.
+    #[must_use]
+    pub fn value(&self) -> &[u8] {
+        &self.value[..self.length]
+    }
+
+    /// A value that is a number.
+    #[must_use]
+    pub fn number(&self) -> Option<libc::c_int> {
+        Some(libc::c_int::from_ne_bytes(self.value().first_chunk().copied()?))
+    }
+
+    /// Whether both are of one option, whatever its value.
+    #[must_use]
+    pub const fn is_same(&self, other: &Self) -> bool {
+        self.level == other.level && self.name == other.name
+    }
+}
+
+// === impl Options ===
+
+impl Options {
+    /// Takes the ring buffer out of the instance. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// Where the object has no such map, or its descriptor cannot be watched.
+    pub fn new(instance: &Instance) -> Result<Self, CaptureError> {
+        Ok(Self { ring: instance.ring(maps::OPTIONS)? })
+    }
+
+    /// Calls `handle` for each option, in the order in which they were set, for ever.
+    pub async fn run(&mut self, mut handle: impl FnMut(ConnectionId, SocketOption)) {
+        while let Ok(mut ready) = self.ring.readable_mut().await {
+            // The kernel wakes for each event: what comes after the last look is not missed.
+            ready.clear_ready();
+            while drain(ready.get_inner_mut(), &mut handle) {
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+// === impl Kernel ===
+
+impl Kernel {
+    /// Has the kernel tell of options that are set in a cgroup with this id. Where it cannot, nothing
+    /// else is worse for it.
+    pub(super) fn follow_options(&self, cgroup: &Path, dir: BorrowedFd<'_>, id: u64) {
+        let mut options = lock(&self.options);
+        if options.as_ref().is_some_and(|it| it.target == id && !it.has_changed()) {
+            return;
+        }
+        *options = None;
+        match self.instance.attach_beside(&OPTION_HOOK, cgroup, dir) {
+            Ok(link) => *options = Some(Attached::new(OPTION_HOOK, link, id)),
+            Err(error) => {
+                tracing::warn!(%error, workload.number = self.workload, "{WITHOUT}");
+            }
+        }
+    }
+
+    /// The kernel tells of no options any more.
+    pub fn ignore_options(&self) {
+        if let Some(Attached { link, .. }) = lock(&self.options).take() {
+            let _ = bpf::link_detach(link.as_fd());
+        }
+    }
+}
+
+// === helpers ===
+
+/// Takes a batch; false where there is nothing more.
+fn drain(ring: &mut RingBuf<MapData>, handle: &mut impl FnMut(ConnectionId, SocketOption)) -> bool {
+    for _ in 0..BATCH {
+        let Some(item) = ring.next() else { return false };
+        if let Some((id, option)) = parse(&item) {
+            handle(id, option);
+        }
+    }
+    true
+}
+
+fn parse(item: &[u8]) -> Option<(ConnectionId, SocketOption)> {
+    if item.len() < size_of::<OptionEvent>() {
+        return None;
+    }
+    // SAFETY: long enough, and OptionEvent is plain old data for which every bit pattern is valid.
+    let event = unsafe { item.as_ptr().cast::<OptionEvent>().read_unaligned() };
+    let OptionEvent { connected_ns, value, workload, level, name, length, port } = event;
+    let [first, second] = value.map(u64::to_ne_bytes);
+    let value = [first, second].concat();
+    let option = SocketOption::new(level, name, value.get(..length.into())?)?;
+    Some((ConnectionId { workload, connected_ns, port }, option))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(event: &OptionEvent) -> &[u8] {
+        // SAFETY: `repr(C)`, integers only and no padding.
+        unsafe {
+            std::slice::from_raw_parts(
+                std::ptr::from_ref(event).cast::<u8>(),
+                size_of::<OptionEvent>(),
+            )
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_tells_has_its_value_as_it_was_given() {
+        let value = [u64::from_ne_bytes(*b"cubic\0\0\0"), 0];
+        let event = OptionEvent {
+            connected_ns: 7,
+            value,
+            workload: 3,
+            level: 6,
+            name: 13,
+            length: 5,
+            port: 9,
+        };
+        let (id, option) = parse(bytes(&event)).unwrap();
+        assert_eq!(id, ConnectionId { workload: 3, connected_ns: 7, port: 9 });
+        assert_eq!((option.level, option.name, option.value()), (6, 13, &b"cubic"[..]));
+        let number = OptionEvent { value: [600, 0], length: 4, ..event };
+        assert_eq!(parse(bytes(&number)).unwrap().1.number(), Some(600));
+        let short = OptionEvent { value: [9, 0], length: 1, ..event };
+        assert_eq!(parse(bytes(&short)).unwrap().1.number(), None);
+        assert_eq!(parse(bytes(&OptionEvent { length: 17, ..event })), None);
+        assert_eq!(parse(&bytes(&event)[1..]), None);
+    }
+}
