@@ -12,7 +12,7 @@ mod properties;
 mod reason;
 
 pub use address::AddressClass;
-pub use option::{OptionEvent, followed};
+pub use option::{OptionEvent, ToldOptions, followed};
 pub use properties::{Properties, Set};
 pub use reason::Reason;
 
@@ -96,6 +96,8 @@ pub mod maps {
     pub const HOLDS: &str = "HOLDS";
     /// Ring buffer of `OptionEvent`.
     pub const OPTIONS: &str = "OPTIONS";
+    /// Socket-local storage [`crate::ToldOptions`] on a captured socket of which an option was told.
+    pub const TOLD: &str = "TOLD";
 
     /// The maps that every process has for itself.
     pub const OF_PROCESS: [&str; 2] = [HOLDS, OPTIONS];

@@ -24,6 +24,24 @@ pub struct OptionEvent {
     pub port: u16,
 }
 
+/// How many options of a socket were told of late: all workloads have one ring buffer, and no
+/// application is to keep it full.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ToldOptions {
+    /// `bpf_ktime_get_ns` when the count began.
+    pub since_ns: u64,
+    /// Told since.
+    pub count: u64,
+}
+
+impl ToldOptions {
+    /// Options of one socket that are told in each [`Self::PERIOD_NS`].
+    pub const MOST: u64 = 64;
+    /// A second.
+    pub const PERIOD_NS: u64 = 1_000_000_000;
+}
+
 impl OptionEvent {
     /// Bytes of a value that are told: all of those of the options that are followed.
     pub const VALUE_BYTES: u16 = 16;
@@ -81,4 +99,4 @@ pub mod followed {
     }
 }
 
-const _: () = assert!(size_of::<OptionEvent>() == 40);
+const _: () = assert!(size_of::<OptionEvent>() == 40 && size_of::<ToldOptions>() == 16);

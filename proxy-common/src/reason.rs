@@ -61,8 +61,8 @@ pub enum Reason {
     /// Somebody else's program filters what the workload's cgroup sends (outbound) or receives (inbound),
     /// which the proxy's own connections do not pass.
     Filtered = 26,
-    /// An option that the application has set after connect(2) did not come to the proxy: userspace has
-    /// not read fast enough.
+    /// An option that the application has set after connect(2) did not come to the proxy: the socket has
+    /// set more than its share, or userspace has not read fast enough.
     OptionLost = 27,
 }
 

@@ -11,7 +11,8 @@ use aya_ebpf::{
 use weir_common::{
     CloseEvent, ConnectionKey, CounterKey, DestinationKey, Direction, HoldEvent, ListenerKey,
     Listening, Name, NameKey, OptionEvent, OriginalDestination, PortKey, PortRule, PrefixKey,
-    Reason, Route, SeedKey, Seeds, Shares, TupleKey, Usage, WorkloadConfig, WorkloadId,
+    Reason, Route, SeedKey, Seeds, Shares, ToldOptions, TupleKey, Usage, WorkloadConfig,
+    WorkloadId,
 };
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
@@ -151,6 +152,9 @@ const HOLDS_BYTES: usize = 1 << 20;
 
 #[btf_map]
 pub static HOLDS: RingBuf<HoldEvent, HOLDS_BYTES> = RingBuf::new();
+
+#[btf_map]
+pub static TOLD: SkStorage<ToldOptions> = SkStorage::new();
 
 /// Room for some five thousand events.
 const OPTIONS_BYTES: usize = 1 << 18;

@@ -8,14 +8,15 @@
 //! only read.
 
 use aya_ebpf::{
-    bindings::{BPF_RB_FORCE_WAKEUP, bpf_sock, bpf_sockopt},
+    bindings::{BPF_RB_FORCE_WAKEUP, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sockopt},
+    helpers::bpf_ktime_get_ns,
     macros::cgroup_sockopt,
     programs::SockoptContext,
 };
-use weir_common::{AddrWords, Direction, OptionEvent, Reason, followed, tcp_state};
+use weir_common::{AddrWords, Direction, OptionEvent, Reason, ToldOptions, followed, tcp_state};
 
 use crate::{
-    maps::{OPTIONS, count_of},
+    maps::{OPTIONS, TOLD, count_of},
     socket::{self, read, write},
 };
 
@@ -108,7 +109,8 @@ fn tell(opt: *mut bpf_sockopt, level: i32, name: i32, length: i32) {
     if value + OptionEvent::VALUE_BYTES as usize > end {
         return;
     }
-    let Some(mut event) = OPTIONS.reserve(0) else {
+    let reserved = if may_tell(sk) { OPTIONS.reserve(0) } else { None };
+    let Some(mut event) = reserved else {
         return count_of(dest.workload, Direction::Outbound, Reason::OptionLost);
     };
     let to = event.as_mut_ptr();
@@ -125,6 +127,28 @@ fn tell(opt: *mut bpf_sockopt, level: i32, name: i32, length: i32) {
         (&raw mut (*to).port).write_volatile(port as u16);
     }
     event.submit(u64::from(BPF_RB_FORCE_WAKEUP));
+}
+
+/// Whether a socket's share of the ring buffer has room. The hook runs with the socket's lock held.
+#[inline(always)]
+fn may_tell(sk: *mut bpf_sock) -> bool {
+    // SAFETY: the map's values are of this type.
+    let told = unsafe {
+        socket::storage::<ToldOptions>(
+            (&raw const TOLD).cast(),
+            sk.cast(),
+            BPF_SK_STORAGE_GET_F_CREATE,
+        )
+    };
+    let Some(told) = told else { return false };
+    // SAFETY: plain helper call.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    if now_ns - told.since_ns >= ToldOptions::PERIOD_NS {
+        told.since_ns = now_ns;
+        told.count = 0;
+    }
+    told.count += 1;
+    told.count <= ToldOptions::MOST
 }
 
 #[inline(always)]

@@ -303,10 +303,19 @@ impl Daemon {
     ///
     /// Fails when it does not answer.
     pub fn stale(&self) -> Result<u64> {
+        self.decisions("stale")
+    }
+
+    /// How often the kernel has counted this reason, for all workloads of its instance.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it does not answer.
+    pub fn decisions(&self, reason: &str) -> Result<u64> {
         let status = self.json(&["status"])?;
         let workloads = status["kernel"]["workloads"].as_object().context("no counters")?;
         let directions = workloads.values().flat_map(|it| [&it["outbound"], &it["inbound"]]);
-        Ok(directions.filter_map(|reasons| reasons["stale"].as_u64()).sum())
+        Ok(directions.filter_map(|reasons| reasons[reason].as_u64()).sum())
     }
 
     /// What names its pins.

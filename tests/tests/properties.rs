@@ -131,7 +131,7 @@ def line(host):
     said = subprocess.run(['ss', '-Htonie', '--tos', 'dst', dst], capture_output=True, text=True)
     return ' '.join(said.stdout.split())
 def until(host, *words):
-    end = time.monotonic() + 60
+    end = time.monotonic() + 40
     while True:
         seen = line(host)
         if all(word in seen for word in words): return True
@@ -180,8 +180,7 @@ fn what_the_application_sets_later_is_on_the_upstream_socket_too() -> Result<()>
     Ok(())
 }
 
-/// A Go program sets its options in another order than they come into force, and may do so before the
-/// destination has answered.
+/// Before weir has begun to dial, as far as that can be had, and while it dials.
 #[test]
 fn what_is_set_while_connect_is_in_progress_is_on_the_upstream_socket() -> Result<()> {
     let lab = Lab::new()?;
@@ -200,15 +199,14 @@ fn what_is_set_while_connect_is_in_progress_is_on_the_upstream_socket() -> Resul
          \x20 s.setblocking(True); s.sendall(b'x'); print(s.recv(1).decode()); s.close()",
         lab.server.name()
     ));
-    let seen = Exec::new(&lab).python(&program)?;
     let once = "EINPROGRESS\n0\nx";
-    assert_eq!(seen.stdout(), format!("{once}\n{once}"));
-    let records = seen.records.connections(9000);
-    assert!(records.iter().all(|it| it.text("treatment") != "skip"), "{records:#?}");
     // Connections that are accepted first wait for their upstream too.
-    let program = program.replace("EINPROGRESS", "").replace("print(errno", "print(0 and errno");
-    let seen = Exec::new(&lab).flags(&["--connect", "immediate"]).python(&program)?;
-    assert_eq!(seen.stdout(), "0\n0\nx\n0\n0\nx");
+    for flags in [&[][..], &["--connect", "immediate"]] {
+        let seen = Exec::new(&lab).flags(flags).python(&program)?;
+        assert_eq!(seen.stdout(), format!("{once}\n{once}"), "{flags:?}");
+        let records = seen.records.connections(9000);
+        assert!(records.iter().all(|it| it.text("treatment") != "skip"), "{records:#?}");
+    }
     Ok(())
 }
 
@@ -249,7 +247,7 @@ fn setsockopt_is_what_it_is_without_weir() -> Result<()> {
          \x20   for option in ((SOL, KEEPALIVE, 1), (SOL, 12, 3), (SOL, 12, 7), (SOL, 47, b'x'), (0, 1, 8),\n\
          \x20                  (0, 1, b'z'), (41, 67, 300), (TCP, IDLE, 0), (TCP, IDLE, 5), (TCP, 13, b'no such'),\n\
          \x20                  (TCP, 13, b'reno' + bytes(5000)), (SOL, KEEPALIVE, bytes(9000)), (99, 99, bytes(9000)),\n\
-         \x20                  (SOL, KEEPALIVE, b''), (TCP, 13, None, 4)):\n\
+         \x20                  (SOL, KEEPALIVE, b'')):\n\
          \x20     print(family.name, kind.name, option[:2], tried(s, *option))\n\
          s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
          mreq = socket.inet_aton('239.1.2.3') + socket.inet_aton('{CLIENT_V4}')\n\
@@ -262,7 +260,9 @@ fn setsockopt_is_what_it_is_without_weir() -> Result<()> {
     let direct = run(direct.args(["-c", &program]), PATIENCE)?.ok()?;
     assert!(direct.stdout.contains("EINVAL") && direct.stdout.contains("ok"), "{}", direct.stdout);
     let seen = Exec::new(&lab).python(&program)?;
-    assert_eq!(seen.stdout(), direct.stdout.trim());
+    let lines = direct.stdout.lines().zip(seen.stdout().lines());
+    let other: Vec<_> = lines.filter(|(direct, seen)| direct != seen).collect();
+    assert_eq!((other, direct.stdout.lines().count()), (Vec::new(), seen.stdout().lines().count()));
     Ok(())
 }
 
@@ -310,27 +310,27 @@ fn connections_of_a_weir_that_has_been_replaced_get_their_options_too() -> Resul
     Ok(())
 }
 
-/// The hook is not pinned: what is put in its place is put back as the others are.
+/// Guards against an application that keeps the ring buffer of all workloads full.
 #[test]
-fn the_hook_goes_and_comes_with_its_weir() -> Result<()> {
+fn options_beyond_a_sockets_share_are_counted_and_do_no_harm() -> Result<()> {
     let lab = Lab::new()?;
+    let _peer = Peer::echo(&lab.server, 9000)?;
     let cgroup = Cgroup::new("properties")?;
-    let programs = || -> Result<usize> {
-        let mut command = std::process::Command::new("bpftool");
-        let said = run(command.args(["cgroup", "show"]).arg(cgroup.path()), PATIENCE)?.ok()?;
-        Ok(said.stdout.lines().filter(|line| line.contains("weir_setsockopt")).count())
-    };
-    let mut daemon = Daemon::start(&lab, &cgroup, &[])?;
-    assert_eq!(programs()?, 1);
-    daemon.process.kill_hard()?;
-    wait_until("the hook to go", PATIENCE, || Ok(programs()? == 0))?;
-    let mut daemon = Run::new(&lab.client, lab.dir())
-        .workload("client", &cgroup, None)
-        .after(&daemon)
-        .start()?;
-    assert_eq!(programs()?, 1);
-    daemon.stop()?;
-    wait_until("the hook to go", PATIENCE, || Ok(programs()? == 0))?;
-    daemon.instance().detach(&[])?.ok()?;
-    nothing_left(daemon.instance(), &[&lab.client])
+    let daemon = Daemon::start(&lab, &cgroup, &[])?;
+    let program = later(&format!(
+        "s = connected('{SERVER_V4}'); other = connected('{SERVER_V4}')\n\
+         for _ in range(20000): s.setsockopt(TCP, IDLE, 300)\n\
+         keep_alive(other, 600); until('{SERVER_V4}', 'timer:(keepalive,9min')\n\
+         end = time.monotonic() + 60\n\
+         while 'keepalive,14min' not in line('{SERVER_V4}') and time.monotonic() < end:\n\
+         \x20 keep_alive(s, 900); time.sleep(0.2)\n\
+         until('{SERVER_V4}', 'timer:(keepalive,14min')\n\
+         for s in (s, other): s.sendall(b'y'); print(s.recv(1).decode())"
+    ));
+    let mut command = lab.client.command_in(cgroup.path(), PYTHON);
+    let seen = run(command.args(["-c", &program]), Duration::from_secs(150))?.ok()?;
+    assert_eq!(seen.stdout.trim(), "y\ny");
+    let lost = daemon.decisions("option_lost")?;
+    assert!((10_000..20_000).contains(&lost), "{lost}");
+    Ok(())
 }

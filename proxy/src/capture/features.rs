@@ -16,6 +16,7 @@ const BPF_LINK_UPDATE: libc::c_long = 29;
 /// `enum bpf_prog_type` and `enum bpf_attach_type` (`include/uapi/linux/bpf.h`).
 pub(super) const SOCK_OPS: (u32, u32) = (13, 3);
 const SK_LOOKUP: (u32, u32) = (30, 36);
+const SETSOCKOPT: (u32, u32) = (25, 22);
 
 /// The helper `bpf_get_netns_cookie`.
 const GET_NETNS_COOKIE: i32 = 122;
@@ -70,6 +71,12 @@ const _: () = assert!(size_of::<LoadAttr>() == 72 && size_of::<Instruction>() ==
 #[must_use]
 pub fn sk_lookup() -> Support {
     tried(load(SK_LOOKUP, "weir_probe", &[Instruction::answer(1), Instruction::EXIT]))
+}
+
+/// Whether programs for setsockopt(2) load (5.3).
+#[must_use]
+pub fn setsockopt() -> Support {
+    tried(load(SETSOCKOPT, "weir_probe", &[Instruction::answer(1), Instruction::EXIT]))
 }
 
 /// Whether `sk_lookup` programs are told the interface that a connection comes in by (5.17).
@@ -201,6 +208,7 @@ mod tests {
         let program = [broken, Instruction::answer(1), Instruction::EXIT];
         assert_eq!(tried(load(SOCK_OPS, "weir_probe", &program)), Support::No);
         // Every kernel that weir supports has these.
-        assert_eq!((sk_lookup(), link_update()), (Support::Yes, Support::Yes));
+        assert_eq!((sk_lookup(), setsockopt()), (Support::Yes, Support::Yes));
+        assert_eq!(link_update(), Support::Yes);
     }
 }

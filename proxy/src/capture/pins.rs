@@ -35,8 +35,9 @@ const CONTROL: &str = "control";
 /// What names the layout of maps and structures instead of its digest; for tests of an upgrade.
 const SCHEMA_VARIABLE: &str = "WEIR_BPF_SCHEMA";
 /// These sources together fix the layout.
-const LAYOUT: [&str; 3] = [
+const LAYOUT: [&str; 4] = [
     include_str!("../../../proxy-common/src/lib.rs"),
+    include_str!("../../../proxy-common/src/option.rs"),
     include_str!("../../../proxy-common/src/properties.rs"),
     include_str!("../../../proxy-ebpf/src/maps.rs"),
 ];

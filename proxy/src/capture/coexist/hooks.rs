@@ -8,7 +8,7 @@ use super::{
     sockets::{self, uses_sock_map},
 };
 use crate::capture::{
-    CaptureError, cgroup,
+    CaptureError, WITHOUT_OPTIONS, cgroup,
     query::{self, Attached, Hook, Mode},
 };
 
@@ -25,6 +25,7 @@ const NAMES: Family = Family {
 };
 const STREAM: Family = Family { area: "sockops hook", hooks: &[Hook::SockOps] };
 const OPTION: Family = Family { area: "getsockopt hook", hooks: &[Hook::Getsockopt] };
+const SET_OPTION: Family = Family { area: "setsockopt hook", hooks: &[Hook::Setsockopt] };
 
 /// Programs of others at one place, with the hook of each.
 struct Group {
@@ -78,6 +79,7 @@ fn try_findings(cgroup: &Path) -> Result<Vec<Finding>, CaptureError> {
     findings.extend(groups(&tree, &NAMES)?.iter().map(names));
     findings.extend(groups(&tree, &STREAM)?.iter().map(stream));
     findings.extend(groups(&tree, &OPTION)?.iter().map(option));
+    findings.extend(groups(&tree, &SET_OPTION)?.iter().map(set_option));
     Ok(findings)
 }
 
@@ -109,14 +111,19 @@ fn refusals(tree: &Tree) -> Result<Vec<Finding>, CaptureError> {
 }
 
 fn refused(hook: Hook, programs: &[Attached], cgroup: &Path, relation: &str) -> Finding {
+    let (consequence, severity) = match hook {
+        Hook::Setsockopt => (WITHOUT_OPTIONS, Severity::Warn),
+        _ => ("weir attaches nothing then", Severity::Fail),
+    };
     Finding {
         area: "exclusive program",
         what: on_hook(hook, programs),
         place: place(relation, cgroup),
-        effect: "is attached without BPF_F_ALLOW_MULTI, so that the kernel refuses weir's program \
-                 on this hook (EPERM); weir attaches nothing then"
-            .into(),
-        severity: Severity::Fail,
+        effect: format!(
+            "is attached without BPF_F_ALLOW_MULTI, so that the kernel refuses weir's program on \
+             this hook (EPERM); {consequence}"
+        ),
+        severity,
         advice: "attach it by a link or with BPF_F_ALLOW_MULTI, or let weir capture a cgroup that \
                  is not under it"
             .into(),
@@ -243,6 +250,20 @@ fn option(group: &Group) -> Finding {
     let effect = "runs too; weir's answers SO_ORIGINAL_DST of captured connections and leaves \
                   every other option alone";
     finding(&OPTION, group, effect, Severity::Note, "")
+}
+
+fn set_option(group: &Group) -> Finding {
+    let effect = match group.relation {
+        Relation::Above => {
+            "runs too, after weir's, which changes nothing; an option that it refuses or changes is on \
+             weir's connection as the application has set it"
+        }
+        Relation::Same | Relation::Below => {
+            "runs too, before weir's, which changes nothing; an option that it refuses is on weir's \
+             connection all the same"
+        }
+    };
+    finding(&SET_OPTION, group, effect, Severity::Note, "")
 }
 
 // === helpers ===

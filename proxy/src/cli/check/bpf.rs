@@ -2,7 +2,7 @@
 
 use super::Finding;
 use crate::capture::{
-    features, fields,
+    WITHOUT_OPTIONS, features, fields,
     probe::{self, Support},
     sk_msg_self_test,
 };
@@ -37,7 +37,7 @@ fn sk_msg() -> Finding {
 }
 
 /// What came later than the types of programs and maps.
-fn abilities() -> [Finding; 5] {
+fn abilities() -> [Finding; 6] {
     [
         socket_fields(),
         match features::netns_cookie_in_sockops() {
@@ -50,6 +50,12 @@ fn abilities() -> [Finding; 5] {
             features::sk_lookup(),
             "inbound connections are not captured",
             "use a kernel of 5.9 or later with CONFIG_INET and CONFIG_BPF_SYSCALL",
+        ),
+        lesser(
+            "program cgroup/setsockopt",
+            features::setsockopt(),
+            WITHOUT_OPTIONS,
+            "works; set keep-alive before connect(2), or use a kernel of 5.3 or later",
         ),
         lesser(
             "sk_lookup ingress_ifindex",
