@@ -24,9 +24,11 @@ use super::{
     table::lock,
 };
 
-/// How many are taken before others of the thread have their turn, and for how long those have it:
-/// an application can set options faster than they are read.
+/// How many are taken before others of the thread have their turn: an application can set options
+/// faster than they are read.
 const BATCH: usize = 256;
+/// How long those have it. As long is waited for more to come: applications set several at once, and
+/// the kernel wakes nobody for those that come before all are read.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// What is lost where the kernel does not tell.
@@ -119,10 +121,13 @@ impl Options {
     /// Calls `handle` for each option, in the order in which they were set, for ever.
     pub async fn run(&mut self, mut handle: impl FnMut(ConnectionId, SocketOption)) {
         while let Ok(mut ready) = self.ring.readable_mut().await {
-            // The kernel wakes for each event: what comes after the last look is not missed.
             ready.clear_ready();
-            while drain(ready.get_inner_mut(), &mut handle) {
+            loop {
                 sleep(PAUSE).await;
+                // The kernel wakes for what comes after the last look.
+                if !drain(ready.get_inner_mut(), &mut handle) {
+                    break;
+                }
             }
         }
     }
