@@ -34,6 +34,7 @@ mod pins;
 pub mod pods;
 mod policy;
 pub mod probe;
+mod programs;
 pub mod proof;
 pub mod query;
 mod quota;

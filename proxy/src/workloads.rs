@@ -7,6 +7,7 @@ mod error;
 mod guard;
 mod handover;
 mod holding;
+mod options;
 mod overlap;
 mod pods;
 mod restore;
@@ -40,7 +41,7 @@ use crate::{
     blocking::blocking,
     capture::{
         CaptureError, DirectClose, Events, Heartbeat, Instance, InstanceOptions, Kernel, Lock,
-        Options, Originals, WITHOUT_OPTIONS, coexist, lock_directory,
+        Originals, coexist, lock_directory,
     },
     config::{Config, Switch, WorkloadSettings, fail_name},
     connection::OptionsByWorkload,
@@ -188,24 +189,6 @@ impl Workloads {
         let workloads = Arc::downgrade(self);
         self.shared.telemetry.set_workloads(move || {
             workloads.upgrade().map_or_else(Vec::new, |workloads| workloads.facts())
-        });
-    }
-
-    /// Spawns the task that has options go onto upstream sockets that applications set after connect(2).
-    /// It ends as that of `follow_holds` does.
-    fn follow_options(&self) {
-        let mut options = match Options::new(&self.shared.instance) {
-            Ok(options) => options,
-            Err(error) => return tracing::warn!(%error, "{WITHOUT_OPTIONS}"),
-        };
-        let shared = Arc::downgrade(&self.shared);
-        lock(&self.told).spawn(async move {
-            let tell = |id, option| {
-                if let Some(shared) = shared.upgrade() {
-                    shared.options.told(id, option);
-                }
-            };
-            options.run(tell).await;
         });
     }
 

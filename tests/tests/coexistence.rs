@@ -25,7 +25,7 @@ use weir_tests::site::PATIENCE;
 use weir_tests::visits::{Outcome as Visit, visit};
 use weir_tests::weir::binary;
 
-use foreign::{CONNECT4, Counters, EGRESS, EXCLUSIVE, OVERRIDE, Program, SockMap};
+use foreign::{CONNECT4, Counters, EGRESS, EXCLUSIVE, OVERRIDE, Program, SETSOCKOPT, SockMap};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const PORT: u16 = 9000;
@@ -33,7 +33,7 @@ const BYTES: u64 = 8 << 20;
 /// An address of the server that the client reaches through it, and that nothing listens on.
 const SERVICE: &str = "10.99.0.1";
 /// `enum bpf_attach_type`: everything that weir attaches to a workload's cgroup.
-const HOOKS: [u32; 8] = [3, 10, 11, 21, 29, 30, 31, 32];
+const HOOKS: [u32; 9] = [3, 10, 11, 21, 22, 29, 30, 31, 32];
 
 /// The lab, and a tree of cgroups: weir captures `workload`, clients run in `leaf` below it, weir
 /// itself in `weir` beside it.
@@ -388,6 +388,29 @@ fn weir_attaches_nothing_where_an_exclusive_program_is_in_the_way() -> Result<()
             assert_eq!(foreign::attached(&workload, hook)?, expected, "hook {hook}");
         }
     }
+    Ok(())
+}
+
+/// Of what it tells nothing depends.
+#[test]
+fn weir_does_without_the_setsockopt_hook_where_it_cannot_have_it() -> Result<()> {
+    let place = Place::new("exclset")?;
+    let _peer = server(&place)?;
+    let lonely = Program::pass(SETSOCKOPT, "lonely")?.direct(&place.workload(), EXCLUSIVE)?;
+    let found = place.check(&place.own(), "lonely (id ")?;
+    assert_says(&found, "warn", &["on setsockopt", "EPERM", "after connect(2)"]);
+    let weir = place.weir(&place.own(), &[])?;
+    assert_eq!(place.visit(SERVER_V4)?, Visit::Proxied);
+    let log = weir.process.log();
+    ensure!(log.contains("cannot attach setsockopt") && log.contains("lonely"), "{log}");
+    ensure!(!weir.verb(&place.lab, &["status"])?.contains("setsockopt"), "it is among the hooks");
+    drop((weir, lonely));
+    let linked = Program::pass(SETSOCKOPT, "other")?;
+    let _link = linked.link(place.top.path())?;
+    let found = place.check(&place.own(), "other (id ")?;
+    assert_says(&found, "ok", &["on setsockopt", "after weir's"]);
+    let weir = place.weir(&place.own(), &[])?;
+    ensure!(weir.verb(&place.lab, &["status"])?.contains("setsockopt"), "not among the hooks");
     Ok(())
 }
 

@@ -16,8 +16,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use weir_common::{TupleKey, maps};
 
 use super::{
-    CaptureError, Instance, InstanceOptions, attach::refused, listener::netns_cookie,
-    original::to_words, table::lock,
+    CaptureError, Instance, InstanceOptions, listener::netns_cookie, original::to_words,
+    programs::refused, table::lock,
 };
 
 const PROGRAM: &str = "weir_msg";

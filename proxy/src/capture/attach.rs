@@ -9,12 +9,6 @@ use std::{
     sync::atomic::Ordering,
 };
 
-use aya::{
-    Ebpf,
-    programs::{
-        CgroupSockAddr, CgroupSockopt, Program, ProgramError, SkLookup, SockOps, SocketFilter,
-    },
-};
 use weir_common::{WorkloadId, flags};
 
 use super::{
@@ -24,6 +18,7 @@ use super::{
     coexist::obstacle,
     layout,
     pins::{self, Pins, directories, lock_directory, make_dir},
+    programs::{Own, program},
     table::lock,
 };
 
@@ -181,7 +176,7 @@ impl Kernel {
                 Ok((link, Origin::Replaced)) => links.push((hook, link, false)),
                 Err(source) => {
                     undo(&pins, &links);
-                    let hint = attach_hint(&source, cgroup);
+                    let hint = attach_hint(&source, cgroup, &hook);
                     return Err(CaptureError::Attach {
                         name: hook.name,
                         target: name,
@@ -333,7 +328,7 @@ impl Instance {
             CaptureError::Attach {
                 name: hook.name,
                 target: cgroup.display().to_string(),
-                hint: attach_hint(&source, cgroup),
+                hint: attach_hint(&source, cgroup, hook),
                 source,
             }
         })
@@ -409,35 +404,6 @@ pub(super) fn remove_instance(root: &Path) {
     }
 }
 
-/// The programs of one workload.
-pub(super) enum Own {
-    /// Loaded when they are needed.
-    Object(Box<Ebpf>),
-    /// Loaded ahead.
-    Spare(Vec<(&'static str, OwnedFd)>),
-}
-
-// === impl Own ===
-
-impl Own {
-    fn of(instance: &Instance, workload: WorkloadId) -> Result<Self, CaptureError> {
-        Ok(match instance.spares.take(workload) {
-            Some(spare) => Self::Spare(spare),
-            None => Self::Object(Box::new(instance.load_for(workload)?)),
-        })
-    }
-
-    fn program(&mut self, name: &'static str) -> Result<OwnedFd, CaptureError> {
-        match self {
-            Self::Object(object) => program(object, name),
-            Self::Spare(loaded) => {
-                let place = loaded.iter().position(|(program, _)| *program == name);
-                Ok(loaded.swap_remove(place.ok_or(CaptureError::Missing(name))?).1)
-            }
-        }
-    }
-}
-
 // === impl Place ===
 
 /// One hook of one workload.
@@ -501,6 +467,11 @@ impl Place<'_> {
 
 // === helpers ===
 
+/// The programs that are loaded for each workload.
+pub(super) fn own_programs() -> impl Iterator<Item = &'static str> {
+    HOOKS.iter().filter(|hook| hook.scope != Scope::Any).map(|hook| hook.program)
+}
+
 /// Whether what follows the sockets was attached before, with these maps.
 fn was_there(links: &[(Hook, OwnedFd, bool)]) -> bool {
     links.iter().any(|(hook, _, new)| hook.attach_type == AttachType::SockOps && !new)
@@ -538,9 +509,9 @@ fn open(cgroup: &Path) -> Result<File, CaptureError> {
     })
 }
 
-fn attach_hint(error: &io::Error, cgroup: &Path) -> String {
+fn attach_hint(error: &io::Error, cgroup: &Path, hook: &Hook) -> String {
     match error.raw_os_error() {
-        Some(libc::EPERM) => obstacle(cgroup).map_or_else(
+        Some(libc::EPERM) => obstacle(cgroup, *hook == OPTION_HOOK).map_or_else(
             || "; run as root or grant CAP_BPF and CAP_NET_ADMIN".to_owned(),
             |obstacle| format!("; {obstacle}"),
         ),
@@ -573,37 +544,4 @@ fn remove_link(path: &PathBuf) {
         let _ = bpf::link_detach(link.as_fd());
     }
     let _ = fs::remove_file(path);
-}
-
-/// Loads the programs of one workload that are attached, by name; the socket filter where the kernel
-/// takes it.
-pub(super) fn load_own(mut object: Ebpf) -> Result<Vec<(&'static str, OwnedFd)>, CaptureError> {
-    let hooks = HOOKS.iter().filter(|hook| hook.scope != Scope::Any);
-    let mut loaded = hooks
-        .map(|hook| Ok((hook.program, program(&mut object, hook.program)?)))
-        .collect::<Result<Vec<_>, CaptureError>>()?;
-    loaded.extend(program(&mut object, HOLD_PROGRAM).ok().map(|filter| (HOLD_PROGRAM, filter)));
-    Ok(loaded)
-}
-
-/// The descriptor of a program, loaded if it was not.
-fn program(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, CaptureError> {
-    let program = ebpf.program_mut(name).ok_or(CaptureError::Missing(name))?;
-    if program.fd().is_err() {
-        match program {
-            Program::CgroupSockAddr(program) => CgroupSockAddr::load(program),
-            Program::CgroupSockopt(program) => CgroupSockopt::load(program),
-            Program::SockOps(program) => SockOps::load(program),
-            Program::SkLookup(program) => SkLookup::load(program),
-            Program::SocketFilter(program) => SocketFilter::load(program),
-            _ => return Err(CaptureError::Missing(name)),
-        }
-        .map_err(refused(name))?;
-    }
-    let fd = program.fd().map_err(refused(name))?;
-    fd.as_fd().try_clone_to_owned().map_err(|error| refused(name)(ProgramError::IOError(error)))
-}
-
-pub(super) fn refused(name: &'static str) -> impl Fn(ProgramError) -> CaptureError {
-    move |error| CaptureError::Program { name, source: Box::new(error) }
 }

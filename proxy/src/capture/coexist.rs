@@ -135,10 +135,12 @@ pub fn survey(cgroup: &Path, netns: BorrowedFd<'_>) -> Survey {
 
 /// Why the kernel refuses weir's programs on a cgroup, in words for an error message; none where
 /// nothing is in the way, or where that cannot be asked. For a failed attach with `EPERM`, whose
-/// cause the kernel does not tell.
+/// cause the kernel does not tell. `optional`: of a hook that weir does without.
 #[must_use]
-pub fn obstacle(cgroup: &Path) -> Option<String> {
-    let finding = hooks::findings(cgroup).into_iter().find(|f| f.severity == Severity::Fail)?;
+pub fn obstacle(cgroup: &Path, optional: bool) -> Option<String> {
+    let severity = if optional { Severity::Warn } else { Severity::Fail };
+    let is_wanted = |it: &Finding| it.area == hooks::EXCLUSIVE && it.severity == severity;
+    let finding = hooks::findings(cgroup).into_iter().find(is_wanted)?;
     let Finding { what, place, effect, advice, .. } = finding;
     Some(format!("{what} ({place}) {effect}; {advice}"))
 }

@@ -23,12 +23,13 @@ use weir_common::{
 
 use super::{
     CaptureError,
-    attach::{INBOUND_PROGRAM, refused},
+    attach::INBOUND_PROGRAM,
     features, fields,
     layout::{InUse, Layouts},
     left::AllLeft,
     pins::{Lock, Pins, control, digest, directories, lock_holder},
     probe::Support,
+    programs::refused,
     quota::{Hints, Quotas},
     seeding::Seeded,
     spares::Spares,

@@ -8,12 +8,8 @@ use std::sync::{
 use weir_common::{Direction, Usage, WorkloadConfig, WorkloadId, flags};
 
 use super::{
-    CaptureError, Instance,
-    attach::{Attached, Own},
-    entry::Entry,
-    listener::Loopback,
-    state,
-    table::lock,
+    CaptureError, Instance, attach::Attached, entry::Entry, listener::Loopback, programs::Own,
+    state, table::lock,
 };
 
 /// Flags that are found out, whatever the settings say.

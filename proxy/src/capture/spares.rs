@@ -11,7 +11,7 @@ use std::{
 
 use weir_common::WorkloadId;
 
-use super::{CaptureError, Instance, attach::load_own, table::lock};
+use super::{CaptureError, Instance, programs::load_own, table::lock};
 
 /// One workload's programs, by name: their descriptors and nothing else of the object.
 type Loaded = Vec<(&'static str, OwnedFd)>;

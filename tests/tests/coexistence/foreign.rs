@@ -21,6 +21,7 @@ const LINK_CREATE: libc::c_long = 28;
 /// Program type and attach type.
 pub(crate) type Kind = (u32, u32);
 pub(crate) const CONNECT4: Kind = (18, 10);
+pub(crate) const SETSOCKOPT: Kind = (25, 22);
 pub(crate) const SOCK_OPS: Kind = (13, 3);
 /// Sees what a cgroup sends.
 pub(crate) const EGRESS: Kind = (8, 1);

@@ -18,6 +18,9 @@ struct Family {
     hooks: &'static [Hook],
 }
 
+/// The area of a program that the kernel lets nobody join.
+pub(super) const EXCLUSIVE: &str = "exclusive program";
+
 const CONNECT: Family = Family { area: "connect hooks", hooks: &[Hook::Connect4, Hook::Connect6] };
 const NAMES: Family = Family {
     area: "address hooks",
@@ -116,7 +119,7 @@ fn refused(hook: Hook, programs: &[Attached], cgroup: &Path, relation: &str) -> 
         _ => ("weir attaches nothing then", Severity::Fail),
     };
     Finding {
-        area: "exclusive program",
+        area: EXCLUSIVE,
         what: on_hook(hook, programs),
         place: place(relation, cgroup),
         effect: format!(

@@ -127,7 +127,7 @@ fn an_exclusive_program_is_an_obstacle_where_the_kernel_says_so() {
     let top = Group::top("obstacle");
     let middle = Group::new(&top.0, "middle");
     let leaf = Group::new(&middle.0, "leaf");
-    assert_eq!(obstacle(&leaf.0), None);
+    assert_eq!(obstacle(&leaf.0, false), None);
     let pass = [Instruction::answer(1), Instruction::EXIT];
     let hook = Hook::Getpeername6 as u32;
     let program = load((CGROUP_SOCK_ADDR, hook), "lonely", &pass).unwrap();
@@ -140,11 +140,11 @@ fn an_exclusive_program_is_an_obstacle_where_the_kernel_says_so() {
     let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, attr.as_ptr(), 16) };
     assert_eq!(result, 0, "{}", io::Error::last_os_error());
     for (group, relation) in [(&middle, "here"), (&leaf, "above")] {
-        let why = obstacle(&group.0).unwrap();
+        let why = obstacle(&group.0, false).unwrap();
         assert!(why.starts_with("lonely (id ") && why.contains("on getpeername6"), "{why}");
         assert!(why.contains(relation) && why.contains("BPF_F_ALLOW_MULTI"), "{why}");
     }
-    assert_eq!(obstacle(&top.0), None, "below is not in the way");
+    assert_eq!(obstacle(&top.0, false), None, "below is not in the way");
 }
 
 #[test]
