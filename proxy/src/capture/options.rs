@@ -188,7 +188,40 @@ fn parse(item: &[u8]) -> Option<(ConnectionId, SocketOption)> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::capture::{
+        AttachOptions, InstanceOptions,
+        cgroup::Transient,
+        query::{Hook, cgroup_programs},
+    };
+
+    /// Needs root. Each process has its own, and a guard has to see what others do to it.
+    #[test]
+    fn a_hook_that_was_taken_off_is_seen_and_put_back() {
+        let cgroup = Transient::create(&format!("weir-options-{}", std::process::id())).unwrap();
+        let programs = || cgroup_programs(cgroup.path(), Hook::Setsockopt, false).unwrap().len();
+        let instance = Arc::new(Instance::open(&InstanceOptions::default()).unwrap());
+        let [old, new] = [true, false].map(|fresh| Kernel::new(Arc::clone(&instance), 7, fresh));
+        let attach = |kernel: &Kernel| {
+            kernel.attach(cgroup.path(), AttachOptions::default(), |_| Ok(())).unwrap();
+        };
+        attach(&old);
+        assert_eq!((programs(), old.hooks()[0].as_str()), (1, "setsockopt"));
+        bpf::link_detach(lock(&old.options).as_ref().unwrap().link.as_fd()).unwrap();
+        assert_eq!((programs(), old.changed_hook()), (0, Some("setsockopt")));
+        attach(&old);
+        assert_eq!((programs(), old.changed_hook()), (1, None));
+        attach(&old);
+        assert_eq!(programs(), 1);
+        attach(&new);
+        assert_eq!(programs(), 2);
+        old.let_go();
+        assert_eq!(programs(), 1);
+        new.detach();
+        assert_eq!((programs(), new.hooks().len()), (0, 0));
+    }
 
     fn bytes(event: &OptionEvent) -> &[u8] {
         // SAFETY: `repr(C)`, integers only and no padding.
