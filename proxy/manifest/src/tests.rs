@@ -1,3 +1,5 @@
+//! Edits of manifests: properties that hold for any input, and inputs that once went wrong.
+
 use fastrand::Rng;
 use proptest::prelude::*;
 use serde_json::{Value, json};

@@ -1,3 +1,5 @@
+//! Golden files for help and tables, and rules that hold for every verb.
+
 use super::*;
 use crate::{
     admin::protocol::{

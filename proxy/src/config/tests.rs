@@ -1,3 +1,5 @@
+//! The configuration file: defaults, errors, and the way there and back.
+
 use std::io::Write;
 
 use weir_common::{Direction, PortState, Source};

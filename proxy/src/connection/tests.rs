@@ -1,3 +1,5 @@
+//! One connection from accept to record, without BPF.
+
 use std::sync::{
     Mutex,
     atomic::{AtomicUsize, Ordering},

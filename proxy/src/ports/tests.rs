@@ -1,3 +1,5 @@
+//! The grammar of port and prefix lists, and its errors.
+
 use std::net::IpAddr;
 
 use proptest::prelude::*;

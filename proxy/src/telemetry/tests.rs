@@ -1,3 +1,5 @@
+//! Metrics, records and statistics as their readers see them.
+
 use super::{classify::Class, *};
 use crate::budget::{Figures, Resource};
 use crate::forward::http::{Exchange, ExchangeEnd, Side, Untracked};

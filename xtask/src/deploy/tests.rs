@@ -1,3 +1,5 @@
+//! The chart and the plain manifests, against Kubernetes' own types and against weir.
+
 use std::fs;
 
 use serde_json::Value;

@@ -1,3 +1,5 @@
+//! The control socket with real clients: requests, limits, and who may connect.
+
 use std::{io::Read, io::Write, net::Ipv6Addr, os::unix::fs::PermissionsExt, sync::Mutex};
 
 use socket2::{Domain, SockAddr, Socket, Type};

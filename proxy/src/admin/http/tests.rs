@@ -1,3 +1,5 @@
+//! Probes and scrapes over real connections.
+
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,

@@ -1,3 +1,5 @@
+//! `--preserve-client-ip` in network namespaces of their own; needs root.
+
 use std::net::{IpAddr, SocketAddr};
 
 use tokio::{

@@ -1,3 +1,5 @@
+//! The mirror of the routes in network namespaces of their own; needs root.
+
 use std::{io::Write as _, net::Ipv4Addr};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The packets that answer a held SYN, byte by byte.
+
 use proptest::prelude::*;
 
 use super::*;
