@@ -6,6 +6,3 @@ pub mod control;
 pub mod http;
 pub mod node;
 pub mod protocol;
-
-/// Where the control socket is unless told otherwise.
-pub const DEFAULT_CONTROL_SOCKET: &str = "/run/weir/control.sock";

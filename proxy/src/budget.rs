@@ -24,9 +24,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::telemetry::record::QUEUE;
 pub use charge::Charge;
 pub use memory::usual_memory;
+
+/// Records that wait to be written. At about 400 bytes each they take a few MiB.
+pub(crate) const RECORDS: usize = 8192;
 
 /// What is shared out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,7 +195,7 @@ impl Budgets {
                 Resource::Descriptors => u64::MAX,
                 Resource::Memory => sizes.memory,
                 Resource::Rows => sizes.rows,
-                Resource::Records => QUEUE as u64,
+                Resource::Records => RECORDS as u64,
             };
             Pot { size: AtomicU64::new(size), used: AtomicU64::new(0) }
         });

@@ -17,16 +17,16 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    admin::DEFAULT_CONTROL_SOCKET,
     budget::{Sizes, usual_memory},
     learn::Learn,
     ports::{CidrList, DEFAULT_OPAQUE_PORTS, PortList, PortSet},
-    telemetry::record::RecordFormat,
     units,
 };
 
 /// The instance where none is named.
 pub const DEFAULT_INSTANCE: &str = "default";
+/// Where the control socket is unless told otherwise.
+pub const DEFAULT_CONTROL_SOCKET: &str = "/run/weir/control.sock";
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -254,6 +254,17 @@ pub struct RecordConfig {
     pub file: Option<PathBuf>,
     /// How they are written.
     pub format: RecordFormat,
+}
+
+/// How records are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum RecordFormat {
+    /// One JSON object per line.
+    #[default]
+    Json,
+    /// One readable line each.
+    Human,
 }
 
 /// How weir ends.

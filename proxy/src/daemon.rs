@@ -21,14 +21,13 @@ use crate::{
         control::ControlHandler,
         node::NodeState,
         protocol::{
-            ControlError, Explanation, KernelCounters, PortsReport, PortsSet, Status,
-            WorkloadStatus,
+            ControlError, Explanation, KernelCounters, PortsReport, Status, WorkloadStatus,
         },
     },
     config::WorkloadSettings,
     decision::{Direction, Source, direction_name},
     log::LogHandle,
-    ports::PortChange,
+    ports::{PortChange, PortsSet},
     telemetry::{
         Telemetry,
         stats::StatsSnapshot,

@@ -17,9 +17,11 @@ pub mod forward;
 pub mod json;
 pub mod learn;
 pub mod log;
+mod mounts;
 pub mod names;
 #[cfg(feature = "node")]
 pub mod node;
+pub mod pod;
 pub mod ports;
 pub mod privileges;
 pub mod stop;

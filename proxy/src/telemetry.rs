@@ -30,7 +30,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::accept::Slots;
 use crate::budget::{Budgets, Share};
 use crate::decision::{Decision, Direction, Evidence, Source, Treatment};
 use connection::Live;
@@ -308,17 +307,6 @@ impl Telemetry {
         }
         // Counted anew each time: a connection that is gone can't be left in it.
         self.inner.metrics.set_half_closed(&half_closed);
-    }
-}
-
-/// Counts, and has nothing to withdraw.
-impl Slots for Telemetry {
-    fn exhausted(&self, error: &std::io::Error) {
-        self.accept_failed(error.raw_os_error().unwrap_or_default());
-    }
-
-    fn shed(&self, count: u64) {
-        self.accept_shed(count);
     }
 }
 

@@ -7,7 +7,6 @@ mod feedback;
 mod guard;
 mod holding;
 mod place;
-mod pod;
 mod skipped;
 mod slots;
 mod start;
@@ -23,7 +22,6 @@ use std::{
 pub use guard::{Look, Missing, Wait};
 pub use holding::Holdings;
 pub use place::cgroup_of;
-pub use pod::Pod;
 pub use skipped::skipped;
 pub use start::{Description, Origin, Residue, Start};
 use tokio::{runtime::Handle, sync::mpsc::UnboundedReceiver};
@@ -49,6 +47,7 @@ use crate::{
     connection::{Context, OptionsByWorkload},
     decision::{Direction, Source},
     learn::Learning,
+    pod::Pod,
     ports::PortPolicy,
     stop::Stop,
     telemetry::Telemetry,

@@ -45,9 +45,10 @@ use crate::{
     },
     config::{Config, Switch, WorkloadSettings, fail_name},
     connection::OptionsByWorkload,
+    pod::Pod,
     telemetry::{PodLabels, Telemetry, WorkloadFacts},
     workers::Workers,
-    workload::{Holdings, Origin, Pod, Shared, Start, Workload, cgroup_of, skipped},
+    workload::{Holdings, Origin, Shared, Start, Workload, cgroup_of, skipped},
 };
 
 /// A connect that was never accepted is not coming any more.

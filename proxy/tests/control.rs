@@ -18,13 +18,13 @@ use weir::{
     admin::{
         control::{ControlHandler, ControlSocket},
         protocol::{
-            ControlError, Explanation, KernelCounters, PortsChanged, PortsReport, PortsSet, Status,
+            ControlError, Explanation, KernelCounters, PortsChanged, PortsReport, Status,
             WorkloadStatus,
         },
     },
     config::{Config, WorkloadSettings},
     decision::{Decision, Direction, Source, Treatment, state_name},
-    ports::{PortChange, PortPolicy},
+    ports::{PortChange, PortPolicy, PortsSet},
     telemetry::{
         CloseReason, ConnectionInfo, Telemetry,
         record::Record,

@@ -26,13 +26,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::protocol::{
     Answer, Command, ControlError, ErrorCode, Explanation, KernelCounters, MAX_REQUEST,
-    PortsChanged, PortsReport, PortsSet, Request, Response, Status, VERSION, WorkloadStatus,
+    PortsChanged, PortsReport, Request, Response, Status, VERSION, WorkloadStatus,
 };
 use crate::{
     accept::{AcceptOptions, Acceptor, NoSlots},
     config::WorkloadSettings,
     decision::Direction,
-    ports::PortChange,
+    ports::{PortChange, PortsSet},
     telemetry::{
         stats::StatsSnapshot,
         tap::{Batch, Tap, TapFilter},

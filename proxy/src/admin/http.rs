@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    accept::{AcceptOptions, Acceptor},
+    accept::{AcceptOptions, Acceptor, Slots},
     telemetry::Telemetry,
 };
 
@@ -76,6 +76,9 @@ pub struct AdminServer {
     address: SocketAddr,
 }
 
+/// Counts accepts that fail; there is nothing to withdraw.
+struct Counted(Telemetry);
+
 /// Where scrapes come from.
 struct Metrics {
     telemetry: Telemetry,
@@ -111,7 +114,7 @@ impl AdminServer {
     ) {
         let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
         let mut tasks = tokio::task::JoinSet::new();
-        let counts = telemetry.clone();
+        let counts = Counted(telemetry.clone());
         let metrics = Arc::new(Metrics { telemetry, one_at_a_time: Mutex::default() });
         let never = CancellationToken::new();
         let mut acceptor = Acceptor::new(&self.listener, &counts, &never, AcceptOptions::admin());
@@ -136,6 +139,18 @@ impl AdminServer {
                 }
             });
         }
+    }
+}
+
+// === impl Counted ===
+
+impl Slots for Counted {
+    fn exhausted(&self, error: &std::io::Error) {
+        self.0.accept_failed(error.raw_os_error().unwrap_or_default());
+    }
+
+    fn shed(&self, count: u64) {
+        self.0.accept_shed(count);
     }
 }
 

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::WorkloadSettings,
-    decision::{Direction, PortState, Source, Treatment},
+    decision::{Direction, Source, Treatment},
     names,
-    ports::{PortChange, PortSet, PortStatus},
+    ports::{PortChange, PortSet, PortStatus, PortsSet},
     telemetry::{record::Record, stats::StatsSnapshot, tap::TapFilter},
 };
 
@@ -85,20 +85,6 @@ pub enum Command {
         /// The layout of the successor's maps: with the same one, both have the same maps.
         schema: String,
     },
-}
-
-/// A change of port states.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PortsSet {
-    /// `None` for both.
-    #[serde(default, with = "names::direction::optional")]
-    pub direction: Option<Direction>,
-    /// The ports.
-    pub ports: PortSet,
-    /// Their new state.
-    #[serde(with = "names::state")]
-    pub state: PortState,
 }
 
 /// One line from weir.
@@ -289,17 +275,6 @@ impl Request {
     #[must_use]
     pub const fn new(workload: Option<String>, command: Command) -> Self {
         Self { version: VERSION, workload, command }
-    }
-}
-
-// === impl PortsSet ===
-
-impl PortsSet {
-    /// The directions that are meant.
-    pub fn directions(&self) -> impl Iterator<Item = Direction> + use<> {
-        let all = [Direction::Outbound, Direction::Inbound];
-        let only = self.direction;
-        all.into_iter().filter(move |direction| only.is_none_or(|only| only == *direction))
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::capture::cgroup;
+use crate::mounts;
 
 /// What is taken at most, whatever the machine has.
 const MOST: u64 = 256 << 20;
@@ -35,7 +35,7 @@ fn controllers() -> Vec<u64> {
         let mut fields = line.splitn(3, ':').skip(1);
         let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
         let (root, file) = match controllers {
-            "" => (cgroup::mount_point().ok(), "memory.max"),
+            "" => (mounts::first("cgroup2").ok().flatten(), "memory.max"),
             list if list.split(',').any(|name| name == "memory") => {
                 (Some(PathBuf::from("/sys/fs/cgroup/memory")), "memory.limit_in_bytes")
             }

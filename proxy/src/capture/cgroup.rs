@@ -10,7 +10,8 @@ use std::{
 
 use nix::sys::statvfs::{FsFlags, statvfs};
 
-use super::{CaptureError, mounts, pods};
+use super::{CaptureError, pods};
+use crate::mounts;
 
 /// A cgroup made by weir, removed when dropped. Processes still in it are moved to its parent.
 #[derive(Debug)]

@@ -34,7 +34,8 @@ use rtnetlink::{
 use serde::{Deserialize, Serialize};
 
 pub use self::{dial::connect_as, users::ClientIpUser};
-use super::{CaptureError, Netns, mounts};
+use super::{CaptureError, Netns};
+use crate::mounts;
 
 /// The mark of weir's connections to applications: "WE" in the upper half, like weir's others.
 const MARK: u32 = weir_common::CLIENT_IP_MARK;

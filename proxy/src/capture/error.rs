@@ -137,6 +137,9 @@ pub enum CaptureError {
         /// ` (pid N)` where it is known.
         holder: String,
     },
+    /// What is mounted where cannot be found out.
+    #[error(transparent)]
+    Mounts(#[from] crate::mounts::Unreadable),
     /// A cgroup operation failed.
     #[error("cannot {action} cgroup {path}: {source}{hint}")]
     Cgroup {

@@ -22,7 +22,8 @@ use std::{
 
 use weir_common::WorkloadId;
 
-use super::{CaptureError, attach::remove_instance, mounts};
+use super::{CaptureError, attach::remove_instance};
+use crate::mounts;
 
 /// The directory of all instances in a bpffs.
 const DIRECTORY: &str = "weir";
@@ -280,6 +281,14 @@ pub(super) fn lock_holder(path: &Path) -> Option<u32> {
         let [_, "FLOCK", _, _, pid, file, ..] = fields[..] else { return None };
         (file.rsplit_once(':')? == (device.as_str(), inode.as_str())).then(|| pid.parse().ok())?
     })
+}
+
+/// Whether a bpffs is mounted, as a whole.
+///
+/// # Errors
+/// Where the table of mounts cannot be read.
+pub fn has_bpffs() -> Result<bool, CaptureError> {
+    Ok(mounts::first("bpf")?.is_some())
 }
 
 fn instances(mount: bool) -> Result<PathBuf, CaptureError> {

@@ -18,7 +18,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{CaptureError, mounts};
+use super::CaptureError;
+use crate::mounts;
 
 /// Levels below the root that are looked at. kind's pods are at most at 6.
 const DEPTH: usize = 12;
@@ -65,7 +66,7 @@ pub struct Kubepods {
 /// # Errors
 /// Where mountinfo cannot be read.
 pub fn roots() -> Result<Vec<PathBuf>, CaptureError> {
-    mounts::all("cgroup2")
+    Ok(mounts::all("cgroup2")?)
 }
 
 /// The cgroup of the pod with this UID below a cgroup; `None` while it has none.

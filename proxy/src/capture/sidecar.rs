@@ -17,10 +17,11 @@ use std::{
 use super::{
     CaptureError,
     cgroup::holder,
-    detach, mounts,
+    detach,
     pods::{self, containers, find_pod},
     processes,
 };
+use crate::mounts;
 
 /// How the instance of a sidecar is called, before the pod's UID.
 const INSTANCE: &str = "pod-";

@@ -8,11 +8,10 @@ use super::output::Format;
 use crate::{
     config::{
         BpfLog, Config, ConfigError, Connect, Fail, HttpEngine, Inbound, LogFormat, Outbound,
-        Switch, Workload, WorkloadSettings,
+        RecordFormat, Switch, Workload, WorkloadSettings,
     },
     learn::Learn,
     ports::{CidrList, PortList},
-    telemetry::record::RecordFormat,
     units::{parse_duration, parse_size},
 };
 

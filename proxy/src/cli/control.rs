@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::admin::{
-    DEFAULT_CONTROL_SOCKET,
-    client::{Answers, ClientError, ask, follow},
-    protocol::{Answer, Command},
+use crate::{
+    admin::{
+        client::{Answers, ClientError, ask, follow},
+        protocol::{Answer, Command},
+    },
+    config::DEFAULT_CONTROL_SOCKET,
 };
 
 use super::{Exit, with_exit};

@@ -7,9 +7,9 @@ use super::{
     with_exit,
 };
 use crate::{
-    admin::protocol::{Answer, Command, PortsChanged, PortsReport, PortsSet},
+    admin::protocol::{Answer, Command, PortsChanged, PortsReport},
     decision::{Direction, PortState, direction_name, source_name, state_name},
-    ports::{PortList, PortStatus},
+    ports::{PortList, PortStatus, PortsSet},
     telemetry::stats::{plain_table, print_table},
 };
 

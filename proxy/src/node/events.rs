@@ -8,7 +8,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 
 use super::cluster::Server;
-use crate::workload::Pod;
+use crate::pod::Pod;
 
 /// Who reports (`reportingController`).
 const CONTROLLER: &str = "weir.dev/node";

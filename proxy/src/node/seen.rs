@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use k8s_openapi::api::core::v1::{Container, Pod as KubePod, PodSpec};
 use weir_manifest::{SIDECAR, SIDECAR_MODE};
 
-use crate::workload::Pod;
+use crate::pod::Pod;
 
 /// Annotation of a static pod with the UID that its cgroup is named by: the API server's mirror has
 /// another one (kubelet's `pkg/kubelet/types/pod_update.go`).

@@ -213,7 +213,7 @@ impl fmt::Display for AnnotationError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{node::seen::Place, workload::Pod};
+    use crate::{node::seen::Place, pod::Pod};
 
     fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()

@@ -47,6 +47,20 @@ pub struct PortChange {
     pub after: PortStatus,
 }
 
+/// A change of port states.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortsSet {
+    /// `None` for both.
+    #[serde(default, with = "names::direction::optional")]
+    pub direction: Option<Direction>,
+    /// The ports.
+    pub ports: PortSet,
+    /// Their new state.
+    #[serde(with = "names::state")]
+    pub state: PortState,
+}
+
 /// Both directions of one workload. A port is in exactly one state in each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortPolicy {
@@ -59,6 +73,17 @@ struct Table {
     /// Ports that somebody said something about; all others are detect by default.
     rules: BTreeMap<u16, (PortState, Source)>,
     include: PortSet,
+}
+
+// === impl PortsSet ===
+
+impl PortsSet {
+    /// The directions that are meant.
+    pub fn directions(&self) -> impl Iterator<Item = Direction> + use<> {
+        let all = [Direction::Outbound, Direction::Inbound];
+        let only = self.direction;
+        all.into_iter().filter(move |direction| only.is_none_or(|only| only == *direction))
+    }
 }
 
 // === impl PortPolicy ===

@@ -9,7 +9,7 @@ use std::{
 use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
 
 use super::codes::{GrpcLabel, StatusLabel};
-use crate::workload::Pod;
+use crate::pod::Pod;
 
 /// What is said of a pod beside its workload's name. As many values as pods are captured: series of
 /// a pod that is gone go too.

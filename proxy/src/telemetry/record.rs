@@ -5,8 +5,7 @@ mod words;
 mod writer;
 
 pub(super) use words::Words;
-pub(crate) use writer::QUEUE;
-pub use writer::{RecordFormat, RecordLog};
+pub use writer::RecordLog;
 
 use std::{
     borrow::Cow,

@@ -119,8 +119,8 @@ fn metric_names_labels_and_buckets_are_linkerds() {
     insta::assert_snapshot!("metrics", sorted.concat().join("\n"));
 }
 
-fn pod(name: &str) -> crate::workload::Pod {
-    crate::workload::Pod {
+fn pod(name: &str) -> crate::pod::Pod {
+    crate::pod::Pod {
         uid: "0ff2a1b8".into(),
         namespace: "default".into(),
         name: name.into(),
@@ -231,8 +231,8 @@ fn a_scrape_sees_the_bytes_of_live_connections_once() {
 #[test]
 fn a_dropped_guard_is_recorded_as_aborted_and_a_closed_one_only_once() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let log =
-        RecordLog::start(Box::new(file.reopen().unwrap()), record::RecordFormat::Json).unwrap();
+    let log = RecordLog::start(Box::new(file.reopen().unwrap()), crate::config::RecordFormat::Json)
+        .unwrap();
     let telemetry = Telemetry::new(Some(log));
     drop(telemetry.open(info()));
     let guard = telemetry.open(info());

@@ -221,11 +221,11 @@ impl<W: Way + 'static> Slots for WorkloadSlots<W> {
     }
 
     fn exhausted(&self, error: &std::io::Error) {
-        self.telemetry.exhausted(error);
+        self.telemetry.accept_failed(error.raw_os_error().unwrap_or_default());
     }
 
     fn shed(&self, count: u64) {
-        self.telemetry.shed(count);
+        self.telemetry.accept_shed(count);
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
     capture::{CaptureError, Installed, Kernel, Lock, RememberedPort},
     config::WorkloadSettings,
     decision::Source,
-    workload::Pod,
+    pod::Pod,
 };
 
 /// Who wanted a workload captured.

@@ -6,12 +6,11 @@ use std::sync::{Arc, atomic::Ordering};
 
 use super::{Workload, configure, lock};
 use crate::{
-    admin::protocol::PortsSet,
     blocking::blocking,
     capture::CaptureError,
     config::{Fail, WorkloadSettings},
     decision::Source,
-    ports::{PortChange, PortStatus},
+    ports::{PortChange, PortStatus, PortsSet},
 };
 
 impl Workload {

@@ -7,7 +7,8 @@ use tokio::task::spawn_blocking;
 use super::{WorkloadError, Workloads};
 use crate::{
     config::WorkloadSettings,
-    workload::{Origin, Pod, Workload},
+    pod::Pod,
+    workload::{Origin, Workload},
 };
 
 /// Pods whose programs are loaded ahead. Those of a burst that is larger are loaded as they come.

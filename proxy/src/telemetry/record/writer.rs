@@ -13,31 +13,19 @@ use std::{
 };
 
 use prometheus_client::metrics::counter::Counter;
-use serde::{Deserialize, Serialize};
 
 use super::{Record, Words};
-use crate::budget::{Resource, Share, Taken};
-use crate::json;
-
-/// Records waiting to be written. At about 400 bytes each this bounds the queue to a few MiB.
-pub(crate) const QUEUE: usize = 8192;
+use crate::{
+    budget::{RECORDS, Resource, Share, Taken},
+    config::RecordFormat,
+    json,
+};
 
 /// Bytes of words in waiting records.
 const QUEUED_WORDS: usize = 16 << 20;
 
 /// A record with so many bytes of words takes the place of two: where all have, both bounds are met.
-const WORDS: usize = QUEUED_WORDS / QUEUE;
-
-/// How records are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum RecordFormat {
-    /// One JSON object per line.
-    #[default]
-    Json,
-    /// One readable line each.
-    Human,
-}
+const WORDS: usize = QUEUED_WORDS / RECORDS;
 
 /// Where records are handed in. Cloning is cheap; the thread ends with the last clone.
 #[derive(Clone, Debug)]
@@ -65,7 +53,7 @@ impl RecordLog {
     /// # Errors
     /// If no thread can be started.
     pub fn start(out: Box<dyn Write + Send>, format: RecordFormat) -> io::Result<Self> {
-        Self::with_queue(out, None, format, QUEUE)
+        Self::with_queue(out, None, format, RECORDS)
     }
 
     /// Opens a file to append to, or stdout for `-`, and starts the thread.
@@ -76,7 +64,7 @@ impl RecordLog {
         if path == Path::new("-") {
             return Self::start(Box::new(io::stdout()), format);
         }
-        Self::with_queue(Box::new(open(path)?), Some(path.to_owned()), format, QUEUE)
+        Self::with_queue(Box::new(open(path)?), Some(path.to_owned()), format, RECORDS)
     }
 
     /// Opens the file anew, behind what was queued: somebody has given it another name. Blocks

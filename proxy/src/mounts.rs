@@ -9,30 +9,27 @@ use std::{
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, FsType, statfs};
 
-use super::CaptureError;
+/// The table of mounts cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {TABLE}: {0}; is /proc mounted?")]
+pub struct Unreadable(#[source] io::Error);
+
+const TABLE: &str = "/proc/self/mountinfo";
 
 /// Where the root of a file system of this type (`bpf`, `cgroup2`) is mounted first, from
 /// `/proc/self/mountinfo` (proc_pid_mountinfo(5)), and nothing else over it; `None` where it is not.
 ///
 /// # Errors
 /// Where mountinfo cannot be read.
-pub(super) fn first(kind: &str) -> Result<Option<PathBuf>, CaptureError> {
+pub(crate) fn first(kind: &str) -> Result<Option<PathBuf>, Unreadable> {
     Ok(find(&table()?, kind).find(|path| is(path, kind)))
-}
-
-/// Whether a bpffs is mounted, as a whole.
-///
-/// # Errors
-/// As [`first`].
-pub fn has_bpffs() -> Result<bool, CaptureError> {
-    first("bpf").map(|found| found.is_some())
 }
 
 /// Every place where a file system of this type, or a part of it, is mounted and nothing over it.
 ///
 /// # Errors
 /// As [`first`].
-pub(super) fn all(kind: &str) -> Result<Vec<PathBuf>, CaptureError> {
+pub(crate) fn all(kind: &str) -> Result<Vec<PathBuf>, Unreadable> {
     let mut found: Vec<PathBuf> = Vec::new();
     for (path, _) in mounts(&table()?, kind) {
         if !found.contains(&path) && is(&path, kind) {
@@ -42,14 +39,8 @@ pub(super) fn all(kind: &str) -> Result<Vec<PathBuf>, CaptureError> {
     Ok(found)
 }
 
-fn table() -> Result<String, CaptureError> {
-    let path = "/proc/self/mountinfo";
-    fs::read_to_string(path).map_err(|source| CaptureError::Cgroup {
-        action: "find the mount of",
-        path: path.into(),
-        source,
-        hint: "; is /proc mounted?",
-    })
+fn table() -> Result<String, Unreadable> {
+    fs::read_to_string(TABLE).map_err(Unreadable)
 }
 
 /// A new file system of this type that is mounted nowhere and goes with the descriptor (fsopen(2),
@@ -57,7 +48,7 @@ fn table() -> Result<String, CaptureError> {
 ///
 /// # Errors
 /// What the kernel says: EPERM without `CAP_SYS_ADMIN`, ENODEV for a type that it does not have.
-pub(super) fn detached(kind: &CStr) -> io::Result<OwnedFd> {
+pub(crate) fn detached(kind: &CStr) -> io::Result<OwnedFd> {
     const FSOPEN_CLOEXEC: libc::c_uint = 1;
     const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
     const FSMOUNT_CLOEXEC: libc::c_uint = 1;
