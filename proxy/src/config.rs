@@ -3,30 +3,24 @@
 
 mod differences;
 mod file;
+mod process;
 mod settings;
 
 pub use file::ConfigError;
-pub use settings::WorkloadSettings;
-
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
+pub use process::{
+    Admin, BpfLog, Budget, DEFAULT_CONTROL_SOCKET, DEFAULT_INSTANCE, Drain, Log, LogFormat,
+    RecordConfig, RecordFormat, Runtime, Switch,
 };
+pub use settings::{Fail, Inbound, Outbound, Workload, WorkloadSettings, fail_name};
+
+use std::{path::Path, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     budget::{Sizes, usual_memory},
-    learn::Learn,
-    ports::{CidrList, DEFAULT_OPAQUE_PORTS, PortList, PortSet},
     units,
 };
-
-/// The instance where none is named.
-pub const DEFAULT_INSTANCE: &str = "default";
-/// Where the control socket is unless told otherwise.
-pub const DEFAULT_CONTROL_SOCKET: &str = "/run/weir/control.sock";
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -56,75 +50,6 @@ pub struct Config {
     pub runtime: Runtime,
     /// What workloads may take of what they share.
     pub budget: Budget,
-}
-
-/// What is captured.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Workload {
-    /// Its name in metrics and records: 1 to 63 letters, digits, `-`, `_` and `.`.
-    pub name: String,
-    /// Its cgroup v2 directory.
-    pub cgroup: Option<PathBuf>,
-    /// Its network namespace, such as `/run/netns/NAME` or `/proc/PID/ns/net`; absent for the one that
-    /// the processes in the cgroup are in.
-    pub netns: Option<PathBuf>,
-    /// What happens to new connections while no proxy is there.
-    pub fail: Fail,
-    /// What is remembered of destinations that turned out to speak no HTTP.
-    pub learn: Learn,
-}
-
-/// What happens to new connections while no proxy is there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Fail {
-    /// They go direct.
-    #[default]
-    Open,
-    /// They are refused: EPERM outbound, a reset inbound.
-    Closed,
-}
-
-/// The policy as it is written.
-#[must_use]
-pub const fn fail_name(fail: Fail) -> &'static str {
-    match fail {
-        Fail::Open => "open",
-        Fail::Closed => "closed",
-    }
-}
-
-/// Connections that the workload opens.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Outbound {
-    /// Ports that the kernel lets pass.
-    pub skip_ports: PortList,
-    /// Ports proxied as raw TCP. A leading `+` adds to the default list.
-    pub opaque_ports: PortList,
-    /// If not empty, only these ports are captured.
-    pub include_ports: PortList,
-    /// Destinations that the kernel lets pass.
-    pub skip_cidrs: CidrList,
-    /// Capture connections to 127.0.0.0/8 and ::1 too.
-    pub capture_loopback: bool,
-}
-
-/// Connections that the workload accepts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Inbound {
-    /// Whether they are captured at all.
-    pub capture: bool,
-    /// The application sees the client's own address, not one of its namespace.
-    pub preserve_client_ip: bool,
-    /// Ports that the kernel lets pass.
-    pub skip_ports: PortList,
-    /// Ports proxied as raw TCP. A leading `+` adds to the default list.
-    pub opaque_ports: PortList,
-    /// If not empty, only these ports are captured.
-    pub include_ports: PortList,
 }
 
 /// Protocol detection.
@@ -194,165 +119,7 @@ pub enum HttpEngine {
     Route,
 }
 
-/// Probes, metrics and control.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Admin {
-    /// Where `/live`, `/ready` and `/metrics` are; absent for nowhere.
-    pub address: Option<SocketAddr>,
-    /// The Unix control socket.
-    pub control_socket: PathBuf,
-}
-
-/// What weir says about itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Log {
-    /// How it is written, on stderr.
-    pub format: LogFormat,
-    /// tracing's `EnvFilter` syntax.
-    pub level: String,
-    /// What the BPF programs say. Anything but `off` costs time in every hook.
-    pub bpf: BpfLog,
-}
-
-/// How log lines are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object per line.
-    Json,
-}
-
-/// How much the BPF programs say.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Serialize, Deserialize, clap::ValueEnum,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum BpfLog {
-    /// Nothing, at no cost.
-    #[default]
-    Off,
-    /// Failed helpers.
-    Error,
-    /// Decisions out of the ordinary.
-    Warn,
-    /// One line per decision.
-    Info,
-    /// Every step.
-    Debug,
-}
-
-/// Access records.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RecordConfig {
-    /// Where they go; `-` is stdout; absent for nowhere.
-    pub file: Option<PathBuf>,
-    /// How they are written.
-    pub format: RecordFormat,
-}
-
-/// How records are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum RecordFormat {
-    /// One JSON object per line.
-    #[default]
-    Json,
-    /// One readable line each.
-    Human,
-}
-
-/// How weir ends.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Drain {
-    /// How long connections may go on after SIGTERM before they are cut.
-    #[serde(with = "units::duration")]
-    pub deadline: Duration,
-}
-
-/// The process.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Runtime {
-    /// The directory in the bpffs that its kernel side is kept in, below `weir/`: 1 to 63 letters,
-    /// digits, `-` and `_`.
-    pub instance: String,
-    /// Worker threads: 1 to 1024; 0 for one per CPU.
-    pub workers: usize,
-    /// Socket-to-socket redirection in the kernel.
-    pub sk_msg: Switch,
-}
-
-/// How much there is of what workloads share. Of the memory and the rows, a workload may take half of
-/// what the others leave.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Budget {
-    /// Connections of a workload that are accepted and not yet dialled; further ones wait in the
-    /// kernel's queue.
-    pub dialling: usize,
-    /// Bytes that all workloads may keep of what their peers have sent; 0 for a quarter of what the
-    /// process may have, at most 256 MiB.
-    #[serde(with = "units::size")]
-    pub memory: usize,
-    /// Rows of `weir stat`.
-    pub stat_rows: usize,
-}
-
-/// On or off.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Switch {
-    /// Not used.
-    #[default]
-    Off,
-    /// Used, if the self-test at start passes.
-    On,
-}
-
 // === defaults ===
-
-impl Default for Workload {
-    fn default() -> Self {
-        Self {
-            name: "default".into(),
-            cgroup: None,
-            netns: None,
-            fail: Fail::Open,
-            learn: Learn::default(),
-        }
-    }
-}
-
-impl Default for Outbound {
-    fn default() -> Self {
-        Self {
-            skip_ports: PortList::default(),
-            opaque_ports: default_opaque().into(),
-            include_ports: PortList::default(),
-            skip_cidrs: CidrList::default(),
-            capture_loopback: false,
-        }
-    }
-}
-
-impl Default for Inbound {
-    fn default() -> Self {
-        Self {
-            capture: true,
-            preserve_client_ip: false,
-            skip_ports: PortList::default(),
-            opaque_ports: default_opaque().into(),
-            include_ports: PortList::default(),
-        }
-    }
-}
 
 impl Default for Detect {
     fn default() -> Self {
@@ -385,41 +152,6 @@ impl Default for Http {
     }
 }
 
-impl Default for Admin {
-    fn default() -> Self {
-        Self { address: None, control_socket: DEFAULT_CONTROL_SOCKET.into() }
-    }
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { format: LogFormat::Text, level: "info".into(), bpf: BpfLog::Off }
-    }
-}
-
-impl Default for Drain {
-    fn default() -> Self {
-        Self { deadline: Duration::from_secs(30) }
-    }
-}
-
-impl Default for Runtime {
-    fn default() -> Self {
-        Self { instance: DEFAULT_INSTANCE.into(), workers: 0, sk_msg: Switch::Off }
-    }
-}
-
-impl Default for Budget {
-    fn default() -> Self {
-        let Sizes { dialling, rows, .. } = Sizes::default();
-        Self { dialling: dialling as usize, memory: 0, stat_rows: rows as usize }
-    }
-}
-
-fn default_opaque() -> PortSet {
-    DEFAULT_OPAQUE_PORTS.into_iter().collect()
-}
-
 // === impl Config ===
 
 impl Config {
@@ -434,7 +166,7 @@ impl Config {
     /// Resolves lists that began with `+` against the defaults, so that what is printed is what
     /// is in effect.
     pub fn resolve(&mut self) {
-        resolve(&mut self.outbound, &mut self.inbound);
+        settings::resolve(&mut self.outbound, &mut self.inbound);
     }
 
     /// What the process's own workload has for itself.
@@ -502,21 +234,6 @@ impl Config {
     #[must_use]
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("every field has a TOML form")
-    }
-}
-
-/// Resolves lists that began with `+` against the defaults.
-fn resolve(outbound: &mut Outbound, inbound: &mut Inbound) {
-    let (defaults, none) = (default_opaque(), PortSet::default());
-    for (list, before) in [
-        (&mut outbound.opaque_ports, &defaults),
-        (&mut inbound.opaque_ports, &defaults),
-        (&mut outbound.skip_ports, &none),
-        (&mut inbound.skip_ports, &none),
-        (&mut outbound.include_ports, &none),
-        (&mut inbound.include_ports, &none),
-    ] {
-        *list = list.resolve(before).into();
     }
 }
 

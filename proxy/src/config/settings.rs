@@ -1,10 +1,15 @@
 //! What each workload is told for itself; everything else in the configuration is the process's.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, Inbound, Outbound, Workload, default_opaque, name, resolve};
-use crate::decision::Source;
-use crate::ports::{PolicyInput, PortList, PortPolicy, PortSet};
+use super::{ConfigError, name};
+use crate::{
+    decision::Source,
+    learn::Learn,
+    ports::{CidrList, DEFAULT_OPAQUE_PORTS, PolicyInput, PortList, PortPolicy, PortSet},
+};
 
 /// All settings that each workload has for itself.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -16,6 +21,113 @@ pub struct WorkloadSettings {
     pub outbound: Outbound,
     /// Connections that it accepts.
     pub inbound: Inbound,
+}
+
+/// What is captured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Workload {
+    /// Its name in metrics and records: 1 to 63 letters, digits, `-`, `_` and `.`.
+    pub name: String,
+    /// Its cgroup v2 directory.
+    pub cgroup: Option<PathBuf>,
+    /// Its network namespace, such as `/run/netns/NAME` or `/proc/PID/ns/net`; absent for the one that
+    /// the processes in the cgroup are in.
+    pub netns: Option<PathBuf>,
+    /// What happens to new connections while no proxy is there.
+    pub fail: Fail,
+    /// What is remembered of destinations that turned out to speak no HTTP.
+    pub learn: Learn,
+}
+
+/// What happens to new connections while no proxy is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Fail {
+    /// They go direct.
+    #[default]
+    Open,
+    /// They are refused: EPERM outbound, a reset inbound.
+    Closed,
+}
+
+/// The policy as it is written.
+#[must_use]
+pub const fn fail_name(fail: Fail) -> &'static str {
+    match fail {
+        Fail::Open => "open",
+        Fail::Closed => "closed",
+    }
+}
+
+/// Connections that the workload opens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Outbound {
+    /// Ports that the kernel lets pass.
+    pub skip_ports: PortList,
+    /// Ports proxied as raw TCP. A leading `+` adds to the default list.
+    pub opaque_ports: PortList,
+    /// If not empty, only these ports are captured.
+    pub include_ports: PortList,
+    /// Destinations that the kernel lets pass.
+    pub skip_cidrs: CidrList,
+    /// Capture connections to 127.0.0.0/8 and ::1 too.
+    pub capture_loopback: bool,
+}
+
+/// Connections that the workload accepts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Inbound {
+    /// Whether they are captured at all.
+    pub capture: bool,
+    /// The application sees the client's own address, not one of its namespace.
+    pub preserve_client_ip: bool,
+    /// Ports that the kernel lets pass.
+    pub skip_ports: PortList,
+    /// Ports proxied as raw TCP. A leading `+` adds to the default list.
+    pub opaque_ports: PortList,
+    /// If not empty, only these ports are captured.
+    pub include_ports: PortList,
+}
+
+// === defaults ===
+
+impl Default for Workload {
+    fn default() -> Self {
+        Self {
+            name: "default".into(),
+            cgroup: None,
+            netns: None,
+            fail: Fail::Open,
+            learn: Learn::default(),
+        }
+    }
+}
+
+impl Default for Outbound {
+    fn default() -> Self {
+        Self {
+            skip_ports: PortList::default(),
+            opaque_ports: default_opaque().into(),
+            include_ports: PortList::default(),
+            skip_cidrs: CidrList::default(),
+            capture_loopback: false,
+        }
+    }
+}
+
+impl Default for Inbound {
+    fn default() -> Self {
+        Self {
+            capture: true,
+            preserve_client_ip: false,
+            skip_ports: PortList::default(),
+            opaque_ports: default_opaque().into(),
+            include_ports: PortList::default(),
+        }
+    }
 }
 
 // === impl WorkloadSettings ===
@@ -50,4 +162,25 @@ impl WorkloadSettings {
             source,
         )
     }
+}
+
+// === helpers ===
+
+/// Resolves lists that began with `+` against the defaults.
+pub(super) fn resolve(outbound: &mut Outbound, inbound: &mut Inbound) {
+    let (defaults, none) = (default_opaque(), PortSet::default());
+    for (list, before) in [
+        (&mut outbound.opaque_ports, &defaults),
+        (&mut inbound.opaque_ports, &defaults),
+        (&mut outbound.skip_ports, &none),
+        (&mut inbound.skip_ports, &none),
+        (&mut outbound.include_ports, &none),
+        (&mut inbound.include_ports, &none),
+    ] {
+        *list = list.resolve(before).into();
+    }
+}
+
+fn default_opaque() -> PortSet {
+    DEFAULT_OPAQUE_PORTS.into_iter().collect()
 }

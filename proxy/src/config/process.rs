@@ -1,0 +1,167 @@
+//! What the process is told: how it is asked, what it says, how it ends, and what its workloads share.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{budget::Sizes, units};
+
+/// The instance where none is named.
+pub const DEFAULT_INSTANCE: &str = "default";
+/// Where the control socket is unless told otherwise.
+pub const DEFAULT_CONTROL_SOCKET: &str = "/run/weir/control.sock";
+
+/// Probes, metrics and control.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// Where `/live`, `/ready` and `/metrics` are; absent for nowhere.
+    pub address: Option<SocketAddr>,
+    /// The Unix control socket.
+    pub control_socket: PathBuf,
+}
+
+/// What weir says about itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// How it is written, on stderr.
+    pub format: LogFormat,
+    /// tracing's `EnvFilter` syntax.
+    pub level: String,
+    /// What the BPF programs say. Anything but `off` costs time in every hook.
+    pub bpf: BpfLog,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// How much the BPF programs say.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Serialize, Deserialize, clap::ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum BpfLog {
+    /// Nothing, at no cost.
+    #[default]
+    Off,
+    /// Failed helpers.
+    Error,
+    /// Decisions out of the ordinary.
+    Warn,
+    /// One line per decision.
+    Info,
+    /// Every step.
+    Debug,
+}
+
+/// Access records.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RecordConfig {
+    /// Where they go; `-` is stdout; absent for nowhere.
+    pub file: Option<PathBuf>,
+    /// How they are written.
+    pub format: RecordFormat,
+}
+
+/// How records are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum RecordFormat {
+    /// One JSON object per line.
+    #[default]
+    Json,
+    /// One readable line each.
+    Human,
+}
+
+/// How weir ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Drain {
+    /// How long connections may go on after SIGTERM before they are cut.
+    #[serde(with = "units::duration")]
+    pub deadline: Duration,
+}
+
+/// The process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Runtime {
+    /// The directory in the bpffs that its kernel side is kept in, below `weir/`: 1 to 63 letters,
+    /// digits, `-` and `_`.
+    pub instance: String,
+    /// Worker threads: 1 to 1024; 0 for one per CPU.
+    pub workers: usize,
+    /// Socket-to-socket redirection in the kernel.
+    pub sk_msg: Switch,
+}
+
+/// How much there is of what workloads share. Of the memory and the rows, a workload may take half of
+/// what the others leave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Budget {
+    /// Connections of a workload that are accepted and not yet dialled; further ones wait in the
+    /// kernel's queue.
+    pub dialling: usize,
+    /// Bytes that all workloads may keep of what their peers have sent; 0 for a quarter of what the
+    /// process may have, at most 256 MiB.
+    #[serde(with = "units::size")]
+    pub memory: usize,
+    /// Rows of `weir stat`.
+    pub stat_rows: usize,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// Not used.
+    #[default]
+    Off,
+    /// Used, if the self-test at start passes.
+    On,
+}
+
+// === defaults ===
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { address: None, control_socket: DEFAULT_CONTROL_SOCKET.into() }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".into(), bpf: BpfLog::Off }
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { deadline: Duration::from_secs(30) }
+    }
+}
+
+impl Default for Runtime {
+    fn default() -> Self {
+        Self { instance: DEFAULT_INSTANCE.into(), workers: 0, sk_msg: Switch::Off }
+    }
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        let Sizes { dialling, rows, .. } = Sizes::default();
+        Self { dialling: dialling as usize, memory: 0, stat_rows: rows as usize }
+    }
+}
