@@ -4,6 +4,8 @@
 mod acceleration;
 mod ending;
 mod error;
+mod events;
+mod facts;
 mod guard;
 mod handover;
 mod holding;
@@ -35,15 +37,18 @@ pub use error::WorkloadError;
 pub use handover::Handover;
 pub use waiting::WaitingWorkload;
 
-use self::{acceleration::accelerate, handover::Reign, overlap::Claimed, waiting::Waiting};
+use self::{
+    acceleration::accelerate, events::CloseEvents, handover::Reign, overlap::Claimed,
+    waiting::Waiting,
+};
 use crate::{
     accept::Exhaustion,
     blocking::blocking,
     capture::{
-        CaptureError, DirectClose, Events, Heartbeat, Instance, InstanceOptions, Kernel, Lock,
-        Originals, coexist, lock_directory,
+        CaptureError, DirectClose, Heartbeat, Instance, InstanceOptions, Kernel, Lock, Originals,
+        coexist, lock_directory,
     },
-    config::{Config, Switch, WorkloadSettings, fail_name},
+    config::{Config, Switch, WorkloadSettings},
     connection::OptionsByWorkload,
     pod::Pod,
     telemetry::{PodLabels, Telemetry, WorkloadFacts},
@@ -91,13 +96,7 @@ pub struct Workloads {
     /// Read what the kernel tells of connections that are held, and of options that are set, until the
     /// process ends.
     told: StdMutex<JoinSet<()>>,
-    events: Mutex<Option<Following>>,
-}
-
-/// The task that reads the kernel's close events.
-struct Following {
-    stop: CancellationToken,
-    task: tokio::task::JoinHandle<()>,
+    events: Mutex<Option<CloseEvents>>,
 }
 
 // === impl Workloads ===
@@ -193,10 +192,8 @@ impl Workloads {
         });
     }
 
+    /// Reads the kernel's close events from here on.
     async fn follow_events(self: &Arc<Self>) -> Result<(), CaptureError> {
-        let mut events = Events::new(&self.shared.instance)?;
-        let stop = CancellationToken::new();
-        let stopped = stop.clone();
         let workloads = Arc::downgrade(self);
         let report = move |event: DirectClose| {
             let Some(workloads) = workloads.upgrade() else { return };
@@ -205,19 +202,14 @@ impl Workloads {
                 workloads.shared.telemetry.skipped(&skipped(&name, &event));
             }
         };
-        let task = tokio::spawn(async move {
-            stopped.run_until_cancelled(events.run(&report)).await;
-            events.drain(&report);
-        });
-        *self.events.lock().await = Some(Following { stop, task });
+        *self.events.lock().await = Some(CloseEvents::follow(&self.shared.instance, report)?);
         Ok(())
     }
 
     /// Accounts for every close event that the kernel has sent so far, and reads no more.
     async fn settle_events(&self) {
-        if let Some(Following { stop, task }) = self.events.lock().await.take() {
-            stop.cancel();
-            let _ = task.await;
+        if let Some(events) = self.events.lock().await.take() {
+            events.settle().await;
         }
     }
 
@@ -462,44 +454,14 @@ impl Workloads {
     }
 
     fn facts(&self) -> Vec<WorkloadFacts> {
-        let captured = |workload: &Arc<Workload>| WorkloadFacts {
-            capturing: workload.phase() == "capturing",
-            waiting: workload.wait().map(|wait| wait.missing.name()),
-            inbound: workload.settings().inbound.capture && !workload.kernel().is_inbound_off(),
-            budget: workload.budget(),
-            ..facts(&workload.settings(), workload.pod(), workload.kernel())
-        };
-        let mut all: Vec<_> = self.list().iter().map(captured).collect();
-        all.extend(read(&self.waiting).values().map(|it| {
-            let (start, instance) = (it.start(), Arc::clone(&self.shared.instance));
-            WorkloadFacts {
-                waiting: Some(it.wait().missing.name()),
-                ..facts(
-                    &start.settings,
-                    start.pod.as_ref(),
-                    &Kernel::new(instance, start.id, start.fresh),
-                )
-            }
-        }));
+        let mut all: Vec<_> = self.list().iter().map(|it| facts::running(it)).collect();
+        let waiting = read(&self.waiting);
+        all.extend(waiting.values().map(|it| facts::waiting(it, &self.shared.instance)));
         all
     }
 }
 
 // === helpers ===
-
-fn facts(settings: &WorkloadSettings, pod: Option<&Pod>, kernel: &Kernel) -> WorkloadFacts {
-    WorkloadFacts {
-        workload: settings.workload.name.as_str().into(),
-        pod: pod.map(PodLabels::from),
-        fail: fail_name(settings.workload.fail),
-        learn: settings.workload.learn.name(),
-        inbound: settings.inbound.capture,
-        capturing: false,
-        waiting: None,
-        decisions: kernel.counters(),
-        budget: Vec::new(),
-    }
-}
 
 fn lock<T>(mutex: &StdMutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
