@@ -17,6 +17,7 @@ mod packages;
 mod scope;
 mod setup;
 mod test;
+mod tidy;
 mod venv;
 mod vm;
 
@@ -49,6 +50,8 @@ enum Verb {
     Soak(chaos::SoakArgs),
     /// Run all tests; needs root
     Test(test::Args),
+    /// Check the repository's own rules: layers, file lengths, comments, tables in the documentation
+    Tidy,
     /// Run the end-to-end tests on Debian's kernels in virtual machines; needs root
     Vm(vm::Args),
 }
@@ -76,6 +79,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Setup(args) => setup::run(&args),
         Verb::Soak(args) => chaos::soak(&root(), &args),
         Verb::Test(args) => test::run(&root(), &args),
+        Verb::Tidy => tidy::run(&root()),
         Verb::Vm(args) => vm::run(&root(), &args),
     }
 }

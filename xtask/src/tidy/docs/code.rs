@@ -1,0 +1,98 @@
+//! Lists in the code that documents repeat.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context as _, Result, bail};
+use syn::{
+    Expr, ImplItem, Item, ItemFn, Lit, Meta,
+    visit::{self, Visit},
+};
+
+use crate::tidy::Source;
+
+/// The attributes by which aya makes an entry of a function.
+const ENTRIES: [&str; 6] =
+    ["cgroup_sock_addr", "cgroup_sockopt", "sk_lookup", "sk_msg", "sock_ops", "socket_filter"];
+
+/// The elements of an array constant: strings, or names of constants in the same file that are.
+pub(super) fn strings<'a>(source: &'a Source, name: &str) -> Result<BTreeSet<String>> {
+    let constants: BTreeMap<String, &'a Expr> = source
+        .syntax
+        .items
+        .iter()
+        .filter_map(|item| match item {
+            Item::Const(item) => Some((item.ident.to_string(), &*item.expr)),
+            _ => None,
+        })
+        .collect();
+    let missing = || format!("{} has no array `{name}`", source.path);
+    let Some(Expr::Array(array)) = constants.get(name) else { bail!(missing()) };
+    let value = |mut element: &'a Expr| {
+        if let Expr::Path(path) = element {
+            let ident = path.path.require_ident()?.to_string();
+            element = constants.get(&ident).with_context(missing)?;
+        }
+        match element {
+            Expr::Lit(literal) => match &literal.lit {
+                Lit::Str(text) => Ok(text.value()),
+                _ => bail!("`{name}` of {} has an element that is no string", source.path),
+            },
+            _ => bail!("`{name}` of {} has an element that is no string", source.path),
+        }
+    };
+    array.elems.iter().map(value).collect()
+}
+
+/// The numbers that a method of the file returns, arm by arm.
+pub(super) fn numbers(source: &Source, method: &str) -> Result<BTreeSet<String>> {
+    struct Numbers(BTreeSet<String>);
+    impl<'ast> Visit<'ast> for Numbers {
+        fn visit_arm(&mut self, arm: &'ast syn::Arm) {
+            if let Expr::Lit(literal) = &*arm.body
+                && let Lit::Int(number) = &literal.lit
+            {
+                self.0.insert(number.base10_digits().to_owned());
+            }
+        }
+    }
+    let impls = source.syntax.items.iter().filter_map(|item| match item {
+        Item::Impl(item) => Some(&item.items),
+        _ => None,
+    });
+    let method = impls.flatten().find_map(|item| match item {
+        ImplItem::Fn(function) if function.sig.ident == method => Some(function),
+        _ => None,
+    });
+    let mut numbers = Numbers(BTreeSet::new());
+    numbers.visit_impl_item_fn(method.with_context(|| format!("{} has no `code`", source.path))?);
+    Ok(numbers.0)
+}
+
+/// The entries of the BPF programs: `NAME HOOK FILE`.
+pub(super) fn programs<'a>(sources: impl Iterator<Item = &'a Source>) -> BTreeSet<String> {
+    struct Programs<'a>(&'a str, BTreeSet<String>);
+    impl<'ast> Visit<'ast> for Programs<'_> {
+        fn visit_item_fn(&mut self, function: &'ast ItemFn) {
+            for attribute in &function.attrs {
+                let Some(kind) = attribute.path().get_ident().map(ToString::to_string) else {
+                    continue;
+                };
+                if ENTRIES.contains(&kind.as_str()) {
+                    let hook = match &attribute.meta {
+                        Meta::List(list) => list.tokens.to_string(),
+                        _ => kind,
+                    };
+                    self.1.insert(format!("{} {hook} {}", function.sig.ident, self.0));
+                }
+            }
+            visit::visit_item_fn(self, function);
+        }
+    }
+    let mut all = BTreeSet::new();
+    for source in sources {
+        let mut programs = Programs(&source.path, BTreeSet::new());
+        programs.visit_file(&source.syntax);
+        all.extend(programs.1);
+    }
+    all
+}
