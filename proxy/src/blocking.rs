@@ -3,7 +3,7 @@
 
 /// Does work on a thread for blocking calls, and waits for its end. A panic goes on in the caller.
 /// Work that has begun is done even if nobody waits for it any more.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

@@ -24,8 +24,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-pub use charge::Charge;
-pub use memory::usual_memory;
+pub(crate) use charge::Charge;
+pub(crate) use memory::usual_memory;
 
 /// Records that wait to be written. At about 400 bytes each they take a few MiB.
 pub(crate) const RECORDS: usize = 8192;
@@ -49,7 +49,7 @@ pub enum Resource {
 }
 
 /// Descriptors of a proxied connection: the client's and the upstream's.
-pub const PER_CONNECTION: u64 = 2;
+pub(crate) const PER_CONNECTION: u64 = 2;
 
 /// Rows that a workload may have even if the others have left none.
 const LEAST_ROWS: u64 = 16;

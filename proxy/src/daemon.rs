@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// Everything that the control socket can ask about.
-pub struct Daemon {
+pub(crate) struct Daemon {
     workloads: Arc<Workloads>,
     telemetry: Telemetry,
     log: LogHandle,
@@ -55,7 +55,7 @@ pub struct Daemon {
 impl Daemon {
     /// `admin` is where `/metrics` is served; `node` is what `weir node` knows of its pods.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         workloads: Arc<Workloads>,
         telemetry: Telemetry,
         log: LogHandle,
@@ -75,12 +75,12 @@ impl Daemon {
     }
 
     /// Says from now on that the daemon is draining.
-    pub fn set_draining(&self) {
+    pub(crate) fn set_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
     /// Waits until a successor has taken over, and tells its schema.
-    pub async fn succeeded(&self) -> String {
+    pub(crate) async fn succeeded(&self) -> String {
         let mut successor = self.successor.subscribe();
         let seen = successor.wait_for(Option::is_some).await;
         // The sender is ours: it is there for as long as we are.

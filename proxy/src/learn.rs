@@ -31,15 +31,15 @@ use serde::{Deserialize, Serialize};
 use crate::decision::Direction;
 
 /// Connections in a row that must have been raw TCP.
-pub const STREAK: u32 = 3;
+pub(crate) const STREAK: u32 = 3;
 /// The most that are asked for.
-pub const LONGEST_STREAK: u32 = 96;
+pub(crate) const LONGEST_STREAK: u32 = 96;
 /// How long a destination is taken for raw TCP without being looked at.
-pub const LEARNED_FOR: Duration = Duration::from_secs(600);
+pub(crate) const LEARNED_FOR: Duration = Duration::from_secs(600);
 /// How long anything is remembered of a destination that nobody connects to.
-pub const REMEMBERED: Duration = Duration::from_secs(3600);
+pub(crate) const REMEMBERED: Duration = Duration::from_secs(3600);
 /// Destinations remembered per workload.
-pub const CAPACITY: usize = 4096;
+pub(crate) const CAPACITY: usize = 4096;
 
 /// What is done with destinations that turned out to be raw TCP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -88,23 +88,6 @@ pub enum Change {
     },
     /// The destination is not known any more.
     Forgotten,
-}
-
-/// One destination, for `weir explain` and `weir status`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// The address; IPv4 as such, never mapped into IPv6.
-    pub destination: SocketAddr,
-    /// Seen from the workload.
-    pub direction: Direction,
-    /// Connections that asked or taught.
-    pub connections: u64,
-    /// How long it is known for; `None` while it is being learned, or looked at again.
-    pub remaining: Option<Duration>,
-    /// Raw connections in a row so far.
-    pub streak: u32,
-    /// How many it takes.
-    pub needed: u32,
 }
 
 type Key = (Direction, SocketAddr);
@@ -188,27 +171,6 @@ impl Learning {
         let entry = table.use_entry(key, now);
         entry.connections += 1;
         if raw { entry.confirm(now) } else { entry.refute() }
-    }
-
-    /// Everything remembered; what was used last comes first.
-    #[must_use]
-    pub fn entries(&self, now: Instant) -> Vec<Entry> {
-        let table = self.lock();
-        let entries = table.order.values().rev().filter_map(|key| {
-            let entry = table.known.get(key)?;
-            (!entry.is_stale(now)).then(|| Entry {
-                destination: key.1,
-                direction: key.0,
-                connections: entry.connections,
-                remaining: entry
-                    .until
-                    .map(|until| until.saturating_duration_since(now))
-                    .filter(|remaining| !remaining.is_zero()),
-                streak: entry.streak,
-                needed: entry.needed,
-            })
-        });
-        entries.collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {

@@ -19,7 +19,7 @@ const QUIET: &str = "kube_client::client=error,kube_client::client::builder=off,
 
 /// Changes the filter. Cloning is cheap.
 #[derive(Clone, Debug)]
-pub struct LogHandle {
+pub(crate) struct LogHandle {
     filter: reload::Handle<EnvFilter, Registry>,
     /// As it was given: an `EnvFilter` prints itself in another order.
     current: Arc<Mutex<String>>,
@@ -27,7 +27,7 @@ pub struct LogHandle {
 
 /// Why the log was not set up, or its filter not changed.
 #[derive(Debug, thiserror::Error)]
-pub enum LogError {
+pub(crate) enum LogError {
     /// The filter does not parse.
     #[error("log filter {filter:?} is not understood: {source}; write info or weir=debug,h2=warn")]
     Filter {
@@ -45,7 +45,7 @@ pub enum LogError {
 ///
 /// # Errors
 /// See [`LogError`].
-pub fn init(config: &Log) -> Result<LogHandle, LogError> {
+pub(crate) fn init(config: &Log) -> Result<LogHandle, LogError> {
     let (filter, handle) = reload::Layer::new(parse(&config.level)?);
     let lines = match config.format {
         LogFormat::Text => {
@@ -67,7 +67,7 @@ pub fn init(config: &Log) -> Result<LogHandle, LogError> {
 impl LogHandle {
     /// The filter in effect.
     #[must_use]
-    pub fn current(&self) -> String {
+    pub(crate) fn current(&self) -> String {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -75,7 +75,7 @@ impl LogHandle {
     ///
     /// # Errors
     /// See [`LogError`].
-    pub fn set(&self, filter: &str) -> Result<(), LogError> {
+    pub(crate) fn set(&self, filter: &str) -> Result<(), LogError> {
         let parsed = parse(filter)?;
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         self.filter.reload(parsed).map_err(|error| LogError::Install(error.to_string()))?;

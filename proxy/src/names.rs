@@ -4,24 +4,27 @@
 use crate::decision::{Direction, PortState, Source, direction_name, source_name, state_name};
 
 macro_rules! by_name {
-    ($(#[$doc:meta])* $module:ident, $type:ty, $name:path, [$($variant:expr),+ $(,)?]) => {
+    (
+        $(#[$doc:meta])* $module:ident, $type:ty, $name:path, [$($variant:expr),+ $(,)?]
+        $(, $optional:ident)?
+    ) => {
         $(#[$doc])*
-        pub mod $module {
+        pub(crate) mod $module {
             use serde::{Deserialize, Deserializer, Serializer, de};
 
             use super::*;
 
             /// Every value, in the order of its number.
-            pub const ALL: &[$type] = &[$($variant),+];
+            pub(crate) const ALL: &[$type] = &[$($variant),+];
 
             /// The value with this name.
             #[must_use]
-            pub fn parse(name: &str) -> Option<$type> {
+            pub(crate) fn parse(name: &str) -> Option<$type> {
                 ALL.iter().copied().find(|value| $name(*value) == name)
             }
 
             /// Writes the name.
-            pub fn serialize<S: Serializer>(
+            pub(crate) fn serialize<S: Serializer>(
                 value: &$type,
                 serializer: S,
             ) -> Result<S::Ok, S::Error> {
@@ -32,7 +35,7 @@ macro_rules! by_name {
             ///
             /// # Errors
             /// For an unknown name, with the known ones.
-            pub fn deserialize<'de, D: Deserializer<'de>>(
+            pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
                 deserializer: D,
             ) -> Result<$type, D::Error> {
                 let name = String::deserialize(deserializer)?;
@@ -46,14 +49,14 @@ macro_rules! by_name {
                 })
             }
 
-            /// The same for an optional value.
-            pub mod optional {
+            $(/// The same for an optional value.
+            pub(crate) mod $optional {
                 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
                 use super::*;
 
                 /// Writes the name, or nothing.
-                pub fn serialize<S: Serializer>(
+                pub(crate) fn serialize<S: Serializer>(
                     value: &Option<$type>,
                     serializer: S,
                 ) -> Result<S::Ok, S::Error> {
@@ -64,14 +67,14 @@ macro_rules! by_name {
                 ///
                 /// # Errors
                 /// For an unknown name, with the known ones.
-                pub fn deserialize<'de, D: Deserializer<'de>>(
+                pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
                     deserializer: D,
                 ) -> Result<Option<$type>, D::Error> {
                     #[derive(Deserialize)]
                     struct Wrap(#[serde(with = "super")] $type);
                     Ok(Option::<Wrap>::deserialize(deserializer)?.map(|wrap| wrap.0))
                 }
-            }
+            })?
         }
     };
 }
@@ -81,7 +84,8 @@ by_name!(
     direction,
     Direction,
     direction_name,
-    [Direction::Outbound, Direction::Inbound]
+    [Direction::Outbound, Direction::Inbound],
+    optional
 );
 by_name!(
     /// Port states by name.
@@ -102,5 +106,6 @@ by_name!(
         Source::Cli,
         Source::Learned,
         Source::Detected,
-    ]
+    ],
+    optional
 );

@@ -12,7 +12,7 @@ mod reconcile;
 mod seen;
 mod wish;
 
-pub use cluster::ClusterError;
+pub(crate) use cluster::ClusterError;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -39,7 +39,7 @@ const BURST: Duration = Duration::from_millis(20);
 
 /// Where the pods are told from.
 #[derive(Clone, Debug)]
-pub enum Source {
+pub(crate) enum Source {
     /// From an API server.
     Cluster {
         /// The kubeconfig; `None` for the service account's, or where kubectl would look.
@@ -53,7 +53,7 @@ pub enum Source {
 
 /// How pods are captured.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub(crate) struct Options {
     /// What a pod without annotations of its own gets.
     pub defaults: WorkloadSettings,
     /// Whether Linkerd's annotations count too.
@@ -67,7 +67,7 @@ type Pods = Option<Arc<Vec<Seen>>>;
 
 /// Follows a source until told to stop.
 #[derive(Debug)]
-pub struct Node {
+pub(crate) struct Node {
     /// What tells of pods and reports on them.
     tasks: JoinSet<()>,
     stop: CancellationToken,
@@ -82,7 +82,7 @@ impl Node {
     /// # Errors
     /// Where the source cannot be asked at all, such as for a kubeconfig that cannot be read. An API
     /// server that does not answer is none: it is asked again.
-    pub async fn start(
+    pub(crate) async fn start(
         source: Source,
         options: Options,
         workloads: Arc<Workloads>,
@@ -114,7 +114,7 @@ impl Node {
     }
 
     /// Follows no more. What is captured stays captured; no pod is left half captured.
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         self.stop.cancel();
         self.tasks.shutdown().await;
         if let Err(error) = self.reconciling.await {

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 /// Why a duration or size was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum UnitError {
+pub(crate) enum UnitError {
     /// Not a duration.
     #[error("{0:?} is not a duration; write a number and a unit (ms, s, m, h), such as 500ms")]
     Duration(String),
@@ -18,7 +18,7 @@ pub enum UnitError {
 ///
 /// # Errors
 /// [`UnitError::Duration`] for anything else.
-pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     let fail = || UnitError::Duration(text.to_owned());
     let (number, unit) = split_unit(text);
     let number: u64 = number.parse().map_err(|_| fail())?;
@@ -38,7 +38,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
 ///
 /// # Errors
 /// [`UnitError::Size`] for anything else.
-pub fn parse_size(text: &str) -> Result<usize, UnitError> {
+pub(crate) fn parse_size(text: &str) -> Result<usize, UnitError> {
     let fail = || UnitError::Size(text.to_owned());
     let (number, unit) = split_unit(text);
     let shift = match unit {
@@ -60,7 +60,7 @@ fn split_unit(text: &str) -> (&str, &str) {
 
 /// The shortest exact notation that [`parse_duration`] reads back, down to microseconds.
 #[must_use]
-pub fn exact_duration(duration: Duration) -> String {
+pub(crate) fn exact_duration(duration: Duration) -> String {
     let micros = duration.as_micros();
     for (each, unit) in [(3_600_000_000, "h"), (60_000_000, "m"), (1_000_000, "s"), (1_000, "ms")] {
         if micros > 0 && micros.is_multiple_of(each) {
@@ -72,7 +72,7 @@ pub fn exact_duration(duration: Duration) -> String {
 
 /// Three significant digits for a table: `850µs`, `1.25ms`, `12.5s`, `3m20s`.
 #[must_use]
-pub fn human_duration(duration: Duration) -> String {
+pub(crate) fn human_duration(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     match duration.as_micros() {
         0..1_000 => format!("{}µs", duration.as_micros()),
@@ -87,7 +87,7 @@ pub fn human_duration(duration: Duration) -> String {
 
 /// Three significant digits for a table: `512 B`, `1.25 KiB`, `3.00 GiB`.
 #[must_use]
-pub fn human_bytes(bytes: u64) -> String {
+pub(crate) fn human_bytes(bytes: u64) -> String {
     if bytes < 1024 {
         return format!("{bytes} B");
     }
@@ -112,7 +112,7 @@ fn three_digits(value: f64) -> String {
 
 /// `2026-11-21T04:17:23.123Z` (RFC 3339, UTC, milliseconds). Times before 1970 are shown as 1970.
 #[must_use]
-pub fn rfc3339(time: SystemTime) -> String {
+pub(crate) fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     let (year, month, day) = civil(days);
@@ -127,7 +127,7 @@ pub fn rfc3339(time: SystemTime) -> String {
 
 /// Reads what [`rfc3339`] writes; `None` for any other notation.
 #[must_use]
-pub fn parse_rfc3339(text: &str) -> Option<SystemTime> {
+pub(crate) fn parse_rfc3339(text: &str) -> Option<SystemTime> {
     let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<u64>().ok();
     let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
     let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);

@@ -13,7 +13,7 @@ const CHUNK: usize = 16 << 10;
 
 /// Bytes charged to a workload; dropping it gives them back.
 #[derive(Debug, Default)]
-pub struct Charge {
+pub(crate) struct Charge {
     /// `None` charges nobody.
     share: Option<Share>,
     charged: usize,
@@ -24,7 +24,7 @@ pub struct Charge {
 impl Charge {
     /// Charges nothing yet.
     #[must_use]
-    pub const fn to(share: Option<Share>) -> Self {
+    pub(crate) const fn to(share: Option<Share>) -> Self {
         Self { share, charged: 0 }
     }
 
@@ -32,7 +32,7 @@ impl Charge {
     /// keep: then they have to go.
     #[must_use]
     #[inline]
-    pub fn keep(&mut self, bytes: usize) -> bool {
+    pub(crate) fn keep(&mut self, bytes: usize) -> bool {
         let due = bytes.saturating_sub(FREE);
         due <= self.charged && self.charged - due <= 2 * CHUNK || self.settle(due)
     }

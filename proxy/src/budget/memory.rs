@@ -16,7 +16,7 @@ const LEAST: u64 = 4 << 20;
 /// the machine's memory and by the memory controllers of its cgroups (`MemoryMax=` of systemd, the
 /// limit of a container).
 #[must_use]
-pub fn usual_memory() -> u64 {
+pub(crate) fn usual_memory() -> u64 {
     let limits = machine().into_iter().chain(controllers());
     limits.min().map_or(MOST, |limit| (limit / 4).clamp(LEAST, MOST))
 }

@@ -6,6 +6,41 @@ use super::*;
 
 const OUT: Direction = Direction::Outbound;
 
+/// What is remembered of one destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Entry {
+    /// IPv4 as such, never mapped into IPv6.
+    destination: SocketAddr,
+    direction: Direction,
+    connections: u64,
+    /// `None` while it is being learned, or looked at again.
+    remaining: Option<Duration>,
+    streak: u32,
+    needed: u32,
+}
+
+impl Learning {
+    /// Everything remembered; what was used last comes first.
+    fn entries(&self, now: Instant) -> Vec<Entry> {
+        let table = self.lock();
+        let entries = table.order.values().rev().filter_map(|key| {
+            let entry = table.known.get(key)?;
+            (!entry.is_stale(now)).then(|| Entry {
+                destination: key.1,
+                direction: key.0,
+                connections: entry.connections,
+                remaining: entry
+                    .until
+                    .map(|until| until.saturating_duration_since(now))
+                    .filter(|remaining| !remaining.is_zero()),
+                streak: entry.streak,
+                needed: entry.needed,
+            })
+        });
+        entries.collect()
+    }
+}
+
 fn address(number: u16) -> SocketAddr {
     SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8], 3306))
 }

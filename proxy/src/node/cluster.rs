@@ -37,7 +37,7 @@ const GONE: u16 = 410;
 
 /// The API server cannot be asked.
 #[derive(Debug, thiserror::Error)]
-pub enum ClusterError {
+pub(crate) enum ClusterError {
     /// The kubeconfig is missing or wrong.
     #[error("cannot use kubeconfig {}: {source}; name another with --kubeconfig", path.display())]
     Kubeconfig {
