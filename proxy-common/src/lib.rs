@@ -6,10 +6,14 @@
 
 #![no_std]
 
+#[cfg(test)]
+extern crate std;
+
 mod address;
 mod option;
 mod properties;
 mod reason;
+pub mod spread;
 
 pub use address::AddressClass;
 pub use option::{OptionEvent, ToldOptions, followed};
@@ -80,6 +84,9 @@ pub mod maps {
     /// Socket-local storage `OriginalDestination` on the proxy's accepted socket: what was in
     /// [`PENDING`] for this very connection, moved there when its handshake completed.
     pub const ACCEPTED: &str = "ACCEPTED";
+    /// `OpenKey → u32`: redirected connections to each listener that all of a workload's connections
+    /// share, from the SYN to the close of the workload's socket.
+    pub const OPEN: &str = "OPEN";
     /// `WorkloadId → Usage`: what a workload has used up of its shares of the tables above.
     pub const USAGE: &str = "USAGE";
     /// One-element array of [`crate::Shares`]: how much a workload may use. Userspace only writes.
@@ -199,6 +206,9 @@ pub mod flags {
     /// Programs that filter what the workload sends filter what the proxy sends too: that there are any
     /// is no reason to let a connection go direct.
     pub const EGRESS_SHARED: u32 = 1 << 10;
+    /// Loopback carries the addresses of [`crate::spread`], so that IPv4 connections can be spread
+    /// over them.
+    pub const SPREAD: u32 = 1 << 11;
 }
 
 /// How far a connection has come whose SYN is held: [`OriginalDestination::hold`].
@@ -230,8 +240,9 @@ pub struct WorkloadConfig {
     pub forgiven_in_flight: u32,
     /// The same for addresses and ports listened on.
     pub forgiven_listening: u32,
-    /// Padding.
-    pub _pad: u32,
+    /// How many connections a listener may have that [`maps::OPEN`] counts: beyond it they would fail
+    /// for want of a source port. 0 turns the test off.
+    pub source_ports: u32,
 }
 
 /// What a workload has used up of its [`Shares`]. The hooks write it, one atomic operation at a
@@ -438,17 +449,17 @@ pub struct Route {
 }
 
 /// Which listener of a workload a slot holds.
-#[repr(u32)]
+#[repr(u16)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ListenerKind {
-    /// 127.0.0.1: captured IPv4 connections of both directions.
+    /// 127.0.0.1: inbound IPv4 connections, and outbound ones without a listener of their own.
     V4 = 0,
-    /// ::1: captured IPv6 connections of both directions.
+    /// ::1: the same of IPv6.
     V6 = 1,
-    /// 127.0.0.1: outbound IPv4 connections whose SYN is held.
-    Hold4 = 2,
-    /// ::1: outbound IPv6 connections whose SYN is held.
-    Hold6 = 3,
+    /// Every IPv4 address of the loopback interface: outbound IPv4 connections.
+    Outbound4 = 2,
+    /// ::1: outbound IPv6 connections; several, told apart by [`ListenerKey::place`].
+    Outbound6 = 3,
 }
 
 /// Key of a listener slot.
@@ -458,12 +469,14 @@ pub struct ListenerKey {
     /// The workload.
     pub workload: WorkloadId,
     /// [`ListenerKind`] as a number.
-    pub kind: u32,
+    pub kind: u16,
+    /// Which one of the kind; see [`spread::place`].
+    pub place: u16,
 }
 
-/// Names a captured connection as both ends see it: the redirected socket's own end, and the
-/// listener that it was redirected to. Two listeners of one namespace get connections from the same
-/// address and port at the same time, so the source alone names none.
+/// Names a captured connection as both ends see it: the redirected socket's own end, and where it was
+/// redirected to. Two listeners of one namespace, and two addresses of one listener, get connections
+/// from the same address and port at the same time, so the source alone names none.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConnectionKey {
@@ -471,6 +484,8 @@ pub struct ConnectionKey {
     pub netns_cookie: u64,
     /// The workload's source address.
     pub addr: AddrWords,
+    /// The address of loopback that it was redirected to.
+    pub listener_addr: AddrWords,
     /// The workload that was redirected, and that the listener serves.
     pub workload: WorkloadId,
     /// The workload's source port, host order.
@@ -514,6 +529,22 @@ pub struct OriginalDestination {
     pub sequence: u32,
     /// What the application has set on its socket; for those that are redirected.
     pub properties: Properties,
+    /// 1 with a socket that is counted in [`maps::OPEN`].
+    pub counted: u32,
+    /// Padding.
+    pub _pad: u32,
+}
+
+/// Key of a count of open connections.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OpenKey {
+    /// The workload.
+    pub workload: WorkloadId,
+    /// The listener's port, host order.
+    pub listener: u16,
+    /// 1 for a listener on IPv6.
+    pub inet6: u16,
 }
 
 /// Key of the [`Name`] of an MPTCP socket: what tells it from others is the same as of the TCP socket
@@ -659,13 +690,14 @@ const _: () = {
     assert!(size_of::<Seeds>() == 136);
     assert!(size_of::<SeedKey>() == 8);
     assert!(size_of::<ListenerKey>() == 8);
-    assert!(size_of::<ConnectionKey>() == 32);
+    assert!(size_of::<ConnectionKey>() == 48);
+    assert!(size_of::<OpenKey>() == 8);
     assert!(size_of::<Properties>() == 64);
-    assert!(size_of::<OriginalDestination>() == 128);
+    assert!(size_of::<OriginalDestination>() == 136);
     assert!(size_of::<CounterKey>() == 8);
     assert!(size_of::<TupleKey>() == 48);
-    assert!(size_of::<CloseEvent>() == 168);
-    assert!(size_of::<HoldEvent>() == 152);
+    assert!(size_of::<CloseEvent>() == 176);
+    assert!(size_of::<HoldEvent>() == 168);
 };
 
 #[cfg(feature = "user")]

@@ -30,4 +30,5 @@ pod!(
     Listening,
     Seeds,
     SeedKey,
+    OpenKey,
 );

@@ -64,6 +64,8 @@ pub enum Reason {
     /// An option that the application has set after connect(2) did not come to the proxy: the socket has
     /// set more than its share, or userspace has not read fast enough.
     OptionLost = 27,
+    /// The listeners that the connection could go to have as many open as there are source ports.
+    ShortOfPorts = 28,
 }
 
 impl Reason {
@@ -97,6 +99,7 @@ impl Reason {
         Self::Signed,
         Self::Filtered,
         Self::OptionLost,
+        Self::ShortOfPorts,
     ];
 
     /// The name used in metrics and in the CLI.
@@ -131,6 +134,7 @@ impl Reason {
             Self::Signed => "signed",
             Self::Filtered => "filtered",
             Self::OptionLost => "option_lost",
+            Self::ShortOfPorts => "short_of_ports",
         }
     }
 }

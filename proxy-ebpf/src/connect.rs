@@ -13,14 +13,14 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use weir_common::{
     AddrWords, AddressClass, DestinationKey, Direction, OriginalDestination, PortKey, PortState,
-    PrefixKey, Reason, V4_MAPPED_WORD, WorkloadConfig, flags,
+    PrefixKey, Reason, WorkloadConfig, flags,
 };
 
 use crate::{
-    hold,
     maps::{FAILED, PORT_HITS, ROUTES, SKIP_CIDRS, WORKLOAD, WORKLOADS, count, increment},
     policy, properties, share,
     socket::{self, read, read_words, write},
+    spread::{self, Place},
 };
 
 const SOCK_STREAM: u32 = 1;
@@ -93,7 +93,7 @@ fn try_connect<const INET6: bool>(
         }
     };
     match by_rule(config, dest).and_then(|()| by_reach(ctx, config, dest)) {
-        Ok(listener) => redirect::<INET6>(ctx, dest, listener).inspect_err(|_| {
+        Ok(place) => redirect::<INET6>(ctx, dest, place).inspect_err(|_| {
             share::release(dest.workload);
         }),
         Err(reason) => {
@@ -154,7 +154,7 @@ fn by_reach(
     ctx: &SockAddrContext,
     config: &WorkloadConfig,
     dest: &mut OriginalDestination,
-) -> Result<u16, Reason> {
+) -> Result<Place, Reason> {
     if config.flags & flags::OUTBOUND_FILTERED != 0 {
         return Err(Reason::Filtered);
     }
@@ -169,21 +169,20 @@ fn by_reach(
     if policy::is_ahead(&FAILED, &destination_key(dest)) {
         return Err(Reason::FailedBefore);
     }
-    let Some(port) = hold::listener_port(config, dest) else {
-        return Err(policy::without_proxy(config, Reason::NoListener));
-    };
+    let place =
+        spread::place(config, dest).map_err(|reason| policy::without_proxy(config, reason))?;
     // SAFETY: plain helper call.
     dest.connected_ns = unsafe { bpf_ktime_get_ns() };
     if !policy::is_fresh(config, dest.connected_ns) {
         return Err(policy::without_proxy(config, Reason::Stale));
     }
-    if port == dest.port && socket::is_loopback(&dest.addr) {
+    if place.port == dest.port && socket::is_loopback(&dest.addr) {
         return Err(Reason::OwnListener);
     }
     if !share::reserve(config, dest.workload) {
         return Err(policy::without_proxy(config, Reason::PendingFull));
     }
-    Ok(port)
+    Ok(place)
 }
 
 #[inline(always)]
@@ -268,7 +267,7 @@ fn answered(ctx: &SockAddrContext, dest: &OriginalDestination) -> Result<(), Rea
 fn redirect<const INET6: bool>(
     ctx: &SockAddrContext,
     dest: &mut OriginalDestination,
-    port: u16,
+    to: Place,
 ) -> Result<(), Reason> {
     dest.reason = Reason::Redirected as u8;
     properties::note(socket::of_address(ctx.sock_addr), dest);
@@ -277,18 +276,14 @@ fn redirect<const INET6: bool>(
     }
     // SAFETY: fields that `sock_addr_is_valid_access` lets a connect hook write.
     unsafe {
-        write!((*ctx.sock_addr).user_port, u32::from(port.to_be()));
-        if !INET6 {
-            write!((*ctx.sock_addr).user_ip4, socket::LOOPBACK4);
+        write!((*ctx.sock_addr).user_port, u32::from(to.port.to_be()));
+        if INET6 {
+            write!((*ctx.sock_addr).user_ip6[0], to.addr[0]);
+            write!((*ctx.sock_addr).user_ip6[1], to.addr[1]);
+            write!((*ctx.sock_addr).user_ip6[2], to.addr[2]);
+            write!((*ctx.sock_addr).user_ip6[3], to.addr[3]);
         } else {
-            let v4 = socket::is_v4(&dest.addr);
-            write!((*ctx.sock_addr).user_ip6[0], 0);
-            write!((*ctx.sock_addr).user_ip6[1], 0);
-            write!((*ctx.sock_addr).user_ip6[2], if v4 { V4_MAPPED_WORD } else { 0 });
-            write!(
-                (*ctx.sock_addr).user_ip6[3],
-                if v4 { socket::LOOPBACK4 } else { 1_u32.to_be() }
-            );
+            write!((*ctx.sock_addr).user_ip4, to.addr[3]);
         }
     }
     Ok(())

@@ -19,10 +19,7 @@ use aya_ebpf::{
     macros::socket_filter,
     programs::SkBuffContext,
 };
-use weir_common::{
-    AddrWords, ConnectionKey, HELD_BYTES, HoldEvent, ListenerKey, ListenerKind,
-    OriginalDestination, WorkloadConfig, flags, hold,
-};
+use weir_common::{AddrWords, ConnectionKey, HELD_BYTES, HoldEvent, hold};
 
 use crate::{
     maps::{HOLDS, PENDING, WORKLOAD, WORKLOADS},
@@ -47,22 +44,6 @@ const SHORTEST: u32 = 40;
 const MORE: u32 = 63;
 const _: () = assert!((SHORTEST + MORE) as usize <= HELD_BYTES);
 
-/// The listener that a connection is redirected to: one that holds it, where there is one.
-#[inline(always)]
-pub fn listener_port(config: &WorkloadConfig, dest: &mut OriginalDestination) -> Option<u16> {
-    let v4 = socket::is_v4(&dest.addr);
-    if config.flags & flags::HOLD != 0 {
-        let kind = if v4 { ListenerKind::Hold4 } else { ListenerKind::Hold6 };
-        let key = ListenerKey { workload: dest.workload, kind: kind as u32 };
-        if let Some(port) = socket::listener_port(&key) {
-            dest.hold = hold::NEW;
-            return Some(port);
-        }
-    }
-    let kind = if v4 { ListenerKind::V4 } else { ListenerKind::V6 };
-    socket::listener_port(&ListenerKey { workload: dest.workload, kind: kind as u32 })
-}
-
 /// For a workload's hold listeners.
 #[socket_filter]
 pub fn weir_hold(ctx: SkBuffContext) -> i64 {
@@ -73,6 +54,7 @@ pub fn weir_hold(ctx: SkBuffContext) -> i64 {
 /// What of a SYN's headers matters.
 struct Headers {
     source: AddrWords,
+    destination: AddrWords,
     source_port: u16,
     port: u16,
     sequence: u32,
@@ -91,6 +73,7 @@ fn try_hold(ctx: &SkBuffContext) -> Option<i64> {
     let key = ConnectionKey {
         netns_cookie: config.netns_cookie,
         addr: headers.source,
+        listener_addr: headers.destination,
         workload,
         port: headers.source_port,
         listener: headers.port,
@@ -134,13 +117,14 @@ fn syn(ctx: &SkBuffContext) -> Option<Headers> {
     }
     // SAFETY: the context is valid for the length of the program.
     let protocol = unsafe { read!((*skb).protocol) };
-    let mut source = [0, 0, weir_common::V4_MAPPED_WORD, 0];
+    let mut source = socket::mapped(0);
+    let mut destination = socket::mapped(0);
     let ip_length = if protocol == ETH_P_IP {
         let mut first = [0_u8; 4];
         from_network(ctx, 0, first.as_mut_ptr().cast(), 4)?;
-        let mut word = 0_u32;
-        from_network(ctx, 12, (&raw mut word).cast(), 4)?;
-        source[3] = word;
+        let mut words = [0_u32; 2];
+        from_network(ctx, 12, words.as_mut_ptr().cast(), 8)?;
+        [source[3], destination[3]] = words;
         u32::from(first[0] & 0xf) * 4
     } else if protocol == ETH_P_IPV6 {
         let mut next = [0_u8; 4];
@@ -150,12 +134,14 @@ fn syn(ctx: &SkBuffContext) -> Option<Headers> {
             return None;
         }
         from_network(ctx, 8, source.as_mut_ptr().cast(), 16)?;
+        from_network(ctx, 24, destination.as_mut_ptr().cast(), 16)?;
         40
     } else {
         return None;
     };
     Some(Headers {
         source,
+        destination,
         source_port: (ports >> 16) as u16,
         port: ports as u16,
         sequence,
@@ -211,7 +197,7 @@ unsafe fn write(
     sequence: u32,
     length: u32,
 ) {
-    // SAFETY: the caller's promise; a key is four aligned double words.
+    // SAFETY: the caller's promise; a key is aligned double words.
     unsafe {
         let (words, from) = (to.cast::<u64>(), core::ptr::from_ref(key).cast::<u64>());
         let mut i = 0;

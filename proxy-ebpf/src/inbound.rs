@@ -90,7 +90,7 @@ fn try_inbound(ctx: &SkLookupContext) -> Result<(), Reason> {
         return Err(policy::without_proxy(config, Reason::Stale));
     }
     let kind = if v4 { ListenerKind::V4 } else { ListenerKind::V6 };
-    let key = ListenerKey { workload: dest.workload, kind: kind as u32 };
+    let key = ListenerKey { workload: dest.workload, kind: kind as u16, place: 0 };
     // In place of what a program before this one has chosen: during an upgrade both weirs are
     // attached, and the younger one comes last. Another dispatcher loses nothing by it: it is
     // asked again for the proxy's connection from inside, which this program leaves alone.

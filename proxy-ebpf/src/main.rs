@@ -1,7 +1,7 @@
 //! weir's BPF programs.
 //!
 //! The way of an outbound connection through them: `connect` decides and rewrites the destination
-//! to the proxy's listener, remembering the original in the socket's own storage → `stream`
+//! to one of the proxy's listeners (`spread`), remembering the original in the socket's own storage → `stream`
 //! (sockops) copies it to a map that the proxy reads when it accepts → `hold` (a socket filter of
 //! the hold listener) keeps the SYN back until the proxy has connected → `name` answers
 //! getpeername/getsockname as a direct connection would → `option` tells the proxy of options that
@@ -31,6 +31,7 @@ mod policy;
 mod properties;
 mod share;
 mod socket;
+mod spread;
 mod stream;
 
 #[cfg(not(test))]

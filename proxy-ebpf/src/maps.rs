@@ -10,13 +10,15 @@ use aya_ebpf::{
 };
 use weir_common::{
     CloseEvent, ConnectionKey, CounterKey, DestinationKey, Direction, HoldEvent, ListenerKey,
-    Listening, Name, NameKey, OptionEvent, OriginalDestination, PortKey, PortRule, PrefixKey,
-    Reason, Route, SeedKey, Seeds, Shares, ToldOptions, TupleKey, Usage, WorkloadConfig,
-    WorkloadId,
+    Listening, Name, NameKey, OpenKey, OptionEvent, OriginalDestination, PortKey, PortRule,
+    PrefixKey, Reason, Route, SeedKey, Seeds, Shares, ToldOptions, TupleKey, Usage, WorkloadConfig,
+    WorkloadId, spread,
 };
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 const MAX_WORKLOADS: usize = Shares::MAX_WORKLOADS;
+/// One for each family, one for outbound IPv4, and those on `::1`; rounded up.
+const LISTENERS_EACH: usize = (3 + spread::PLACES6 as usize).next_power_of_two();
 
 /// The workload that this instance serves. For `connect`, `inbound`, `hold` and `weir_stream`, which are
 /// loaded once per workload; all others are loaded once, and take the workload from the socket.
@@ -69,7 +71,7 @@ pub static FAILED: LruHashMap<DestinationKey, u64, 16_384> = LruHashMap::new();
 pub static ROUTES: LpmTrie<PrefixKey, Route, 1_048_576> = LpmTrie::new();
 
 #[btf_map]
-pub static LISTENERS: SockHash<ListenerKey, 4096> = SockHash::new();
+pub static LISTENERS: SockHash<ListenerKey, { MAX_WORKLOADS * LISTENERS_EACH }> = SockHash::new();
 
 #[btf_map]
 pub static HEARTBEAT: Array<u64, 1> = Array::new();
@@ -109,6 +111,11 @@ pub static PENDING: HashMap<
 /// Where a completed handshake moves an entry of `PENDING`: an accepted socket cannot be mistaken.
 #[btf_map]
 pub static ACCEPTED: SkStorage<OriginalDestination> = SkStorage::new();
+
+/// Where there is no room a listener's connections are not counted, and may be short of ports.
+#[btf_map]
+pub static OPEN: HashMap<OpenKey, u32, { MAX_WORKLOADS * LISTENERS_EACH }, NO_PREALLOC> =
+    HashMap::new();
 
 #[btf_map]
 pub static USAGE: HashMap<WorkloadId, Usage, MAX_WORKLOADS, NO_PREALLOC> = HashMap::new();

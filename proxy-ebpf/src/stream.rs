@@ -38,6 +38,7 @@ use crate::{
     },
     name, share,
     socket::{self, either, read, read_words},
+    spread,
 };
 
 const BPF_ANY: u64 = 0;
@@ -78,6 +79,7 @@ fn connecting(ctx: &SockOpsContext) {
     }
     give_name(ctx, dest);
     let key = pending_key(ctx, dest);
+    spread::opened(dest, &key.listener_addr, key.listener);
     // An entry under this key is of an attempt that ended without its end being seen.
     if PENDING.insert(&key, *dest, BPF_NOEXIST).is_err() {
         let replaced = PENDING.insert(&key, *dest, BPF_ANY).is_ok();
@@ -99,6 +101,7 @@ fn arrived(ctx: &SockOpsContext) {
     let key = ConnectionKey {
         netns_cookie: netns_cookie(ctx),
         addr: remote_addr(ctx, ctx.family() == socket::AF_INET),
+        listener_addr: local_addr(ctx, ctx.family() == socket::AF_INET),
         workload,
         port: u32::from_be(ctx.remote_port()) as u16,
         listener: ctx.local_port() as u16,
@@ -132,6 +135,7 @@ fn pending_key(ctx: &SockOpsContext, dest: &OriginalDestination) -> ConnectionKe
     ConnectionKey {
         netns_cookie: netns_cookie(ctx),
         addr: local_addr(ctx, socket::is_v4(&dest.addr)),
+        listener_addr: remote_addr(ctx, socket::is_v4(&dest.addr)),
         workload: dest.workload,
         port: ctx.local_port() as u16,
         listener: u32::from_be(ctx.remote_port()) as u16,
@@ -292,6 +296,7 @@ fn changed(ctx: &SockOpsContext) {
             let _ = NAMES.remove(&name_key(ctx, dest));
         }
         let key = pending_key(ctx, dest);
+        spread::closed(dest, &key.listener_addr, key.listener);
         if dest.hold != weir_common::hold::NONE {
             hold::given_up(&key);
         }

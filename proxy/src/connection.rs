@@ -27,7 +27,7 @@ pub use self::{
 };
 use crate::{
     budget::{Share, Taken},
-    capture::{Captured, Netns},
+    capture::{Captured, Netns, OwnAddresses},
     config::{Config, HttpEngine, Switch},
     decision::{Decision, Direction, Evidence, PortState, Source, Treatment},
     detect::dialogue::Lesson,
@@ -46,7 +46,7 @@ pub struct Context {
     /// What the workload may take of what all share.
     pub share: Share,
     /// The addresses of the workload's listeners: a destination among them is a loop.
-    pub own: Vec<SocketAddr>,
+    pub own: OwnAddresses,
     /// Where the workload is, and its upstream connections are made.
     pub netns: Netns,
     /// The application is to see the client's own address.
@@ -116,7 +116,7 @@ impl Context {
         let Captured { direction, destination, .. } = captured;
         let guard = self.open(direction, peer, destination);
         let comes_back = direction == Direction::Inbound && self.dials.contains(peer, destination);
-        if comes_back || self.own.contains(&captured.destination) {
+        if comes_back || self.own.leads_back(captured.destination) {
             return refuse(client, guard, CloseReason::Loop);
         }
         let held = (direction == Direction::Inbound).then_some((peer, destination));

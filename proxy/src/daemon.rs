@@ -262,7 +262,7 @@ fn status(workload: &Workload) -> WorkloadStatus {
             Some("") => "immediate".to_owned(),
             Some(why) => format!("immediate: {why}"),
         },
-        listeners: workload.addresses().to_vec(),
+        listeners: workload.own().listed().collect(),
         hooks: workload.kernel().hooks(),
         ..waiting_for(&workload.settings())
     }

@@ -352,6 +352,7 @@ pub const fn skip_clause(reason: Reason) -> &'static str {
         Reason::Signed => "segments are signed (TCP-MD5 or TCP-AO)",
         Reason::Filtered => "a program of the cgroup filters it, and would not filter weir",
         Reason::OptionLost => "a socket option was lost",
+        Reason::ShortOfPorts => "no source ports were left for weir's listeners",
     }
 }
 

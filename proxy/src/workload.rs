@@ -13,7 +13,6 @@ mod start;
 mod update;
 
 use std::{
-    net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
@@ -41,7 +40,7 @@ use crate::{
     budget::Figures,
     capture::{
         AttachOptions, CaptureError, ClientIp, ClientIpUser, Heartbeat, Installed, Instance,
-        Kernel, Lock, Netns, Originals, RouteWatch,
+        Kernel, Lock, Netns, Originals, OwnAddresses, RouteWatch,
     },
     config::{Config, Fail, WorkloadSettings},
     connection::{Context, OptionsByWorkload},
@@ -176,7 +175,7 @@ impl Workload {
                 workload: name,
                 telemetry: shared.telemetry.clone(),
                 share: slots.share.clone(),
-                own: slots.listeners.addresses().to_vec(),
+                own: slots.listeners.own().clone(),
                 netns: netns.clone(),
                 preserve_client_ip: client_ip.is_some(),
                 dials: Arc::default(),
@@ -347,8 +346,8 @@ impl Workload {
 
     /// The addresses of its listeners.
     #[must_use]
-    pub fn addresses(&self) -> &[SocketAddr] {
-        self.slots.listeners.addresses()
+    pub fn own(&self) -> &OwnAddresses {
+        self.slots.listeners.own()
     }
 
     /// Why connect(2) does not wait for destinations; `None` where it does.

@@ -17,8 +17,8 @@ use aya::{
 use aya_obj::generated::bpf_func_id;
 use tokio::io::unix::AsyncFd;
 use weir_common::{
-    CounterKey, DestinationKey, ListenerKey, Listening, PortKey, PortRule, Route, Seeds, Shares,
-    TupleKey, Usage, WorkloadConfig, WorkloadId, maps,
+    CounterKey, DestinationKey, ListenerKey, Listening, OpenKey, PortKey, PortRule, Route, Seeds,
+    Shares, TupleKey, Usage, WorkloadConfig, WorkloadId, maps,
 };
 
 use super::{
@@ -74,6 +74,7 @@ pub struct Instance {
     pub(super) skip_cidrs: Prefixes<u8>,
     pub(super) routes: Prefixes<Route>,
     pub(super) listeners: Mutex<SockHash<MapData, ListenerKey>>,
+    pub(super) open: Table<OpenKey, u32>,
     pub(super) usage: Table<WorkloadId, Usage>,
     pub(super) shares: Mutex<Array<MapData, Shares>>,
     /// With `sk_msg` on: the map of sockets.
@@ -148,6 +149,7 @@ impl Instance {
             skip_cidrs: Prefixes::take(&mut ebpf, maps::SKIP_CIDRS)?,
             routes: Prefixes::take(&mut ebpf, maps::ROUTES)?,
             listeners: Mutex::new(take(&mut ebpf, maps::LISTENERS)?),
+            open: Table::take(&mut ebpf, maps::OPEN)?,
             usage: Table::take(&mut ebpf, maps::USAGE)?,
             shares: Mutex::new(take(&mut ebpf, maps::SHARES)?),
             peers: Mutex::new(None),

@@ -16,7 +16,8 @@ use super::{
 const MEASURED: u32 = flags::ROUTES_COMPLETE
     | flags::OUTBOUND_FILTERED
     | flags::INBOUND_FILTERED
-    | flags::EGRESS_SHARED;
+    | flags::EGRESS_SHARED
+    | flags::SPREAD;
 
 /// One workload of an instance.
 pub struct Kernel {
@@ -199,6 +200,9 @@ impl Kernel {
         }
         for (key, _) in instance.listening.entries(|key| mine(key.workload)) {
             let _ = instance.listening.remove(&key);
+        }
+        for (key, _) in instance.open.entries(|key| mine(key.workload)) {
+            let _ = instance.open.remove(&key);
         }
         let _ = self.unseed();
         for (key, _) in instance.inside.entries(|key| mine(key.workload)) {

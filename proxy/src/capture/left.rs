@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use weir_common::{DestinationKey, PortKey, PrefixKey, Route, WorkloadId};
+use weir_common::{DestinationKey, OpenKey, PortKey, PrefixKey, Route, WorkloadId};
 
 use super::{Instance, Kernel, table::lock};
 
@@ -16,6 +16,7 @@ pub(super) struct Left {
     pub(super) routes: Vec<(PrefixKey, u32, Route)>,
     pub(super) inside: Vec<DestinationKey>,
     pub(super) learned: Vec<DestinationKey>,
+    pub(super) open: Vec<OpenKey>,
 }
 
 /// That of all workloads, as far as it was not asked for yet.
@@ -49,6 +50,9 @@ impl Instance {
         }
         for key in self.learned.keys() {
             all.entry(key.workload).or_default().learned.push(key);
+        }
+        for key in self.open.keys() {
+            all.entry(key.workload).or_default().open.push(key);
         }
         let owner = |key: PrefixKey| WorkloadId::from_be_bytes(key.workload_be);
         for (key, bits, _) in self.skip_cidrs.entries(|_| true) {

@@ -1,6 +1,7 @@
 //! The proxy's listeners and the slots that the hooks find them in. The kernel empties a slot when
 //! its listener closes, whatever the reason: that is what makes weir fail open.
 
+mod own;
 mod ports;
 
 use std::{
@@ -16,7 +17,9 @@ use std::{
 
 use aya::maps::MapError;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
-use weir_common::{ListenerKey, ListenerKind, WorkloadId, maps};
+use weir_common::{ListenerKey, ListenerKind, OpenKey, WorkloadId, maps, spread};
+
+pub use self::own::OwnAddresses;
 
 use super::{
     CaptureError, Instance, Kernel, Netns, RawSockets,
@@ -32,14 +35,27 @@ const SO_NETNS_COOKIE: libc::c_int = 71;
 /// Flag of a map update (`include/uapi/linux/bpf.h`).
 const BPF_ANY: u64 = 0;
 
-/// A workload's listeners, one per family, for both directions: a redirected connection arrives
-/// at the listener's own address, an inbound one at the address that the client asked for.
+/// The interface that redirected connections come through.
+const LOOPBACK: &[u8] = b"lo";
+
+/// A workload's listeners: one per family for inbound connections, and those of outbound ones. A
+/// redirected connection arrives at the listener's own address, an inbound one at the address that
+/// the client asked for.
 pub struct Listeners {
     instance: Arc<Instance>,
     workload: WorkloadId,
-    sockets: Mutex<Vec<(ListenerKind, TcpListener)>>,
-    addresses: Vec<SocketAddr>,
+    open: Mutex<Vec<Open>>,
+    own: OwnAddresses,
     loopback: Arc<Loopback>,
+}
+
+/// One that is open.
+struct Open {
+    kind: ListenerKind,
+    place: u16,
+    /// It holds the SYNs of its connections.
+    holds: bool,
+    socket: TcpListener,
 }
 
 /// Whether the loopback interface of a workload's namespace carries each family.
@@ -49,17 +65,21 @@ pub(super) struct Loopback([AtomicBool; 2]);
 // === impl Listeners ===
 
 impl Listeners {
-    /// Opens the listeners in a network namespace, on loopback, so that nobody outside can reach them
-    /// but through the hooks, and on ports that the kernel gives nobody and no operator has reserved. Captures nothing before [`Self::offer`], nor
-    /// while loopback does not work.
+    /// Opens the listeners for inbound connections in a network namespace: on loopback, so that nobody
+    /// outside can reach them but through the hooks, and on ports that the kernel gives nobody and no
+    /// operator has reserved. Captures nothing before [`Self::offer`], nor while loopback does not work.
     ///
     /// # Errors
     /// Where no IPv4 listener can be opened; without IPv6 there is just none for it.
     pub fn open(kernel: &Kernel, netns: &Netns) -> Result<Self, CaptureError> {
+        // Of listeners that nobody has any more, or not for long.
+        for key in kernel.left(|left| &mut left.open) {
+            kernel.instance.open.remove(&key)?;
+        }
         let (v4, v6) = netns.enter(|| {
             (
-                listen_aside(Ipv4Addr::LOCALHOST.into(), None),
-                listen_aside(Ipv6Addr::LOCALHOST.into(), None),
+                listen_aside(Aside::At(Ipv4Addr::LOCALHOST.into()), None),
+                listen_aside(Aside::At(Ipv6Addr::LOCALHOST.into()), None),
             )
         })?;
         let v4 = v4.map_err(|source| CaptureError::Socket {
@@ -67,60 +87,90 @@ impl Listeners {
             hint: shortage(&source),
             source,
         })?;
-        let mut sockets = vec![(ListenerKind::V4, v4)];
+        let open = |kind, socket| Open { kind, place: 0, holds: false, socket };
+        let mut opened = vec![open(ListenerKind::V4, v4)];
         match v6 {
-            Ok(v6) => sockets.push((ListenerKind::V6, v6)),
+            Ok(v6) => opened.push(open(ListenerKind::V6, v6)),
             Err(error) => tracing::info!(%error, "no listener on ::1: IPv6 goes direct"),
         }
-        for (_, socket) in &sockets {
-            kernel.own_listener(socket)?;
-        }
-        let addresses = sockets.iter().filter_map(|(_, socket)| socket.local_addr().ok()).collect();
-        Ok(Self {
+        let mut listeners = Self {
             instance: Arc::clone(&kernel.instance),
             workload: kernel.workload,
-            sockets: Mutex::new(sockets),
-            addresses,
+            open: Mutex::default(),
+            own: OwnAddresses::default(),
             loopback: Arc::clone(&kernel.loopback),
-        })
+        };
+        listeners.add(kernel, opened)?;
+        Ok(listeners)
     }
 
-    /// Opens listeners of their own for outbound connections whose SYN is held, and what it takes to
-    /// answer those. One for each family that there is a listener for, or none.
+    /// Opens listeners for outbound connections alone, which the hooks spread over the addresses and
+    /// ports listened on (`proxy-ebpf/src/spread.rs`). `holds` has their SYN held, and gives what
+    /// answers those.
     ///
     /// # Errors
-    /// Without `CAP_NET_RAW`, where the kernel refuses the filter, and as [`Self::open`]: everything is
-    /// as before then.
+    /// As [`Self::open`]; to hold, without `CAP_NET_RAW` and where the kernel refuses the filter.
+    /// Everything is as before then: outbound connections come to the listeners for inbound ones.
+    fn open_outbound(
+        &mut self,
+        kernel: &Kernel,
+        netns: &Netns,
+        holds: bool,
+    ) -> Result<Option<RawSockets>, CaptureError> {
+        let filter = if holds { Some(kernel.own_program(HOLD_PROGRAM)?) } else { None };
+        let has_v6 = lock(&self.open).iter().any(|it| it.kind == ListenerKind::V6);
+        let opened = netns.enter(move || {
+            let raw = holds.then(RawSockets::open).transpose()?;
+            let filter = filter.as_ref().map(|it| it.as_fd());
+            let open = |kind, place, socket| Open { kind, place, holds, socket };
+            let mut opened =
+                vec![open(ListenerKind::Outbound4, 0, listen_aside(Aside::Loopback4, filter)?)];
+            for place in (0..spread::PLACES6).filter(|_| has_v6) {
+                let socket = listen_aside(Aside::At(Ipv6Addr::LOCALHOST.into()), filter)?;
+                opened.push(open(ListenerKind::Outbound6, place, socket));
+            }
+            io::Result::Ok((raw, opened))
+        })?;
+        let not_opened = |source| CaptureError::Socket {
+            action: "listen for outbound connections",
+            hint: shortage(&source),
+            source,
+        };
+        let (raw, opened) = opened
+            .map_err(|error| if holds { hold::not_opened(error) } else { not_opened(error) })?;
+        self.add(kernel, opened)?;
+        Ok(raw)
+    }
+
+    /// As [`Self::open_outbound`], for outbound connections that are accepted at once.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_immediate(&mut self, kernel: &Kernel, netns: &Netns) -> Result<(), CaptureError> {
+        self.open_outbound(kernel, netns, false).map(drop)
+    }
+
+    /// As [`Self::open_outbound`], for outbound connections whose SYN is held, with what answers them.
+    ///
+    /// # Errors
+    /// As there.
     pub fn open_hold(
         &mut self,
         kernel: &Kernel,
         netns: &Netns,
     ) -> Result<RawSockets, CaptureError> {
-        let filter = kernel.own_program(HOLD_PROGRAM)?;
-        let kinds: Vec<ListenerKind> = lock(&self.sockets).iter().map(|(kind, _)| *kind).collect();
-        let opened = netns.enter(move || {
-            let raw = RawSockets::open()?;
-            let listeners = kinds.into_iter().map(|kind| {
-                let (kind, address): (_, IpAddr) = match kind {
-                    ListenerKind::V6 | ListenerKind::Hold6 => {
-                        (ListenerKind::Hold6, Ipv6Addr::LOCALHOST.into())
-                    }
-                    ListenerKind::V4 | ListenerKind::Hold4 => {
-                        (ListenerKind::Hold4, Ipv4Addr::LOCALHOST.into())
-                    }
-                };
-                Ok((kind, listen_aside(address, Some(filter.as_fd()))?))
-            });
-            Ok((raw, listeners.collect::<io::Result<Vec<_>>>()?))
-        })?;
-        let (raw, listeners) = opened.map_err(hold::not_opened)?;
-        for (_, listener) in &listeners {
-            kernel.own_listener(listener)?;
-        }
-        self.addresses.extend(listeners.iter().filter_map(|(_, it)| it.local_addr().ok()));
-        lock(&self.sockets).extend(listeners);
+        let raw = self.open_outbound(kernel, netns, true)?.expect("asked for");
         kernel.holds.store(true, Ordering::Release);
         Ok(raw)
+    }
+
+    fn add(&mut self, kernel: &Kernel, opened: Vec<Open>) -> Result<(), CaptureError> {
+        for it in &opened {
+            kernel.own_listener(&it.socket)?;
+        }
+        self.own.extend(opened.iter().filter_map(|it| it.socket.local_addr().ok()));
+        lock(&self.open).extend(opened);
+        Ok(())
     }
 
     /// Copies of the listening sockets that hold nothing, for the accept loops.
@@ -128,7 +178,7 @@ impl Listeners {
     /// # Errors
     /// Where a descriptor cannot be duplicated.
     pub fn sockets(&self) -> io::Result<Vec<TcpListener>> {
-        self.copies(|kind| !is_hold(kind))
+        self.copies(false)
     }
 
     /// Copies of those that hold.
@@ -136,19 +186,18 @@ impl Listeners {
     /// # Errors
     /// Where a descriptor cannot be duplicated.
     pub fn hold_sockets(&self) -> io::Result<Vec<TcpListener>> {
-        self.copies(is_hold)
+        self.copies(true)
     }
 
-    fn copies(&self, wanted: impl Fn(ListenerKind) -> bool) -> io::Result<Vec<TcpListener>> {
-        let sockets = lock(&self.sockets);
-        let wanted = sockets.iter().filter(|(kind, _)| wanted(*kind));
-        wanted.map(|(_, socket)| socket.try_clone()).collect()
+    fn copies(&self, holds: bool) -> io::Result<Vec<TcpListener>> {
+        let open = lock(&self.open);
+        open.iter().filter(|it| it.holds == holds).map(|it| it.socket.try_clone()).collect()
     }
 
     /// The addresses listened on.
     #[must_use]
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+    pub const fn own(&self) -> &OwnAddresses {
+        &self.own
     }
 
     /// Puts the listeners into their slots, in place of what is there: from now on connections
@@ -170,9 +219,9 @@ impl Listeners {
 
     fn fill(&self, flags: u64) -> Result<(), CaptureError> {
         let mut map = lock(&self.instance.listeners);
-        let sockets = lock(&self.sockets);
-        for (kind, socket) in sockets.iter().filter(|(kind, _)| self.loopback.works(*kind)) {
-            match map.insert(self.key(*kind), socket.as_raw_fd(), flags) {
+        let open = lock(&self.open);
+        for it in open.iter().filter(|it| self.loopback.works(it.kind)) {
+            match map.insert(self.key(it), it.socket.as_raw_fd(), flags) {
                 Err(MapError::SyscallError(error))
                     if flags == BPF_NOEXIST
                         && error.io_error.raw_os_error() == Some(libc::EEXIST) => {}
@@ -189,8 +238,8 @@ impl Listeners {
     /// Where the map cannot be written.
     pub fn withdraw(&self) -> Result<(), CaptureError> {
         let mut map = lock(&self.instance.listeners);
-        for (kind, _) in lock(&self.sockets).iter() {
-            absent_is_fine(map.remove(&self.key(*kind)), maps::LISTENERS)?;
+        for it in lock(&self.open).iter() {
+            absent_is_fine(map.remove(&self.key(it)), maps::LISTENERS)?;
         }
         Ok(())
     }
@@ -198,16 +247,29 @@ impl Listeners {
     /// Closes the listeners that hold nothing; what is still in their queues is reset. To be called
     /// once the slots are empty or another's, and the queues are.
     pub fn close(&self) {
-        lock(&self.sockets).retain(|(kind, _)| is_hold(*kind));
+        self.retain(|it| it.holds);
     }
 
     /// Closes those that hold. To be called when nothing is held any more: who is refused then.
     pub fn close_hold(&self) {
-        lock(&self.sockets).retain(|(kind, _)| !is_hold(*kind));
+        self.retain(|it| !it.holds);
     }
 
-    const fn key(&self, kind: ListenerKind) -> ListenerKey {
-        ListenerKey { workload: self.workload, kind: kind as u32 }
+    fn retain(&self, stays: impl Fn(&Open) -> bool) {
+        lock(&self.open).retain(|it| {
+            if !stays(it)
+                && let Ok(address) = it.socket.local_addr()
+            {
+                let (listener, inet6) = (address.port(), u16::from(address.is_ipv6()));
+                let key = OpenKey { workload: self.workload, listener, inet6 };
+                let _ = self.instance.open.remove(&key);
+            }
+            stays(it)
+        });
+    }
+
+    const fn key(&self, open: &Open) -> ListenerKey {
+        ListenerKey { workload: self.workload, kind: open.kind as u16, place: open.place }
     }
 }
 
@@ -240,9 +302,17 @@ impl Kernel {
             "connections are not captured while the loopback interface is down or lacks its address \
              (`ip link set lo up`)"
         );
-        let hold = if kind == ListenerKind::V6 { ListenerKind::Hold6 } else { ListenerKind::Hold4 };
-        for kind in [hold, kind] {
-            let key = ListenerKey { workload: self.workload, kind: kind as u32 };
+        let slots = match kind {
+            ListenerKind::V4 | ListenerKind::Outbound4 => {
+                vec![(ListenerKind::Outbound4, 0), (ListenerKind::V4, 0)]
+            }
+            ListenerKind::V6 | ListenerKind::Outbound6 => {
+                let outbound = (0..spread::PLACES6).map(|place| (ListenerKind::Outbound6, place));
+                outbound.chain([(ListenerKind::V6, 0)]).collect()
+            }
+        };
+        for (kind, place) in slots {
+            let key = ListenerKey { workload: self.workload, kind: kind as u16, place };
             absent_is_fine(lock(&self.instance.listeners).remove(&key), maps::LISTENERS)?;
         }
         Ok(())
@@ -265,15 +335,11 @@ impl Loopback {
 
 // === helpers ===
 
-const fn is_hold(kind: ListenerKind) -> bool {
-    matches!(kind, ListenerKind::Hold4 | ListenerKind::Hold6)
-}
-
 /// 0 for IPv4, 1 for IPv6.
 const fn family(kind: ListenerKind) -> usize {
     match kind {
-        ListenerKind::V4 | ListenerKind::Hold4 => 0,
-        ListenerKind::V6 | ListenerKind::Hold6 => 1,
+        ListenerKind::V4 | ListenerKind::Outbound4 => 0,
+        ListenerKind::V6 | ListenerKind::Outbound6 => 1,
     }
 }
 
@@ -286,19 +352,38 @@ pub(super) fn shortage(error: &io::Error) -> &'static str {
     }
 }
 
+/// What to listen on, but for the port.
+#[derive(Clone, Copy)]
+pub(super) enum Aside {
+    /// One address.
+    At(IpAddr),
+    /// Every IPv4 address of the loopback interface, and nothing that comes by another one: the socket
+    /// is bound to the interface (`compute_score` in net/ipv4/inet_hashtables.c), and for addresses
+    /// of others the kernel answers as if nobody listened.
+    Loopback4,
+}
+
 /// Listens on a port where no server of the workload is likely to want to listen. `filter`: a program
 /// that sees every segment that comes to the listener, from the first on.
-fn listen_aside(address: IpAddr, filter: Option<BorrowedFd<'_>>) -> io::Result<TcpListener> {
+pub(super) fn listen_aside(
+    aside: Aside,
+    filter: Option<BorrowedFd<'_>>,
+) -> io::Result<TcpListener> {
     for port in ports::aside() {
-        match listen(SocketAddr::new(address, port), filter) {
+        match listen(aside, port, filter) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
             listening => return listening,
         }
     }
-    listen(SocketAddr::new(address, 0), filter)
+    listen(aside, 0, filter)
 }
 
-fn listen(address: SocketAddr, filter: Option<BorrowedFd<'_>>) -> io::Result<TcpListener> {
+fn listen(aside: Aside, port: u16, filter: Option<BorrowedFd<'_>>) -> io::Result<TcpListener> {
+    let ip = match aside {
+        Aside::At(ip) => ip,
+        Aside::Loopback4 => Ipv4Addr::UNSPECIFIED.into(),
+    };
+    let address = SocketAddr::new(ip, port);
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM.nonblocking().cloexec(),
@@ -315,11 +400,11 @@ fn listen(address: SocketAddr, filter: Option<BorrowedFd<'_>>) -> io::Result<Tcp
     socket.set_linger(Some(Duration::ZERO))?;
     socket.set_tcp_nodelay(true)?;
     keep_alive(&socket);
-    // Also while loopback is down or has no such address: it may come.
-    if address.is_ipv6() {
-        socket.set_freebind_v6(true)?;
-    } else {
-        socket.set_freebind_v4(true)?;
+    match aside {
+        Aside::Loopback4 => socket.bind_device(Some(LOOPBACK))?,
+        // Also while loopback is down or has no such address: it may come.
+        Aside::At(IpAddr::V4(_)) => socket.set_freebind_v4(true)?,
+        Aside::At(IpAddr::V6(_)) => socket.set_freebind_v6(true)?,
     }
     if let Some(filter) = filter {
         hold::attach_filter(&socket, filter)?;

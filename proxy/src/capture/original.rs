@@ -39,8 +39,8 @@ pub struct AcceptedFrom {
     pub workload: WorkloadId,
     /// Cookie of its network namespace.
     pub netns_cookie: u64,
-    /// Its port.
-    pub port: u16,
+    /// The address that it was accepted at.
+    pub local: SocketAddr,
 }
 
 /// What is known about a captured connection, from a hook or from its accepted socket.
@@ -121,9 +121,10 @@ impl Originals {
         let key = ConnectionKey {
             netns_cookie: from.netns_cookie,
             addr: to_words(peer.ip()),
+            listener_addr: to_words(from.local.ip()),
             workload: from.workload,
             port: peer.port(),
-            listener: from.port,
+            listener: from.local.port(),
         };
         match self.taken.take(&key) {
             Ok(value) => Ok(Some(value)),
@@ -206,6 +207,12 @@ pub(super) fn to_words(ip: IpAddr) -> AddrWords {
 #[must_use]
 pub fn words(ip: IpAddr) -> AddrWords {
     to_words(ip)
+}
+
+/// Whether an address in a key is one of IPv4.
+#[must_use]
+pub fn is_v4(words: &AddrWords) -> bool {
+    to_ip(*words).is_ipv4()
 }
 
 /// What kind of address it is, as the hooks see it.

@@ -15,6 +15,9 @@ use rtnetlink::{
 
 use super::Netns;
 
+/// Of `lo`, in every namespace.
+const LOOPBACK_IFINDEX: u32 = 1;
+
 /// Whether the socket of `netns` at `client`, connected to `accepted` there, has been closed by its
 /// owner: it may still be in the kernel, but no process has it.
 ///
@@ -58,7 +61,8 @@ fn inode(socket: &Socket, local: SocketAddr, remote: SocketAddr) -> io::Result<O
 fn request(local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
     let interface_id = match local {
         SocketAddr::V6(v6) => v6.scope_id(),
-        SocketAddr::V4(_) => 0,
+        // What a listener bound to the interface has accepted is found by its name only.
+        SocketAddr::V4(_) => LOOPBACK_IFINDEX,
     };
     let socket_id = SocketId {
         source_port: local.port(),

@@ -108,8 +108,8 @@ fn accept(
             match socket.accept() {
                 Ok((stream, peer)) => {
                     let local = stream.local_addr().map_err(io("read a local address"))?;
-                    let (workload, port) = (kernel.workload(), local.port());
-                    let from = AcceptedFrom { workload, netns_cookie, port };
+                    let workload = kernel.workload();
+                    let from = AcceptedFrom { workload, netns_cookie, local };
                     if let Some(captured) = originals.take(&stream, from, peer)? {
                         return Ok(Proof { asked, captured });
                     }

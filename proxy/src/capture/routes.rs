@@ -269,7 +269,8 @@ impl RouteWatch {
             let works = self.netns.run(move || loopback::works(address)).await?;
             self.kernel.set_loopback(kind, works.map_err(no_answer)?)?;
         }
-        Ok(())
+        let spreads = self.netns.run(loopback::spreads).await?.map_err(no_answer)?;
+        self.kernel.set_flag(flags::SPREAD, spreads)
     }
 }
 

@@ -45,7 +45,7 @@ impl Context {
     ) {
         let begun = Instant::now();
         let guard = self.open(captured.direction, peer, captured.destination);
-        if self.own.contains(&captured.destination) {
+        if self.own.leads_back(captured.destination) {
             held.refuse(libc::ECONNREFUSED);
             return guard.close(CloseReason::Loop);
         }

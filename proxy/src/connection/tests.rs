@@ -45,7 +45,7 @@ fn context(feedback: &Arc<Deaf>) -> Arc<Context> {
         workload: "shop".into(),
         share: telemetry.budgets().share(&"shop".into()),
         telemetry,
-        own: Vec::new(),
+        own: OwnAddresses::default(),
         netns: Netns::own().unwrap(),
         preserve_client_ip: false,
         dials: Arc::default(),

@@ -108,7 +108,7 @@ fn outbound(
     {
         return Ok(());
     }
-    if workload.addresses().contains(&address) {
+    if workload.own().leads_back(address) {
         trail.decide(
             "weir's own listener?",
             "yes".to_owned(),

@@ -116,7 +116,7 @@ impl Workload {
         local: SocketAddr,
         peer: SocketAddr,
     ) -> Option<Captured> {
-        if !self.context.own.contains(&local) {
+        if !self.context.own.accepted(local) {
             let status = lock(&self.policy).get(Direction::Inbound, local.port());
             return Some(Captured {
                 workload: self.kernel.workload(),
@@ -134,7 +134,7 @@ impl Workload {
         let from = AcceptedFrom {
             workload: self.kernel.workload(),
             netns_cookie: self.netns.cookie(),
-            port: local.port(),
+            local,
         };
         self.shared.originals.take(client, from, peer).unwrap_or_else(|error| {
             tracing::error!(%error, client.addr = %peer, "original destination not read");

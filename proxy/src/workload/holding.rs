@@ -27,6 +27,7 @@ use crate::{
     capture::{
         Captured, HeldSyn, RawSockets, Told,
         hold::{detach_filter, packet::Answer},
+        is_v4, words,
     },
     connection,
 };
@@ -48,8 +49,8 @@ const PASSING: Duration = Duration::from_secs(120);
 #[derive(Default)]
 pub struct Holdings(RwLock<HashMap<Listener, Weak<Holding>>>);
 
-/// Cookie of a listener's network namespace, and its port.
-type Listener = (u64, u16);
+/// Cookie of a listener's network namespace, and its family and port.
+type Listener = (u64, bool, u16);
 
 /// The connections of one workload that are held.
 pub(super) struct Holding {
@@ -93,7 +94,7 @@ impl Holdings {
             Told::Syn(held) => &held.key,
             Told::GivenUp { key, .. } => key,
         };
-        let holding = self.read().get(&(key.netns_cookie, key.listener)).and_then(Weak::upgrade);
+        let holding = self.read().get(&listener_of(key)).and_then(Weak::upgrade);
         // Another process's, or one that has ended.
         let Some(holding) = holding else { return };
         match told {
@@ -122,7 +123,10 @@ impl Holding {
         listeners: Vec<TcpListener>,
         raw: RawSockets,
     ) -> io::Result<(Arc<Self>, UnboundedReceiver<Held>)> {
-        let name = |listener: &TcpListener| Ok((netns_cookie, listener.local_addr()?.port()));
+        let name = |listener: &TcpListener| {
+            let address = listener.local_addr()?;
+            io::Result::Ok((netns_cookie, address.is_ipv6(), address.port()))
+        };
         let names = listeners.iter().map(name).collect::<io::Result<Vec<_>>>()?;
         let (queue, queued) = mpsc::unbounded_channel();
         let holding = Arc::new(Self {
@@ -211,22 +215,24 @@ impl Holding {
     }
 
     /// Gives an accepted socket to whoever has dialled for it; back where nobody has. `local` is the
-    /// listener's address.
+    /// address that it was accepted at.
     pub(super) fn deliver(
         &self,
         client: TcpStream,
         (local, peer): (SocketAddr, SocketAddr),
         captured: &Captured,
     ) -> Result<(), TcpStream> {
-        let name = self.names.iter().find(|(_, port)| *port == local.port());
-        let Some((netns_cookie, listener)) = name else { return Err(client) };
+        let is_name =
+            |(_, is_ipv6, port): &&Listener| (*is_ipv6, *port) == (local.is_ipv6(), local.port());
+        let Some((netns_cookie, ..)) = self.names.iter().find(is_name) else { return Err(client) };
         detach_filter(&client);
         let key = ConnectionKey {
             netns_cookie: *netns_cookie,
-            addr: crate::capture::words(peer.ip()),
+            addr: words(peer.ip()),
+            listener_addr: words(local.ip()),
             workload: captured.workload,
             port: peer.port(),
-            listener: *listener,
+            listener: local.port(),
         };
         let entry = {
             let mut held = lock(&self.held);
@@ -241,12 +247,11 @@ impl Holding {
         }
     }
 
-    /// Accepts a connection from the listener of a family; false where there is none.
-    fn accept_one(&self, is_ipv6: bool) -> bool {
-        let is_wanted = |it: &Arc<TcpListener>| {
-            it.local_addr().is_ok_and(|address| address.is_ipv6() == is_ipv6)
-        };
-        let listener = lock(&self.listeners).iter().find(|it| is_wanted(it)).map(Arc::clone);
+    /// Accepts a connection from the listener that one was redirected to; false where there is none.
+    fn accept_one(&self, key: &ConnectionKey) -> bool {
+        let wanted = listener_of(key);
+        let at = self.names.iter().position(|name| *name == wanted);
+        let listener = at.and_then(|at| lock(&self.listeners).get(at).map(Arc::clone));
         let workload = self.workload.get().and_then(Weak::upgrade);
         let (Some(listener), Some(workload)) = (listener, workload) else { return false };
         // Where there are no descriptors left the accept loop sees to it.
@@ -314,7 +319,7 @@ impl connection::Held for Held {
             if let Ok(client) = accepted.try_recv() {
                 return Some(client);
             }
-            if !self.holding.accept_one(self.syn.syn.is_ipv6()) {
+            if !self.holding.accept_one(&self.syn.key) {
                 break;
             }
         }
@@ -403,4 +408,11 @@ impl Workload {
         };
         self.shared.workers.serve(&self.connections, connection);
     }
+}
+
+// === helpers ===
+
+/// The listener that a connection was redirected to.
+fn listener_of(key: &ConnectionKey) -> Listener {
+    (key.netns_cookie, !is_v4(&key.listener_addr), key.listener)
 }

@@ -44,6 +44,12 @@ impl Place {
                 error.to_string()
             })
         });
+        if hold.is_err()
+            && let Err(error) = listeners.open_immediate(&kernel, &netns)
+        {
+            let workload = start.settings.workload.name.as_str();
+            tracing::warn!(%error, workload, "all outbound connections share their source ports");
+        }
         Ok(Self { cgroup, cgroup_id, netns, kernel, listeners, hold })
     }
 }

@@ -78,8 +78,8 @@ fn judge(chain: &Chain, ruleset: &Ruleset) -> Option<Finding> {
             "exempt them from one of the two: --skip-inbound-ports",
         ),
         (Hook::Input | Hook::Output, "filter") if chain.drops_by_default => (
-            "drops what no rule accepts: captured connections go through lo, to a port of 127.0.0.1 \
-             or ::1 that changes with every start",
+            "drops what no rule accepts: captured connections go through lo, to ports of 127.0.0.1, \
+             127.64.0.0/10 and ::1 that change with every start",
             Severity::Note,
             "",
         ),

@@ -28,10 +28,13 @@ async fn follow(kernel: &Arc<Kernel>, netns: &Netns) -> tokio::task::JoinHandle<
     tokio::spawn(watch.run())
 }
 
-/// The families whose slots are filled.
-fn slots(kernel: &Kernel) -> Vec<u32> {
+/// The slots of both families, by kind: one for each, and those for outbound connections.
+const BOTH: [u16; 7] = [0, 1, 2, 3, 3, 3, 3];
+
+/// The kinds whose slots are filled.
+fn slots(kernel: &Kernel) -> Vec<u16> {
     let map = lock(&kernel.instance.listeners);
-    let mut kinds: Vec<u32> = map.keys().map(|key| key.unwrap().kind).collect();
+    let mut kinds: Vec<u16> = map.keys().map(|key| key.unwrap().kind).collect();
     kinds.sort_unstable();
     kinds
 }
@@ -40,21 +43,22 @@ fn slots(kernel: &Kernel) -> Vec<u32> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_family_is_captured_while_its_loopback_works() {
     let (kernel, netns) = (kernel(), fresh());
-    let listeners = Listeners::open(&kernel, &netns).unwrap();
+    let mut listeners = Listeners::open(&kernel, &netns).unwrap();
+    listeners.open_immediate(&kernel, &netns).unwrap();
     let following = follow(&kernel, &netns).await;
     listeners.offer().unwrap();
-    assert_eq!(slots(&kernel), [0_u32; 0], "the interface is down");
+    assert_eq!(slots(&kernel), [0_u16; 0], "the interface is down");
 
     ip(&netns, "link set lo up");
     let filled = |kernel: &Kernel| {
         listeners.offer_where_empty().unwrap();
         slots(kernel)
     };
-    until("both families", || filled(&kernel) == [0, 1]).await;
+    until("both families", || filled(&kernel) == BOTH).await;
     ip(&netns, "addr del ::1/128 dev lo");
-    until("IPv4 alone", || filled(&kernel) == [0]).await;
+    until("IPv4 alone", || filled(&kernel) == [0, 2]).await;
     ip(&netns, "addr add ::1/128 dev lo");
-    until("IPv6 again", || filled(&kernel) == [0, 1]).await;
+    until("IPv6 again", || filled(&kernel) == BOTH).await;
     ip(&netns, "link set lo down");
     until("none", || filled(&kernel).is_empty()).await;
     following.abort();
