@@ -212,7 +212,11 @@ impl Workload {
             _registered: registered,
         });
         let looked_at = Arc::clone(&workload);
-        blocking(move || looked_at.look_at_filters(true)).await;
+        blocking(move || {
+            looked_at.look_at_ports();
+            looked_at.look_at_filters(true);
+        })
+        .await;
         workload
             .begin(routes, cgroup, keep, queue)
             .await

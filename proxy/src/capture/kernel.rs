@@ -157,6 +157,14 @@ impl Kernel {
         self.apart.load(Ordering::Relaxed)
     }
 
+    /// Says how many connections a listener may have that all reach at the same address.
+    ///
+    /// # Errors
+    /// Where the map cannot be written.
+    pub(super) fn set_source_ports(&self, source_ports: u32) -> Result<(), CaptureError> {
+        self.change_entry(|before| WorkloadConfig { source_ports, ..before })
+    }
+
     /// Turns flags of the workload on or off.
     pub(super) fn set_flag(&self, flag: u32, on: bool) -> Result<(), CaptureError> {
         self.change_entry(|before| WorkloadConfig {

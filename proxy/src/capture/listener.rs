@@ -274,6 +274,14 @@ impl Listeners {
 }
 
 impl Kernel {
+    /// Tells the hooks how many source ports the namespace has, which an operator may change.
+    ///
+    /// # Errors
+    /// Where the namespace cannot be entered, or the map not be written.
+    pub fn count_source_ports(&self, netns: &Netns) -> Result<(), CaptureError> {
+        self.set_source_ports(netns.enter(ports::usable)?)
+    }
+
     /// Marks a listener of weir's own, and with it what it accepts.
     fn own_listener(&self, socket: &TcpListener) -> Result<(), CaptureError> {
         lock(&self.instance.own)

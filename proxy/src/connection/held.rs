@@ -105,6 +105,12 @@ impl Context {
             }
             return CloseReason::UpstreamReset;
         }
+        // Of its own a direct connection would be told that there is no source port; no packet says so.
+        // Others go direct, and are told; this one is dialled for again when it sends its SYN again.
+        if error.kind() == std::io::ErrorKind::AddrNotAvailable {
+            self.feedback.unreachable(guard.direction(), guard.destination());
+            return CloseReason::ConnectFailed(errno);
+        }
         // Without descriptors the application's next SYN finds some, or is asked about again.
         if !self.feedback.is_exhaustion(error) {
             held.refuse(errno);

@@ -127,6 +127,13 @@ impl Workload {
         }
     }
 
+    /// Looks how many source ports its namespace has. Blocks.
+    pub fn look_at_ports(&self) {
+        if let Err(error) = self.kernel.count_source_ports(&self.netns) {
+            tracing::debug!(%error, workload = &**self.name(), "source ports not counted");
+        }
+    }
+
     fn filters_found(&self, direction: Direction, found: Vec<String>, thorough: bool) {
         let mut known = lock(&self.filters);
         let known = &mut known[direction as usize];

@@ -55,6 +55,9 @@ impl Workloads {
                 let thorough = round % THOROUGH == THOROUGH - 1;
                 let found = workload.look(thorough);
                 workload.look_at_filters(thorough);
+                if thorough {
+                    workload.look_at_ports();
+                }
                 if found == Look::Sound {
                     workload.guard_slots();
                 }

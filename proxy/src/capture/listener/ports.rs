@@ -1,4 +1,5 @@
-//! Ports for weir's own listeners. The kernel lets nobody listen on 0.0.0.0 and a port on which anybody
+//! The ports of a namespace: those for weir's own listeners, and how many connections to one of them
+//! there are source ports for. The kernel lets nobody listen on 0.0.0.0 and a port on which anybody
 //! listens: so they are none of `ip_local_port_range`, where it would be chance that decides whose
 //! server cannot start, and none of `ip_local_reserved_ports`, which operators keep for servers.
 
@@ -17,6 +18,20 @@ pub(super) fn aside() -> Vec<u16> {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let range = range(&read(RANGE)).unwrap_or(32_768..=60_999);
     choose(&range, &reserved(&read(RESERVED)))
+}
+
+/// How many connections the kernel finds source ports for, to one address and port, in the calling
+/// thread's namespace. A quarter is left to sockets that were bound to a port of the range, which the
+/// kernel gives to nobody else, and to those in TIME_WAIT.
+pub(in crate::capture) fn usable() -> u32 {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    range(&read(RANGE)).map_or(0, |range| counted(&range, &reserved(&read(RESERVED))))
+}
+
+fn counted(range: &RangeInclusive<u16>, reserved: &[RangeInclusive<u16>]) -> u32 {
+    let is_free = |port: &u16| !reserved.iter().any(|range| range.contains(port));
+    let free = range.clone().filter(is_free).count() as u32;
+    (free - free / 4).max(1)
 }
 
 /// Above the range first, where the fewest servers are.
@@ -67,5 +82,13 @@ mod tests {
         assert!(below.iter().all(|port| (LOW..20_000).contains(port)), "{below:?}");
         assert!(choose(&(1024..=65_535), &[]).is_empty());
         assert_eq!(range(""), None);
+    }
+
+    #[test]
+    fn a_quarter_of_the_ports_is_left_to_others() {
+        assert_eq!(counted(&(32_768..=60_999), &[]), 21_174);
+        assert_eq!(counted(&(40_000..=40_099), &reserved("40000-40049,9")), 38);
+        assert_eq!(counted(&(40_000..=40_000), &[]), 1);
+        assert_eq!(counted(&(40_000..=40_000), &reserved("40000")), 1);
     }
 }
