@@ -1,7 +1,7 @@
 //! What a workload cannot reach by way of weir: weir connects from the workload's own namespace, to
 //! where the kernel has seen the workload go, and nowhere else.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,7 +15,10 @@ use weir_tests::process::{run, wait_until};
 use weir_tests::site::{PATIENCE, join};
 use weir_tests::weir::{Daemon, Run};
 use weir_tests::wire::reset;
-use weir_tests::{Lab, netns::Netns};
+use weir_tests::{
+    Lab,
+    netns::{Netns, ip},
+};
 
 /// Of the listener that only weir's namespace reaches.
 const SECRET: u16 = 19_100;
@@ -107,10 +110,13 @@ fn what_only_weirs_namespace_reaches_is_not_reached_by_way_of_weir() -> Result<(
     Ok(())
 }
 
+/// One for each family, for outbound connections another one of IPv4 and four of IPv6.
+const LISTENERS: usize = 7;
+
 /// weir's own ports in the pod: those that are there with weir and were not before.
 fn own_ports(pods: &Pods) -> Result<Vec<u16>> {
     let ports: Vec<u16> = pods.pod_a.netns.listening_ports()?.into_iter().collect();
-    ensure!(ports.len() == 4, "two listeners for each family expected: {ports:?}");
+    ensure!(ports.len() == LISTENERS, "{LISTENERS} listeners expected: {ports:?}");
     Ok(ports)
 }
 
@@ -177,6 +183,40 @@ fn a_listener_that_is_found_from_beside_the_workload_refuses() -> Result<()> {
     wait_until("the records", PATIENCE, || refused(&daemon))
 }
 
+/// What listens on every address of the loopback interface takes nothing that comes by another one, nor
+/// by an address of another one: there the kernel answers as without weir.
+#[test]
+fn listeners_are_found_at_loopback_addresses_only() -> Result<()> {
+    const ON_LOOPBACK: &str = "10.77.9.9";
+    let pods = Pods::new()?;
+    let netns = &pods.pod_a.netns;
+    let device = ["-n", netns.name(), "address", "add", ON_LOOPBACK, "dev", "lo"];
+    ip(&device)?;
+    let client = ["-n", pods.client_a.netns.name(), "route", "add", ON_LOOPBACK, "via", POD[0]];
+    ip(&client)?;
+    let _daemon = capture(&pods, Engine::Observe)?;
+    for port in own_ports(&pods)? {
+        for ip in [POD[0], POD[1], ON_LOOPBACK] {
+            let error = pods.client_a.connect(at(ip, port)).expect_err("from outside");
+            ensure!(error.kind() == ErrorKind::ConnectionRefused, "{ip} {port}: {error}");
+        }
+        for ip in [POD[0], POD[1]] {
+            let error = netns.enter(|| TcpStream::connect(at(ip, port)))?.expect_err("from inside");
+            ensure!(error.kind() == ErrorKind::ConnectionRefused, "{ip} {port}: {error}");
+        }
+        for ip in ["127.0.0.1", "127.64.1.2", "127.255.0.1", ON_LOOPBACK] {
+            gets_nothing(pods.pod_a.connect(at(ip, port)), &forged()[0])?;
+            let connected = netns.enter(|| {
+                let stream = TcpStream::connect(at(ip, port))?;
+                stream.set_read_timeout(Some(PATIENCE))?;
+                Ok(stream)
+            })?;
+            gets_nothing(connected, &forged()[0])?;
+        }
+    }
+    Ok(())
+}
+
 /// The note that the kernel leaves about a connection that ended before weir accepted it, taken for
 /// one about the next from the same port: it may lead nowhere but where the first was going.
 #[test]
@@ -228,13 +268,13 @@ fn a_workload_gets_nothing_from_another_workloads_listener() -> Result<()> {
     daemon.add("b", &b, &lab.client, &["--capture-loopback"])?;
     let ports: Vec<String> =
         lab.client.listening_ports()?.into_iter().map(|port| port.to_string()).collect();
-    ensure!(ports.len() == 8, "four listeners for each workload expected: {ports:?}");
+    ensure!(ports.len() == 2 * LISTENERS, "{LISTENERS} for each workload expected: {ports:?}");
     for cgroup in [&a, &b] {
         let mut command = lab.client.command(fixture::PYTHON);
         command.args(["-c", VISIT]).args(&ports);
         let said = run(&mut cgroup.wrap(&command), PATIENCE * 8)?.ok()?.stdout;
         let lines: Vec<_> = said.lines().collect();
-        ensure!(lines.len() == 16, "{said}");
+        ensure!(lines.len() == 4 * LISTENERS, "{said}");
         ensure!(lines.iter().all(|line| line.ends_with(" nothing")), "{said}");
     }
     ensure!(secret.seen().is_empty(), "reached from {:?}", secret.seen());
