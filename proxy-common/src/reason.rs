@@ -70,7 +70,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Redirected,
         Self::NotTcp,
         Self::Loopback,
