@@ -72,15 +72,17 @@ impl Program {
         Self::load(kind, name, &[answer(1), EXIT])
     }
 
-    /// Counts what it sees: TCP connections to 127.0.0.1 in the first counter, others in the second.
+    /// Counts what it sees: TCP connections to 127.0.0.0/8 in the first counter, others in the second.
     pub(crate) fn recorder(name: &str, counters: &Counters) -> Result<Self> {
-        let loopback = i32::from_ne_bytes([127, 0, 0, 1]);
+        let (first_octet, loopback) =
+            (i32::from_ne_bytes([255, 0, 0, 0]), i32::from_ne_bytes([127, 0, 0, 0]));
         let increment = counters.increment();
         let mut program = vec![
             load_word(2, 1, 36),
             // IPPROTO_TCP; else to the end.
-            (0x56, 2, 5 + i16::try_from(increment.len())?, 6),
+            (0x56, 2, 6 + i16::try_from(increment.len())?, 6),
             load_word(2, 1, 4),
+            (0x54, 2, 0, first_octet),
             (0xb7, 3, 0, 1),
             (0x56, 2, 1, loopback),
             (0xb7, 3, 0, 0),
