@@ -7,8 +7,8 @@
 //! too late, since the kernel chooses the port after the hook.
 
 use weir_common::{
-    AddrWords, ListenerKey, ListenerKind, OpenKey, OriginalDestination, Reason, WorkloadConfig,
-    WorkloadId, flags, hold, spread,
+    AddrWords, ListenerKey, ListenerKind, OpenKey, OriginalDestination, Reason, Usage,
+    WorkloadConfig, WorkloadId, flags, hold, spread,
 };
 
 use crate::{
@@ -85,10 +85,10 @@ fn counted(
     addr: AddrWords,
 ) -> Result<Place, Reason> {
     let port = socket::listener_port(&key(workload, kind, place)).ok_or(Reason::NoListener)?;
-    let open = OpenKey { workload, listener: port, inet6: u16::from(!socket::is_v4(&addr)) };
     // SAFETY: one aligned word.
-    let count = unsafe { OPEN.get(&open) }.copied().unwrap_or(0);
-    if config.source_ports != 0 && count >= config.source_ports {
+    let count = unsafe { OPEN.get(&open_key(workload, &addr, port)) }.copied().unwrap_or(0);
+    // Below zero where the count was begun anew while connections were open.
+    if config.source_ports != 0 && Usage::used(count, 0) >= config.source_ports {
         return Err(Reason::ShortOfPorts);
     }
     Ok(Place { addr, port })
