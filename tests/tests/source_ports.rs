@@ -109,16 +109,20 @@ fn weirs_listeners_leave_the_kernels_ports_to_servers() -> Result<()> {
 }
 
 /// With one port to choose from, every connection has the same source: what tells them apart is where
-/// they were redirected to. Held or accepted at once, with an IPv6 socket too.
+/// they were redirected to. Held or accepted at once, and by an IPv6 socket too.
 #[test]
 fn connections_to_different_servers_have_the_same_source_port_at_a_time() -> Result<()> {
-    for connect in ["hold", "immediate"] {
+    for (connect, by_v6) in [("hold", false), ("immediate", false), ("hold", true)] {
         let pods = Pods::new()?;
         choose_from(&pods.pod_a.netns, &(40_000..=40_000))?;
         let _daemon = captured(&pods, &["--connect", connect])?;
-        let servers = servers(&pods, CLIENT[0], 5)?;
+        let mut servers = servers(&pods, CLIENT[0], 5)?;
+        for (to, _) in servers.iter_mut().filter(|_| by_v6) {
+            let mapped = format!("::ffff:{}", CLIENT[0]);
+            to.set_ip(mapped.parse()?);
+        }
         let wires = exhaust(&pods, &servers, 1)?;
-        ensure!(through_weir(&wires)? == servers.len(), "{connect}");
+        ensure!(through_weir(&wires)? == servers.len(), "{connect}, by IPv6 socket: {by_v6}");
         wires.into_iter().try_for_each(Wire::finish)?;
     }
     Ok(())
