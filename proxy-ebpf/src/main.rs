@@ -29,6 +29,7 @@ mod name;
 mod option;
 mod policy;
 mod properties;
+mod report;
 mod share;
 mod socket;
 mod spread;

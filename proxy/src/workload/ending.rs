@@ -1,0 +1,46 @@
+//! How a workload ends: it leaves its slots, and lets its connections finish.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use super::Workload;
+use crate::accept::Slots as _;
+
+impl Workload {
+    /// Leaves the slots, or leaves them to a successor, accepts what is in the queues, lets open
+    /// connections finish until the deadline, then cuts them. Returns how many had to be cut.
+    pub async fn drain(&self, deadline: Duration, successor: bool) -> usize {
+        self.slots.over.store(true, Ordering::Release);
+        if successor {
+            self.slots.withdrawn.store(true, Ordering::Release);
+        } else {
+            self.slots.withdraw();
+        }
+        self.stop_accepting.cancel();
+        self.context.drain.cancel();
+        self.accepting.close();
+        self.accepting.wait().await;
+        self.slots.listeners.close();
+        self.connections.close();
+        let finished = tokio::time::timeout(deadline, self.finish_connections()).await;
+        let cut = self.connections.len();
+        if finished.is_err() {
+            self.context.abort.cancel();
+            self.finish_connections().await;
+        }
+        self.stop_following.cancel();
+        cut
+    }
+
+    /// Lets the connections that are held come to be first: their listeners are needed for that.
+    async fn finish_connections(&self) {
+        if let Some(holding) = &self.holding {
+            holding.emptied().await;
+            self.stop_holding.cancel();
+            self.accepting_held.close();
+            self.accepting_held.wait().await;
+            holding.close();
+            self.slots.listeners.close_hold();
+        }
+        self.connections.wait().await;
+    }
+}
