@@ -79,7 +79,9 @@ fn a_terminal_that_is_closed_ends_weir_with_a_drain() -> Result<()> {
     let run_weir =
         Run::new(&lab.client, lab.dir()).instance(&instance).workload("client", &cgroup, None);
     let command = run_weir.command()?;
-    let program = "import os, pty, sys\n\
+    // Under nohup(1) weir is not meant to end, and then this would not either.
+    let program = "import os, pty, signal, sys\n\
+         signal.signal(signal.SIGHUP, signal.SIG_DFL)\n\
          pid, terminal = pty.fork()\n\
          if pid == 0: os.execvp(sys.argv[1], sys.argv[1:])\n\
          seen = b''\n\
