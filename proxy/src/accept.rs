@@ -10,6 +10,7 @@
 //! net/socket.c): a connection that could not be accepted stays in the queue, and EMFILE comes for
 //! an empty queue too.
 
+mod admission;
 mod descriptors;
 mod exhaustion;
 mod flood;
@@ -30,7 +31,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::flood::Flood;
+pub(crate) use self::admission::Admission;
+use self::flood::Flood;
 use crate::budget::{Budgets, Resource};
 pub use exhaustion::{Episode, Exhaustion, NoSlots, Registered, Slots};
 
@@ -45,10 +47,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// others that it needs before room for the next is looked for.
 const PACE: Duration = Duration::from_millis(1);
 /// Connections accepted in a row, after which the other loops run.
-pub(crate) const BATCH: u32 = 16;
+const BATCH: u32 = 16;
 /// While a workload has as many connections being dialled as it may, a batch more is accepted this
 /// often: where no upstream answers, dialling ends only after minutes.
-pub(crate) const OVERFLOW: Duration = Duration::from_millis(10);
+const OVERFLOW: Duration = Duration::from_millis(10);
 /// Errors of connections in a row that are taken for one that does not go away.
 const ERRORS_IN_A_ROW: u32 = 64;
 /// Lingering ends after this time even if connections keep coming. Longer than [`PATIENCE`], so
@@ -102,9 +104,7 @@ pub struct Acceptor<'a, L> {
     errors_in_a_row: u32,
     /// Since the other loops ran.
     in_a_row: u32,
-    /// Connections that are accepted although too many are being dialled.
-    overflow: u32,
-    flood: Flood,
+    admission: Admission,
     /// Set when the stop has been seen: when lingering ends in any case.
     end: Option<Instant>,
 }
@@ -188,8 +188,7 @@ impl<'a, L: Accept> Acceptor<'a, L> {
             trouble: None,
             errors_in_a_row: 0,
             in_a_row: 0,
-            overflow: 0,
-            flood: Flood::default(),
+            admission: Admission::default(),
             end: None,
         }
     }
@@ -218,8 +217,9 @@ impl<'a, L: Accept> Acceptor<'a, L> {
                     self.trouble = None;
                     self.errors_in_a_row = 0;
                     self.in_a_row += 1;
-                    self.overflow = self.overflow.saturating_sub(1);
-                    if self.is_alive(&stream) {
+                    let dead = L::is_dead(&stream);
+                    self.admission.took(self.slots, dead);
+                    if !dead {
                         return Some((stream, address));
                     }
                     L::reset(stream);
@@ -262,15 +262,12 @@ impl<'a, L: Accept> Acceptor<'a, L> {
     /// Why a connection in the queue has to wait, if it has.
     fn look_at_budget(&self) -> Option<Look<L>> {
         let share = self.slots.share()?;
-        if share.is_scarce() {
-            self.slots.crowded();
-        }
+        Admission::look(self.slots, share);
         if !share.has_room() {
             return self.listener.is_waited_for().then_some(Look::NoRoom);
         }
         // After the stop the listener is about to close: better dialled late than never.
-        let dialling = self.overflow == 0
-            && share.is_full(Resource::Dialling, 1)
+        let dialling = self.admission.is_full(share)
             && !self.stop.is_cancelled()
             && self.listener.is_waited_for();
         dialling.then(|| {
@@ -279,24 +276,9 @@ impl<'a, L: Accept> Acceptor<'a, L> {
         })
     }
 
-    /// Takes notice of an accepted connection; false for one that has ended.
-    fn is_alive(&mut self, stream: &L::Stream) -> bool {
-        let dead = L::is_dead(stream);
-        if dead {
-            self.slots.dead();
-        }
-        if self.flood.saw(dead) {
-            self.slots.flooded();
-        }
-        !dead
-    }
-
     async fn wait_for_dialled(&mut self) {
-        let Some(share) = self.slots.share() else { return };
-        tokio::select! {
-            () = share.dialled() => {}
-            () = sleep(OVERFLOW) => self.overflow = BATCH,
-            () = self.stop.cancelled() => {}
+        if let Some(share) = self.slots.share() {
+            self.admission.wait(share, self.stop).await;
         }
     }
 

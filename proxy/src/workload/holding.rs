@@ -22,7 +22,7 @@ use weir_common::ConnectionKey;
 
 use super::{Shared, Workload, accepting::accept, lock};
 use crate::{
-    accept::{BATCH, Flood, OVERFLOW, Slots as _},
+    accept::Admission,
     budget::{PER_CONNECTION, Resource},
     capture::{
         Captured, HeldSyn, RawSockets, Told,
@@ -366,29 +366,20 @@ impl Workload {
         if let Some(holding) = &self.holding {
             let _ = holding.workload.set(Arc::downgrade(&self));
         }
-        let (mut overflow, mut flood) = (0_u32, Flood::default());
+        let mut admission = Admission::default();
         let stop = self.stop_holding.clone();
         while let Some(Some(held)) = stop.run_until_cancelled(queue.recv()).await {
             let share = &self.slots.share;
-            if share.is_scarce() {
-                self.slots.crowded();
-            }
-            if overflow == 0 && share.is_full(Resource::Dialling, 1) {
+            Admission::look(&*self.slots, share);
+            if admission.is_full(share) {
                 share.exceeded(Resource::Dialling);
-                tokio::select! {
-                    () = share.dialled() => {}
-                    () = sleep(OVERFLOW) => overflow = BATCH,
-                    () = stop.cancelled() => return,
+                admission.wait(share, &stop).await;
+                if stop.is_cancelled() {
+                    return;
                 }
             }
-            overflow = overflow.saturating_sub(1);
             let is_gone = held.gone.is_cancelled();
-            if is_gone {
-                self.slots.dead();
-            }
-            if flood.saw(is_gone) {
-                self.slots.flooded();
-            }
+            admission.took(&*self.slots, is_gone);
             // Without room the kernel asks again with the next SYN.
             if share.has_room() && !is_gone {
                 self.dial(held);
