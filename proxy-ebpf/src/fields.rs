@@ -47,8 +47,10 @@ fields! {
     PINET6,
     /// `ipv6_pinfo.tclass`, u8.
     TCLASS6,
-    /// `ipv6_pinfo.hop_limit`, i16, of nine bits before Linux 6.9.
+    /// `ipv6_pinfo.hop_limit`, i16; nine bits of the two bytes there before Linux 6.9.
     HOP_LIMIT6,
+    /// How far up they are.
+    HOP_LIMIT6_SHIFT,
     /// `inet_connection_sock.icsk_user_timeout`, u32.
     USER_TIMEOUT,
     /// `inet_connection_sock.icsk_ca_setsockopt`, a bit of the byte there.

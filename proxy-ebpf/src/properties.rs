@@ -10,9 +10,9 @@ use weir_common::{OriginalDestination, Properties, Reason, Set};
 use crate::{
     fields::{
         AO_INFO, CA_NAME, CA_OPS, CA_SET, CA_SET_SHIFT, CGROUP, EGRESS, FIRST_PROGRAM, HOP_LIMIT6,
-        IS_MPTCP, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, KEEPALIVE_TIME, LOCKS, LOCKS_SHIFT,
-        MD5_INFO, OWNER, PACING, PINET6, PRIORITY, RECEIVE_BUFFER, SEND_BUFFER, SOCK_KEEPOPEN,
-        SOCKET_FLAGS, TCLASS6, TOS, TTL, Tcp, USER_TIMEOUT,
+        HOP_LIMIT6_SHIFT, IS_MPTCP, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, KEEPALIVE_TIME, LOCKS,
+        LOCKS_SHIFT, MD5_INFO, OWNER, PACING, PINET6, PRIORITY, RECEIVE_BUFFER, SEND_BUFFER,
+        SOCK_KEEPOPEN, SOCKET_FLAGS, TCLASS6, TOS, TTL, Tcp, USER_TIMEOUT,
     },
     socket::{self, read},
 };
@@ -137,7 +137,8 @@ unsafe fn header6(tcp: Tcp, to: &mut Properties) {
     unsafe {
         let Some(ipv6) = tcp.follow(&PINET6) else { return };
         to.traffic_class = ipv6.read::<u8>(&TCLASS6).unwrap_or(0) & DSCP;
-        hops(ipv6.read::<u16>(&HOP_LIMIT6), to);
+        let field = ipv6.read::<u16>(&HOP_LIMIT6);
+        hops(field.map(|field| field >> (HOP_LIMIT6_SHIFT.load() & 0xf)), to);
     }
 }
 

@@ -23,7 +23,7 @@ struct Field {
     further: i16,
     /// Bytes that are read.
     size: u8,
-    /// Of a bit field: the constant that says how far up it is in its byte.
+    /// Of a bit field: the constant that says how far up it is in what is read.
     shift: Option<&'static str>,
     /// The fields, by their constants, that are followed from the socket to the structure.
     through: &'static [&'static str],
@@ -44,8 +44,9 @@ const fn bits(
     structure: &'static str,
     member: &'static str,
     shift: &'static str,
+    size: u8,
 ) -> Field {
-    Field { shift: Some(shift), ..field(constant, structure, member, 1) }
+    Field { shift: Some(shift), ..field(constant, structure, member, size) }
 }
 
 const fn behind(through: &'static [&'static str], field: Field) -> Field {
@@ -68,7 +69,7 @@ const FIELDS: [Field; 28] = [
     field("BYTES_RETRANS", "tcp_sock", "bytes_retrans", 8),
     field("SOCKET_ERROR", "sock", "sk_err", 4),
     field("SOCKET_FLAGS", "sock_common", "skc_flags", 8),
-    bits("LOCKS", "sock", "sk_userlocks", "LOCKS_SHIFT"),
+    bits("LOCKS", "sock", "sk_userlocks", "LOCKS_SHIFT", 1),
     field("OWNER", "sock", "sk_uid", 4),
     field("PRIORITY", "sock", "sk_priority", 4),
     field("PACING", "sock", "sk_max_pacing_rate", 8),
@@ -78,9 +79,9 @@ const FIELDS: [Field; 28] = [
     field("TTL", "inet_sock", "uc_ttl", 2),
     field("PINET6", "inet_sock", "pinet6", 8),
     behind(&["PINET6"], field("TCLASS6", "ipv6_pinfo", "tclass", 1)),
-    behind(&["PINET6"], field("HOP_LIMIT6", "ipv6_pinfo", "hop_limit", 2)),
+    behind(&["PINET6"], bits("HOP_LIMIT6", "ipv6_pinfo", "hop_limit", "HOP_LIMIT6_SHIFT", 2)),
     field("USER_TIMEOUT", "inet_connection_sock", "icsk_user_timeout", 4),
-    bits("CA_SET", "inet_connection_sock", "icsk_ca_setsockopt", "CA_SET_SHIFT"),
+    bits("CA_SET", "inet_connection_sock", "icsk_ca_setsockopt", "CA_SET_SHIFT", 1),
     field("CA_OPS", "inet_connection_sock", "icsk_ca_ops", 8),
     behind(&["CA_OPS"], field("CA_NAME", "tcp_congestion_ops", "name", 16)),
     field("KEEPALIVE_TIME", "tcp_sock", "keepalive_time", 4),
@@ -150,10 +151,11 @@ impl Field {
             offset(field.place(structures)?)
         };
         let pointers: Vec<i16> = self.through.iter().map(follow).collect::<Option<_>>()?;
-        let at = i16::try_from(place.bit / 8).ok()?;
+        let at = i16::try_from(self.byte(place)).ok()?;
+        let read = 8 * u32::from(self.size);
         let is_in_place = match self.shift {
-            // It may not go on in the next byte.
-            Some(_) => place.bit % 8 + place.bits.max(1) <= 8,
+            // It may not go on behind what is read.
+            Some(_) => place.bit - 8 * self.byte(place) + place.bits.max(1) <= read,
             None => place.bit.is_multiple_of(8),
         };
         // At most a word at a time.
@@ -176,8 +178,15 @@ impl Field {
 
     fn constants(&self, place: Option<Place>) -> impl Iterator<Item = (&'static str, u32)> {
         let bit = place.map_or(0, |place| place.bit);
-        let shift = self.shift.map(|constant| (constant, bit % 8));
-        [(self.constant, bit / 8)].into_iter().chain(shift)
+        let byte = place.map_or(0, |place| self.byte(place));
+        let shift = self.shift.map(|constant| (constant, bit - 8 * byte));
+        [(self.constant, byte)].into_iter().chain(shift)
+    }
+
+    /// Where it is read: a bit field in units of what is read.
+    fn byte(&self, place: Place) -> u32 {
+        let unit = if self.shift.is_some() { u32::from(self.size) } else { 1 };
+        place.bit / 8 / unit * unit
     }
 }
 
