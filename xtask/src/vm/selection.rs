@@ -30,12 +30,16 @@ const LEFT_OUT: [(&str, &str, &str); 11] = [
 const FLOOR: &str = "floor";
 
 /// What [`Breadth::Quick`] has: one test at least of each thing that depends on the kernel.
-const QUICK: [(&str, &str); 29] = [
+const QUICK: [(&str, &str); 39] = [
     ("acceleration", "small_requests_"),
+    ("coexistence", "a_filter_of_"),
     ("coexistence", "a_load_balancer_below_"),
     ("coexistence", "an_overridable_program_above_"),
     ("failopen", "connections_go_direct_after_kill_9_"),
     ("failopen", "connections_go_direct_while_"),
+    ("hold", "connections_that_are_given_up_"),
+    ("hold", "every_failure_"),
+    ("hold", "unusual_ways_"),
     ("inbound", "a_skipped_port_"),
     ("inbound", "connections_from_inside_"),
     ("inbound", "every_family_"),
@@ -43,8 +47,12 @@ const QUICK: [(&str, &str); 29] = [
     ("inbound", "identical_four_tuples_"),
     ("inbound", "with_preserve_client_ip_"),
     ("learning", "bypass_"),
+    ("names", ""),
     ("ports", "a_port_is_skipped_"),
     ("ports", "a_skipped_port_"),
+    ("properties", "rules_by_user_"),
+    ("properties", "the_upstream_socket_"),
+    ("properties", "what_the_application_sets_later_"),
     ("protocols", "curl_speaks_h2c_"),
     ("protocols", "mariadb_on_an_undeclared_port_"),
     ("protocols", "redis_"),
@@ -52,6 +60,8 @@ const QUICK: [(&str, &str); 29] = [
     ("restart", "the_same_programs_"),
     ("seeding", "the_last_copy_"),
     ("seeding", "what_was_followed_"),
+    ("source_ports", "connections_to_different_"),
+    ("source_ports", "source_ports_are_"),
     ("survival", "detach_without_"),
     ("survival", "workloads_added_"),
     ("transparency", "a_bound_source_"),
