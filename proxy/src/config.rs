@@ -2,10 +2,12 @@
 //! strictly and validated once; the effective result can be printed and read back.
 
 mod differences;
+mod engine;
 mod file;
 mod process;
 mod settings;
 
+pub use engine::{EngineName, HttpEngine};
 pub use file::ConfigError;
 pub use process::{
     Admin, BpfLog, Budget, DEFAULT_CONTROL_SOCKET, DEFAULT_INSTANCE, Drain, Log, LogFormat,
@@ -56,8 +58,8 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Detect {
-    /// How long the route engine holds an incomplete beginning of a known protocol. The observe
-    /// engine holds nothing.
+    /// How long the terminating engine holds an incomplete beginning of a known protocol. The
+    /// passthrough engine holds nothing.
     #[serde(with = "units::duration")]
     pub timeout: Duration,
     /// Bytes after which an undecided beginning is raw TCP: 64 B to 1 MiB.
@@ -93,12 +95,12 @@ pub enum Connect {
     Immediate,
 }
 
-/// How HTTP is carried. The bounds are the route engine's; observing knows none.
+/// How HTTP is carried. The bounds are the terminating engine's; the passthrough engine has none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
     /// Which engine.
-    pub engine: HttpEngine,
+    pub engine: EngineName,
     /// Largest head of a request or response that the engine takes: 8 KiB to 64 MiB.
     #[serde(with = "units::size")]
     pub max_head_bytes: usize,
@@ -106,17 +108,6 @@ pub struct Http {
     pub max_headers: usize,
     /// HTTP/2 streams that a client may have open at a time.
     pub max_concurrent_streams: u32,
-}
-
-/// What carries HTTP.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum HttpEngine {
-    /// Bytes pass as they came; a parser beside them follows the messages.
-    #[default]
-    Observe,
-    /// Messages are taken in whole and sent on: HTTP/2 ends here and begins anew.
-    Route,
 }
 
 // === defaults ===
@@ -144,7 +135,7 @@ impl Default for Forward {
 impl Default for Http {
     fn default() -> Self {
         Self {
-            engine: HttpEngine::default(),
+            engine: EngineName::default(),
             max_head_bytes: 1024 * 1024,
             max_headers: 1024,
             max_concurrent_streams: 1024,

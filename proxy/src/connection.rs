@@ -162,12 +162,12 @@ impl Context {
         guard: &ConnectionGuard,
         accepted: Instant,
     ) -> CloseReason {
-        match (opaque, self.config.http.engine) {
+        match (opaque, self.config.http.engine.engine()) {
             (Some(_), _) => self.tcp(client, upstream, guard).await,
-            (None, HttpEngine::Observe) => {
-                self.observe(client.into(), upstream.into(), guard, accepted).await
+            (None, HttpEngine::Passthrough) => {
+                self.pass_through(client.into(), upstream.into(), guard, accepted).await
             }
-            (None, HttpEngine::Route) => {
+            (None, HttpEngine::Terminate) => {
                 Box::pin(self.hold(client, upstream, guard, accepted)).await
             }
         }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 pub mod http;
 mod http1;
 mod http2;
-pub(crate) mod observe;
+pub(crate) mod passthrough;
 pub mod prefixed;
 pub mod tcp;
 
@@ -14,7 +14,7 @@ pub mod tcp;
 mod http_testing;
 
 #[doc(hidden)]
-pub use self::observe::probe::{self, Probe};
+pub use self::passthrough::probe::{self, Probe};
 
 /// One of a connection's two peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -2,7 +2,7 @@
 //! looked at. One [`Learning`] per workload. It has no clock: callers say what time it is.
 //!
 //! The numbers, and why they are what they are. A wrong entry makes HTTP invisible; a missing one
-//! costs a look at the first bytes, and with the route engine, for a protocol that leaves a prefix
+//! costs a look at the first bytes, and with the terminating engine, for a protocol that leaves a prefix
 //! incomplete, the detect timeout. So it is learned slowly and forgotten fast, and from nothing but
 //! what servers say: silence, ends and timers tell nothing of a destination.
 //!

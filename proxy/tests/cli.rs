@@ -148,3 +148,18 @@ fn help_and_version_end_with_0() {
         assert_eq!(weir(args).status.code(), Some(0), "{args:?}");
     }
 }
+
+#[test]
+fn deprecated_engine_names_print_as_the_current_ones() {
+    for (deprecated, current) in [("observe", "passthrough"), ("route", "terminate")] {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), format!("[http]\nengine = \"{deprecated}\"\n")).unwrap();
+        let path = file.path().to_str().unwrap();
+        for flags in [["--http-engine", deprecated], ["--config", path]] {
+            let output = weir(&[&["run", "--print-config"], &flags[..]].concat());
+            let printed = String::from_utf8(output.stdout).unwrap();
+            assert!(printed.contains(&format!("engine = \"{current}\"")), "{flags:?}: {printed}");
+        }
+    }
+    expect(&["run", "--http-engine", "tap"], 2, &["[possible values: passthrough, terminate]"]);
+}

@@ -6,23 +6,23 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
     /// Bytes pass as they came, and somebody looks on: the default.
-    Observe,
+    Passthrough,
     /// weir ends both connections and speaks itself.
-    Route,
+    Terminate,
 }
 
 // === impl Engine ===
 
 impl Engine {
     /// Both.
-    pub const ALL: [Self; 2] = [Self::Observe, Self::Route];
+    pub const ALL: [Self; 2] = [Self::Passthrough, Self::Terminate];
 
     /// The flags that choose it.
     #[must_use]
     pub const fn flags(self) -> [&'static str; 2] {
         match self {
-            Self::Observe => ["--http-engine", "observe"],
-            Self::Route => ["--http-engine", "route"],
+            Self::Passthrough => ["--http-engine", "passthrough"],
+            Self::Terminate => ["--http-engine", "terminate"],
         }
     }
 }

@@ -174,7 +174,7 @@ fn what_the_application_sets_later_is_on_the_upstream_socket_too() -> Result<()>
          \x20 s.sendall(b'y'); print(s.recv(1).decode()); s.close()"
     ));
     let once = ["EINVAL", "EINVAL", "EINVAL", "off", "y"].join("\n");
-    for flags in [&[][..], &["--connect", "immediate"], &["--http-engine", "route"]] {
+    for flags in [&[][..], &["--connect", "immediate"], &["--http-engine", "terminate"]] {
         let seen = Exec::new(&lab).flags(flags).python(&program)?;
         assert_eq!(seen.stdout(), format!("{once}\n{once}"), "{flags:?}");
     }

@@ -41,7 +41,7 @@ pub(crate) struct SoakArgs {
     #[arg(long, value_name = "N", default_value_t = 200_000)]
     connections: usize,
 
-    /// One more flag for weir, such as --weir-flag=--http-engine=route; may be given again
+    /// One more flag for weir, such as --weir-flag=--http-engine=terminate; may be given again
     #[arg(long = "weir-flag", value_name = "FLAG", allow_hyphen_values = true)]
     weir_flags: Vec<String>,
 }

@@ -7,7 +7,7 @@ use clap::ArgAction;
 use super::output::Format;
 use crate::{
     config::{
-        BpfLog, Config, ConfigError, Connect, Fail, HttpEngine, Inbound, LogFormat, Outbound,
+        BpfLog, Config, ConfigError, Connect, EngineName, Fail, Inbound, LogFormat, Outbound,
         RecordFormat, Switch, Workload, WorkloadSettings,
     },
     learn::Learn,
@@ -92,8 +92,8 @@ pub struct WorkloadFlags {
 /// Flags that `weir exec` and `weir run` share. Each replaces what the configuration file says.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct CaptureArgs {
-    /// How long the route engine holds an incomplete beginning of a known protocol (ms, s, m, h)
-    /// [default: 50ms]
+    /// How long `--http-engine terminate` holds an incomplete beginning of a known protocol
+    /// (ms, s, m, h) [default: 50ms]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Forwarding")]
     pub detect_timeout: Option<Duration>,
 
@@ -105,9 +105,9 @@ pub struct CaptureArgs {
     #[arg(long, value_name = "WHEN", value_enum, help_heading = "Forwarding")]
     pub connect: Option<Connect>,
 
-    /// How HTTP is carried [default: observe]
+    /// How HTTP is carried [default: passthrough]
     #[arg(long, value_name = "ENGINE", value_enum, help_heading = "Forwarding")]
-    pub http_engine: Option<HttpEngine>,
+    pub http_engine: Option<EngineName>,
 
     /// Move payload from socket to socket in the kernel; see docs/ARCHITECTURE.md for its limits
     /// [default: off]

@@ -377,9 +377,13 @@ const fn measured(readiness: Readiness, missing: usize, replaced: bool) -> Readi
     }
 }
 
-/// Starts weir's own log as configured.
+/// Starts weir's own log as configured, and warns of deprecated settings.
 pub(super) fn start_log(config: &Config) -> Result<LogHandle> {
-    Ok(log::init(&Log { level: log_filter(config), ..config.log.clone() })?)
+    let log = log::init(&Log { level: log_filter(config), ..config.log.clone() })?;
+    if let Some((name, instead)) = config.http.engine.deprecated() {
+        tracing::warn!(name, instead, "deprecated name of an HTTP engine");
+    }
+    Ok(log)
 }
 
 /// The filter of weir's own log.

@@ -11,7 +11,7 @@ use crate::{
     forward::{
         Side,
         http::{ExchangeEnd, HttpVersion, Untracked},
-        observe::{self, Observer},
+        passthrough::{self, Observer},
     },
     telemetry::ConnectionGuard,
 };
@@ -59,7 +59,7 @@ impl<'a> Detecting<'a> {
     }
 
     fn follow(&mut self, version: HttpVersion, dialogue: &Dialogue, from: Side, last: &[u8]) {
-        let mut observer = observe::observer(version, self.guard.sink());
+        let mut observer = passthrough::observer(version, self.guard.sink());
         // A server speaks before the client only in HTTP/2. The client may have heeded its settings.
         observer.bytes(Side::Upstream, dialogue.server());
         observer.bytes(Side::Client, dialogue.client());

@@ -14,7 +14,7 @@ use crate::{
     forward::{
         Side,
         http::{self, EndCause, ExchangeEnd, HttpContext, HttpLimits, HttpVersion},
-        observe::Observer as _,
+        passthrough::Observer as _,
         prefixed::Prefixed,
         tcp::{self, Endpoint, Forwarded, Observed, Observing, TcpEnd},
     },
@@ -25,8 +25,8 @@ use crate::{
 type Peer = (TcpStream, Peeked);
 
 impl Context {
-    /// Holds the client's first bytes until it is known whether they are HTTP, for the route engine.
-    /// What is not, or not soon, passes at once, and is looked at on its way.
+    /// Holds the client's first bytes until it is known whether they are HTTP, for the
+    /// terminating engine. What is not, or not soon, goes to the passthrough engine at once.
     pub(super) async fn hold(
         &self,
         mut client: TcpStream,
@@ -64,13 +64,13 @@ impl Context {
             Some(Treatment::Http2) => HttpVersion::Http2,
             _ => {
                 let (client, upstream) = (endpoint(client, near), endpoint(upstream, far));
-                return self.observe(client, upstream, guard, accepted).await;
+                return self.pass_through(client, upstream, guard, accepted).await;
             }
         };
         if let Some(conclusion) = conclusion {
             self.decide(conclusion, guard, accepted);
         }
-        self.route(version, (client, near), (upstream, far), false, guard).await
+        self.terminate(version, (client, near), (upstream, far), false, guard).await
     }
 
     /// Takes note of a decision, and of what it teaches.
@@ -87,7 +87,7 @@ impl Context {
     }
 
     /// Passes everything as it comes, and looks on.
-    pub(super) async fn observe(
+    pub(super) async fn pass_through(
         &self,
         client: Endpoint,
         upstream: Endpoint,
@@ -110,8 +110,9 @@ impl Context {
                 HttpVersion::Http1 => {
                     let client = (client, Peeked::default());
                     let upstream = (upstream, Peeked::default());
-                    let routed = self.route(HttpVersion::Http1, client, upstream, true, guard);
-                    Box::pin(routed).await
+                    let terminated =
+                        self.terminate(HttpVersion::Http1, client, upstream, true, guard);
+                    Box::pin(terminated).await
                 }
                 // The client has been told.
                 HttpVersion::Http2 => {
@@ -123,7 +124,7 @@ impl Context {
         }
     }
 
-    async fn route(
+    async fn terminate(
         &self,
         version: HttpVersion,
         client: Peer,

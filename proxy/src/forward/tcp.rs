@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep};
 use self::lane::{Fault, Lane, Watch};
 use self::leave::{Leave, Leaving};
 use self::socket::Socket;
-use super::observe::Observer;
+use super::passthrough::Observer;
 use super::{ByteCounters, Side};
 use crate::budget::Share;
 use crate::stop::Stop;

@@ -97,7 +97,7 @@ impl Schedule {
     /// Settings of a weir.
     pub fn setup(&mut self) -> Setup {
         let deadline = Duration::from_secs(self.choose(&[3, 20, 120]));
-        let engine = self.choose(&["observe", "observe", "route"]);
+        let engine = self.choose(&["passthrough", "passthrough", "terminate"]);
         let learn = self.choose(&["off", "opaque", "bypass"]);
         let (other_layout, same_socket) = (self.0.u8(..4) == 0, self.0.bool());
         Setup { deadline, engine, learn, other_layout, same_socket }

@@ -1,4 +1,4 @@
-//! What the observing engine carries is what was sent, byte by byte: frames written by hand, and
+//! What the passthrough engine carries is what was sent, byte by byte: frames written by hand, and
 //! real clients and servers with a recorder on each side of weir.
 
 use std::io::{ErrorKind, Read, Write};
@@ -46,7 +46,7 @@ const SESSIONS: &[(&str, Session)] = &[
 
 #[test]
 fn frames_arrive_as_they_were_sent() -> Result<()> {
-    let way = Way::new(Kind::Both, Engine::Observe)?;
+    let way = Way::new(Kind::Both, Engine::Passthrough)?;
     all(SESSIONS, |(statuses, treatment, talk)| {
         let server = way.listen()?;
         let wire = server.wire()?;
@@ -244,7 +244,7 @@ fn recorded(way: &Way, lab: &Lab, port: u16, line: &str) -> Result<Vec<[Recorded
 
 #[test]
 fn what_real_peers_say_arrives_as_it_was_said() -> Result<()> {
-    let (way, lab) = (Way::new(Kind::Both, Engine::Observe)?, Lab::new()?);
+    let (way, lab) = (Way::new(Kind::Both, Engine::Passthrough)?, Lab::new()?);
     let _servers = (
         nginx::Nginx::start(&lab)?,
         nghttpd::start(&lab)?,

@@ -130,7 +130,7 @@ fn serve(mut server: &TcpStream) {
 /// Some clients lose what they are being sent when the notice comes: curl 7.88 does.
 #[test]
 fn an_http2_client_is_told_when_nothing_is_under_way() -> Result<()> {
-    let mut way = Way::new(Kind::Outbound, Engine::Observe)?;
+    let mut way = Way::new(Kind::Outbound, Engine::Passthrough)?;
     let server = way.listen()?;
     let wire = server.wire()?;
     let settings = frame(SETTINGS, 0, 0, &[]);
@@ -150,7 +150,7 @@ fn an_http2_client_is_told_when_nothing_is_under_way() -> Result<()> {
 /// also those that are opened before the client has read it.
 #[test]
 fn a_busy_http2_client_is_told_between_two_frames_and_its_streams_end_well() -> Result<()> {
-    let mut way = Way::new(Kind::Outbound, Engine::Observe)?;
+    let mut way = Way::new(Kind::Outbound, Engine::Passthrough)?;
     let server = way.listen()?;
     let wire = server.wire()?;
     let settings = frame(SETTINGS, 0, 0, &[]);

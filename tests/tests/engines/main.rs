@@ -1,9 +1,10 @@
 //! The two HTTP engines held against each other: the same traffic leaves the same records, whichever
-//! carries it; what the observing one carries arrives as it was sent, byte by byte; and both let
+//! carries it; what the passthrough one carries arrives as it was sent, byte by byte; and both let
 //! connections end well when weir does.
 
 mod bytes;
 mod drain;
+mod names;
 mod raw;
 mod real;
 
@@ -25,15 +26,20 @@ fn all<T>(rows: &[(&'static str, T)], check: impl Fn(&T) -> Result<()>) -> Resul
 }
 
 /// The lists are equal, or the error tells the first difference.
-fn equal(observe: &[Value], route: &[Value]) -> Result<()> {
+fn equal(passthrough: &[Value], terminate: &[Value]) -> Result<()> {
     ensure!(
-        observe.len() == route.len(),
-        "{} records of observe, {} of route: {observe:#?} {route:#?}",
-        observe.len(),
-        route.len()
+        passthrough.len() == terminate.len(),
+        "{} records of passthrough, {} of terminate: {passthrough:#?} {terminate:#?}",
+        passthrough.len(),
+        terminate.len()
     );
-    for (observe, route) in observe.iter().zip(route) {
-        ensure!(observe == route, "records differ\nobserve {observe}\nroute   {route}");
+    for (passthrough, terminate) in passthrough.iter().zip(terminate) {
+        ensure!(
+            passthrough == terminate,
+            "records differ
+passthrough {passthrough}
+terminate   {terminate}"
+        );
     }
     Ok(())
 }

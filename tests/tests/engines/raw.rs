@@ -56,29 +56,32 @@ fn records(way: &Way, (talk, count): &Session) -> Result<Vec<Value>> {
 
 #[test]
 fn every_session_leaves_the_same_records() -> Result<()> {
-    let [observe, route] = Engine::ALL.map(|engine| Way::new(Kind::Outbound, engine));
-    let (observe, route) = (observe?, route?);
-    all(SESSIONS, |session| equal(&records(&observe, session)?, &records(&route, session)?))?;
-    observe.close()?;
-    route.close()
+    let [passthrough, terminate] = Engine::ALL.map(|engine| Way::new(Kind::Outbound, engine));
+    let (passthrough, terminate) = (passthrough?, terminate?);
+    all(SESSIONS, |session| {
+        equal(&records(&passthrough, session)?, &records(&terminate, session)?)
+    })?;
+    passthrough.close()?;
+    terminate.close()
 }
 
-/// To the observing engine the connection has ended in order, to the routing one its message has
+/// To the passthrough engine the connection has ended in order, to the terminating one its message has
 /// not. They agree on the request.
 #[test]
 fn an_end_within_a_message_leaves_the_same_record_of_the_request() -> Result<()> {
-    let [observe, route] = Engine::ALL.map(|engine| Way::new(Kind::Outbound, engine));
-    let (observe, route) = (observe?, route?);
+    let [passthrough, terminate] = Engine::ALL.map(|engine| Way::new(Kind::Outbound, engine));
+    let (passthrough, terminate) = (passthrough?, terminate?);
     all(CUT_SHORT, |session| {
-        let (observe, route) = (records(&observe, session)?, records(&route, session)?);
-        equal(&observe[..1], &route[..1])?;
-        let closes = (&observe[1]["close"], &route[1]["close"]);
+        let (passthrough, terminate) =
+            (records(&passthrough, session)?, records(&terminate, session)?);
+        equal(&passthrough[..1], &terminate[..1])?;
+        let closes = (&passthrough[1]["close"], &terminate[1]["close"]);
         ensure!(closes == (&json!("finished"), &json!("upstream_reset")), "{closes:?}");
-        ensure!(observe[0]["end"] == "upstream_reset", "{}", observe[0]);
+        ensure!(passthrough[0]["end"] == "upstream_reset", "{}", passthrough[0]);
         Ok(())
     })?;
-    observe.close()?;
-    route.close()
+    passthrough.close()?;
+    terminate.close()
 }
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: host.test\r\n\r\n";

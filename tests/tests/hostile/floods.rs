@@ -97,7 +97,7 @@ fn large_target(place: &Place) -> Result<()> {
 fn endless_head(place: &Place) -> Result<()> {
     let wire = place.way.listen()?.wire()?;
     let fields = "X-Field: value\r\n".repeat(1 << 16);
-    // The routing engine keeps a head of up to 1 MiB together.
+    // The terminating engine keeps a head of up to 1 MiB together.
     wire.up(format!("GET / HTTP/1.1\r\n{fields}"))?;
     for _ in 0..32 {
         wire.up(&fields)?;

@@ -28,7 +28,7 @@ fn keeps_its_meaning(way: &Way, request: &str) -> Result<()> {
     }
     let said = String::from_utf8_lossy(&said);
     ensure!(
-        way.engine() == Engine::Route && got.is_empty() && said.starts_with("HTTP/1.1 400 "),
+        way.engine() == Engine::Terminate && got.is_empty() && said.starts_with("HTTP/1.1 400 "),
         "the server got {}, the client {said:?}",
         got.escape_ascii()
     );

@@ -1,5 +1,5 @@
-//! Floods and bombs of HTTP/2 (RFC 9113 §10.5). The observing engine passes every byte on and follows as
-//! far as it can; the routing one speaks for itself, and may refuse.
+//! Floods and bombs of HTTP/2 (RFC 9113 §10.5). The passthrough engine passes every byte on and follows as
+//! far as it can; the terminating one speaks for itself, and may refuse.
 
 use std::thread;
 
@@ -39,7 +39,7 @@ fn greeted(place: &Place, settings: &[u8]) -> Result<Wire> {
     let wire = place.way.listen()?.wire()?;
     let [hello, answer] =
         [[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat(), frame(SETTINGS, 0, 0, settings)];
-    if place.engine() == Engine::Observe {
+    if place.engine() == Engine::Passthrough {
         wire.up(hello)?;
         wire.down(answer)?;
     } else {
@@ -52,7 +52,7 @@ fn greeted(place: &Place, settings: &[u8]) -> Result<Wire> {
 /// The client says it all; others are served meanwhile, and then the connection is reset. The observing
 /// engine must have passed on every byte.
 fn flood(place: &Place, wire: Wire, bytes: &[u8]) -> Result<()> {
-    if place.engine() == Engine::Observe {
+    if place.engine() == Engine::Passthrough {
         wire.up(bytes)?;
         place.serves()?;
         place.is_bounded()?;
@@ -87,7 +87,7 @@ fn rapid_reset(place: &Place) -> Result<()> {
         .collect();
     let before = place.metric("request_total")?;
     flood(place, greeted(place, &[])?, &bytes)?;
-    if place.engine() == Engine::Observe {
+    if place.engine() == Engine::Passthrough {
         let seen = place.metric("request_total")? - before;
         ensure!(seen >= 20_000.0, "{seen} requests were recorded");
     }
@@ -133,7 +133,7 @@ fn paths(place: &Place) -> Result<()> {
     bytes.extend(ids(20_000).skip(1).flat_map(|id| head(END_STREAM, id, &[0x82, 0x86, 0xbe])));
     let before = place.metric("weir_http_downgrade_total")?;
     flood(place, greeted(place, &setting(1, 65_536))?, &bytes)?;
-    if place.engine() == Engine::Observe {
+    if place.engine() == Engine::Passthrough {
         let lost = place.metric("weir_http_downgrade_total")? - before;
         ensure!(lost >= 1.0, "what is not followed any more is not counted");
     }
@@ -152,7 +152,7 @@ fn table_sizes(place: &Place) -> Result<()> {
 /// What has to be answered, and nobody reads the answers.
 fn control_frames(place: &Place, one: &[u8]) -> Result<()> {
     let bytes = one.repeat(50_000);
-    if place.engine() == Engine::Observe {
+    if place.engine() == Engine::Passthrough {
         return flood(place, greeted(place, &[])?, &bytes);
     }
     let wire = greeted(place, &[])?;

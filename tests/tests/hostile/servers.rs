@@ -122,9 +122,9 @@ fn nghttpd_serves_others(engine: Engine) -> Result<()> {
     })?;
     let metrics = Metrics::scrape(&lab.client)?;
     let requests = metrics.sum("request_total", &[]);
-    // The routing engine ends the connection before it has looked at one of its streams.
+    // The terminating engine ends the connection before it has looked at one of its streams.
     let refused = metrics.sum("tcp_open_total", &["peer=\"src\""]) == 2.0;
-    ensure!(requests > 1.0 || (engine == Engine::Route && refused), "{requests}: no flood");
+    ensure!(requests > 1.0 || (engine == Engine::Terminate && refused), "{requests}: no flood");
     ensure!(daemon.process.running()?, "weir ended: {}", daemon.process.log());
     Ok(())
 }

@@ -89,7 +89,7 @@ fn end_in_a_chunk(way: &Way) -> Result<()> {
     dying(way, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n64\r\nten bytes.", 200, ends)
 }
 
-/// What has arrived of a head is no answer yet: the route engine says so in its own words, and must
+/// What has arrived of a head is no answer yet: the terminating engine says so in its own words, and must
 /// not pretend that it was one.
 fn end_in_a_head(way: &Way) -> Result<()> {
     let server = way.listen()?;
@@ -105,7 +105,7 @@ fn end_in_a_head(way: &Way) -> Result<()> {
 fn unanswered(way: &Way, got: &[u8], said: &str) -> Result<()> {
     let text = String::from_utf8_lossy(got);
     let own_words = text.starts_with("HTTP/1.1 502 ") && text.contains("x-weir-error: ");
-    ensure!(text == said || (own_words && way.engine() == Engine::Route), "it got {text:?}");
+    ensure!(text == said || (own_words && way.engine() == Engine::Terminate), "it got {text:?}");
     Ok(())
 }
 

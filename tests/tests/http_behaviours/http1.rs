@@ -26,7 +26,7 @@ pub(crate) const TABLE: &[Behaviour] = &[
     ("a head that comes byte by byte is the same head", byte_by_byte),
     ("heads of 256 KiB pass both ways", large_heads),
     ("heads of a thousand fields pass both ways", many_fields),
-    ("more fields than the route engine follows pass all the same", too_many_fields),
+    ("more fields than the terminating engine follows pass all the same", too_many_fields),
     ("heads of 3 MiB in 20000 fields pass both ways", very_large_heads),
 ];
 
@@ -147,11 +147,11 @@ fn very_large_heads(way: &Way) -> Result<()> {
     })
 }
 
-/// The answers that are recorded of one exchange beyond the route engine's bounds.
+/// The answers that are recorded of one exchange beyond the terminating engine's bounds.
 fn beyond_bounds(way: &Way) -> &'static [u64] {
     match way.engine() {
-        Engine::Observe => &[200],
-        Engine::Route => &[],
+        Engine::Passthrough => &[200],
+        Engine::Terminate => &[],
     }
 }
 

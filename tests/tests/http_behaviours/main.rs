@@ -47,25 +47,25 @@ fn all_hold(kind: Kind, engine: Engine) -> Result<()> {
 
 #[test]
 fn they_hold_on_a_direct_connection() -> Result<()> {
-    all_hold(Kind::Direct, Engine::Observe)
+    all_hold(Kind::Direct, Engine::Passthrough)
 }
 
 #[test]
 fn they_hold_for_outbound_connections() -> Result<()> {
-    all_hold(Kind::Outbound, Engine::Observe)
+    all_hold(Kind::Outbound, Engine::Passthrough)
 }
 
 #[test]
 fn they_hold_for_inbound_connections() -> Result<()> {
-    all_hold(Kind::Inbound, Engine::Observe)
+    all_hold(Kind::Inbound, Engine::Passthrough)
 }
 
 #[test]
 fn they_hold_through_two_weirs_in_a_row() -> Result<()> {
-    all_hold(Kind::Both, Engine::Observe)
+    all_hold(Kind::Both, Engine::Passthrough)
 }
 
 #[test]
 fn they_hold_through_two_weirs_that_end_the_connections_themselves() -> Result<()> {
-    all_hold(Kind::Both, Engine::Route)
+    all_hold(Kind::Both, Engine::Terminate)
 }

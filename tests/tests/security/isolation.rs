@@ -94,8 +94,8 @@ fn what_only_weirs_namespace_reaches_is_not_reached_by_way_of_weir() -> Result<(
             ensure!(request.starts_with(&first), "{engine}: it got {first:?}");
             drop(wire.server);
             gets_nothing(Ok(wire.client), b"").or_else(|error| {
-                // The route engine says in its own words that there was no answer.
-                ensure!(engine == Engine::Route, "{error}");
+                // The terminating engine says in its own words that there was no answer.
+                ensure!(engine == Engine::Terminate, "{error}");
                 Ok(())
             })?;
         }
@@ -124,7 +124,7 @@ fn own_ports(pods: &Pods) -> Result<Vec<u16>> {
 fn whoever_connects_to_weirs_listener_itself_is_refused_and_counted() -> Result<()> {
     let pods = Pods::new()?;
     let secret = secret(&pods.node)?;
-    let (daemon, pod) = (capture(&pods, Engine::Observe)?, &pods.pod_a);
+    let (daemon, pod) = (capture(&pods, Engine::Passthrough)?, &pods.pod_a);
     let (mut tried, requests) = (0, forged());
     for port in own_ports(&pods)? {
         for ip in ["127.0.0.1", "::1"] {
@@ -158,7 +158,7 @@ fn whoever_connects_to_weirs_listener_itself_is_refused_and_counted() -> Result<
 #[test]
 fn a_listener_that_is_found_from_beside_the_workload_refuses() -> Result<()> {
     let pods = Pods::new()?;
-    let daemon = capture(&pods, Engine::Route)?;
+    let daemon = capture(&pods, Engine::Terminate)?;
     for port in own_ports(&pods)? {
         for request in forged() {
             let netns = &pods.pod_a.netns;
@@ -194,7 +194,7 @@ fn listeners_are_found_at_loopback_addresses_only() -> Result<()> {
     ip(&device)?;
     let client = ["-n", pods.client_a.netns.name(), "route", "add", ON_LOOPBACK, "via", POD[0]];
     ip(&client)?;
-    let _daemon = capture(&pods, Engine::Observe)?;
+    let _daemon = capture(&pods, Engine::Passthrough)?;
     for port in own_ports(&pods)? {
         for ip in [POD[0], POD[1], ON_LOOPBACK] {
             let error = pods.client_a.connect(at(ip, port)).expect_err("from outside");
@@ -223,7 +223,7 @@ fn listeners_are_found_at_loopback_addresses_only() -> Result<()> {
 fn a_note_about_another_connection_leads_nowhere_else() -> Result<()> {
     let pods = Pods::new()?;
     let secret = secret(&pods.node)?;
-    let (daemon, pod) = (capture(&pods, Engine::Observe)?, &pods.pod_a);
+    let (daemon, pod) = (capture(&pods, Engine::Passthrough)?, &pods.pod_a);
     let server = Peer::start(&pods.client_a.netns, SERVER, |mut stream| {
         stream.read_to_end(&mut Vec::new()).map(drop)
     })?;

@@ -130,13 +130,13 @@ fn nothing_secret_is_said(engine: Engine, level: &str) -> Result<()> {
 }
 
 #[test]
-fn the_observing_engine_says_no_secret() -> Result<()> {
-    nothing_secret_is_said(Engine::Observe, "debug")?;
-    nothing_secret_is_said(Engine::Observe, "trace")
+fn the_passthrough_engine_says_no_secret() -> Result<()> {
+    nothing_secret_is_said(Engine::Passthrough, "debug")?;
+    nothing_secret_is_said(Engine::Passthrough, "trace")
 }
 
 #[test]
-fn the_routing_engine_says_no_secret() -> Result<()> {
-    nothing_secret_is_said(Engine::Route, "debug")?;
-    nothing_secret_is_said(Engine::Route, "trace")
+fn the_terminating_engine_says_no_secret() -> Result<()> {
+    nothing_secret_is_said(Engine::Terminate, "debug")?;
+    nothing_secret_is_said(Engine::Terminate, "trace")
 }

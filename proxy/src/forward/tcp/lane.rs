@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 
-use super::super::observe::Observer;
+use super::super::passthrough::Observer;
 use super::super::{ByteCounters, Side};
 use super::TcpOptions;
 use super::buffer::{Lease, Size};

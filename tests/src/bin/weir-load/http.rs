@@ -134,7 +134,7 @@ impl Hearing {
 /// Reads an answer's head: how the server sees the client.
 pub(crate) fn read_head<B>(answer: &http::Response<B>) -> Result<SocketAddr, Outcome> {
     let field = |name| answer.headers().get(name).and_then(|value| value.to_str().ok());
-    // weir's own answer, where the route engine has lost the upstream: told, not changed.
+    // weir's own answer, where the terminating engine has lost the upstream: told, not changed.
     if let Some(reason) = field("x-weir-error") {
         return Err(Outcome::Broken(format!("{} by weir: {reason}", answer.status())));
     }

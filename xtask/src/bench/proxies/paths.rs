@@ -49,7 +49,7 @@ pub(super) enum Weir {
 }
 
 /// Names of `--http-engine`.
-const ENGINES: [&str; 2] = ["observe", "route"];
+const ENGINES: [&str; 2] = ["passthrough", "terminate"];
 
 // === impl Way ===
 

@@ -1,4 +1,4 @@
-//! The observe engine: bytes are forwarded as they came (that is [`super::tcp`]'s work), and an
+//! The passthrough engine: bytes are forwarded as they came (that is [`super::tcp`]'s work), and an
 //! observer beside them follows the messages and reports exchanges. An observer never changes,
 //! delays or refuses a byte; one that loses track says so once and is asked no more.
 
@@ -30,7 +30,7 @@ pub(crate) trait Observer: Send {
     fn ended(&mut self, from: Side);
 
     /// Whether nothing is under way: both streams are between messages, and every request has got
-    /// its response. A draining connection may be ended, or handed over to the route engine, here.
+    /// its response. A draining connection may be ended, or handed over to the terminating engine, here.
     fn is_idle(&self) -> bool;
 
     /// What weir may put into the stream to the client right behind the last byte shown from the

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::forward::http::is_grpc;
-use crate::forward::observe::LONGEST_WORD;
+use crate::forward::passthrough::LONGEST_WORD;
 
 /// The fields that matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Follows HTTP/1 messages (RFC 9112) beside bytes that pass as they came. Heads may have any size
 //! and any number of fields: of what is not reported, nothing is kept.
 //!
-//! The grammar of heads is that of httparse as the route engine uses it (`http1/head.rs`), in an
+//! The grammar of heads is that of httparse as the terminating engine uses it (`http1/head.rs`), in an
 //! incremental form: httparse needs a head in one piece. For heads that come so it would save about
 //! a tenth of what an exchange costs, by a profile of `benches/http1.rs`: not worth a second grammar.
 //! What the parts mean is shared (`http1/fields.rs`, `http1/body.rs`, `http1/exchanges.rs`).

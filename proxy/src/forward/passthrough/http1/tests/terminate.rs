@@ -1,6 +1,6 @@
-//! The observer reports what the route engine reports of the same session. Where they differ by
-//! intent: weir's own answer, which only the route engine gives; limits of the route engine, which
-//! these sessions do not reach; and h2c, which to the route engine is a tunnel.
+//! The observer reports what the terminating engine reports of the same session. Where they differ
+//! by intent: weir's own answer, which only the terminating engine gives; limits of the terminating
+//! engine, which these sessions do not reach; and h2c, which to the terminating engine is a tunnel.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use crate::forward::http::{HttpContext, HttpVersion, serve};
 /// More than a session is long: nobody has to read.
 const ROOM: usize = 1 << 20;
 
-/// What the route engine reports of a session.
-async fn route(steps: &[Step]) -> (Vec<Exchange>, Option<Untracked>) {
+/// What the terminating engine reports of a session.
+async fn terminate(steps: &[Step]) -> (Vec<Exchange>, Option<Untracked>) {
     let (mut client, weir_client) = duplex(ROOM);
     let (mut upstream, weir_upstream) = duplex(ROOM);
     let sink = Arc::new(Recorder::default());
@@ -44,13 +44,13 @@ async fn route(steps: &[Step]) -> (Vec<Exchange>, Option<Untracked>) {
     (seen, end.untracked)
 }
 
-fn routed(steps: &[Step]) -> (Vec<Exchange>, Option<Untracked>) {
+fn terminated(steps: &[Step]) -> (Vec<Exchange>, Option<Untracked>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .unwrap();
-    runtime.block_on(route(steps))
+    runtime.block_on(terminate(steps))
 }
 
 fn followed(exchanges: Vec<Exchange>) -> Vec<Exchange> {
@@ -65,25 +65,25 @@ proptest! {
     #[test]
     fn sessions_are_reported_alike(steps in session(), cuts in vec(1_usize..80, 1..8)) {
         let steps = cut(&steps, &cuts);
-        let (routed, untracked) = routed(&steps);
+        let (terminated, untracked) = terminated(&steps);
         let observed = observe(&steps);
-        prop_assert_eq!(observed.seen(), routed);
+        prop_assert_eq!(observed.seen(), terminated);
         prop_assert_eq!(observed.downgrade(), untracked);
     }
 
-    /// The observer notices at the first wrong byte; the route engine parses a head that is not
+    /// The observer notices at the first wrong byte; the terminating engine parses a head that is not
     /// complete only now and then, and may still see an exchange end in between.
     #[test]
     fn broken_sessions_are_followed_equally_far(steps in mutated(), cuts in vec(1_usize..80, 1..8)) {
         let steps = cut(&steps, &cuts);
-        let (routed, untracked) = routed(&steps);
+        let (terminated, untracked) = terminated(&steps);
         let observed = observe(&steps);
         if observed.downgrade().is_none() {
             prop_assert_eq!(untracked, None);
-            prop_assert_eq!(observed.seen(), routed);
+            prop_assert_eq!(observed.seen(), terminated);
         } else {
-            let (seen, routed) = (followed(observed.seen()), followed(routed));
-            prop_assert!(routed.starts_with(&seen), "{seen:#?}\n{routed:#?}");
+            let (seen, terminated) = (followed(observed.seen()), followed(terminated));
+            prop_assert!(terminated.starts_with(&seen), "{seen:#?}\n{terminated:#?}");
         }
     }
 }
@@ -96,9 +96,9 @@ fn empty_lines_before_the_clients_end_are_between_messages_to_both() {
         Step(Upstream, b"HTTP/1.1 200 OK\r\n\r\nbody".to_vec()),
         Step(Upstream, Vec::new()),
     ];
-    let (routed, untracked) = routed(&steps);
+    let (terminated, untracked) = terminated(&steps);
     let observed = observe(&steps);
     assert_eq!((observed.downgrade(), untracked), (None, None));
-    assert_eq!(observed.seen(), routed);
-    assert_eq!(routed[0].end, ExchangeEnd::Complete);
+    assert_eq!(observed.seen(), terminated);
+    assert_eq!(terminated[0].end, ExchangeEnd::Complete);
 }

@@ -1,4 +1,4 @@
-//! What the fuzz target `http2_observer` sees of the header decoder.
+//! What the fuzz target `http2_passthrough` sees of the header decoder.
 
 use super::hpack::{Decoder, Head};
 

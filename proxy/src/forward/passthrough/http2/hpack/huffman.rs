@@ -2,7 +2,7 @@
 //! ordered by the length of their codes, then by value, have consecutive codes, so that the lengths
 //! say everything.
 
-use crate::forward::observe::http2::Lost;
+use crate::forward::passthrough::http2::Lost;
 
 /// Bits of a code, for each byte and for the end of the string.
 const LENGTHS: [u8; 257] = [

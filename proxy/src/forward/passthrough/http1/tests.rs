@@ -3,8 +3,8 @@
 mod anything;
 mod bounds;
 mod endings;
-mod route;
 mod sessions;
+mod terminate;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

@@ -1,4 +1,4 @@
-//! The routing engine between two peers that say anything: what arrives is the beginning of what was
+//! The terminating engine between two peers that say anything: what arrives is the beginning of what was
 //! sent, for the client perhaps with an answer of weir's own behind it, and every exchange is reported.
 
 #![no_main]

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use super::field::{Kind, Said};
-use crate::forward::observe::http2::Lost;
+use crate::forward::passthrough::http2::Lost;
 
 /// What an entry counts besides its bytes (RFC 7541 §4.1).
 pub(super) const OVERHEAD: usize = 32;

@@ -1,4 +1,4 @@
-//! The streams of a connection and the exchanges on them, reported as the route engine reports
+//! The streams of a connection and the exchanges on them, reported as the terminating engine reports
 //! its own (`forward/http2/stream.rs`).
 
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ use super::hpack::Head;
 use crate::forward::Side;
 use crate::forward::http::{ExchangeEnd, ExchangeSink, RequestInfo, Tracker};
 
-/// Streams open at a time, pushed ones included: the most that weir's route engine would allow.
+/// Streams open at a time, pushed ones included: the most that weir's terminating engine would allow.
 const MAX_STREAMS: usize = 1 << 16;
 
 /// What the records of open streams may take together, in bytes of their words: a header field of

@@ -18,7 +18,7 @@ use self::table::{Entry, Table};
 use super::Lost;
 
 /// A field that comes in pieces is kept up to here. Beyond, it is one that says nothing which weir
-/// would report, like the URIs that the route engine refuses, and is skipped.
+/// would report, like the URIs that the terminating engine refuses, and is skipped.
 const KEPT: usize = 64 << 10;
 
 /// Beyond this the buffers of a large field are given back.

@@ -1,6 +1,6 @@
 //! Integers (RFC 7541 §5.1).
 
-use crate::forward::observe::http2::Lost;
+use crate::forward::passthrough::http2::Lost;
 
 /// An integer whose first byte has `prefix` bits of it, and how many bytes it takes. `None`: it is
 /// not complete. One of more than 32 bits is refused.
