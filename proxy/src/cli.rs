@@ -1,4 +1,4 @@
-//! The command line: one file per verb. stdout is data, stderr is narration.
+//! The command line: one file per verb. Results go to stdout; logs and progress go to stderr.
 
 pub mod capture_args;
 mod check;
@@ -36,15 +36,15 @@ use clap::{CommandFactory, Parser, Subcommand};
 /// See [`exit::Exit`].
 const EXIT_CODES: &str = "\
 Exit codes:
-  0      success (a reader that closes the pipe early is one too)
+  0      success (also if the reader closes the pipe early)
   1      failure
   2      bad usage or bad input: flags, port lists, configuration, manifests
   3      a requirement is missing: root or capabilities, kernel, cgroup2
-  4      no weir is running: nobody behind the control socket
-  CODE   `weir exec` ends with its command's own code, or 128 + signal";
+  4      no weir is running: the control socket is absent or refuses
+  CODE   `weir exec` exits with the code of its command, or 128 + signal";
 
-/// A transparent, eBPF-assisted proxy: captures TCP connections in the kernel, finds out which
-/// protocol each one speaks, forwards it and reports what it saw.
+/// A transparent, eBPF-assisted proxy: captures TCP connections in the kernel, detects their
+/// protocol, forwards them and reports metrics and records.
 #[derive(Debug, Parser)]
 #[command(name = "weir", version, max_term_width = 100, after_help = EXIT_CODES)]
 struct Cli {
@@ -54,36 +54,36 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Run one command with its connections captured
+    /// Run one command and capture its connections
     Exec(capture_args::ExecArgs),
-    /// Capture a cgroup until told to stop
+    /// Capture a cgroup until SIGTERM
     Run(capture_args::RunArgs),
     /// Capture the annotated pods of a Kubernetes node
     #[cfg(feature = "node")]
     Node(Box<node::Args>),
-    /// Show, add or remove what a running weir captures
+    /// List, add or remove workloads of a running weir
     Workload(workload::Args),
-    /// Take away everything that weir has left in the kernel
+    /// Remove all kernel state of weir
     Detach(detach::Args),
-    /// Show or change what ports get, in a running weir
+    /// Show or change port states of a running weir
     Ports(ports::Args),
-    /// Say what a connection to an address gets, and why
+    /// Predict the decision for a connection to an address, and explain it
     Explain(explain::Args),
-    /// Say what is running
+    /// Show the state of a running weir
     Status(status::Args),
-    /// Show numbers per destination
+    /// Show statistics per destination
     Stat(stat::Args),
-    /// Show the busiest destinations, again and again
+    /// Show the busiest destinations, refreshed every interval
     Top(top::Args),
     /// Show connections and requests as they end
     Tap(tap::Args),
-    /// Show or change what a running weir writes to its log
+    /// Show or change the log filter of a running weir
     LogLevel(log_level::Args),
-    /// Check that this machine can run weir, and prove it
+    /// Check the requirements on this machine, and capture a test connection
     Check(check::Args),
     /// Add weir's annotations, or its sidecar, to the pods of a Kubernetes manifest
     Inject(inject::InjectArgs),
-    /// Take out of a Kubernetes manifest what weir inject has added
+    /// Remove the additions of `weir inject` from a Kubernetes manifest
     Uninject(inject::UninjectArgs),
     /// Print a shell completion script
     Completions(completions::Args),

@@ -88,10 +88,10 @@ pub struct Forward {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Connect {
-    /// When weir has connected to the destination; it fails as the destination does.
+    /// After weir has connected to the destination; fails with the destination's error.
     #[default]
     Hold,
-    /// At once: a destination that cannot be reached is a reset later.
+    /// Immediately; an unreachable destination causes a reset later.
     Immediate,
 }
 

@@ -22,13 +22,13 @@ pub use weir_common::{Direction, PortState, Source};
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Treatment {
-    /// Went direct, by the kernel.
+    /// Not captured: went direct in the kernel.
     Skip,
-    /// Proxied as raw TCP without looking.
+    /// Proxied as raw TCP without detection.
     Opaque,
     /// HTTP/1.0 or HTTP/1.1.
     Http1,
-    /// HTTP/2 with prior knowledge (RFC 9113 §3.3), gRPC among it.
+    /// HTTP/2 with prior knowledge (RFC 9113 §3.3), including gRPC.
     Http2,
     /// TLS, passed through.
     Tls,

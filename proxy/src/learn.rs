@@ -41,16 +41,16 @@ pub(crate) const REMEMBERED: Duration = Duration::from_secs(3600);
 /// Destinations remembered per workload.
 pub(crate) const CAPACITY: usize = 4096;
 
-/// What is done with destinations that turned out to be raw TCP.
+/// Policy for destinations that are known to be raw TCP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Learn {
-    /// Nothing: each connection is looked at.
+    /// Detect the protocol of every connection.
     Off,
-    /// The next ones are forwarded as raw TCP at once.
+    /// Forward further connections as raw TCP, without detection.
     #[default]
     Opaque,
-    /// The next ones go direct, in the kernel, which reports their figures.
+    /// Let further connections go direct in the kernel, which reports their statistics.
     Bypass,
 }
 

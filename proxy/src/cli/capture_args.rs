@@ -18,11 +18,11 @@ use crate::{
 /// Flags that each workload has for itself: of `weir exec`, `weir run` and `weir workload add`.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct PortFlags {
-    /// Ports of outbound connections that the kernel lets pass, such as 25,9000-9100
+    /// Outbound ports that are not captured, such as 25,9000-9100
     #[arg(long, value_name = "LIST", value_parser = PortList::parse, allow_hyphen_values = true, help_heading = "Ports")]
     pub skip_outbound_ports: Option<PortList>,
 
-    /// Ports of inbound connections that the kernel lets pass
+    /// Inbound ports that are not captured
     #[arg(long, value_name = "LIST", value_parser = PortList::parse, allow_hyphen_values = true, help_heading = "Ports")]
     pub skip_inbound_ports: Option<PortList>,
 
@@ -35,23 +35,23 @@ pub struct PortFlags {
     #[arg(long, value_name = "LIST", value_parser = PortList::parse, allow_hyphen_values = true, help_heading = "Ports")]
     pub include_outbound_ports: Option<PortList>,
 
-    /// Destinations that the kernel lets pass, such as 10.0.0.0/8,fd00::/8
+    /// Destinations that are not captured, such as 10.0.0.0/8,fd00::/8
     #[arg(long, value_name = "CIDRS", value_parser = CidrList::parse, help_heading = "Ports")]
     pub skip_cidrs: Option<CidrList>,
 
-    /// Capture connections to 127.0.0.0/8 and ::1 too [default: exec yes, run no]
+    /// Also capture connections to 127.0.0.0/8 and ::1 [default: exec yes, run no]
     #[arg(long, action = ArgAction::SetTrue, overrides_with = "no_capture_loopback", help_heading = "Ports")]
     pub capture_loopback: bool,
 
-    /// Leave connections to 127.0.0.0/8 and ::1 alone
+    /// Do not capture connections to 127.0.0.0/8 and ::1
     #[arg(long, action = ArgAction::SetTrue, overrides_with = "capture_loopback", help_heading = "Ports")]
     pub no_capture_loopback: bool,
 
-    /// Capture the connections that the workload accepts too [default: exec no, else yes]
+    /// Also capture inbound connections [default: exec no, else yes]
     #[arg(long, action = ArgAction::SetTrue, overrides_with = "no_capture_inbound", help_heading = "Ports")]
     pub capture_inbound: bool,
 
-    /// Leave the connections that the workload accepts alone
+    /// Do not capture inbound connections
     #[arg(long, action = ArgAction::SetTrue, overrides_with = "capture_inbound", help_heading = "Ports")]
     pub no_capture_inbound: bool,
 
@@ -59,15 +59,15 @@ pub struct PortFlags {
     #[arg(long, value_name = "LIST", value_parser = PortList::parse, allow_hyphen_values = true, help_heading = "Ports")]
     pub include_inbound_ports: Option<PortList>,
 
-    /// The application sees the client's own address instead of one of its namespace
+    /// Dial the application from the client's address instead of a local one
     #[arg(long, help_heading = "Forwarding")]
     pub preserve_client_ip: bool,
 
-    /// What happens to new connections while no proxy is there [default: open]
+    /// Policy for new connections while weir is not running [default: open]
     #[arg(long, value_name = "POLICY", value_enum, help_heading = "Forwarding")]
     pub fail: Option<Fail>,
 
-    /// What is remembered of destinations that turned out to speak no HTTP [default: opaque]
+    /// Policy for destinations whose servers speak neither HTTP nor TLS [default: opaque]
     #[arg(long, value_name = "MODE", value_enum, help_heading = "Forwarding")]
     pub learn: Option<Learn>,
 }
@@ -75,12 +75,12 @@ pub struct PortFlags {
 /// Flags of a workload that is there already: of `weir run` and `weir workload add`.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct WorkloadFlags {
-    /// The cgroup v2 directory whose processes are captured
+    /// Directory of the cgroup v2 to capture
     #[arg(long, value_name = "PATH")]
     pub cgroup: Option<PathBuf>,
 
-    /// The network namespace that they are in, such as /run/netns/NAME or /proc/PID/ns/net
-    /// [default: found out from the processes in the cgroup]
+    /// Network namespace of its processes, such as /run/netns/NAME or /proc/PID/ns/net
+    /// [default: that of the processes in the cgroup]
     #[arg(long, value_name = "PATH")]
     pub netns: Option<PathBuf>,
 
@@ -89,27 +89,27 @@ pub struct WorkloadFlags {
     pub ports: PortFlags,
 }
 
-/// Flags that `weir exec` and `weir run` share. Each replaces what the configuration file says.
+/// Flags that `weir exec` and `weir run` share. Each overrides the configuration file.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct CaptureArgs {
-    /// How long `--http-engine terminate` holds an incomplete beginning of a known protocol
+    /// How long `--http-engine terminate` waits for more bytes when the first ones are ambiguous
     /// (ms, s, m, h) [default: 50ms]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Forwarding")]
     pub detect_timeout: Option<Duration>,
 
-    /// Bytes after which an undecided beginning is raw TCP (B, KiB, MiB) [default: 8KiB]
+    /// Bytes after which undetected connections are raw TCP (B, KiB, MiB) [default: 8KiB]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Forwarding")]
     pub detect_peek_limit: Option<usize>,
 
-    /// When connect(2) succeeds: once the destination has accepted, or at once [default: hold]
+    /// When connect(2) of a captured connection succeeds [default: hold]
     #[arg(long, value_name = "WHEN", value_enum, help_heading = "Forwarding")]
     pub connect: Option<Connect>,
 
-    /// How HTTP is carried [default: passthrough]
+    /// HTTP engine [default: passthrough]
     #[arg(long, value_name = "ENGINE", value_enum, help_heading = "Forwarding")]
     pub http_engine: Option<EngineName>,
 
-    /// Move payload from socket to socket in the kernel; see docs/ARCHITECTURE.md for its limits
+    /// Redirect payload between sockets in the kernel; docs/ARCHITECTURE.md has the limits
     /// [default: off]
     #[arg(long, value_name = "SWITCH", value_enum, help_heading = "Forwarding")]
     pub sk_msg: Option<Switch>,
@@ -118,19 +118,19 @@ pub struct CaptureArgs {
     #[arg(long, value_name = "N", help_heading = "Forwarding")]
     pub workers: Option<usize>,
 
-    /// How long connections may go on after SIGTERM (ms, s, m, h) [default: 30s]
+    /// How long open connections may continue after SIGTERM (ms, s, m, h) [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Forwarding")]
     pub drain_deadline: Option<Duration>,
 
-    /// Write a record per connection and per request to this file; - is stdout
+    /// Write a record of each connection and request to this file; - is stdout
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub record: Option<PathBuf>,
 
-    /// How records are written [default: json]
+    /// Format of records [default: json]
     #[arg(long, value_name = "FORMAT", value_enum, help_heading = "Output")]
     pub record_format: Option<RecordFormat>,
 
-    /// How weir's own log is written to stderr [default: text]
+    /// Format of weir's log on stderr [default: text]
     #[arg(long, value_name = "FORMAT", value_enum, help_heading = "Output")]
     pub log_format: Option<LogFormat>,
 
@@ -138,11 +138,11 @@ pub struct CaptureArgs {
     #[arg(long, value_name = "FILTER", help_heading = "Output")]
     pub log_level: Option<String>,
 
-    /// What the BPF programs log; anything but off costs time in every hook [default: off]
+    /// Log level of the BPF programs; all levels but off cost time in every hook [default: off]
     #[arg(long, value_name = "LEVEL", value_enum, help_heading = "Output")]
     pub bpf_log: Option<BpfLog>,
 
-    /// Serve /live, /ready and /metrics here, such as 127.0.0.1:4191 [default: nowhere]
+    /// Serve /live, /ready and /metrics at this address, such as 127.0.0.1:4191 [default: none]
     #[arg(long, value_name = "ADDR:PORT", help_heading = "Output")]
     pub admin: Option<SocketAddr>,
 
@@ -160,8 +160,8 @@ Examples:
   weir exec --record calls.json -- ./integration-test
   weir exec --skip-outbound-ports 4406 --opaque-ports +9000 -- ./server
 
-weir ends with the command's own exit code, or 128 + signal. At the end a table per destination
-goes to stderr.")]
+weir exits with the exit code of the command, or 128 + signal. When the command exits, weir prints a
+table of destinations to stderr.")]
 pub struct ExecArgs {
     /// Flags of the workload.
     #[command(flatten)]
@@ -171,11 +171,11 @@ pub struct ExecArgs {
     #[command(flatten)]
     pub capture: CaptureArgs,
 
-    /// How the table at the end is written to stderr
+    /// Format of the final table on stderr
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
     pub output: Format,
 
-    /// Print no table at the end
+    /// Do not print the final table
     #[arg(short, long)]
     pub quiet: bool,
 
@@ -193,39 +193,39 @@ Examples:
   weir run --config /etc/weir.toml --print-config
   weir run --sidecar --admin 0.0.0.0:4191
 
-SIGTERM and SIGINT drain: new connections go direct, those that are there may finish. SIGHUP opens
-the record file anew and reads the configuration again.")]
+SIGTERM and SIGINT drain: new connections go direct, open ones may finish. SIGHUP reopens the record
+file and reloads the configuration.")]
 pub struct RunArgs {
     /// Flags of the workload.
     #[command(flatten)]
     pub workload: WorkloadFlags,
 
-    /// Begin without a workload: they come with `weir workload add`
+    /// Start without workloads; add them with `weir workload add`
     #[arg(long, conflicts_with_all = ["cgroup", "netns"])]
     pub standby: bool,
 
-    /// Capture the Kubernetes pod that weir runs in a container of, but for weir's own connections
+    /// Capture the Kubernetes pod in which weir runs as a container, except weir's own connections
     #[arg(long, conflicts_with_all = ["cgroup", "netns", "standby"])]
     pub sidecar: bool,
 
-    /// The UID of that pod [default: POD_UID in the environment, or found out by weir's process]
+    /// UID of that pod [default: POD_UID in the environment, or the pod whose cgroup has weir]
     #[arg(long, value_name = "UID", requires = "sidecar")]
     pub pod_uid: Option<String>,
 
-    /// Where the kernel side is kept, below weir/ in the bpffs: one weir at a time serves it
+    /// Name of the directory below weir/ in the bpffs for pinned state; only one process may use it
     /// [default: default; with --sidecar pod-UID]
     #[arg(long, value_name = "NAME")]
     pub instance: Option<String>,
 
-    /// Take over from the weir that is running, without a connection that fails
+    /// Take over from the running weir without failed connections
     #[arg(long)]
     pub upgrade: bool,
 
-    /// The workload's name in metrics and records [default: default]
+    /// Name of the workload in metrics and records [default: default]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
 
-    /// Configuration file (TOML); flags win over it
+    /// Configuration file (TOML); flags take precedence
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 

@@ -39,21 +39,23 @@ Examples:
   sudo weir check --kubernetes
   weir check -o json | jq -r '.findings[] | select(.level == \"fail\") | .hint'
 
-Ends with 3 if a requirement is missing.")]
+Exits with 3 if a requirement is missing.")]
 pub(super) struct Args {
-    /// Only look; attach nothing
+    /// Do not attach BPF programs for a test connection
     #[arg(long)]
     no_proof: bool,
-    /// The cgroup to be captured; what else works on its connections is listed [default: weir's own]
+    /// Cgroup to be captured; lists other programs that process its connections
+    /// [default: weir's own]
     #[arg(long, value_name = "PATH")]
     cgroup: Option<PathBuf>,
-    /// The network namespace of its processes, as a file [default: weir's own]
+    /// File of the network namespace of its processes [default: weir's own]
     #[arg(long, value_name = "PATH")]
     netns: Option<PathBuf>,
-    /// Look at this machine as a node of Kubernetes too: its pods, and who else takes their connections
+    /// Also check for a Kubernetes node: its pods, and other programs that redirect their
+    /// connections
     #[arg(long)]
     kubernetes: bool,
-    /// Where the cgroups of its pods are looked for [default: every cgroup2 mount]
+    /// Search the cgroups of pods below this one [default: every cgroup2 mount]
     #[arg(long, value_name = "PATH", requires = "kubernetes")]
     cgroup_root: Option<PathBuf>,
     #[command(flatten)]

@@ -23,7 +23,7 @@ pub(super) struct ControlArgs {
 /// Which workload of it.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct WorkloadArgs {
-    /// The workload that is meant; not needed where there is only one
+    /// Name of the workload; required if there are several
     #[arg(long, value_name = "NAME")]
     pub(super) workload: Option<String>,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `weir detach`: takes away everything that weir has left in the kernel.
+//! `weir detach`: removes all kernel state of weir.
 
 use anyhow::Result;
 
@@ -16,18 +16,18 @@ Examples:
   weir detach --instance shop
   weir detach --all
 
-Takes every program off its hook, and removes what is pinned and what --preserve-client-ip has
-changed. Connections then go direct. It is no error if there is nothing to take away.")]
+Detaches every program, and removes pinned state and the changes of --preserve-client-ip.
+Connections then go direct. If there is no state, the command succeeds.")]
 pub(super) struct Args {
-    /// The instance to take away [default: default]
+    /// Instance to detach [default: default]
     #[arg(long, value_name = "NAME", conflicts_with = "all")]
     instance: Option<String>,
 
-    /// Take away every instance
+    /// Detach every instance
     #[arg(long)]
     all: bool,
 
-    /// Also from under a weir that is running
+    /// Detach even if a weir is running
     #[arg(long)]
     force: bool,
 }
@@ -45,7 +45,7 @@ pub(super) fn run(args: &Args) -> Result<Exit> {
     let mut found = false;
     let mut failed = None;
     for instance in instances {
-        // One that is being served does not keep the others from being taken away.
+        // An instance in use does not prevent the others from being detached.
         match runtime.block_on(detach_one(&instance, args.force)) {
             Ok(true) => {
                 found = true;

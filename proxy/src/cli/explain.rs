@@ -24,10 +24,10 @@ use crate::{
     after_help = "Examples:\n  weir explain 10.1.2.3:3306\n  weir explain '[2001:db8::1]:443' -o json\n  weir explain db.example.com:4406"
 )]
 pub(super) struct Args {
-    /// Address and port; a host name is resolved here, and every address of it explained
+    /// Address and port; a host name is resolved locally, and every address is explained
     #[arg(value_name = "ADDR:PORT")]
     address: String,
-    /// Explain a connection that the workload accepts, instead of one that it opens
+    /// Explain an inbound connection instead of an outbound one
     #[arg(long)]
     inbound: bool,
     #[command(flatten)]

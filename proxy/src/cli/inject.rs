@@ -20,20 +20,19 @@ Examples:
   kubectl get deployment web -o yaml | weir inject --opaque-ports +9000 - | kubectl apply -f -
   weir inject --sidecar --image registry.example/weir:1.2 deployment.yml | kubectl apply -f -
 
-Deployments, StatefulSets, DaemonSets, ReplicaSets, Jobs, CronJobs, Pods and lists of them are
-changed; other objects pass as they are. Comments, order and formatting stay. Annotations that are
-there already get the values of the flags that are given, and are left alone otherwise; so does a
-sidecar.")]
+Changes Deployments, StatefulSets, DaemonSets, ReplicaSets, Jobs, CronJobs, Pods and lists of them;
+other objects pass unchanged. Comments, order and formatting are preserved. Existing annotations, or
+an existing sidecar, get the values of the given flags and keep all others.")]
 pub(super) struct InjectArgs {
-    /// A manifest in YAML or JSON, with any number of documents; - is stdin
+    /// Manifest in YAML or JSON with any number of documents; - is stdin
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
-    /// Ports of inbound connections that the kernel lets pass
+    /// Inbound ports that are not captured
     #[arg(long, value_name = "LIST", value_parser = port_list, allow_hyphen_values = true)]
     skip_inbound_ports: Option<String>,
 
-    /// Ports of outbound connections that the kernel lets pass, such as 25,9000-9100
+    /// Outbound ports that are not captured, such as 25,9000-9100
     #[arg(long, value_name = "LIST", value_parser = port_list, allow_hyphen_values = true)]
     skip_outbound_ports: Option<String>,
 
@@ -41,12 +40,12 @@ pub(super) struct InjectArgs {
     #[arg(long, value_name = "LIST", value_parser = port_list, allow_hyphen_values = true)]
     opaque_ports: Option<String>,
 
-    /// Add a native sidecar that captures its pod (Kubernetes 1.29), instead of annotations for weir
-    /// on the node
+    /// Add a native sidecar that captures its pod (Kubernetes 1.29), instead of annotations for
+    /// `weir node`
     #[arg(long)]
     sidecar: bool,
 
-    /// The sidecar's image [default: weir:VERSION of this weir, or the one that is there]
+    /// Image of the sidecar [default: weir:VERSION of this binary, or the existing one]
     #[arg(long, value_name = "IMAGE", requires = "sidecar", value_parser = image)]
     image: Option<String>,
 }
@@ -57,9 +56,9 @@ Examples:
   weir uninject deployment.yml | kubectl apply -f -
   kubectl get deployment web -o yaml | weir uninject - | kubectl apply -f -
 
-What weir inject has added goes, and so does what is empty without it.")]
+Removes what `weir inject` has added, and objects that are empty without it.")]
 pub(super) struct UninjectArgs {
-    /// A manifest in YAML or JSON, with any number of documents; - is stdin
+    /// Manifest in YAML or JSON with any number of documents; - is stdin
     #[arg(value_name = "FILE")]
     file: PathBuf,
 }

@@ -13,7 +13,7 @@ Examples:
   weir log-level debug
   weir log-level 'info,weir::connection=trace'
 
-The change holds until weir ends.";
+The change lasts until weir exits.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]

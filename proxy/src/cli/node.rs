@@ -1,4 +1,4 @@
-//! `weir node`: captures the annotated pods of a Kubernetes node until told to stop.
+//! `weir node`: captures the annotated pods of a Kubernetes node until SIGTERM.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -30,45 +30,45 @@ Examples:
   weir node --pods-dir /etc/weir/pods
 
 A pod is captured where it, or its namespace, has the annotation weir.dev/inject: enabled.
-Settings are annotations too: config.weir.dev/skip-inbound-ports, skip-outbound-ports,
-opaque-ports, fail (open, closed) and preserve-client-ip (\"true\", \"false\"). The flags of
-workloads are what pods without such annotations get.")]
+Its settings are annotations: config.weir.dev/skip-inbound-ports, skip-outbound-ports,
+opaque-ports, fail (open, closed) and preserve-client-ip (\"true\", \"false\"). The flags for
+workloads are the defaults for pods without such annotations.")]
 pub(super) struct Args {
-    /// The node whose pods are captured, as `kubectl get nodes` names it
+    /// Name of the node, as in `kubectl get nodes`
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node_name: Option<String>,
 
-    /// Where the API server is [default: the pod's service account, or as kubectl would]
+    /// Access to the API server [default: the pod's service account, or as kubectl finds it]
     #[arg(long, value_name = "FILE", conflicts_with = "pods_dir")]
     kubeconfig: Option<PathBuf>,
 
-    /// Do without an API server: follow the Pod manifests (*.yaml, *.yml, *.json) in this directory
+    /// Follow the Pod manifests (*.yaml, *.yml, *.json) in this directory instead of an API server
     #[arg(long, value_name = "DIR")]
     pods_dir: Option<PathBuf>,
 
-    /// Linkerd's annotations of the same meaning count too
+    /// Also accept Linkerd's annotations with the same meaning
     #[arg(long)]
     linkerd_annotations: bool,
 
-    /// The cgroup below which pods' cgroups are looked for [default: the cgroup2 mount]
+    /// Search the cgroups of pods below this one [default: the cgroup2 mount]
     #[arg(long, value_name = "PATH")]
     cgroup_root: Option<PathBuf>,
 
-    /// Where the kernel side is kept, below weir/ in the bpffs: one weir at a time serves it
+    /// Name of the directory below weir/ in the bpffs for pinned state; only one process may use it
     /// [default: node]
     #[arg(long, value_name = "NAME")]
     instance: Option<String>,
 
-    /// Take over from the weir that is running, without a connection that fails
+    /// Take over from the running weir without failed connections
     #[arg(long)]
     upgrade: bool,
 
-    /// After another weir has taken over, drain and stay until SIGTERM, answering probes: for a
-    /// kubelet, which would start it again
+    /// After another weir has taken over, drain and keep answering probes until SIGTERM, so that a
+    /// kubelet does not restart it
     #[arg(long)]
     linger: bool,
 
-    /// Configuration file (TOML); flags win over it, and annotations over both
+    /// Configuration file (TOML); flags take precedence, and annotations over both
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -76,7 +76,7 @@ pub(super) struct Args {
     #[arg(long)]
     print_config: bool,
 
-    /// What pods get that do not say otherwise.
+    /// Defaults for pods.
     #[command(flatten)]
     ports: PortFlags,
 

@@ -9,17 +9,17 @@ use crate::json;
 /// `-o`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// For people.
+    /// Human-readable.
     #[default]
     Table,
-    /// For programs.
+    /// Machine-readable.
     Json,
 }
 
 /// The flag that every verb with a result has.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct OutputArgs {
-    /// How the result is written to stdout
+    /// Format of the result on stdout
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
     pub output: Format,
 }
@@ -66,7 +66,7 @@ pub(super) fn write_stdout(bytes: &[u8]) -> io::Result<()> {
     out.flush()
 }
 
-/// Says something to whoever is watching; if nobody is, nobody needs to know.
+/// Writes progress to stderr. Errors are ignored: nothing depends on it.
 pub fn narrate(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }

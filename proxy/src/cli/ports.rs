@@ -20,7 +20,7 @@ Examples:
   weir ports opaque 9000-9100,27017
   weir ports detect 3306 --outbound
 
-Changes are in the kernel at once: they hold for every connection made from then on.";
+Changes take effect in the kernel at once, for all new connections.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -31,9 +31,9 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
-    /// Show every port that is not "detect by default", and how often skip rules were hit
+    /// List ports whose state is not the default `detect`, with hits of skip rules
     List(ListArgs),
-    /// Let the kernel pass connections to these ports: they never reach weir
+    /// Do not capture connections to these ports: they go direct in the kernel
     #[command(after_help = "Example:\n  weir ports skip 4406 --outbound")]
     Skip(SetArgs),
     /// Forward connections to these ports as raw TCP, without detection
@@ -58,10 +58,10 @@ struct SetArgs {
     /// Ports and ranges: 25,3306,9000-9100
     #[arg(value_name = "LIST", value_parser = PortList::parse, allow_hyphen_values = true)]
     list: PortList,
-    /// Only for connections that the workload accepts [default: both directions]
+    /// Only inbound connections [default: both directions]
     #[arg(long, conflicts_with = "outbound")]
     inbound: bool,
-    /// Only for connections that the workload opens [default: both directions]
+    /// Only outbound connections [default: both directions]
     #[arg(long)]
     outbound: bool,
     #[command(flatten)]

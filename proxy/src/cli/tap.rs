@@ -29,9 +29,9 @@ Examples:
   weir tap --path /api --status 5xx,429 --slower-than 500ms -o json | jq .path
   weir tap --protocol tcp,opaque --to 10.0.0.0/8
 
-A connection is shown when it ends, a request when its response has ended. All conditions have to
-hold; those on what only requests have leave connections out. There are no bodies, no headers and
-no queries to see. It goes on until it is interrupted, --count is reached, or weir ends.";
+A connection is shown when it ends, a request when its response has ended. All conditions must hold;
+conditions on requests exclude connections. Bodies, headers and queries are not shown. The command
+runs until it is interrupted, has shown --count records, or weir exits.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -42,43 +42,43 @@ pub(super) struct Args {
     /// Only requests
     #[arg(long)]
     requests: bool,
-    /// Only what the workload accepts
+    /// Only inbound
     #[arg(long, conflicts_with = "outbound")]
     inbound: bool,
-    /// Only what the workload opens
+    /// Only outbound
     #[arg(long)]
     outbound: bool,
-    /// Ports of the destination: 443,9000-9100
+    /// Destination ports: 443,9000-9100
     #[arg(long, value_name = "LIST", value_parser = ports)]
     port: Option<PortSet>,
-    /// Prefixes of the client's address: 10.0.0.0/8,fd00::/8
+    /// Prefixes of the client address: 10.0.0.0/8,fd00::/8
     #[arg(long, value_name = "CIDRS", value_parser = CidrList::parse)]
     from: Option<CidrList>,
-    /// Prefixes of the destination's address
+    /// Prefixes of the destination address
     #[arg(long, value_name = "CIDRS", value_parser = CidrList::parse)]
     to: Option<CidrList>,
-    /// What the connection is treated as; several with commas
+    /// Protocols, separated by commas
     #[arg(long, value_name = "NAME", value_enum, value_delimiter = ',')]
     protocol: Vec<Treatment>,
-    /// Authority of a request or server name of a TLS connection; `*.` for anything before it
+    /// Authority of a request or server name of a TLS connection; `*.` matches any prefix
     #[arg(long, value_name = "NAME")]
     authority: Option<NamePattern>,
-    /// Method of a request
+    /// Request method
     #[arg(long, value_name = "METHOD")]
     method: Option<String>,
-    /// Beginning of a request's path
+    /// Prefix of the request path
     #[arg(long, value_name = "PREFIX")]
     path: Option<String>,
-    /// Status codes of responses: 404,5xx,500-503
+    /// Response status codes: 404,5xx,500-503
     #[arg(long, value_name = "LIST")]
     status: Option<Statuses>,
-    /// Only requests that failed, and connections that did not end in order
+    /// Only failed requests, and connections that did not end normally
     #[arg(long)]
     failed: bool,
-    /// Only what took at least this long: 500ms, 2s
+    /// Only records with at least this duration: 500ms, 2s
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     slower_than: Option<Duration>,
-    /// End after this many
+    /// Exit after this many records
     #[arg(short, long, value_name = "NUMBER")]
     count: Option<NonZeroU64>,
     #[command(flatten)]

@@ -29,22 +29,22 @@ Examples:
   weir top --sort failures --interval 5s
   weir top --count 1 -o json | jq '.rows[0]'
 
-Numbers are of the last interval, per second; P50 and P99 are since weir's start. It goes on until
-it is interrupted or --count is reached.";
+Values are per second, over the last interval; P50 and P99 are since the start of weir. The command
+runs until it is interrupted or has shown --count intervals.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// How long to count for: 500ms, 5s; from 100ms to 1h
+    /// Length of an interval, such as 500ms or 5s; 100ms to 1h
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = interval)]
     interval: Duration,
-    /// What the busiest destinations have most of
+    /// Sort order
     #[arg(long, value_enum, default_value_t)]
     sort: Order,
-    /// How many destinations to show
+    /// Number of destinations
     #[arg(long, value_name = "NUMBER", default_value_t = 20)]
     rows: usize,
-    /// End after this many intervals
+    /// Exit after this many intervals
     #[arg(short, long, value_name = "NUMBER")]
     count: Option<NonZeroU64>,
     #[command(flatten)]

@@ -20,7 +20,7 @@ Examples:
   weir workload list -o json
   weir workload remove shop
 
-What is added is captured again after a restart of weir, until it is removed.";
+Workloads that were added persist across restarts of weir, until they are removed.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -31,20 +31,20 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
-    /// Capture one more workload
+    /// Add a workload
     #[command(after_help = "Example:\n  weir workload add shop --cgroup /sys/fs/cgroup/shop")]
     Add(Box<AddArgs>),
-    /// Capture a workload no more; its connections may finish
+    /// Stop capturing a workload; its open connections may finish
     #[command(after_help = "Example:\n  weir workload remove shop")]
     Remove(RemoveArgs),
-    /// Show what is captured
+    /// List the workloads
     #[command(after_help = "Example:\n  weir workload list -o json | jq '.[].name'")]
     List(ListArgs),
 }
 
 #[derive(Debug, clap::Args)]
 struct AddArgs {
-    /// Its name in metrics, records and commands: 1 to 63 letters, digits, '-', '_' and '.'
+    /// Name in metrics, records and commands: 1 to 63 letters, digits, '-', '_' and '.'
     #[arg(value_name = "NAME")]
     name: String,
     #[command(flatten)]
@@ -57,7 +57,7 @@ struct AddArgs {
 
 #[derive(Debug, clap::Args)]
 struct RemoveArgs {
-    /// Its name
+    /// Name of the workload
     #[arg(value_name = "NAME")]
     name: String,
     #[command(flatten)]

@@ -37,25 +37,25 @@ pub struct Log {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
+    /// Human-readable.
     #[default]
     Text,
     /// One JSON object per line.
     Json,
 }
 
-/// How much the BPF programs say.
+/// Log level of the BPF programs.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Serialize, Deserialize, clap::ValueEnum,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum BpfLog {
-    /// Nothing, at no cost.
+    /// Nothing, without any cost.
     #[default]
     Off,
     /// Failed helpers.
     Error,
-    /// Decisions out of the ordinary.
+    /// Unusual decisions.
     Warn,
     /// One line per decision.
     Info,
@@ -80,7 +80,7 @@ pub enum RecordFormat {
     /// One JSON object per line.
     #[default]
     Json,
-    /// One readable line each.
+    /// One human-readable line each.
     Human,
 }
 
@@ -126,10 +126,10 @@ pub struct Budget {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Switch {
-    /// Not used.
+    /// Disabled.
     #[default]
     Off,
-    /// Used, if the self-test at start passes.
+    /// Enabled, if the self-test at start passes.
     On,
 }
 

@@ -34,20 +34,20 @@ pub struct Workload {
     /// Its network namespace, such as `/run/netns/NAME` or `/proc/PID/ns/net`; absent for the one that
     /// the processes in the cgroup are in.
     pub netns: Option<PathBuf>,
-    /// What happens to new connections while no proxy is there.
+    /// Policy for new connections while weir is not running.
     pub fail: Fail,
-    /// What is remembered of destinations that turned out to speak no HTTP.
+    /// Policy for destinations whose servers speak neither HTTP nor TLS.
     pub learn: Learn,
 }
 
-/// What happens to new connections while no proxy is there.
+/// Policy for new connections while weir is not running.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Fail {
-    /// They go direct.
+    /// New connections go direct.
     #[default]
     Open,
-    /// They are refused: EPERM outbound, a reset inbound.
+    /// New connections are refused: EPERM outbound, a reset inbound.
     Closed,
 }
 

@@ -30,7 +30,7 @@ const HEADER: [&str; 10] = [
 /// Columns before this one are text, the others numbers.
 const FIRST_NUMBER: usize = 2;
 
-/// By what the busiest destinations come first.
+/// Sort order of the busiest destinations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Order {
     /// Requests, then connections, then bytes.
@@ -38,7 +38,7 @@ pub enum Order {
     Requests,
     /// New connections.
     Connections,
-    /// Bytes both ways.
+    /// Bytes in both directions.
     Bytes,
     /// Failed requests.
     Failures,
