@@ -199,14 +199,14 @@ impl Config {
         range("budget.dialling", self.budget.dialling, 1, 1 << 20)?;
         range("budget.stat_rows", self.budget.stat_rows, 16, 1 << 20)?;
         check(self.http.max_concurrent_streams > 0, "http.max_concurrent_streams", || {
-            "0 would refuse every request; write at least 1".into()
+            "must be at least 1: 0 would refuse every request".into()
         })?;
         for (key, value) in [
             ("detect.timeout", self.detect.timeout),
             ("forward.half_closed_idle", self.forward.half_closed_idle),
             ("forward.connect_timeout", self.forward.connect_timeout),
         ] {
-            check(!value.is_zero(), key, || "0 leaves no time at all; write at least 1ms".into())?;
+            check(!value.is_zero(), key, || "must be at least 1ms".into())?;
         }
         check(!self.admin.control_socket.as_os_str().is_empty(), "admin.control_socket", || {
             format!("is empty; write a path such as {DEFAULT_CONTROL_SOCKET}")
@@ -252,7 +252,10 @@ pub fn name(key: &'static str, name: &str) -> Result<(), ConfigError> {
     let good =
         (1..=63).contains(&name.len()) && name.chars().all(allowed) && !name.starts_with('.');
     check(good, key, || {
-        format!("{name:?} must be 1 to 63 letters, digits, '-', '_' or '.', and not begin with '.'")
+        format!(
+            "{name:?} must be 1 to 63 letters, digits, '-', '_' or '.', and must not start \
+                 with '.'"
+        )
     })
 }
 

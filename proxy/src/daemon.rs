@@ -227,7 +227,7 @@ impl ControlHandler for Daemon {
         async move {
             if self.draining.load(Ordering::Relaxed) {
                 return Err(ControlError::refused(
-                    "this weir is draining already; start another one when it has ended",
+                    "this weir is draining; start another one after it has exited",
                 ));
             }
             self.workloads.hand_over().await.map_err(refused)

@@ -29,7 +29,7 @@ pub(crate) struct LogHandle {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LogError {
     /// The filter does not parse.
-    #[error("log filter {filter:?} is not understood: {source}; write info or weir=debug,h2=warn")]
+    #[error("invalid log filter {filter:?}: {source}; write info or weir=debug,h2=warn")]
     Filter {
         /// As given.
         filter: String,
@@ -101,7 +101,7 @@ mod tests {
         let handle = init(&Log { level: "off".into(), ..Log::default() }).unwrap();
         handle.set("weir=debug,h2=off").unwrap();
         let error = handle.set("weir=loud").unwrap_err().to_string();
-        assert!(error.contains("\"weir=loud\" is not understood"), "{error}");
+        assert!(error.contains("invalid log filter \"weir=loud\""), "{error}");
         assert_eq!(handle.current(), "weir=debug,h2=off");
         handle.set("off").unwrap();
         assert!(matches!(init(&Log::default()), Err(LogError::Install(_))));

@@ -11,7 +11,7 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, FsType, statfs};
 
 /// The table of mounts cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot read {TABLE}: {0}; is /proc mounted?")]
+#[error("cannot read {TABLE}: {0}; check that /proc is mounted")]
 pub struct Unreadable(#[source] io::Error);
 
 const TABLE: &str = "/proc/self/mountinfo";

@@ -47,25 +47,25 @@ pub enum PortListProblem {
     #[error("unexpected {0:?}; write ports and ranges separated by commas, such as 25,9000-9100")]
     Unexpected(char),
     /// A `+` that is not the first character.
-    #[error("'+' may only stand at the very beginning, where it adds the whole list")]
+    #[error("'+' is allowed only at the start, where it adds the whole list")]
     Plus,
     /// A bare `+`.
-    #[error("nothing follows '+'; write the ports to add, such as +4406")]
+    #[error("the list is empty after '+'; write the ports to add, such as +4406")]
     NothingToAppend,
     /// Above 65535.
     #[error("{0} is not a port; ports go from 0 to 65535")]
     TooLarge(String),
     /// `9-1`.
-    #[error("range {0}-{1} runs backwards; write {1}-{0}")]
+    #[error("range {0}-{1} is reversed; write {1}-{0}")]
     Backwards(u16, u16),
     /// `9-` or `-9`.
-    #[error("a range needs a port on both sides of '-', such as 9000-9100")]
+    #[error("a range needs a port on each side of '-', such as 9000-9100")]
     HalfRange,
 }
 
 /// A list that adds, where there is none to add to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'+' has no meaning here: there is no list to add to")]
+#[error("'+' is not allowed here: there is no list to add to")]
 pub struct NothingBefore;
 
 // === impl PortList ===

@@ -32,11 +32,11 @@ pub struct Need {
 /// Without the one that sends segments by hand.
 pub const CONNECTS_AT_ONCE: &str = "connect(2) succeeds before the destination has accepted";
 /// Without those that look at other users' processes.
-pub const CANNOT_FOLLOW: &str = "when a server that listened before weir ends, its next client is reset \
-                             instead of refused";
+pub const CANNOT_FOLLOW: &str = "when a server that listened before weir started exits, its next \
+                             client is reset instead of refused";
 /// Without those that make sockets for others.
-pub const NOT_THE_OWNERS: &str = "rules of packet filters and routing by user or group take weir's \
-                              connections for its own";
+pub const NOT_THE_OWNERS: &str = "packet filter and routing rules by user or group see weir's user \
+                              and group, not the application's";
 
 /// What is kept in every case, as far as the process has it.
 pub const NEEDS: [Need; 8] = [
@@ -48,7 +48,7 @@ pub const NEEDS: [Need; 8] = [
     },
     Need {
         capability: Capability::CAP_NET_ADMIN,
-        reason: "attaches to cgroups' sockets",
+        reason: "attaches to sockets of cgroups",
         required: true,
         without: "",
     },
@@ -60,13 +60,13 @@ pub const NEEDS: [Need; 8] = [
     },
     Need {
         capability: Capability::CAP_NET_RAW,
-        reason: "answers connections that are held",
+        reason: "answers held connections",
         required: false,
         without: CONNECTS_AT_ONCE,
     },
     Need {
         capability: Capability::CAP_SYS_PTRACE,
-        reason: "finds other users' namespaces and listening sockets",
+        reason: "finds namespaces and listening sockets of other users",
         required: false,
         without: CANNOT_FOLLOW,
     },
@@ -78,13 +78,13 @@ pub const NEEDS: [Need; 8] = [
     },
     Need {
         capability: Capability::CAP_SETUID,
-        reason: "makes sockets that belong to the user who connects",
+        reason: "creates sockets with the user of the application",
         required: false,
         without: NOT_THE_OWNERS,
     },
     Need {
         capability: Capability::CAP_SETGID,
-        reason: "makes sockets that belong to the group of who connects",
+        reason: "creates sockets with the group of the application",
         required: false,
         without: NOT_THE_OWNERS,
     },
@@ -104,7 +104,7 @@ pub struct Extra {
 
 /// Privileges could not be reduced.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action}: {cause}; is a seccomp profile in the way of capset(2) and prctl(2)?")]
+#[error("cannot {action}: {cause}; check that the seccomp profile allows capset(2) and prctl(2)")]
 pub struct PrivilegeError {
     action: &'static str,
     cause: String,

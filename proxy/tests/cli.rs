@@ -34,15 +34,15 @@ fn bad_port_lists_name_their_column_and_end_with_2() {
     for (list, part) in [
         ("25,[4222]", "column 4: unexpected '['"),
         ("70000", "column 1: 70000 is not a port"),
-        ("9-1", "range 9-1 runs backwards; write 1-9"),
+        ("9-1", "range 9-1 is reversed; write 1-9"),
         ("80,,443", "column 4: empty item"),
-        ("80,+443", "'+' may only stand at the very beginning"),
+        ("80,+443", "'+' is allowed only at the start"),
     ] {
         expect(&["ports", "skip", list], 2, &[part]);
         expect(&["run", "--skip-outbound-ports", list, "--print-config"], 2, &[part]);
         expect(&["exec", "--opaque-ports", list, "--", "true"], 2, &[part]);
     }
-    expect(&["ports", "skip", "+80"], 2, &["cannot change ports", "leave it away"]);
+    expect(&["ports", "skip", "+80"], 2, &["cannot change ports", "remove the '+'"]);
     expect(&["ports", "skip", ""], 2, &["the list is empty"]);
     expect(&["ports", "skip", "80", "--inbound", "--outbound"], 2, &["cannot be used with"]);
 }
@@ -54,7 +54,7 @@ fn bad_flags_end_with_2() {
     expect(&["run", "--detect-timeout", "5", "--print-config"], 2, &["not a duration", "500ms"]);
     expect(&["run", "--skip-cidrs", "10.0.0.1/8"], 2, &["did you mean 10.0.0.0/8"]);
     expect(&["exec"], 2, &["<CMD>"]);
-    expect(&["explain", "10.0.0.1"], 2, &["there is no port"]);
+    expect(&["explain", "10.0.0.1"], 2, &["the port is missing"]);
     expect(&["explain", "10.0.0.1:70000"], 2, &["is not a port"]);
     expect(&["explain", "::1"], 2, &["such as 10.1.2.3:3306 or [::1]:80"]);
 }
@@ -71,7 +71,7 @@ fn without_a_running_weir_the_code_is_4() {
         &["ports", "skip", "80"],
         &["explain", "10.0.0.1:80"],
     ] {
-        let parts = ["no weir is running behind", path, "start one with `weir run`"];
+        let parts = ["cannot connect to weir at", path, "Start it with `weir run`"];
         expect(&[verb, &["--control", path]].concat(), 4, &parts);
     }
     // Nobody has ever listened at it: a child of another test would have a listener open for a while.
@@ -99,7 +99,7 @@ fn something_else_behind_the_socket_is_an_error_and_no_panic() {
         }
     });
     for _ in 0..3 {
-        expect(&["status", "--control", path.to_str().unwrap()], 1, &["not understood"]);
+        expect(&["status", "--control", path.to_str().unwrap()], 1, &["invalid response"]);
     }
     server.join().unwrap();
 }

@@ -202,7 +202,7 @@ impl Tapping {
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
         stderr.read_line(&mut line).unwrap();
-        assert_eq!(line, "showing what ends from now on\n");
+        assert_eq!(line, "showing new records\n");
         Self(child, stderr)
     }
 
@@ -288,7 +288,7 @@ fn a_tap_of_another_workload_sees_nothing_and_ends_with_weir() {
     drop(weir);
     let (code, stdout, stderr) = tap.end();
     assert_eq!((code, &*stdout), (Some(1), ""));
-    assert!(stderr.contains("weir has ended"), "{stderr}");
+    assert!(stderr.contains("weir has exited"), "{stderr}");
 }
 
 /// A reader that does not read is told what it has missed, and nobody waits for it meanwhile.
@@ -329,11 +329,11 @@ fn taps_that_are_too_many_or_make_no_sense_are_refused() {
     };
     let (code, stderr) = refused(&["tap"]);
     assert_eq!(code, Some(1));
-    assert!(stderr.contains("8 taps are running already"), "{stderr}");
+    assert!(stderr.contains("8 taps are already running"), "{stderr}");
     for (flags, says) in [
-        (["--status", "404,ok"], "column 5: \"ok\" is no status code"),
+        (["--status", "404,ok"], "column 5: \"ok\" is not a status code"),
         (["--port", "80,443]"], "column 7"),
-        (["--port", "+80"], "no meaning"),
+        (["--port", "+80"], "'+' is not allowed here"),
         (["--to", "10.0.0.1/8"], "did you mean 10.0.0.0/8"),
         (["--protocol", "quic"], "possible values"),
         (["--slower-than", "5"], "5"),

@@ -199,10 +199,10 @@ fn other_flags_replace_values_and_leave_the_rest() {
 fn bad_input_is_named_and_nothing_is_written() {
     for (args, part) in [
         (&["inject", "-", "--opaque-ports", "80,,443"][..], "column 4: empty item"),
-        (&["inject", "-", "--skip-inbound-ports=+"], "nothing follows '+'"),
-        (&["inject", "-", "--skip-outbound-ports", "-5"], "a range needs a port on both sides"),
+        (&["inject", "-", "--skip-inbound-ports=+"], "the list is empty after '+'"),
+        (&["inject", "-", "--skip-outbound-ports", "-5"], "a range needs a port on each side"),
         (&["inject", "-", "--image", "weir:1"], "--sidecar"),
-        (&["inject", "-", "--sidecar", "--image", "a b"], "no name of an image"),
+        (&["inject", "-", "--sidecar", "--image", "a b"], "not an image name"),
         (&["inject", "missing.yml"], "cannot read missing.yml"),
         (&["uninject", "missing.yml"], "cannot read missing.yml"),
         (&["uninject", "-"], "cannot uninject stdin: line 2, column 1"),

@@ -401,7 +401,7 @@ fn a_container_that_does_not_see_its_pod_is_told_what_to_mount() -> Result<()> {
     let mut command = pod.command(Namespaces::Node)?;
     command.args(["run", "--sidecar", "--pod-uid", &pod.uid]);
     let finished = run(&mut command, LIMIT)?;
-    ensure!(finished.stderr.contains("weir is not in it"), "{}", finished.stderr);
+    ensure!(finished.stderr.contains("does not contain weir"), "{}", finished.stderr);
     // Only its own cgroup is mounted, as containers have it that are not privileged.
     let mount = weir_tests::cgroup::mount_point()?;
     let script = format!(

@@ -15,7 +15,7 @@ use weir_tests::servers::nginx::{HTTP1, Nginx, TLS};
 use weir_tests::site::PATIENCE;
 use weir_tests::weir::{Daemon, binary};
 
-const BEGUN: &str = "showing what ends from now on";
+const BEGUN: &str = "showing new records";
 
 /// `weir tap` that has begun.
 fn tap(daemon: &Daemon, name: &str, dir: &Path, flags: &[&str]) -> Result<Process> {
@@ -89,6 +89,6 @@ fn a_tap_ends_when_weir_does_and_weir_does_not_wait_for_it() -> Result<()> {
     daemon.stop()?;
     let status = reading.wait(PATIENCE)?;
     assert_eq!(status.code(), Some(1), "{}", reading.log());
-    assert!(reading.log().contains("weir has ended"), "{}", reading.log());
+    assert!(reading.log().contains("weir has exited"), "{}", reading.log());
     Ok(())
 }

@@ -112,7 +112,7 @@ impl<'a> Editor<'a> {
         match &entry.1.kind {
             Kind::Mapping(found) => Ok(Found::Mapping(entry, found)),
             _ if entry.1.is_null() => Ok(Found::Null(entry)),
-            _ => Err(self.error(&entry.1, &format!("{key} is no mapping; correct it"))),
+            _ => Err(self.error(&entry.1, &format!("expected a mapping at `{key}`"))),
         }
     }
 
@@ -159,8 +159,8 @@ impl<'a> Editor<'a> {
         let name = key.scalar().unwrap_or_default();
         let text = if mapping.braces.is_some() { value.flow() } else { value.leaf() };
         let problem = match &there.kind {
-            Kind::Sequence(_) | Kind::Mapping(_) => "is no string; correct it",
-            Kind::Scalar { block: true, .. } => "is a block of text; write it on one line",
+            Kind::Sequence(_) | Kind::Mapping(_) => "is not a string; write a string",
+            Kind::Scalar { block: true, .. } => "is a block scalar; write it on one line",
             _ if there.anchor != 0 => "has an anchor; remove the anchor",
             _ if there.bytes.is_empty() => match self.colon(key) {
                 Some(colon) => {
@@ -216,8 +216,7 @@ impl<'a> Editor<'a> {
             return Ok(below);
         }
         let name = key.scalar().unwrap_or("this");
-        let problem =
-            format!("{name} is not laid out as `key:` with {what} on the lines below; write it so");
+        let problem = format!("expected `{name}:` with {what} on the lines below");
         Err(self.error(first, &problem))
     }
 
@@ -244,7 +243,7 @@ impl<'a> Editor<'a> {
     ) -> Result<(), ManifestError> {
         let Some(start) = first else {
             if !self.text[braces.clone()].trim().is_empty() {
-                let problem = "there is a comment within empty braces or brackets; move it";
+                let problem = "comment within empty braces or brackets; move it";
                 return Err(self.error(key, problem));
             }
             // One blank at each side says that the braces were there before: see `remove`.
@@ -376,8 +375,8 @@ impl<'a> Editor<'a> {
             None => Ok(()),
             Some(node) => Err(self.error(
                 node,
-                "an alias refers to the anchor here, and a change would reach more than this \
-                 object; write the alias out",
+                "an alias refers to this anchor, so that a change would affect other objects; \
+                 replace the alias by its content",
             )),
         }
     }

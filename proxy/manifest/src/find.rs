@@ -86,11 +86,8 @@ impl<'a> Finder<'a> {
         way.around.push(node);
         if node.mapping().is_none() {
             let problem = match node.kind {
-                Kind::Alias(_) => "an object is an alias; write it out",
-                _ => {
-                    "not a Kubernetes object, which is a mapping with apiVersion and kind; \
-                      is it a manifest?"
-                }
+                Kind::Alias(_) => "an object is an alias; replace it by its content",
+                _ => "not a Kubernetes object: expected a mapping with apiVersion and kind",
             };
             return Err(ManifestError::input(node.at, problem));
         }
@@ -100,7 +97,7 @@ impl<'a> Finder<'a> {
             (kind, api_version) = (of_list.clone(), api_of_list.clone());
         }
         if kind.is_empty() {
-            let problem = "the object has no kind; is it a Kubernetes manifest?";
+            let problem = "not a Kubernetes object: kind is missing";
             return Err(ManifestError::input(node.at, problem));
         }
         if let Some(of) = kind.strip_suffix("List")
@@ -135,7 +132,7 @@ impl<'a> Finder<'a> {
                 Ok(())
             }
             _ if items.is_null() => Ok(()),
-            _ => Err(ManifestError::input(items.at, "the items of a list are a sequence")),
+            _ => Err(ManifestError::input(items.at, "expected a sequence at `items`")),
         }
     }
 
@@ -152,10 +149,10 @@ impl<'a> Finder<'a> {
             (key, node, way) = (Some(found), value, further);
         }
         let mapping = node.mapping().ok_or_else(|| {
-            ManifestError::input(node.at, format!("the pod template of {name} is no mapping"))
+            ManifestError::input(node.at, format!("{name}: expected a mapping at the pod template"))
         })?;
         if self.anchors.get(node, "spec").is_none_or(|spec| spec.mapping().is_none()) {
-            let problem = format!("the pod of {name} has no spec; a pod needs one");
+            let problem = format!("{name}: the pod has no spec");
             return Err(ManifestError::input(node.at, problem));
         }
         Ok(Template { key, node, mapping, around: way.around, path: way.path })
@@ -170,7 +167,7 @@ impl<'a> Finder<'a> {
         name: &str,
     ) -> Result<(&'a Node, &'a Node, Way<'a>), ManifestError> {
         let mapping = node.mapping().ok_or_else(|| {
-            ManifestError::input(node.at, format!("{name}: a mapping with {key} has to be here"))
+            ManifestError::input(node.at, format!("{name}: expected a mapping with {key}"))
         })?;
         let Some((found, value)) = mapping.get(key)? else {
             return Err(missing(mapping, node, key, name));
@@ -189,8 +186,8 @@ impl<'a> Finder<'a> {
             return Ok(String::new());
         };
         name.scalar().map(str::to_owned).ok_or_else(|| {
-            let problem = "the name is no string; if this is a template, render it first, \
-                           for example with `helm template`";
+            let problem = "the name is not a string; if this is a template, render it first, for \
+                           example with `helm template`";
             ManifestError::input(name.at, problem)
         })
     }
@@ -203,7 +200,8 @@ pub(super) fn written_out(value: &Node, key: &str, name: &str) -> Result<(), Man
         Kind::Alias(_) => Err(ManifestError::input(
             value.at,
             format!(
-                "{name}: {key} is an alias, and a change would reach more than this object; write {key} out here"
+                "{name}: {key} is an alias, so that a change would affect other objects; replace \
+                 it by its content"
             ),
         )),
         _ => Ok(()),
@@ -214,12 +212,12 @@ pub(super) fn written_out(value: &Node, key: &str, name: &str) -> Result<(), Man
 fn missing(mapping: &Mapping, node: &Node, key: &str, name: &str) -> ManifestError {
     match mapping.merge() {
         Some((merge, _)) => from_merge(merge, key, name),
-        None => ManifestError::input(node.at, format!("{name} has no {key} here; add it")),
+        None => ManifestError::input(node.at, format!("{name}: {key} is missing; add it")),
     }
 }
 
 /// The error for a key that may come by a merge key.
 pub(super) fn from_merge(merge: &Node, key: &str, name: &str) -> ManifestError {
-    let problem = format!("{name}: {key} may come by this merge key; write {key} out beside it");
+    let problem = format!("{name}: {key} may come from this merge key; write {key} beside it");
     ManifestError::input(merge.at, problem)
 }

@@ -117,16 +117,16 @@ pub fn inject(text: &[u8], ports: &Ports) -> Result<Edited, ManifestError> {
             return Ok((outcome, None));
         }
         if let Some(container) = editor.sidecar() {
-            let problem = "the pod has weir's sidecar, and weir on the node would capture it a \
-                           second time; take that away first: weir uninject";
+            let problem = "the pod has weir's sidecar, and `weir node` would capture it a second \
+                           time; remove the sidecar first: weir uninject";
             return Err(editor.error(container, problem));
         }
         if let Some(node) = annotation(editor, INJECT)
             && node.scalar() == Some(BY_SIDECAR)
         {
             let problem = format!(
-                "{INJECT}: {BY_SIDECAR} says that the pod captures itself; take that away first: \
-                 weir uninject"
+                "{INJECT}: {BY_SIDECAR} says that the pod captures itself; remove the annotation \
+                 first: weir uninject"
             );
             return Err(editor.error(node, &problem));
         }
@@ -150,16 +150,16 @@ pub fn inject_sidecar(text: &[u8], sidecar: &Sidecar) -> Result<Edited, Manifest
         let asked = annotation(editor, INJECT);
         if let Some(node) = asked.filter(|node| node.scalar() == Some(ENABLED)) {
             let problem = format!(
-                "{INJECT} asks weir on the node to capture the pod, and a sidecar would do it a \
-                 second time; take that away first: weir uninject"
+                "{INJECT} makes `weir node` capture the pod, and a sidecar would capture it a \
+                 second time; remove the annotation first: weir uninject"
             );
             return Err(editor.error(node, &problem));
         }
         if let Some(node) = of_spec(editor, "hostUsers").filter(|node| is_boolean(node, &NO)) {
-            let problem = "hostUsers: false gives the pod a user namespace of its own, in which the \
-                           sidecar's capabilities do not suffice to load and attach BPF programs; \
-                           remove hostUsers, or have weir on the node capture the pod: weir inject \
-                           without --sidecar";
+            let problem = "hostUsers: false gives the pod a user namespace of its own, in which \
+                           the sidecar's capabilities do not suffice to load and attach BPF \
+                           programs; remove hostUsers, or let `weir node` capture the pod: weir \
+                           inject without --sidecar";
             return Err(editor.error(node, problem));
         }
         let change = editor.inject_sidecar(sidecar)?;
@@ -324,7 +324,7 @@ impl fmt::Display for Line {
             Outcome::NotInjected => "not injected before",
             Outcome::NoPods => "skipped: runs no pods",
             Outcome::HostNetwork => {
-                "skipped: hostNetwork: weir captures nothing in the node's own network"
+                "skipped: hostNetwork: weir does not capture pods in the node's network"
             }
             Outcome::Disabled => "skipped: weir.dev/inject is disabled",
         })

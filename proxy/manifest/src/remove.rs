@@ -27,7 +27,7 @@ pub(super) fn annotations(editor: &mut Editor<'_>) -> Result<bool, ManifestError
     let found = within(editor, metadata, "annotations").or_else(none)?;
     let Some((annotations_entry, annotations)) = found else { return Ok(false) };
     if let Some(merge) = editor.merged(annotations) {
-        let problem = "an annotation of weir comes by this merge key; remove it by hand";
+        let problem = "an annotation of weir comes from this merge key; remove it by hand";
         return Err(editor.error(merge, problem));
     }
     let ours: Vec<usize> =
@@ -38,7 +38,7 @@ pub(super) fn annotations(editor: &mut Editor<'_>) -> Result<bool, ManifestError
     for (key, value) in ours.iter().map(|&place| &annotations.entries[place]) {
         annotations.get(key.scalar().unwrap_or_default())?;
         if matches!(value.kind, Kind::Sequence(_) | Kind::Mapping(_)) {
-            let problem = "the annotation is no string; correct it";
+            let problem = "the annotation is not a string; write a string";
             return Err(editor.error(value, problem));
         }
         if value.anchor != 0 || key.anchor != 0 {
@@ -55,7 +55,7 @@ pub(super) fn annotations(editor: &mut Editor<'_>) -> Result<bool, ManifestError
         }
         if entry.1.anchor != 0 {
             let problem =
-                "nothing but weir's annotations is here, and an anchor; remove the anchor";
+                "the mapping has only weir's annotations and an anchor; remove the anchor";
             return Err(editor.error(&entry.1, problem));
         }
         left.push((mapping, places(mapping, |other| std::ptr::eq(other, entry))));
@@ -94,7 +94,9 @@ pub(super) fn sidecar(editor: &mut Editor<'_>) -> Result<bool, ManifestError> {
     }
     keys.sort_unstable();
     if keys.len() == spec.entries.len() {
-        return Err(editor.error(&containers.0, "nothing but weir's sidecar is here; correct it"));
+        return Err(
+            editor.error(&containers.0, "the list has only weir's sidecar; remove the list")
+        );
     }
     if spec.braces.is_some() {
         from_braces(editor, spec, &keys)?;
@@ -127,7 +129,7 @@ fn items(
     }
     for node in places.iter().flat_map(|place| all[*place].all()) {
         if node.anchor != 0 {
-            let problem = "an anchor is in what weir has added; remove the anchor";
+            let problem = "weir's addition has an anchor; remove the anchor";
             return Err(editor.error(node, problem));
         }
     }
@@ -136,7 +138,7 @@ fn items(
         match brackets.filter(|brackets| marked(editor.text, brackets)) {
             Some(brackets) => editor.replace(brackets, ""),
             None if list.anchor != 0 => {
-                let problem = "nothing but weir's own is here, and an anchor; remove the anchor";
+                let problem = "only weir's addition and an anchor are here; remove the anchor";
                 return Err(editor.error(list, problem));
             }
             None => keys.extend(self::places(spec, |other| std::ptr::eq(other, entry))),
@@ -172,8 +174,8 @@ fn not_into_a_block(editor: &Editor<'_>, annotations: &Entry) -> Result<(), Mani
         let goes_on = editor.edits.get(place + 1).is_some_and(|next| next.bytes.start == *reached);
         let behind = editor.text[*reached..].lines().next().unwrap_or("-").trim();
         if !goes_on && (behind.is_empty() || behind.starts_with('#')) {
-            let problem = "what follows weir's entries would become part of the block of text \
-                           in front of them; put an entry or nothing there";
+            let problem = "text after weir's entries would become part of the block scalar before \
+                           them; replace it by an entry, or remove it";
             return Err(editor.error(&annotations.0, problem));
         }
     }
@@ -217,7 +219,7 @@ fn own_line(editor: &Editor<'_>, key: &Node) -> Result<usize, ManifestError> {
         return Ok(start);
     }
     let name = key.scalar().unwrap_or("this");
-    let problem = format!("{name} does not begin its line; move it to a line of its own");
+    let problem = format!("{name} does not start its line; move it to a separate line");
     Err(editor.error(key, &problem))
 }
 
@@ -274,7 +276,7 @@ fn from_flow(
         for place in separators.chain(before) {
             let (next, node) = &parts[place + 1];
             if editor.text[parts[place].0.end..next.start].contains('#') {
-                let problem = "a comment stands between annotations in braces; move it";
+                let problem = "comment between annotations in braces; move it";
                 return Err(editor.error(node, problem));
             }
         }

@@ -148,7 +148,7 @@ impl<'a> Editor<'a> {
     pub(super) fn inject_sidecar(&mut self, sidecar: &Sidecar) -> Result<Change, ManifestError> {
         self.inject(&[(INJECT, BY_SIDECAR)])?;
         let Some((key, spec)) = self.spec()? else {
-            let problem = "the spec may come by a merge key; write it out";
+            let problem = "the spec may come from a merge key; replace it by its content";
             return Err(self.error(self.template.node, problem));
         };
         let [containers, disks] = [self.list(spec, LISTS[0])?, self.list(spec, LISTS[1])?];
@@ -223,7 +223,7 @@ impl<'a> Editor<'a> {
         if entry.1.items().is_some() || entry.1.is_null() {
             return Ok(Some(entry));
         }
-        Err(self.error(&entry.1, &format!("{key} is no list; correct it")))
+        Err(self.error(&entry.1, &format!("expected a list at `{key}`")))
     }
 
     /// Puts items in front of those of a list.
@@ -251,7 +251,7 @@ impl<'a> Editor<'a> {
     /// Where an item's hyphen is.
     pub(super) fn dash_of(&self, item: &Node) -> Result<usize, ManifestError> {
         hyphen(self.text, item.bytes.start).ok_or_else(|| {
-            self.error(item, "an item of a list does not begin its line with `- `; write it so")
+            self.error(item, "expected `- ` at the start of the line of a list item")
         })
     }
 
@@ -263,8 +263,7 @@ impl<'a> Editor<'a> {
     ) -> Result<(), ManifestError> {
         let Some(mapping) = container.mapping().filter(|_| is_sidecar(container)) else {
             let problem = format!(
-                "an init container has the name {SIDECAR} and does not run `weir run {MODE}`; give \
-                 it another name"
+                "an init container named {SIDECAR} does not run `weir run {MODE}`; rename it"
             );
             return Err(self.error(container, &problem));
         };
@@ -304,7 +303,8 @@ impl<'a> Editor<'a> {
     ) -> Result<(), ManifestError> {
         if item.anchor != 0 || item.tagged || matches!(item.kind, Kind::Scalar { block: true, .. })
         {
-            let problem = "the argument has an anchor, a tag or a block of text; write it plainly";
+            let problem =
+                "the argument has an anchor, a tag or a block scalar; write a plain value";
             return Err(self.error(item, problem));
         }
         let flow = args.brackets(self.text).is_some();

@@ -431,11 +431,17 @@ fn a_sidecar_that_cannot_be_taken_away_is_named() {
         )
     };
     for (list, part) in [
-        ("\n  - name: weir\n    args: [--sidecar]\n    env: &e []", "an anchor is in what weir"),
-        (" &all\n  - name: weir\n    args: [--sidecar]", "nothing but weir's own is here"),
-        ("\n  - name: weir\n    args: [--sidecar]\n  # said", "block of text"),
-        (" [{name: a}, # said\n   {name: weir, args: [--sidecar]}]", "a comment stands between"),
-        ("\n  -\n    name: weir\n    args: [--sidecar]\n  - name: b", "does not begin its line"),
+        (
+            "\n  - name: weir\n    args: [--sidecar]\n    env: &e []",
+            "weir's addition has an anchor",
+        ),
+        (
+            " &all\n  - name: weir\n    args: [--sidecar]",
+            "only weir's addition and an anchor are here",
+        ),
+        ("\n  - name: weir\n    args: [--sidecar]\n  # said", "block scalar"),
+        (" [{name: a}, # said\n   {name: weir, args: [--sidecar]}]", "comment between annotations"),
+        ("\n  -\n    name: weir\n    args: [--sidecar]\n  - name: b", "does not start its line"),
     ] {
         let text = text(list);
         let error = uninject(text.as_bytes()).expect_err(&text).to_string();

@@ -187,7 +187,7 @@ impl Builder<'_> {
         if self.stack.len() == DEEPEST {
             return Err(ManifestError::input(
                 position(&span.start),
-                format!("more than {DEEPEST} collections within each other; no manifest has that"),
+                format!("collections are nested more than {DEEPEST} deep; this is not a manifest"),
             ));
         }
         let node = self.node(span, anchor, tag, kind);
@@ -345,7 +345,7 @@ impl Mapping {
             None => Ok(first),
             Some((again, _)) => Err(ManifestError::input(
                 again.at,
-                format!("{key:?} is there twice in one mapping; remove one of them"),
+                format!("duplicate key {key:?} in a mapping; remove one"),
             )),
         }
     }

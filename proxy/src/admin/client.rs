@@ -19,7 +19,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub enum ClientError {
     /// No file, or nobody behind it.
     #[error(
-        "no weir is running behind {}: {source}; start one with `weir run` or `weir exec`",
+        "cannot connect to weir at {}: {source}. Is it running? Start it with `weir run` or `weir \
+         exec`",
         path.display()
     )]
     NotRunning {
@@ -30,13 +31,13 @@ pub enum ClientError {
     },
     /// The socket belongs to somebody else.
     #[error(
-        "control socket {} may not be opened: permission denied; run as the user that started weir \
+        "cannot open control socket {}: permission denied; run as the user that started weir \
          (usually root)",
         .0.display()
     )]
     Denied(PathBuf),
     /// The connection broke.
-    #[error("control socket {}: {source}; is what listens there a weir, and is it alive?", path.display())]
+    #[error("control socket {}: {source}; check that weir listens there and responds", path.display())]
     Io {
         /// The socket's path.
         path: PathBuf,
@@ -44,7 +45,7 @@ pub enum ClientError {
         source: io::Error,
     },
     /// What came is no answer.
-    #[error("control socket {}: answer not understood: {reason}", path.display())]
+    #[error("control socket {}: invalid response: {reason}", path.display())]
     Garbled {
         /// The socket's path.
         path: PathBuf,
@@ -53,8 +54,8 @@ pub enum ClientError {
     },
     /// What is asked has no room in a request; nothing was sent.
     #[error(
-        "the request has {0} bytes where weir takes {MAX_REQUEST}: shorten its lists (9000-9100 \
-         instead of single ports)"
+        "the request has {0} bytes, more than {MAX_REQUEST}; shorten its lists (9000-9100 instead \
+         of single ports)"
     )]
     TooLong(usize),
     /// weir refused.
@@ -154,7 +155,7 @@ impl Answers {
     }
 
     fn first(&mut self) -> Result<Answer, ClientError> {
-        self.next().unwrap_or_else(|| Err(self.garbled("there is none")))
+        self.next().unwrap_or_else(|| Err(self.garbled("empty response")))
     }
 
     fn garbled(&self, reason: &str) -> ClientError {
@@ -173,7 +174,7 @@ impl Answers {
         match response.outcome {
             Outcome::Ok(_) if response.version != VERSION => {
                 let version = response.version;
-                Err(self.garbled(&format!("it is in version {version}, not {VERSION}")))
+                Err(self.garbled(&format!("protocol version {version}, expected {VERSION}")))
             }
             Outcome::Ok(answer) => Ok(Some(answer)),
             Outcome::Error(error) => Err(ClientError::Refused(error)),

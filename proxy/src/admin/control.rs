@@ -290,9 +290,9 @@ async fn serve_client(stream: UnixStream, handler: &dyn ControlHandler) -> io::R
             Line::TooLong => Err(ControlError::bad_request(format!(
                 "request is longer than {MAX_REQUEST} bytes"
             ))),
-            Line::CutOff => Err(ControlError::bad_request(
-                "request was cut off: it does not end with a line feed",
-            )),
+            Line::CutOff => {
+                Err(ControlError::bad_request("incomplete request: no line feed at its end"))
+            }
             Line::Complete(line) => match parse(&line) {
                 // A successor that has died meanwhile has not come to serve.
                 Ok(Request { command: Command::Retire { .. }, .. })
@@ -389,16 +389,15 @@ fn parse(line: &[u8]) -> Result<Request, ControlError> {
     struct Versioned {
         version: u32,
     }
-    let syntax = |error: serde_json::Error| {
-        ControlError::bad_request(format!("request is not understood: {error}"))
-    };
+    let syntax =
+        |error: serde_json::Error| ControlError::bad_request(format!("invalid request: {error}"));
     let Versioned { version } = serde_json::from_slice(line).map_err(syntax)?;
     if version != VERSION {
         return Err(ControlError {
             code: ErrorCode::Version,
             message: format!(
-                "control protocol {version} is asked for and this weir ({}) speaks {VERSION}; use \
-                 the same version on both sides",
+                "control protocol {version} is not supported: this weir ({}) uses {VERSION}; use \
+                 the same version of client and daemon",
                 env!("CARGO_PKG_VERSION")
             ),
         });

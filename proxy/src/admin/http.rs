@@ -173,12 +173,12 @@ async fn respond(
 ) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     if !matches!(path, "/live" | "/ready" | "/metrics") {
-        return text(StatusCode::NOT_FOUND, "not found; there are /live, /ready and /metrics\n");
+        return text(StatusCode::NOT_FOUND, "not found; available: /live, /ready and /metrics\n");
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = text(
             StatusCode::METHOD_NOT_ALLOWED,
-            "read only; changes are made over the control socket (weir ports, weir status)\n",
+            "read-only; use the control socket for changes (weir ports, weir workload)\n",
         );
         response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
         return response;
@@ -201,11 +201,11 @@ async fn respond(
         (_, Readiness::Ready) => text(StatusCode::OK, "ready\n"),
         (_, Readiness::Missing { pods }) => text(
             StatusCode::SERVICE_UNAVAILABLE,
-            format!("{pods} of the pods that should be captured are not; see weir status\n"),
+            format!("{pods} selected pods are not captured; see weir status\n"),
         ),
         (_, Readiness::Waiting { workloads }) => text(
             StatusCode::SERVICE_UNAVAILABLE,
-            format!("{workloads} of the workloads are not captured; see weir status\n"),
+            format!("{workloads} workloads are not captured; see weir status\n"),
         ),
         (_, Readiness::Starting) => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
         (_, Readiness::Replaced) => {

@@ -151,7 +151,7 @@ fn accept(listener: &TcpListener, left: &TcpStream) -> io::Result<TcpStream> {
     }
     Err(io::Error::new(
         io::ErrorKind::TimedOut,
-        "a connection over loopback arrived elsewhere; does a rule of netfilter redirect it?",
+        "a loopback connection arrived at another socket; check netfilter rules that redirect it",
     ))
 }
 

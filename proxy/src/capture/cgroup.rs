@@ -159,12 +159,12 @@ pub fn id(path: &Path) -> Result<u64, CaptureError> {
     let error =
         |source, hint| CaptureError::Cgroup { action: "open", path: path.into(), source, hint };
     let metadata = fs::metadata(path).map_err(|source| {
-        error(source, "; name the directory of an existing cgroup below the cgroup2 mount")
+        error(source, "; use the directory of an existing cgroup below the cgroup2 mount")
     })?;
     if !path.join("cgroup.procs").exists() {
         return Err(error(
             io::Error::new(io::ErrorKind::InvalidInput, "not a cgroup"),
-            "; name a directory below the cgroup2 mount",
+            "; use a directory below the cgroup2 mount",
         ));
     }
     Ok(metadata.ino())

@@ -185,7 +185,7 @@ impl ClientIp {
         present(added).map_err(|source| CaptureError::Socket {
             action: "add the route of --preserve-client-ip",
             source,
-            hint: "; is the loopback interface up? (`ip link set lo up`)",
+            hint: "; check that the loopback interface is up (`ip link set lo up`)",
         })
     }
 }

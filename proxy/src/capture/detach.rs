@@ -68,7 +68,7 @@ impl Abandoned {
                 action: "remove",
                 path: self.root.clone(),
                 source: std::io::Error::from_raw_os_error(libc::ENOTEMPTY),
-                hint: "; remove by hand what is in it",
+                hint: "; remove its contents by hand",
             }),
             Err(_) => Ok(()),
         }

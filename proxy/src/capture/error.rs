@@ -10,7 +10,8 @@ pub enum CaptureError {
     Load(#[from] aya::EbpfError),
     /// The kernel lacks what nothing can stand for.
     #[error(
-        "this kernel ({release}) is too old: its sockops programs are not told which network namespace a socket is of; use Linux 5.15 or later, and see `weir check`"
+        "this kernel ({release}) is too old: its sockops programs cannot read the network \
+         namespace of a socket; use Linux 5.15 or later, and see `weir check`"
     )]
     TooOld {
         /// As `uname -r` says it.
@@ -48,7 +49,8 @@ pub enum CaptureError {
     },
     /// More entries of a table that all workloads share than are one workload's.
     #[error(
-        "cannot keep {count} {entries} for one workload: there is room for {limit} now; {advice}, or capture it by another weir (--instance)"
+        "too many {entries} for one workload: {count}, limit {limit}; {advice}, or capture it with \
+         another instance (--instance)"
     )]
     Share {
         /// What they are.
@@ -62,17 +64,19 @@ pub enum CaptureError {
     },
     /// The object has no such map or program: it does not belong to this binary.
     #[error(
-        "the BPF object has no {0}: object and binary are of different versions; unset WEIR_BPF_OBJECT or rebuild with `cargo xtask ebpf`"
+        "the BPF object has no {0}: versions of object and binary differ; unset WEIR_BPF_OBJECT or \
+         rebuild with `cargo xtask ebpf`"
     )]
     Missing(&'static str),
     /// No process tells which network namespace a pod is in.
     #[error(
-        "no process is in cgroup {}, or none that weir can see; in a container, weir needs the host's PID namespace (hostPID)", .0.display()
+        "cgroup {} has no process, or none that is visible to weir; in a container, weir needs the \
+         host's PID namespace (hostPID)", .0.display()
     )]
     NoProcess(PathBuf),
     /// There is no network namespace of this name.
     #[error(
-        "cannot open network namespace {}: {source}; name one that `ip netns list` or `lsns -t net` shows", path.display()
+        "cannot open network namespace {}: {source}; use one from `ip netns list` or `lsns -t net`", path.display()
     )]
     NoNetns {
         /// What was named.
@@ -104,7 +108,8 @@ pub enum CaptureError {
     },
     /// Another process serves the instance.
     #[error(
-        "instance {instance:?} is served by another weir{holder}; stop that one, take over from it with --upgrade, or choose another --instance"
+        "instance {instance:?} is in use by another weir{holder}; stop that one, take over from it \
+         with --upgrade, or choose another --instance"
     )]
     Running {
         /// The instance.
@@ -114,12 +119,14 @@ pub enum CaptureError {
     },
     /// Somebody has taken the pins away under a weir that runs.
     #[error(
-        "what this weir had pinned has been removed (`weir detach --force`); start weir again to capture"
+        "the pinned state of this weir has been removed (`weir detach --force`); restart weir to \
+         capture"
     )]
     Unpinned,
     /// What is to be detached is being served.
     #[error(
-        "instance {instance:?} is served by a weir that is running{holder}; stop it first (SIGTERM), or take everything from under it with --force"
+        "instance {instance:?} is in use by a running weir{holder}; stop it first (SIGTERM), or \
+         detach it with --force"
     )]
     Served {
         /// The instance.
@@ -172,7 +179,8 @@ pub enum CaptureError {
     },
     /// `preserve_client_ip` on a kernel that could not tell weir's own connections from others.
     #[error(
-        "--preserve-client-ip needs Linux 5.17: this kernel's sk_lookup programs do not see the interface that a connection comes in by"
+        "--preserve-client-ip needs Linux 5.17: sk_lookup programs of this kernel cannot read the \
+         ingress interface"
     )]
     NoIngressIfindex,
     /// Routes could not be read.
@@ -183,7 +191,8 @@ pub enum CaptureError {
     SelfTest(String),
     /// A cgroup could not be asked for its programs.
     #[error(
-        "cannot ask which programs are attached to {cgroup}: {source}; run as root or grant CAP_NET_ADMIN and CAP_SYS_ADMIN"
+        "cannot query the programs attached to {cgroup}: {source}; run as root or grant \
+         CAP_NET_ADMIN and CAP_SYS_ADMIN"
     )]
     Query {
         /// The cgroup.
@@ -250,12 +259,12 @@ fn load_advice(error: &(dyn std::error::Error + 'static)) -> &'static str {
         Some(libc::EMFILE | libc::ENFILE) => {
             "raise the limit of open files (`ulimit -n`, LimitNOFILE=)"
         }
-        Some(libc::ENOMEM) => "free memory, or raise the limit of the cgroup that weir is in",
+        Some(libc::ENOMEM) => "free memory, or raise the limit of weir's cgroup",
         Some(libc::EROFS) => "mount the bpffs writable: it is read-only",
         Some(libc::EPERM | libc::EACCES) => {
             "run as root or grant CAP_BPF and CAP_NET_ADMIN, and see `weir check`"
         }
-        _ => "`weir check` tells what this kernel lacks",
+        _ => "`weir check` lists missing kernel features",
     }
 }
 
@@ -263,8 +272,8 @@ fn load_advice(error: &(dyn std::error::Error + 'static)) -> &'static str {
 fn full(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::E2BIG | libc::ENOSPC) => {
-            "; it has no room for the entries of all workloads: shorten their lists, or divide them \
-             between two weirs (--instance)"
+            "; the map is full: shorten the lists of the workloads, or divide them between two \
+             instances (--instance)"
         }
         _ => "",
     }

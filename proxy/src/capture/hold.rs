@@ -172,7 +172,7 @@ pub(super) fn not_opened(source: io::Error) -> CaptureError {
         Some(libc::EPERM) => "; grant CAP_NET_RAW, or use --connect immediate",
         _ => shortage(&source),
     };
-    CaptureError::Socket { action: "open what holds connections", source, hint }
+    CaptureError::Socket { action: "open the raw socket for held connections", source, hint }
 }
 
 fn parse(item: &[u8]) -> Option<Told> {

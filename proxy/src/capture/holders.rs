@@ -65,7 +65,8 @@ fn visit_process(
                 found(SocketId { inode, cookie }, &socket);
             }
             Ok(_) => {}
-            Err(error) => tracing::debug!(pid, fd = number, %error, "descriptor not to be had"),
+            Err(error) => tracing::debug!(pid, fd = number, %error, "cannot duplicate the \
+                 descriptor of a socket"),
         }
     }
 }

@@ -185,7 +185,7 @@ impl Kernel {
         let error = |source| CaptureError::Socket {
             action: "list the listening sockets",
             source,
-            hint: "; is the sock_diag kernel module there?",
+            hint: "; check that the kernel has sock_diag",
         };
         let mut cgroups = cgroup_ids(cgroup).map_err(error)?;
         // In a sidecar weir's own cgroup is below the workload's: its listeners are not.

@@ -170,7 +170,7 @@ pub(super) fn remove(path: &Path) -> Result<(), CaptureError> {
             action: "remove",
             path: path.into(),
             source: io::Error::from_raw_os_error(libc::ENOTEMPTY),
-            hint: "; it is none of weir's: remove it by hand",
+            hint: "; not created by weir: remove it by hand",
         }),
     }
 }

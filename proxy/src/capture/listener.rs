@@ -355,7 +355,7 @@ const fn family(kind: ListenerKind) -> usize {
 pub(super) fn shortage(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EMFILE) => "; raise the limit of open files (`ulimit -n`, LimitNOFILE=)",
-        Some(libc::ENFILE) => "; raise fs.file-max: the whole system is out of files",
+        Some(libc::ENFILE) => "; raise fs.file-max: the system has no file descriptors left",
         _ => "",
     }
 }

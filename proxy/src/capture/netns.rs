@@ -158,11 +158,11 @@ impl Netns {
                 Some((_, _, first)) if *first == inode => {}
                 Some((other, ..)) => {
                     let message = format!(
-                        "processes {other} and {pid} are in different ones; capture a cgroup for \
-                         each"
+                        "processes {other} and {pid} are in different namespaces; capture a \
+                         separate cgroup for each"
                     );
                     return Err(failed(
-                        "tell the network namespace of cgroup",
+                        "find the network namespace of cgroup",
                         cgroup,
                         io::Error::new(io::ErrorKind::InvalidInput, message),
                     ));
@@ -176,11 +176,12 @@ impl Netns {
             }
             // cgroups(7): processes of other PID namespaces are listed as 0.
             None if processes.contains(&0) => Err(failed(
-                "tell the network namespace of cgroup",
+                "find the network namespace of cgroup",
                 cgroup,
                 io::Error::new(
                     io::ErrorKind::NotFound,
-                    "its processes are outside of weir's PID namespace; run weir in the host's",
+                    "its processes are outside of weir's PID namespace; run weir in the PID \
+                     namespace of the host",
                 ),
             )),
             None => Ok(None),
@@ -459,7 +460,7 @@ pub fn processes(cgroup: &Path) -> Result<Vec<u32>, CaptureError> {
         action: "list the processes of",
         path: cgroup.into(),
         source,
-        hint: "; name the directory of an existing cgroup below the cgroup2 mount",
+        hint: "; use the directory of an existing cgroup below the cgroup2 mount",
     })?;
     let mut processes: Vec<u32> = text.lines().filter_map(|pid| pid.parse().ok()).collect();
     for below in list(cgroup).filter(|path| path.is_dir()) {

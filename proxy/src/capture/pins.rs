@@ -94,7 +94,7 @@ impl Pins {
     /// Where a bpffs cannot be made: without `CAP_SYS_ADMIN`.
     pub fn private() -> Result<Self, CaptureError> {
         let mount = mounts::detached(c"bpf").map_err(|source| CaptureError::Pins {
-            action: "make a private bpffs",
+            action: "create a private bpffs",
             path: "/".into(),
             source,
             hint: "; run as root or grant CAP_SYS_ADMIN",
@@ -332,8 +332,7 @@ fn advice(error: &io::Error) -> &'static str {
              container without `readOnly`)"
         }
         Some(libc::EEXIST | libc::ENOTDIR) => {
-            "; something else has this name: take it away (`weir detach`), or choose another \
-             --instance"
+            "; the name is in use: remove it (`weir detach`), or choose another --instance"
         }
         Some(libc::EMFILE | libc::ENFILE) => {
             "; raise the limit of open files (`ulimit -n`, LimitNOFILE=)"

@@ -76,7 +76,7 @@ pub fn roots() -> Result<Vec<PathBuf>, CaptureError> {
 /// away meanwhile is passed over.
 pub fn find_pod(root: &Path, uid: &str) -> io::Result<Option<PathBuf>> {
     if uid.is_empty() || !uid.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)) {
-        let problem = format!("{uid:?} is no UID of a pod");
+        let problem = format!("{uid:?} is not a pod UID");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
     }
     let (plain, slice) = (format!("pod{uid}"), format!("-pod{}.slice", uid.replace('-', "_")));

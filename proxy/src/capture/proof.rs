@@ -131,12 +131,12 @@ fn accept(
         action: "see the proof's connection",
         source: std::io::Error::new(
             std::io::ErrorKind::TimedOut,
-            format!("it was not redirected within {} s", PATIENCE.as_secs()),
+            format!("the connection was not redirected within {} s", PATIENCE.as_secs()),
         ),
         hint: if seen.is_empty() {
-            "; the connect hook never ran: is another program detaching it?"
+            "; the connect hook did not run: check whether another program detaches it"
         } else {
-            "; the connect hook ran and let it pass: see the counters with `weir status`"
+            "; the connect hook did not capture it: see the counters in `weir status`"
         },
     })
 }

@@ -372,7 +372,9 @@ mod tests {
     fn a_refusal_names_object_count_and_limit() {
         let quotas = Quotas::new(|_| CAPACITY);
         let error = quotas.set(List::Ports, 1, 131_070).unwrap_err().to_string();
-        for word in ["131070 port rules", "room for 4096", "shorten its lists of ports"] {
+        for word in
+            ["port rules for one workload: 131070", "limit 4096", "shorten its lists of ports"]
+        {
             assert!(error.contains(word), "{error}");
         }
         quotas.set(List::Ports, 1, 4000).unwrap();

@@ -77,8 +77,8 @@ impl Sidecar {
         }
         Err(CaptureError::NoPod(match (uid, other) {
             (Some(uid), Some(pod)) => format!(
-                "the pod with UID {uid} is {}, and weir is not in it; give --pod-uid (or POD_UID) \
-                 from the downward API's metadata.uid",
+                "the pod with UID {uid} is {}, but does not contain weir; pass --pod-uid (or \
+                 POD_UID) from the downward API's metadata.uid",
                 pod.display()
             ),
             (uid, _) => {
@@ -86,9 +86,9 @@ impl Sidecar {
                     mounts.iter().map(|mount| mount.display().to_string()).collect();
                 let uid = uid.map_or_else(String::new, |uid| format!(" with UID {uid}"));
                 format!(
-                    "no pod{uid} that weir is in below {}: this container does not see the node's \
-                     cgroups; mount the node's /sys/fs/cgroup into it (a hostPath volume, read-only \
-                     will do), or make it privileged",
+                    "no pod{uid} that contains weir below {}: the node's cgroups are not visible \
+                     in this container; mount the node's /sys/fs/cgroup into it (a hostPath \
+                     volume, read-only will do), or make it privileged",
                     mounts.join(" or ")
                 )
             }
@@ -249,8 +249,8 @@ mod tests {
         assert!(error(&[own.path()], None).contains("mount the node's /sys/fs/cgroup into it"));
         assert!(error(&[own.path()], Some(UID)).contains(&format!("with UID {UID}")));
         let another = error(&[own.path(), root.path()], Some(UID));
-        assert!(another.contains("weir is not in it"), "{another}");
-        assert!(error(&[root.path()], Some("a/b")).contains("no UID"));
+        assert!(another.contains("does not contain weir"), "{another}");
+        assert!(error(&[root.path()], Some("a/b")).contains("not a pod UID"));
     }
 
     /// Needs root, as all that makes cgroups.

@@ -60,7 +60,7 @@ impl ControlArgs {
         let path = self.control.as_deref().unwrap_or(Path::new(DEFAULT_CONTROL_SOCKET));
         speak(path).map_err(|error| match (&error, &self.control) {
             (ClientError::NotRunning { .. }, None) => with_exit(
-                anyhow::anyhow!("{error}, or name another socket with --control"),
+                anyhow::anyhow!("{error}, or select another socket with --control"),
                 Exit::NotRunning,
             ),
             _ => error.into(),
@@ -71,6 +71,6 @@ impl ControlArgs {
 /// An answer to another question: the two sides disagree about the protocol.
 pub(super) fn unexpected(answer: &Answer) -> anyhow::Error {
     anyhow::anyhow!(
-        "weir answered another question ({answer:.60?}); use the same version on both sides"
+        "unexpected response from the daemon ({answer:.60?}): client and daemon versions differ"
     )
 }

@@ -49,7 +49,7 @@ pub(super) fn run(args: &Args) -> Result<Exit> {
         match runtime.block_on(detach_one(&instance, args.force)) {
             Ok(true) => {
                 found = true;
-                narrate(&format!("instance {instance}: everything is detached"));
+                narrate(&format!("instance {instance}: detached"));
             }
             Ok(false) => {}
             Err(error) => failed = Some(error),

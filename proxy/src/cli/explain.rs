@@ -51,20 +51,20 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
 
 fn resolve(text: &str) -> anyhow::Result<BTreeSet<SocketAddr>> {
     let usage = |problem: &str| {
-        let hint = "write an address and a port, such as 10.1.2.3:3306 or [::1]:80";
+        let hint = "expected an address and a port, such as 10.1.2.3:3306 or [::1]:80";
         with_exit(anyhow!("cannot explain {text:?}: {problem}; {hint}"), Exit::Usage)
     };
     if let Ok(address) = text.parse() {
         return Ok(BTreeSet::from([address]));
     }
     let Some((host, port)) = text.rsplit_once(':') else {
-        return Err(usage("there is no port"));
+        return Err(usage("the port is missing"));
     };
     if port.parse::<u16>().is_err() {
         return Err(usage(&format!("{port:?} is not a port")));
     }
     if host.is_empty() || host.contains(':') {
-        return Err(usage("there is no usable address"));
+        return Err(usage("the address is missing or not valid"));
     }
     let addresses = text.to_socket_addrs().map_err(|error| {
         let error = error.to_string();

@@ -121,7 +121,5 @@ fn image(name: &str) -> Result<String, String> {
     if starts && name.chars().all(fits) {
         return Ok(name.to_owned());
     }
-    Err(format!(
-        "no name of an image; write one such as {DEFAULT_IMAGE} or registry.example/weir:1"
-    ))
+    Err(format!("not an image name; write one such as {DEFAULT_IMAGE} or registry.example/weir:1"))
 }

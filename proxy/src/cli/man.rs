@@ -19,7 +19,10 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     if let Some(dir) = &args.dir {
         clap_mangen::generate_to(super::command(), dir).with_context(|| {
-            format!("cannot write manual pages to {}; does the directory exist?", dir.display())
+            format!(
+                "cannot write manual pages to {}; check that the directory exists",
+                dir.display()
+            )
         })?;
         return Ok(Exit::Success);
     }

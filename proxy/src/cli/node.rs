@@ -94,7 +94,7 @@ pub(super) fn run(args: &Args) -> Result<Exit> {
     let source = args.source().map_err(|error| with_exit(error, Exit::Usage))?;
     let cgroup_root = match &args.cgroup_root {
         Some(path) => path.canonicalize().with_context(|| {
-            format!("cannot look for pods in {}; name a cgroup2 directory", path.display())
+            format!("cannot search for pods in {}; use a cgroup2 directory", path.display())
         })?,
         None => cgroup::mount_point()?,
     };
@@ -159,14 +159,14 @@ impl Args {
     fn source(&self) -> Result<Source> {
         if let Some(path) = &self.pods_dir {
             std::fs::read_dir(path).with_context(|| {
-                format!("cannot read {}; name a directory of Pod manifests", path.display())
+                format!("cannot read {}; use a directory of Pod manifests", path.display())
             })?;
             return Ok(Source::Directory(path.clone()));
         }
         let node = self.node_name.clone().filter(|name| !name.is_empty()).ok_or_else(|| {
             anyhow!(
-                "which node? name it with --node-name NAME or in NODE_NAME (spec.nodeName by the \
-                 downward API), or do without an API server with --pods-dir DIR"
+                "the node name is missing: pass --node-name NAME or set NODE_NAME (spec.nodeName \
+                 by the downward API), or use --pods-dir DIR instead of an API server"
             )
         })?;
         Ok(Source::Cluster { kubeconfig: self.kubeconfig.clone(), node })

@@ -112,10 +112,10 @@ fn set(args: &SetArgs, state: PortState) -> anyhow::Result<Exit> {
         Err(with_exit(anyhow::anyhow!("cannot change ports: {problem}"), Exit::Usage))
     };
     if args.list.append {
-        return usage("'+' adds to a default list, and `weir ports` only ever adds; leave it away");
+        return usage("'+' adds to a default list, and `weir ports` always adds; remove the '+'");
     }
     if args.list.set.is_empty() {
-        return usage("the list is empty; name at least one port");
+        return usage("the list is empty; write at least one port");
     }
     let direction = match (args.outbound, args.inbound) {
         (true, _) => Some(Direction::Outbound),

@@ -20,8 +20,8 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit> {
         return Ok(Exit::Success);
     }
     if config.workload.cgroup.is_none() && !args.standby {
-        let problem = "no cgroup to capture; name one with --cgroup PATH or `cgroup` under \
-                       [workload], or begin without one with --standby";
+        let problem = "no cgroup to capture; pass --cgroup PATH, set `cgroup` under [workload], or \
+                       start without one with --standby";
         return Err(with_exit(anyhow::anyhow!(problem), Exit::Usage));
     }
     session::reduce_privileges(&config, Vec::new(), false)?;

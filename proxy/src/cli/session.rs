@@ -425,10 +425,7 @@ pub(super) fn raise_file_limit() -> Option<(u64, u64)> {
 fn records(config: &Config) -> Result<Option<RecordLog>> {
     let Some(path) = &config.record.file else { return Ok(None) };
     let log = RecordLog::open(path, config.record.format).with_context(|| {
-        format!(
-            "cannot open record file {}; name a file in a directory that exists",
-            path.display()
-        )
+        format!("cannot open record file {}; use a path in an existing directory", path.display())
     })?;
     Ok(Some(log))
 }

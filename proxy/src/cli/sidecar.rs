@@ -45,7 +45,7 @@ pub(super) fn locate(args: &RunArgs, config: &mut Config) -> Result<Sidecar> {
     }
     if config.workload.fail == Fail::Closed && !has_bpffs()? {
         return Err(usage(
-            "`fail = \"closed\"` lasts from one weir to the next only in the node's bpffs; mount its \
+            "`fail = \"closed\"` persists across restarts only in the node's bpffs; mount its \
              /sys/fs/bpf into this container (a hostPath volume)",
         ));
     }
@@ -69,8 +69,8 @@ pub(super) fn explained(error: anyhow::Error) -> anyhow::Error {
         return error;
     }
     error.context(format!(
-        "another weir captures this pod; where that is weir on the node, annotate the pod {INJECT}: \
-         {BY_SIDECAR} (`weir inject --sidecar` does), and it leaves the pod alone"
+        "another weir captures this pod; if that is `weir node`, annotate the pod {INJECT}: \
+         {BY_SIDECAR} (`weir inject --sidecar` does), so that it ignores the pod"
     ))
 }
 

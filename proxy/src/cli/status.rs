@@ -90,7 +90,7 @@ pub(super) fn table(report: &Report) -> String {
     for pod in status.pods.iter().filter(|pod| pod.state != PodState::Captured) {
         let state = match pod.state {
             PodState::Waiting => "waiting",
-            PodState::Failed => "failed, tried again",
+            PodState::Failed => "failed, retrying",
             PodState::Refused => "refused",
             PodState::CapturesItself => "captures itself",
             PodState::Captured | PodState::Unknown => "?",

@@ -119,13 +119,13 @@ impl Args {
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let (first, answers) = args.weir.follow(Command::Tap(Box::new(args.filter())))?;
     let Answer::Tapping = first else { return Err(unexpected(&first)) };
-    narrate("showing what ends from now on");
+    narrate("showing new records");
     let mut seen = 0;
     for answer in answers {
         match answer? {
             Answer::Record(record) => show(&record, args.output.output)?,
             Answer::Missed { records } => {
-                narrate(&format!("{records} more came faster than they were read here"));
+                narrate(&format!("{records} records dropped: the reader is too slow"));
                 continue;
             }
             other => return Err(unexpected(&other)),
@@ -135,7 +135,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
             return Ok(Exit::Success);
         }
     }
-    bail!("weir has ended or was replaced; run `weir tap` again to see what its successor does")
+    bail!("weir has exited or was replaced; run `weir tap` again for its successor")
 }
 
 /// One line, at once: whoever reads a pipe waits for it.

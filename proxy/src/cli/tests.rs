@@ -174,7 +174,7 @@ fn explanations_and_status_read_well() {
         resident_bytes: Some(9 << 20),
         node: true,
         pods: vec![
-            pod("web-0", PodState::Waiting, "its cgroup is not there yet"),
+            pod("web-0", PodState::Waiting, "its cgroup does not exist yet"),
             pod("db-0", PodState::CapturesItself, "its container \"weir\" runs weir --sidecar"),
         ],
         source_problem: Some("cannot follow pods: connection refused".into()),

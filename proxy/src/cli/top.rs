@@ -108,6 +108,6 @@ fn text(top: &Top<'_>, took: Duration, format: Format) -> anyhow::Result<String>
 fn interval(text: &str) -> anyhow::Result<Duration> {
     let interval = parse_duration(text)?;
     let range = Duration::from_millis(100)..=Duration::from_secs(3600);
-    ensure!(range.contains(&interval), "an interval is from 100ms to 1h long");
+    ensure!(range.contains(&interval), "an interval must be 100ms to 1h");
     Ok(interval)
 }

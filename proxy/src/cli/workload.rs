@@ -87,7 +87,7 @@ fn add(args: &AddArgs) -> anyhow::Result<Exit> {
     settings.resolve();
     settings.validate()?;
     if settings.workload.cgroup.is_none() {
-        let problem = "no cgroup to capture; name one with --cgroup PATH";
+        let problem = "no cgroup to capture; pass --cgroup PATH";
         return Err(super::with_exit(anyhow::anyhow!(problem), Exit::Usage));
     }
     let added = match args.control.ask(Command::WorkloadAdd(Box::new(settings)))? {

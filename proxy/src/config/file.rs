@@ -63,7 +63,7 @@ pub(super) fn load(path: &Path) -> Result<Config, ConfigError> {
 
 fn read(path: &Path) -> io::Result<String> {
     if fs::metadata(path)?.len() > MAX_BYTES {
-        return Err(io::Error::other("it is larger than 8 MiB"));
+        return Err(io::Error::other("the file is larger than 8 MiB"));
     }
     fs::read_to_string(path)
 }

@@ -39,7 +39,7 @@ const GONE: u16 = 410;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClusterError {
     /// The kubeconfig is missing or wrong.
-    #[error("cannot use kubeconfig {}: {source}; name another with --kubeconfig", path.display())]
+    #[error("cannot use kubeconfig {}: {source}; pass another with --kubeconfig", path.display())]
     Kubeconfig {
         /// The file.
         path: PathBuf,
@@ -48,11 +48,12 @@ pub(crate) enum ClusterError {
     },
     /// Nothing says where it is.
     #[error(
-        "no API server is known: {0}; run in a pod with a service account, name a kubeconfig with --kubeconfig, or do without an API server with --pods-dir"
+        "no API server is configured: {0}; run in a pod with a service account, pass --kubeconfig, \
+         or use --pods-dir instead of an API server"
     )]
     Unknown(Box<kube::config::InferConfigError>),
     /// The client cannot be made of the configuration.
-    #[error("cannot make a client for the API server: {0}")]
+    #[error("cannot create a client for the API server: {0}")]
     Client(Box<kube::Error>),
 }
 

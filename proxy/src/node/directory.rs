@@ -117,7 +117,7 @@ impl Directory {
         let problem = |(path, entry): (&PathBuf, &Entry)| {
             let problem = entry.problem.as_ref()?;
             let kept =
-                if entry.seen.is_some() { "; what it said before stays in force" } else { "" };
+                if entry.seen.is_some() { "; its previous content remains in effect" } else { "" };
             Some(format!("{}: {problem}{kept}", path.display()))
         };
         self.files.iter().filter_map(problem).collect()
@@ -134,13 +134,13 @@ fn is_manifest(path: &Path) -> bool {
 
 fn read(path: &Path, bytes: u64) -> Result<Seen, String> {
     if bytes > MAX_BYTES {
-        return Err("it is larger than 1 MiB".to_owned());
+        return Err("the file is larger than 1 MiB".to_owned());
     }
     let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
     // JSON is YAML too.
     let pod: Pod = serde_saphyr::from_str(&text).map_err(|error| first_line(&error.to_string()))?;
-    let uid_or_cgroup = "it has no metadata.name, or neither metadata.uid nor the annotation \
-                         weir.dev/cgroup, by one of which its cgroup is found";
+    let uid_or_cgroup = "metadata.name is missing, or both metadata.uid and the annotation \
+                         weir.dev/cgroup, which identify the cgroup";
     Seen::new(&pod, BTreeMap::new()).ok_or_else(|| uid_or_cgroup.to_owned())
 }
 
@@ -197,7 +197,7 @@ mod tests {
             assert_eq!(names(&directory), ["default.web"], "{bad}");
             let problems = directory.problems();
             assert!(problems[0].contains(names_it), "{problems:?}");
-            assert!(problems[0].ends_with("what it said before stays in force"), "{problems:?}");
+            assert!(problems[0].ends_with("previous content remains in effect"), "{problems:?}");
         }
         fs::write(&file, WEB).unwrap();
         directory.look(place.path()).unwrap();

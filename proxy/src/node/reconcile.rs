@@ -154,7 +154,7 @@ impl Reconciler {
                 Wish::CapturesItself(how) => Progress::Itself(how),
                 Wish::HostNetwork => Progress::Refused(
                     Reason::HostNetwork,
-                    "hostNetwork: weir captures nothing in the node's own network".to_owned(),
+                    "hostNetwork: weir does not capture pods in the node's network".to_owned(),
                 ),
                 Wish::Bad(error) => Progress::Refused(Reason::BadAnnotation, error.to_string()),
                 Wish::Capture(settings) => self.capture(seen, &settings, word).await,
@@ -213,11 +213,11 @@ impl Reconciler {
             Ok(Some(cgroup)) => cgroup,
             Ok(None) => {
                 let again = seen.place.told(word.watched);
-                return Progress::Waiting("its cgroup is not there yet".to_owned(), again);
+                return Progress::Waiting("its cgroup does not exist yet".to_owned(), again);
             }
             Err(error) => {
                 let why = format!(
-                    "its cgroup cannot be looked for below {}: {error}",
+                    "cannot search for its cgroup below {}: {error}",
                     self.options.cgroup_root.display()
                 );
                 return self.failed(uid, settings, why, false);
@@ -237,7 +237,7 @@ impl Reconciler {
             // Its sandbox is being made. (Processes that weir cannot see are another error.)
             Err(WorkloadError::Capture(CaptureError::NoProcess(_))) => {
                 let again = self.first_process(seen, cgroup, word.watched).await;
-                Progress::Waiting("no process is in its cgroup yet".to_owned(), again)
+                Progress::Waiting("its cgroup has no process yet".to_owned(), again)
             }
             Err(error @ WorkloadError::BeingReplaced) => {
                 Progress::Waiting(error.to_string(), RETRY)
@@ -249,8 +249,8 @@ impl Reconciler {
                     return Progress::Itself("a sidecar runs in it".to_owned());
                 }
                 let why = format!(
-                    "{error}; if a container of the pod is a weir of its own, annotate the pod \
-                     {INJECT}: {BY_SIDECAR}"
+                    "{error}; if the pod has a weir sidecar, annotate the pod {INJECT}: \
+                     {BY_SIDECAR}"
                 );
                 self.failed(uid, settings, why, true)
             }
@@ -292,7 +292,7 @@ impl Reconciler {
             Some(Progress::Waiting(format!("is captured anew: {why}"), RETRY))
         };
         if workload.pod() != Some(&seen.pod) {
-            return anew("the name is another pod's now");
+            return anew("another pod has the name now");
         }
         let cgroup = now.workload.cgroup.clone().unwrap_or_default();
         let due = self.looked.get(&seen.pod.uid).is_none_or(|last| last.elapsed() >= LOOK);
@@ -309,7 +309,7 @@ impl Reconciler {
                         return Some(Progress::Captured(again));
                     }
                 }
-                Ok(Sandbox::Gone) => return anew("its cgroup is gone"),
+                Ok(Sandbox::Gone) => return anew("its cgroup no longer exists"),
                 Err(error) => tracing::debug!(%error, "sandbox not looked at"),
             }
             self.looked.insert(seen.pod.uid.clone(), Instant::now());
@@ -430,7 +430,7 @@ impl Place {
 impl Failure {
     fn progress(&self) -> Progress {
         if self.overlaps && self.since.elapsed() < PATIENCE {
-            let why = "the connections of an earlier capture are being finished";
+            let why = "connections of an earlier capture are draining";
             Progress::Waiting(why.to_owned(), RETRY)
         } else {
             Progress::Failed(self.why.clone())

@@ -151,8 +151,9 @@ impl<'a> Annotations<'a> {
             for (key, value) in ours {
                 if !KEYS.contains(&key.as_str()) {
                     let names = KEYS.map(|key| key.trim_start_matches(PREFIX)).join(", ");
-                    return Err(Found { on, key, value }
-                        .error(format!("there is no such setting; there are {names}")));
+                    return Err(
+                        Found { on, key, value }.error(format!("unknown setting; known: {names}"))
+                    );
                 }
             }
         }
@@ -338,7 +339,7 @@ mod tests {
         assert!(problem(&[(INJECT, "yes")], &[]).contains("write enabled or disabled"));
         assert!(problem(&[ON, (PRESERVE_CLIENT_IP, "1")], &[]).contains("\"true\" or \"false\""));
         let misspelt = problem(&[ON, ("config.weir.dev/skip-ports", "1")], &[]);
-        assert!(misspelt.contains("no such setting; there are skip-inbound-ports,"), "{misspelt}");
+        assert!(misspelt.contains("unknown setting; known: skip-inbound-ports,"), "{misspelt}");
     }
 
     /// By its container or by its word, and whoever asks for something else.

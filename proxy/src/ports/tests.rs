@@ -63,9 +63,9 @@ fn the_error_text_says_what_to_write_instead() {
         @r#"
     bad port list "25,[4222]": column 4: unexpected '['; write ports and ranges separated by commas, such as 25,9000-9100
     bad port list "70000": column 1: 70000 is not a port; ports go from 0 to 65535
-    bad port list "9-1": column 1: range 9-1 runs backwards; write 1-9
+    bad port list "9-1": column 1: range 9-1 is reversed; write 1-9
     bad port list "80,,1": column 4: empty item; remove the extra comma
-    bad port list "1,+2": column 3: '+' may only stand at the very beginning, where it adds the whole list
+    bad port list "1,+2": column 3: '+' is allowed only at the start, where it adds the whole list
     "#
     );
 }

@@ -276,7 +276,7 @@ mod time {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<SystemTime, D::Error> {
         let text = String::deserialize(d)?;
         units::parse_rfc3339(&text)
-            .ok_or_else(|| de::Error::custom(format!("{text:?} is not a UTC time of RFC 3339")))
+            .ok_or_else(|| de::Error::custom(format!("{text:?} is not an RFC 3339 time in UTC")))
     }
 }
 

@@ -30,7 +30,7 @@ const BATCH: usize = 64;
 
 /// Why there is no tap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{MAX_TAPS} taps are running already, and there is room for no more; end one of them")]
+#[error("{MAX_TAPS} taps are already running, which is the maximum; end one of them")]
 pub struct TooManyTaps;
 
 /// All readers.
@@ -235,7 +235,7 @@ mod tests {
         let all: Vec<_> =
             (0..MAX_TAPS).map(|_| taps.open(None, TapFilter::default()).unwrap()).collect();
         let error = taps.open(None, TapFilter::default()).unwrap_err();
-        assert!(error.to_string().starts_with("8 taps are running"), "{error}");
+        assert!(error.to_string().starts_with("8 taps are already running"), "{error}");
         drop(all);
         assert!(taps.open(None, TapFilter::default()).is_ok());
     }

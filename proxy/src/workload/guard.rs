@@ -206,7 +206,7 @@ impl Workload {
             }
             Residence::Nobody => {
                 let why = format!(
-                    "no process is in cgroup {}, which would tell its network namespace",
+                    "cgroup {} has no process from which to find its network namespace",
                     cgroup.display()
                 );
                 Some(Wait::new(Missing::Process, why))

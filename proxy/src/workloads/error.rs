@@ -39,7 +39,7 @@ pub enum WorkloadError {
         name: String,
     },
     /// It is wanted and not captured.
-    #[error("workload {name:?} is not captured: {why}; it is as soon as that is there")]
+    #[error("workload {name:?} is not captured: {why}; capture starts once this is resolved")]
     Waits {
         /// Its name.
         name: String,
@@ -51,11 +51,13 @@ pub enum WorkloadError {
     BeingReplaced,
     /// Nobody is taking over.
     #[error(
-        "no hand-over is under way on this connection, or it took too long; start the other weir again (--upgrade)"
+        "no handover is in progress on this connection, or it timed out; start the new weir again \
+         (--upgrade)"
     )]
     NoHandover,
     /// Programs of another weir are there.
-    #[error("cgroup {} is captured by another weir: its program {} is attached to {}; stop that weir, or take away what it left (`weir detach --all`)", cgroup.display(), overlap.program, overlap.cgroup.display())]
+    #[error("cgroup {} is captured by another weir: its program {} is attached to {}; stop that \
+             weir, or remove its state (`weir detach --all`)", cgroup.display(), overlap.program, overlap.cgroup.display())]
     Overlap {
         /// The cgroup that was asked for.
         cgroup: PathBuf,
@@ -63,7 +65,7 @@ pub enum WorkloadError {
         overlap: Overlap,
     },
     /// There is none of this name.
-    #[error("no workload {name:?}; there {}", listed(known))]
+    #[error("no workload {name:?}; known: {}", listed(known))]
     Unknown {
         /// What was asked for.
         name: String,
@@ -71,7 +73,7 @@ pub enum WorkloadError {
         known: Vec<String>,
     },
     /// There are several.
-    #[error("which workload? name one with --workload: there {}", listed(.0))]
+    #[error("ambiguous workload: pass --workload (known: {})", listed(.0))]
     Unclear(Vec<String>),
     /// There is none at all.
     #[error("no workload is captured; add one with `weir workload add`")]
@@ -108,9 +110,5 @@ const fn seen_from(relation: Relation) -> &'static str {
 }
 
 fn listed(names: &[String]) -> String {
-    match names {
-        [] => "is none".to_owned(),
-        [one] => format!("is {one}"),
-        many => format!("are {}", many.join(", ")),
-    }
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }

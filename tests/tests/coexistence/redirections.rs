@@ -52,8 +52,8 @@ fn a_redirection_of_everything_takes_captured_connections_unless_it_spares_loopb
     let found = place.check(&place.own(), "chain out (nat, output)")?;
     assert_says(&found, "warn", &["take captured connections away"]);
     // It takes what the self-test connects, too, which must not hang for it.
-    let found = place.check(&place.own(), "over loopback")?;
-    assert_says(&found, "warn", &["arrived elsewhere"]);
+    let found = place.check(&place.own(), "loopback connection")?;
+    assert_says(&found, "warn", &["arrived at another socket"]);
     place.nft(&place.lab.client, &table("oif lo return"))?;
     let before = other.seen().len();
     assert_eq!(place.visit(SERVER_V4)?, Visit::Proxied, "as the hint says");

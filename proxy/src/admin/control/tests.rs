@@ -201,24 +201,27 @@ async fn garbage_gets_an_error_and_changes_nothing() {
     let before = served.handler.0.lock().unwrap().clone();
     let set = r#"{"version":1,"command":{"ports_set":{"ports":"80","state":"skip"}}}"#;
     for (bytes, part) in [
-        (b"garbage\n".to_vec(), "not understood"),
-        (b"\x00\xff\xfe\n".to_vec(), "not understood"),
+        (b"garbage\n".to_vec(), "invalid request"),
+        (b"\x00\xff\xfe\n".to_vec(), "invalid request"),
         (b"{\"version\":1}\n".to_vec(), "missing field `command`"),
-        (b"{\"version\":2,\"command\":\"status\"}\n".to_vec(), "speaks 1"),
+        (b"{\"version\":2,\"command\":\"status\"}\n".to_vec(), "uses 1"),
         (b"{\"version\":1,\"command\":\"reboot\"}\n".to_vec(), "unknown variant `reboot`"),
-        (set.replace("80", "25,[4222]").into_bytes(), "cut off"),
+        (set.replace("80", "25,[4222]").into_bytes(), "incomplete request"),
         (
             set.replace("80", "25,[4222]").into_bytes().into_iter().chain([b'\n']).collect(),
             "column 4: unexpected '['",
         ),
-        (set.replace("80", "+80").into_bytes().into_iter().chain([b'\n']).collect(), "no meaning"),
+        (
+            set.replace("80", "+80").into_bytes().into_iter().chain([b'\n']).collect(),
+            "'+' is not allowed here",
+        ),
         (
             set.replace("skip", "drop").into_bytes().into_iter().chain([b'\n']).collect(),
             "known are detect, opaque, skip",
         ),
-        (set.as_bytes()[..40].to_vec(), "cut off"),
+        (set.as_bytes()[..40].to_vec(), "incomplete request"),
         (vec![b'x'; MAX_REQUEST + 10], "longer than"),
-        (format!("garbage\n{set}\n").into_bytes(), "not understood"),
+        (format!("garbage\n{set}\n").into_bytes(), "invalid request"),
     ] {
         let answer = served.raw(bytes).await;
         assert!(answer.contains(part), "{part}: {answer}");

@@ -98,13 +98,13 @@ fn check(source: IpAddr, destination: SocketAddr) -> io::Result<()> {
     if source.is_ipv4() != destination.is_ipv4() {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
-            "client and destination are of different families",
+            "client and destination have different address families",
         ));
     }
     if matches!(source, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
         return Err(io::Error::new(
             io::ErrorKind::Unsupported,
-            "a link-local client's address cannot be used",
+            "link-local client addresses cannot be used",
         ));
     }
     Ok(())

@@ -177,5 +177,5 @@ fn programs_tell_their_name_and_maps() {
 #[test]
 fn what_is_no_cgroup_says_what_to_do() {
     let error = overlapping(Path::new("/proc")).unwrap_err().to_string();
-    assert!(error.starts_with("cannot ask which programs are attached to /proc: "), "{error}");
+    assert!(error.starts_with("cannot query the programs attached to /proc: "), "{error}");
 }

@@ -204,7 +204,10 @@ fn run(
 fn open(path: &Path) -> io::Result<fs::File> {
     fs::OpenOptions::new().create(true).append(true).open(path).map_err(|error| {
         let path = path.display();
-        let text = format!("cannot open record file {path}: {error}; is its folder writable?");
+        let text = format!(
+            "cannot open record file {path}: {error}; check that its directory is \
+                            writable"
+        );
         io::Error::new(error.kind(), text)
     })
 }

@@ -294,8 +294,8 @@ mod tests {
     fn an_unknown_condition_is_refused() {
         for (line, says) in [
             (r#"{"port":"80"}"#, "unknown field `port`"),
-            (r#"{"statuses":"0"}"#, "no status code"),
-            (r#"{"ports":"+80"}"#, "no meaning"),
+            (r#"{"statuses":"0"}"#, "not a status code"),
+            (r#"{"ports":"+80"}"#, "'+' is not allowed here"),
             (r#"{"protocols":["quic"]}"#, "unknown variant `quic`"),
         ] {
             let error = serde_json::from_str::<TapFilter>(line).unwrap_err().to_string();

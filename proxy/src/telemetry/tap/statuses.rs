@@ -21,9 +21,7 @@ pub enum StatusError {
         column: usize,
     },
     /// Not a code, a class or a range of codes.
-    #[error(
-        "column {column}: {text:?} is no status code; write one from 100 to 599, 5xx or 500-599"
-    )]
+    #[error("column {column}: {text:?} is not a status code; write 100 to 599, 5xx or 500-599")]
     Code {
         /// Counted in characters from 1.
         column: usize,
@@ -31,7 +29,7 @@ pub enum StatusError {
         text: String,
     },
     /// The first code of a range is above its last one.
-    #[error("column {column}: {text} runs backwards; did you mean {last}-{first}")]
+    #[error("column {column}: {text} is reversed; did you mean {last}-{first}")]
     Backwards {
         /// Counted in characters from 1.
         column: usize,
@@ -146,7 +144,7 @@ mod tests {
             ("", "column 1: empty item"),
             ("404,", "column 5: empty item"),
             ("404,,500", "column 5: empty item"),
-            ("404, ok", "column 6: \"ok\" is no status code"),
+            ("404, ok", "column 6: \"ok\" is not a status code"),
             ("6xx", "column 1: \"6xx\""),
             ("0xx", "column 1: \"0xx\""),
             ("+5xx", "column 1: \"+5xx\""),
@@ -157,7 +155,7 @@ mod tests {
             ("0404", "column 1: \"0404\""),
             ("500-", "column 1: \"500-\""),
             ("500-4xx", "column 1: \"500-4xx\""),
-            ("503-500", "column 1: 503-500 runs backwards; did you mean 500-503"),
+            ("503-500", "column 1: 503-500 is reversed; did you mean 500-503"),
         ] {
             let error = list.parse::<Statuses>().unwrap_err().to_string();
             assert!(error.starts_with(says), "{list:?}: {error}");
