@@ -295,7 +295,7 @@ impl<'a, L: Accept> Acceptor<'a, L> {
             }
         }
         if self.trouble.is_none() {
-            tracing::error!(%error, "cannot accept; trying on");
+            tracing::error!(%error, "accept(2) failed; retrying");
         }
         self.back_off(false).await;
     }
@@ -331,7 +331,7 @@ impl<'a, L: Accept> Acceptor<'a, L> {
             }
         });
         if count > 0 {
-            tracing::warn!(count, "connections reset: no descriptors for them");
+            tracing::warn!(count, "connections reset: no file descriptors left");
             self.slots.shed(count);
         }
         count

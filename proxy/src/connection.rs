@@ -106,7 +106,7 @@ impl Context {
         let client = match TcpStream::from_std(client) {
             Ok(client) => client,
             // epoll_ctl(2) lacks memory. The socket is armed: its close is a reset.
-            Err(error) => return tracing::error!(%error, "connection not registered"),
+            Err(error) => return tracing::error!(%error, "cannot register the connection"),
         };
         let Some(captured) = captured else {
             let destination = client.local_addr().unwrap_or(peer);

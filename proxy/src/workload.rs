@@ -408,7 +408,7 @@ impl Workload {
         if !self.slots.withdrawn.load(Ordering::Acquire)
             && let Err(error) = self.slots.listeners.offer_where_empty()
         {
-            tracing::warn!(%error, workload = &**self.name(), "listener slots not filled");
+            tracing::warn!(%error, workload = &**self.name(), "cannot fill listener slots");
         }
     }
 
@@ -452,7 +452,7 @@ impl Workload {
 /// Takes back what `preserve_client_ip` has changed in a namespace, unless anybody needs it.
 pub async fn restore_client_ip(netns: &Netns, installed: &Installed) {
     if let Err(error) = ClientIp::remove_unless_used(netns, installed).await {
-        tracing::warn!(%error, "what --preserve-client-ip has changed is not taken back");
+        tracing::warn!(%error, "cannot undo the changes of --preserve-client-ip");
     }
 }
 

@@ -346,7 +346,8 @@ impl Workloads {
         let deadline = self.shared.config.drain.deadline;
         let (workloads, name) = (Arc::downgrade(self), name.to_owned());
         if let Err(error) = workload.forget_at_restart() {
-            tracing::warn!(%error, workload = %workload.name(), "a restart soon would capture it again");
+            tracing::warn!(%error, workload = %workload.name(), "cannot forget a workload: a \
+                 restart would capture it again");
         }
         workload.kernel().stop_capturing();
         workload.release_claim();

@@ -203,7 +203,7 @@ fn a_weir_takes_back_what_a_killed_successor_has_taken() -> Result<()> {
         daemon.process.signal(Signal::SIGCONT)?;
         let went_on = || {
             wait_until("the old weir to go on", PATIENCE, || {
-                Ok(daemon.process.log().contains("the weir that was to take over has gone"))
+                Ok(daemon.process.log().contains("the new process has exited during the handover"))
             })
         };
         let retired = daemon.process.log().contains("another weir has taken over");

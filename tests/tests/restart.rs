@@ -140,7 +140,7 @@ fn pins_that_are_something_else_are_made_anew() -> Result<()> {
         spoil().with_context(|| what.to_owned())?;
         daemon = run().after(&daemon).start().context(what)?;
         check(&pods, &inside, &outside).context(what)?;
-        ensure!(daemon.process.log().contains("made anew"), "{what}: {}", daemon.process.log());
+        ensure!(daemon.process.log().contains("recreated"), "{what}: {}", daemon.process.log());
     }
     daemon.stop()?;
     daemon.instance().detach(&[])?.ok()?;

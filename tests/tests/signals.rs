@@ -51,7 +51,7 @@ fn a_hangup_reads_the_configuration_again_and_opens_the_record_file_anew() -> Re
     fs::write(&file, "[outbound]\nskip_ports = \"many\"\n")?;
     daemon.process.signal(Signal::SIGHUP)?;
     wait_until("the refusal", LIMIT, || {
-        Ok(daemon.process.log().contains("configuration not read again"))
+        Ok(daemon.process.log().contains("cannot reload the configuration"))
     })?;
     assert!(skips(&daemon, 9001)?);
 

@@ -51,7 +51,9 @@ fn the_end_of_an_episode_without_descriptors_leaves_the_successor_its_slots() ->
     limit(&old.process, highest_descriptor(old.process.pid())? + 1)?;
     let crowd = (0..CROWD).map(|_| pods.client_a.connect(to(PORT)?).map_err(Into::into));
     let crowd = crowd.collect::<Result<Vec<_>>>()?;
-    wait_until("an episode", PATIENCE, || Ok(old.process.log().contains("out of descriptors")))?;
+    wait_until("an episode", PATIENCE, || {
+        Ok(old.process.log().contains("out of file descriptors"))
+    })?;
     drop((crowd, listener));
 
     limit(&old.process, 4096)?;

@@ -318,7 +318,7 @@ impl Inner {
         }
         tracing::warn!(
             %error,
-            "out of descriptors or memory: new connections go direct; raise the limit on open \
+            "out of file descriptors or memory: new connections go direct; raise the limit on open \
              files (LimitNOFILE= in a systemd unit, ulimit -n in a shell)"
         );
         let in_a_row = state.ended.is_some_and(|ended| now.duration_since(ended) < IN_A_ROW);
@@ -352,7 +352,7 @@ impl Inner {
         state.ended = Some(Instant::now());
         self.running.store(false, Ordering::Relaxed);
         state.slots.iter_mut().for_each(Member::offer);
-        tracing::info!(?lasted, "descriptors and memory are there again: capturing");
+        tracing::info!(?lasted, "file descriptors and memory are available again: capturing");
         true
     }
 

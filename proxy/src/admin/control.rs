@@ -213,7 +213,7 @@ impl ControlSocket {
             tasks.spawn(async move {
                 let _permit = permit;
                 if let Err(error) = serve_client(stream, handler.as_ref()).await {
-                    tracing::debug!(%error, "control client went away");
+                    tracing::debug!(%error, "control client disconnected");
                 }
             });
         }

@@ -135,7 +135,7 @@ impl AdminServer {
                     .header_read_timeout(HEAD_DEADLINE)
                     .serve_connection(TokioIo::new(stream), service);
                 if let Ok(Err(error)) = timeout(CONNECTION_DEADLINE, connection).await {
-                    tracing::debug!(%error, "admin client went away");
+                    tracing::debug!(%error, "admin client disconnected");
                 }
             });
         }
@@ -162,7 +162,7 @@ impl Metrics {
         let _turn = self.one_at_a_time.lock().await;
         let telemetry = self.telemetry.clone();
         let encoded = tokio::task::spawn_blocking(move || telemetry.encode_metrics()).await;
-        encoded.inspect_err(|error| tracing::error!(%error, "metrics not encoded")).ok()
+        encoded.inspect_err(|error| tracing::error!(%error, "cannot encode metrics")).ok()
     }
 }
 
@@ -188,7 +188,7 @@ async fn respond(
             let Some(encoded) = metrics.encode().await else {
                 return text(
                     StatusCode::INTERNAL_SERVER_ERROR,
-                    "metrics not encoded; see the log\n",
+                    "cannot encode metrics; see the log\n",
                 );
             };
             let mut response = text(StatusCode::OK, encoded);

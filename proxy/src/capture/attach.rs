@@ -259,8 +259,8 @@ impl Kernel {
         tracing::warn!(
             workload.number = self.workload,
             %reason,
-            "inbound connections of a workload are not captured any more: weir's own to it could come \
-             back; mend that and add the workload anew"
+            "inbound connections of a workload are no longer captured: weir could capture its own \
+             connections to it; fix the cause and add the workload again"
         );
         let _ = self.set_flag(flags::CAPTURE_INBOUND, false);
         self.take_off(|hook| hook.attach_type == AttachType::SkLookup);

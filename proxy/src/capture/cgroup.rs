@@ -90,7 +90,7 @@ impl Drop for Transient {
                 _ => return,
             }
         }
-        tracing::warn!(cgroup = %self.path.display(), "cgroup not removed: still in use");
+        tracing::warn!(cgroup = %self.path.display(), "cannot remove cgroup: still in use");
     }
 }
 

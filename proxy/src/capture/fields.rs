@@ -113,15 +113,15 @@ const OPTIONAL: [&str; 3] = ["IS_MPTCP", "MD5_INFO", "AO_INFO"];
 pub(super) type Constants = Vec<(&'static str, u32)>;
 
 /// What is lost where fields are not known.
-pub const WITHOUT: &str = "upstream connections do not have what the application set on its socket, \
-                           and direct ones are reported less exactly";
+pub const WITHOUT: &str = "upstream connections lack the application's socket options, and reports \
+                           of direct connections are less precise";
 
 /// The constants for this kernel and process.
 pub(super) fn constants() -> &'static Constants {
     static FOUND: OnceLock<Constants> = OnceLock::new();
     FOUND.get_or_init(|| {
         find().unwrap_or_else(|error| {
-            tracing::info!(%error, "the kernel's own types are not known: {WITHOUT}");
+            tracing::info!(%error, "the kernel has no BTF: {WITHOUT}");
             FIELDS.iter().flat_map(|field| field.constants(None)).collect()
         })
     })
@@ -197,7 +197,7 @@ fn find() -> io::Result<Constants> {
     let members = FIELDS.iter().flat_map(|field| [Some(field.member), field.within]);
     let wanted: Vec<&str> = members.flatten().map(|(structure, _)| structure).collect();
     let structures = Structures::of(&btf, &wanted)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "BTF not understood"))?;
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "cannot parse BTF"))?;
     Ok(FIELDS.iter().flat_map(|field| field.constants(field.find(&structures))).collect())
 }
 

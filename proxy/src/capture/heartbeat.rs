@@ -37,7 +37,7 @@ impl Heartbeat {
             ticks.tick().await;
             visit().await;
             if let Err(error) = Self::beat(instance) {
-                tracing::warn!(%error, "heartbeat not written");
+                tracing::warn!(%error, "cannot write the heartbeat");
             }
         }
     }

@@ -115,7 +115,8 @@ impl Instance {
                     (pins, lock)
                 }
                 Err(error @ CaptureError::NoBpffs) => {
-                    tracing::warn!(%error, "going on; what is captured and set ends with this process");
+                    tracing::warn!(%error, "continuing without pinned state: workloads and \
+                                            settings are lost when this process exits");
                     (Pins::private()?, None)
                 }
                 Err(error) => return Err(error),

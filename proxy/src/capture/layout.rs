@@ -92,7 +92,7 @@ impl Layouts {
             removed = removed.join(", "),
             missing = self.0.len() - found - removed.len(),
             path = %pins.root().display(),
-            "pinned maps are missing or of another layout; made anew: what they held is lost"
+            "pinned maps are missing or have another layout; recreated: their content is lost"
         );
         Ok(found > 0)
     }

@@ -91,7 +91,9 @@ impl Listeners {
         let mut opened = vec![open(ListenerKind::V4, v4)];
         match v6 {
             Ok(v6) => opened.push(open(ListenerKind::V6, v6)),
-            Err(error) => tracing::info!(%error, "no listener on ::1: IPv6 goes direct"),
+            Err(error) => {
+                tracing::info!(%error, "cannot listen on ::1: IPv6 connections go direct")
+            }
         }
         let mut listeners = Self {
             instance: Arc::clone(&kernel.instance),
@@ -301,7 +303,12 @@ impl Kernel {
         }
         let family = ["IPv4", "IPv6"][family(kind)];
         if works {
-            tracing::info!(workload.number = self.workload, family, "loopback works again");
+            tracing::info!(
+                workload.number = self.workload,
+                family,
+                "loopback interface is usable \
+                 again"
+            );
             return Ok(());
         }
         tracing::warn!(

@@ -33,7 +33,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 /// What is lost where the kernel does not tell.
 pub const WITHOUT: &str =
-    "options that an application sets after connect(2) stay on its own socket";
+    "options that an application sets after connect(2) are not copied to weir's connections";
 
 /// Names a captured connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

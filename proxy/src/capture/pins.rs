@@ -311,7 +311,7 @@ fn mount_bpffs() -> Result<PathBuf, CaptureError> {
     let none: Option<&str> = None;
     nix::mount::mount(Some("bpf"), usual, Some("bpf"), nix::mount::MsFlags::empty(), none)
         .map_err(|_| CaptureError::NoBpffs)?;
-    tracing::info!(path = %usual.display(), "mounted a bpffs: there was none");
+    tracing::info!(path = %usual.display(), "no bpffs was mounted; mounted one");
     Ok(usual.into())
 }
 

@@ -98,7 +98,7 @@ impl RouteWatch {
                 changed = self.changes.next() => match changed {
                     Ok(changed) => changed,
                     Err(error) => {
-                        tracing::error!(%error, "routes not followed any more");
+                        tracing::error!(%error, "no longer following route changes");
                         return self.give_up();
                     }
                 },
@@ -112,7 +112,7 @@ impl RouteWatch {
                 stale = true;
                 match self.update(changed.prefixes).await {
                     Ok(()) => continue,
-                    Err(error) => tracing::debug!(%error, "routes looked over as a whole"),
+                    Err(error) => tracing::debug!(%error, "reading all routes again"),
                 }
             }
             if Instant::now() < self.next {
@@ -121,7 +121,8 @@ impl RouteWatch {
             }
             stale = false;
             while let Err(error) = self.refresh().await {
-                tracing::warn!(%error, "routes not refreshed: unreachable destinations are captured");
+                tracing::warn!(%error, "cannot refresh routes: unreachable destinations are \
+                                        captured");
                 self.give_up();
                 tokio::time::sleep(RETRY).await;
             }
@@ -143,7 +144,7 @@ impl RouteWatch {
         drop(routes);
         let count = prefixes.len();
         let done = if count > MAX_PREFIXES || !has_stock_rules(&self.netns).await? {
-            tracing::info!(prefixes = count, "routing too involved to mirror");
+            tracing::info!(prefixes = count, "routing rules cannot be mirrored");
             self.clear()
         } else {
             let asked = self.netns.run(move || (prefixes.resolve(), prefixes)).await?;
@@ -209,7 +210,7 @@ impl RouteWatch {
     fn reserve(&self, routes: usize) -> bool {
         let Kernel { instance, workload, .. } = &*self.kernel;
         let reserved = instance.quotas.set(List::Routes, *workload, routes);
-        reserved.inspect_err(|error| tracing::info!(%error, "routes not mirrored")).is_ok()
+        reserved.inspect_err(|error| tracing::info!(%error, "cannot mirror routes")).is_ok()
     }
 
     /// Mirrors nothing: a miss says nothing from here on, and the room is others'.

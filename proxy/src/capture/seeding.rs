@@ -75,7 +75,7 @@ impl Kernel {
         for key in &without {
             tracing::debug!(
                 listener.addr = ?key.addr, listener.port = key.port,
-                "listener not followed: that it closed will be noticed at the next refusal"
+                "cannot follow a listener: its close is detected at the next refused connection"
             );
         }
         Ok(without)
@@ -172,7 +172,7 @@ fn fill(
             // EBUSY and EINVAL: the socket belongs to an upper layer (`sk_psock_init` in
             // net/core/skmsg.c). EOPNOTSUPP: it is none of TCP, or listens no more.
             Err(error) => {
-                tracing::debug!(listener.port = place.0.port, %error, "listener not followed");
+                tracing::debug!(listener.port = place.0.port, %error, "cannot follow a listener");
             }
         }
     });

@@ -49,7 +49,8 @@ pub(super) fn read(directory: &Path) -> Vec<(WorkloadId, Vec<u8>)> {
         let Some(workload) = name.and_then(|name| name.parse().ok()) else { continue };
         match content(&path) {
             Ok(description) => found.push((workload, description)),
-            Err(error) => tracing::warn!(%error, path = %path.display(), "description not read"),
+            Err(error) => tracing::warn!(%error, path = %path.display(), "cannot read the \
+                 description of a workload"),
         }
     }
     found.sort_unstable();

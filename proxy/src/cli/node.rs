@@ -117,7 +117,7 @@ pub(super) fn run(args: &Args) -> Result<Exit> {
         // Before the API server is asked: what an earlier weir has captured is captured at once.
         let mut reload = Reload::new(config.clone(), || Ok(args.config()?));
         let session = Session::start(config, log, beginning).await?;
-        tracing::info!(workloads = session.workloads().join(", "), "found again");
+        tracing::info!(workloads = session.workloads().join(", "), "restored workloads");
         let node = match Node::start(source, options, session.captured(), state).await {
             Ok(node) => node,
             Err(error) => {

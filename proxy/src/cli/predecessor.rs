@@ -68,7 +68,7 @@ impl Predecessor {
             return Ok(None);
         }
         if error.is_silence() {
-            tracing::warn!(%error, "the weir that is replaced does not answer; going on without it");
+            tracing::warn!(%error, "the old process does not answer; continuing without it");
             return Ok(Some(connection));
         }
         // One of an earlier version closes a connection that is silent for ten seconds.
@@ -78,10 +78,13 @@ impl Predecessor {
         };
         match answer {
             Ok(_) => Ok(None),
-            Err(error @ ClientError::Refused(_)) => Err(error).context("the running weir stays"),
+            Err(error @ ClientError::Refused(_)) => Err(error).context(
+                "handover failed; the \
+                 running weir continues",
+            ),
             Err(error) => {
                 if !is_gone(workloads, &error) {
-                    tracing::warn!(%error, "the weir that is replaced is not to be spoken to; going on");
+                    tracing::warn!(%error, "cannot talk to the old process; continuing");
                 }
                 Ok(None)
             }
@@ -112,7 +115,7 @@ fn ask_to_hand_over(instance: &str) -> Result<Option<Predecessor>> {
             _ => false,
         };
         if !again || Instant::now() > deadline {
-            return Err(error).context("the running weir stays");
+            return Err(error).context("handover failed; the running weir continues");
         }
         thread::sleep(PAUSE);
     }
@@ -128,7 +131,7 @@ fn is_gone(workloads: &Workloads, error: &ClientError) -> bool {
     let gone =
         !matches!(error, ClientError::Refused(_)) && workloads.instance().take_lock().is_ok();
     if gone {
-        tracing::info!("the weir that was to be replaced is gone; going on");
+        tracing::info!("the old process has exited; continuing");
     }
     gone
 }

@@ -63,7 +63,7 @@ impl<'a> Reload<'a> {
             Ok(wanted) => wanted,
             Err(error) => {
                 let error = format!("{error:#}");
-                tracing::error!(error, "configuration not read again; nothing is changed");
+                tracing::error!(error, "cannot reload the configuration; nothing is changed");
                 return;
             }
         };
@@ -75,11 +75,10 @@ impl<'a> Reload<'a> {
         if !pending.is_empty() {
             tracing::warn!(
                 settings = pending.join(", "),
-                "settings that do not change while weir runs; restart it, or start its successor with \
-                 --upgrade"
+                "some settings take effect only after a restart, or with --upgrade"
             );
         }
-        tracing::info!(changed = changed.join(", "), "configuration read again");
+        tracing::info!(changed = changed.join(", "), "configuration reloaded");
     }
 
     fn apply_log(&mut self, session: &Session, wanted: &Config) {
@@ -88,7 +87,7 @@ impl<'a> Reload<'a> {
         }
         match session.log().set(&session::log_filter(wanted)) {
             Ok(()) => self.in_force.log.level.clone_from(&wanted.log.level),
-            Err(error) => tracing::error!(%error, "log level not changed"),
+            Err(error) => tracing::error!(%error, "cannot change the log level"),
         }
     }
 
@@ -103,7 +102,7 @@ impl<'a> Reload<'a> {
             return;
         }
         if let Err(error) = Arc::clone(&workload).change(next.clone()).await {
-            tracing::error!(%error, workload = &**workload.name(), "settings not changed");
+            tracing::error!(%error, workload = &**workload.name(), "cannot change the settings");
             return;
         }
         self.in_force.workload = next.workload;

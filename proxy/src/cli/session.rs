@@ -146,7 +146,7 @@ impl Session {
                     loop {
                         tokio::time::sleep(AGAIN).await;
                         if let Ok(admin) = AdminServer::bind(address).await {
-                            tracing::info!(%address, "admin address open");
+                            tracing::info!(%address, "admin address opened");
                             return admin.serve(telemetry, ready).await;
                         }
                     }
@@ -215,7 +215,7 @@ impl Session {
                     None => return Ending::Stop,
                     Some(Hangup::Reload) => reload.run(self).await,
                     Some(Hangup::TerminalGone) => {
-                        tracing::info!("the terminal is gone");
+                        tracing::info!("terminal closed");
                         return Ending::Stop;
                     }
                 },
@@ -227,7 +227,7 @@ impl Session {
     pub(super) async fn drain(mut self, deadline: Duration, ending: Ending, signals: &mut Signals) {
         match ending {
             Ending::Stop => {
-                tracing::info!(?deadline, "draining; a second signal ends it at once");
+                tracing::info!(?deadline, "draining; a second signal exits immediately");
             }
             Ending::Successor { .. } => {
                 tracing::info!(?deadline, "another weir has taken over; draining");
@@ -249,14 +249,14 @@ impl Session {
             asked_to_end = true;
         };
         match summary {
-            None => return tracing::warn!("not drained"),
+            None => return tracing::warn!("drain interrupted"),
             Some(Summary { cut: 0, .. }) => {}
             Some(Summary { cut, .. }) => {
-                tracing::warn!(connections = cut, "cut at the drain deadline");
+                tracing::warn!(connections = cut, "connections closed at the drain deadline");
             }
         }
         if linger && !asked_to_end {
-            tracing::info!("drained; staying until SIGTERM");
+            tracing::info!("drained; answering probes until SIGTERM");
             signals.end().await;
         }
         admin.shutdown().await;
@@ -356,7 +356,7 @@ impl Ports {
                 Ok(admin) => return Ok(Self { control, admin: Some(admin) }),
                 Err(error) if tokio::time::Instant::now() > deadline => {
                     // Connections are captured already: better without metrics than not at all.
-                    tracing::error!(%error, "going on without the admin address until it is free");
+                    tracing::error!(%error, "continuing without the admin address until it is free");
                     return Ok(Self { control, admin: None });
                 }
                 Err(_) => tokio::time::sleep(ANSWERED).await,

@@ -56,10 +56,10 @@ pub(super) fn locate(args: &RunArgs, config: &mut Config) -> Result<Sidecar> {
 /// Before it captures.
 pub(super) fn begin(sidecar: &Sidecar) {
     tracing::info!(
-        pod = %sidecar.pod().display(), weir = %sidecar.own().display(), "a sidecar of its pod"
+        pod = %sidecar.pod().display(), weir = %sidecar.own().display(), "running as a sidecar"
     );
     for instance in sidecar.sweep() {
-        tracing::info!(instance, "removed what a sidecar of a pod that is gone had left");
+        tracing::info!(instance, "removed the state of a sidecar whose pod no longer exists");
     }
 }
 
@@ -80,6 +80,6 @@ pub(super) fn deadline(sidecar: &Sidecar, configured: Duration) -> Duration {
     if !sidecar.is_alone() {
         return configured;
     }
-    tracing::info!("nothing else runs in the pod any more");
+    tracing::info!("all other processes of the pod have exited");
     configured.min(LAST_WORDS)
 }

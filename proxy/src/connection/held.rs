@@ -81,7 +81,7 @@ impl Context {
                 self.forward(client, upstream, opaque, &guard, Instant::now()).await
             }
             Some(Err(error)) => {
-                tracing::error!(%error, "connection not registered");
+                tracing::error!(%error, "cannot register the connection");
                 CloseReason::from_io(&error)
             }
             None => CloseReason::ClientClosed,

@@ -40,7 +40,8 @@ pub(super) fn set(socket: &Socket, destination: SocketAddr, properties: &Propert
         queues(socket, properties),
     ];
     for error in results.into_iter().filter_map(Result::err) {
-        tracing::debug!(%error, destination.addr = %destination, "upstream socket lacks a property");
+        tracing::debug!(%error, destination.addr = %destination, "cannot set a property of the \
+             upstream socket");
     }
 }
 
@@ -51,7 +52,8 @@ pub(super) fn change(socket: &WeakSocket, destination: SocketAddr, option: &Sock
         return;
     }
     if let Err(error) = socket.set(option.level, option.name, option.value()) {
-        tracing::debug!(%error, destination.addr = %destination, "upstream socket lacks an option");
+        tracing::debug!(%error, destination.addr = %destination, "cannot set an option of the \
+             upstream socket");
     }
 }
 

@@ -46,7 +46,7 @@ async fn closed(client: &TcpStream, netns: Option<&Netns>) -> CloseReason {
             Ok(true) => return CloseReason::ClientClosed,
             Ok(false) => {}
             Err(error) => {
-                tracing::debug!(%error, "client not looked for; it may have closed");
+                tracing::debug!(%error, "cannot check whether the client has closed");
                 return pending().await;
             }
         }

@@ -35,7 +35,7 @@ pub(super) fn explain(
         Direction::Inbound => inbound(workload, address, &mut trail)?,
     }
     let (verdict, source, why) = trail.verdict.unwrap_or_else(|| {
-        ("detect", Source::Default, "no rule says otherwise: the first bytes decide".to_owned())
+        ("detect", Source::Default, "no rule matches: the first bytes decide".to_owned())
     });
     Ok(Explanation {
         address,
@@ -112,7 +112,7 @@ fn outbound(
         trail.decide(
             "weir's own listener?",
             "yes".to_owned(),
-            ("skip", Source::Default, "it is weir's own listener".to_owned()),
+            ("skip", Source::Default, "the address is weir's own listener".to_owned()),
         );
         return Ok(());
     }
@@ -158,7 +158,7 @@ fn inbound(
     let listened = if kernel.listens_on(address)? {
         "yes"
     } else {
-        "no: until something of the workload does, the kernel answers itself"
+        "no: the kernel answers until the workload listens"
     };
     trail.pass("listened on?", listened.to_owned());
     if listening(workload, trail) {
@@ -177,7 +177,10 @@ fn reach(
     let ip = address.ip();
     let refused = match address_class(ip) {
         AddressClass::Unicast | AddressClass::Loopback => None,
-        AddressClass::LinkLocal => Some("a link-local address needs its interface"),
+        AddressClass::LinkLocal => Some(
+            "link-local addresses are not captured: they need an \
+                                         interface",
+        ),
         AddressClass::Multicast => Some("TCP has no multicast: the kernel refuses it"),
         AddressClass::Broadcast => Some("TCP has no broadcast: the kernel refuses it"),
     };
@@ -188,7 +191,7 @@ fn reach(
     }
     match workload.kernel().route(ip)? {
         None => {
-            trail.pass("reachable?", "not known: the routing is too involved to mirror".to_owned());
+            trail.pass("reachable?", "unknown: the routing rules cannot be mirrored".to_owned());
         }
         Some((true, source)) => {
             trail.pass(
@@ -196,7 +199,7 @@ fn reach(
                 source.map_or_else(|| "yes".to_owned(), |source| format!("yes: from {source}")),
             );
             if source == Some(ip) || ip.is_loopback() {
-                let what = "it is local: without a listener the kernel refuses it at once";
+                let what = "the address is local: without a listener the kernel refuses it";
                 trail.pass("listened on?", what.to_owned());
             }
         }
@@ -215,7 +218,7 @@ fn reach(
     }
     if let Some(left) = workload.kernel().let_fail_for(address)? {
         let why = format!(
-            "it could not be reached a moment ago: for {:.1} s more the kernel answers itself",
+            "a recent connection attempt failed: for {:.1} s more connections go direct",
             left.as_secs_f32()
         );
         trail.decide("reached before?", "no".to_owned(), ("skip", Source::Learned, why));

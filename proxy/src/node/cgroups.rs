@@ -49,7 +49,7 @@ impl Cgroups {
             match watch.changed().await {
                 Ok(pods) => return Touched { all: false, pods },
                 Err(error) => {
-                    tracing::debug!(%error, "watching cgroups anew");
+                    tracing::debug!(%error, "watching cgroups again");
                     self.watch = None;
                 }
             }

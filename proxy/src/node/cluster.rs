@@ -142,12 +142,12 @@ impl Problems {
         match outcome {
             Ok(()) => {
                 if self.now.remove(what).is_some() && self.now.is_empty() {
-                    tracing::info!(server, "following the API server again");
+                    tracing::info!(server, "watching the API server again");
                 }
             }
             Err(error) => {
                 if self.now.values().all(|known| *known != error) {
-                    tracing::warn!(server, %error, "cannot follow {what}; trying again until it works");
+                    tracing::warn!(server, %error, "cannot watch {what}; retrying");
                 }
                 self.now.insert(what, error);
             }
@@ -163,7 +163,7 @@ impl Problems {
         let texts: Vec<_> = by_error
             .into_iter()
             .map(|(error, what)| {
-                format!("cannot follow {} at {}: {error}", what.join(" and "), self.url)
+                format!("cannot watch {} at {}: {error}", what.join(" and "), self.url)
             })
             .collect();
         (!texts.is_empty()).then(|| texts.join("; "))
@@ -273,13 +273,13 @@ mod tests {
         assert_eq!(problems.text(), None);
         problems.settle("pods", Err("refused".to_owned()));
         problems.settle("namespaces", Err("refused".to_owned()));
-        let text = "cannot follow namespaces and pods at https://10.96.0.1: refused";
+        let text = "cannot watch namespaces and pods at https://10.96.0.1: refused";
         assert_eq!(problems.text().as_deref(), Some(text));
         problems.settle("pods", Err("Unauthorized".to_owned()));
         assert_eq!(
             problems.text().as_deref(),
             Some(
-                "cannot follow pods at https://10.96.0.1: Unauthorized; cannot follow namespaces at \
+                "cannot watch pods at https://10.96.0.1: Unauthorized; cannot watch namespaces at \
                  https://10.96.0.1: refused"
             )
         );

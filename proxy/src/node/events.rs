@@ -73,7 +73,7 @@ impl Reports {
                 if let Err(error) = recorder.publish(&event, &regarding).await {
                     let pod = regarding.name.unwrap_or_default();
                     let (server, reason) = (&server.url, event.reason);
-                    tracing::warn!(server, %error, pod, reason, "event not published");
+                    tracing::warn!(server, %error, pod, reason, "cannot publish an event");
                 }
             }
         };
@@ -101,7 +101,7 @@ impl Reports {
             ..ObjectReference::default()
         };
         if queue.try_send((event, regarding)).is_err() {
-            tracing::warn!(pod = pod.name, reason, "event dropped: too many wait already");
+            tracing::warn!(pod = pod.name, reason, "event dropped: queue full");
         }
     }
 }

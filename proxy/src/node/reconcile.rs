@@ -289,7 +289,7 @@ impl Reconciler {
         let workloads = Arc::clone(&self.workloads);
         let anew = |why: &str| {
             remove(&workloads, workload, why);
-            Some(Progress::Waiting(format!("is captured anew: {why}"), RETRY))
+            Some(Progress::Waiting(format!("restarting capture: {why}"), RETRY))
         };
         if workload.pod() != Some(&seen.pod) {
             return anew("another pod has the name now");
@@ -310,7 +310,7 @@ impl Reconciler {
                     }
                 }
                 Ok(Sandbox::Gone) => return anew("its cgroup no longer exists"),
-                Err(error) => tracing::debug!(%error, "sandbox not looked at"),
+                Err(error) => tracing::debug!(%error, "cannot inspect the sandbox"),
             }
             self.looked.insert(seen.pod.uid.clone(), Instant::now());
         }
@@ -443,10 +443,10 @@ impl Failure {
 fn remove(workloads: &Arc<Workloads>, workload: &Workload, why: &str) {
     match workloads.remove(workload.name()) {
         Ok(()) => {
-            tracing::info!(workload = &**workload.name(), why, "not captured any more");
+            tracing::info!(workload = &**workload.name(), why, "no longer captured");
         }
         // Somebody else was faster, or a successor will see the same.
-        Err(error) => tracing::debug!(%error, workload = &**workload.name(), "not removed"),
+        Err(error) => tracing::debug!(%error, workload = &**workload.name(), "cannot remove"),
     }
 }
 

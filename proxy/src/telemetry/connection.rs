@@ -271,7 +271,7 @@ impl ExchangeSink for Live {
     }
 
     fn downgraded(&self, untracked: Untracked) {
-        tracing::debug!(?untracked, "HTTP messages can't be followed, passing bytes on");
+        tracing::debug!(?untracked, "HTTP messages are no longer followed; forwarding bytes");
         // Said once for each connection.
         let _ = self.untracked.set(untracked);
         self.bound.downgraded(untracked);

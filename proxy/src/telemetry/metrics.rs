@@ -133,10 +133,10 @@ impl Metrics {
         let mut registry = Registry::default();
         let families = Families::register(&mut registry);
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("weir_build", "The weir that is running", version);
+        registry.register("weir_build", "Version of the running weir", version);
         registry.register(
             "weir_records_dropped",
-            "Access records dropped because their log was too slow",
+            "Access records dropped because the record file was too slow",
             records_dropped.unwrap_or_default(),
         );
         let workloads = Arc::new(WorkloadCollector::default());
@@ -270,7 +270,7 @@ impl Families {
             "request", "Total count of HTTP requests", request;
             "response", "Total count of HTTP responses", response;
             "response_latency_ms",
-                "Milliseconds from a request's head to its response's head", latency;
+                "Milliseconds between the head of a request and the head of its response", latency;
             "tcp_open", "Total count of opened connections", tcp_open;
             "tcp_open_connections", "Number of currently-open connections", tcp_open_now;
             "tcp_read_bytes", "Total count of bytes read from peers", tcp_read;
@@ -282,30 +282,29 @@ impl Families {
                 "Time taken for protocol detection", inbound_detect_time;
             "outbound_tcp_detect_http_duration_seconds",
                 "Time taken for protocol detection", outbound_detect_time;
-            "weir_connections", "Connections by treatment and by who decided it", connections;
+            "weir_connections", "Connections by protocol and by source of the decision", connections;
             "weir_half_closed_connections",
-                "Raw TCP connections that one side has ended and the other has not", half_closed;
+                "Half-closed raw TCP connections", half_closed;
             "weir_undecided_connections",
-                "Connections of which it is not yet decided what they are", undecided;
+                "Connections in protocol detection", undecided;
             "weir_http_requests_in_flight",
-                "HTTP requests that have begun and whose exchange has not ended", in_flight;
+                "HTTP requests in flight", in_flight;
             "weir_http_downgrade",
-                "Connections whose HTTP messages could not be followed any more: their bytes \
-                passed on unread",
+                "HTTP connections whose messages are no longer followed: bytes are forwarded \
+                without parsing",
                 downgrade;
             "weir_accept_dead",
-                "Connections that their client had reset before weir accepted them: closed without \
-                being dialled",
+                "Connections reset by the client before weir accepted them: closed without a dial",
                 accept_dead;
         }
         registry.register(
             "weir_accept_errors",
-            "Accepts that failed for want of descriptors or memory",
+            "Accepts that failed because file descriptors or memory were exhausted",
             families.accept_errors.clone(),
         );
         registry.register(
             "weir_accept_shed",
-            "Connections reset because there was no descriptor for them for too long",
+            "Connections reset because no file descriptor became available in time",
             families.accept_shed.clone(),
         );
         families

@@ -318,7 +318,7 @@ fn connections_that_nobody_asked_to_let_pass_are_shown_with_the_kernels_reason()
         [
             ("no_listener", 2, "no proxy was listening"),
             ("no_route", 1, "no route"),
-            ("stale", 1, "the proxy gave no sign of life"),
+            ("stale", 1, "the heartbeat was stale"),
             ("config", 1, "port is skipped"),
         ]
     );

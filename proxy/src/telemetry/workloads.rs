@@ -115,20 +115,20 @@ impl Collector for WorkloadCollector {
             };
             ConstGauge::new(1_i64).encode(metric.encode_family(&labels)?)?;
         }
-        let help = "Whether new connections come to the proxy.";
+        let help = "1 if new connections are captured, else 0.";
         let mut metric = encoder.encode_descriptor("weir_workload_capturing", help, None, gauge)?;
         for (of, it) in &all {
             let labels = WorkloadLabels { of: of.clone() };
             ConstGauge::new(i64::from(it.capturing)).encode(metric.encode_family(&labels)?)?;
         }
-        let help = "Workloads that are wanted and not captured, by what is missing; always 1.";
+        let help = "Workloads that wait for capture, by the missing object; always 1.";
         let mut metric = encoder.encode_descriptor("weir_workload_waiting", help, None, gauge)?;
         for (of, it) in &all {
             let Some(reason) = it.waiting else { continue };
             let labels = WaitingLabels { of: of.clone(), reason };
             ConstGauge::new(1_i64).encode(metric.encode_family(&labels)?)?;
         }
-        let help = "What the hooks decided.";
+        let help = "Decisions of the BPF programs.";
         let mut metric = encoder.encode_descriptor("weir_kernel_decisions", help, None, counter)?;
         for (of, it) in &all {
             for (direction, reason, count) in &it.decisions {
@@ -152,19 +152,19 @@ fn budgets(encoder: &mut DescriptorEncoder<'_>, all: &[(Of, WorkloadFacts)]) -> 
     };
     let figures = || all.iter().flat_map(|(of, it)| it.budget.iter().map(move |one| (of, one)));
     let gauge = |number: u64| ConstGauge::new(i64::try_from(number).unwrap_or(i64::MAX));
-    let help = "What a workload has of what all share.";
+    let help = "Use of shared resources by a workload.";
     let mut metric =
         encoder.encode_descriptor("weir_budget_used", help, None, MetricType::Gauge)?;
     for (of, one) in figures() {
         gauge(one.used).encode(metric.encode_family(&labels(of, one))?)?;
     }
-    let help = "What a workload may have at most of what all share, as things are.";
+    let help = "Current limit of a workload on shared resources.";
     let mut metric =
         encoder.encode_descriptor("weir_budget_limit", help, None, MetricType::Gauge)?;
     for (of, one) in figures() {
         gauge(one.limit).encode(metric.encode_family(&labels(of, one))?)?;
     }
-    let help = "How often a workload was refused more.";
+    let help = "Refusals because a workload was at its limit.";
     let mut metric =
         encoder.encode_descriptor("weir_budget_exceeded", help, None, MetricType::Counter)?;
     for (of, one) in figures() {

@@ -137,7 +137,7 @@ impl Workload {
             local,
         };
         self.shared.originals.take(client, from, peer).unwrap_or_else(|error| {
-            tracing::error!(%error, client.addr = %peer, "original destination not read");
+            tracing::error!(%error, client.addr = %peer, "cannot read the original destination");
             None
         })
     }

@@ -61,7 +61,7 @@ impl KernelFeedback {
             let look = move || {
                 let corrected = kernel.correct_listening(&netns, &cgroup, destination);
                 if let Err(error) = runtime.block_on(corrected) {
-                    tracing::warn!(%error, "listening ports not looked over");
+                    tracing::warn!(%error, "cannot list the listening ports");
                 }
             };
             // Where it has panicked, the panic has been reported.
@@ -81,7 +81,7 @@ impl Feedback for KernelFeedback {
         match direction {
             Direction::Outbound => settle(
                 self.kernel.let_fail(destination, LET_FAIL),
-                "a retry will not see the true error",
+                "a retry will not get the destination's error",
             ),
             Direction::Inbound => self.correct_listening(destination),
         }
@@ -100,14 +100,14 @@ impl Feedback for KernelFeedback {
     fn learned(&self, direction: Direction, destination: SocketAddr, time: Duration) {
         settle(
             self.kernel.bypass(direction, destination, time),
-            "a learned destination is not bypassed",
+            "cannot bypass a learned destination",
         );
     }
 
     fn forgotten(&self, direction: Direction, destination: SocketAddr) {
         settle(
             self.kernel.no_bypass(direction, destination),
-            "a destination that was learned wrongly is still bypassed",
+            "cannot stop bypassing a destination that was learned wrongly",
         );
     }
 }

@@ -118,7 +118,7 @@ impl Workload {
             if direction == Direction::Outbound
                 && let Err(error) = self.kernel.set_egress_shared(found.shared)
             {
-                tracing::warn!(%error, "what filters a cgroup's packets is not noted");
+                tracing::warn!(%error, "cannot store the packet filters of a cgroup");
             }
             self.filters_found(direction, found.apart, thorough);
         }
@@ -130,7 +130,7 @@ impl Workload {
     /// Looks how many source ports its namespace has. Blocks.
     pub fn look_at_ports(&self) {
         if let Err(error) = self.kernel.count_source_ports(&self.netns) {
-            tracing::debug!(%error, workload = &**self.name(), "source ports not counted");
+            tracing::debug!(%error, workload = &**self.name(), "cannot count source ports");
         }
     }
 
@@ -144,21 +144,26 @@ impl Workload {
         }
         // Also what an earlier weir has left in the map.
         if let Err(error) = self.kernel.set_filtered(direction, !found.is_empty()) {
-            return tracing::warn!(%error, "a filter of a cgroup is not minded");
+            return tracing::warn!(%error, "cannot store a packet filter of a cgroup");
         }
         if *known == found {
             return;
         }
         let (workload, direction) = (&**self.name(), direction_name(direction));
         if found.is_empty() {
-            tracing::info!(workload, direction, "no program filters the cgroup any more: captured");
+            tracing::info!(
+                workload,
+                direction,
+                "the cgroup has no packet filters any more: \
+                                                 capturing"
+            );
         } else {
             tracing::warn!(
                 workload,
                 direction,
                 programs = found.join(", "),
-                "connections are not captured: programs filter the cgroup's packets, which weir's own \
-                 do not pass; take them off, or run weir in a cgroup under the same ones"
+                "connections are not captured: programs filter the packets of the cgroup, but not \
+                 weir's; detach them, or run weir in a cgroup below the same programs"
             );
         }
         *known = found;
@@ -168,7 +173,7 @@ impl Workload {
         let settings = self.settings();
         let path = settings.workload.cgroup.as_deref()?;
         let what = match inode(path) {
-            Ok(Some(inode)) if inode != self.cgroup_id => "was made anew",
+            Ok(Some(inode)) if inode != self.cgroup_id => "was recreated",
             Ok(None) => "does not exist",
             _ => return None,
         };
@@ -181,7 +186,7 @@ impl Workload {
         // What is in /proc goes with a process; others may be in its namespace still.
         if let Some(path) = path.filter(|path| !path.starts_with("/proc")) {
             let what = match inode(path) {
-                Ok(Some(inode)) if inode != self.netns.inode() => "was made anew",
+                Ok(Some(inode)) if inode != self.netns.inode() => "was recreated",
                 Ok(None) => "does not exist",
                 _ => return None,
             };

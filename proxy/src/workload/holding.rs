@@ -267,7 +267,8 @@ impl Held {
     fn send(&self, packet: &crate::capture::hold::packet::Packet) {
         if let Err(error) = self.holding.raw.send(packet) {
             // The application sends its SYN again.
-            tracing::debug!(%error, client.addr = %self.syn.peer(), "held connection not answered");
+            tracing::debug!(%error, client.addr = %self.syn.peer(), "cannot answer a held \
+                 connection");
         }
     }
 

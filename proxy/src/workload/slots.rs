@@ -113,7 +113,7 @@ impl<W: Way + 'static> WorkloadSlots<W> {
     fn close(&self) {
         self.withdrawn.store(true, Ordering::Release);
         if let Err(error) = self.listeners.close() {
-            tracing::warn!(%error, "listener slots not emptied");
+            tracing::warn!(%error, "cannot empty listener slots");
         }
     }
 
@@ -124,7 +124,7 @@ impl<W: Way + 'static> WorkloadSlots<W> {
         }
         self.withdrawn.store(false, Ordering::Release);
         if let Err(error) = self.listeners.open() {
-            tracing::warn!(%error, "listener slots not filled");
+            tracing::warn!(%error, "cannot fill listener slots");
         }
     }
 
@@ -137,7 +137,7 @@ impl<W: Way + 'static> WorkloadSlots<W> {
             if !this.share.is_plenty() {
                 continue;
             }
-            tracing::info!(workload = &*this.workload, "the budget has room again: capturing");
+            tracing::info!(workload = &*this.workload, "the budget has capacity again: capturing");
             let mut why = this.why();
             why.crowded = false;
             return this.open(&why);
@@ -147,7 +147,7 @@ impl<W: Way + 'static> WorkloadSlots<W> {
     async fn offer_when_calm(this: Weak<Self>, calm: Duration) {
         sleep(calm).await;
         let Some(this) = this.upgrade() else { return };
-        tracing::info!(workload = &*this.workload, "captured again after a flood");
+        tracing::info!(workload = &*this.workload, "capturing again after a flood");
         let mut why = this.why();
         why.flooded = false;
         why.ended = Some(Instant::now());

@@ -23,7 +23,7 @@ pub(super) fn accelerate(instance: &Instance, wanted: bool) -> Acceleration {
     match capture::sk_msg_self_test().and_then(|()| instance.accelerate()) {
         Ok(()) => Acceleration::On,
         Err(error) => {
-            tracing::warn!(%error, "going on without sk_msg");
+            tracing::warn!(%error, "continuing without sk_msg");
             Acceleration::Refused(error.to_string())
         }
     }

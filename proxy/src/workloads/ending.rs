@@ -66,7 +66,7 @@ impl Workloads {
         write(&self.running).clear();
         if kept && !self.shared.instance.pins().is_private() {
             let pins = self.shared.instance.pins().root().display();
-            tracing::info!(%pins, "kept for the next start; `weir detach` forgets it");
+            tracing::info!(%pins, "state kept for the next start; `weir detach` removes it");
         } else {
             self.shared.instance.remove_pins();
         }

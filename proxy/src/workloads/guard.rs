@@ -100,12 +100,12 @@ impl Workloads {
             }
             Look::Changed(hook) => match workload.put_programs_back().await {
                 Ok(()) => {
-                    tracing::warn!(workload = &**workload.name(), hook, "programs put back");
+                    tracing::warn!(workload = &**workload.name(), hook, "programs attached again");
                     None
                 }
                 Err(error) => Some(Wait {
                     missing: Missing::Hooks,
-                    why: format!("another program, or none, is on hook {hook}: {error}"),
+                    why: format!("hook {hook} has another program, or none: {error}"),
                 }),
             },
         };
@@ -114,11 +114,7 @@ impl Workloads {
         if workload.set_wait(wait) {
             match why {
                 Some(reason) => {
-                    tracing::warn!(
-                        workload = &**workload.name(),
-                        reason,
-                        "not captured as it should be"
-                    );
+                    tracing::warn!(workload = &**workload.name(), reason, "capture is impaired");
                 }
                 None => tracing::info!(workload = &**workload.name(), "captured again"),
             }

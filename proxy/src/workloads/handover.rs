@@ -119,12 +119,12 @@ impl Workloads {
     /// The predecessor's part, where the successor has gone.
     pub(super) async fn take_back(&self) {
         let _one_at_a_time = self.next.lock().await;
-        tracing::warn!("the weir that was to take over has gone; going on");
+        tracing::warn!("the new process has exited during the handover; continuing");
         // What is in the maps is read again.
         self.shared.instance.all_found();
         for workload in self.list() {
             if let Err(error) = workload.take_back().await {
-                tracing::warn!(%error, workload = &**workload.name(), "not captured as it should be");
+                tracing::warn!(%error, workload = &**workload.name(), "capture is impaired");
                 workload.set_wait(Some(Wait { missing: Missing::Hooks, why: error.to_string() }));
             }
         }
@@ -157,7 +157,7 @@ impl Workloads {
             match lock_directory(&cgroup) {
                 Ok(Some(claim)) => workload.take_claim(claim),
                 // It is captured all the same: this only keeps others from trying.
-                _ => tracing::warn!(cgroup = %cgroup.display(), "cgroup not locked"),
+                _ => tracing::warn!(cgroup = %cgroup.display(), "cannot lock the cgroup"),
             }
         }
         if let Err(error) = self.follow_events().await {

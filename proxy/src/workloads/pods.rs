@@ -24,7 +24,7 @@ impl Workloads {
             let prepared = spawn_blocking(move || instance.prepare(next..next + SPARES)).await;
             if let Ok(Err(error)) = prepared {
                 // Capturing a pod says the same, to whom it concerns.
-                tracing::debug!(%error, "programs not loaded ahead");
+                tracing::debug!(%error, "cannot load programs in advance");
             }
             self.added.notified().await;
         }

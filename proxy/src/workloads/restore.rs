@@ -37,7 +37,7 @@ impl Known {
                     tracing::warn!(
                         %error,
                         workload.id = id,
-                        "a workload's description is not understood: it is forgotten; add it again \
+                        "cannot parse the description of a workload, which is lost; add it again \
                          with `weir workload add`"
                     );
                     known.all.push((*id, residue.netns_inode, residue.client_ip));
@@ -101,7 +101,7 @@ impl Workloads {
             (Origin::Config, Some(wait)) if is_possible(&start.settings, &wait) => wait,
             (Origin::Config, _) => return Err(error),
             (Origin::Pod | Origin::Removed, _) => {
-                tracing::warn!(%error, workload = name, "not captured any more");
+                tracing::warn!(%error, workload = name, "no longer captured");
                 return Ok(());
             }
             (Origin::Cli, Some(wait)) => wait,

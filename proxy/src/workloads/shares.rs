@@ -54,11 +54,11 @@ impl Looks {
         if self.workloads.replace(all.len()) != Some(all.len())
             && let Err(error) = shared.instance.share_among(all.len())
         {
-            tracing::warn!(%error, "shares of the workloads not changed");
+            tracing::warn!(%error, "cannot change the shares of workloads");
         }
         let kernels: Vec<_> = all.iter().map(|it| Arc::clone(&it.kernel)).collect();
         if let Err(error) = self.reckoning.look(&kernels, &shared.originals) {
-            tracing::warn!(%error, "shares of the workloads not corrected");
+            tracing::warn!(%error, "cannot correct the shares of workloads");
         }
         self.since_sweep += LOOK;
         if self.since_sweep >= PENDING_AGE {
@@ -75,8 +75,8 @@ impl Looks {
                     tracing::warn!(
                         workload = &**workload.name(),
                         connections = elsewhere,
-                        "processes of the workload's cgroup are in another network namespace; their \
-                         connections go direct (reason other_netns)"
+                        "processes of the workload's cgroup are in another network namespace; \
+                         their connections go direct (reason other_netns)"
                     );
                 }
             }

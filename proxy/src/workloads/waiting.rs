@@ -142,11 +142,7 @@ impl Workloads {
         let Some(waiting) = all.get_mut(name) else { return };
         if wait.missing == Missing::Start {
             if waiting.wait.missing != Missing::Start {
-                tracing::warn!(
-                    workload = name,
-                    reason = wait.why,
-                    "cannot be captured; tried again"
-                );
+                tracing::warn!(workload = name, reason = wait.why, "cannot capture; retrying");
             }
             waiting.again = Instant::now() + waiting.backoff;
             waiting.backoff = (waiting.backoff * 2).min(BACKOFF[1]);

@@ -223,10 +223,10 @@ fn a_server_that_fails_is_named_once() -> Result<()> {
     cluster.settle(&weir, &[&pod])?;
     let (log, server) = (weir.process.log(), format!("http://127.0.0.1:{}", cluster.api.port()));
     let lines = |part: &str| log.lines().filter(|line| line.contains(part)).count();
-    ensure!(lines("cannot follow") == 1, "{log}");
-    let told = log.lines().find(|line| line.contains("cannot follow")).unwrap_or_default();
+    ensure!(lines("cannot watch") == 1, "{log}");
+    let told = log.lines().find(|line| line.contains("cannot watch")).unwrap_or_default();
     ensure!(told.contains(&server), "no {server} in {told}");
-    ensure!(lines("following the API server again") == 1, "{log}");
+    ensure!(lines("watching the API server again") == 1, "{log}");
     // kube's own words, at each attempt and without an address.
     ensure!(lines("kube_") == 0, "{log}");
     // The server goes, and what was said of it does not count any more.
@@ -236,7 +236,7 @@ fn a_server_that_fails_is_named_once() -> Result<()> {
         Ok(status["status"]["source_problem"].as_str().unwrap_or_default().to_owned())
     };
     wait_until("the problem", SOON, || Ok(problem()?.contains(&server)))?;
-    wait_until("a word of it", SOON, || Ok(weir.process.log().matches("cannot follow").count() > 1))
+    wait_until("a word of it", SOON, || Ok(weir.process.log().matches("cannot watch").count() > 1))
 }
 
 /// A token that does not count yet is a server that says no for a while.

@@ -107,7 +107,7 @@ impl Home {
         if namespace.is_some()
             && let Err(error) = self.go_home()
         {
-            tracing::error!(%error, "helper thread cannot leave a network namespace");
+            tracing::error!(%error, "helper thread cannot leave its network namespace");
         }
         result.map_err(|panic| io::Error::other(format!("panicked: {}", message(&*panic))))
     }

@@ -130,7 +130,10 @@ impl RecordLog {
         let left = deadline.saturating_duration_since(std::time::Instant::now());
         match flushed.recv_timeout(left) {
             Ok(()) | Err(RecvTimeoutError::Disconnected) => {}
-            Err(RecvTimeoutError::Timeout) => tracing::warn!("access records not flushed in time"),
+            Err(RecvTimeoutError::Timeout) => tracing::warn!(
+                "access records were not flushed in \
+                 time"
+            ),
         }
     }
 
@@ -173,7 +176,8 @@ fn run(
                             complained = false;
                         }
                         Some(Err(error)) => {
-                            tracing::error!(%error, "records go on into the file that was open");
+                            tracing::error!(%error, "cannot reopen the record file; continuing \
+                                                     with the open one");
                         }
                     }
                     flushed
@@ -188,7 +192,7 @@ fn run(
             if let Err(error) = result {
                 lost.inc();
                 if !std::mem::replace(&mut complained, true) {
-                    tracing::warn!(%error, "cannot write access records; they are being dropped");
+                    tracing::warn!(%error, "cannot write access records; dropping them");
                 }
             }
             next = match messages.try_recv() {
