@@ -284,7 +284,7 @@ fn a_load_balancer_that_does_not_cover_weir_is_named() -> Result<()> {
     ensure!(matches!(place.visit(SERVICE)?, Visit::Failed(_)), "weir reached the service");
     assert_eq!(place.visit_named(SERVICE, SERVER_V4)?, Visit::Direct, "the retry");
     let found = place.check(&apart, "balancer (id ")?;
-    assert_says(&found, "warn", &["above", "weir's own connections do not pass it"]);
+    assert_says(&found, "warn", &["above", "not weir's own connections"]);
     drop(weir);
     let _weir = place.weir(&apart, &["--skip-cidrs", SERVICE])?;
     assert_eq!(place.visit_named(SERVICE, SERVER_V4)?, Visit::Direct, "as the hint says");
@@ -337,7 +337,7 @@ fn programs_that_choose_listeners_are_named() -> Result<()> {
     let program = Program::pass(foreign::SK_LOOKUP, "chooser")?;
     let _link = program.link(&place.lab.client.path())?;
     let found = place.check(&place.own(), "chooser (id ")?;
-    assert_says(&found, "warn", &["the network namespace", "the last counts"]);
+    assert_says(&found, "warn", &["the network namespace", "the last selection counts"]);
     Ok(())
 }
 
@@ -439,7 +439,7 @@ fn an_overridable_program_above_gives_way_and_is_named() -> Result<()> {
     let _direct = recorder.direct(place.top.path(), OVERRIDE)?;
     let apart = elsewhere()?;
     let found = place.check(&apart, "recorder (id ")?;
-    assert_says(&found, "warn", &["above", "it no longer runs"]);
+    assert_says(&found, "warn", &["above", "replaces it in the captured cgroup"]);
     let weir = place.weir(&apart, &[])?;
     assert_eq!(place.visit(SERVER_V4)?, Visit::Proxied);
     assert_eq!((counters.get(0)?, counters.get(1)?), (0, 0));

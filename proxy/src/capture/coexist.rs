@@ -250,11 +250,11 @@ fn called(program: &Attached) -> String {
 fn blind(area: &'static str, place: impl Into<String>, why: &dyn std::fmt::Display) -> Finding {
     Finding {
         area,
-        what: "not known".into(),
+        what: "unknown".into(),
         place: place.into(),
-        effect: format!("cannot be looked at: {why}"),
+        effect: format!("cannot be read: {why}"),
         severity: Severity::Warn,
-        advice: "run as root to see it".into(),
+        advice: "run as root to read it".into(),
     }
 }
 

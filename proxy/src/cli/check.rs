@@ -116,7 +116,7 @@ pub(super) fn run(args: &Args, proof: Option<ProofRun>) -> anyhow::Result<Exit> 
         findings.extend(kubernetes::findings(args.cgroup_root.as_deref()));
     }
     findings.push(if args.no_proof {
-        Finding::warn(PROOF, "not tried, as asked", "run without --no-proof")
+        Finding::warn(PROOF, "skipped (--no-proof)", "run without --no-proof")
     } else if cgroup::is_read_only() {
         untried(&findings)
     } else {
@@ -134,7 +134,10 @@ pub(super) fn interception() -> Result<String, ProofFailure> {
             "a child's connection to {asked} reached the proxy with its original destination"
         )),
         Ok(Proof { asked, captured }) => Err(ProofFailure {
-            problem: format!("asked for {asked}, the proxy was told {}", captured.destination),
+            problem: format!(
+                "the child connected to {asked}, but the proxy read {}",
+                captured.destination
+            ),
             hint: "this is a bug of weir: please report it with `uname -a`".into(),
         }),
         Err(error) => Err(ProofFailure {
@@ -149,13 +152,13 @@ pub(super) fn interception() -> Result<String, ProofFailure> {
 fn prove(so_far: &[Finding], proof: Option<ProofRun>) -> Finding {
     let missing = so_far.iter().filter(|finding| finding.level == Level::Fail).count();
     if missing > 0 {
-        let detail = format!("not tried: {missing} of the requirements above not met");
-        return Finding::fail(PROOF, detail, "meet those first");
+        let detail = format!("skipped: {missing} of the requirements above are not met");
+        return Finding::fail(PROOF, detail, "fix those first");
     }
     let Some(proof) = proof else {
         return Finding::warn(
             PROOF,
-            "this build has none",
+            "not part of this build",
             "try weir exec -- curl http://example.com/",
         );
     };
@@ -171,7 +174,7 @@ fn untried(so_far: &[Finding]) -> Finding {
     if so_far.iter().any(|finding| finding.level == Level::Fail) {
         return prove(so_far, None);
     }
-    Finding::ok(PROOF, "not tried: it needs a cgroup of its own, and cgroups are read-only here")
+    Finding::ok(PROOF, "skipped: it needs a new cgroup, and cgroups are read-only here")
 }
 
 fn text(report: &Report) -> String {

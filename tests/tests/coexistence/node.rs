@@ -87,7 +87,7 @@ fn driver_runtime_and_processes_of_a_node_are_told() -> Result<()> {
         assert_line(&lines, "container runtime", "ok", &[runtime]);
         assert_line(&lines, "host PID namespace", "ok", &["all 1 processes"]);
         assert_line(&lines, "network namespaces", "ok", &["of all 1 visible"]);
-        assert_line(&lines, "socket load balancer", "ok", &["none of Cilium's"]);
+        assert_line(&lines, "socket load balancer", "ok", &["no program of Cilium"]);
         assert_line(&lines, "another mesh", "ok", &["in 1 pods"]);
         let pid = ["unshare", "--pid", "--fork", "--mount-proc"];
         let (code, lines) = check(&place, &place.own(), &pid)?;

@@ -73,12 +73,12 @@ fn finding(cgroup: &Path, direction: Direction, found: &[String]) -> Finding {
         what: format!("{} on {hook}", found.join(", ")),
         place: cgroup.display().to_string(),
         effect: format!(
-            "sees the packets of this cgroup and not weir's: {way} connections go direct, so that \
-             nothing gets past it"
+            "sees the packets of this cgroup, but not weir's: {way} connections go direct, so that \
+             they do not bypass it"
         ),
         severity: Severity::Warn,
-        advice: "take it off (systemd: IPAddressDeny=, IPAddressAllow=, IPAccounting=, \
-                 RestrictNetworkInterfaces=), or attach it to a cgroup above weir's too"
+        advice: "detach it (systemd: IPAddressDeny=, IPAddressAllow=, IPAccounting=, \
+                 RestrictNetworkInterfaces=), or attach it to a cgroup above both"
             .into(),
     }
 }

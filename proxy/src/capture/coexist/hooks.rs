@@ -116,7 +116,7 @@ fn refusals(tree: &Tree) -> Result<Vec<Finding>, CaptureError> {
 fn refused(hook: Hook, programs: &[Attached], cgroup: &Path, relation: &str) -> Finding {
     let (consequence, severity) = match hook {
         Hook::Setsockopt => (WITHOUT_OPTIONS, Severity::Warn),
-        _ => ("weir attaches nothing then", Severity::Fail),
+        _ => ("weir does not attach then", Severity::Fail),
     };
     Finding {
         area: EXCLUSIVE,
@@ -127,8 +127,8 @@ fn refused(hook: Hook, programs: &[Attached], cgroup: &Path, relation: &str) -> 
              this hook (EPERM); {consequence}"
         ),
         severity,
-        advice: "attach it by a link or with BPF_F_ALLOW_MULTI, or let weir capture a cgroup that \
-                 is not under it"
+        advice: "attach it by a link or with BPF_F_ALLOW_MULTI, or capture a cgroup that is not \
+                 below it"
             .into(),
     }
 }
@@ -138,9 +138,10 @@ fn displaced(hook: Hook, programs: &[Attached], cgroup: &Path) -> Finding {
         area: "overridable program",
         what: on_hook(hook, programs),
         place: place("above", cgroup),
-        effect: "is attached with BPF_F_ALLOW_OVERRIDE: weir's program takes its place for the \
-                 captured cgroup, where it no longer runs"
-            .into(),
+        effect:
+            "is attached with BPF_F_ALLOW_OVERRIDE: weir's program replaces it in the captured \
+                 cgroup"
+                .into(),
         severity: Severity::Warn,
         advice: "attach it by a link or with BPF_F_ALLOW_MULTI; then both run".into(),
     }
@@ -155,11 +156,12 @@ fn weirs(cgroup: &Path) -> Result<Vec<Finding>, CaptureError> {
         what: format!("program id {}", overlap.program),
         place: place(overlap.relation.name(), &overlap.cgroup),
         effect:
-            "captures connections of this cgroup already; two would redirect to each other, so \
-                 that a second one does not attach"
+            "already captures connections of this cgroup; a second weir does not attach, because \
+                 the two would redirect to each other"
                 .into(),
         severity: Severity::Warn,
-        advice: "stop it or capture another cgroup; if no weir runs, its programs were left pinned"
+        advice: "stop it or capture another cgroup; if no weir is running, its pinned programs \
+                 remain (`weir detach --all`)"
             .into(),
     };
     Ok(overlaps.into_iter().map(finding).collect())
@@ -169,29 +171,29 @@ fn connect(group: &Group, own: &[Attached]) -> Finding {
     let covers_weir = group.programs.iter().all(|(_, program)| own.contains(program));
     let (effect, severity, advice) = match (group.relation, covers_weir) {
         (Relation::Same, _) => (
-            "runs before weir's: weir sees, dials and reports the address that it leaves",
+            "runs before weir's: weir sees, dials and reports the address that it has translated",
             Severity::Note,
             "",
         ),
         (Relation::Below, _) => (
             "runs before weir's for its cgroup: weir sees, dials and reports the address that it \
-             leaves",
+             has translated",
             Severity::Note,
             "",
         ),
         (Relation::Above, true) => (
             "runs after weir's (unless attached with BPF_F_PREORDER): weir sees the address that \
-             the application asked for, this program sees a captured connection go to loopback, \
-             and then weir's own connection to that address",
+             the application used, this program sees a captured connection to loopback, and then \
+             weir's own connection to that address",
             Severity::Note,
             "",
         ),
         (Relation::Above, false) => (
-            "runs after weir's and sees a captured connection go to loopback only; weir's own \
-             connections do not pass it: what it translates weir cannot reach, what it forbids \
-             weir can",
+            "runs after weir's and sees only captured connections to loopback, not weir's own \
+             connections: weir cannot reach addresses that it translates, and can reach addresses \
+             that it forbids",
             Severity::Warn,
-            "run weir in a cgroup under it too, or exempt the addresses that it handles: \
+            "run weir in a cgroup below it too, or exempt the addresses that it handles: \
              --skip-cidrs",
         ),
     };
@@ -209,19 +211,21 @@ fn only_over_weir(own: &[Attached], seen: &[u32]) -> Option<Finding> {
             |_| "weir's own cgroup".into(),
             |path| format!("weir's own cgroup {}", path.display()),
         ),
-        effect: "sees the connections that weir makes for the workload, and did not see the \
-                 workload's before"
-            .into(),
+        effect:
+            "sees the connections that weir makes for the workload, but not direct connections \
+                 of the workload"
+                .into(),
         severity: Severity::Warn,
-        advice: "run weir in a cgroup that the program does not cover, if it should not".into(),
+        advice: "run weir in a cgroup that the program does not cover, if that is not intended"
+            .into(),
     })
 }
 
 fn names(group: &Group) -> Finding {
     let effect = match group.relation {
         Relation::Above => {
-            "runs after weir's, on the address that a direct connection would have; its answer is \
-             what the application gets"
+            "runs after weir's, on the address of a direct connection; the application gets its \
+             answer"
         }
         Relation::Same | Relation::Below => {
             "runs before weir's, whose answer replaces it on captured connections"
@@ -232,38 +236,38 @@ fn names(group: &Group) -> Finding {
 
 fn stream(group: &Group) -> Finding {
     if !group.programs.iter().any(|(_, program)| uses_sock_map(program.id)) {
-        let effect = "sees the same sockets; if it sets callback flags without keeping those that \
-                      are set, weir learns no figures of connections that go direct";
+        let effect = "sees the same sockets; if it clears callback flags that are set, weir gets \
+                      no statistics of direct connections";
         return finding(&STREAM, group, effect, Severity::Note, "");
     }
     let effect = match group.relation {
         Relation::Above => {
-            "puts sockets into a sock map, after weir's: with --sk-msg on they are in weir's by \
-             then, and it gets EBUSY if its map has a program of the same kind"
+            "adds sockets to a sock map, after weir's: with --sk-msg on they are already in weir's \
+             map, and it gets EBUSY if its map has a program of the same type"
         }
         Relation::Same | Relation::Below => {
-            "puts sockets into a sock map, before weir's: if that map has a program of the same \
-             kind, weir's sk_msg gets EBUSY and leaves such connections on the TCP stack"
+            "adds sockets to a sock map, before weir's: if that map has a program of the same \
+             type, weir's sk_msg gets EBUSY and leaves such connections on the TCP stack"
         }
     };
     finding(&STREAM, group, effect, Severity::Warn, sockets::ADVICE)
 }
 
 fn option(group: &Group) -> Finding {
-    let effect = "runs too; weir's answers SO_ORIGINAL_DST of captured connections and leaves \
-                  every other option alone";
+    let effect = "also runs; weir's answers SO_ORIGINAL_DST of captured connections and does not \
+                  change other options";
     finding(&OPTION, group, effect, Severity::Note, "")
 }
 
 fn set_option(group: &Group) -> Finding {
     let effect = match group.relation {
         Relation::Above => {
-            "runs too, after weir's, which changes nothing; an option that it refuses or changes is on \
-             weir's connection as the application has set it"
+            "also runs, after weir's, which changes nothing; if it refuses or changes an option, \
+             weir's connection still has the application's value"
         }
         Relation::Same | Relation::Below => {
-            "runs too, before weir's, which changes nothing; an option that it refuses is on weir's \
-             connection all the same"
+            "also runs, before weir's, which changes nothing; if it refuses an option, weir's \
+             connection still has it"
         }
     };
     finding(&SET_OPTION, group, effect, Severity::Note, "")

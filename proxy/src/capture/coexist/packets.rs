@@ -58,28 +58,27 @@ fn judge(chain: &Chain, ruleset: &Ruleset) -> Option<Finding> {
     let turns = |turn| ruleset.turns(chain, turn);
     let (effect, severity, advice) = match (chain.hook, chain.kind.as_str()) {
         (Hook::Output, "nat") if turns(Turn::Nat) => (
-            "redirects outgoing connections: weir captures before that, its own connection to the \
-             destination is redirected then; but rules that match every port or loopback take \
+            "redirects outgoing connections: weir captures before that, and its own connection to \
+             the destination is redirected; but rules that match every port or loopback take \
              captured connections away from weir's listener",
             Severity::Warn,
             "exempt loopback first: `oif lo return`, or exempt the ports from weir: \
              --skip-outbound-ports",
         ),
         (Hook::Prerouting, "nat") if turns(Turn::Nat) => (
-            "redirects incoming connections before a listener is looked up: weir sees the address \
-             and port that they were redirected to",
+            "redirects incoming connections before the listener lookup: weir sees the redirected \
+             address and port",
             Severity::Warn,
-            "port lists of weir mean the ports behind the redirection",
+            "port lists of weir apply to the ports after the redirection",
         ),
         (Hook::Prerouting, _) if turns(Turn::Tproxy) => (
-            "gives incoming connections to a transparent proxy, before weir can: those are not \
-             captured",
+            "sends incoming connections to a transparent proxy before weir: they are not captured",
             Severity::Warn,
-            "exempt them from one of the two: --skip-inbound-ports",
+            "exempt them in one of the two: --skip-inbound-ports",
         ),
         (Hook::Input | Hook::Output, "filter") if chain.drops_by_default => (
-            "drops what no rule accepts: captured connections go through lo, to ports of 127.0.0.1, \
-             127.64.0.0/10 and ::1 that change with every start",
+            "drops packets that no rule accepts: captured connections go through lo, to ports of \
+             127.0.0.1, 127.64.0.0/10 and ::1 that change with every start",
             Severity::Note,
             "",
         ),
@@ -108,8 +107,8 @@ fn legacy(tables: &[Table]) -> Option<Finding> {
         area: "iptables-legacy",
         what: format!("rules of {}", turning.join(", ")),
         place: "the network namespace".into(),
-        effect: "turn connections elsewhere: REDIRECT and DNAT in OUTPUT weir's own, those in \
-                 PREROUTING and TPROXY before weir has them"
+        effect: "redirect connections: REDIRECT and DNAT in OUTPUT redirect weir's own, those in \
+                 PREROUTING and TPROXY run before weir"
             .into(),
         severity: Severity::Warn,
         advice: "look for such rules: iptables-legacy-save, ip6tables-legacy-save".into(),

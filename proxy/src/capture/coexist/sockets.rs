@@ -8,8 +8,8 @@ use aya::programs::loaded_programs;
 use super::{Finding, OURS, Severity, blind, called, is_ours};
 use crate::capture::query;
 
-pub(super) const ADVICE: &str =
-    "nothing, if --sk-msg stays off; else compare the two with `weir stat` and the other's figures";
+pub(super) const ADVICE: &str = "nothing while --sk-msg is off; otherwise compare `weir stat` with the statistics of the other \
+     program";
 
 /// `enum bpf_prog_type` (`include/uapi/linux/bpf.h`).
 const SK_SKB: u32 = 14;
@@ -48,8 +48,8 @@ pub(super) fn maps() -> Vec<Finding> {
         area: "sock maps",
         what: names.join(", "),
         place: "this machine".into(),
-        effect: "works on the sockets of a sock map; a socket that has such a program already \
-                 stays on the TCP stack with --sk-msg on (EBUSY)"
+        effect: "processes the sockets of a sock map; with --sk-msg on, a socket that already has \
+                 such a program stays on the TCP stack (EBUSY)"
             .into(),
         severity: Severity::Note,
         advice: String::new(),
@@ -71,9 +71,9 @@ pub(super) fn lookup(netns: BorrowedFd<'_>) -> Vec<Finding> {
         area: "sk_lookup",
         what: others.join(", "),
         place: "the network namespace".into(),
-        effect: "chooses listeners for incoming connections too, in the order of attachment: of \
-                 two choices the last counts, and a connection that it drops is accepted if weir \
-                 chooses a listener for it"
+        effect: "also selects listeners for incoming connections, in the order of attachment: the \
+                 last selection counts, and a connection that it drops is accepted if weir \
+                 selects a listener for it"
             .into(),
         severity: Severity::Warn,
         advice: "exempt its ports: --skip-inbound-ports".into(),

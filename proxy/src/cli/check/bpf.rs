@@ -27,11 +27,11 @@ pub(super) fn findings() -> Vec<Finding> {
 fn sk_msg() -> Finding {
     let name = "sk_msg self-test";
     match sk_msg_self_test() {
-        Ok(()) => Finding::ok(name, "applications cannot tell"),
+        Ok(()) => Finding::ok(name, "applications cannot notice"),
         Err(error) => Finding::warn(
             name,
             error.to_string(),
-            "leave --sk-msg off; where it is on, weir goes on without it",
+            "leave --sk-msg off; where it is on, weir continues without it",
         ),
     }
 }
@@ -49,25 +49,25 @@ fn abilities() -> [Finding; 6] {
             "program sk_lookup",
             features::sk_lookup(),
             "inbound connections are not captured",
-            "use a kernel of 5.9 or later with CONFIG_INET and CONFIG_BPF_SYSCALL",
+            "use Linux 5.9 or later with CONFIG_INET and CONFIG_BPF_SYSCALL",
         ),
         lesser(
             "program cgroup/setsockopt",
             features::setsockopt(),
             WITHOUT_OPTIONS,
-            "works; set keep-alive before connect(2), or use a kernel of 5.3 or later",
+            "works; set keep-alive before connect(2), or use Linux 5.3 or later",
         ),
         lesser(
             "sk_lookup ingress_ifindex",
             features::ingress_ifindex(),
-            "connections from inside are told by their addresses instead",
-            "works; 5.17 or later tells them by their interface",
+            "connections from inside are identified by their addresses instead",
+            "works; Linux 5.17 or later identifies them by their interface",
         ),
         lesser(
             "bpf_link_update",
             features::link_update(),
             "an upgrade cannot swap programs, only replace them",
-            "use a kernel of 5.7 or later",
+            "use Linux 5.7 or later",
         ),
     ]
 }
@@ -75,12 +75,12 @@ fn abilities() -> [Finding; 6] {
 /// What of the kernel's own sockets the hooks can read.
 fn socket_fields() -> Finding {
     let name = "fields of sockets";
-    let hint =
-        "works; kernels with CONFIG_DEBUG_INFO_BTF tell them, to CAP_SYS_ADMIN or CAP_PERFMON";
+    let hint = "works; kernels with CONFIG_DEBUG_INFO_BTF have them, readable with CAP_SYS_ADMIN or \
+         CAP_PERFMON";
     match fields::unknown() {
         Ok(unknown) if unknown.is_empty() => Finding::ok(name, "all known"),
         Ok(unknown) => {
-            let detail = format!("not known: {}: {}", unknown.join(", "), fields::WITHOUT);
+            let detail = format!("unknown: {}: {}", unknown.join(", "), fields::WITHOUT);
             Finding::warn(name, detail, hint)
         }
         Err(error) => Finding::warn(name, format!("{error}: {}", fields::WITHOUT), hint),
@@ -91,9 +91,9 @@ fn socket_fields() -> Finding {
 fn lesser(name: &str, support: Support, without: &str, hint: &str) -> Finding {
     match support {
         Support::Yes => Finding::ok(name, "there"),
-        Support::No => Finding::warn(name, format!("not there: {without}"), hint),
+        Support::No => Finding::warn(name, format!("not available: {without}"), hint),
         Support::Unknown(why) => {
-            Finding::warn(name, format!("cannot be tried: {why}"), "see capabilities above")
+            Finding::warn(name, format!("cannot be tested: {why}"), "see capabilities above")
         }
     }
 }
@@ -105,7 +105,7 @@ fn judge(name: String, support: Support, without: Option<&str>) -> Finding {
         (Support::No, None) => Finding::fail(
             name,
             "not supported by this kernel",
-            "use a kernel of 5.15 or later with CONFIG_BPF_SYSCALL, CONFIG_CGROUP_BPF and \
+            "use Linux 5.15 or later with CONFIG_BPF_SYSCALL, CONFIG_CGROUP_BPF and \
              CONFIG_BPF_STREAM_PARSER",
         ),
         (Support::No, Some(without)) => {
@@ -113,7 +113,7 @@ fn judge(name: String, support: Support, without: Option<&str>) -> Finding {
         }
         (Support::Unknown(why), _) => Finding::fail(
             name,
-            format!("cannot be tried: {why}"),
+            format!("cannot be tested: {why}"),
             "see capabilities above; in a container, seccomp may forbid bpf(2)",
         ),
     }

@@ -10,7 +10,7 @@ pub(super) fn findings(cgroup: &Path, netns: BorrowedFd<'_>) -> Vec<Finding> {
     if survey.findings.is_empty() {
         // Without the slash at the end that a root's path may have.
         let cgroup = cgroup.components().as_path().display();
-        let detail = format!("nothing else works on connections of {cgroup}");
+        let detail = format!("no other program processes connections of {cgroup}");
         return vec![Finding::ok("coexistence", detail)];
     }
     survey.findings.into_iter().map(line).collect()

@@ -17,7 +17,7 @@ use crate::capture::{
 };
 
 const HOST_CGROUPS: &str = "in a container, mount the node's /sys/fs/cgroup into it (a hostPath \
-                            volume); on the node, is the kubelet running, with cgroup v2?";
+                            volume); on the node, check that the kubelet runs with cgroup v2";
 const HOST_PID: &str = "give the pod hostPID: true, so that weir finds the network namespaces of \
                         pods by their processes";
 
@@ -55,7 +55,7 @@ fn hierarchy(mounts: &str) -> Finding {
     }
     Finding::warn(
         name,
-        format!("hybrid: {v1} hierarchies of cgroup v1 beside cgroup2, where pods may be instead"),
+        format!("hybrid: {v1} hierarchies of cgroup v1 beside cgroup2; pods may be in those"),
         "boot with systemd.unified_cgroup_hierarchy=1 cgroup_no_v1=all",
     )
 }
@@ -87,8 +87,9 @@ fn runtime(kubelets: &[Kubepods]) -> Finding {
     if all.is_empty() {
         return Finding::warn(
             name,
-            "no container's cgroup in any pod",
-            "does any pod run here? weir knows the names that containerd, CRI-O and Docker give",
+            "no pod has a container cgroup",
+            "check that pods run here; weir recognises the cgroup names of containerd, CRI-O and \
+             Docker",
         );
     }
     let described = all.iter().map(|(runtime, number)| {
@@ -113,7 +114,7 @@ fn pid_namespace(running: &[Vec<u32>]) -> Finding {
         let init = fs::read_to_string("/proc/1/comm").unwrap_or_default();
         let own = std::process::id() == 1;
         return if own {
-            Finding::fail(name, "weir is process 1: it has a PID namespace of its own", HOST_PID)
+            Finding::fail(name, "weir is process 1, in a separate PID namespace", HOST_PID)
         } else {
             Finding::ok(name, format!("no pod has a process; process 1 is {}", init.trim()))
         };
@@ -144,17 +145,17 @@ fn namespaces(running: &[Vec<u32>]) -> Finding {
         (0, all) if Netns::of_machine().is_empty() => Finding::warn(
             name,
             format!(
-                "those of all {all} visible processes can be opened, but not that of process 1: the \
-                 node's may be taken for that of a pod which is just starting"
+                "those of all {all} visible processes can be opened, but not that of process 1: \
+                 weir may take the node's namespace for that of a starting pod"
             ),
-            "let the security module of the node allow it (AppArmor: unconfined)",
+            "allow it in the security module of the node (AppArmor: unconfined)",
         ),
         (0, all) => {
             Finding::ok(name, format!("those of all {all} visible processes can be opened"))
         }
         (closed, all) => Finding::fail(
             name,
-            format!("those of {closed} of {all} visible processes may not be opened"),
+            format!("those of {closed} of {all} visible processes cannot be opened"),
             "run as root, or grant CAP_SYS_PTRACE: the manifests in deploy/ do",
         ),
     }
@@ -164,14 +165,14 @@ fn namespaces(running: &[Vec<u32>]) -> Finding {
 fn balancer(cgroup: Option<&Path>) -> Finding {
     let name = "socket load balancer";
     let Some(cgroup) = cgroup else {
-        return Finding::warn(name, "not known: there is no cgroup to ask", HOST_CGROUPS);
+        return Finding::warn(name, "unknown: no cgroup to query", HOST_CGROUPS);
     };
     let programs = match coexist::cilium(cgroup) {
-        Ok(programs) if programs.is_empty() => return Finding::ok(name, "none of Cilium's"),
+        Ok(programs) if programs.is_empty() => return Finding::ok(name, "no program of Cilium"),
         Ok(programs) => programs,
         Err(error) => {
-            let detail = format!("not known: {}: {error}", cgroup.display());
-            return Finding::warn(name, detail, "run as root to see it");
+            let detail = format!("unknown: {}: {error}", cgroup.display());
+            return Finding::warn(name, detail, "run as root to read it");
         }
     };
     let named: Vec<_> =
@@ -183,16 +184,17 @@ fn balancer(cgroup: Option<&Path>) -> Finding {
             name,
             format!(
                 "{named} runs after weir's programs: weir sees the address of a service, and \
-                 what weir dials is translated then"
+                 weir's dial is translated"
             ),
         );
     }
     Finding::warn(
         name,
         format!(
-            "{named} does not see weir's own connections: what it translates weir cannot reach"
+            "{named} does not see weir's own connections: weir cannot reach addresses that it \
+             translates"
         ),
-        "run weir in a pod of this node, or below the cgroup that Cilium's programs are attached to",
+        "run weir in a pod of this node, or below the cgroup of Cilium's programs",
     )
 }
 
@@ -219,7 +221,7 @@ fn mesh(running: &[Vec<u32>]) -> Finding {
     }
     if let (0, Some(error)) = (looked, blind) {
         let hint = "run as root, or grant CAP_NET_ADMIN and CAP_SYS_ADMIN";
-        return Finding::warn(name, format!("not known: rules of pods: {error}"), hint);
+        return Finding::warn(name, format!("unknown: rules of pods: {error}"), hint);
     }
     if found.is_empty() {
         return Finding::ok(name, format!("no rules of Istio or Linkerd in {looked} pods"));
@@ -231,11 +233,11 @@ fn mesh(running: &[Vec<u32>]) -> Finding {
     Finding::warn(
         name,
         format!(
-            "{}: it redirects connections behind weir's hooks, so that both proxies carry them",
+            "{}: it redirects connections after weir's hooks, so that they pass both proxies",
             described.join(", ")
         ),
-        "leave those pods to one of the two: annotate them weir.dev/inject: disabled, or take them \
-         out of the mesh",
+        "use one of the two for those pods: annotate them weir.dev/inject: disabled, or remove \
+         them from the mesh",
     )
 }
 

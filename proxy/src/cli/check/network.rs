@@ -21,7 +21,7 @@ pub(super) fn findings(netns: BorrowedFd<'_>) -> Vec<Finding> {
         Err(error) => vec![Finding::fail(
             "network namespace",
             format!("cannot be entered: {error}"),
-            "run as root; --netns names a file such as /run/netns/NAME or /proc/PID/ns/net",
+            "run as root; --netns takes a file such as /run/netns/NAME or /proc/PID/ns/net",
         )],
     }
 }
@@ -43,8 +43,8 @@ fn loopback(up: io::Result<Option<bool>>) -> Finding {
     match up {
         Ok(Some(true)) => Finding::ok(name, "up"),
         Ok(Some(false)) => Finding::fail(name, "down", "ip link set lo up"),
-        Ok(None) => Finding::fail(name, "not there", "ip link show lo"),
-        Err(error) => Finding::warn(name, format!("not known: {error}"), "ip link show lo"),
+        Ok(None) => Finding::fail(name, "missing", "ip link show lo"),
+        Err(error) => Finding::warn(name, format!("unknown: {error}"), "ip link show lo"),
     }
 }
 
@@ -56,7 +56,7 @@ fn fwmark_accept(there: bool) -> Finding {
         Finding::warn(
             name,
             "no such sysctl: --preserve-client-ip does not work",
-            "leave --preserve-client-ip off; is /proc/sys mounted?",
+            "leave --preserve-client-ip off, or check that /proc/sys is mounted",
         )
     }
 }

@@ -50,8 +50,8 @@ fn kernel(release: &str) -> Finding {
         Some(_) => Finding::ok(name, release),
         None => Finding::warn(
             name,
-            format!("version {release:?} not understood"),
-            "5.15 or later is needed",
+            format!("cannot parse version {release:?}"),
+            "Linux 5.15 or later is required",
         ),
     }
 }
@@ -67,7 +67,7 @@ fn btf(there: bool) -> Finding {
     if there {
         Finding::ok("btf", "/sys/kernel/btf/vmlinux")
     } else {
-        Finding::warn("btf", "none", "weir does without; bpftool shows less")
+        Finding::warn("btf", "none", "works without; bpftool shows less")
     }
 }
 
@@ -130,7 +130,7 @@ fn tracing(status: &str) -> Finding {
     let lacking = |need: &Need| need.without == CANNOT_FOLLOW;
     let missing = missing(effective(status).unwrap_or(0), lacking);
     if missing.is_empty() {
-        return Finding::ok(name, "their listening sockets can be followed");
+        return Finding::ok(name, "listening sockets from before the start can be followed");
     }
     let detail = format!("missing {}: {CANNOT_FOLLOW}", missing.join(", "));
     Finding::warn(name, detail, "grant them, or start weir before the servers")
@@ -142,7 +142,7 @@ fn owners(status: &str) -> Finding {
     let lacking = |need: &Need| need.without == NOT_THE_OWNERS;
     let missing = missing(effective(status).unwrap_or(0), lacking);
     if missing.is_empty() {
-        return Finding::ok(name, "upstream sockets belong to the application's user");
+        return Finding::ok(name, "upstream sockets have the user of the application");
     }
     let detail = format!("missing {}: {NOT_THE_OWNERS}", missing.join(", "));
     Finding::warn(name, detail, "grant them where there are such rules")
@@ -152,7 +152,7 @@ fn owners(status: &str) -> Finding {
 fn connect() -> Finding {
     let name = "connect(2)";
     match hold::support() {
-        Ok(()) => Finding::ok(name, "succeeds and fails as the destination does"),
+        Ok(()) => Finding::ok(name, "has the result of the destination"),
         Err(error) => {
             Finding::warn(name, format!("{CONNECTS_AT_ONCE}: {error}"), "grant CAP_NET_RAW")
         }
@@ -178,7 +178,7 @@ fn capabilities(status: &str) -> Finding {
     let name = "capabilities";
     let hint = "run as root, or grant CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN";
     let Some(effective) = effective(status) else {
-        return Finding::fail(name, "/proc/self/status does not tell them", hint);
+        return Finding::fail(name, "not in /proc/self/status", hint);
     };
     let missing = missing(effective, |need| need.required);
     if missing.is_empty() {
@@ -214,20 +214,20 @@ fn jit(enable: io::Result<String>, first_netns: bool) -> Finding {
         Ok("1" | "2") => Finding::ok(name, "on"),
         Ok("0") => Finding::warn(
             name,
-            "off: every hook is interpreted",
+            "off: BPF programs are interpreted",
             "sysctl net.core.bpf_jit_enable=1",
         ),
         // A container cannot have it, and what it cannot see it need not mend.
         Err(error) if error.kind() == io::ErrorKind::NotFound && !first_netns => {
-            Finding::ok(name, "not shown here: only the machine's first network namespace tells")
+            Finding::ok(name, "unknown: visible only in the initial network namespace")
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Finding::warn(
             name,
-            "not in this kernel: every hook is interpreted",
+            "not in this kernel: BPF programs are interpreted",
             "use a kernel with CONFIG_BPF_JIT",
         ),
         // Only root may read it on older kernels.
-        _ => Finding::warn(name, "not known", "sysctl net.core.bpf_jit_enable should be 1"),
+        _ => Finding::warn(name, "unknown", "sysctl net.core.bpf_jit_enable should be 1"),
     }
 }
 
@@ -240,7 +240,7 @@ fn memlock(limits: &str) -> Finding {
     match soft {
         Some("unlimited") => Finding::ok("memlock", "unlimited"),
         Some(soft) => Finding::warn("memlock", format!("{soft} bytes"), "ulimit -l unlimited"),
-        None => Finding::warn("memlock", "not known", "ulimit -l unlimited"),
+        None => Finding::warn("memlock", "unknown", "ulimit -l unlimited"),
     }
 }
 
