@@ -1,5 +1,5 @@
-//! Work that blocks, off the thread of the runtime: that thread accepts connections and beats the
-//! heart, and a heart that is silent for two seconds counts as dead.
+//! Work that blocks, off the thread of the runtime: that thread accepts connections and writes
+//! the heartbeat, and without a heartbeat for two seconds the hooks take weir for dead.
 
 /// Does work on a thread for blocking calls, and waits for its end. A panic goes on in the caller.
 /// Work that has begun is done even if nobody waits for it any more.

@@ -19,9 +19,9 @@ pub use self::passthrough::probe::{self, Probe};
 /// One of a connection's two peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
-    /// Whoever opened the connection.
+    /// The downstream client.
     Client,
-    /// Whoever was dialled for it.
+    /// The upstream server.
     Upstream,
 }
 

@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_waits_is_woken_wherever_he_has_gone() {
+    fn waiters_are_woken_after_moving_threads() {
         let stop = Stop::new();
         let mut early = task::spawn(stop.cancelled());
         assert_pending!(early.poll());

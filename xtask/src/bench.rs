@@ -27,9 +27,9 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// weir beside other proxies; needs root
+    /// Compare weir with other proxies; needs root
     Proxies(proxies::Args),
-    /// What a workload costs, and whether each costs more where there are many; needs root
+    /// Cost of a workload, and how it scales with their number; needs root
     Workloads(workloads::Args),
     /// The other end of a measurement; started by the others
     #[command(hide = true)]

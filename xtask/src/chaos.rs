@@ -16,15 +16,15 @@ use crate::{scope, test};
     after_help = "Examples:\n  cargo xtask chaos --seconds 600 --seed 7\n  cargo xtask chaos --kill-points 500"
 )]
 pub(crate) struct Args {
-    /// For how long things are done; the end takes a minute or two more
+    /// Duration of the fault injection; the final checks take a minute or two more
     #[arg(long, value_name = "N", default_value_t = 60)]
     seconds: u64,
 
-    /// Kill weir at so many instants of what it does, instead, and look whether anything is broken
+    /// Kill weir at this many random instants instead, and check that nothing is broken
     #[arg(long, value_name = "N", conflicts_with_all = ["seconds", "keep"])]
     kill_points: Option<usize>,
 
-    /// Seed of what is done, and when [default: another one each time]
+    /// Seed of the schedule [default: random]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 
@@ -41,7 +41,7 @@ pub(crate) struct SoakArgs {
     #[arg(long, value_name = "N", default_value_t = 200_000)]
     connections: usize,
 
-    /// One more flag for weir, such as --weir-flag=--http-engine=terminate; may be given again
+    /// Additional flag for weir, such as --weir-flag=--http-engine=terminate; may be given again
     #[arg(long = "weir-flag", value_name = "FLAG", allow_hyphen_values = true)]
     weir_flags: Vec<String>,
 }

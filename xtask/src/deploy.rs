@@ -24,7 +24,7 @@ const HEAD: &str = "\
 /// Flags of `cargo xtask manifests`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Change nothing; fail if the file is not what the chart renders
+    /// Change nothing; fail if the file differs from the output of the chart
     #[arg(long)]
     check: bool,
 }

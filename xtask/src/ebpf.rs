@@ -36,7 +36,7 @@ const DEBIAN_PACKAGES: [&str; 7] = [
 /// Arguments of the verb.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Change nothing; fail if the committed object does not belong to the sources
+    /// Change nothing; fail if the committed object does not match the sources
     #[arg(long)]
     check: bool,
     /// Install the BPF toolchain first (Debian 12, as root)

@@ -28,10 +28,10 @@ const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer
     after_help = "Examples:\n  cargo xtask fuzz\n  cargo xtask fuzz --seconds 600 inject tap"
 )]
 pub(crate) struct Args {
-    /// How long each target runs, in seconds
+    /// Duration of each target, in seconds
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
-    /// Only these, by the names of their files in proxy/fuzz/fuzz_targets
+    /// Names of targets, as the files in proxy/fuzz/fuzz_targets
     targets: Vec<String>,
 }
 

@@ -30,15 +30,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// What weir costs, in figures; needs root
+    /// Benchmarks; needs root
     Bench(bench::Args),
-    /// Everything at once, at random, and a verdict on every connection; needs root
+    /// Randomised fault injection; checks every connection; needs root
     Chaos(chaos::Args),
-    /// Real servers and clients, captured before your eyes; needs root
+    /// Live demo with real servers and clients; needs root
     Demo,
-    /// Build the BPF object, or check that the committed one belongs to the sources
+    /// Build the BPF object, or check that the committed one matches the sources
     Ebpf(ebpf::Args),
-    /// Run the fuzz targets, for as long as you like
+    /// Run the fuzz targets
     Fuzz(fuzz::Args),
     /// Build a static weir, and an OCI image archive around it
     Image(image::Args),
@@ -46,11 +46,11 @@ enum Verb {
     Manifests(deploy::Args),
     /// Install the Debian packages that the demo and the tests need
     Setup(setup::Args),
-    /// Many connections through one weir, and a look at what it holds; needs root
+    /// Leak test: many connections through one weir; needs root
     Soak(chaos::SoakArgs),
     /// Run all tests; needs root
     Test(test::Args),
-    /// Check the repository's own rules: layers, file lengths, comments, tables in the documentation
+    /// Check the rules of the repository: layers, file lengths, comments, tables in the documentation
     Tidy,
     /// Run the end-to-end tests on Debian's kernels in virtual machines; needs root
     Vm(vm::Args),

@@ -45,10 +45,10 @@ pub(crate) struct Args {
     /// A series of Debian's kernels such as 6.12, or `newest` [default: 6.1]
     #[arg(long, value_name = "VERSION")]
     kernel: Vec<Wanted>,
-    /// 5.10, on which weir must refuse, 6.1, 6.12 and the newest
+    /// 5.10, on which weir must refuse to start, 6.1, 6.12 and the newest
     #[arg(long, conflicts_with = "kernel")]
     all: bool,
-    /// Only what continuous integration has time for
+    /// Only the subset for continuous integration
     #[arg(long)]
     quick: bool,
     /// Look for newer kernels of the series than those in the cache
@@ -57,7 +57,7 @@ pub(crate) struct Args {
     /// Put the table into docs/KERNELS.md: these kernels, and of the others of --all the last run
     #[arg(long, conflicts_with_all = ["filter", "quick"])]
     write: bool,
-    /// How many tests run at once in the guest
+    /// Number of parallel tests in the guest
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=16))]
     jobs: u32,
     /// Only tests whose name (`program::test`) contains this

@@ -33,7 +33,7 @@ impl Workloads {
             let mut looks = Looks::default();
             while retired.run_until_cancelled(ticks.tick()).await.is_some() {
                 let Some(workloads) = workloads.upgrade() else { return };
-                // Maps are read as a whole: not on the thread that beats the heart.
+                // Maps are read as a whole: not on the thread of the heartbeat.
                 looks = blocking(move || {
                     looks.look(&workloads);
                     looks

@@ -47,8 +47,8 @@ impl Pool {
         })
     }
 
-    /// Fills the pool; stops at the first error, which whoever comes next will get himself. Nothing
-    /// happens where it is another owner's by now.
+    /// Fills the pool; stops at the first error: the next caller will hit the same error and report it.
+    /// Does nothing if the pool has another owner by now.
     pub(super) fn fill(&self, owner: Owner, make: impl Fn() -> std::io::Result<Socket>) {
         let is_his = |ready: &mut Ready| ready.owner == Some(owner);
         let room = |ready: &mut Ready| FULL - ready.sockets.len().min(FULL);

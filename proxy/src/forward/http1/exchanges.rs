@@ -1,5 +1,5 @@
 //! The exchanges of one HTTP/1 connection: which response belongs to which request, and how each
-//! is reported. Knows no bytes. Shared by both engines.
+//! is reported. Independent of the wire format. Shared by both engines.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -97,7 +97,7 @@ impl Exchanges {
         self.answered
     }
 
-    /// Bytes of what requests in flight said of themselves.
+    /// Heap bytes held for request metadata.
     pub(in crate::forward) fn words(&self) -> usize {
         self.words
     }
