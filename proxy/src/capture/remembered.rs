@@ -106,7 +106,7 @@ fn entries<K: Pod, V: Pod>(schema: &Path, name: &str) -> Vec<(K, V)> {
     match BpfHashMap::<_, K, V>::try_from(Map::HashMap(data)) {
         Ok(map) => map.iter().filter_map(Result::ok).collect(),
         Err(error) => {
-            tracing::warn!(map = name, %error, "an earlier weir's map has another layout");
+            tracing::warn!(map = name, %error, "a map of an earlier weir has another layout");
             Vec::new()
         }
     }

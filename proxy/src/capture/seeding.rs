@@ -50,7 +50,7 @@ impl Kernel {
         let work = move || fill(&instance, &places, &cgroup);
         let filled =
             tokio::task::spawn_blocking(work).await.map_err(|error| CaptureError::Socket {
-                action: "look for the listening sockets",
+                action: "list the listening sockets",
                 source: error.into(),
                 hint: "",
             })?;

@@ -56,7 +56,7 @@ impl Sidecar {
         let mut other = None;
         for root in mounts {
             let failed = |source| CaptureError::Cgroup {
-                action: "look for the pod below",
+                action: "search for the pod below",
                 path: root.clone(),
                 source,
                 hint: "",

@@ -124,7 +124,7 @@ impl Home {
 
 /// The helper thread ended, which only a panic outside of the work could bring about.
 pub(super) fn stopped() -> io::Error {
-    io::Error::other("the helper thread has ended")
+    io::Error::other("the helper thread has exited")
 }
 
 fn is_home() -> bool {

@@ -126,7 +126,7 @@ impl Tree {
             };
             let kind = event.events();
             if kind.contains(ReadFlags::QUEUE_OVERFLOW) {
-                return Err(io::Error::other("more has happened than inotify's queue holds"));
+                return Err(io::Error::other("inotify event queue overflowed"));
             }
             let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()));
             match (self.watched.get(&event.wd()).cloned(), name) {
