@@ -92,7 +92,7 @@ impl Listeners {
         match v6 {
             Ok(v6) => opened.push(open(ListenerKind::V6, v6)),
             Err(error) => {
-                tracing::info!(%error, "cannot listen on ::1: IPv6 connections go direct")
+                tracing::info!(%error, "cannot listen on ::1: IPv6 connections go direct");
             }
         }
         let mut listeners = Self {
