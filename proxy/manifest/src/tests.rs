@@ -325,7 +325,7 @@ fn positions_are_those_of_an_editor() {
     let error = |text: &[u8]| inject(text, &ports()).unwrap_err().to_string();
     assert!(error("kind: Pod\nä: \"é\" x\n".as_bytes()).starts_with("line 2, column 8: "));
     assert!(error(b"kind: Pod\nname: caf\xe9\n").starts_with("line 2, column 10: not UTF-8"));
-    assert!(error("[".repeat(210).as_bytes()).contains("more than 200 collections"));
+    assert!(error("[".repeat(210).as_bytes()).contains("more than 200 deep"));
 }
 
 /// Found by the fuzz target `inject`: the brace was taken for a part of the tag.
@@ -441,7 +441,7 @@ fn a_sidecar_that_cannot_be_taken_away_is_named() {
         ),
         ("\n  - name: weir\n    args: [--sidecar]\n  # said", "block scalar"),
         (" [{name: a}, # said\n   {name: weir, args: [--sidecar]}]", "comment between annotations"),
-        ("\n  -\n    name: weir\n    args: [--sidecar]\n  - name: b", "does not start its line"),
+        ("\n  -\n    name: weir\n    args: [--sidecar]\n  - name: b", "at the start of the line"),
     ] {
         let text = text(list);
         let error = uninject(text.as_bytes()).expect_err(&text).to_string();
