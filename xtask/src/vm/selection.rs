@@ -30,7 +30,7 @@ const LEFT_OUT: [(&str, &str, &str); 11] = [
 const FLOOR: &str = "floor";
 
 /// What [`Breadth::Quick`] has: one test at least of each thing that depends on the kernel.
-const QUICK: [(&str, &str); 39] = [
+const QUICK: [(&str, &str); 36] = [
     ("acceleration", "small_requests_"),
     ("coexistence", "a_filter_of_"),
     ("coexistence", "a_load_balancer_below_"),
@@ -50,8 +50,6 @@ const QUICK: [(&str, &str); 39] = [
     ("names", ""),
     ("ports", "a_port_is_skipped_"),
     ("ports", "a_skipped_port_"),
-    ("properties", "rules_by_user_"),
-    ("properties", "the_upstream_socket_"),
     ("properties", "what_the_application_sets_later_"),
     ("protocols", "curl_speaks_h2c_"),
     ("protocols", "mariadb_on_an_undeclared_port_"),
@@ -60,7 +58,6 @@ const QUICK: [(&str, &str); 39] = [
     ("restart", "the_same_programs_"),
     ("seeding", "the_last_copy_"),
     ("seeding", "what_was_followed_"),
-    ("source_ports", "connections_to_different_"),
     ("source_ports", "source_ports_are_"),
     ("survival", "detach_without_"),
     ("survival", "workloads_added_"),
