@@ -221,6 +221,10 @@ pub mod hold {
     pub const WAITING: u32 = 2;
     /// The upstream is connected: its SYN may pass.
     pub const READY: u32 = 3;
+    /// The acknowledgement that completes its handshake is being processed.
+    pub const ACKNOWLEDGED: u32 = 4;
+    /// The same, and a segment behind it has found no socket: it is to be dropped.
+    pub const MISSED: u32 = 5;
 }
 
 /// What the hooks need to know about a workload.

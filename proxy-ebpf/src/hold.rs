@@ -19,7 +19,7 @@ use aya_ebpf::{
     macros::socket_filter,
     programs::SkBuffContext,
 };
-use weir_common::{AddrWords, ConnectionKey, HELD_BYTES, HoldEvent, hold};
+use weir_common::{AddrWords, ConnectionKey, HELD_BYTES, HoldEvent, OriginalDestination, hold};
 
 use crate::{
     maps::{HOLDS, PENDING, WORKLOAD, WORKLOADS},
@@ -35,6 +35,7 @@ const BPF_HDR_START_NET: u32 = 1;
 const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
 const ETH_P_IPV6: u32 = 0x86dd_u16.to_be() as u32;
 /// Of byte 13 of a TCP header.
+const FIN: u8 = 1;
 const SYN: u8 = 1 << 1;
 const RST: u8 = 1 << 2;
 const ACK: u8 = 1 << 4;
@@ -51,8 +52,12 @@ pub fn weir_hold(ctx: SkBuffContext) -> i64 {
     try_hold(&ctx).unwrap_or(PASS)
 }
 
-/// What of a SYN's headers matters.
+/// What of a segment's headers matters.
 struct Headers {
+    /// It opens a connection.
+    syn: bool,
+    /// It has data, or ends the stream.
+    data: bool,
     source: AddrWords,
     destination: AddrWords,
     source_port: u16,
@@ -63,8 +68,8 @@ struct Headers {
 
 #[inline(always)]
 fn try_hold(ctx: &SkBuffContext) -> Option<i64> {
-    let headers = syn(ctx)?;
-    if headers.length.wrapping_sub(SHORTEST) > MORE {
+    let headers = headers(ctx)?;
+    if headers.syn && headers.length.wrapping_sub(SHORTEST) > MORE {
         return None;
     }
     let workload = WORKLOAD.load();
@@ -79,6 +84,9 @@ fn try_hold(ctx: &SkBuffContext) -> Option<i64> {
         listener: headers.port,
     };
     let note = PENDING.get_ptr_mut(&key)?;
+    if !headers.syn {
+        return Some(complete(note, headers.data));
+    }
     // SAFETY: aligned words of a live entry. Of two SYNs at once both may be told: it is one connection
     // for userspace.
     unsafe {
@@ -86,7 +94,9 @@ fn try_hold(ctx: &SkBuffContext) -> Option<i64> {
             hold::NEW => {}
             hold::WAITING => return Some(DROP),
             // Another connection's note, by a hair's breadth, if the number differs.
-            hold::READY if (&raw const (*note).sequence).read_volatile() != headers.sequence => {
+            hold::READY | hold::ACKNOWLEDGED | hold::MISSED
+                if (&raw const (*note).sequence).read_volatile() != headers.sequence =>
+            {
                 return Some(DROP);
             }
             _ => return Some(PASS),
@@ -102,9 +112,46 @@ fn try_hold(ctx: &SkBuffContext) -> Option<i64> {
     Some(DROP)
 }
 
-/// The headers of a SYN that opens a connection; `None` for everything else.
+/// For a segment of a connection whose SYN has passed, until its accepted socket has the note.
+///
+/// The application may send data on another processor while the acknowledgement before it is being
+/// processed. For a moment neither the request nor the accepted socket is to be found then
+/// (`inet_ehash_insert` in net/ipv4/inet_hashtables.c, mended in Linux 6.19), and the listener would answer
+/// with a reset. [`missed`] knows of it. Such a segment is dropped: TCP sends it again.
 #[inline(always)]
-fn syn(ctx: &SkBuffContext) -> Option<Headers> {
+fn complete(note: *mut OriginalDestination, data: bool) -> i64 {
+    // SAFETY: an aligned word of a live entry.
+    unsafe {
+        let hold = &raw mut (*note).hold;
+        match hold.read_volatile() {
+            hold::READY if !data => hold.write_volatile(hold::ACKNOWLEDGED),
+            hold::MISSED => {
+                hold.write_volatile(hold::ACKNOWLEDGED);
+                return DROP;
+            }
+            _ => {}
+        }
+    }
+    PASS
+}
+
+/// For a segment to a loopback address that no connection's socket takes (`sk_lookup`), just before the
+/// filter of the listener sees it on the same processor.
+#[inline(always)]
+pub fn missed(key: &ConnectionKey) {
+    let Some(note) = PENDING.get_ptr_mut(key) else { return };
+    // SAFETY: an aligned word of a live entry.
+    unsafe {
+        let hold = &raw mut (*note).hold;
+        if hold.read_volatile() == hold::ACKNOWLEDGED {
+            hold.write_volatile(hold::MISSED);
+        }
+    }
+}
+
+/// The headers of a segment; `None` for a reset, and where they cannot be read.
+#[inline(always)]
+fn headers(ctx: &SkBuffContext) -> Option<Headers> {
     let skb = ctx.skb.skb;
     // The filter runs with the TCP header at the beginning.
     let mut tcp = [0_u32; 4];
@@ -112,11 +159,11 @@ fn syn(ctx: &SkBuffContext) -> Option<Headers> {
     let loaded = unsafe { bpf_skb_load_bytes(skb.cast(), 0, tcp.as_mut_ptr().cast(), 16) };
     let [ports, sequence, _, more] = tcp.map(u32::from_be);
     let flags = (more >> 16) as u8;
-    if loaded != 0 || flags & (SYN | ACK | RST) != SYN {
+    if loaded != 0 || flags & RST != 0 {
         return None;
     }
     // SAFETY: the context is valid for the length of the program.
-    let protocol = unsafe { read!((*skb).protocol) };
+    let (protocol, segment) = unsafe { (read!((*skb).protocol), read!((*skb).len)) };
     let mut source = socket::mapped(0);
     let mut destination = socket::mapped(0);
     let ip_length = if protocol == ETH_P_IP {
@@ -139,13 +186,16 @@ fn syn(ctx: &SkBuffContext) -> Option<Headers> {
     } else {
         return None;
     };
+    let tcp_length = (more >> 28) * 4;
     Some(Headers {
+        syn: flags & (SYN | ACK) == SYN,
+        data: segment > tcp_length || flags & FIN != 0,
         source,
         destination,
         source_port: (ports >> 16) as u16,
         port: ports as u16,
         sequence,
-        length: ip_length + (more >> 28) * 4,
+        length: ip_length + tcp_length,
     })
 }
 

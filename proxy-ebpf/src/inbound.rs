@@ -13,12 +13,12 @@ use aya_ebpf::{
     programs::SkLookupContext,
 };
 use weir_common::{
-    AddrWords, DestinationKey, Direction, ListenerKey, ListenerKind, OriginalDestination, PortKey,
-    PortState, Reason, WorkloadConfig, flags,
+    AddrWords, ConnectionKey, DestinationKey, Direction, ListenerKey, ListenerKind,
+    OriginalDestination, PortKey, PortState, Reason, WorkloadConfig, flags,
 };
 
 use crate::{
-    listening,
+    hold, listening,
     maps::{INGRESS_IFINDEX, INSIDE, PORT_HITS, WORKLOAD, WORKLOADS, count, increment},
     policy,
     socket::{self, either, read, read_words},
@@ -65,6 +65,9 @@ fn try_inbound(ctx: &SkLookupContext) -> Result<(), Reason> {
         remote,
         u16::from_be(remote_port_be),
     );
+    if socket::is_loopback(&local) {
+        missed(&peer, local, port);
+    }
     if from_loopback(ctx) || is_inside(&local, &peer) {
         return Err(Reason::FromInside);
     }
@@ -99,6 +102,24 @@ fn try_inbound(ctx: &SkLookupContext) -> Result<(), Reason> {
         Err(error) if error == -ENOENT => Err(policy::without_proxy(config, Reason::NoListener)),
         Err(_) => Err(Reason::HookError),
     }
+}
+
+/// Says that a segment of a connection that is held has found no socket, if it is one.
+#[inline(always)]
+fn missed(peer: &DestinationKey, local: AddrWords, port: u16) {
+    // SAFETY: userspace replaces entries, it does not write into them.
+    let Some(config) = (unsafe { WORKLOADS.get(&peer.workload) }) else { return };
+    if config.flags & flags::HOLD == 0 {
+        return;
+    }
+    hold::missed(&ConnectionKey {
+        netns_cookie: config.netns_cookie,
+        addr: peer.addr,
+        listener_addr: local,
+        workload: peer.workload,
+        port: peer.port,
+        listener: port,
+    });
 }
 
 /// Gives the connection to the listener in a slot.
