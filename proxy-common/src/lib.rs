@@ -225,6 +225,8 @@ pub mod hold {
     pub const ACKNOWLEDGED: u32 = 4;
     /// The same, and a segment behind it has found no socket: it is to be dropped.
     pub const MISSED: u32 = 5;
+    /// The same, and that has been done: no other segment is dropped.
+    pub const DELAYED: u32 = 6;
 }
 
 /// What the hooks need to know about a workload.

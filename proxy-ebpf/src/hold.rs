@@ -35,7 +35,6 @@ const BPF_HDR_START_NET: u32 = 1;
 const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
 const ETH_P_IPV6: u32 = 0x86dd_u16.to_be() as u32;
 /// Of byte 13 of a TCP header.
-const FIN: u8 = 1;
 const SYN: u8 = 1 << 1;
 const RST: u8 = 1 << 2;
 const ACK: u8 = 1 << 4;
@@ -56,8 +55,6 @@ pub fn weir_hold(ctx: SkBuffContext) -> i64 {
 struct Headers {
     /// It opens a connection.
     syn: bool,
-    /// It has data, or ends the stream.
-    data: bool,
     source: AddrWords,
     destination: AddrWords,
     source_port: u16,
@@ -85,7 +82,7 @@ fn try_hold(ctx: &SkBuffContext) -> Option<i64> {
     };
     let note = PENDING.get_ptr_mut(&key)?;
     if !headers.syn {
-        return Some(complete(note, headers.data));
+        return Some(complete(note));
     }
     // SAFETY: aligned words of a live entry. Of two SYNs at once both may be told: it is one connection
     // for userspace.
@@ -94,7 +91,7 @@ fn try_hold(ctx: &SkBuffContext) -> Option<i64> {
             hold::NEW => {}
             hold::WAITING => return Some(DROP),
             // Another connection's note, by a hair's breadth, if the number differs.
-            hold::READY | hold::ACKNOWLEDGED | hold::MISSED
+            hold::READY | hold::ACKNOWLEDGED | hold::MISSED | hold::DELAYED
                 if (&raw const (*note).sequence).read_volatile() != headers.sequence =>
             {
                 return Some(DROP);
@@ -117,16 +114,17 @@ fn try_hold(ctx: &SkBuffContext) -> Option<i64> {
 /// The application may send data on another processor while the acknowledgement before it is being
 /// processed. For a moment neither the request nor the accepted socket is to be found then
 /// (`inet_ehash_insert` in net/ipv4/inet_hashtables.c, mended in Linux 6.19), and the listener would answer
-/// with a reset. [`missed`] knows of it. Such a segment is dropped: TCP sends it again.
+/// with a reset. [`missed`] knows of it. Such a segment is dropped: TCP sends it again. Once: with SYN
+/// cookies there is no request ever, and what a full queue has refused may complete the handshake later.
 #[inline(always)]
-fn complete(note: *mut OriginalDestination, data: bool) -> i64 {
+fn complete(note: *mut OriginalDestination) -> i64 {
     // SAFETY: an aligned word of a live entry.
     unsafe {
         let hold = &raw mut (*note).hold;
         match hold.read_volatile() {
-            hold::READY if !data => hold.write_volatile(hold::ACKNOWLEDGED),
+            hold::READY => hold.write_volatile(hold::ACKNOWLEDGED),
             hold::MISSED => {
-                hold.write_volatile(hold::ACKNOWLEDGED);
+                hold.write_volatile(hold::DELAYED);
                 return DROP;
             }
             _ => {}
@@ -163,7 +161,7 @@ fn headers(ctx: &SkBuffContext) -> Option<Headers> {
         return None;
     }
     // SAFETY: the context is valid for the length of the program.
-    let (protocol, segment) = unsafe { (read!((*skb).protocol), read!((*skb).len)) };
+    let protocol = unsafe { read!((*skb).protocol) };
     let mut source = socket::mapped(0);
     let mut destination = socket::mapped(0);
     let ip_length = if protocol == ETH_P_IP {
@@ -186,16 +184,14 @@ fn headers(ctx: &SkBuffContext) -> Option<Headers> {
     } else {
         return None;
     };
-    let tcp_length = (more >> 28) * 4;
     Some(Headers {
         syn: flags & (SYN | ACK) == SYN,
-        data: segment > tcp_length || flags & FIN != 0,
         source,
         destination,
         source_port: (ports >> 16) as u16,
         port: ports as u16,
         sequence,
-        length: ip_length + tcp_length,
+        length: ip_length + (more >> 28) * 4,
     })
 }
 

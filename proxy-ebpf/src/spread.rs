@@ -6,6 +6,7 @@
 //! left alone where they have nearly as many connections as there are ports: afterwards it would be
 //! too late, since the kernel chooses the port after the hook.
 
+use aya_ebpf::bindings::BPF_NOEXIST;
 use weir_common::{
     AddrWords, ListenerKey, ListenerKind, OpenKey, OriginalDestination, Reason, Usage,
     WorkloadConfig, WorkloadId, flags, hold, spread,
@@ -103,14 +104,13 @@ const fn key(workload: WorkloadId, kind: ListenerKind, place: u16) -> ListenerKe
 /// `listener` are where it was redirected to.
 #[inline(always)]
 pub fn opened(dest: &mut OriginalDestination, addr: &AddrWords, listener: u16) {
-    const BPF_NOEXIST: u64 = 1;
     if dest.counted != 0 || spread::contains(addr) {
         return;
     }
     let key = open_key(dest.workload, addr, listener);
     if OPEN.get_ptr_mut(&key).is_none() {
         // Another processor may have been faster.
-        let _ = OPEN.insert(&key, 0, BPF_NOEXIST);
+        let _ = OPEN.insert(&key, 0, u64::from(BPF_NOEXIST));
     }
     if let Some(count) = OPEN.get_ptr_mut(&key) {
         dest.counted = 1;
