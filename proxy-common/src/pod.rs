@@ -27,6 +27,7 @@ pod!(
     TupleKey,
     CloseEvent,
     HoldEvent,
+    OptionEvent,
     Listening,
     Seeds,
     SeedKey,

@@ -149,6 +149,12 @@ pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<(u64, u32)> {
     Ok((info.target & mask, info.prog_id))
 }
 
+/// An event as a ring buffer has it; `None` for one that is shorter.
+pub(super) fn event<T: aya::Pod>(item: &[u8]) -> Option<T> {
+    // SAFETY: long enough, and every bit pattern is valid (`aya::Pod`).
+    (item.len() >= size_of::<T>()).then(|| unsafe { item.as_ptr().cast::<T>().read_unaligned() })
+}
+
 /// Attaches a program to a cgroup or network namespace, beside those that are there already.
 pub(super) fn link_create(
     program: BorrowedFd<'_>,

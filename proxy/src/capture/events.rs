@@ -7,7 +7,7 @@ use aya::maps::{MapData, RingBuf};
 use tokio::io::unix::AsyncFd;
 use weir_common::{CloseEvent, Reason, maps, tcp_state};
 
-use super::{CaptureError, Captured, Instance};
+use super::{CaptureError, Captured, Instance, bpf};
 
 /// How long an event may wait where the buffer does not fill.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -121,11 +121,7 @@ fn drain(ring: &mut RingBuf<MapData>, handle: &mut impl FnMut(DirectClose)) {
 }
 
 fn parse(item: &[u8]) -> Option<DirectClose> {
-    if item.len() < size_of::<CloseEvent>() {
-        return None;
-    }
-    // SAFETY: long enough, and CloseEvent is plain old data for which every bit pattern is valid.
-    let event = unsafe { item.as_ptr().cast::<CloseEvent>().read_unaligned() };
+    let event: CloseEvent = bpf::event(item)?;
     let reason =
         Reason::ALL.into_iter().find(|r| *r as u32 == u32::from(event.destination.reason))?;
     Some(DirectClose {

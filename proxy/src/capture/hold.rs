@@ -17,7 +17,7 @@ use weir_common::{ConnectionKey, HoldEvent, hold, maps};
 use self::packet::Syn;
 pub use self::raw::RawSockets;
 use super::{
-    CaptureError, Captured, Instance, Originals, listener::shortage, original::to_ip, sockopt,
+    CaptureError, Captured, Instance, Originals, bpf, listener::shortage, original::to_ip, sockopt,
     words,
 };
 
@@ -176,12 +176,7 @@ pub(super) fn not_opened(source: io::Error) -> CaptureError {
 }
 
 fn parse(item: &[u8]) -> Option<Told> {
-    if item.len() < size_of::<HoldEvent>() {
-        return None;
-    }
-    // SAFETY: long enough, and HoldEvent is plain old data for which every bit pattern is valid.
-    let event = unsafe { item.as_ptr().cast::<HoldEvent>().read_unaligned() };
-    let HoldEvent { key, connected_ns, sequence, length, packet } = event;
+    let HoldEvent { key, connected_ns, sequence, length, packet } = bpf::event(item)?;
     if length == 0 {
         return Some(Told::GivenUp { key, connected_ns });
     }

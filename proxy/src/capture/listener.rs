@@ -306,8 +306,7 @@ impl Kernel {
             tracing::info!(
                 workload.number = self.workload,
                 family,
-                "loopback interface is usable \
-                 again"
+                "loopback interface is usable again"
             );
             return Ok(());
         }

@@ -174,12 +174,8 @@ fn drain(ring: &mut RingBuf<MapData>, handle: &mut impl FnMut(ConnectionId, Sock
 }
 
 fn parse(item: &[u8]) -> Option<(ConnectionId, SocketOption)> {
-    if item.len() < size_of::<OptionEvent>() {
-        return None;
-    }
-    // SAFETY: long enough, and OptionEvent is plain old data for which every bit pattern is valid.
-    let event = unsafe { item.as_ptr().cast::<OptionEvent>().read_unaligned() };
-    let OptionEvent { connected_ns, value, workload, level, name, length, port } = event;
+    let OptionEvent { connected_ns, value, workload, level, name, length, port } =
+        bpf::event(item)?;
     let [first, second] = value.map(u64::to_ne_bytes);
     let value = [first, second].concat();
     let option = SocketOption::new(level, name, value.get(..length.into())?)?;

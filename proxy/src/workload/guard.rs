@@ -154,8 +154,7 @@ impl Workload {
             tracing::info!(
                 workload,
                 direction,
-                "the cgroup has no packet filters any more: \
-                                                 capturing"
+                "the cgroup has no packet filters any more: capturing"
             );
         } else {
             tracing::warn!(
