@@ -2,7 +2,8 @@
 //!
 //! It runs in the workload's network namespace for every segment that no established socket takes:
 //! new connections, and stray segments of old ones. The first "no" lets the kernel look further as
-//! if weir were not there. The accepted socket's local address is the original destination, so
+//! if weir were not there. Where connections are held it runs even if inbound ones are not captured:
+//! see [`hold::missed`]. The accepted socket's local address is the original destination, so
 //! nothing has to be remembered.
 
 use aya_ebpf::{
@@ -37,15 +38,18 @@ pub fn weir_inbound(ctx: SkLookupContext) -> u32 {
     }
     let reason = match try_inbound(&ctx) {
         Ok(()) => Reason::Redirected,
-        Err(reason) => reason,
+        // Here for the segments of held connections only.
+        Err(None) => return sk_action::SK_PASS,
+        Err(Some(reason)) => reason,
     };
     count(Direction::Inbound, reason);
     // Without a socket the kernel answers with a reset.
     if reason as u32 == Reason::FailClosed as u32 { sk_action::SK_DROP } else { sk_action::SK_PASS }
 }
 
+/// The error is why the connection goes direct; `None` where inbound connections are not captured.
 #[inline(always)]
-fn try_inbound(ctx: &SkLookupContext) -> Result<(), Reason> {
+fn try_inbound(ctx: &SkLookupContext) -> Result<(), Option<Reason>> {
     let lookup = ctx.lookup;
     // SAFETY: as above.
     let (v4, local, remote, port, remote_port_be) = unsafe {
@@ -65,11 +69,16 @@ fn try_inbound(ctx: &SkLookupContext) -> Result<(), Reason> {
         remote,
         u16::from_be(remote_port_be),
     );
-    if socket::is_loopback(&local) {
-        missed(&peer, local, port);
+    // SAFETY: userspace replaces entries, it does not write into them.
+    let config = unsafe { WORKLOADS.get(&peer.workload) }.ok_or(Reason::Unconfigured)?;
+    if config.flags & flags::HOLD != 0 && socket::is_loopback(&local) {
+        missed(config, &peer, local, port);
+    }
+    if config.flags & flags::CAPTURE_INBOUND == 0 {
+        return Err(None);
     }
     if from_loopback(ctx) || is_inside(&local, &peer) {
-        return Err(Reason::FromInside);
+        return Err(Some(Reason::FromInside));
     }
     let mut dest = OriginalDestination {
         addr: local,
@@ -77,20 +86,15 @@ fn try_inbound(ctx: &SkLookupContext) -> Result<(), Reason> {
         port,
         ..OriginalDestination::default()
     };
-    // SAFETY: userspace replaces entries, it does not write into them.
-    let config = unsafe { WORKLOADS.get(&dest.workload) }.ok_or(Reason::Unconfigured)?;
-    if config.flags & flags::CAPTURE_INBOUND == 0 {
-        return Err(Reason::Unconfigured);
-    }
     if let Err(reason) = steer(config, &mut dest) {
         if reason as u32 == Reason::SkipPort as u32 {
             increment(&PORT_HITS, &PortKey::new(dest.workload, Direction::Inbound, port));
         }
-        return Err(reason);
+        return Err(Some(reason));
     }
     // SAFETY: plain helper call.
     if !policy::is_fresh(config, unsafe { bpf_ktime_get_ns() }) {
-        return Err(policy::without_proxy(config, Reason::Stale));
+        return Err(Some(policy::without_proxy(config, Reason::Stale)));
     }
     let kind = if v4 { ListenerKind::V4 } else { ListenerKind::V6 };
     let key = ListenerKey { workload: dest.workload, kind: kind as u16, place: 0 };
@@ -99,19 +103,16 @@ fn try_inbound(ctx: &SkLookupContext) -> Result<(), Reason> {
     // asked again for the proxy's connection from inside, which this program leaves alone.
     match assign(ctx, &key) {
         Ok(()) => Ok(()),
-        Err(error) if error == -ENOENT => Err(policy::without_proxy(config, Reason::NoListener)),
-        Err(_) => Err(Reason::HookError),
+        Err(error) if error == -ENOENT => {
+            Err(Some(policy::without_proxy(config, Reason::NoListener)))
+        }
+        Err(_) => Err(Some(Reason::HookError)),
     }
 }
 
 /// Says that a segment of a connection that is held has found no socket, if it is one.
 #[inline(always)]
-fn missed(peer: &DestinationKey, local: AddrWords, port: u16) {
-    // SAFETY: userspace replaces entries, it does not write into them.
-    let Some(config) = (unsafe { WORKLOADS.get(&peer.workload) }) else { return };
-    if config.flags & flags::HOLD == 0 {
-        return;
-    }
+fn missed(config: &WorkloadConfig, peer: &DestinationKey, local: AddrWords, port: u16) {
     hold::missed(&ConnectionKey {
         netns_cookie: config.netns_cookie,
         addr: peer.addr,

@@ -265,13 +265,16 @@ impl Workload {
     async fn attach(&self, cgroup: PathBuf, keep: bool) -> Result<(), CaptureError> {
         let kernel = Arc::clone(&self.kernel);
         let inbound = self.settings().inbound.capture && !self.kernel.is_inbound_off();
-        let netns = inbound.then(|| self.netns.clone());
+        let netns = self.netns.clone();
         let runtime = Handle::current();
         blocking(move || {
-            let inbound = netns.as_ref();
-            kernel.attach(&cgroup, AttachOptions { inbound, keep }, |followed| match inbound {
-                Some(netns) => runtime.block_on(kernel.seed_listening(netns, &cgroup, followed)),
-                None => Ok(()),
+            let options = AttachOptions { lookup: Some(&netns), inbound, keep };
+            kernel.attach(&cgroup, options, |followed| {
+                if inbound {
+                    runtime.block_on(kernel.seed_listening(&netns, &cgroup, followed))
+                } else {
+                    Ok(())
+                }
             })
         })
         .await

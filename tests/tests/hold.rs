@@ -188,9 +188,21 @@ fn unusual_ways_to_connect_work_and_fail_as_they_do_directly() -> Result<()> {
 /// 6.19 the kernel answers it with a reset, some fifty times in a million connections.
 #[test]
 fn data_right_behind_the_handshake_is_never_answered_with_a_reset() -> Result<()> {
+    data_right_behind_the_handshake(&[])
+}
+
+/// As `weir exec` does: nothing but held connections needs the program for inbound connections.
+#[test]
+fn data_right_behind_the_handshake_needs_no_inbound_capture() -> Result<()> {
+    data_right_behind_the_handshake(&["--no-capture-inbound"])
+}
+
+fn data_right_behind_the_handshake(flags: &[&str]) -> Result<()> {
     let (lab, cgroup) = (Lab::new()?, Cgroup::new("hold")?);
-    let daemon = Daemon::start(&lab, &cgroup, &[])?;
+    let daemon = Daemon::start(&lab, &cgroup, flags)?;
     assert_eq!(hold_port(&daemon)?, "hold");
+    let status = daemon.json(&["status"])?.to_string();
+    assert!(status.contains("sk_lookup"), "{status}");
     let _peer = Peer::echo(&lab.server, 9000)?;
     let mut program = start(
         &lab,

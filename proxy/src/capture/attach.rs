@@ -92,8 +92,11 @@ pub(super) const OPTION_HOOK: Hook =
 /// What to attach besides the hooks that are always there.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AttachOptions<'a> {
-    /// The namespace whose inbound connections are captured.
-    pub inbound: Option<&'a Netns>,
+    /// The namespace for the program of inbound connections: where they are captured, or where
+    /// outbound connections are held (`proxy-ebpf/src/hold.rs`, `missed`).
+    pub lookup: Option<&'a Netns>,
+    /// Inbound connections are captured: without that program the workload is not.
+    pub inbound: bool,
     /// The programs that an earlier weir left are these ones: they can stay, which saves the kernel
     /// verifying them (tens of milliseconds for each workload).
     pub keep: bool,
@@ -129,11 +132,12 @@ impl Kernel {
         followed: impl FnOnce(bool) -> Result<(), CaptureError>,
     ) -> Result<(), CaptureError> {
         let Self { instance, workload, .. } = self;
-        let inbound = options.inbound.filter(|_| !self.is_inbound_off());
-        let options = AttachOptions { inbound, ..options };
+        let inbound = options.inbound && !self.is_inbound_off();
+        let lookup = options.lookup.filter(|_| inbound || self.is_holding());
+        let options = AttachOptions { inbound, lookup, ..options };
         let cgroup_id = cgroup::id(cgroup)?;
         let pins = instance.pins.links(*workload);
-        let id_of = |hook: &Hook| match (hook.attach_type, options.inbound) {
+        let id_of = |hook: &Hook| match (hook.attach_type, options.lookup) {
             (AttachType::SkLookup, netns) => netns.map(Netns::inode),
             _ => Some(cgroup_id),
         };
@@ -160,7 +164,7 @@ impl Kernel {
                 followed(all_the_while).inspect_err(|_| undo(&pins, &links))?;
             }
             let Some(id) = id_of(&hook) else { continue };
-            let (target, name) = match (hook.attach_type, options.inbound) {
+            let (target, name) = match (hook.attach_type, options.lookup) {
                 (AttachType::SkLookup, Some(netns)) => {
                     (netns.as_fd(), "the network namespace".to_owned())
                 }
@@ -174,6 +178,9 @@ impl Kernel {
             match place.fill(&instance.pins, program.as_fd()) {
                 Ok((link, Origin::New)) => links.push((hook, link, true)),
                 Ok((link, Origin::Replaced)) => links.push((hook, link, false)),
+                Err(error) if hook.attach_type == AttachType::SkLookup && !options.inbound => {
+                    tracing::debug!(%error, "cannot attach sk_lookup for held connections");
+                }
                 Err(source) => {
                     undo(&pins, &links);
                     let hint = attach_hint(&source, cgroup, &hook);
@@ -210,7 +217,7 @@ impl Kernel {
         options: &AttachOptions<'_>,
         id_of: impl Fn(&Hook) -> Option<u64>,
     ) {
-        if options.inbound.is_none() {
+        if options.lookup.is_none() {
             remove_link(&self.instance.pins.links(self.workload).join("sk_lookup"));
         }
         let attached = |(hook, link): (Hook, OwnedFd)| {
@@ -263,7 +270,9 @@ impl Kernel {
              connections to it; fix the cause and add the workload again"
         );
         let _ = self.set_flag(flags::CAPTURE_INBOUND, false);
-        self.take_off(|hook| hook.attach_type == AttachType::SkLookup);
+        if !self.is_holding() {
+            self.take_off(|hook| hook.attach_type == AttachType::SkLookup);
+        }
     }
 
     /// Takes every program off the workload and removes the pins.

@@ -70,6 +70,11 @@ impl Kernel {
         self.inbound_off.load(Ordering::Acquire)
     }
 
+    /// Its connections are held until weir has connected to their destination.
+    pub(super) fn is_holding(&self) -> bool {
+        self.holds.load(Ordering::Acquire)
+    }
+
     /// The number that every key of the workload carries.
     #[must_use]
     pub const fn workload(&self) -> WorkloadId {
@@ -115,7 +120,7 @@ impl Kernel {
     pub fn configure(&self, config: WorkloadConfig) -> Result<(), CaptureError> {
         self.instance.usage.add(&self.workload, &Usage::default())?;
         let off = if self.is_inbound_off() { flags::CAPTURE_INBOUND } else { 0 };
-        let hold = if self.holds.load(Ordering::Acquire) { flags::HOLD } else { 0 };
+        let hold = if self.is_holding() { flags::HOLD } else { 0 };
         self.change_entry(|before| WorkloadConfig {
             flags: (config.flags | hold | (before.flags & MEASURED)) & !off,
             exempt_cgroup: config.exempt_cgroup,
