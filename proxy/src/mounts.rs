@@ -3,11 +3,12 @@
 use std::{
     ffi::CStr,
     fs, io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, FsType, statfs};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 /// The table of mounts cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -49,25 +50,10 @@ fn table() -> Result<String, Unreadable> {
 /// # Errors
 /// What the kernel says: EPERM without `CAP_SYS_ADMIN`, ENODEV for a type that it does not have.
 pub(crate) fn detached(kind: &CStr) -> io::Result<OwnedFd> {
-    const FSOPEN_CLOEXEC: libc::c_uint = 1;
-    const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
-    const FSMOUNT_CLOEXEC: libc::c_uint = 1;
-    let check = |result: libc::c_long| {
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as libc::c_int) }
-    };
-    // SAFETY: the name is a C string that lives through the call; the descriptors that come back
-    // are nobody else's.
-    unsafe {
-        let context = OwnedFd::from_raw_fd(check(libc::syscall(
-            libc::SYS_fsopen,
-            kind.as_ptr(),
-            FSOPEN_CLOEXEC,
-        ))?);
-        let nothing = std::ptr::null::<libc::c_void>();
-        let fd = context.as_raw_fd();
-        check(libc::syscall(libc::SYS_fsconfig, fd, FSCONFIG_CMD_CREATE, nothing, nothing, 0))?;
-        Ok(OwnedFd::from_raw_fd(check(libc::syscall(libc::SYS_fsmount, fd, FSMOUNT_CLOEXEC, 0))?))
-    }
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(context.as_fd())?;
+    let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+    Ok(fsmount(context.as_fd(), flags, MountAttrFlags::empty())?)
 }
 
 /// Whether what is seen at a path is of this type.
@@ -103,6 +89,8 @@ fn unescape(field: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd as _;
+
     use super::*;
 
     #[test]

@@ -3,6 +3,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use jiff::Timestamp;
+
 /// Why a duration or size was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum UnitError {
@@ -110,49 +112,19 @@ fn three_digits(value: f64) -> String {
     format!("{value:.decimals$}")
 }
 
-/// `2026-11-21T04:17:23.123Z` (RFC 3339, UTC, milliseconds). Times before 1970 are shown as 1970.
+/// `2026-11-21T04:17:23.123Z` (RFC 3339, UTC, milliseconds). Times before 1970 are shown as 1970, times after
+/// 9999 as 9999.
 #[must_use]
 pub(crate) fn rfc3339(time: SystemTime) -> String {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    let (year, month, day) = civil(days);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",
-        seconds / 3600,
-        seconds / 60 % 60,
-        seconds % 60,
-        since.subsec_millis()
-    )
+    let time = Timestamp::try_from(time.max(SystemTime::UNIX_EPOCH)).unwrap_or(Timestamp::MAX);
+    format!("{time:.3}")
 }
 
 /// Reads what [`rfc3339`] writes; `None` for any other notation.
 #[must_use]
 pub(crate) fn parse_rfc3339(text: &str) -> Option<SystemTime> {
-    let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<u64>().ok();
-    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
-    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
-    let millis = number(20..23)?;
-    // Count days by asking for the calendar day near the right one: exact, and no second formula.
-    let guess = (year.checked_sub(1970)?) * 365 + year.saturating_sub(1969) / 4;
-    let first = guess.saturating_sub(2);
-    let days = (first..first + 400).find(|days| civil(*days) == (year, month, day))?;
-    let since = Duration::from_secs(days * 86_400 + hour * 3600 + minute * 60 + second);
-    let time = SystemTime::UNIX_EPOCH + since + Duration::from_millis(millis);
+    let time = SystemTime::from(text.parse::<Timestamp>().ok()?);
     (rfc3339(time) == text).then_some(time)
-}
-
-/// Year, month and day of a day counted from 1970-01-01: Howard Hinnant's `civil_from_days`,
-/// whose years begin in March so that the leap day comes last.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let era = days / 146_097;
-    let of_era = days % 146_097;
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
 /// Serde of a [`Duration`] as `500ms`.

@@ -14,6 +14,7 @@ mod ebpf;
 mod fuzz;
 mod image;
 mod packages;
+mod picture;
 mod scope;
 mod setup;
 mod test;
@@ -44,6 +45,8 @@ enum Verb {
     Image(image::Args),
     /// Render the plain Kubernetes manifests from the Helm chart
     Manifests(deploy::Args),
+    /// Draw the picture of the life of a connection, docs/connection.svg
+    Picture,
     /// Install the Debian packages that the demo and the tests need
     Setup(setup::Args),
     /// Leak test: many connections through one weir; needs root
@@ -76,6 +79,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Fuzz(args) => fuzz::run(&root(), &args),
         Verb::Image(args) => image::run(&root(), &args),
         Verb::Manifests(args) => deploy::run(&root(), &args),
+        Verb::Picture => picture::run(&root()),
         Verb::Setup(args) => setup::run(&args),
         Verb::Soak(args) => chaos::soak(&root(), &args),
         Verb::Test(args) => test::run(&root(), &args),

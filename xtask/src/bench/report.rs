@@ -219,7 +219,7 @@ fn lives(lives: &[Lives]) -> Table {
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(ASCII_MARKDOWN).set_header(header);
+    table.load_style(ASCII_MARKDOWN).set_header(header);
     for column in table.column_iter_mut() {
         column.set_cell_alignment(CellAlignment::Right);
     }

@@ -10,6 +10,7 @@ use super::{
     Finding, Rule, Tree,
     markdown::{Row, code_spans, table},
 };
+use crate::picture;
 
 /// Where the annotations are.
 const MANIFEST: &str = "proxy/manifest/src/lib.rs";
@@ -31,7 +32,17 @@ pub(super) fn check(tree: &Tree, findings: &mut Vec<Finding>) -> Result<()> {
     let programs = code::programs(tree.sources.iter().filter(|it| it.path.starts_with(PROGRAMS)));
     let titles = ["program", "hook", "file"];
     compare(tree, "docs/ARCHITECTURE.md", &titles, &programs, PROGRAMS, findings)?;
+    check_picture(tree, findings)?;
     check_paths(tree, findings)
+}
+
+/// The picture is what `cargo xtask picture` draws.
+fn check_picture(tree: &Tree, findings: &mut Vec<Finding>) -> Result<()> {
+    if tree.text(picture::FILE)? != picture::draw() {
+        let message = "differs from its table of steps; run `cargo xtask picture`".to_owned();
+        findings.push(Finding::new(picture::FILE, 1, Rule::Docs, message));
+    }
+    Ok(())
 }
 
 /// The keys of a table are those of the code.

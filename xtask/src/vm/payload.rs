@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+use cargo_metadata::{Artifact, Message, TargetKind};
 
 use super::image::Stage;
 use super::output_of;
@@ -56,8 +57,8 @@ impl Built {
             output.status
         );
         let messages = String::from_utf8_lossy(&output.stdout);
-        let programs = programs(&messages, "test");
-        let load = programs_named(&messages, "bin", "weir-load")?;
+        let programs = programs(&messages, &TargetKind::Test);
+        let load = programs_named(&messages, &TargetKind::Bin, "weir-load")?;
         let mut tests = Vec::new();
         for (target, path) in &programs {
             let list = output_of(Command::new(path).args(["--list", "--format", "terse"]))?;
@@ -130,25 +131,29 @@ impl Built {
 
 // === helpers ===
 
-/// How cargo's identifier of the package ends whose programs are wanted, before its version.
-const PACKAGE: &str = "#weir-tests@";
+/// The package of the end-to-end tests.
+const PACKAGE: &str = "weir-tests";
 
 /// Name and path of the end-to-end tests' programs of a kind, from cargo's messages.
-fn programs(messages: &str, kind: &str) -> Vec<(String, PathBuf)> {
-    let messages = messages.lines().filter_map(|line| serde_json::from_str(line).ok());
-    let programs = messages.filter_map(|message: serde_json::Value| {
-        let target = &message["target"];
-        let of_kind = target["kind"].as_array()?.iter().any(|k| k == kind);
+fn programs(messages: &str, kind: &TargetKind) -> Vec<(String, PathBuf)> {
+    let artifacts =
+        Message::parse_stream(messages.as_bytes()).filter_map(|message| match message {
+            Ok(Message::CompilerArtifact(artifact)) => Some(artifact),
+            _ => None,
+        });
+    let programs = artifacts.filter_map(|artifact| {
+        let Artifact { package_id, target, profile, executable, .. } = artifact;
         // A program is also built with a harness around its unit tests.
-        let ours = message["package_id"].as_str()?.contains(PACKAGE);
-        let wanted = ours && of_kind && (kind == "test") == message["profile"]["test"].as_bool()?;
-        let path = message["executable"].as_str().filter(|_| wanted)?;
-        Some((target["name"].as_str()?.to_owned(), PathBuf::from(path)))
+        let wanted = package_id.repr.contains(&format!("#{PACKAGE}@"))
+            && target.kind.contains(kind)
+            && (*kind == TargetKind::Test) == profile.test;
+        let path = executable.filter(|_| wanted)?;
+        Some((target.name, path.into_std_path_buf()))
     });
     programs.collect()
 }
 
-fn programs_named(messages: &str, kind: &str, name: &str) -> Result<PathBuf> {
+fn programs_named(messages: &str, kind: &TargetKind, name: &str) -> Result<PathBuf> {
     match programs(messages, kind).into_iter().find(|(found, _)| found == name) {
         Some((_, path)) => Ok(path),
         None => bail!("cargo has built no {name}"),
@@ -164,8 +169,12 @@ mod tests {
         let of_package = |package: &str, kind: &str, name: &str, test: bool, executable: &str| {
             format!(
                 "{{\"reason\":\"compiler-artifact\",\"package_id\":\"path+file:///w/tests#{package}@0.1.0\",\
-                 \"target\":{{\"kind\":[\"{kind}\"],\"name\":\"{name}\"}},\
-                 \"profile\":{{\"test\":{test}}},\"executable\":{executable}}}\n"
+                 \"manifest_path\":\"/w/Cargo.toml\",\"target\":{{\"kind\":[\"{kind}\"],\
+                 \"crate_types\":[\"bin\"],\"name\":\"{name}\",\"src_path\":\"/w/x.rs\",\
+                 \"edition\":\"2024\",\"doc\":false,\"doctest\":false,\"test\":true}},\
+                 \"profile\":{{\"opt_level\":\"0\",\"debuginfo\":1,\"debug_assertions\":true,\
+                 \"overflow_checks\":true,\"test\":{test}}},\"features\":[],\"filenames\":[],\
+                 \"executable\":{executable},\"fresh\":true}}\n"
             )
         };
         let message = |kind: &str, name: &str, test: bool, executable: &str| {
@@ -181,11 +190,11 @@ mod tests {
             "{\"reason\":\"build-finished\",\"success\":true}\n".into(),
         ]
         .concat();
-        assert_eq!(programs(&messages, "test"), [("ports".into(), "/t/ports".into())]);
+        assert_eq!(programs(&messages, &TargetKind::Test), [("ports".into(), "/t/ports".into())]);
         assert_eq!(
-            programs_named(&messages, "bin", "weir-load").unwrap(),
+            programs_named(&messages, &TargetKind::Bin, "weir-load").unwrap(),
             Path::new("/t/weir-load")
         );
-        assert!(programs_named(&messages, "bin", "weir").is_err());
+        assert!(programs_named(&messages, &TargetKind::Bin, "weir").is_err());
     }
 }

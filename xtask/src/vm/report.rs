@@ -221,7 +221,7 @@ fn left_out(reports: &[Report]) -> String {
 
 fn plain<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
     let mut table = Table::new();
-    table.load_preset(ASCII_MARKDOWN).set_header(header);
+    table.load_style(ASCII_MARKDOWN).set_header(header);
     table
 }
 

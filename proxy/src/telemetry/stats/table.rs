@@ -51,7 +51,7 @@ impl StatsSnapshot {
 /// A table in weir's style: aligned columns, nothing else.
 pub(crate) fn plain_table(header: &[&str], first_number: usize) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header);
+    table.load_style(presets::NOTHING).set_header(header);
     for (i, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
         if i >= first_number {
