@@ -1,8 +1,8 @@
 //! `cgroup/connect4` and `cgroup/connect6`: decides whether a connection goes to the proxy.
 //!
-//! The first "no" lets it go direct (see `try_connect` for the order), and is counted. A
-//! connection that goes direct by rule keeps its decision in the socket's storage, so that
-//! `stream` can report how it ended.
+//! The checks are those of `weir_common::decision`. The first that fails lets the connection go direct,
+//! and is counted. A connection that goes direct by rule keeps its decision in the socket's storage, so
+//! that `stream` can report how it ended.
 
 use aya_ebpf::{
     btf_maps::lpm_trie::Key,
@@ -13,10 +13,12 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use weir_common::{
     AddrWords, AddressClass, DestinationKey, Direction, OriginalDestination, PortKey, PortState,
-    PrefixKey, Reason, WorkloadConfig, flags,
+    PrefixKey, Reason, WorkloadConfig, decision::OUTBOUND, destination, flags,
 };
 
 use crate::{
+    checks::checks,
+    fields::Tcp,
     maps::{FAILED, PORT_HITS, ROUTES, SKIP_CIDRS, WORKLOAD, WORKLOADS, count, increment},
     policy, properties, share,
     socket::{self, read, read_words, write},
@@ -29,23 +31,23 @@ const PROCEED: i32 = 1;
 /// EPERM for the application.
 const REFUSE: i32 = 0;
 
+/// Where the parts of the table begin: see [`concerned`], [`by_rule`] and [`by_reach`].
+const SCOPE: usize = 1;
+const RULES: usize = 5;
+const REACH: usize = 9;
+
 #[cgroup_sock_addr(connect4)]
 pub fn weir_connect4(ctx: SockAddrContext) -> i32 {
     // SAFETY: the context is valid for the length of the program.
     let v4 = unsafe { read!((*ctx.sock_addr).user_ip4) };
-    let v4 = if v4 == 0 { socket::LOOPBACK4 } else { v4 };
-    run::<false>(&ctx, socket::mapped(v4))
+    run::<false>(&ctx, destination(socket::mapped(v4)))
 }
 
 #[cgroup_sock_addr(connect6)]
 pub fn weir_connect6(ctx: SockAddrContext) -> i32 {
     // SAFETY: as above.
-    let mut addr = unsafe { read_words!((*ctx.sock_addr).user_ip6) };
-    // The kernel takes :: for ::1, and ::ffff:0.0.0.0 for 127.0.0.1.
-    if socket::is_unspecified(&addr) {
-        addr[3] = if addr[2] == 0 { 1_u32.to_be() } else { socket::LOOPBACK4 };
-    }
-    run::<true>(&ctx, addr)
+    let addr = unsafe { read_words!((*ctx.sock_addr).user_ip6) };
+    run::<true>(&ctx, destination(addr))
 }
 
 #[inline(always)]
@@ -58,9 +60,13 @@ fn run<const INET6: bool>(ctx: &SockAddrContext, addr: AddrWords) -> i32 {
             read!((*ctx.sock_addr).user_port) as u16,
         )
     };
-    if kind != SOCK_STREAM || protocol != socket::IPPROTO_TCP {
-        count(Direction::Outbound, Reason::NotTcp);
-        return PROCEED;
+    checks! { OUTBOUND[0..SCOPE];
+        Tcp {
+            if kind != SOCK_STREAM || protocol != socket::IPPROTO_TCP {
+                count(Direction::Outbound, Reason::NotTcp);
+                return PROCEED;
+            }
+        }
     }
     let mut destination = OriginalDestination {
         addr,
@@ -93,7 +99,7 @@ fn try_connect<const INET6: bool>(
         }
     };
     match by_rule(config, dest).and_then(|()| by_reach(ctx, config, dest)) {
-        Ok(place) => redirect::<INET6>(ctx, dest, place).inspect_err(|_| {
+        Ok((place, tcp)) => redirect::<INET6>(ctx, tcp, dest, place).inspect_err(|_| {
             share::release(dest.workload);
         }),
         Err(reason) => {
@@ -109,80 +115,135 @@ fn concerned(
     ctx: &SockAddrContext,
     dest: &OriginalDestination,
 ) -> Result<&'static WorkloadConfig, Reason> {
-    // SAFETY: a copy is not needed: userspace replaces entries, it does not write into them.
-    let config = unsafe { WORKLOADS.get(&dest.workload) }.ok_or(Reason::Unconfigured)?;
-    // SAFETY: plain helper call on a valid context.
-    let netns = unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) };
-    if config.netns_cookie != 0 && config.netns_cookie != netns {
-        return Err(Reason::OtherNetns);
-    }
-    if socket::is_loopback(&dest.addr) && config.flags & flags::CAPTURE_LOOPBACK == 0 {
-        return Err(Reason::Loopback);
-    }
-    // SAFETY: plain helper call.
-    if config.exempt_cgroup != 0 && config.exempt_cgroup == unsafe { bpf_get_current_cgroup_id() } {
-        return Err(Reason::OwnTraffic);
+    let config;
+    checks! { OUTBOUND[SCOPE..RULES];
+        Configured {
+            // SAFETY: a copy is not needed: userspace replaces entries, it does not write into them.
+            config = unsafe { WORKLOADS.get(&dest.workload) }.ok_or(Reason::Unconfigured)?;
+        }
+        Namespace {
+            // SAFETY: plain helper call on a valid context.
+            let netns = unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) };
+            if config.netns_cookie != 0 && config.netns_cookie != netns {
+                return Err(Reason::OtherNetns);
+            }
+        }
+        Loopback {
+            if socket::is_loopback(&dest.addr) && config.flags & flags::CAPTURE_LOOPBACK == 0 {
+                return Err(Reason::Loopback);
+            }
+        }
+        OwnTraffic {
+            if config.exempt_cgroup != 0
+                // SAFETY: plain helper call.
+                && config.exempt_cgroup == unsafe { bpf_get_current_cgroup_id() }
+            {
+                return Err(Reason::OwnTraffic);
+            }
+        }
     }
     Ok(config)
 }
 
-/// What the operator said, and what the proxy learned: ports, prefixes, include list.
+/// The settings, and what the proxy learned: ports, prefixes, include list.
 #[inline(always)]
 fn by_rule(config: &WorkloadConfig, dest: &mut OriginalDestination) -> Result<(), Reason> {
     let key = PortKey::new(dest.workload, Direction::Outbound, dest.port);
     let rule = policy::rule(&key);
     dest.state = rule.state;
     dest.state_source = rule.source;
-    if dest.state == PortState::Skip as u8 {
-        increment(&PORT_HITS, &key);
-        return Err(Reason::SkipPort);
+    checks! { OUTBOUND[RULES..REACH];
+        PortRule {
+            if dest.state == PortState::Skip as u8 {
+                increment(&PORT_HITS, &key);
+                return Err(Reason::SkipPort);
+            }
+        }
+        SkippedPrefix {
+            let prefix = Key::new(PrefixKey::BITS, PrefixKey::new(dest.workload, dest.addr));
+            if SKIP_CIDRS.get(&prefix).is_some() {
+                return Err(Reason::SkipCidr);
+            }
+        }
+        IncludeList {
+            if config.flags & flags::INCLUDE_OUTBOUND != 0 && rule.included == 0 {
+                return Err(Reason::NotIncluded);
+            }
+        }
+        Learned {
+            policy::learned(dest, &destination_key(dest))?;
+        }
     }
-    let prefix = Key::new(PrefixKey::BITS, PrefixKey::new(dest.workload, dest.addr));
-    if SKIP_CIDRS.get(&prefix).is_some() {
-        return Err(Reason::SkipCidr);
-    }
-    if config.flags & flags::INCLUDE_OUTBOUND != 0 && rule.included == 0 {
-        return Err(Reason::NotIncluded);
-    }
-    policy::learned(dest, &destination_key(dest))
+    Ok(())
 }
 
-/// What the kernel and the proxy can do: route, socket, listener, signs of life, and a place for
-/// the connection on its way, which comes last: it is reserved where the answer is yes.
+/// What the kernel and the proxy can do: route, socket, listener, heartbeat, and a place for the
+/// connection on its way, which comes last: it is reserved where the answer is yes. Besides the place,
+/// the socket as the kernel has it.
 #[inline(always)]
 fn by_reach(
     ctx: &SockAddrContext,
     config: &WorkloadConfig,
     dest: &mut OriginalDestination,
-) -> Result<Place, Reason> {
-    if config.flags & flags::OUTBOUND_FILTERED != 0 {
-        return Err(Reason::Filtered);
+) -> Result<(Place, Option<Tcp>), Reason> {
+    let tcp = Tcp::of(socket::of_address(ctx.sock_addr));
+    let (is_local, place);
+    checks! { OUTBOUND[REACH..OUTBOUND.len()];
+        Filter {
+            if config.flags & flags::OUTBOUND_FILTERED != 0
+                || config.flags & flags::EGRESS_SHARED == 0 && properties::is_filtered(tcp)
+            {
+                return Err(Reason::Filtered);
+            }
+        }
+        Socket {
+            bound(ctx, dest)?;
+            properties::transferable(socket::of_address(ctx.sock_addr), tcp)?;
+        }
+        Address {
+            if let Some(reason) = AddressClass::of(&dest.addr).refused() {
+                return Err(reason);
+            }
+        }
+        Route {
+            is_local = route(config, dest)?;
+        }
+        Listened {
+            // What local sockets know needs no proxy: without a listener the kernel refuses at once.
+            if is_local
+                && !socket::is_listened_on(ctx.sock_addr.cast(), &dest.addr, dest.port)
+            {
+                return Err(Reason::NotListening);
+            }
+        }
+        Failure {
+            if policy::is_ahead(&FAILED, &destination_key(dest)) {
+                return Err(Reason::FailedBefore);
+            }
+        }
+        Listener {
+            place = spread::place(config, dest)
+                .map_err(|reason| policy::without_proxy(config, reason))?;
+        }
+        Heartbeat {
+            // SAFETY: plain helper call.
+            dest.connected_ns = unsafe { bpf_ktime_get_ns() };
+            if !policy::is_fresh(config, dest.connected_ns) {
+                return Err(policy::without_proxy(config, Reason::Stale));
+            }
+        }
+        OwnListener {
+            if place.port == dest.port && socket::is_loopback(&dest.addr) {
+                return Err(Reason::OwnListener);
+            }
+        }
+        Share {
+            if !share::reserve(config, dest.workload) {
+                return Err(policy::without_proxy(config, Reason::PendingFull));
+            }
+        }
     }
-    bound(ctx, dest)?;
-    if config.flags & flags::EGRESS_SHARED == 0
-        && properties::is_filtered(socket::of_address(ctx.sock_addr))
-    {
-        return Err(Reason::Filtered);
-    }
-    properties::transferable(socket::of_address(ctx.sock_addr))?;
-    reachable(ctx, config, dest)?;
-    if policy::is_ahead(&FAILED, &destination_key(dest)) {
-        return Err(Reason::FailedBefore);
-    }
-    let place =
-        spread::place(config, dest).map_err(|reason| policy::without_proxy(config, reason))?;
-    // SAFETY: plain helper call.
-    dest.connected_ns = unsafe { bpf_ktime_get_ns() };
-    if !policy::is_fresh(config, dest.connected_ns) {
-        return Err(policy::without_proxy(config, Reason::Stale));
-    }
-    if place.port == dest.port && socket::is_loopback(&dest.addr) {
-        return Err(Reason::OwnListener);
-    }
-    if !share::reserve(config, dest.workload) {
-        return Err(policy::without_proxy(config, Reason::PendingFull));
-    }
-    Ok(place)
+    Ok((place, tcp))
 }
 
 #[inline(always)]
@@ -222,55 +283,36 @@ fn bound(ctx: &SockAddrContext, dest: &mut OriginalDestination) -> Result<(), Re
     Ok(())
 }
 
-/// Lets through what the kernel would refuse: the application is to see that error itself.
+/// Lets through what the kernel has no route to: the application gets that error itself. Says
+/// whether the destination is in the workload's own namespace, and notes the source address.
 #[inline(always)]
-fn reachable(
-    ctx: &SockAddrContext,
-    config: &WorkloadConfig,
-    dest: &mut OriginalDestination,
-) -> Result<(), Reason> {
-    let loopback = match AddressClass::of(&dest.addr) {
-        AddressClass::Unicast => false,
-        AddressClass::Loopback => true,
-        AddressClass::LinkLocal => return Err(Reason::LinkLocal),
-        AddressClass::Multicast | AddressClass::Broadcast => return Err(Reason::NoRoute),
-    };
-    let mut own = loopback;
-    if config.flags & flags::ROUTES_COMPLETE != 0 {
-        let key = Key::new(PrefixKey::BITS, PrefixKey::new(dest.workload, dest.addr));
-        let Some(route) = ROUTES.get(&key) else { return Err(Reason::NoRoute) };
-        if route.reachable == 0 {
-            return Err(Reason::NoRoute);
-        }
-        // From an address to itself: one of the namespace's own.
-        own = own || socket::is_same(&route.source, &dest.addr);
-        if dest.bound == 0 {
-            dest.source = route.source;
-        }
+fn route(config: &WorkloadConfig, dest: &mut OriginalDestination) -> Result<bool, Reason> {
+    let own = socket::is_loopback(&dest.addr);
+    if config.flags & flags::ROUTES_COMPLETE == 0 {
+        return Ok(own);
     }
-    if own { answered(ctx, dest) } else { Ok(()) }
-}
-
-/// For a destination in the workload's own namespace: whether anything listens there. What local
-/// sockets know needs no proxy: without a listener the kernel refuses at once.
-#[inline(always)]
-fn answered(ctx: &SockAddrContext, dest: &OriginalDestination) -> Result<(), Reason> {
-    if socket::is_listened_on(ctx.sock_addr.cast(), &dest.addr, dest.port) {
-        Ok(())
-    } else {
-        Err(Reason::NotListening)
+    let key = Key::new(PrefixKey::BITS, PrefixKey::new(dest.workload, dest.addr));
+    let Some(route) = ROUTES.get(&key) else { return Err(Reason::NoRoute) };
+    if route.reachable == 0 {
+        return Err(Reason::NoRoute);
     }
+    if dest.bound == 0 {
+        dest.source = route.source;
+    }
+    // From an address to itself: one of the namespace's own.
+    Ok(own || socket::is_same(&route.source, &dest.addr))
 }
 
 /// Remembers the destination with the socket, then rewrites it to the proxy's listener.
 #[inline(always)]
 fn redirect<const INET6: bool>(
     ctx: &SockAddrContext,
+    tcp: Option<Tcp>,
     dest: &mut OriginalDestination,
     to: Place,
 ) -> Result<(), Reason> {
     dest.reason = Reason::Redirected as u8;
-    properties::note(socket::of_address(ctx.sock_addr), dest);
+    properties::note(tcp, dest);
     if !socket::store(socket::of_address(ctx.sock_addr).cast(), dest) {
         return Err(Reason::HookError);
     }

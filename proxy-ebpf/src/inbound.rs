@@ -1,8 +1,8 @@
 //! `sk_lookup`: decides whether a connection to the workload goes to the proxy.
 //!
 //! It runs in the workload's network namespace for every segment that no established socket takes:
-//! new connections, and stray segments of old ones. The first "no" lets the kernel look further as
-//! if weir were not there. Where connections are held it runs even if inbound ones are not captured:
+//! new connections, and stray segments of old ones. The checks are those of `weir_common::decision`. The
+//! first that fails lets the kernel look further as if weir were not there. Where connections are held it runs even if inbound ones are not captured:
 //! see [`hold::missed`]. The accepted socket's local address is the original destination, so
 //! nothing has to be remembered.
 
@@ -15,10 +15,11 @@ use aya_ebpf::{
 };
 use weir_common::{
     AddrWords, ConnectionKey, DestinationKey, Direction, ListenerKey, ListenerKind,
-    OriginalDestination, PortKey, PortState, Reason, WorkloadConfig, flags,
+    OriginalDestination, PortKey, PortState, Reason, WorkloadConfig, decision::INBOUND, flags,
 };
 
 use crate::{
+    checks::checks,
     hold, listening,
     maps::{INGRESS_IFINDEX, INSIDE, PORT_HITS, WORKLOAD, WORKLOADS, count, increment},
     policy,
@@ -28,6 +29,11 @@ use crate::{
 /// Of `lo`, in every namespace.
 const LOOPBACK_IFINDEX: u32 = 1;
 const ENOENT: i32 = 2;
+
+/// Where the parts of the table begin: see [`permit`], [`steer`] and [`try_inbound`].
+const RULES: usize = 3;
+const LISTENING: usize = 7;
+const PROXY: usize = 8;
 
 #[sk_lookup]
 pub fn weir_inbound(ctx: SkLookupContext) -> u32 {
@@ -69,16 +75,25 @@ fn try_inbound(ctx: &SkLookupContext) -> Result<(), Option<Reason>> {
         remote,
         u16::from_be(remote_port_be),
     );
-    // SAFETY: userspace replaces entries, it does not write into them.
-    let config = unsafe { WORKLOADS.get(&peer.workload) }.ok_or(Reason::Unconfigured)?;
-    if config.flags & flags::HOLD != 0 && socket::is_loopback(&local) {
-        missed(config, &peer, local, port);
-    }
-    if config.flags & flags::CAPTURE_INBOUND == 0 {
-        return Err(None);
-    }
-    if from_loopback(ctx) || is_inside(&local, &peer) {
-        return Err(Some(Reason::FromInside));
+    let config;
+    checks! { INBOUND[0..RULES];
+        Configured {
+            // SAFETY: userspace replaces entries, it does not write into them.
+            config = unsafe { WORKLOADS.get(&peer.workload) }.ok_or(Reason::Unconfigured)?;
+        }
+        Captured {
+            if config.flags & flags::HOLD != 0 && socket::is_loopback(&local) {
+                missed(config, &peer, local, port);
+            }
+            if config.flags & flags::CAPTURE_INBOUND == 0 {
+                return Err(None);
+            }
+        }
+        Outside {
+            if from_loopback(ctx) || is_inside(&local, &peer) {
+                return Err(Some(Reason::FromInside));
+            }
+        }
     }
     let mut dest = OriginalDestination {
         addr: local,
@@ -92,22 +107,29 @@ fn try_inbound(ctx: &SkLookupContext) -> Result<(), Option<Reason>> {
         }
         return Err(Some(reason));
     }
-    // SAFETY: plain helper call.
-    if !policy::is_fresh(config, unsafe { bpf_ktime_get_ns() }) {
-        return Err(Some(policy::without_proxy(config, Reason::Stale)));
-    }
-    let kind = if v4 { ListenerKind::V4 } else { ListenerKind::V6 };
-    let key = ListenerKey { workload: dest.workload, kind: kind as u16, place: 0 };
-    // In place of what a program before this one has chosen: during an upgrade both weirs are
-    // attached, and the younger one comes last. Another dispatcher loses nothing by it: it is
-    // asked again for the proxy's connection from inside, which this program leaves alone.
-    match assign(ctx, &key) {
-        Ok(()) => Ok(()),
-        Err(error) if error == -ENOENT => {
-            Err(Some(policy::without_proxy(config, Reason::NoListener)))
+    checks! { INBOUND[PROXY..INBOUND.len()];
+        Heartbeat {
+            // SAFETY: plain helper call.
+            if !policy::is_fresh(config, unsafe { bpf_ktime_get_ns() }) {
+                return Err(Some(policy::without_proxy(config, Reason::Stale)));
+            }
         }
-        Err(_) => Err(Some(Reason::HookError)),
+        Listener {
+            let kind = if v4 { ListenerKind::V4 } else { ListenerKind::V6 };
+            let key = ListenerKey { workload: dest.workload, kind: kind as u16, place: 0 };
+            // In place of what a program before this one has chosen: during an upgrade both weirs are
+            // attached, and the younger one comes last. Another dispatcher loses nothing by it: it is
+            // asked again for the proxy's connection from inside, which this program leaves alone.
+            match assign(ctx, &key) {
+                Ok(()) => {}
+                Err(error) if error == -ENOENT => {
+                    return Err(Some(policy::without_proxy(config, Reason::NoListener)));
+                }
+                Err(_) => return Err(Some(Reason::HookError)),
+            }
+        }
     }
+    Ok(())
 }
 
 /// Says that a segment of a connection that is held has found no socket, if it is one.
@@ -141,10 +163,17 @@ fn assign(ctx: &SkLookupContext, key: &ListenerKey) -> Result<(), i32> {
 #[inline(always)]
 fn steer(config: &WorkloadConfig, dest: &mut OriginalDestination) -> Result<(), Reason> {
     let key = permit(config, dest)?;
-    if listening::is_listening(&key) { Ok(()) } else { Err(Reason::NotListening) }
+    checks! { INBOUND[LISTENING..PROXY];
+        Listened {
+            if !listening::is_listening(&key) {
+                return Err(Reason::NotListening);
+            }
+        }
+    }
+    Ok(())
 }
 
-/// The same for a connection that the workload has accepted, so that somebody did listen. For
+/// The same for a connection that the workload has accepted, so that a socket did listen. For
 /// sockops, whose programs cannot look into a sock hash.
 #[inline(always)]
 pub fn decide(config: &WorkloadConfig, dest: &mut OriginalDestination) -> Result<(), Reason> {
@@ -152,7 +181,7 @@ pub fn decide(config: &WorkloadConfig, dest: &mut OriginalDestination) -> Result
     if listening::was_listening(&key) { Ok(()) } else { Err(Reason::NotListening) }
 }
 
-/// What the operator said, and what the proxy learned. Fills in the port's state.
+/// The settings, and what the proxy learned. Fills in the port's state.
 #[inline(always)]
 fn permit(
     config: &WorkloadConfig,
@@ -162,17 +191,27 @@ fn permit(
     let rule = policy::rule(&PortKey::new(dest.workload, Direction::Inbound, dest.port));
     dest.state = rule.state;
     dest.state_source = rule.source;
-    if dest.state == PortState::Skip as u8 {
-        return Err(Reason::SkipPort);
-    }
-    if config.flags & flags::INCLUDE_INBOUND != 0 && rule.included == 0 {
-        return Err(Reason::NotIncluded);
-    }
-    if config.flags & flags::INBOUND_FILTERED != 0 {
-        return Err(Reason::Filtered);
-    }
     let key = DestinationKey::new(dest.workload, Direction::Inbound, dest.addr, dest.port);
-    policy::learned(dest, &key)?;
+    checks! { INBOUND[RULES..LISTENING];
+        PortRule {
+            if dest.state == PortState::Skip as u8 {
+                return Err(Reason::SkipPort);
+            }
+        }
+        IncludeList {
+            if config.flags & flags::INCLUDE_INBOUND != 0 && rule.included == 0 {
+                return Err(Reason::NotIncluded);
+            }
+        }
+        Filter {
+            if config.flags & flags::INBOUND_FILTERED != 0 {
+                return Err(Reason::Filtered);
+            }
+        }
+        Learned {
+            policy::learned(dest, &key)?;
+        }
+    }
     Ok(key)
 }
 

@@ -97,8 +97,11 @@ fn is_open(seed: &SeedKey) -> bool {
         return false;
     }
     // SAFETY: non-null; released exactly once, and not used after.
-    let (state, port) = unsafe { (read!((*sk).state), read!((*sk).src_port)) };
-    unsafe { bpf_sk_release(sk.cast()) };
+    let (state, port) = unsafe {
+        let read = (read!((*sk).state), read!((*sk).src_port));
+        bpf_sk_release(sk.cast());
+        read
+    };
     state == TCP_LISTEN && port == u32::from(seed.port)
 }
 

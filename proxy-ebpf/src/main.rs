@@ -19,6 +19,7 @@
 #![feature(asm_experimental_arch)]
 
 mod accelerate;
+mod checks;
 mod connect;
 mod fields;
 mod hold;

@@ -21,7 +21,7 @@ use crate::{
 const SNDBUF_LOCK: u8 = 1;
 const RCVBUF_LOCK: u8 = 2;
 const BINDPORT_LOCK: u8 = 8;
-/// The kernel gives nobody such a port who has not asked for it.
+/// The kernel assigns such a port on request only.
 const FIRST_UNPRIVILEGED: u32 = 1024;
 /// What of the traffic class is not the kernel's own (`INET_ECN_MASK`).
 const DSCP: u8 = 0xfc;
@@ -29,10 +29,10 @@ const DSCP: u8 = 0xfc;
 const DEFAULT_HOPS: u16 = 0x1ff;
 
 /// Whether programs filter what the socket sends (`cgroup_skb/egress` on its cgroup or above). Userspace
-/// looks for them too, and knows whose they are; it comes to that a second later.
+/// searches for them too, and finds out which they are, up to a second later.
 #[inline(always)]
-pub fn is_filtered(sk: *mut bpf_sock) -> bool {
-    let Some(tcp) = Tcp::of(sk) else { return false };
+pub fn is_filtered(tcp: Option<Tcp>) -> bool {
+    let Some(tcp) = tcp else { return false };
     // SAFETY: the types are the fields' own.
     unsafe {
         let Some(cgroup) = tcp.follow(&CGROUP) else { return false };
@@ -41,11 +41,11 @@ pub fn is_filtered(sk: *mut bpf_sock) -> bool {
     }
 }
 
-/// Rules a socket out that has what no connection of the proxy can have.
+/// Excludes sockets with options that no connection of the proxy can have.
 #[inline(always)]
-pub fn transferable(sk: *mut bpf_sock) -> Result<(), Reason> {
+pub fn transferable(sk: *mut bpf_sock, tcp: Option<Tcp>) -> Result<(), Reason> {
     let mut locks = None;
-    if let Some(tcp) = Tcp::of(sk) {
+    if let Some(tcp) = tcp {
         // One after the other: the verifier takes pointers, and allows no arithmetic on them.
         // SAFETY: the types are the fields' own.
         if unsafe { tcp.read::<u64>(&MD5_INFO) }.is_some_and(|keys| keys != 0) {
@@ -71,14 +71,14 @@ pub fn transferable(sk: *mut bpf_sock) -> Result<(), Reason> {
 
 /// Notes what the proxy's connection is to have.
 #[inline(always)]
-pub fn note(sk: *mut bpf_sock, dest: &mut OriginalDestination) {
+pub fn note(tcp: Option<Tcp>, dest: &mut OriginalDestination) {
     let to = &mut dest.properties;
     let ids = bpf_get_current_uid_gid();
     to.uid = ids as u32;
     to.gid = (ids >> 32) as u32;
     to.set = Set::OWNER;
     let v4 = socket::is_v4(&dest.addr);
-    if let Some(tcp) = Tcp::of(sk) {
+    if let Some(tcp) = tcp {
         // SAFETY: every type is its field's own.
         unsafe {
             owner(tcp, to);
@@ -97,7 +97,7 @@ pub fn note(sk: *mut bpf_sock, dest: &mut OriginalDestination) {
     }
 }
 
-/// A socket belongs to who made it, not to who connects it: that is what rules by owner look at.
+/// The user that created the socket, not the one that connects it: firewall rules by owner use the former.
 #[inline(always)]
 unsafe fn owner(tcp: Tcp, to: &mut Properties) {
     // SAFETY: the type is the field's own.

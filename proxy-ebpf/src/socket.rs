@@ -9,7 +9,7 @@ use aya_ebpf::{
         bpf_sk_storage_get, bpf_skc_to_tcp6_sock,
     },
 };
-use weir_common::{AddrWords, ListenerKey, OriginalDestination, V4_MAPPED_WORD};
+use weir_common::{AddrWords, AddressClass, ListenerKey, OriginalDestination, V4_MAPPED_WORD};
 
 use crate::maps::{LISTENERS, SOCKETS};
 
@@ -18,8 +18,6 @@ pub const AF_INET: u32 = 2;
 pub const AF_INET6: u32 = 10;
 /// The context's own network namespace (`enum` in include/uapi/linux/bpf.h).
 const BPF_F_CURRENT_NETNS: u64 = u64::MAX;
-/// 127.0.0.1 as it stands in memory.
-pub const LOOPBACK4: u32 = u32::from_be_bytes([127, 0, 0, 1]).to_be();
 
 /// Reads one field of a context. Volatile: the verifier refuses the wider or computed accesses
 /// that the compiler would otherwise make of several.
@@ -63,22 +61,13 @@ pub const fn is_v4(addr: &AddrWords) -> bool {
 /// 127.0.0.0/8 or ::1.
 #[inline(always)]
 pub const fn is_loopback(addr: &AddrWords) -> bool {
-    if is_v4(addr) {
-        return u32::from_be(addr[3]) >> 24 == 127;
-    }
-    addr[0] == 0 && addr[1] == 0 && addr[2] == 0 && addr[3] == 1_u32.to_be()
+    AddressClass::of(addr).is_loopback()
 }
 
 /// Word by word: `==` on arrays would become a call of `memcmp`.
 #[inline(always)]
 pub const fn is_same(a: &AddrWords, b: &AddrWords) -> bool {
     a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3]
-}
-
-/// True for `::` and `0.0.0.0`.
-#[inline(always)]
-pub const fn is_unspecified(addr: &AddrWords) -> bool {
-    addr[0] | addr[1] | addr[3] == 0 && (addr[2] == 0 || addr[2] == V4_MAPPED_WORD)
 }
 
 /// The socket that a `sock_addr` hook was called for.
@@ -211,8 +200,11 @@ pub fn is_listened_on(ctx: *mut c_void, addr: &AddrWords, port: u16) -> bool {
         return false;
     }
     // SAFETY: non-null; released exactly once, and not used after.
-    let state = unsafe { read!((*sk).state) };
-    unsafe { bpf_sk_release(sk.cast()) };
+    let state = unsafe {
+        let state = read!((*sk).state);
+        bpf_sk_release(sk.cast());
+        state
+    };
     state == TCP_LISTEN
 }
 
@@ -232,7 +224,10 @@ pub fn listener(key: &ListenerKey) -> Option<*mut bpf_sock> {
 pub fn listener_port(key: &ListenerKey) -> Option<u16> {
     let sk = listener(key)?;
     // SAFETY: non-null; released exactly once, and not used after.
-    let port = unsafe { read!((*sk).src_port) };
-    unsafe { bpf_sk_release(sk.cast()) };
+    let port = unsafe {
+        let port = read!((*sk).src_port);
+        bpf_sk_release(sk.cast());
+        port
+    };
     Some(port as u16)
 }

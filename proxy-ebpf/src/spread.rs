@@ -8,15 +8,11 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use weir_common::{
-    AddrWords, ListenerKey, ListenerKind, OpenKey, OriginalDestination, Reason, Usage,
+    AddrWords, LOOPBACK4, ListenerKey, ListenerKind, OpenKey, OriginalDestination, Reason, Usage,
     WorkloadConfig, WorkloadId, flags, hold, spread,
 };
 
-use crate::{
-    maps::OPEN,
-    share::add,
-    socket::{self, LOOPBACK4},
-};
+use crate::{maps::OPEN, share::add, socket};
 
 /// Where a connection is redirected to.
 #[derive(Clone, Copy)]

@@ -13,7 +13,7 @@ use std::{
     time::Instant,
 };
 
-use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::future::{BoxFuture, FutureExt, ready};
 use tokio::sync::watch;
 
 use crate::{
@@ -24,6 +24,7 @@ use crate::{
             ControlError, Explanation, KernelCounters, PortsReport, Status, WorkloadStatus,
         },
     },
+    blocking::blocking,
     config::WorkloadSettings,
     decision::{Direction, Source, direction_name},
     log::LogHandle,
@@ -152,13 +153,18 @@ impl ControlHandler for Daemon {
         workload: Option<&str>,
         address: SocketAddr,
         direction: Direction,
-    ) -> Result<Explanation, ControlError> {
+    ) -> BoxFuture<'_, Result<Explanation, ControlError>> {
         if let Some(waiting) = self.waiting(workload) {
-            return Ok(explain::waiting(&waiting, address, direction));
+            return ready(Ok(explain::waiting(&waiting, address, direction))).boxed();
         }
-        let workload = self.meant(workload)?;
-        explain::explain(&workload, &self.telemetry.stats(), address, direction)
-            .map_err(|error| ControlError::failed(error.to_string()))
+        let (workload, stats) = (self.meant(workload), self.telemetry.stats());
+        async move {
+            let workload = workload?;
+            blocking(move || explain::explain(&workload, &stats, address, direction))
+                .await
+                .map_err(|error| ControlError::failed(error.to_string()))
+        }
+        .boxed()
     }
 
     fn stat(&self, workload: Option<&str>) -> Result<StatsSnapshot, ControlError> {

@@ -80,16 +80,19 @@ impl ControlHandler for Weir {
         _: Option<&str>,
         address: SocketAddr,
         direction: Direction,
-    ) -> Result<Explanation, ControlError> {
+    ) -> BoxFuture<'_, Result<Explanation, ControlError>> {
         let status = self.policy.lock().unwrap().get(direction, address.port());
-        Ok(Explanation {
-            address,
-            direction,
-            verdict: state_name(status.state).into(),
-            source: status.source,
-            why: "a test says so".into(),
-            steps: Vec::new(),
-            seen: Vec::new(),
+        Box::pin(async move {
+            Ok(Explanation {
+                address,
+                direction,
+                verdict: state_name(status.state).into(),
+                source: status.source,
+                why: "a test says so".into(),
+                reason: None,
+                steps: Vec::new(),
+                seen: Vec::new(),
+            })
         })
     }
 

@@ -72,13 +72,13 @@ pub trait ControlHandler: Send + Sync + 'static {
     /// What a connection would get.
     ///
     /// # Errors
-    /// If the kernel's maps can't be read.
+    /// If the kernel's maps or the workload's sockets can't be read.
     fn explain(
         &self,
         workload: Option<&str>,
         address: SocketAddr,
         direction: Direction,
-    ) -> Result<Explanation, ControlError>;
+    ) -> BoxFuture<'_, Result<Explanation, ControlError>>;
     /// Numbers per destination, of one workload or of all.
     ///
     /// # Errors
@@ -421,7 +421,7 @@ async fn answer(
             Answer::Changed(PortsChanged::group(&handler.set_ports(workload, change).await?))
         }
         Command::Explain { address, direction } => {
-            Answer::Explanation(Box::new(handler.explain(workload, address, direction)?))
+            Answer::Explanation(Box::new(handler.explain(workload, address, direction).await?))
         }
         Command::Stat => Answer::Stat(handler.stat(workload)?),
         Command::Tap(filter) => {

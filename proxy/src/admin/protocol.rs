@@ -227,6 +227,10 @@ pub struct Explanation {
     pub source: Source,
     /// Why, as a clause.
     pub why: String,
+    /// The reason that the hook counts, a label of `weir_kernel_decisions_total`; absent where no hook
+    /// decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Every test in the order in which the hook makes them, up to the one that decided.
     pub steps: Vec<Step>,
     /// What connections to it were treated as so far.

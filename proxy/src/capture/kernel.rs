@@ -94,6 +94,14 @@ impl Kernel {
         options.into_iter().chain(lock(&self.links).iter().map(Attached::name)).collect()
     }
 
+    /// What the hooks know about the workload, as it is in the map.
+    ///
+    /// # Errors
+    /// Where the map cannot be read.
+    pub fn config(&self) -> Result<Option<WorkloadConfig>, CaptureError> {
+        self.instance.workloads.get(&self.workload)
+    }
+
     /// Confines the workload to a network namespace: sockets of its cgroup in any other go direct.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ use rtnetlink::{
     sys::{Socket, protocols::NETLINK_SOCK_DIAG},
 };
 
-use super::holders;
+use super::{CaptureError, Netns, holders};
 
 /// linux/inet_diag.h, since 5.9; always sent where the kernel has cgroups.
 const INET_DIAG_CGROUP_ID: u16 = 21;
@@ -46,6 +46,14 @@ pub(super) struct Listener {
 // === impl Listener ===
 
 impl Listener {
+    /// Whether a connection to an address and the listener's port, by no device, is for it.
+    fn takes(&self, to: IpAddr) -> bool {
+        let bound = self.address.ip();
+        let any = bound.is_unspecified()
+            && (bound.is_ipv4() == to.is_ipv4() || bound.is_ipv6() && !self.v6_only);
+        self.device == 0 && (bound == to || any)
+    }
+
     fn of_response(response: &InetResponse) -> Self {
         let id = &response.header.socket_id;
         let mut listener = Self {
@@ -76,7 +84,7 @@ impl Listener {
 }
 
 /// Every TCP listener of the calling thread's namespace, or those on one port; run it through
-/// [`Netns::run`](super::Netns::run). A socket that begins or ends to listen meanwhile may be
+/// [`Netns::run`]. A socket that begins or ends to listen meanwhile may be
 /// missing.
 ///
 /// # Errors
@@ -91,6 +99,22 @@ pub(super) fn listeners(port: Option<u16>) -> io::Result<Vec<Listener>> {
         Err(error) => return Err(error),
     }
     Ok(all)
+}
+
+/// True where a socket of the namespace, whichever process it is of, takes connections to `address` that
+/// come from the namespace itself.
+///
+/// # Errors
+/// Where the namespace cannot be entered, or sock_diag fails.
+pub fn listens_in(netns: &Netns, address: SocketAddr) -> Result<bool, CaptureError> {
+    let found = netns.enter(move || listeners(Some(address.port())))?.map_err(|source| {
+        CaptureError::Socket {
+            action: "list the listening sockets",
+            source,
+            hint: "; check that the kernel has sock_diag",
+        }
+    })?;
+    Ok(found.iter().any(|listener| listener.takes(address.ip())))
 }
 
 /// The ids of a cgroup and of all below it, to compare with [`Listener::cgroup`].
@@ -251,6 +275,34 @@ mod tests {
 
     fn one(ip: &str, v6_only: bool, device: u32) -> Vec<(IpAddr, bool, u32)> {
         vec![(ip.parse().unwrap(), v6_only, device)]
+    }
+
+    #[test]
+    fn a_listener_takes_what_its_address_family_and_device_allow() {
+        let takes = |bound: &str, v6_only, device, to: &str| {
+            let listener = Listener {
+                address: SocketAddr::new(bound.parse().unwrap(), 80),
+                v6_only,
+                cgroup: None,
+                device,
+                id: holders::SocketId { inode: 1, cookie: 1 },
+            };
+            listener.takes(to.parse().unwrap())
+        };
+        for (bound, v6_only, to, expected) in [
+            ("0.0.0.0", false, "127.0.0.1", true),
+            ("0.0.0.0", false, "::1", false),
+            ("127.0.0.1", false, "127.0.0.1", true),
+            ("127.0.0.1", false, "127.0.0.2", false),
+            ("::", false, "::1", true),
+            ("::", false, "127.0.0.1", true),
+            ("::", true, "127.0.0.1", false),
+            ("::1", true, "::1", true),
+            ("::1", true, "fd00::1", false),
+        ] {
+            assert_eq!(takes(bound, v6_only, 0, to), expected, "{bound} {v6_only} {to}");
+        }
+        assert!(!takes("0.0.0.0", false, 1, "127.0.0.1"));
     }
 
     #[test]

@@ -225,6 +225,12 @@ pub fn words(ip: IpAddr) -> AddrWords {
     to_words(ip)
 }
 
+/// The inverse of [`words`].
+#[must_use]
+pub fn address_of(words: AddrWords) -> IpAddr {
+    to_ip(words)
+}
+
 /// Whether an address in a key is one of IPv4.
 #[must_use]
 pub fn is_v4(words: &AddrWords) -> bool {

@@ -131,6 +131,7 @@ fn explanations_and_status_read_well() {
         verdict: "skip".into(),
         source: Source::Cli,
         why: "port is skipped".into(),
+        reason: Some("skip_port".into()),
         steps: vec![
             Step { test: "loopback?".into(), result: "no".into(), decisive: false },
             Step { test: "port skipped?".into(), result: "yes (cli)".into(), decisive: true },

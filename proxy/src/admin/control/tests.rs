@@ -76,8 +76,8 @@ impl ControlHandler for Fake {
         _: Option<&str>,
         _: SocketAddr,
         _: Direction,
-    ) -> Result<Explanation, ControlError> {
-        Err(ControlError::failed("map is gone"))
+    ) -> BoxFuture<'_, Result<Explanation, ControlError>> {
+        Box::pin(async { Err(ControlError::failed("map is gone")) })
     }
 
     fn stat(&self, _: Option<&str>) -> Result<StatsSnapshot, ControlError> {
