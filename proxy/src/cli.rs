@@ -94,7 +94,7 @@ enum Verb {
 /// Runs the verb that the process was started with.
 #[must_use]
 pub fn main() -> ExitCode {
-    crate::capture::proof::child();
+    crate::check::proof::child();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Help and version are "errors" with code 0; a closed pipe under them is no failure.

@@ -46,10 +46,11 @@ use crate::{
     blocking::blocking,
     capture::{
         CaptureError, DirectClose, Heartbeat, Instance, InstanceOptions, Kernel, Lock, Originals,
-        coexist, lock_directory,
+        foreign, lock_directory,
     },
     config::{Config, Switch, WorkloadSettings},
     connection::OptionsByWorkload,
+    host::HostError,
     pod::Pod,
     telemetry::{PodLabels, Telemetry, WorkloadFacts},
     workers::Workers,
@@ -286,18 +287,20 @@ impl Workloads {
         blocking(move || {
             let cgroup = cgroup_of(&settings)?;
             Claimed::new(id, &settings.workload.name, &cgroup).refuse_beside(&others)?;
-            let lock = lock_directory(&cgroup).map_err(|source| CaptureError::Cgroup {
-                action: "lock",
-                path: cgroup.clone(),
-                source,
-                hint: "",
+            let lock = lock_directory(&cgroup).map_err(|source| {
+                CaptureError::Host(HostError::Cgroup {
+                    action: "lock",
+                    path: cgroup.clone(),
+                    source,
+                    hint: "",
+                })
             })?;
             let Some(lock) = lock else { return Err(CaptureError::taken(cgroup).into()) };
             // Its own programs of before are there to be replaced.
-            let mine = |overlap: &coexist::Overlap| {
-                overlap.relation == coexist::Relation::Same && instance.owns(id, overlap.program)
+            let mine = |overlap: &foreign::Overlap| {
+                overlap.relation == foreign::Relation::Same && instance.owns(id, overlap.program)
             };
-            match coexist::overlaps(&cgroup)?.into_iter().find(|overlap| !mine(overlap)) {
+            match foreign::overlaps(&cgroup)?.into_iter().find(|overlap| !mine(overlap)) {
                 Some(overlap) => Err(WorkloadError::Overlap { cgroup, overlap }),
                 None => Ok(lock),
             }

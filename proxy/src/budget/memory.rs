@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::mounts;
+use crate::host::mounts;
 
 /// What is taken at most, whatever the machine has.
 const MOST: u64 = 256 << 20;

@@ -14,13 +14,13 @@ use weir_common::{WorkloadId, flags};
 use super::{
     CaptureError, Instance, Kernel, Netns,
     bpf::{self, AttachType},
-    cgroup,
-    coexist::obstacle,
+    foreign::obstacle,
     layout,
     pins::{self, Pins, directories, lock_directory, make_dir},
     programs::{Own, program},
     table::lock,
 };
+use crate::host::{HostError, cgroup};
 
 /// The program for inbound connections.
 pub(super) const INBOUND_PROGRAM: &str = "weir_inbound";
@@ -510,11 +510,13 @@ fn left(
 }
 
 fn open(cgroup: &Path) -> Result<File, CaptureError> {
-    File::open(cgroup).map_err(|source| CaptureError::Cgroup {
-        action: "open",
-        path: cgroup.into(),
-        source,
-        hint: "",
+    File::open(cgroup).map_err(|source| {
+        CaptureError::Host(HostError::Cgroup {
+            action: "open",
+            path: cgroup.into(),
+            source,
+            hint: "",
+        })
     })
 }
 

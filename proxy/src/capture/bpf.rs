@@ -1,6 +1,6 @@
 //! Raw `bpf(2)` for what aya 0.14 does not offer: `BPF_MAP_LOOKUP_AND_DELETE_ELEM` on hash maps
 //! (since 5.14), and links that can be created for any hook, replaced in place, detached and pinned
-//! (`include/uapi/linux/bpf.h`, `kernel/bpf/syscall.c`). `query.rs` and `features.rs` use the call.
+//! (`include/uapi/linux/bpf.h`, `kernel/bpf/syscall.c`). `query.rs` and `trial.rs` use the call.
 
 use std::{
     ffi::CString,
@@ -27,19 +27,33 @@ const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_LINK_DETACH: libc::c_long = 34;
 
-/// Where a link attaches its program: `enum bpf_attach_type`.
+/// Where a program is attached: `enum bpf_attach_type` of `include/uapi/linux/bpf.h`.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AttachType {
+pub enum AttachType {
+    /// Packets for the sockets of a cgroup.
+    Ingress = 0,
+    /// Packets from the sockets of a cgroup.
+    Egress = 1,
+    /// Events of TCP sockets.
     SockOps = 3,
+    /// connect(2) of IPv4 sockets.
     Connect4 = 10,
+    /// connect(2) of IPv6 sockets.
     Connect6 = 11,
+    /// getsockopt(2).
     Getsockopt = 21,
+    /// setsockopt(2).
     Setsockopt = 22,
+    /// getpeername(2) of IPv4 sockets.
     Getpeername4 = 29,
+    /// getpeername(2) of IPv6 sockets.
     Getpeername6 = 30,
+    /// getsockname(2) of IPv4 sockets.
     Getsockname4 = 31,
+    /// getsockname(2) of IPv6 sockets.
     Getsockname6 = 32,
+    /// The search for a listener in a network namespace.
     SkLookup = 36,
 }
 
@@ -104,17 +118,6 @@ struct LinkInfo {
     _pad: u32,
     target: u64,
     _more: [u64; 8],
-}
-
-/// The beginning of `struct bpf_prog_info`.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct ProgramInfo {
-    _before: [u32; 6],
-    _instructions: [u64; 3],
-    _uid: u32,
-    map_count: u32,
-    maps: u64,
 }
 
 /// The part for `BPF_*_GET_FD_BY_ID`.
@@ -210,6 +213,42 @@ pub(super) fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
 pub(super) struct Taken<K, V> {
     map: OwnedFd,
     _entry: PhantomData<fn(K) -> V>,
+}
+
+// === impl AttachType ===
+
+impl AttachType {
+    /// Every hook of a cgroup that weir attaches programs to.
+    pub const OF_CGROUPS: [Self; 9] = [
+        Self::Connect4,
+        Self::Connect6,
+        Self::Getpeername4,
+        Self::Getpeername6,
+        Self::Getsockname4,
+        Self::Getsockname6,
+        Self::SockOps,
+        Self::Getsockopt,
+        Self::Setsockopt,
+    ];
+
+    /// As users know it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+            Self::SockOps => "sockops",
+            Self::Connect4 => "connect4",
+            Self::Connect6 => "connect6",
+            Self::Getsockopt => "getsockopt",
+            Self::Setsockopt => "setsockopt",
+            Self::Getpeername4 => "getpeername4",
+            Self::Getpeername6 => "getpeername6",
+            Self::Getsockname4 => "getsockname4",
+            Self::Getsockname6 => "getsockname6",
+            Self::SkLookup => "sk_lookup",
+        }
+    }
 }
 
 // === impl Taken ===
@@ -314,25 +353,12 @@ pub(super) fn map_by_id(id: u32) -> io::Result<OwnedFd> {
     by_id(BPF_MAP_GET_FD_BY_ID, id)
 }
 
-/// The ids of the maps that the program with this id uses.
+/// The program with this id.
 ///
 /// # Errors
 /// As [`map_by_id`].
-pub(super) fn program_maps(program: u32) -> io::Result<Vec<u32>> {
-    let program = by_id(BPF_PROG_GET_FD_BY_ID, program)?;
-    let mut info = ProgramInfo::default();
-    // SAFETY: integers, and a pointer to room for no ids.
-    unsafe { object_info(program.as_fd(), &mut info) }?;
-    let mut ids = vec![0_u32; info.map_count as usize];
-    info = ProgramInfo {
-        map_count: info.map_count,
-        maps: ids.as_mut_ptr() as u64,
-        ..Default::default()
-    };
-    // SAFETY: `maps` points to room for `map_count` ids, which lives through the call.
-    unsafe { object_info(program.as_fd(), &mut info) }?;
-    ids.truncate(info.map_count as usize);
-    Ok(ids)
+pub(super) fn program_by_id(id: u32) -> io::Result<OwnedFd> {
+    by_id(BPF_PROG_GET_FD_BY_ID, id)
 }
 
 /// Fills `info` with the beginning of what the kernel knows about a BPF object.
@@ -359,7 +385,7 @@ pub(super) unsafe fn object_info<T>(object: BorrowedFd<'_>, info: &mut T) -> io:
 ///
 /// # Errors
 /// What bpf(2) says.
-pub(super) unsafe fn call<A>(command: libc::c_long, attr: &mut A) -> io::Result<RawFd> {
+pub(crate) unsafe fn call<A>(command: libc::c_long, attr: &mut A) -> io::Result<RawFd> {
     // SAFETY: `attr` is as long as said; the rest is the caller's promise.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<A>()) };

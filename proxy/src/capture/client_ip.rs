@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{dial::connect_as, users::ClientIpUser};
 use super::{CaptureError, Netns};
-use crate::mounts;
+use crate::host::mounts;
 
 /// The mark of weir's connections to applications: "WE" in the upper half, like weir's others.
 const MARK: u32 = weir_common::CLIENT_IP_MARK;

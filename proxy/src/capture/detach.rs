@@ -46,6 +46,16 @@ pub fn claim(instance: &str, force: bool) -> Result<Option<Abandoned>, CaptureEr
     Ok(Some(Abandoned { root, _lock: lock }))
 }
 
+/// Removes the pins of the chosen instances that no weir serves. Returns their names.
+pub fn sweep(chosen: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut removed = instances().unwrap_or_default();
+    removed.retain(|instance| {
+        let abandoned = || claim(instance, false).ok().flatten();
+        chosen(instance) && abandoned().is_some_and(|found| found.remove().is_ok())
+    });
+    removed
+}
+
 // === impl Abandoned ===
 
 impl Abandoned {

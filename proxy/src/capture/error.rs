@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use crate::host::{HostError, mounts::Unreadable};
+
 /// An error of the capture layer.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
@@ -84,11 +86,6 @@ pub enum CaptureError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// No cgroup2 mount.
-    #[error(
-        "no cgroup2 file system is mounted: run `mount -t cgroup2 none /sys/fs/cgroup/unified` (or boot with the unified hierarchy)"
-    )]
-    NoCgroup2,
     /// No bpffs mount, and none could be made.
     #[error(
         "no bpffs is mounted: run `mount -t bpf bpf /sys/fs/bpf` as root (in a container, mount the host's)"
@@ -144,29 +141,14 @@ pub enum CaptureError {
         /// ` (pid N)` where it is known.
         holder: String,
     },
-    /// What is mounted where cannot be found out.
+    /// The machine could not be looked at.
     #[error(transparent)]
-    Mounts(#[from] crate::mounts::Unreadable),
-    /// A cgroup operation failed.
-    #[error("cannot {action} cgroup {path}: {source}{hint}")]
-    Cgroup {
-        /// What was tried.
-        action: &'static str,
-        /// The cgroup's directory.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-        /// The next step, with its separator; may be empty.
-        hint: &'static str,
-    },
+    Host(#[from] HostError),
     /// The cgroup to capture is the one that weir itself runs in.
     #[error(
         "cgroup {0} is weir's own: capturing it would capture the proxy; start weir in another cgroup, or use `weir exec`"
     )]
     OwnCgroup(PathBuf),
-    /// weir was asked to capture the pod that it is in, and that was not found.
-    #[error("cannot find the pod that weir runs in: {0}")]
-    NoPod(String),
     /// A socket of the workload could not be made.
     #[error("cannot {action}: {source}{hint}")]
     Socket {
@@ -240,6 +222,12 @@ impl CaptureError {
 
     pub(super) fn clock(source: io::Error) -> Self {
         Self::Socket { action: "read the monotonic clock", source, hint: "" }
+    }
+}
+
+impl From<Unreadable> for CaptureError {
+    fn from(error: Unreadable) -> Self {
+        Self::Host(error.into())
     }
 }
 

@@ -6,7 +6,7 @@ use std::{io, sync::OnceLock};
 
 use super::{
     btf::{self, Place, Structures},
-    features::{self, Instruction},
+    trial::{self, Instruction},
 };
 
 /// A structure and a member of it.
@@ -162,7 +162,7 @@ impl Field {
         let mut words = (0..i16::from(self.size)).step_by(8);
         let is_readable = |word| {
             let program = Instruction::read_tcp(&pointers, at + word, self.size.min(8));
-            features::load(features::SOCK_OPS, "weir_probe", &program).is_ok()
+            trial::load(trial::SOCK_OPS, "weir_probe", &program).is_ok()
         };
         (is_in_place && words.all(is_readable)).then_some(place)
     }
@@ -215,6 +215,6 @@ mod tests {
     fn every_field_of_this_kernel_is_known() {
         assert_eq!(unknown().unwrap(), [""; 0]);
         let behind_the_structure = Instruction::read_tcp(&[], i16::MAX - 7, 8);
-        assert!(features::load(features::SOCK_OPS, "weir_probe", &behind_the_structure).is_err());
+        assert!(trial::load(trial::SOCK_OPS, "weir_probe", &behind_the_structure).is_err());
     }
 }

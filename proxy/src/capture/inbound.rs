@@ -14,10 +14,11 @@ use std::{
 use weir_common::{DestinationKey, Direction, Listening};
 
 use super::{
-    CaptureError, Kernel, Netns, cgroup,
+    CaptureError, Kernel, Netns,
     listening::{Listener, cgroup_ids, listeners},
     quota::List,
 };
+use crate::host::cgroup;
 
 /// The count of a socket that is being opened or closed just now is right by then.
 const SETTLE: Duration = Duration::from_millis(20);

@@ -24,17 +24,17 @@ use weir_common::{
 use super::{
     CaptureError,
     attach::INBOUND_PROGRAM,
-    features, fields,
+    fields,
     layout::{InUse, Layouts},
     left::AllLeft,
     pins::{Lock, Pins, control, digest, directories, lock_holder},
-    probe::Support,
     programs::refused,
     quota::{Hints, Quotas},
     seeding::Seeded,
     spares::Spares,
     state,
     table::{Prefixes, Table, lock, take},
+    trial::{self, Support},
 };
 
 /// Names an object file to load instead of the built-in one; for tests of a freshly built object.
@@ -286,7 +286,7 @@ impl Instance {
 /// Without a socket's namespace in sockops, connections of two workloads could be taken for each
 /// other.
 fn refuse_old_kernels() -> Result<(), CaptureError> {
-    if features::netns_cookie_in_sockops() != Support::No {
+    if trial::netns_cookie_in_sockops() != Support::No {
         // Where it cannot be asked, loading tells why.
         return Ok(());
     }

@@ -16,6 +16,7 @@ use super::{
     attach::remove_tree,
     bpf::{self, MapInfo},
     pins::Pins,
+    query,
 };
 
 /// The maps that the programs of several processes share, by name; each program keeps its own
@@ -145,7 +146,7 @@ impl InUse {
     /// Where the kernel does not tell.
     pub(super) fn is_used_by(&self, link: BorrowedFd<'_>) -> io::Result<bool> {
         let (_, program) = bpf::link_target(link)?;
-        for id in bpf::program_maps(program)? {
+        for id in query::program(program)?.maps {
             let map = bpf::map_info(bpf::map_by_id(id)?.as_fd())?;
             if self.ids.get(&map.name()).is_some_and(|own| *own != id) {
                 return Ok(false);

@@ -21,7 +21,8 @@ use rtnetlink::{
     sys::{Socket, protocols::NETLINK_SOCK_DIAG},
 };
 
-use super::{CaptureError, Netns, holders};
+use super::{CaptureError, Netns};
+use crate::host::{cgroup::descendants, socket_owners};
 
 /// linux/inet_diag.h, since 5.9; always sent where the kernel has cgroups.
 const INET_DIAG_CGROUP_ID: u16 = 21;
@@ -40,7 +41,7 @@ pub(super) struct Listener {
     /// The index of the interface that it is bound to (`SO_BINDTODEVICE`); 0 for none.
     pub device: u32,
     /// What tells the socket from others.
-    pub(super) id: holders::SocketId,
+    pub(super) id: socket_owners::SocketId,
 }
 
 // === impl Listener ===
@@ -61,7 +62,7 @@ impl Listener {
             v6_only: false,
             cgroup: None,
             device: id.interface_id,
-            id: holders::SocketId {
+            id: socket_owners::SocketId {
                 inode: response.header.inode,
                 cookie: u64::from_ne_bytes(id.cookie),
             },
@@ -122,20 +123,8 @@ pub fn listens_in(netns: &Netns, address: SocketAddr) -> Result<bool, CaptureErr
 /// # Errors
 /// Where the cgroup is not there or may not be read.
 pub(super) fn cgroup_ids(cgroup: &Path) -> io::Result<HashSet<u64>> {
-    let mut ids = HashSet::from([fs::metadata(cgroup)?.ino()]);
-    for entry in fs::read_dir(cgroup)? {
-        let entry = entry?;
-        if !entry.file_type()?.is_dir() {
-            continue;
-        }
-        match cgroup_ids(&entry.path()) {
-            Ok(below) => ids.extend(below),
-            // It was removed meanwhile.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(ids)
+    let below = descendants(cgroup).into_iter().filter_map(|path| fs::metadata(path).ok());
+    Ok([fs::metadata(cgroup)?].into_iter().chain(below).map(|found| found.ino()).collect())
 }
 
 // === helpers ===
@@ -236,9 +225,9 @@ mod tests {
     use socket2::{Domain, Protocol, Type};
 
     use super::*;
-    use crate::capture::{
-        cgroup::{self, Transient},
-        netns::testing::{Sleeper, fresh, ip},
+    use crate::{
+        capture::netns::testing::{Sleeper, fresh, ip},
+        host::cgroup::{self, Transient},
     };
 
     fn tcp(address: SocketAddr, prepare: impl Fn(&socket2::Socket)) -> socket2::Socket {
@@ -285,7 +274,7 @@ mod tests {
                 v6_only,
                 cgroup: None,
                 device,
-                id: holders::SocketId { inode: 1, cookie: 1 },
+                id: socket_owners::SocketId { inode: 1, cookie: 1 },
             };
             listener.takes(to.parse().unwrap())
         };

@@ -36,6 +36,7 @@ pub use self::{
     residents::{Residence, residence},
 };
 use super::{CaptureError, netns_cookie};
+use crate::host::cgroup::{is_gone, processes};
 
 /// The namespace of the process: that of every thread which nobody has moved.
 const PROCESS: &str = "/proc/self/ns/net";
@@ -444,44 +445,9 @@ fn local_ports() -> io::Result<(u16, u16)> {
     }
 }
 
-/// The processes in a cgroup and below; 0 for each that is in another PID namespace.
-///
-/// # Errors
-/// Where the cgroup is not there or may not be read.
-pub fn processes(cgroup: &Path) -> Result<Vec<u32>, CaptureError> {
-    let read = match fs::read_to_string(cgroup.join("cgroup.procs")) {
-        // A threaded cgroup (cgroups(7)) names threads only; those have namespaces too.
-        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-            fs::read_to_string(cgroup.join("cgroup.threads"))
-        }
-        read => read,
-    };
-    let text = read.map_err(|source| CaptureError::Cgroup {
-        action: "list the processes of",
-        path: cgroup.into(),
-        source,
-        hint: "; use the directory of an existing cgroup below the cgroup2 mount",
-    })?;
-    let mut processes: Vec<u32> = text.lines().filter_map(|pid| pid.parse().ok()).collect();
-    for below in list(cgroup).filter(|path| path.is_dir()) {
-        match self::processes(&below) {
-            Ok(more) => processes.extend(more),
-            // It was removed meanwhile, and so had no processes.
-            Err(CaptureError::Cgroup { source, .. }) if is_gone(&source) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(processes)
-}
-
 /// What is in a directory; nothing if it cannot be read.
 fn list(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path())
-}
-
-/// True of the errors that a process or cgroup gives which has just ended.
-fn is_gone(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH | libc::ENODEV))
 }
 
 fn inode(file: &File, path: &Path) -> Result<u64, CaptureError> {

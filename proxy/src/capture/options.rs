@@ -187,17 +187,17 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::capture::{
-        AttachOptions, InstanceOptions,
-        cgroup::Transient,
-        query::{Hook, cgroup_programs},
+    use crate::{
+        capture::{AttachOptions, InstanceOptions, bpf::AttachType, query::cgroup_programs},
+        host::cgroup::Transient,
     };
 
     /// Needs root. Each process has its own, and a guard has to see what others do to it.
     #[test]
     fn a_hook_that_was_taken_off_is_seen_and_put_back() {
         let cgroup = Transient::create(&format!("weir-options-{}", std::process::id())).unwrap();
-        let programs = || cgroup_programs(cgroup.path(), Hook::Setsockopt, false).unwrap().len();
+        let programs =
+            || cgroup_programs(cgroup.path(), AttachType::Setsockopt, false).unwrap().len();
         let instance = Arc::new(Instance::open(&InstanceOptions::default()).unwrap());
         let [old, new] = [true, false].map(|fresh| Kernel::new(Arc::clone(&instance), 7, fresh));
         let attach = |kernel: &Kernel| {

@@ -23,7 +23,7 @@ use std::{
 use weir_common::WorkloadId;
 
 use super::{CaptureError, attach::remove_instance};
-use crate::mounts;
+use crate::host::mounts;
 
 /// The directory of all instances in a bpffs.
 const DIRECTORY: &str = "weir";

@@ -9,11 +9,11 @@
 use std::{
     fs::File,
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
     path::Path,
 };
 
-use super::bpf;
+use super::bpf::{self, AttachType};
 
 /// A program that is attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,36 +24,7 @@ pub struct Attached {
     pub name: String,
 }
 
-/// Where a program can be attached to a cgroup: `enum bpf_attach_type` of
-/// `include/uapi/linux/bpf.h`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Hook {
-    /// Packets for sockets.
-    Ingress = 0,
-    /// Packets from sockets.
-    Egress = 1,
-    /// Events of TCP sockets.
-    SockOps = 3,
-    /// connect(2) of IPv4 sockets.
-    Connect4 = 10,
-    /// connect(2) of IPv6 sockets.
-    Connect6 = 11,
-    /// getsockopt(2).
-    Getsockopt = 21,
-    /// setsockopt(2).
-    Setsockopt = 22,
-    /// getpeername(2) of IPv4 sockets.
-    Getpeername4 = 29,
-    /// getpeername(2) of IPv6 sockets.
-    Getpeername6 = 30,
-    /// getsockname(2) of IPv4 sockets.
-    Getsockname4 = 31,
-    /// getsockname(2) of IPv6 sockets.
-    Getsockname6 = 32,
-}
-
-/// How a cgroup's programs on one hook were attached, and with that, who may join them.
+/// How a cgroup's programs on one hook were attached, and with that, which others may be attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Neither flag: alone here and in every cgroup below.
@@ -84,20 +55,17 @@ pub struct Program {
     pub name: String,
     /// When it was loaded, in nanoseconds of the boot-time clock.
     pub loaded_ns: u64,
-    /// Who loaded it.
+    /// The user that loaded it.
     pub uid: u32,
     /// The maps that it uses.
     pub maps: Vec<u32>,
 }
 
-const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
-const BPF_MAP_GET_FD_BY_ID: libc::c_long = 14;
 const BPF_PROG_QUERY: libc::c_long = 16;
 
 const BPF_F_QUERY_EFFECTIVE: u32 = 1;
 const BPF_F_ALLOW_OVERRIDE: u32 = 1;
 const BPF_F_ALLOW_MULTI: u32 = 1 << 1;
-const BPF_SK_LOOKUP: u32 = 36;
 
 /// `union bpf_attr`, the part for `BPF_PROG_QUERY`, as of 4.15; later kernels take the rest as 0.
 #[repr(C)]
@@ -110,14 +78,6 @@ struct QueryAttr {
     prog_ids: u64,
     prog_cnt: u32,
     _pad: u32,
-}
-
-/// `union bpf_attr`, the part for `BPF_*_GET_FD_BY_ID`.
-#[repr(C)]
-struct IdAttr {
-    id: u32,
-    next_id: u32,
-    open_flags: u32,
 }
 
 /// The beginning of `struct bpf_prog_info`, as of 4.15; the kernel fills as much as is asked for.
@@ -138,14 +98,6 @@ struct ProgramInfo {
     name: [u8; 16],
 }
 
-/// The beginning of `struct bpf_map_info`.
-#[repr(C)]
-#[derive(Default)]
-struct MapInfo {
-    kind: u32,
-    id: u32,
-}
-
 const _: () = assert!(size_of::<QueryAttr>() == 32 && size_of::<ProgramInfo>() == 80);
 
 /// The programs of one hook of a cgroup, in the order in which they run: those attached to the
@@ -155,12 +107,16 @@ const _: () = assert!(size_of::<QueryAttr>() == 32 && size_of::<ProgramInfo>() =
 /// # Errors
 /// `EPERM` without CAP_NET_ADMIN and CAP_SYS_ADMIN, `EBADF` where `cgroup` is none, `EINVAL` where
 /// the kernel does not know the hook.
-pub fn cgroup_programs(cgroup: &Path, hook: Hook, effective: bool) -> io::Result<Vec<Attached>> {
+pub fn cgroup_programs(
+    cgroup: &Path,
+    hook: AttachType,
+    effective: bool,
+) -> io::Result<Vec<Attached>> {
     if !effective {
         return cgroup_here(cgroup, hook).map(|here| here.programs);
     }
     let dir = File::open(cgroup)?;
-    let (_, ids) = query(dir.as_fd(), hook as u32, BPF_F_QUERY_EFFECTIVE)?;
+    let (_, ids) = query(dir.as_fd(), hook, BPF_F_QUERY_EFFECTIVE)?;
     named(&ids)
 }
 
@@ -168,9 +124,9 @@ pub fn cgroup_programs(cgroup: &Path, hook: Hook, effective: bool) -> io::Result
 ///
 /// # Errors
 /// As [`cgroup_programs`].
-pub fn cgroup_here(cgroup: &Path, hook: Hook) -> io::Result<Here> {
+pub fn cgroup_here(cgroup: &Path, hook: AttachType) -> io::Result<Here> {
     let dir = File::open(cgroup)?;
-    let (flags, ids) = query(dir.as_fd(), hook as u32, 0)?;
+    let (flags, ids) = query(dir.as_fd(), hook, 0)?;
     Ok(Here { mode: Mode::of(flags), programs: named(&ids)? })
 }
 
@@ -180,7 +136,7 @@ pub fn cgroup_here(cgroup: &Path, hook: Hook) -> io::Result<Here> {
 /// `EPERM` without CAP_NET_ADMIN and CAP_SYS_ADMIN, `EINVAL` before Linux 5.9 or where `netns` is no
 /// network namespace.
 pub fn netns_programs(netns: BorrowedFd<'_>) -> io::Result<Vec<Attached>> {
-    let (_, ids) = query(netns, BPF_SK_LOOKUP, 0)?;
+    let (_, ids) = query(netns, AttachType::SkLookup, 0)?;
     named(&ids)
 }
 
@@ -189,7 +145,7 @@ pub fn netns_programs(netns: BorrowedFd<'_>) -> io::Result<Vec<Attached>> {
 /// # Errors
 /// `ENOENT` where there is none (any more), `EPERM` without CAP_SYS_ADMIN.
 pub fn program(id: u32) -> io::Result<Program> {
-    let fd = by_id(BPF_PROG_GET_FD_BY_ID, id)?;
+    let fd = bpf::program_by_id(id)?;
     let mut info = ProgramInfo::default();
     // SAFETY: a plain structure; `map_ids` is null with a count of 0, so that only the count comes.
     unsafe { bpf::object_info(fd.as_fd(), &mut info) }?;
@@ -217,11 +173,7 @@ pub fn program(id: u32) -> io::Result<Program> {
 /// # Errors
 /// As [`program`].
 pub fn map_kind(id: u32) -> io::Result<u32> {
-    let fd = by_id(BPF_MAP_GET_FD_BY_ID, id)?;
-    let mut info = MapInfo::default();
-    // SAFETY: a plain structure without pointers.
-    unsafe { bpf::object_info(fd.as_fd(), &mut info) }?;
-    Ok(info.kind)
+    Ok(bpf::map_info(bpf::map_by_id(id)?.as_fd())?.kind)
 }
 
 // === impl Mode ===
@@ -238,52 +190,17 @@ impl Mode {
     }
 }
 
-// === impl Hook ===
-
-impl Hook {
-    /// Every hook that weir attaches programs to.
-    pub const ALL: [Self; 9] = [
-        Self::Connect4,
-        Self::Connect6,
-        Self::Getpeername4,
-        Self::Getpeername6,
-        Self::Getsockname4,
-        Self::Getsockname6,
-        Self::SockOps,
-        Self::Getsockopt,
-        Self::Setsockopt,
-    ];
-
-    /// As users know it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ingress => "ingress",
-            Self::Egress => "egress",
-            Self::SockOps => "sockops",
-            Self::Connect4 => "connect4",
-            Self::Connect6 => "connect6",
-            Self::Getsockopt => "getsockopt",
-            Self::Setsockopt => "setsockopt",
-            Self::Getpeername4 => "getpeername4",
-            Self::Getpeername6 => "getpeername6",
-            Self::Getsockname4 => "getsockname4",
-            Self::Getsockname6 => "getsockname6",
-        }
-    }
-}
-
 // === helpers ===
 
 /// Attach flags and program ids.
-fn query(target: BorrowedFd<'_>, hook: u32, flags: u32) -> io::Result<(u32, Vec<u32>)> {
+fn query(target: BorrowedFd<'_>, hook: AttachType, flags: u32) -> io::Result<(u32, Vec<u32>)> {
     // No more than 64 can be attached to one cgroup (`BPF_CGROUP_MAX_PROGS`); effective ones can be
     // more, and then the kernel says how many.
     let mut ids = vec![0_u32; 64];
     loop {
         let mut attr = QueryAttr {
             target_fd: target.as_raw_fd().cast_unsigned(),
-            attach_type: hook,
+            attach_type: hook as u32,
             query_flags: flags,
             prog_ids: ids.as_mut_ptr() as u64,
             prog_cnt: u32::try_from(ids.len()).unwrap_or(u32::MAX),
@@ -316,12 +233,6 @@ fn named(ids: &[u32]) -> io::Result<Vec<Attached>> {
     Ok(programs)
 }
 
-fn by_id(command: libc::c_long, id: u32) -> io::Result<OwnedFd> {
-    let mut attr = IdAttr { id, next_id: 0, open_flags: 0 };
-    // SAFETY: no pointers in there.
-    bpf::descriptor(unsafe { bpf::call(command, &mut attr) }?)
-}
-
 fn text(name: &[u8]) -> String {
     let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
     String::from_utf8_lossy(&name[..end]).into_owned()
@@ -332,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_say_who_may_join() {
+    fn flags_say_which_others_may_be_attached() {
         assert_eq!(Mode::of(0), Mode::Exclusive);
         assert_eq!(Mode::of(1), Mode::Override);
         assert_eq!(Mode::of(2), Mode::Multi);
@@ -346,7 +257,7 @@ mod tests {
 
     #[test]
     fn what_is_no_cgroup_is_an_error() {
-        let error = cgroup_programs(Path::new("/proc"), Hook::Connect4, false).unwrap_err();
+        let error = cgroup_programs(Path::new("/proc"), AttachType::Connect4, false).unwrap_err();
         assert_ne!(error.raw_os_error(), None, "{error}");
     }
 }

@@ -19,10 +19,10 @@ use weir_common::{DestinationKey, Direction, PortKey, SEED_PLACES, SeedKey, Seed
 
 use super::{
     CaptureError, Instance, Kernel,
-    holders::{self, SocketId},
     listening::Listener,
     table::{BPF_NOEXIST, absent_is_fine, lock},
 };
+use crate::host::socket_owners::{self, SocketId};
 
 /// The sock hash, as [`Instance`] keeps it.
 pub(super) type Seeded = SockHash<MapData, SeedKey>;
@@ -165,7 +165,7 @@ fn fill(
 ) -> Vec<(SeedKey, DestinationKey, bool)> {
     let mut filled = Vec::new();
     let wanted = places.keys().copied().collect();
-    holders::visit(&wanted, cgroup, |id, socket: &OwnedFd| {
+    socket_owners::visit(&wanted, cgroup, |id, socket: &OwnedFd| {
         let Some(place) = places.get(&id) else { return };
         match lock(&instance.seeded).insert(place.0, socket.as_raw_fd(), BPF_NOEXIST) {
             Ok(()) => filled.push(*place),

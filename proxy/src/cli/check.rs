@@ -13,9 +13,9 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use super::{Exit, output::OutputArgs, with_exit};
-use crate::capture::{
-    cgroup,
-    proof::{self, Proof},
+use crate::{
+    check::proof::{self, Proof},
+    host::cgroup,
 };
 
 /// Intercepts one connection of a throw-away workload and says what it saw, in a few words.

@@ -29,7 +29,7 @@ use super::{
     session::{self, Beginning, Session},
 };
 use crate::{
-    capture::cgroup::{self, Transient},
+    host::cgroup::{self, Transient},
     json,
     privileges::Original,
     telemetry::stats::StatsSnapshot,

@@ -8,6 +8,7 @@ use crate::{
     admin::{client::ClientError, control::ControlSocketError, protocol::ErrorCode},
     capture::CaptureError,
     config::ConfigError,
+    host::HostError,
     ports::{CidrError, PortListError},
     workloads::WorkloadError,
 };
@@ -89,16 +90,12 @@ impl Exit {
         if let Some(error) = cause.downcast_ref::<CaptureError>() {
             return Some(match error {
                 CaptureError::OwnCgroup(_) | CaptureError::NoNetns { .. } => Self::Usage,
-                CaptureError::Cgroup { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                    Self::Usage
-                }
-                CaptureError::Cgroup { source, .. }
-                    if source.kind() == io::ErrorKind::InvalidInput =>
-                {
-                    Self::Usage
-                }
+                CaptureError::Host(error) => Self::of_host(error),
                 _ => Self::Requirement,
             });
+        }
+        if let Some(error) = cause.downcast_ref::<HostError>() {
+            return Some(Self::of_host(error));
         }
         if let Some(error) = cause.downcast_ref::<ManifestError>() {
             return Some(match error {
@@ -109,6 +106,20 @@ impl Exit {
         let usage =
             cause.is::<ConfigError>() || cause.is::<PortListError>() || cause.is::<CidrError>();
         usage.then_some(Self::Usage)
+    }
+
+    fn of_host(error: &HostError) -> Self {
+        match error {
+            HostError::Cgroup { source, .. }
+                if matches!(
+                    source.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::InvalidInput
+                ) =>
+            {
+                Self::Usage
+            }
+            _ => Self::Requirement,
+        }
     }
 }
 

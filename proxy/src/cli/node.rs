@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     admin::node::NodeState,
-    capture::cgroup,
     config::{Config, ConfigError},
+    host::cgroup,
     node::{Node, Options, Source},
 };
 

@@ -8,8 +8,9 @@ use weir_manifest::{BY_SIDECAR, INJECT};
 
 use super::{Exit, capture_args::RunArgs, with_exit};
 use crate::{
-    capture::{Sidecar, has_bpffs},
+    capture::{detach, has_bpffs},
     config::{Config, DEFAULT_INSTANCE, Fail},
+    host::Sidecar,
     ports::{PortList, PortSet},
     workloads::WorkloadError,
 };
@@ -58,7 +59,7 @@ pub(super) fn begin(sidecar: &Sidecar) {
     tracing::info!(
         pod = %sidecar.pod().display(), weir = %sidecar.own().display(), "running as a sidecar"
     );
-    for instance in sidecar.sweep() {
+    for instance in detach::sweep(|instance| sidecar.is_of_gone_pod(instance)) {
         tracing::info!(instance, "removed the state of a sidecar whose pod no longer exists");
     }
 }

@@ -6,7 +6,7 @@ use std::{collections::HashSet, future, path::PathBuf, time::Duration};
 use tokio::time::Instant;
 
 use super::RETRY;
-use crate::capture::pods::Watch;
+use crate::host::pods::Watch;
 
 /// How soon it is tried again to watch what could not be.
 const AGAIN: Duration = Duration::from_secs(60);

@@ -25,12 +25,12 @@ use crate::{
         protocol::{PodState, PodStatus},
     },
     blocking::blocking,
-    capture::{
-        CaptureError, Netns,
+    capture::{CaptureError, Netns},
+    config::WorkloadSettings,
+    host::{
         pods::{find_pod, is_populated},
         sidecar_runs_in,
     },
-    config::WorkloadSettings,
     workload::Workload,
     workloads::{WorkloadError, Workloads},
 };

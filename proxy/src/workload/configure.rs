@@ -6,9 +6,10 @@ use weir_common::{WorkloadConfig, flags};
 
 use crate::{
     blocking::blocking,
-    capture::{CaptureError, Heartbeat, Kernel, RememberedPort, cgroup},
+    capture::{CaptureError, Heartbeat, Kernel, RememberedPort},
     config::{Fail, WorkloadSettings},
     decision::{Direction, Source},
+    host::cgroup,
     learn::Learn,
     ports::{PortPolicy, PortSet},
 };

@@ -12,7 +12,7 @@ use super::{Origin, Start, Workload, configure::configure_anew, lock};
 use crate::{
     accept::Slots,
     blocking::blocking,
-    capture::{CaptureError, RememberedPort, Residence, coexist, residence},
+    capture::{CaptureError, RememberedPort, Residence, foreign, residence},
     config::WorkloadSettings,
     decision::{Direction, Source, direction_name},
 };
@@ -105,16 +105,16 @@ impl Workload {
         self.kernel.changed_hook().map_or(Look::Sound, Look::Changed)
     }
 
-    /// Looks whether somebody else's programs filter what the workload's cgroup sends and receives. weir's
+    /// Looks whether foreign programs filter what the workload's cgroup sends and receives. weir's
     /// own connections would not pass them: where there are any, the workload's go direct. What they do
     /// is not known, so that one that only counts is taken for a filter too. `thorough` looks at the cgroups
     /// below as well, and at the programs on the connect hooks. Blocks.
     pub fn look_at_filters(&self, thorough: bool) {
         let settings = self.settings();
         let Some(cgroup) = settings.workload.cgroup.as_deref() else { return };
-        for direction in [Direction::Outbound, Direction::Inbound] {
-            // One that cannot be asked is asked again.
-            let Ok(found) = coexist::filters(cgroup, direction, thorough) else { continue };
+        // A cgroup that cannot be asked is asked again.
+        let found = foreign::filters(cgroup, thorough).into_iter().flatten();
+        for (direction, found) in found {
             if direction == Direction::Outbound
                 && let Err(error) = self.kernel.set_egress_shared(found.shared)
             {
@@ -122,7 +122,7 @@ impl Workload {
             }
             self.filters_found(direction, found.apart, thorough);
         }
-        if thorough && let Ok(apart) = coexist::apart(cgroup) {
+        if thorough && let Ok(apart) = foreign::apart(cgroup) {
             self.kernel.set_apart(apart);
         }
     }

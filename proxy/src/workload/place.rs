@@ -7,8 +7,9 @@ use std::{
 
 use super::{Origin, Start};
 use crate::{
-    capture::{CaptureError, Instance, Kernel, Listeners, Netns, RawSockets, cgroup},
+    capture::{CaptureError, Instance, Kernel, Listeners, Netns, RawSockets},
     config::WorkloadSettings,
+    host::cgroup,
 };
 
 /// A place that was found, with listeners that nothing leads to yet.

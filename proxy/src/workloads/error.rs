@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::{
     capture::{
         CaptureError,
-        coexist::{Overlap, Relation},
+        foreign::{Overlap, Relation},
     },
     config::ConfigError,
 };

@@ -9,7 +9,7 @@ use super::WorkloadError;
 use crate::{
     capture::{
         Instance,
-        coexist::{self, Relation},
+        foreign::{self, Relation},
     },
     workload::Start,
 };
@@ -64,10 +64,10 @@ impl Claimed {
             if !claimed.cgroup.exists() {
                 continue;
             }
-            let mine = |overlap: &coexist::Overlap| {
+            let mine = |overlap: &foreign::Overlap| {
                 overlap.relation == Relation::Same && instance.owns_for(claimed.id, overlap.program)
             };
-            let overlap = coexist::overlaps(&claimed.cgroup)?.into_iter().find(|it| !mine(it));
+            let overlap = foreign::overlaps(&claimed.cgroup)?.into_iter().find(|it| !mine(it));
             if let Some(overlap) = overlap {
                 return Err(WorkloadError::Overlap { cgroup: claimed.cgroup.clone(), overlap });
             }

@@ -9,8 +9,9 @@ use weir_common::WorkloadId;
 use super::{WorkloadError, Workloads, overlap::Claimed, waiting::Waiting};
 use crate::{
     blocking::blocking,
-    capture::{self, Installed, Kernel, Remembered, cgroup},
+    capture::{self, Installed, Kernel, Remembered},
     config::WorkloadSettings,
+    host::cgroup,
     workload::{Description, Missing, Origin, Start, Wait, restore_client_ip},
 };
 

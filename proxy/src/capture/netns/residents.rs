@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
-use super::processes;
+use crate::host::cgroup::processes;
 
 /// Where the processes of a cgroup are, seen from a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub fn residence(cgroup: &Path, netns: u64) -> Residence {
 #[cfg(test)]
 mod tests {
     use super::{super::testing::fresh, *};
-    use crate::capture::{Netns, cgroup::Transient};
+    use crate::{capture::Netns, host::cgroup::Transient};
 
     #[test]
     fn a_cgroup_without_processes_has_no_residents() {

@@ -9,7 +9,7 @@ use std::{
 use nix::sched::{CloneFlags, unshare};
 
 use super::Netns;
-use crate::capture::cgroup::Transient;
+use crate::host::cgroup::Transient;
 
 /// A new, empty namespace: its loopback interface is down.
 pub(crate) fn fresh() -> Netns {

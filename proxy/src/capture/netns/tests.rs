@@ -13,7 +13,7 @@ use super::{
     testing::{Sleeper, fresh, ip, pair},
     *,
 };
-use crate::capture::cgroup::Transient;
+use crate::host::cgroup::Transient;
 
 fn thread_inode() -> u64 {
     fs::metadata(THREAD).unwrap().ino()

@@ -1,10 +1,9 @@
 //! Requirements that are answered by loading something.
 
 use super::Finding;
-use crate::capture::{
-    WITHOUT_OPTIONS, features, fields,
-    probe::{self, Support},
-    sk_msg_self_test,
+use crate::{
+    capture::{Support, WITHOUT_OPTIONS, fields, sk_msg_self_test, trial::netns_cookie_in_sockops},
+    check::{features, probe},
 };
 
 pub(super) fn findings() -> Vec<Finding> {
@@ -40,7 +39,7 @@ fn sk_msg() -> Finding {
 fn abilities() -> [Finding; 6] {
     [
         socket_fields(),
-        match features::netns_cookie_in_sockops() {
+        match netns_cookie_in_sockops() {
             Support::Yes => Finding::ok("netns cookie in sockops", "loads"),
             // Without it, connections of two namespaces cannot be told apart.
             support => judge("netns cookie in sockops".into(), support, None),

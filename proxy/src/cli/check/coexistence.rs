@@ -3,7 +3,7 @@
 use std::{os::fd::BorrowedFd, path::Path};
 
 use super::{Finding, Level};
-use crate::capture::coexist::{self, Severity};
+use crate::check::coexist::{self, Severity};
 
 pub(super) fn findings(cgroup: &Path, netns: BorrowedFd<'_>) -> Vec<Finding> {
     let survey = coexist::survey(cgroup, netns);

@@ -9,11 +9,13 @@ use std::{
 };
 
 use super::Finding;
-use crate::capture::{
-    Netns, cgroup,
-    coexist::{self, Mesh},
-    pods::{self, Driver, Kubepods, Runtime},
-    processes,
+use crate::{
+    capture::Netns,
+    check::coexist::{self, Mesh},
+    host::{
+        cgroup::{self, processes},
+        pods::{self, Driver, Kubepods, Runtime},
+    },
 };
 
 const HOST_CGROUPS: &str = "in a container, mount the node's /sys/fs/cgroup into it (a hostPath \

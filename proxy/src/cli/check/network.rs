@@ -5,7 +5,7 @@ use std::{fs, io, os::fd::BorrowedFd};
 use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags};
 
 use super::Finding;
-use crate::capture::coexist::inside;
+use crate::check::coexist::inside;
 
 /// What is seen inside.
 struct Seen {

@@ -1,7 +1,7 @@
-//! Listening sockets of other processes: who has them open, and a copy of the descriptor.
+//! Listening sockets of other processes: which process has each open, and a copy of the descriptor.
 //!
 //! pidfd_getfd(2), since Linux 5.6, asks for the right to trace the process (`CAP_SYS_PTRACE`, or
-//! the same user; `__pidfd_fget` in kernel/pid.c). Who can't be seen or asked is passed over.
+//! the same user; `__pidfd_fget` in kernel/pid.c). Processes that cannot be seen or asked are skipped.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,19 +12,21 @@ use std::{
 
 use socket2::SockRef;
 
+use super::cgroup::processes;
+
 /// What sock_diag(7) tells of a socket, to know it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct SocketId {
+pub(crate) struct SocketId {
     /// Its inode in sockfs, as `/proc/PID/fd` shows it. Numbers come again after 2³² sockets.
-    pub(super) inode: u32,
+    pub(crate) inode: u32,
     /// Its cookie (`SO_COOKIE`): no other socket ever has it.
-    pub(super) cookie: u64,
+    pub(crate) cookie: u64,
 }
 
 /// Hands a copy of each wanted socket that some process has open to `found`, which closes it by
 /// dropping it. Looks among the processes of the cgroup and below, and for what none of those has
 /// (a socket that was handed on, a process that was moved) among all.
-pub(super) fn visit(
+pub(crate) fn visit(
     wanted: &HashSet<SocketId>,
     cgroup: &Path,
     mut found: impl FnMut(SocketId, &OwnedFd),
@@ -82,16 +84,10 @@ fn is_listener(socket: &OwnedFd, cookie: u64) -> bool {
         && socket.is_listener().is_ok_and(|listens| listens)
 }
 
-/// The processes of a cgroup and of all below it, as far as they are visible: others are 0.
+/// The processes of a cgroup and of all below it, as far as they are visible.
 fn members(cgroup: &Path) -> Vec<i32> {
-    let procs = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-    let mut pids: Vec<i32> =
-        procs.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect();
-    let below = fs::read_dir(cgroup).into_iter().flatten().filter_map(Result::ok);
-    for entry in below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-        pids.extend(members(&entry.path()));
-    }
-    pids
+    let found = processes(cgroup).unwrap_or_default().into_iter();
+    found.filter(|pid| *pid != 0).filter_map(|pid| pid.try_into().ok()).collect()
 }
 
 fn everybody() -> Vec<i32> {
@@ -144,7 +140,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::capture::cgroup::Transient;
+    use crate::host::cgroup::Transient;
 
     fn id(listener: &TcpListener) -> SocketId {
         let link = fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();

@@ -5,8 +5,11 @@ use std::os::fd::BorrowedFd;
 
 use aya::programs::loaded_programs;
 
-use super::{Finding, OURS, Severity, blind, called, is_ours};
-use crate::capture::query;
+use super::{Finding, Severity, blind};
+use crate::capture::{
+    foreign::{OURS, called, is_ours},
+    query,
+};
 
 pub(super) const ADVICE: &str = "nothing while --sk-msg is off; otherwise compare `weir stat` with the statistics of the other \
      program";

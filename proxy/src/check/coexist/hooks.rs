@@ -4,37 +4,46 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    Finding, Relation, Severity, Tree, blind, called, is_ours,
+    Finding, Severity, blind,
     sockets::{self, uses_sock_map},
 };
-use crate::capture::{
-    CaptureError, WITHOUT_OPTIONS, cgroup,
-    query::{self, Attached, Hook, Mode},
+use crate::{
+    capture::{
+        AttachType, CaptureError,
+        foreign::{
+            Overlap, Refusal, Relation, Tree, called, is_ours, overlaps, own_programs, refusals,
+        },
+        query::Attached,
+    },
+    host::cgroup,
 };
 
 /// Hooks whose programs concern weir in the same way.
 struct Family {
     area: &'static str,
-    hooks: &'static [Hook],
+    hooks: &'static [AttachType],
 }
 
-/// The area of a program that the kernel lets nobody join.
-pub(super) const EXCLUSIVE: &str = "exclusive program";
-
-const CONNECT: Family = Family { area: "connect hooks", hooks: &[Hook::Connect4, Hook::Connect6] };
+const CONNECT: Family =
+    Family { area: "connect hooks", hooks: &[AttachType::Connect4, AttachType::Connect6] };
 const NAMES: Family = Family {
     area: "address hooks",
-    hooks: &[Hook::Getpeername4, Hook::Getpeername6, Hook::Getsockname4, Hook::Getsockname6],
+    hooks: &[
+        AttachType::Getpeername4,
+        AttachType::Getpeername6,
+        AttachType::Getsockname4,
+        AttachType::Getsockname6,
+    ],
 };
-const STREAM: Family = Family { area: "sockops hook", hooks: &[Hook::SockOps] };
-const OPTION: Family = Family { area: "getsockopt hook", hooks: &[Hook::Getsockopt] };
-const SET_OPTION: Family = Family { area: "setsockopt hook", hooks: &[Hook::Setsockopt] };
+const STREAM: Family = Family { area: "sockops hook", hooks: &[AttachType::SockOps] };
+const OPTION: Family = Family { area: "getsockopt hook", hooks: &[AttachType::Getsockopt] };
+const SET_OPTION: Family = Family { area: "setsockopt hook", hooks: &[AttachType::Setsockopt] };
 
 /// Programs of others at one place, with the hook of each.
 struct Group {
     relation: Relation,
     cgroup: PathBuf,
-    programs: Vec<(Hook, Attached)>,
+    programs: Vec<(AttachType, Attached)>,
 }
 
 pub(super) fn findings(cgroup: &Path) -> Vec<Finding> {
@@ -44,33 +53,9 @@ pub(super) fn findings(cgroup: &Path) -> Vec<Finding> {
     }
 }
 
-/// Whether programs of others above the cgroup see its connect(2) after weir's program, and do not see
-/// weir's own: load balancers and policies of a node that weir is not under.
-///
-/// # Errors
-/// Where a cgroup cannot be asked: it is none, or a capability is missing.
-pub fn apart(cgroup: &Path) -> Result<bool, CaptureError> {
-    let ask = |hook, effective| {
-        query::cgroup_programs(cgroup, hook, effective)
-            .map_err(|source| CaptureError::Query { cgroup: cgroup.into(), source })
-    };
-    let mut above = Vec::new();
-    for hook in CONNECT.hooks {
-        let here = ask(*hook, false)?;
-        let all = ask(*hook, true)?.into_iter();
-        above.extend(all.filter(|program| !is_ours(program) && !here.contains(program)));
-    }
-    if above.is_empty() {
-        return Ok(false);
-    }
-    let own = own_programs();
-    Ok(!above.iter().all(|program| own.contains(program)))
-}
-
 fn try_findings(cgroup: &Path) -> Result<Vec<Finding>, CaptureError> {
-    let tree = Tree::around(cgroup)
-        .map_err(|source| CaptureError::Query { cgroup: cgroup.into(), source })?;
-    let mut findings = refusals(&tree)?;
+    let tree = Tree::around(cgroup)?;
+    let mut findings: Vec<_> = refusals(&tree)?.iter().map(refusal).collect();
     findings.extend(weirs(&tree.here)?);
     let own = own_programs();
     let mut seen = Vec::new();
@@ -86,72 +71,28 @@ fn try_findings(cgroup: &Path) -> Result<Vec<Finding>, CaptureError> {
     Ok(findings)
 }
 
-/// What the kernel answers to an attempt to attach (`kernel/bpf/cgroup.c`, `__cgroup_bpf_attach`
-/// and `hierarchy_allows_attach`). weir attaches by links, which are `BPF_F_ALLOW_MULTI`.
-fn refusals(tree: &Tree) -> Result<Vec<Finding>, CaptureError> {
-    let mut findings: Vec<Finding> = Vec::new();
-    for hook in Hook::ALL {
-        let here = ask(&tree.here, hook)?;
-        if !here.programs.is_empty() {
-            if here.mode != Mode::Multi {
-                findings.push(refused(hook, &here.programs, &tree.here, "here"));
-            }
-            continue;
-        }
-        for cgroup in &tree.above {
-            let above = ask(cgroup, hook)?;
-            match above.mode {
-                _ if above.programs.is_empty() => continue,
-                Mode::Multi => {}
-                Mode::Exclusive => findings.push(refused(hook, &above.programs, cgroup, "above")),
-                Mode::Override => findings.push(displaced(hook, &above.programs, cgroup)),
-            }
-            // The nearest ancestor with a program decides.
-            break;
-        }
-    }
-    Ok(findings)
-}
-
-fn refused(hook: Hook, programs: &[Attached], cgroup: &Path, relation: &str) -> Finding {
-    let (consequence, severity) = match hook {
-        Hook::Setsockopt => (WITHOUT_OPTIONS, Severity::Warn),
-        _ => ("weir does not attach then", Severity::Fail),
+/// A program that keeps weir's from a hook, or is displaced by it.
+fn refusal(found: &Refusal) -> Finding {
+    let (area, severity) = match (found.refuses, found.is_optional()) {
+        (true, false) => ("exclusive program", Severity::Fail),
+        (true, true) => ("exclusive program", Severity::Warn),
+        (false, _) => ("overridable program", Severity::Warn),
     };
     Finding {
-        area: EXCLUSIVE,
-        what: on_hook(hook, programs),
-        place: place(relation, cgroup),
-        effect: format!(
-            "is attached without BPF_F_ALLOW_MULTI, so that the kernel refuses weir's program on \
-             this hook (EPERM); {consequence}"
-        ),
+        area,
+        what: found.what(),
+        place: found.place(),
+        effect: found.effect(),
         severity,
-        advice: "attach it by a link or with BPF_F_ALLOW_MULTI, or capture a cgroup that is not \
-                 below it"
-            .into(),
-    }
-}
-
-fn displaced(hook: Hook, programs: &[Attached], cgroup: &Path) -> Finding {
-    Finding {
-        area: "overridable program",
-        what: on_hook(hook, programs),
-        place: place("above", cgroup),
-        effect:
-            "is attached with BPF_F_ALLOW_OVERRIDE: weir's program replaces it in the captured \
-                 cgroup"
-                .into(),
-        severity: Severity::Warn,
-        advice: "attach it by a link or with BPF_F_ALLOW_MULTI; then both run".into(),
+        advice: found.advice().into(),
     }
 }
 
 /// Other weirs.
 fn weirs(cgroup: &Path) -> Result<Vec<Finding>, CaptureError> {
-    let mut overlaps = super::overlaps(cgroup)?;
-    overlaps.dedup_by(|a, b| a.cgroup == b.cgroup && a.relation == b.relation);
-    let finding = |overlap: super::Overlap| Finding {
+    let mut found = overlaps(cgroup)?;
+    found.dedup_by(|a, b| a.cgroup == b.cgroup && a.relation == b.relation);
+    let finding = |overlap: Overlap| Finding {
         area: "another weir",
         what: format!("program id {}", overlap.program),
         place: place(overlap.relation.name(), &overlap.cgroup),
@@ -164,7 +105,7 @@ fn weirs(cgroup: &Path) -> Result<Vec<Finding>, CaptureError> {
                  remain (`weir detach --all`)"
             .into(),
     };
-    Ok(overlaps.into_iter().map(finding).collect())
+    Ok(found.into_iter().map(finding).collect())
 }
 
 fn connect(group: &Group, own: &[Attached]) -> Finding {
@@ -275,11 +216,6 @@ fn set_option(group: &Group) -> Finding {
 
 // === helpers ===
 
-fn ask(cgroup: &Path, hook: Hook) -> Result<query::Here, CaptureError> {
-    query::cgroup_here(cgroup, hook)
-        .map_err(|source| CaptureError::Query { cgroup: cgroup.into(), source })
-}
-
 /// Programs of others, by place.
 fn groups(tree: &Tree, family: &Family) -> Result<Vec<Group>, CaptureError> {
     let mut groups: Vec<Group> = Vec::new();
@@ -295,16 +231,6 @@ fn groups(tree: &Tree, family: &Family) -> Result<Vec<Group>, CaptureError> {
         }
     }
     Ok(groups)
-}
-
-/// What weir's own connections pass. Where that cannot be asked, the workload's cgroup could not be
-/// either, and the caller has said so.
-fn own_programs() -> Vec<Attached> {
-    let Ok(own) = cgroup::own() else { return Vec::new() };
-    [Hook::Connect4, Hook::Connect6]
-        .into_iter()
-        .flat_map(|hook| query::cgroup_programs(&own, hook, true).unwrap_or_default())
-        .collect()
 }
 
 fn finding(
@@ -327,11 +253,6 @@ fn finding(
         severity,
         advice: advice.into(),
     }
-}
-
-fn on_hook(hook: Hook, programs: &[Attached]) -> String {
-    let programs: Vec<_> = programs.iter().map(called).collect();
-    format!("{} on {}", programs.join(", "), hook.name())
 }
 
 /// "above, /sys/fs/cgroup"

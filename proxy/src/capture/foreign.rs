@@ -1,36 +1,35 @@
-//! Who else works on the same connections: another weir, other BPF programs on the cgroup's hooks,
-//! sock maps, `sk_lookup` programs, packet filters. Only looks; what it finds stays as it is.
+//! BPF programs on a cgroup's hooks that are not of this weir: of another weir, or of others. Only looks;
+//! what it finds stays as it is.
 //!
 //! The order that everything here rests on (`kernel/bpf/cgroup.c`, `compute_effective_progs`): the
 //! programs of a cgroup run before those of its ancestors, and those of one cgroup in the order in
 //! which they were attached. Each sees what the one before has written. All of them run.
 
 mod filters;
-mod hooks;
-mod mesh;
-mod nftables;
-mod packets;
-mod sockets;
-mod xtables;
-
-pub use filters::{Filters, filters};
-pub use hooks::apart;
-pub use mesh::{Mesh, cilium, meshes};
-pub use packets::inside;
+mod refusals;
 
 use std::{
-    fs, io,
-    os::{fd::BorrowedFd, unix::fs::MetadataExt},
+    io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
+pub(crate) use self::refusals::refusals;
+pub use self::{
+    filters::{Filters, filters},
+    refusals::{Refusal, obstacle},
+};
 use super::{
     CaptureError,
-    query::{self, Attached, Hook},
+    bpf::AttachType,
+    query::{self, Attached},
 };
+use crate::host::cgroup::{self, descendants};
 
 /// How the name of every program of weir begins.
-const OURS: &str = "weir_";
+pub(crate) const OURS: &str = "weir_";
+/// The hooks that redirect.
+const CONNECT: [AttachType; 2] = [AttachType::Connect4, AttachType::Connect6];
 
 /// Another weir's program on the connect hooks of the same connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,41 +54,6 @@ pub enum Relation {
     Below,
 }
 
-/// What else works on a workload's connections.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Survey {
-    /// One for each thing, or group of like things.
-    pub findings: Vec<Finding>,
-}
-
-/// One thing that works on the same connections.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// The kind: "connect hooks", "nftables", …
-    pub area: &'static str,
-    /// What was found, by name.
-    pub what: String,
-    /// Where.
-    pub place: String,
-    /// What that means for weir, and weir for it.
-    pub effect: String,
-    /// How much that matters.
-    pub severity: Severity,
-    /// The next step; empty where nothing needs doing.
-    pub advice: String,
-}
-
-/// How much a finding matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    /// Both work; good to know.
-    Note,
-    /// weir works with less, or the other one does.
-    Warn,
-    /// weir cannot attach.
-    Fail,
-}
-
 /// Another weir that captures this cgroup, one above it or one below it: the first of
 /// [`overlaps`].
 ///
@@ -100,16 +64,15 @@ pub fn overlapping(cgroup: &Path) -> Result<Option<Overlap>, CaptureError> {
 }
 
 /// Every program of a weir on the connect hooks of this cgroup, then of those above it (nearest
-/// first), then of those below it. Pinned programs count, also when no weir runs: whoever adopts
-/// programs knows their ids.
+/// first), then of those below it. Pinned programs count, also when no weir runs: a weir that
+/// adopts programs knows their ids.
 ///
 /// # Errors
 /// Where the cgroup cannot be asked: it is none, or a capability is missing.
 pub fn overlaps(cgroup: &Path) -> Result<Vec<Overlap>, CaptureError> {
-    let tree = Tree::around(cgroup)
-        .map_err(|source| CaptureError::Query { cgroup: cgroup.into(), source })?;
+    let tree = Tree::around(cgroup)?;
     let mut found: Vec<Overlap> = Vec::new();
-    for hook in [Hook::Connect4, Hook::Connect6] {
+    for hook in CONNECT {
         for (relation, cgroup, program) in tree.programs(hook)? {
             if is_ours(&program) {
                 found.push(Overlap { cgroup, program: program.id, relation });
@@ -121,57 +84,59 @@ pub fn overlaps(cgroup: &Path) -> Result<Vec<Overlap>, CaptureError> {
     Ok(found)
 }
 
-/// What else works on the connections of a cgroup and a network namespace. What cannot be looked
-/// at is a finding too. `netns` is entered by a thread of its own.
-#[must_use]
-pub fn survey(cgroup: &Path, netns: BorrowedFd<'_>) -> Survey {
-    let mut findings = hooks::findings(cgroup);
-    findings.extend(filters::findings(cgroup));
-    findings.extend(sockets::maps());
-    findings.extend(sockets::lookup(netns));
-    findings.extend(packets::findings(netns));
-    Survey { findings }
-}
-
-/// Why the kernel refuses weir's programs on a cgroup, in words for an error message; none where
-/// nothing is in the way, or where that cannot be asked. For a failed attach with `EPERM`, whose
-/// cause the kernel does not tell. `optional`: of a hook that weir does without.
-#[must_use]
-pub fn obstacle(cgroup: &Path, optional: bool) -> Option<String> {
-    let severity = if optional { Severity::Warn } else { Severity::Fail };
-    let is_wanted = |it: &Finding| it.area == hooks::EXCLUSIVE && it.severity == severity;
-    let finding = hooks::findings(cgroup).into_iter().find(is_wanted)?;
-    let Finding { what, place, effect, advice, .. } = finding;
-    Some(format!("{what} ({place}) {effect}; {advice}"))
+/// Whether programs of others above the cgroup see its connect(2) after weir's program, and do not see
+/// weir's own: load balancers and policies of a node that weir is not under.
+///
+/// # Errors
+/// Where a cgroup cannot be asked: it is none, or a capability is missing.
+pub fn apart(cgroup: &Path) -> Result<bool, CaptureError> {
+    let ask = |hook, effective| {
+        query::cgroup_programs(cgroup, hook, effective)
+            .map_err(|source| CaptureError::Query { cgroup: cgroup.into(), source })
+    };
+    let mut above = Vec::new();
+    for hook in CONNECT {
+        let here = ask(hook, false)?;
+        let all = ask(hook, true)?.into_iter();
+        above.extend(all.filter(|program| !is_ours(program) && !here.contains(program)));
+    }
+    if above.is_empty() {
+        return Ok(false);
+    }
+    let own = own_programs();
+    Ok(!above.iter().all(|program| own.contains(program)))
 }
 
 /// A cgroup's surroundings.
-struct Tree {
-    here: PathBuf,
+pub(crate) struct Tree {
+    pub(crate) here: PathBuf,
     /// Nearest first.
-    above: Vec<PathBuf>,
-    /// Depth first.
+    pub(crate) above: Vec<PathBuf>,
+    /// Each before those below it.
     below: Vec<PathBuf>,
 }
 
 // === impl Tree ===
 
 impl Tree {
-    fn around(cgroup: &Path) -> io::Result<Self> {
-        let here = cgroup.canonicalize()?;
-        let device = here.metadata()?.dev();
+    pub(crate) fn around(cgroup: &Path) -> Result<Self, CaptureError> {
+        let failed = |source| CaptureError::Query { cgroup: cgroup.into(), source };
+        let here = cgroup.canonicalize().map_err(failed)?;
+        let device = here.metadata().map_err(failed)?.dev();
         let is_cgroup = |path: &&Path| {
             path.join("cgroup.procs").exists()
                 && path.metadata().is_ok_and(|metadata| metadata.dev() == device)
         };
         let above = here.ancestors().skip(1).take_while(is_cgroup).map(Path::to_path_buf).collect();
-        let mut below = Vec::new();
-        descend(&here, &mut below);
+        let below = descendants(&here);
         Ok(Self { here, above, below })
     }
 
     /// Every program of a hook: here, above (nearest first, then hidden ones), below.
-    fn programs(&self, hook: Hook) -> Result<Vec<(Relation, PathBuf, Attached)>, CaptureError> {
+    pub(crate) fn programs(
+        &self,
+        hook: AttachType,
+    ) -> Result<Vec<(Relation, PathBuf, Attached)>, CaptureError> {
         let ask = |cgroup: &Path, effective| {
             query::cgroup_programs(cgroup, hook, effective)
                 .map_err(|source| CaptureError::Query { cgroup: cgroup.into(), source })
@@ -218,45 +183,35 @@ impl Relation {
 
 // === helpers ===
 
-fn is_ours(program: &Attached) -> bool {
+/// Whether a program is one of weir's, this one or another.
+pub(crate) fn is_ours(program: &Attached) -> bool {
     program.name.starts_with(OURS)
 }
 
-/// A cgroup that was removed while we looked.
+/// A cgroup that was removed meanwhile.
 fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
 }
 
-fn descend(cgroup: &Path, into: &mut Vec<PathBuf>) {
-    // Removed meanwhile, or not ours to read: then nothing of it can be said.
-    let Ok(entries) = fs::read_dir(cgroup) else { return };
-    for entry in entries.flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            into.push(entry.path());
-            descend(&entry.path(), into);
-        }
-    }
+/// What weir's own connections pass. Where that cannot be asked, the workload's cgroup could not be
+/// either, and the caller has said so.
+pub(crate) fn own_programs() -> Vec<Attached> {
+    let Ok(own) = cgroup::own() else { return Vec::new() };
+    CONNECT
+        .into_iter()
+        .flat_map(|hook| query::cgroup_programs(&own, hook, true).unwrap_or_default())
+        .collect()
 }
 
 /// "name (id 7)"; the kernel allows programs without a name.
-fn called(program: &Attached) -> String {
+pub(crate) fn called(program: &Attached) -> String {
     match program.name.as_str() {
         "" => format!("unnamed (id {})", program.id),
         name => format!("{name} (id {})", program.id),
     }
 }
 
-/// A finding that says why nothing can be said.
-fn blind(area: &'static str, place: impl Into<String>, why: &dyn std::fmt::Display) -> Finding {
-    Finding {
-        area,
-        what: "unknown".into(),
-        place: place.into(),
-        effect: format!("cannot be read: {why}"),
-        severity: Severity::Warn,
-        advice: "run as root to read it".into(),
-    }
-}
-
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

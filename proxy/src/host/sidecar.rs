@@ -15,13 +15,11 @@ use std::{
 };
 
 use super::{
-    CaptureError,
-    cgroup::holder,
-    detach,
+    HostError,
+    cgroup::{holder, processes},
+    mounts,
     pods::{self, containers, find_pod},
-    processes,
 };
-use crate::mounts;
 
 /// How the instance of a sidecar is called, before the pod's UID.
 const INSTANCE: &str = "pod-";
@@ -44,18 +42,18 @@ impl Sidecar {
     /// # Errors
     /// Where no mount of cgroup2 shows it, where the pod of this UID is another, and for what is no
     /// UID.
-    pub fn locate(uid: Option<&str>) -> Result<Self, CaptureError> {
+    pub fn locate(uid: Option<&str>) -> Result<Self, HostError> {
         let mounts = mounts::all("cgroup2")?;
         if mounts.is_empty() {
-            return Err(CaptureError::NoCgroup2);
+            return Err(HostError::NoCgroup2);
         }
         Self::locate_in(&mounts, uid, process::id())
     }
 
-    fn locate_in(mounts: &[PathBuf], uid: Option<&str>, pid: u32) -> Result<Self, CaptureError> {
+    fn locate_in(mounts: &[PathBuf], uid: Option<&str>, pid: u32) -> Result<Self, HostError> {
         let mut other = None;
         for root in mounts {
-            let failed = |source| CaptureError::Cgroup {
+            let failed = |source| HostError::Cgroup {
                 action: "search for the pod below",
                 path: root.clone(),
                 source,
@@ -75,7 +73,7 @@ impl Sidecar {
                 return Ok(Self { root: root.clone(), pod, own, uid });
             }
         }
-        Err(CaptureError::NoPod(match (uid, other) {
+        Err(HostError::NoPod(match (uid, other) {
             (Some(uid), Some(pod)) => format!(
                 "the pod with UID {uid} is {}, but does not contain weir; pass --pod-uid (or \
                  POD_UID) from the downward API's metadata.uid",
@@ -138,31 +136,15 @@ impl Sidecar {
         look().unwrap_or(false)
     }
 
-    /// Removes what sidecars of pods that are gone have left in the bpffs: whoever was killed with
-    /// its pod could not. Returns the names of what was removed.
-    ///
-    /// Only where the whole hierarchy is seen: a part of it does not say which pods there are.
-    pub fn sweep(&self) -> Vec<String> {
+    /// Whether an instance was that of another pod's sidecar, and the pod is gone. False where only a part
+    /// of the hierarchy is seen: it does not show all pods.
+    #[must_use]
+    pub fn is_of_gone_pod(&self, instance: &str) -> bool {
         // kernel/cgroup/cgroup.c: every cgroup has this file but the root.
-        if self.root.join("cgroup.events").exists() {
-            return Vec::new();
-        }
-        let gone = |instance: &String| {
-            instance
+        !self.root.join("cgroup.events").exists()
+            && instance
                 .strip_prefix(INSTANCE)
                 .is_some_and(|uid| matches!(find_pod(&self.root, uid), Ok(None)))
-        };
-        let instances = detach::instances().unwrap_or_default();
-        let mut removed = Vec::new();
-        for instance in instances.into_iter().filter(gone) {
-            // One that is being served is left alone.
-            if let Ok(Some(abandoned)) = detach::claim(&instance, false)
-                && abandoned.remove().is_ok()
-            {
-                removed.push(instance);
-            }
-        }
-        removed
     }
 }
 
@@ -195,7 +177,7 @@ fn count(cgroup: &Path) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::cgroup::Transient;
+    use crate::host::cgroup::Transient;
 
     const UID: &str = "0ff2a1b8-3c4d-4e5f-8a9b-c0d1e2f30415";
 

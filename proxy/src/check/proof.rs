@@ -11,10 +11,11 @@ use std::{
 
 use weir_common::{Reason, WorkloadConfig, flags};
 
-use super::{
+use crate::capture::{
     AcceptedFrom, AttachOptions, CaptureError, Captured, Instance, InstanceOptions, Kernel,
-    Listeners, Netns, Originals, cgroup::Transient,
+    Listeners, Netns, Originals,
 };
+use crate::host::cgroup::Transient;
 
 /// Never the id of a real workload.
 const PROOF_WORKLOAD: u32 = u32::MAX - 1;

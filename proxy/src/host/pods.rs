@@ -1,6 +1,6 @@
 //! Where the cgroups of Kubernetes' pods are: found by a pod's UID, for either cgroup driver of
 //! the kubelet, at any depth (a kubelet with `--cgroup-root`, kind's nodes in containers). Only
-//! reads directories; what runs in a pod is `netns.rs`'s business.
+//! reads directories; `capture/netns.rs` finds what runs in a pod.
 //!
 //! Names (kubelet's `pkg/kubelet/cm/cgroup_manager_linux.go`, `pod_container_manager_linux.go`):
 //! with the cgroupfs driver `kubepods/burstable/pod<uid>`, with systemd's
@@ -18,8 +18,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::CaptureError;
-use crate::mounts;
+use super::{HostError, mounts};
 
 /// Levels below the root that are looked at. kind's pods are at most at 6.
 const DEPTH: usize = 12;
@@ -65,7 +64,7 @@ pub struct Kubepods {
 ///
 /// # Errors
 /// Where mountinfo cannot be read.
-pub fn roots() -> Result<Vec<PathBuf>, CaptureError> {
+pub fn roots() -> Result<Vec<PathBuf>, HostError> {
     Ok(mounts::all("cgroup2")?)
 }
 

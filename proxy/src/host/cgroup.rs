@@ -10,8 +10,7 @@ use std::{
 
 use nix::sys::statvfs::{FsFlags, statvfs};
 
-use super::{CaptureError, pods};
-use crate::mounts;
+use super::{HostError, mounts, pods};
 
 /// A cgroup made by weir, removed when dropped. Processes still in it are moved to its parent.
 #[derive(Debug)]
@@ -26,9 +25,9 @@ impl Transient {
     ///
     /// # Errors
     /// Without a cgroup2 mount, or where the directory cannot be made.
-    pub fn create(name: &str) -> Result<Self, CaptureError> {
+    pub fn create(name: &str) -> Result<Self, HostError> {
         let path = own()?.join(name);
-        fs::create_dir(&path).map_err(|source| CaptureError::Cgroup {
+        fs::create_dir(&path).map_err(|source| HostError::Cgroup {
             action: "create",
             path: path.clone(),
             source,
@@ -47,11 +46,11 @@ impl Transient {
     ///
     /// # Errors
     /// Where the cgroup cannot be entered.
-    pub fn enter(&self, command: &mut Command) -> Result<(), CaptureError> {
+    pub fn enter(&self, command: &mut Command) -> Result<(), HostError> {
         let procs = fs::OpenOptions::new()
             .write(true)
             .open(self.path.join("cgroup.procs"))
-            .map_err(|source| CaptureError::Cgroup {
+            .map_err(|source| HostError::Cgroup {
                 action: "enter",
                 path: self.path.clone(),
                 source,
@@ -100,15 +99,15 @@ impl Drop for Transient {
 ///
 /// # Errors
 /// Where there is none.
-pub fn mount_point() -> Result<PathBuf, CaptureError> {
-    mounts::first("cgroup2")?.ok_or(CaptureError::NoCgroup2)
+pub fn mount_point() -> Result<PathBuf, HostError> {
+    mounts::first("cgroup2")?.ok_or(HostError::NoCgroup2)
 }
 
 /// The directory of weir's own cgroup.
 ///
 /// # Errors
 /// Without cgroup v2, and where no mount of it shows weir's own.
-pub fn own() -> Result<PathBuf, CaptureError> {
+pub fn own() -> Result<PathBuf, HostError> {
     let text = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let relative = text
         .lines()
@@ -150,14 +149,61 @@ pub(super) fn holder(cgroup: &Path, pid: u32) -> Option<PathBuf> {
     below.iter().find_map(|below| holder(below, pid))
 }
 
+/// All cgroups below a cgroup, each before those below it. What was removed meanwhile, or cannot be read,
+/// is left out with what is below it.
+pub(crate) fn descendants(cgroup: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for below in pods::containers(cgroup).unwrap_or_default() {
+        let deeper = descendants(&below);
+        found.push(below);
+        found.extend(deeper);
+    }
+    found
+}
+
+/// The processes in a cgroup and below; 0 for each that is in another PID namespace.
+///
+/// # Errors
+/// Where the cgroup is not there or may not be read.
+pub fn processes(cgroup: &Path) -> Result<Vec<u32>, HostError> {
+    let read = match fs::read_to_string(cgroup.join("cgroup.procs")) {
+        // A threaded cgroup (cgroups(7)) names threads only; those have namespaces too.
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+            fs::read_to_string(cgroup.join("cgroup.threads"))
+        }
+        read => read,
+    };
+    let text = read.map_err(|source| HostError::Cgroup {
+        action: "list the processes of",
+        path: cgroup.into(),
+        source,
+        hint: "; use the directory of an existing cgroup below the cgroup2 mount",
+    })?;
+    let mut found: Vec<u32> = text.lines().filter_map(|pid| pid.parse().ok()).collect();
+    for below in pods::containers(cgroup).unwrap_or_default() {
+        match processes(&below) {
+            Ok(more) => found.extend(more),
+            // It was removed meanwhile, and so had no processes.
+            Err(HostError::Cgroup { source, .. }) if is_gone(&source) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+/// True of the errors that a process or cgroup gives which has just ended.
+pub(crate) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH | libc::ENODEV))
+}
+
 /// The kernel's id of a cgroup: the inode of its directory on 64-bit machines
 /// (kernel/cgroup/cgroup.c, `cgroup_id`).
 ///
 /// # Errors
 /// Where the directory is not there or is no cgroup.
-pub fn id(path: &Path) -> Result<u64, CaptureError> {
+pub fn id(path: &Path) -> Result<u64, HostError> {
     let error =
-        |source, hint| CaptureError::Cgroup { action: "open", path: path.into(), source, hint };
+        |source, hint| HostError::Cgroup { action: "open", path: path.into(), source, hint };
     let metadata = fs::metadata(path).map_err(|source| {
         error(source, "; use the directory of an existing cgroup below the cgroup2 mount")
     })?;

@@ -7,16 +7,7 @@ use aya::{
     sys::{is_map_supported, is_program_supported},
 };
 
-/// The answer to one question.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Support {
-    /// Loaded.
-    Yes,
-    /// The kernel does not know it.
-    No,
-    /// The question could not be asked; why.
-    Unknown(String),
-}
+use crate::capture::Support;
 
 /// A program type that weir attaches.
 pub const PROGRAMS: [(&str, ProgramType); 5] = [

@@ -210,7 +210,7 @@ mod tests {
     use std::{fs, process, time::Duration};
 
     use super::*;
-    use crate::capture::cgroup::Transient;
+    use crate::host::cgroup::Transient;
 
     /// Only for a machine that stands still.
     const LIMIT: Duration = Duration::from_secs(60);

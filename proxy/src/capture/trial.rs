@@ -1,6 +1,5 @@
-//! Abilities of the kernel that no program or map type stands for, each tried by loading a program
-//! of a few instructions or by a system call that can have no effect. Raw `bpf(2)`: aya 0.14 loads
-//! no bare instructions. Used by `weir check`.
+//! Programs of a few instructions that are loaded to find out what the kernel allows. Raw `bpf(2)`: aya
+//! 0.14 loads no bare instructions.
 
 use std::{
     io,
@@ -8,15 +7,12 @@ use std::{
     os::fd::{FromRawFd, OwnedFd},
 };
 
-use super::{bpf, probe::Support};
+use super::bpf;
 
 const BPF_PROG_LOAD: libc::c_long = 5;
-const BPF_LINK_UPDATE: libc::c_long = 29;
 
 /// `enum bpf_prog_type` and `enum bpf_attach_type` (`include/uapi/linux/bpf.h`).
-pub(super) const SOCK_OPS: (u32, u32) = (13, 3);
-const SK_LOOKUP: (u32, u32) = (30, 36);
-const SETSOCKOPT: (u32, u32) = (25, 22);
+pub(crate) const SOCK_OPS: (u32, u32) = (13, 3);
 
 /// The helper `bpf_get_netns_cookie`.
 const GET_NETNS_COOKIE: i32 = 122;
@@ -24,13 +20,22 @@ const GET_NETNS_COOKIE: i32 = 122;
 const SKC_TO_TCP_SOCK: i32 = 137;
 /// `offsetof(struct bpf_sock_ops, sk)`.
 const SOCK_OPS_SK: i16 = 184;
-/// `offsetof(struct bpf_sk_lookup, ingress_ifindex)`.
-const INGRESS_IFINDEX: i16 = 64;
+
+/// The answer to one question about the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Support {
+    /// Loaded.
+    Yes,
+    /// The kernel does not know it.
+    No,
+    /// The question could not be asked; why.
+    Unknown(String),
+}
 
 /// `struct bpf_insn`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Instruction {
+pub(crate) struct Instruction {
     code: u8,
     /// Destination in the low four bits, source in the high ones.
     registers: u8,
@@ -56,58 +61,13 @@ struct LoadAttr {
     expected_attach_type: u32,
 }
 
-/// `union bpf_attr`, the part for `BPF_LINK_UPDATE`.
-#[repr(C)]
-struct UpdateAttr {
-    link_fd: u32,
-    new_prog_fd: u32,
-    flags: u32,
-    old_prog_fd: u32,
-}
-
 const _: () = assert!(size_of::<LoadAttr>() == 72 && size_of::<Instruction>() == 8);
-
-/// Whether `sk_lookup` programs load (5.9).
-#[must_use]
-pub fn sk_lookup() -> Support {
-    tried(load(SK_LOOKUP, "weir_probe", &[Instruction::answer(1), Instruction::EXIT]))
-}
-
-/// Whether programs for setsockopt(2) load (5.3).
-#[must_use]
-pub fn setsockopt() -> Support {
-    tried(load(SETSOCKOPT, "weir_probe", &[Instruction::answer(1), Instruction::EXIT]))
-}
-
-/// Whether `sk_lookup` programs are told the interface that a connection comes in by (5.17).
-#[must_use]
-pub fn ingress_ifindex() -> Support {
-    let read = Instruction::load_word(0, 1, INGRESS_IFINDEX);
-    let program = [read, Instruction::answer(1), Instruction::EXIT];
-    tried(load(SK_LOOKUP, "weir_probe", &program))
-}
 
 /// Whether sockops programs are told which network namespace a socket is of (5.15).
 #[must_use]
-pub fn netns_cookie_in_sockops() -> Support {
+pub(crate) fn netns_cookie_in_sockops() -> Support {
     let cookie = Instruction { code: 0x85, registers: 0, offset: 0, immediate: GET_NETNS_COOKIE };
     tried(load(SOCK_OPS, "weir_probe", &[cookie, Instruction::answer(1), Instruction::EXIT]))
-}
-
-/// Whether a link's program can be replaced (5.7): that of no link is, which is `EBADF` where the
-/// command is known and `EINVAL` elsewhere (`kernel/bpf/syscall.c`, `link_update`).
-#[must_use]
-pub fn link_update() -> Support {
-    let mut attr =
-        UpdateAttr { link_fd: u32::MAX, new_prog_fd: u32::MAX, flags: 0, old_prog_fd: 0 };
-    // SAFETY: no pointers, and no such descriptor.
-    let result = unsafe { bpf::call(BPF_LINK_UPDATE, &mut attr) };
-    match result {
-        Err(error) if error.raw_os_error() == Some(libc::EBADF) => Support::Yes,
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Support::No,
-        Err(error) => Support::Unknown(error.to_string()),
-        Ok(_) => Support::Unknown("the kernel updated a link that is none".into()),
-    }
 }
 
 /// Loads a program under a name of at most 15 bytes. `kind`: program type and attach type.
@@ -115,7 +75,7 @@ pub fn link_update() -> Support {
 /// # Errors
 /// The verifier's: `EINVAL` or `EACCES` for what this kernel does not know, `EPERM` without
 /// CAP_BPF and CAP_NET_ADMIN.
-pub(super) fn load(kind: (u32, u32), name: &str, program: &[Instruction]) -> io::Result<OwnedFd> {
+pub(crate) fn load(kind: (u32, u32), name: &str, program: &[Instruction]) -> io::Result<OwnedFd> {
     let mut prog_name = [0; 16];
     for (to, from) in prog_name.iter_mut().take(15).zip(name.bytes()) {
         *to = from;
@@ -139,15 +99,15 @@ pub(super) fn load(kind: (u32, u32), name: &str, program: &[Instruction]) -> io:
 
 impl Instruction {
     /// `exit`
-    pub(super) const EXIT: Self = Self { code: 0x95, registers: 0, offset: 0, immediate: 0 };
+    pub(crate) const EXIT: Self = Self { code: 0x95, registers: 0, offset: 0, immediate: 0 };
 
     /// `r0 = value`
-    pub(super) const fn answer(value: i32) -> Self {
+    pub(crate) const fn answer(value: i32) -> Self {
         Self { code: 0xb7, registers: 0, offset: 0, immediate: value }
     }
 
     /// `to = *(u32 *)(from + offset)`
-    const fn load_word(to: u8, from: u8, offset: i16) -> Self {
+    pub(crate) const fn load_word(to: u8, from: u8, offset: i16) -> Self {
         Self::load(to, from, offset, 4)
     }
 
@@ -169,7 +129,7 @@ impl Instruction {
 
     /// A sockops program that reads so many bytes of the kernel's own `struct tcp_sock`, or of what
     /// pointers lead to, the first of which is in there.
-    pub(super) fn read_tcp(pointers: &[i16], offset: i16, size: u8) -> Vec<Self> {
+    pub(crate) fn read_tcp(pointers: &[i16], offset: i16, size: u8) -> Vec<Self> {
         let follow = pointers.iter().map(|pointer| Self::load(0, 0, *pointer, 8));
         let reads: Vec<Self> = follow.chain([Self::load(1, 0, offset, size)]).collect();
         let behind = reads.len() as i16;
@@ -187,7 +147,8 @@ impl Instruction {
 
 // === helpers ===
 
-fn tried(result: io::Result<OwnedFd>) -> Support {
+/// What an attempt to load a program says.
+pub(crate) fn tried(result: io::Result<OwnedFd>) -> Support {
     match result {
         Ok(_) => Support::Yes,
         Err(error) => match error.raw_os_error() {
@@ -207,8 +168,7 @@ mod tests {
         let broken = Instruction { code: 0x85, registers: 0, offset: 0, immediate: i32::MAX };
         let program = [broken, Instruction::answer(1), Instruction::EXIT];
         assert_eq!(tried(load(SOCK_OPS, "weir_probe", &program)), Support::No);
-        // Every kernel that weir supports has these.
-        assert_eq!((sk_lookup(), setsockopt()), (Support::Yes, Support::Yes));
-        assert_eq!(link_update(), Support::Yes);
+        // Every kernel that weir supports has this.
+        assert_eq!(netns_cookie_in_sockops(), Support::Yes);
     }
 }

@@ -4,7 +4,10 @@
 use std::{io, os::fd::BorrowedFd, path::Path};
 
 use super::{nftables, packets, xtables};
-use crate::capture::query::{self, Attached, Hook};
+use crate::capture::{
+    AttachType,
+    query::{self, Attached},
+};
 
 /// A mesh that redirects a pod's connections to a proxy of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,7 +39,7 @@ pub fn meshes(netns: BorrowedFd<'_>) -> io::Result<Vec<Mesh>> {
 /// Where the cgroup cannot be asked.
 pub fn cilium(cgroup: &Path) -> io::Result<Vec<Attached>> {
     let mut found = Vec::new();
-    for hook in [Hook::Connect4, Hook::Connect6] {
+    for hook in [AttachType::Connect4, AttachType::Connect6] {
         found.extend(query::cgroup_programs(cgroup, hook, true)?);
     }
     found.retain(|program| is_cilium(&program.name));
