@@ -1,11 +1,14 @@
-//! One accepted connection, from accept to access record: policy → dial → detect → forward.
+//! One accepted connection, from accept to access record: policy of its destination → upstream →
+//! detection → L4 or L7.
 
+mod attempts;
 mod detecting;
 mod dial;
 mod dials;
 mod held;
 mod http;
 mod options;
+mod policy;
 mod properties;
 mod reset;
 mod waiting;
@@ -19,7 +22,9 @@ use std::{
 
 use tokio::net::TcpStream;
 
-use self::{dial::Dial, dials::OwnDial, options::Following};
+use self::{
+    attempts::Attempts, dial::Dial, dials::OwnDial, options::Following, policy::DestinationPolicy,
+};
 pub use self::{
     dials::OwnDials,
     held::Held,
@@ -29,12 +34,13 @@ use crate::{
     budget::{Share, Taken},
     capture::{Captured, Netns, OwnAddresses},
     config::{Config, HttpEngine, Switch},
-    decision::{Decision, Direction, Evidence, PortState, Source, Treatment},
+    decision::{Decision, Direction, Evidence, Source, Treatment},
     detect::dialogue::Lesson,
     forward::tcp::{self, TcpEnd, TcpOptions},
     learn::{Change, Learn, Learning},
     stop::Stop,
     telemetry::{CloseReason, ConnectionGuard, ConnectionInfo, Telemetry},
+    upstream::{Target, Upstream},
 };
 
 /// What all connections of a workload share.
@@ -55,6 +61,8 @@ pub struct Context {
     pub dials: Arc<OwnDials>,
     /// What applications set on its sockets after connect(2).
     pub options: Arc<Options>,
+    /// Where upstream connections go.
+    pub upstream: Arc<dyn Upstream>,
     /// What is known of destinations.
     pub learning: Learning,
     /// Cancelled when no new work is to be begun.
@@ -116,41 +124,40 @@ impl Context {
         let Captured { direction, destination, .. } = captured;
         let guard = self.open(direction, peer, destination);
         let comes_back = direction == Direction::Inbound && self.dials.contains(peer, destination);
-        if comes_back || self.own.leads_back(captured.destination) {
+        if comes_back || self.own.leads_back(destination) {
             return refuse(client, guard, CloseReason::Loop);
         }
         let held = (direction == Direction::Inbound).then_some((peer, destination));
         let own = OwnDial::new(&self.dials, held);
         let mut following = Following::new(&self.options, &captured, peer);
         let dial = Dial::new(self, &captured, peer, &own, dialling).followed(following.as_ref());
-        let opaque = self.opaque(&captured, &guard, accepted);
-        let upstream = match self.connect(&client, dial, &guard).await {
-            Ok(upstream) => upstream,
-            Err(reason) => return refuse(client, guard, reason),
+        let policy = self.policy(&captured, &guard, accepted);
+        let mut attempts = Attempts::new(self, Target { direction, destination });
+        let reason = match self.connect(&client, &mut attempts, dial, &guard).await {
+            Ok(upstream) => {
+                Following::settle(&mut following);
+                self.forward(client, upstream, policy, &guard, accepted).await
+            }
+            Err(reason) => {
+                tcp::reset(client);
+                reason
+            }
         };
-        Following::settle(&mut following);
-        let reason = self.forward(client, upstream, opaque, &guard, accepted).await;
-        guard.close(reason);
+        attempts.close(reason, guard);
     }
 
-    /// Who says that a connection's bytes are not looked at, if anybody does; notes the decision.
-    fn opaque(
+    /// How the destination is served; notes what that decides.
+    fn policy(
         &self,
         captured: &Captured,
         guard: &ConnectionGuard,
         accepted: Instant,
-    ) -> Option<Source> {
-        let Captured { direction, destination, .. } = *captured;
-        let opaque = match captured.state {
-            PortState::Opaque => Some(captured.state_source),
-            PortState::Detect | PortState::Skip => {
-                self.learning.known(direction, destination, accepted).then_some(Source::Learned)
-            }
-        };
-        if let Some(source) = opaque {
+    ) -> DestinationPolicy {
+        let policy = DestinationPolicy::of(captured, &self.config, &self.learning, accepted);
+        if let Some(source) = policy.opaque {
             guard.decided(decision(source), None, accepted.elapsed());
         }
-        opaque
+        policy
     }
 
     /// Carries a connection whose both sides are there; returns why it has ended.
@@ -158,11 +165,11 @@ impl Context {
         &self,
         client: TcpStream,
         upstream: TcpStream,
-        opaque: Option<Source>,
+        policy: DestinationPolicy,
         guard: &ConnectionGuard,
         accepted: Instant,
     ) -> CloseReason {
-        match (opaque, self.config.http.engine.engine()) {
+        match (policy.opaque, policy.engine) {
             (Some(_), _) => self.tcp(client, upstream, guard).await,
             (None, HttpEngine::Passthrough) => {
                 self.pass_through(client.into(), upstream.into(), guard, accepted).await
@@ -192,13 +199,14 @@ impl Context {
     async fn connect(
         &self,
         client: &TcpStream,
+        attempts: &mut Attempts<'_>,
         dial: Dial<'_>,
         guard: &ConnectionGuard,
     ) -> Result<TcpStream, CloseReason> {
         // Only the workload's own sockets can be looked for.
         let netns = (guard.direction() == Direction::Outbound).then_some(&self.netns);
         tokio::select! {
-            dialled = dial.connect() => match dialled {
+            dialled = attempts.connect(dial) => match dialled {
                 Ok(upstream) => {
                     guard.upstream_connected();
                     Ok(upstream)

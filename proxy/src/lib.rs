@@ -31,6 +31,7 @@ pub mod privileges;
 mod stop;
 pub mod telemetry;
 mod units;
+mod upstream;
 mod workers;
 pub mod workload;
 pub mod workloads;

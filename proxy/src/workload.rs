@@ -51,6 +51,7 @@ use crate::{
     ports::PortPolicy,
     stop::Stop,
     telemetry::Telemetry,
+    upstream::ToOriginal,
     workers::Workers,
 };
 
@@ -181,6 +182,7 @@ impl Workload {
                 preserve_client_ip: client_ip.is_some(),
                 dials: Arc::default(),
                 options: shared.options.of(kernel.workload()),
+                upstream: Arc::new(ToOriginal),
                 learning: Learning::new(settings.workload.learn),
                 drain: Stop::new(),
                 abort: Stop::new(),

@@ -1,5 +1,5 @@
-//! Opens the upstream connection: to the original destination, from where the application itself
-//! would have connected.
+//! Opens the upstream connection as the application itself would have: from the same network
+//! namespace, with the same properties. `attempts.rs` knows to which addresses.
 
 use std::{
     io,
@@ -29,7 +29,6 @@ const SOURCES: usize = 8;
 pub(crate) struct Dial<'a> {
     netns: &'a Netns,
     feedback: &'a dyn Feedback,
-    destination: SocketAddr,
     /// The client whose address the application is to see.
     client: Option<SocketAddr>,
     /// Inbound: who connected, and what weir has open to the workload.
@@ -40,8 +39,8 @@ pub(crate) struct Dial<'a> {
     properties: Properties,
     /// What it sets later.
     following: Option<&'a Following>,
-    /// Zero leaves the patience to the kernel (tcp(7), `tcp_syn_retries`).
-    timeout: Duration,
+    /// `None` leaves it to the kernel (tcp(7), `tcp_syn_retries`).
+    timeout: Option<Duration>,
     /// How often descriptors are waited for.
     pauses: u32,
     /// Given back when the dial is over.
@@ -60,14 +59,13 @@ impl<'a> Dial<'a> {
         Self {
             netns: &context.netns,
             feedback: context.feedback.as_ref(),
-            destination: captured.destination,
             client: (inbound && context.preserve_client_ip).then_some(peer),
             inbound: inbound.then_some((peer, own)),
             bound: captured.bound,
             mark: captured.mark,
             properties: captured.properties,
             following: None,
-            timeout: context.config.forward.connect_timeout,
+            timeout: Some(context.config.forward.connect_timeout).filter(|limit| !limit.is_zero()),
             pauses: DESCRIPTOR_PAUSES,
             _dialling: dialling,
         }
@@ -83,24 +81,28 @@ impl<'a> Dial<'a> {
         Self { pauses: 0, ..self }
     }
 
-    /// Connects. The socket is armed, see `reset.rs`.
+    /// Connects to an address, within `limit` if that is shorter than the configured time. The socket
+    /// is armed, see `reset.rs`.
     ///
     /// # Errors
-    /// What the kernel says, or `ETIMEDOUT` after the configured time; `ELOOP`, which the kernel has
-    /// for file names only, where the client is weir itself.
-    pub(crate) async fn connect(self) -> io::Result<TcpStream> {
-        let connecting = self.connect_when_possible();
-        let stream = if self.timeout.is_zero() {
-            connecting.await?
-        } else {
-            tokio::time::timeout(self.timeout, connecting)
+    /// What the kernel says, or `ETIMEDOUT` after that time; `ELOOP`, which the kernel has for file
+    /// names only, where the client is weir itself.
+    pub(crate) async fn connect(
+        &self,
+        to: SocketAddr,
+        limit: Option<Duration>,
+    ) -> io::Result<TcpStream> {
+        let connecting = self.connect_when_possible(to);
+        let stream = match self.timeout.into_iter().chain(limit).min() {
+            None => connecting.await?,
+            Some(limit) => tokio::time::timeout(limit, connecting)
                 .await
-                .map_err(|_| io::Error::from_raw_os_error(libc::ETIMEDOUT))??
+                .map_err(|_| io::Error::from_raw_os_error(libc::ETIMEDOUT))??,
         };
         if let Some((peer, own)) = self.inbound {
-            own.opens(stream.local_addr()?, self.destination);
+            own.opens(stream.local_addr()?, to);
             // It may not have been known yet when the connection came.
-            if own.is_anothers(peer, self.destination) {
+            if own.is_anothers(peer, to) {
                 return Err(io::Error::from_raw_os_error(libc::ELOOP));
             }
         }
@@ -109,10 +111,10 @@ impl<'a> Dial<'a> {
     }
 
     /// Waits a moment for descriptors where there are none: the client has been accepted already.
-    async fn connect_when_possible(&self) -> io::Result<TcpStream> {
+    async fn connect_when_possible(&self, to: SocketAddr) -> io::Result<TcpStream> {
         let mut pauses = self.pauses;
         loop {
-            match self.connect_from().await {
+            match self.connect_from(to).await {
                 Err(error) if pauses > 0 && self.feedback.is_exhaustion(&error) => {
                     pauses -= 1;
                     tokio::time::sleep(DESCRIPTOR_PAUSE).await;
@@ -122,28 +124,27 @@ impl<'a> Dial<'a> {
         }
     }
 
-    async fn connect_from(&self) -> io::Result<TcpStream> {
+    async fn connect_from(&self, to: SocketAddr) -> io::Result<TcpStream> {
         if let Some(client) = self.client {
             let tell = |source, connecting| {
                 if let (true, Some((_, own))) = (connecting, self.inbound) {
-                    own.opens(source, self.destination);
+                    own.opens(source, to);
                 }
                 self.feedback.dialling_as(source, connecting)
             };
-            let is_free =
-                |source| self.inbound.is_none_or(|(_, own)| !own.is_held(source, self.destination));
-            match connect_as(self.netns, client, self.destination, &is_free, &tell).await {
+            let is_free = |source| self.inbound.is_none_or(|(_, own)| !own.is_held(source, to));
+            match connect_as(self.netns, client, to, &is_free, &tell).await {
                 // Link-local clients: better from a local address than not at all.
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
                 connected => return connected,
             }
         }
-        let connected = self.socket(None).await?.connect(self.destination).await;
-        match (connected, self.destination.ip()) {
+        let connected = self.socket(to, None).await?.connect(to).await;
+        match (connected, to.ip()) {
             (Err(error), IpAddr::V4(_))
                 if self.inbound.is_some() && error.kind() == io::ErrorKind::AddrNotAvailable =>
             {
-                self.connect_from_loopback().await
+                self.connect_from_loopback(to).await
             }
             (connected, _) => connected,
         }
@@ -151,12 +152,12 @@ impl<'a> Dial<'a> {
 
     /// To the application from one of the addresses of 127.0.0.0/8, each of which has as many ports
     /// as the namespace's own address, from which none is left.
-    async fn connect_from_loopback(&self) -> io::Result<TcpStream> {
+    async fn connect_from_loopback(&self, to: SocketAddr) -> io::Result<TcpStream> {
         let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
         for _ in 0..SOURCES {
             let source =
                 Ipv4Addr::new(127, fastrand::u8(1..), fastrand::u8(..), fastrand::u8(1..255));
-            result = self.socket(Some(source.into())).await?.connect(self.destination).await;
+            result = self.socket(to, Some(source.into())).await?.connect(to).await;
             match &result {
                 Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
                 _ => break,
@@ -166,12 +167,12 @@ impl<'a> Dial<'a> {
     }
 
     /// `from`: the source address, unless the application has chosen one.
-    async fn socket(&self, from: Option<IpAddr>) -> io::Result<TcpSocket> {
+    async fn socket(&self, to: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpSocket> {
         let owner = properties::owner(&self.properties);
-        let socket = self.netns.tcp_socket_of(self.destination.is_ipv6(), owner).await?;
-        properties::set(&socket, self.destination, &self.properties);
+        let socket = self.netns.tcp_socket_of(to.is_ipv6(), owner).await?;
+        properties::set(&socket, to, &self.properties);
         if let Some(following) = self.following {
-            following.goes_to(&socket, self.destination);
+            following.goes_to(&socket, to);
         }
         if self.mark != 0 {
             socket.set_mark(self.mark)?;

@@ -9,12 +9,13 @@ use std::{
 
 use tokio::net::TcpStream;
 
-use super::{Context, dial::Dial, dials::OwnDial, options::Following, waiting};
+use super::{Context, attempts::Attempts, dial::Dial, dials::OwnDial, options::Following, waiting};
 use crate::{
     budget::Taken,
     capture::Captured,
     forward::tcp,
     telemetry::{CloseReason, ConnectionGuard},
+    upstream::Target,
 };
 
 /// An application that waits in connect(2). Dropping it has the kernel ask again.
@@ -33,6 +34,15 @@ pub trait Held: Send + Sync + Sized {
     fn refuse(self, errno: i32);
 }
 
+/// Why a held connection has no upstream connection.
+enum NotConnected {
+    Dial(std::io::Error),
+    /// By the application.
+    GivenUp,
+    /// The drain's deadline has passed.
+    Aborted,
+}
+
 impl Context {
     /// Dials for an application that waits in connect(2), and serves the connection that comes of it.
     /// `dialling` is given back when the upstream has been dialled. `peer` is the application's end.
@@ -44,8 +54,9 @@ impl Context {
         dialling: Taken,
     ) {
         let begun = Instant::now();
-        let guard = self.open(captured.direction, peer, captured.destination);
-        if self.own.leads_back(captured.destination) {
+        let Captured { direction, destination, .. } = captured;
+        let guard = self.open(direction, peer, destination);
+        if self.own.leads_back(destination) {
             held.refuse(libc::ECONNREFUSED);
             return guard.close(CloseReason::Loop);
         }
@@ -53,40 +64,61 @@ impl Context {
         let mut following = Following::new(&self.options, &captured, peer);
         let dial =
             Dial::new(self, &captured, peer, &own, dialling).followed(following.as_ref()).at_once();
-        let opaque = self.opaque(&captured, &guard, begun);
-        let dialled = tokio::select! {
-            dialled = dial.connect() => dialled,
-            () = held.gone() => return guard.close(CloseReason::ClientClosed),
-            () = self.abort.cancelled() => {
+        let policy = self.policy(&captured, &guard, begun);
+        let mut attempts = Attempts::new(self, Target { direction, destination });
+        let reason = match self.connect_held(&held, &mut attempts, dial).await {
+            Ok(upstream) => {
+                guard.upstream_connected();
+                Following::settle(&mut following);
+                match self.admit(held, &upstream, destination).await {
+                    Ok(client) => {
+                        self.forward(client, upstream, policy, &guard, Instant::now()).await
+                    }
+                    Err(reason) => reason,
+                }
+            }
+            Err(NotConnected::Dial(error)) => self.fail(held, &guard, &error).await,
+            Err(NotConnected::GivenUp) => CloseReason::ClientClosed,
+            Err(NotConnected::Aborted) => {
                 held.refuse(libc::ECONNREFUSED);
-                return guard.close(CloseReason::DrainDeadline);
+                CloseReason::DrainDeadline
             }
         };
-        let upstream = match dialled {
-            Ok(upstream) => upstream,
-            Err(error) => {
-                let reason = self.fail(held, &guard, &error).await;
-                return guard.close(reason);
-            }
-        };
-        guard.upstream_connected();
+        attempts.close(reason, guard);
+    }
+
+    async fn connect_held(
+        &self,
+        held: &impl Held,
+        attempts: &mut Attempts<'_>,
+        dial: Dial<'_>,
+    ) -> Result<TcpStream, NotConnected> {
+        tokio::select! {
+            dialled = attempts.connect(dial) => dialled.map_err(NotConnected::Dial),
+            () = held.gone() => Err(NotConnected::GivenUp),
+            () = self.abort.cancelled() => Err(NotConnected::Aborted),
+        }
+    }
+
+    /// Lets the application's connect(2) succeed. An error is why the connection ends.
+    async fn admit(
+        &self,
+        held: impl Held,
+        upstream: &TcpStream,
+        destination: SocketAddr,
+    ) -> Result<TcpStream, CloseReason> {
         let source = upstream.local_addr().ok().map(|own| own.ip());
-        Following::settle(&mut following);
+        // The application's socket has one family; an endpoint can have the other.
+        let source = source.filter(|source| source.is_ipv6() == destination.is_ipv6());
         let admitted = tokio::select! {
             admitted = held.admit(source) => admitted,
-            () = self.abort.cancelled() => return guard.close(CloseReason::DrainDeadline),
+            () = self.abort.cancelled() => return Err(CloseReason::DrainDeadline),
         };
-        let reason = match admitted.map(TcpStream::from_std) {
-            Some(Ok(client)) => {
-                self.forward(client, upstream, opaque, &guard, Instant::now()).await
-            }
-            Some(Err(error)) => {
-                tracing::error!(%error, "cannot register the connection");
-                CloseReason::from_io(&error)
-            }
-            None => CloseReason::ClientClosed,
-        };
-        guard.close(reason);
+        let client = admitted.ok_or(CloseReason::ClientClosed)?;
+        TcpStream::from_std(client).map_err(|error| {
+            tracing::error!(%error, "cannot register the connection");
+            CloseReason::from_io(&error)
+        })
     }
 
     /// A dial has failed: why the connection ends.

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Mutex,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use tokio::net::TcpListener;
@@ -11,17 +11,20 @@ use super::*;
 use crate::{
     budget::Resource,
     telemetry::{record::Record, tap::TapFilter},
+    upstream::ToOriginal,
 };
 
-/// Nobody to tell.
+/// Keeps what it is told.
 #[derive(Default)]
-struct Deaf {
-    unreachable: Mutex<Vec<SocketAddr>>,
+pub(super) struct Deaf {
+    pub(super) unreachable: Mutex<Vec<SocketAddr>>,
+    /// Every error is for want of descriptors.
+    pub(super) exhausted: AtomicBool,
 }
 
 impl Feedback for Arc<Deaf> {
     fn is_exhaustion(&self, _: &io::Error) -> bool {
-        false
+        self.exhausted.load(Ordering::Relaxed)
     }
 
     fn refused(&self, _: SocketAddr) {}
@@ -39,9 +42,9 @@ impl Feedback for Arc<Deaf> {
     fn forgotten(&self, _: Direction, _: SocketAddr) {}
 }
 
-fn context(feedback: &Arc<Deaf>) -> Arc<Context> {
+pub(super) fn context(feedback: &Arc<Deaf>) -> Context {
     let telemetry = Telemetry::new(None);
-    Arc::new(Context {
+    Context {
         workload: "shop".into(),
         share: telemetry.budgets().share(&"shop".into()),
         telemetry,
@@ -50,25 +53,26 @@ fn context(feedback: &Arc<Deaf>) -> Arc<Context> {
         preserve_client_ip: false,
         dials: Arc::default(),
         options: Arc::default(),
+        upstream: Arc::new(ToOriginal),
         learning: Learning::new(Learn::Off),
         drain: Stop::new(),
         abort: Stop::new(),
         config: Arc::default(),
         feedback: Box::new(Arc::clone(feedback)),
-    })
+    }
 }
 
-fn inbound(destination: SocketAddr, peer: SocketAddr) -> Captured {
+pub(super) fn captured(direction: Direction, destination: SocketAddr) -> Captured {
     Captured {
         workload: 1,
-        direction: Direction::Inbound,
+        direction,
         destination,
         bound: None,
-        source: Some(peer.ip()),
+        source: None,
         mark: 0,
         properties: weir_common::Properties::default(),
         connected_ns: 0,
-        state: PortState::Opaque,
+        state: weir_common::PortState::Opaque,
         state_source: Source::Config,
     }
 }
@@ -78,7 +82,7 @@ fn inbound(destination: SocketAddr, peer: SocketAddr) -> Captured {
 #[tokio::test]
 async fn a_connection_that_comes_back_is_reset_and_counted_as_a_loop() {
     let feedback = Arc::new(Deaf::default());
-    let context = context(&feedback);
+    let context = Arc::new(context(&feedback));
     let mut tap = context.telemetry.tap(None, TapFilter::default()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let destination = listener.local_addr().unwrap();
@@ -92,7 +96,7 @@ async fn a_connection_that_comes_back_is_reset_and_counted_as_a_loop() {
             let client = client.into_std().unwrap();
             tokio::spawn(async move {
                 let dialling = context.share.occupy(Resource::Dialling, 1);
-                let captured = Some(inbound(destination, peer));
+                let captured = Some(captured(Direction::Inbound, destination));
                 context.serve(client, peer, captured, dialling).await;
             });
         }

@@ -10,7 +10,7 @@ pub struct OwnAddresses(Vec<SocketAddr>);
 // === impl OwnAddresses ===
 
 impl OwnAddresses {
-    pub(super) fn extend(&mut self, more: impl IntoIterator<Item = SocketAddr>) {
+    pub(crate) fn extend(&mut self, more: impl IntoIterator<Item = SocketAddr>) {
         self.0.extend(more);
     }
 
