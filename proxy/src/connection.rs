@@ -34,7 +34,7 @@ use crate::{
     budget::{Share, Taken},
     capture::{Captured, Netns, OwnAddresses},
     config::{Config, HttpEngine, Switch},
-    decision::{Decision, Direction, Evidence, Source, Treatment},
+    decision::{Detection, Direction},
     detect::dialogue::Lesson,
     forward::tcp::{self, TcpEnd, TcpOptions},
     learn::{Change, Learn, Learning},
@@ -155,7 +155,7 @@ impl Context {
     ) -> DestinationPolicy {
         let policy = DestinationPolicy::of(captured, &self.config, &self.learning, accepted);
         if let Some(source) = policy.opaque {
-            guard.decided(decision(source), None, accepted.elapsed());
+            guard.detected(Detection::Opaque(source), None, accepted.elapsed());
         }
         policy
     }
@@ -188,6 +188,7 @@ impl Context {
     ) -> ConnectionGuard {
         self.telemetry.open(ConnectionInfo {
             workload: Arc::clone(&self.workload),
+            share: self.share.clone(),
             direction,
             client,
             destination,
@@ -293,15 +294,6 @@ fn close_reason(end: TcpEnd) -> CloseReason {
         TcpEnd::Cancelled => CloseReason::DrainDeadline,
         TcpEnd::Io(_, errno) => CloseReason::Error(errno),
     }
-}
-
-fn decision(source: Source) -> Decision {
-    let why = match source {
-        Source::Default => "port is opaque by default",
-        Source::Learned => "destination was opaque before",
-        Source::Config | Source::Annotation | Source::Cli | Source::Detected => "port is opaque",
-    };
-    Decision { treatment: Treatment::Opaque, source, why, evidence: Evidence::None }
 }
 
 #[cfg(test)]

@@ -14,13 +14,15 @@ mod corpus;
 
 pub use tls::TlsInfo;
 
+use crate::decision::Why;
+
 /// How many of a client's bytes are looked at before detection ends in raw TCP. Large enough for
 /// a `ClientHello` with post-quantum key shares (about 1.8 KiB) and for nearly every request line
 /// (servers commonly stop at 8 KiB).
 pub const DEFAULT_PEEK_LIMIT: usize = 8192;
 
 /// The reason for raw TCP when the bytes outgrew the limit.
-pub const PEEK_LIMIT_REACHED: &str = "peek limit reached";
+pub const PEEK_LIMIT_REACHED: &str = Why::PeekLimit.text();
 
 /// What the bytes so far say.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -23,7 +23,7 @@ use weir::{
         },
     },
     config::{Config, WorkloadSettings},
-    decision::{Decision, Direction, Source, Treatment, state_name},
+    decision::{Detection, Direction, Source, Why, state_name},
     ports::{PortChange, PortPolicy, PortsSet},
     telemetry::{
         CloseReason, ConnectionInfo, Telemetry,
@@ -176,12 +176,12 @@ impl Running {
     fn connection(&self, destination: &str, reason: CloseReason) {
         let guard = self.handler.telemetry.open(ConnectionInfo {
             workload: "shop".into(),
+            share: self.handler.telemetry.share(&"shop".into()),
             direction: Direction::Outbound,
             client: "10.0.0.9:40000".parse().unwrap(),
             destination: destination.parse().unwrap(),
         });
-        let decision = Decision::detected(Treatment::Tcp, "server spoke first");
-        guard.decided(decision, None, Duration::ZERO);
+        guard.detected(Detection::Tcp(Why::ServerFirst), None, Duration::ZERO);
         guard.close(reason);
     }
 

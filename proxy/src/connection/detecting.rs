@@ -6,7 +6,7 @@ use std::{mem, time::Instant};
 
 use super::Context;
 use crate::{
-    decision::Treatment,
+    decision::Detection,
     detect::dialogue::{Conclusion, Dialogue},
     forward::{
         Side,
@@ -43,15 +43,15 @@ impl<'a> Detecting<'a> {
     /// `last` has decided; it was said by `from`.
     fn conclude(&mut self, conclusion: Conclusion, from: Side, last: &[u8]) {
         let State::Undecided(dialogue) = mem::replace(&mut self.state, State::Done) else { return };
-        let treatment = conclusion.decision.treatment;
+        let detection = conclusion.detection;
         self.context.decide(conclusion, self.guard, self.accepted);
-        match treatment {
-            Treatment::Http1 => self.follow(HttpVersion::Http1, &dialogue, from, last),
-            Treatment::Http2 => self.follow(HttpVersion::Http2, &dialogue, from, last),
-            Treatment::Tcp if !dialogue.server().is_empty() => {
+        match detection {
+            Detection::Http1 => self.follow(HttpVersion::Http1, &dialogue, from, last),
+            Detection::Http2 => self.follow(HttpVersion::Http2, &dialogue, from, last),
+            Detection::Tcp(_) if !dialogue.server().is_empty() => {
                 self.heard(dialogue.server(), !dialogue.client().is_empty());
             }
-            Treatment::Tcp if !dialogue.client().is_empty() || !last.is_empty() => {
+            Detection::Tcp(_) if !dialogue.client().is_empty() || !last.is_empty() => {
                 self.state = State::Unanswered;
             }
             _ => {}

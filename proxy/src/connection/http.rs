@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 
 use super::{Context, detecting::Detecting, reset::Fate};
 use crate::{
-    decision::Treatment,
+    decision::Detection,
     detect::{
         dialogue::Conclusion,
         race::{self, Outcome, Peeked, RaceError},
@@ -58,10 +58,9 @@ impl Context {
                 };
             }
         };
-        let treatment = conclusion.as_ref().map(|conclusion| conclusion.decision.treatment);
-        let version = match treatment {
-            Some(Treatment::Http1) => HttpVersion::Http1,
-            Some(Treatment::Http2) => HttpVersion::Http2,
+        let version = match conclusion.as_ref().map(|conclusion| conclusion.detection) {
+            Some(Detection::Http1) => HttpVersion::Http1,
+            Some(Detection::Http2) => HttpVersion::Http2,
             _ => {
                 let (client, upstream) = (endpoint(client, near), endpoint(upstream, far));
                 return self.pass_through(client, upstream, guard, accepted).await;
@@ -83,7 +82,7 @@ impl Context {
         if let Some(lesson) = conclusion.lesson() {
             self.learn(guard, lesson);
         }
-        guard.decided(conclusion.decision, conclusion.tls, accepted.elapsed());
+        guard.detected(conclusion.detection, conclusion.tls, accepted.elapsed());
     }
 
     /// Passes everything as it comes, and looks on.

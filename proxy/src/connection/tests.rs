@@ -5,11 +5,15 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 
 use super::*;
 use crate::{
     budget::Resource,
+    config::EngineName,
     telemetry::{record::Record, tap::TapFilter},
     upstream::ToOriginal,
 };
@@ -73,8 +77,16 @@ pub(super) fn captured(direction: Direction, destination: SocketAddr) -> Capture
         properties: weir_common::Properties::default(),
         connected_ns: 0,
         state: weir_common::PortState::Opaque,
-        state_source: Source::Config,
+        state_source: weir_common::Source::Config,
     }
+}
+
+/// A client, and weir's end of its connection.
+pub(super) async fn client() -> (TcpStream, std::net::TcpStream, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (accepted, peer) = listener.accept().await.unwrap();
+    (client, accepted.into_std().unwrap(), peer)
 }
 
 /// Guards against a kernel that sends weir's own connections back to weir: one connection made
@@ -119,4 +131,39 @@ async fn a_connection_that_comes_back_is_reset_and_counted_as_a_loop() {
     }
     assert_eq!(*feedback.unreachable.lock().unwrap(), [], "the application is not to blame");
     assert!(passes.load(Ordering::Relaxed) >= 2, "it did come back");
+}
+
+/// The terminating engine holds what is not decided for a time, the other one does not; neither takes
+/// the end of that time for what the connection is.
+#[tokio::test]
+async fn a_server_that_does_not_wait_for_the_rest_of_a_request_is_a_timeout_in_each_engine() {
+    for engine in [EngineName::Passthrough, EngineName::Terminate] {
+        let mut config = Config::default();
+        config.http.engine = engine;
+        config.detect.timeout = Duration::from_millis(1);
+        let mut context = context(&Arc::default());
+        context.config = Arc::new(config);
+        let telemetry = context.telemetry.clone();
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let captured = Captured {
+            state: weir_common::PortState::Detect,
+            ..captured(Direction::Outbound, server.local_addr().unwrap())
+        };
+        let (mut client, accepted, peer) = client().await;
+        let served = tokio::spawn(async move {
+            let dialling = context.share.occupy(Resource::Dialling, 1);
+            context.serve(accepted, peer, Some(captured), dialling).await;
+        });
+        client.write_all(b"GET / HT").await.unwrap();
+        let (mut upstream, _) = server.accept().await.unwrap();
+        upstream.read_exact(&mut [0; 8]).await.unwrap();
+        upstream.write_all(b"tired").await.unwrap();
+        client.read_exact(&mut [0; 5]).await.unwrap();
+        drop((client, upstream));
+        served.await.unwrap();
+        let metrics = telemetry.encode_metrics();
+        let counted =
+            "outbound_tcp_detect_http_results_total{workload=\"shop\",result=\"read_timeout\"} 1";
+        assert!(metrics.contains(counted), "{engine:?}: {metrics}");
+    }
 }

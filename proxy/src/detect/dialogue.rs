@@ -4,17 +4,14 @@
 
 use bytes::BytesMut;
 
-use super::{Detector, PEEK_LIMIT_REACHED, TlsInfo, Verdict, http2, tls};
-use crate::decision::{Decision, Evidence, Treatment};
+use super::{Detector, TlsInfo, Verdict, http2, tls};
+use crate::decision::{Detection, Why};
 
-const SERVER_FIRST: &str = "server spoke first";
-const SERVER_BEFORE_THE_REST: &str = "server spoke before the client's first words were complete";
-
-/// A decision, and what it was read off.
+/// What was found, with its labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conclusion {
     /// HTTP/1, HTTP/2, TLS or raw TCP, and why.
-    pub decision: Decision,
+    pub detection: Detection,
     /// The labels of a `ClientHello`, if it was one.
     pub tls: Option<TlsInfo>,
 }
@@ -48,9 +45,27 @@ impl Conclusion {
     /// server has said something: see [`Dialogue::lesson`].
     #[must_use]
     pub fn lesson(&self) -> Option<Lesson> {
-        let known =
-            self.decision.treatment != Treatment::Tcp && self.decision.evidence == Evidence::Bytes;
-        known.then_some(Lesson::Known)
+        match self.detection {
+            Detection::Http1 | Detection::Http2 | Detection::Tls { settled: true } => {
+                Some(Lesson::Known)
+            }
+            Detection::Tls { settled: false }
+            | Detection::Tcp(_)
+            | Detection::Opaque(_)
+            | Detection::Direct { .. } => None,
+        }
+    }
+}
+
+impl From<Detection> for Conclusion {
+    fn from(detection: Detection) -> Self {
+        Self { detection, tls: None }
+    }
+}
+
+impl From<Why> for Conclusion {
+    fn from(why: Why) -> Self {
+        Detection::Tcp(why).into()
     }
 }
 
@@ -94,15 +109,11 @@ impl Dialogue {
             verdict
         };
         if verdict.is_final() {
-            let evidence = match self.detector.gave_up() {
-                true => Evidence::Incomplete,
-                false => Evidence::Bytes,
-            };
-            return Some(self.conclude(verdict, evidence));
+            return Some(self.conclude(verdict));
         }
         self.client.extend_from_slice(bytes);
         let not_http2 = self.server_preface && !http2::may_be_preface(&self.client);
-        not_http2.then(|| self.conclude(Verdict::Tcp(SERVER_FIRST), Evidence::Bytes))
+        not_http2.then(|| Why::ServerFirst.into())
     }
 
     /// The next bytes of the server; not to be called once there is a conclusion. Servers of one
@@ -119,19 +130,19 @@ impl Dialogue {
             return None;
         }
         Some(match self.client.is_empty() {
-            true => self.conclude(Verdict::Tcp(SERVER_FIRST), Evidence::Bytes),
-            false => self.conclude(Verdict::Tcp(SERVER_BEFORE_THE_REST), Evidence::Incomplete),
+            true => Why::ServerFirst.into(),
+            false => Why::ServerBeforeTheRest.into(),
         })
     }
 
     /// The client says nothing more, and there is no conclusion.
     pub fn client_ended(&self) -> Conclusion {
-        self.give_up("client closed its side first")
+        self.give_up(true)
     }
 
     /// The server says nothing more, and there is no conclusion.
     pub fn server_ended(&self) -> Conclusion {
-        self.give_up("server closed its side first")
+        self.give_up(false)
     }
 
     /// What the first bytes of the server teach about a destination whose connection is raw TCP.
@@ -147,27 +158,32 @@ impl Dialogue {
         })
     }
 
-    fn give_up(&self, why: &'static str) -> Conclusion {
-        let evidence = match self.client.is_empty() {
-            true => Evidence::None,
-            false => Evidence::Incomplete,
-        };
-        self.conclude(self.detector.give_up(why), evidence)
+    fn give_up(&self, by_client: bool) -> Conclusion {
+        let why = Why::Ended { by_client, said: !self.client.is_empty() };
+        match self.detector.give_up(why.text()) {
+            Verdict::Tls(info) => self.tls(info, false),
+            _ => why.into(),
+        }
     }
 
-    fn conclude(&self, verdict: Verdict, evidence: Evidence) -> Conclusion {
-        let (treatment, why, tls) = match verdict {
-            Verdict::Http1 | Verdict::Tls(_) if self.server_preface => {
-                (Treatment::Tcp, SERVER_FIRST, None)
-            }
-            Verdict::Http1 => (Treatment::Http1, "HTTP/1 request line", None),
-            Verdict::Http2 => (Treatment::Http2, "HTTP/2 connection preface", None),
-            Verdict::Tls(info) => (Treatment::Tls, "TLS ClientHello", Some(info)),
-            Verdict::NeedMore => (Treatment::Tcp, PEEK_LIMIT_REACHED, None),
-            Verdict::Tcp(why) => (Treatment::Tcp, why, None),
-        };
-        let decision = Decision::detected(treatment, why).resting_on(evidence);
-        Conclusion { decision, tls }
+    /// Of what the client's bytes say.
+    fn conclude(&self, verdict: Verdict) -> Conclusion {
+        let gave_up = self.detector.gave_up();
+        match verdict {
+            Verdict::Http1 if self.server_preface => Why::ServerFirst.into(),
+            Verdict::Http1 => Detection::Http1.into(),
+            Verdict::Http2 => Detection::Http2.into(),
+            Verdict::Tls(info) => self.tls(info, !gave_up),
+            Verdict::Tcp(why) if !gave_up => Why::Bytes(why).into(),
+            Verdict::Tcp(_) | Verdict::NeedMore => Why::PeekLimit.into(),
+        }
+    }
+
+    fn tls(&self, info: TlsInfo, settled: bool) -> Conclusion {
+        if self.server_preface {
+            return Why::ServerFirst.into();
+        }
+        Conclusion { detection: Detection::Tls { settled }, tls: Some(info) }
     }
 }
 

@@ -5,10 +5,11 @@
 //! Label values come from weir, from its configuration or from small closed sets (`codes.rs`): never
 //! from a peer.
 
+mod connection;
+
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, RwLock},
-    time::Duration,
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use prometheus_client::{
@@ -17,25 +18,19 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use self::connection::Bound;
 use super::{
     PodLabels,
-    classify::Class,
     close::errno_name,
-    codes::{GrpcLabel, StatusLabel},
     labels::{
         Base, CloseLabels, ConnectionLabels, DetectLabels, DowngradeLabels, ErrnoLabels,
         LatencyLabels, Of, PeerLabels, ResponseLabels, WorkloadLabels,
     },
-    lock,
     process::ProcessCollector,
     series::Series,
     workloads::WorkloadCollector,
 };
-use crate::{
-    budget::{Budgets, Share},
-    decision::{Decision, Direction, Evidence, Source, Treatment, direction_name, source_name},
-    forward::http::{Exchange, Untracked},
-};
+use crate::decision::{Detection, Direction, direction_name, source_name};
 
 type Latencies = Series<LatencyLabels, Histogram, fn() -> Histogram>;
 type Durations = Series<WorkloadLabels, Histogram, fn() -> Histogram>;
@@ -48,7 +43,6 @@ pub(super) struct Metrics {
     families: Families,
     bound: RwLock<BoundMap>,
     pods: RwLock<HashMap<Arc<str>, Arc<PodLabels>>>,
-    budgets: Budgets,
     workloads: Arc<WorkloadCollector>,
 }
 
@@ -76,60 +70,10 @@ struct Families {
     accept_shed: Counter,
 }
 
-/// The metrics of one workload and direction, looked up once per connection.
-#[derive(Debug)]
-pub(super) struct Bound {
-    base: Base,
-    pub(super) share: Share,
-    pub(super) requests: Counter,
-    half_closed: Gauge,
-    pub(super) undecided: Gauge,
-    pub(super) in_flight: Gauge,
-    pub(super) client: Side,
-    pub(super) upstream: Side,
-    response: Series<ResponseLabels, Counter>,
-    latency: Latencies,
-    downgrade: Series<DowngradeLabels, Counter>,
-    detect: Series<DetectLabels, Counter>,
-    detect_time: Histogram,
-}
-
-/// One side of the proxied connections.
-#[derive(Debug)]
-pub(super) struct Side {
-    labels: PeerLabels,
-    open: Counter,
-    open_now: Gauge,
-    read: Counter,
-    write: Counter,
-    close: Series<CloseLabels, Counter>,
-}
-
-/// The labels that differ between one connection's responses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct ResponseKind {
-    status: Option<StatusLabel>,
-    class: Class,
-    grpc_status: Option<GrpcLabel>,
-}
-
-/// The metrics of one kind of response.
-#[derive(Debug)]
-struct Responses {
-    kind: ResponseKind,
-    count: Counter,
-    latency: Option<Histogram>,
-}
-
-/// The metrics that a connection's last response was counted in: the next one is usually of the
-/// same kind, and looking them up takes longer than counting.
-#[derive(Debug, Default)]
-pub(super) struct LastResponses(Mutex<Option<Responses>>);
-
 // === impl Metrics ===
 
 impl Metrics {
-    pub(super) fn new(records_dropped: Option<Counter>, budgets: Budgets) -> Self {
+    pub(super) fn new(records_dropped: Option<Counter>) -> Self {
         let mut registry = Registry::default();
         let families = Families::register(&mut registry);
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
@@ -143,7 +87,7 @@ impl Metrics {
         registry.register_collector(Box::new(Arc::clone(&workloads)));
         registry.register_collector(Box::new(ProcessCollector));
         let (bound, pods) = (RwLock::default(), RwLock::default());
-        Self { registry, families, bound, pods, budgets, workloads }
+        Self { registry, families, bound, pods, workloads }
     }
 
     pub(super) fn encode(&self) -> String {
@@ -156,14 +100,14 @@ impl Metrics {
         &self.workloads
     }
 
-    pub(super) fn decided(&self, workload: &Arc<str>, direction: Direction, decision: Decision) {
+    fn detected(&self, workload: &Arc<str>, direction: Direction, detection: Detection) {
         self.families
             .connections
             .get_or_create(&ConnectionLabels {
                 direction: direction_name(direction),
                 of: self.of(workload),
-                treatment: decision.treatment.name(),
-                source: source_name(decision.source),
+                treatment: detection.treatment().name(),
+                source: source_name(detection.source()),
             })
             .inc();
     }
@@ -188,16 +132,15 @@ impl Metrics {
         }
     }
 
-    pub(super) fn bind(&self, workload: &Arc<str>, direction: Direction) -> Arc<Bound> {
+    fn bind(&self, workload: &Arc<str>, direction: Direction) -> Arc<Bound> {
         let key = (Arc::clone(workload), direction);
         if let Some(bound) = self.bound.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Arc::clone(bound);
         }
         let mut all = self.bound.write().unwrap_or_else(PoisonError::into_inner);
-        let bound = all.entry(key).or_insert_with(|| {
-            let share = self.budgets.share(workload);
-            Arc::new(Bound::new(&self.families, self.of(workload), direction, share))
-        });
+        let bound = all
+            .entry(key)
+            .or_insert_with(|| Arc::new(Bound::new(&self.families, self.of(workload), direction)));
         Arc::clone(bound)
     }
 
@@ -364,131 +307,4 @@ fn latency_histogram() -> Histogram {
 /// Linkerd's detection buckets in seconds.
 fn detect_histogram() -> Histogram {
     Histogram::new([0.001, 0.1])
-}
-
-// === impl Bound ===
-
-impl Bound {
-    fn new(families: &Families, of: Of, direction: Direction, share: Share) -> Self {
-        let base = Base { direction: direction_name(direction), of: of.clone() };
-        let (detect, detect_time) = match direction {
-            Direction::Inbound => (&families.inbound_detect, &families.inbound_detect_time),
-            Direction::Outbound => (&families.outbound_detect, &families.outbound_detect_time),
-        };
-        Self {
-            requests: families.request.get_or_create(&base),
-            half_closed: families.half_closed.get_or_create(&base),
-            undecided: families.undecided.get_or_create(&base),
-            in_flight: families.in_flight.get_or_create(&base),
-            client: Side::new(families, &base, "src"),
-            upstream: Side::new(families, &base, "dst"),
-            response: families.response.clone(),
-            latency: families.latency.clone(),
-            downgrade: families.downgrade.clone(),
-            detect: detect.clone(),
-            detect_time: detect_time.get_or_create(&WorkloadLabels { of }),
-            base,
-            share,
-        }
-    }
-
-    /// Counts what detection found; decisions made without looking are not its results.
-    pub(super) fn detected(&self, decision: Decision, took: Option<Duration>) {
-        if decision.source != Source::Detected {
-            return;
-        }
-        let result = match decision.treatment {
-            Treatment::Http1 => "http/1",
-            Treatment::Http2 => "h2",
-            // Linkerd's, whose detection waits for the rest until its time is up.
-            _ if decision.evidence == Evidence::Incomplete => "read_timeout",
-            _ => "not_http",
-        };
-        let of = self.base.of.clone();
-        self.detect.get_or_create(&DetectLabels { of, result }).inc();
-        if let Some(took) = took {
-            self.detect_time.observe(took.as_secs_f64());
-        }
-    }
-
-    pub(super) fn downgraded(&self, untracked: Untracked) {
-        let Base { direction, of } = self.base.clone();
-        let reason = untracked.label();
-        self.downgrade.get_or_create(&DowngradeLabels { direction, of, reason }).inc();
-    }
-
-    fn responses(&self, kind: ResponseKind) -> Responses {
-        let Base { direction, of } = self.base.clone();
-        let ResponseKind { status, class, grpc_status } = kind;
-        let latency = status.map(|status_code| {
-            let of = of.clone();
-            let labels = LatencyLabels { direction, of, status_code };
-            self.latency.get_or_create(&labels)
-        });
-        let count = self.response.get_or_create(&ResponseLabels {
-            direction,
-            of,
-            status_code: status,
-            classification: class.name(),
-            grpc_status,
-        });
-        Responses { kind, count, latency }
-    }
-}
-
-// === impl LastResponses ===
-
-impl LastResponses {
-    /// Counts a response; `None` is none that could be judged.
-    pub(super) fn count(&self, bound: &Bound, exchange: &Exchange, class: Option<Class>) {
-        let Some(class) = class else { return };
-        let kind = ResponseKind {
-            status: exchange.status.map(StatusLabel::from),
-            class,
-            grpc_status: exchange.grpc_status.map(GrpcLabel::from),
-        };
-        let mut last = lock(&self.0);
-        if last.as_ref().is_none_or(|responses| responses.kind != kind) {
-            *last = Some(bound.responses(kind));
-        }
-        let Some(responses) = &*last else { return };
-        responses.count.inc();
-        if let Some(latency) = &responses.latency {
-            let time = exchange.time_to_head.unwrap_or(exchange.duration);
-            latency.observe(time.as_secs_f64() * 1e3);
-        }
-    }
-}
-
-// === impl Side ===
-
-impl Side {
-    fn new(families: &Families, base: &Base, peer: &'static str) -> Self {
-        let Base { direction, of } = base.clone();
-        let labels = PeerLabels { direction, peer, of };
-        Self {
-            open: families.tcp_open.get_or_create(&labels),
-            open_now: families.tcp_open_now.get_or_create(&labels),
-            read: families.tcp_read.get_or_create(&labels),
-            write: families.tcp_write.get_or_create(&labels),
-            close: families.tcp_close.clone(),
-            labels,
-        }
-    }
-
-    pub(super) fn opened(&self) {
-        self.open.inc();
-        self.open_now.inc();
-    }
-
-    pub(super) fn moved(&self, read: u64, written: u64) {
-        self.read.inc_by(read);
-        self.write.inc_by(written);
-    }
-
-    pub(super) fn closed(&self, errno: Option<String>) {
-        self.open_now.dec();
-        let PeerLabels { direction, peer, of } = self.labels.clone();
-        self.close.get_or_create(&CloseLabels { direction, peer, of, errno }).inc();
-    }
 }

@@ -1,9 +1,11 @@
 //! Access records: one per connection and one per request, as JSON lines or for people to read.
 
 mod human;
+mod sink;
 mod words;
 mod writer;
 
+pub(super) use sink::{Records, UNDETECTED};
 pub(super) use words::Words;
 pub use writer::RecordLog;
 
@@ -18,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ConnectionInfo, classify::Class};
 use crate::{
-    decision::{Decision, Direction, Source, Treatment},
+    decision::{Detection, Direction, Source, Treatment},
     forward::http::{Exchange, ExchangeEnd},
     names,
 };
@@ -208,9 +210,9 @@ impl RequestRecord {
     pub(super) fn new(
         connection: u64,
         info: &ConnectionInfo,
-        decision: Option<Decision>,
+        detection: Option<Detection>,
         class: Option<Class>,
-        exchange: Exchange,
+        exchange: &Exchange,
     ) -> Self {
         let (end, h2_error, weir_error) = match exchange.end {
             ExchangeEnd::Complete => ("complete", None, None),
@@ -229,8 +231,8 @@ impl RequestRecord {
             direction: info.direction,
             client: info.client,
             destination: info.destination,
-            treatment: decision.map(|d| d.treatment),
-            source: decision.map(|d| d.source),
+            treatment: detection.map(Detection::treatment),
+            source: detection.map(Detection::source),
             version: version_name(exchange.version).into(),
             method: (*exchange.method).to_owned(),
             authority: exchange.authority.as_deref().map(without_userinfo),

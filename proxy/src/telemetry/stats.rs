@@ -11,7 +11,7 @@ use std::{
     hash::Hash,
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
@@ -21,10 +21,17 @@ use serde::{Deserialize, Serialize};
 use weir_common::Reason;
 
 use self::rows::Rows;
-use super::{SkippedConnection, canonical, classify::Class, lock};
+use super::{
+    SkippedConnection, canonical,
+    classify::Class,
+    event::{Connection, Event},
+    lock,
+    record::UNDETECTED,
+    sinks::Sink,
+};
 use crate::{
     budget::Budgets,
-    decision::{Decision, Direction, Source, Treatment, source_name},
+    decision::{Detection, Direction, Source, Treatment, source_name},
     forward::http::Exchange,
     names,
 };
@@ -130,8 +137,24 @@ impl Stats {
         Self { rows: Rows::new(budgets) }
     }
 
-    pub(super) fn row(&self, key: Key, why: &'static str) -> Arc<Row> {
-        self.rows.get(key, why)
+    fn row(
+        &self,
+        workload: &Arc<str>,
+        direction: Direction,
+        destination: SocketAddr,
+        detection: Option<Detection>,
+    ) -> Arc<Row> {
+        let key = Key {
+            workload: Arc::clone(workload),
+            direction,
+            destination: Some(destination),
+            treatment: detection.map(Detection::treatment),
+            source: detection.map(Detection::source),
+            reason: detection.and_then(Detection::unasked),
+        };
+        let row = self.rows.get(key, detection.map_or(UNDETECTED, Detection::why));
+        row.opened();
+        row
     }
 
     /// Takes a workload's rows away.
@@ -139,27 +162,47 @@ impl Stats {
         self.rows.forget(workload);
     }
 
-    pub(super) fn skipped(&self, skipped: &SkippedConnection, decision: Decision) {
-        let key = Key {
-            workload: Arc::clone(&skipped.workload),
-            direction: skipped.direction,
-            destination: Some(canonical(skipped.destination)),
-            treatment: Some(decision.treatment),
-            source: Some(decision.source),
-            reason: skipped.unasked(),
-        };
-        let row = self.row(key, decision.why);
-        row.opened();
-        row.moved(skipped.bytes_sent, skipped.bytes_received);
-        row.retransmits.fetch_add(skipped.retransmits.into(), Relaxed);
-        row.closed();
-    }
-
     pub(super) fn snapshot(&self) -> StatsSnapshot {
         let rows = self.rows.all();
         let mut rows: Vec<_> = rows.iter().map(|(key, row)| row.snapshot(key)).collect();
         rows.sort_by(|a, b| a.key().cmp(&b.key()));
         StatsSnapshot { rows }
+    }
+}
+
+impl Sink for Stats {
+    /// The connection's row, once it is known which.
+    type State = OnceLock<Arc<Row>>;
+
+    fn opened(&self, _: &Connection) -> Self::State {
+        OnceLock::new()
+    }
+
+    fn event(&self, connection: &Connection, row: &Self::State, event: Event<'_>) {
+        if let Event::Detected(found) = event {
+            let info = &connection.info;
+            row.get_or_init(|| {
+                self.row(&info.workload, info.direction, info.destination, found.detection)
+            });
+            return;
+        }
+        let Some(row) = row.get() else { return };
+        match event {
+            Event::Moved { sent, received } => row.moved(sent, received),
+            Event::RequestStarted => row.request(),
+            Event::ExchangeEnded { exchange, class } => row.exchange(exchange, class),
+            Event::Closed(_) => row.closed(),
+            Event::Connected | Event::Detected(_) | Event::Untracked(_) => {}
+        }
+    }
+
+    fn skipped(&self, _: u64, skipped: &SkippedConnection) {
+        let SkippedConnection { workload, direction, .. } = skipped;
+        let destination = canonical(skipped.destination);
+        let row = self.row(workload, *direction, destination, Some(skipped.detection()));
+        row.moved(skipped.bytes_sent, skipped.bytes_received);
+        row.retransmits.fetch_add(skipped.retransmits.into(), Relaxed);
+        row.closed();
     }
 }
 

@@ -36,14 +36,14 @@ pub struct TooManyTaps;
 /// All readers.
 #[derive(Debug, Default)]
 pub(super) struct Taps {
-    sinks: Arc<RwLock<Vec<Arc<Sink>>>>,
+    readers: Arc<RwLock<Vec<Arc<Reader>>>>,
     /// How many there are, to be asked for each record.
     count: Arc<AtomicUsize>,
 }
 
 /// The end that records are put in.
 #[derive(Debug)]
-struct Sink {
+struct Reader {
     workload: Option<String>,
     filter: TapFilter,
     queue: mpsc::Sender<Record>,
@@ -54,9 +54,9 @@ struct Sink {
 /// The end that records are read from; dropping it ends the tap.
 #[derive(Debug)]
 pub struct Tap {
-    sink: Arc<Sink>,
+    reader: Arc<Reader>,
     queue: mpsc::Receiver<Record>,
-    sinks: Arc<RwLock<Vec<Arc<Sink>>>>,
+    readers: Arc<RwLock<Vec<Arc<Reader>>>>,
     count: Arc<AtomicUsize>,
 }
 
@@ -84,21 +84,21 @@ impl Taps {
         filter: TapFilter,
     ) -> Result<Tap, TooManyTaps> {
         let (sender, queue) = mpsc::channel(QUEUE);
-        let sink = Arc::new(Sink {
+        let reader = Arc::new(Reader {
             workload,
             filter,
             queue: sender,
             words: Words::at_most(QUEUED_WORDS),
             missed: AtomicU64::new(0),
         });
-        let mut sinks = self.sinks.write().unwrap_or_else(PoisonError::into_inner);
-        if sinks.len() >= MAX_TAPS {
+        let mut readers = self.readers.write().unwrap_or_else(PoisonError::into_inner);
+        if readers.len() >= MAX_TAPS {
             return Err(TooManyTaps);
         }
-        sinks.push(Arc::clone(&sink));
-        self.count.store(sinks.len(), Relaxed);
-        let (sinks, count) = (Arc::clone(&self.sinks), Arc::clone(&self.count));
-        Ok(Tap { sink, queue, sinks, count })
+        readers.push(Arc::clone(&reader));
+        self.count.store(readers.len(), Relaxed);
+        let (readers, count) = (Arc::clone(&self.readers), Arc::clone(&self.count));
+        Ok(Tap { reader, queue, readers, count })
     }
 
     /// Shows a record to all readers; never waits for one.
@@ -106,15 +106,15 @@ impl Taps {
         if self.is_idle() {
             return;
         }
-        for sink in self.sinks.read().unwrap_or_else(PoisonError::into_inner).iter() {
-            sink.offer(record);
+        for reader in self.readers.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            reader.offer(record);
         }
     }
 }
 
-// === impl Sink ===
+// === impl Reader ===
 
-impl Sink {
+impl Reader {
     fn offer(&self, record: &Record) {
         let meant = self.workload.as_deref().is_none_or(|name| name == record.workload());
         if !meant || !self.filter.fits(record) {
@@ -136,16 +136,16 @@ impl Tap {
         let mut records = Vec::new();
         // The other end is ours too: it does not close.
         self.queue.recv_many(&mut records, BATCH).await;
-        records.iter().for_each(|record| self.sink.words.taken(record));
-        Batch { records, missed: self.sink.missed.swap(0, Relaxed) }
+        records.iter().for_each(|record| self.reader.words.taken(record));
+        Batch { records, missed: self.reader.missed.swap(0, Relaxed) }
     }
 }
 
 impl Drop for Tap {
     fn drop(&mut self) {
-        let mut sinks = self.sinks.write().unwrap_or_else(PoisonError::into_inner);
-        sinks.retain(|sink| !Arc::ptr_eq(sink, &self.sink));
-        self.count.store(sinks.len(), Relaxed);
+        let mut readers = self.readers.write().unwrap_or_else(PoisonError::into_inner);
+        readers.retain(|reader| !Arc::ptr_eq(reader, &self.reader));
+        self.count.store(readers.len(), Relaxed);
     }
 }
 
@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(tap.next().await, Batch { records: vec![record(2), record(3)], missed: 0 });
         drop(tap);
         assert!(taps.is_idle());
-        assert!(taps.sinks.read().unwrap().is_empty());
+        assert!(taps.readers.read().unwrap().is_empty());
     }
 
     #[tokio::test]
@@ -207,7 +207,7 @@ mod tests {
             missed += batch.missed;
         }
         assert_eq!(seen, QUEUE as u64);
-        assert_eq!(tap.sink.words.waiting(), 0);
+        assert_eq!(tap.reader.words.waiting(), 0);
         taps.show(&record(1));
         assert_eq!(tap.next().await.records.len(), 1, "there is room again");
     }

@@ -1,7 +1,14 @@
 //! Metrics, records and statistics as their readers see them.
 
-use super::{classify::Class, *};
+use std::time::SystemTime;
+
+use super::{
+    classify::Class,
+    record::{ConnectionRecord, Record},
+    *,
+};
 use crate::budget::{Figures, Resource};
+use crate::decision::{Treatment, Why};
 use crate::forward::http::{Exchange, ExchangeEnd, Side, Untracked};
 
 pub(super) fn exchange() -> Exchange {
@@ -50,19 +57,18 @@ pub(super) fn connection_record() -> ConnectionRecord {
 
 pub(super) fn request_record() -> record::RequestRecord {
     let class = Class::of(&exchange());
-    record::RequestRecord::new(7, &info(), Some(HTTP1), class, exchange())
+    record::RequestRecord::new(7, &info(), Some(Detection::Http1), class, &exchange())
 }
 
 fn info() -> ConnectionInfo {
     ConnectionInfo {
         workload: "shop".into(),
+        share: Budgets::default().share(&"shop".into()),
         direction: Direction::Outbound,
         client: "10.0.0.1:40000".parse().unwrap(),
         destination: "[::ffff:192.0.2.1]:80".parse().unwrap(),
     }
 }
-
-const HTTP1: Decision = Decision::detected(Treatment::Http1, "request line");
 
 #[test]
 fn metric_names_labels_and_buckets_are_linkerds() {
@@ -82,7 +88,7 @@ fn metric_names_labels_and_buckets_are_linkerds() {
     });
     let guard = telemetry.open(info());
     guard.upstream_connected();
-    guard.decided(HTTP1, None, Duration::from_micros(50));
+    guard.detected(Detection::Http1, None, Duration::from_micros(50));
     guard.counters().client_to_upstream.store(100, Ordering::Relaxed);
     guard.counters().upstream_to_client.store(2000, Ordering::Relaxed);
     let sink = guard.sink();
@@ -138,7 +144,7 @@ fn series_of_a_pod_have_its_labels_and_go_with_it() {
     let connection = |workload: &str| {
         let guard = telemetry.open(ConnectionInfo { workload: workload.into(), ..info() });
         guard.upstream_connected();
-        guard.decided(HTTP1, None, Duration::from_micros(50));
+        guard.detected(Detection::Http1, None, Duration::from_micros(50));
         let sink = guard.sink();
         sink.request_started();
         sink.exchange(exchange());
@@ -167,6 +173,40 @@ fn series_of_a_pod_have_its_labels_and_go_with_it() {
     assert!(of("shop").iter().all(|line| !line.contains("pod=")));
     telemetry.label("shop", Some((&pod("db-1")).into()));
     assert_eq!(of("shop"), [""; 0]);
+}
+
+/// Guards against a label that was taken from a text: it was never `read_timeout`.
+#[test]
+fn detection_is_counted_by_what_was_found() {
+    let ended = |said| Detection::Tcp(Why::Ended { by_client: true, said });
+    let all = [
+        (Detection::Http1, Some("http/1")),
+        (Detection::Http2, Some("h2")),
+        (Detection::Tls { settled: true }, Some("not_http")),
+        (Detection::Tls { settled: false }, Some("read_timeout")),
+        (Detection::Tcp(Why::ServerFirst), Some("not_http")),
+        (Detection::Tcp(Why::ServerBeforeTheRest), Some("read_timeout")),
+        (Detection::Tcp(Why::PeekLimit), Some("read_timeout")),
+        (Detection::Tcp(Why::Bytes("not HTTP")), Some("not_http")),
+        (ended(true), Some("read_timeout")),
+        (ended(false), Some("not_http")),
+        (Detection::Opaque(Source::Config), None),
+    ];
+    for (detection, result) in all {
+        let telemetry = Telemetry::new(None);
+        telemetry.open(info()).detected(detection, None, Duration::ZERO);
+        let text = telemetry.encode_metrics();
+        let counted: Vec<_> = text
+            .lines()
+            .filter(|line| line.starts_with("outbound_tcp_detect_http_results_total"))
+            .collect();
+        let expected = result.map(|result| {
+            format!(
+                "outbound_tcp_detect_http_results_total{{workload=\"shop\",result=\"{result}\"}} 1"
+            )
+        });
+        assert_eq!(counted, Vec::from_iter(expected), "{detection:?}");
+    }
 }
 
 #[test]
@@ -211,7 +251,7 @@ fn half_closed_connections_are_counted_while_they_are() {
 fn a_scrape_sees_the_bytes_of_live_connections_once() {
     let telemetry = Telemetry::new(None);
     let guard = telemetry.open(info());
-    guard.decided(HTTP1, None, Duration::ZERO);
+    guard.detected(Detection::Http1, None, Duration::ZERO);
     guard.counters().upstream_to_client.store(1000, Ordering::Relaxed);
     for _ in 0..3 {
         let row = telemetry.stats().rows.remove(0);
@@ -236,7 +276,7 @@ fn a_dropped_guard_is_recorded_as_aborted_and_a_closed_one_only_once() {
     let telemetry = Telemetry::new(Some(log));
     drop(telemetry.open(info()));
     let guard = telemetry.open(info());
-    guard.decided(HTTP1, None, Duration::ZERO);
+    guard.detected(Detection::Http1, None, Duration::ZERO);
     let sink = guard.sink();
     sink.request_started();
     sink.exchange(exchange());
@@ -263,9 +303,9 @@ fn records_read_the_same_to_people_and_programs() {
     let request = Record::Request(record::RequestRecord::new(
         7,
         &info(),
-        Some(HTTP1),
+        Some(Detection::Http1),
         None,
-        Exchange {
+        &Exchange {
             path: "/a\n\u{1b}[2J".into(),
             end: ExchangeEnd::ClientReset(Some(8)),
             ..exchange()
@@ -336,7 +376,7 @@ fn connections_that_nobody_asked_to_let_pass_are_shown_with_the_kernels_reason()
 fn statistics_make_a_table() {
     let telemetry = Telemetry::new(None);
     let guard = telemetry.open(info());
-    guard.decided(HTTP1, None, Duration::ZERO);
+    guard.detected(Detection::Http1, None, Duration::ZERO);
     for status in (0..1000).map(|i| if i == 0 { 503 } else { 200 }) {
         guard.sink().request_started();
         guard.sink().exchange(Exchange { status: Some(status), ..exchange() });
@@ -359,7 +399,7 @@ fn the_number_of_rows_is_bounded() {
     for i in 0..5000_u32 {
         let ip = std::net::Ipv4Addr::from_bits(0x0a00_0000 + i);
         let guard = telemetry.open(ConnectionInfo { destination: (ip, 80).into(), ..info() });
-        guard.decided(HTTP1, None, Duration::ZERO);
+        guard.detected(Detection::Http1, None, Duration::ZERO);
         guard.close(CloseReason::Finished);
     }
     let rows = telemetry.stats().rows;
@@ -379,7 +419,7 @@ fn codes_that_a_peer_makes_up_do_not_make_series() {
     let counted = |statuses: &mut dyn Iterator<Item = (u16, u32)>| {
         let telemetry = Telemetry::new(None);
         let guard = telemetry.open(info());
-        guard.decided(HTTP1, None, Duration::ZERO);
+        guard.detected(Detection::Http1, None, Duration::ZERO);
         let sink = guard.sink();
         for (status, grpc) in statuses {
             sink.request_started();

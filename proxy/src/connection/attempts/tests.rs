@@ -20,7 +20,7 @@ use crate::{
     budget::Resource,
     connection::{
         Held,
-        tests::{Deaf, captured, context},
+        tests::{Deaf, captured, client, context},
     },
     decision::Direction,
     upstream::Upstream,
@@ -114,14 +114,6 @@ impl Held for Waiting {
     fn refuse(self, errno: i32) {
         *self.outcome.lock().unwrap() = Some(Err(errno));
     }
-}
-
-/// A client, and weir's end of its connection.
-async fn client() -> (TcpStream, std::net::TcpStream, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (accepted, peer) = listener.accept().await.unwrap();
-    (client, accepted.into_std().unwrap(), peer)
 }
 
 /// A server that answers with its own address, and the address.

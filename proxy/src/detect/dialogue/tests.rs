@@ -53,15 +53,14 @@ proptest! {
 
 #[test]
 fn a_server_that_speaks_decides_and_on_what_evidence_is_told() {
-    for (said, why, evidence) in [
-        (&b""[..], SERVER_FIRST, Evidence::Bytes),
-        (b"ruok", SERVER_BEFORE_THE_REST, Evidence::Incomplete),
-    ] {
+    for (said, why, incomplete) in
+        [(&b""[..], Why::ServerFirst, false), (b"ruok", Why::ServerBeforeTheRest, true)]
+    {
         let mut dialogue = dialogue();
         assert_eq!(dialogue.client_said(said), None);
         let conclusion = dialogue.server_said(b"imok").unwrap();
-        let expected = Decision::detected(Treatment::Tcp, why).resting_on(evidence);
-        assert_eq!(conclusion, Conclusion { decision: expected, tls: None });
+        assert_eq!(conclusion, why.into());
+        assert_eq!(conclusion.detection.is_incomplete(), incomplete);
         assert_eq!((dialogue.client(), dialogue.server()), (said, &b"imok"[..]));
     }
 }
@@ -69,15 +68,15 @@ fn a_server_that_speaks_decides_and_on_what_evidence_is_told() {
 #[test]
 fn settings_of_a_server_wait_for_the_clients_preface() {
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    for (said, treatment) in [
-        (&preface[..], Treatment::Http2),
-        (b"GET / HTTP/1.1\r\n\r\n", Treatment::Tcp),
-        (b"hello", Treatment::Tcp),
+    for (said, detection) in [
+        (&preface[..], Detection::Http2),
+        (b"GET / HTTP/1.1\r\n\r\n", Detection::Tcp(Why::ServerFirst)),
+        (b"hello", Detection::Tcp(Why::ServerFirst)),
     ] {
         let mut dialogue = dialogue();
         assert_eq!(dialogue.server_said(SETTINGS), None);
         let conclusion = dialogue.client_said(said).unwrap();
-        assert_eq!(conclusion.decision.treatment, treatment, "{said:?}");
+        assert_eq!(conclusion.detection, detection, "{said:?}");
         assert_eq!(dialogue.server(), SETTINGS);
     }
 }
@@ -86,10 +85,10 @@ fn settings_of_a_server_wait_for_the_clients_preface() {
 fn silence_and_ends_are_no_evidence() {
     for ended in [Dialogue::client_ended, Dialogue::server_ended] {
         let mut dialogue = dialogue();
-        assert_eq!(ended(&dialogue).decision.evidence, Evidence::None);
+        assert!(!ended(&dialogue).detection.is_incomplete());
         assert_eq!(dialogue.client_said(b"GE"), None);
         let conclusion = ended(&dialogue);
-        assert_eq!(conclusion.decision.evidence, Evidence::Incomplete);
+        assert!(conclusion.detection.is_incomplete());
         assert_eq!(conclusion.lesson(), None);
     }
 }

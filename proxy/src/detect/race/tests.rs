@@ -5,7 +5,7 @@ use tokio_test::io::Builder;
 
 use super::*;
 use crate::budget::{Budgets, Resource, Sizes};
-use crate::decision::{Decision, Evidence, Treatment};
+use crate::decision::{Detection, Treatment, Why};
 use crate::detect::TlsInfo;
 use crate::detect::corpus::{Expected, Hello, PLAIN};
 
@@ -19,8 +19,8 @@ fn reset() -> io::Error {
     io::ErrorKind::ConnectionReset.into()
 }
 
-fn decision(outcome: &Outcome) -> Decision {
-    outcome.conclusion.as_ref().expect("undecided").decision
+fn detection(outcome: &Outcome) -> Detection {
+    outcome.conclusion.as_ref().expect("undecided").detection
 }
 
 /// Both sides as weir has them, and their far ends.
@@ -35,7 +35,7 @@ async fn server_bytes_first_are_raw_tcp_without_delay() {
     server.write_all(b"220 mail ESMTP\r\n").await.unwrap();
     let start = Instant::now();
     let out = race(&mut near, &mut far, &options(HOUR)).await.unwrap();
-    assert_eq!(decision(&out), Decision::detected(Treatment::Tcp, "server spoke first"));
+    assert_eq!(detection(&out), Detection::Tcp(Why::ServerFirst));
     assert_eq!(&out.server.prefix[..], b"220 mail ESMTP\r\n");
     assert!(out.client.prefix.is_empty() && !out.client.eof);
     assert_eq!(start.elapsed(), Duration::ZERO);
@@ -61,7 +61,7 @@ async fn http2_is_found_though_the_server_spoke_first() {
         };
         let (out, ()) = tokio::join!(race, speak);
         let out = out.unwrap();
-        assert_eq!(decision(&out).treatment, Treatment::Http2);
+        assert_eq!(detection(&out), Detection::Http2);
         assert_eq!((&out.client.prefix[..], &out.server.prefix[..]), (PREFACE, &SETTINGS[..]));
     }
 }
@@ -78,7 +78,7 @@ async fn server_bytes_decide_over_an_incomplete_client_prefix() {
     };
     let (out, ()) = tokio::join!(race, speak);
     let out = out.unwrap();
-    assert_eq!(decision(&out).evidence, Evidence::Incomplete);
+    assert_eq!(detection(&out), Detection::Tcp(Why::ServerBeforeTheRest));
     assert_eq!(&out.client.prefix[..], b"EHLO mail");
     assert_eq!(&out.server.prefix[..], b"220 hi");
 }
@@ -94,7 +94,7 @@ async fn silence_is_waited_out_without_a_deadline() {
         client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     };
     let (out, ()) = tokio::join!(race, speak);
-    assert_eq!(decision(&out.unwrap()).treatment, Treatment::Http1);
+    assert_eq!(detection(&out.unwrap()), Detection::Http1);
     assert_eq!(start.elapsed(), 24 * HOUR);
 }
 
@@ -138,7 +138,7 @@ async fn the_end_of_a_client_hello_that_has_begun_is_tls_without_labels() {
     client.write_all(&hello[..40]).await.unwrap();
     client.shutdown().await.unwrap();
     let out = race(&mut near, &mut far, &options(HOUR)).await.unwrap();
-    assert_eq!(decision(&out).treatment, Treatment::Tls);
+    assert_eq!(detection(&out), Detection::Tls { settled: false });
     assert_eq!(out.conclusion.unwrap().tls, Some(TlsInfo::default()));
     assert_eq!(&out.client.prefix[..], &hello[..40]);
 }
@@ -165,7 +165,7 @@ async fn every_client_of_the_corpus_is_decided_or_let_go_and_loses_nothing() {
             _ if name == "tls-cut" => None,
             Expected::Tcp => Some(Treatment::Tcp),
         };
-        let decided = out.conclusion.map(|conclusion| conclusion.decision.treatment);
+        let decided = out.conclusion.map(|conclusion| conclusion.detection.treatment());
         assert_eq!(decided, treatment, "{name}");
         assert!(bytes.starts_with(&out.client.prefix), "{name}");
         assert!(rest.is_err() || out.client.prefix.len() + 1 >= bytes.len(), "{name}");
@@ -177,27 +177,25 @@ async fn peek_limit_ends_in_raw_tcp() {
     let ([mut near, mut far], [mut client, _server]) = peers();
     client.write_all(&[b"GET /", &[b'x'; 100_000][..]].concat()).await.unwrap();
     let out = race(&mut near, &mut far, &options(HOUR)).await.unwrap();
-    let expected = Decision::detected(Treatment::Tcp, "peek limit reached");
-    assert_eq!(decision(&out), expected.resting_on(Evidence::Incomplete));
+    assert_eq!(detection(&out), Detection::Tcp(Why::PeekLimit));
     assert_eq!(out.client.prefix.len(), DEFAULT_PEEK_LIMIT);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_side_that_ends_is_raw_tcp() {
-    for (sent, evidence) in [(&b""[..], Evidence::None), (b"EHLO a", Evidence::Incomplete)] {
+    for (sent, said) in [(&b""[..], false), (b"EHLO a", true)] {
         let ([mut near, mut far], [mut client, _server]) = peers();
         client.write_all(sent).await.unwrap();
         client.shutdown().await.unwrap();
         let out = race(&mut near, &mut far, &options(HOUR)).await.unwrap();
-        let expected = Decision::detected(Treatment::Tcp, "client closed its side first");
-        assert_eq!(decision(&out), expected.resting_on(evidence));
+        assert_eq!(detection(&out), Detection::Tcp(Why::Ended { by_client: true, said }));
         assert!(out.client.eof);
         assert_eq!(&out.client.prefix[..], sent);
     }
     let ([mut near, mut far], [_client, mut server]) = peers();
     server.shutdown().await.unwrap();
     let out = race(&mut near, &mut far, &options(HOUR)).await.unwrap();
-    assert_eq!(decision(&out).why, "server closed its side first");
+    assert_eq!(detection(&out), Detection::Tcp(Why::Ended { by_client: false, said: false }));
     assert!(out.server.eof);
 }
 
@@ -225,7 +223,7 @@ async fn works_on_sockets() {
         client.write_all(b"TP/1.1\r\n\r\n").await.unwrap();
     });
     let out = out.unwrap();
-    assert_eq!(decision(&out).treatment, Treatment::Http1);
+    assert_eq!(detection(&out), Detection::Http1);
     assert!(b"GET / HTTP/1.1\r\n\r\n".starts_with(&out.client.prefix));
 }
 

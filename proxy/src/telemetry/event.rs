@@ -1,0 +1,112 @@
+//! What happens on a connection, as the sinks are told it.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::{CloseReason, ConnectionInfo, canonical, classify::Class};
+use crate::{
+    decision::Detection,
+    detect::TlsInfo,
+    forward::{
+        ByteCounters,
+        http::{Exchange, Untracked},
+    },
+};
+
+/// What all sinks are told of a connection with each of its events.
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// Unique within one run of weir.
+    pub(super) id: u64,
+    pub(super) info: ConnectionInfo,
+    pub(super) started: SystemTime,
+    pub(super) opened: Instant,
+    pub(super) counters: Arc<ByteCounters>,
+    /// Set with [`Event::Detected`].
+    pub(super) found: OnceLock<Found>,
+    /// Whether there is an upstream connection: [`Event::Connected`].
+    connected: AtomicBool,
+}
+
+/// What detection has come to.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// `None` if the connection ended before.
+    pub(super) detection: Option<Detection>,
+    /// Of a `ClientHello`.
+    pub(super) tls: Option<TlsInfo>,
+    /// From accept.
+    pub(super) took: Option<Duration>,
+}
+
+/// Something that has happened on a connection. The last one is [`Self::Closed`], except for exchanges:
+/// an engine can end some behind it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Event<'a> {
+    /// The upstream connection is established.
+    Connected,
+    /// It is known what the connection is, or that it never will be. Always before `Moved` and
+    /// `Closed`, and once.
+    Detected(&'a Found),
+    /// Bytes since the last such event; not told as they pass.
+    Moved {
+        /// From the client to the upstream.
+        sent: u64,
+        /// From the upstream to the client.
+        received: u64,
+    },
+    /// A request head has arrived.
+    RequestStarted,
+    /// An exchange is over. Its response head, if there was one, came `time_to_head` after the request's.
+    ExchangeEnded {
+        exchange: &'a Exchange,
+        /// Success or failure, where there is something to judge.
+        class: Option<Class>,
+    },
+    /// HTTP messages are not followed any more.
+    Untracked(Untracked),
+    /// The connection is over.
+    Closed(&'a CloseReason),
+}
+
+// === impl Connection ===
+
+impl Connection {
+    pub(super) fn new(id: u64, mut info: ConnectionInfo) -> Self {
+        info.destination = canonical(info.destination);
+        info.client = canonical(info.client);
+        Self {
+            id,
+            info,
+            started: SystemTime::now(),
+            opened: Instant::now(),
+            counters: Arc::default(),
+            found: OnceLock::new(),
+            connected: AtomicBool::new(false),
+        }
+    }
+
+    /// The original destination.
+    pub(super) fn destination(&self) -> SocketAddr {
+        self.info.destination
+    }
+
+    pub(super) fn detection(&self) -> Option<Detection> {
+        self.found.get().and_then(|found| found.detection)
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.connected.load(Relaxed)
+    }
+
+    /// True the first time.
+    pub(super) fn set_connected(&self) -> bool {
+        !self.connected.swap(true, Relaxed)
+    }
+}

@@ -1,0 +1,154 @@
+//! Makes records of what happens on connections, for the record log and for taps.
+
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::SystemTime,
+};
+
+use super::{ConnectionRecord, KernelNumbers, Record, RecordLog, RequestRecord};
+use crate::{
+    budget::{Budgets, Share},
+    decision::Detection,
+    forward::http::Untracked,
+    telemetry::{
+        CloseReason, SkippedConnection, canonical,
+        event::{Connection, Event},
+        sinks::Sink,
+        tap::Taps,
+    },
+};
+
+/// What a connection's record says that ended before it was known what it is.
+pub(in crate::telemetry) const UNDETECTED: &str = "ended before a decision";
+
+/// The readers of records. Without any no record is made.
+#[derive(Debug)]
+pub(in crate::telemetry) struct Records {
+    pub(in crate::telemetry) log: Option<RecordLog>,
+    pub(in crate::telemetry) taps: Taps,
+    budgets: Budgets,
+}
+
+/// What a connection's record needs of what happened before its close.
+#[derive(Debug, Default)]
+pub(in crate::telemetry) struct Tally {
+    requests: AtomicU64,
+    untracked: OnceLock<Untracked>,
+}
+
+// === impl Records ===
+
+impl Records {
+    pub(in crate::telemetry) fn new(log: Option<RecordLog>, budgets: Budgets) -> Self {
+        Self { log, taps: Taps::default(), budgets }
+    }
+
+    /// Hands a record to all readers; never waits.
+    fn record(&self, share: impl FnOnce() -> Share, record: impl FnOnce() -> Record) {
+        if self.log.is_none() && self.taps.is_idle() {
+            return;
+        }
+        let record = record();
+        self.taps.show(&record);
+        if let Some(log) = &self.log {
+            log.write_for(&share(), record);
+        }
+    }
+}
+
+impl Sink for Records {
+    type State = Tally;
+
+    fn opened(&self, _: &Connection) -> Tally {
+        Tally::default()
+    }
+
+    fn event(&self, connection: &Connection, tally: &Tally, event: Event<'_>) {
+        let share = || connection.info.share.clone();
+        match event {
+            Event::RequestStarted => {
+                tally.requests.fetch_add(1, Relaxed);
+            }
+            Event::Untracked(untracked) => {
+                // Said once for each connection.
+                let _ = tally.untracked.set(untracked);
+            }
+            Event::ExchangeEnded { exchange, class } => self.record(share, || {
+                let (info, detection) = (&connection.info, connection.detection());
+                Record::Request(RequestRecord::new(connection.id, info, detection, class, exchange))
+            }),
+            Event::Closed(reason) => {
+                self.record(share, || Record::Connection(closed(connection, tally, reason)));
+            }
+            Event::Connected | Event::Detected(_) | Event::Moved { .. } => {}
+        }
+    }
+
+    fn skipped(&self, id: u64, skipped: &SkippedConnection) {
+        self.record(
+            || self.budgets.share(&skipped.workload),
+            || Record::Connection(direct(id, skipped)),
+        );
+    }
+}
+
+// === helpers ===
+
+fn closed(connection: &Connection, tally: &Tally, reason: &CloseReason) -> ConnectionRecord {
+    let (info, counters, found) = (&connection.info, &connection.counters, connection.found.get());
+    let detection = connection.detection();
+    let tls = found.and_then(|found| found.tls.clone()).unwrap_or_default();
+    ConnectionRecord {
+        id: connection.id,
+        time: connection.started,
+        workload: info.workload.clone(),
+        direction: info.direction,
+        client: Some(info.client),
+        destination: info.destination,
+        treatment: detection.map(Detection::treatment),
+        source: detection.map(Detection::source),
+        reason: None,
+        why: detection.map_or(UNDETECTED, Detection::why).into(),
+        sni: tls.sni,
+        alpn: tls.alpn,
+        bytes_sent: counters.client_to_upstream(),
+        bytes_received: counters.upstream_to_client(),
+        requests: tally.requests.load(Relaxed),
+        untracked: tally.untracked.get().map(|untracked| untracked.reason.into()),
+        detect: found.and_then(|found| found.took),
+        duration: connection.opened.elapsed(),
+        close: reason.name().into(),
+        error: reason.error().map(|error| error.into_owned()),
+        kernel: None,
+    }
+}
+
+fn direct(id: u64, skipped: &SkippedConnection) -> ConnectionRecord {
+    let detection = skipped.detection();
+    ConnectionRecord {
+        id,
+        time: SystemTime::now().checked_sub(skipped.duration).unwrap_or(SystemTime::UNIX_EPOCH),
+        workload: skipped.workload.clone(),
+        direction: skipped.direction,
+        client: None,
+        destination: canonical(skipped.destination),
+        treatment: Some(detection.treatment()),
+        source: Some(detection.source()),
+        reason: detection.unasked().map(|reason| reason.name().into()),
+        why: detection.why().into(),
+        sni: None,
+        alpn: Vec::new(),
+        bytes_sent: skipped.bytes_sent,
+        bytes_received: skipped.bytes_received,
+        requests: 0,
+        untracked: None,
+        detect: None,
+        duration: skipped.duration,
+        close: skipped.end.name().into(),
+        error: skipped.end.error().map(|error| error.into_owned()),
+        kernel: Some(KernelNumbers { srtt: skipped.srtt, retransmits: skipped.retransmits }),
+    }
+}
