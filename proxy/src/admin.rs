@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod control;
+mod handler;
 pub mod http;
 pub mod node;
 pub mod protocol;

@@ -2,13 +2,15 @@
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
+    iter,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use super::protocol::{
-    Answer, Command, ControlError, MAX_REQUEST, MAX_RESPONSE, Outcome, Request, Response, VERSION,
+    Call, ControlError, MAX_REQUEST, MAX_RESPONSE, Outcome, Response, Stream, VERSION, read_reply,
+    request_line,
 };
 
 /// How long an answer may take.
@@ -63,48 +65,42 @@ pub enum ClientError {
     Refused(ControlError),
 }
 
-/// Asks the weir behind `path` and waits for its answer. `workload` is the one that is meant, where
+/// Asks the weir behind `path` and waits for its reply. `workload` is the one that is meant, where
 /// that matters.
 ///
 /// # Errors
 /// See [`ClientError`].
-pub fn ask(path: &Path, workload: Option<String>, command: Command) -> Result<Answer, ClientError> {
-    Answers::to(path, workload, command)?.first()
+pub fn ask<C: Call>(
+    path: &Path,
+    workload: Option<&str>,
+    call: &C,
+) -> Result<C::Reply, ClientError> {
+    Connection::open(path)?.ask(workload, call)
 }
 
-/// Asks the weir behind `path`, and keeps the connection for what is to be asked next: a hand-over
-/// is under way for as long as it lasts.
-///
-/// # Errors
-/// See [`ClientError`].
-pub fn converse(path: &Path, command: Command) -> Result<(Answer, Answers), ClientError> {
-    let mut answers = Answers::to(path, None, command)?;
-    let first = answers.first()?;
-    Ok((first, answers))
-}
-
-/// Asks for something that goes on; each answer as it comes, however long that takes. It ends when
+/// Asks for something that goes on; each item as it comes, however long that takes. It ends when
 /// weir does.
 ///
 /// # Errors
-/// See [`ClientError`]; also where the first answer is a refusal.
-pub fn follow(
+/// See [`ClientError`]; also where the call is refused.
+pub fn follow<C: Stream>(
     path: &Path,
-    workload: Option<String>,
-    command: Command,
-) -> Result<(Answer, Answers), ClientError> {
-    let mut answers = Answers::to(path, workload, command)?;
-    let first = answers.first()?;
-    let stream = answers.stream.get_ref();
+    workload: Option<&str>,
+    call: &C,
+) -> Result<impl Iterator<Item = Result<C::Item, ClientError>> + use<C>, ClientError> {
+    let mut connection = Connection::open(path)?;
+    connection.ask(workload, call)?;
+    let stream = connection.stream.get_ref();
     stream
         .set_read_timeout(None)
         .map_err(|source| ClientError::Io { path: path.to_owned(), source })?;
-    Ok((first, answers))
+    Ok(iter::from_fn(move || connection.read(|line| serde_json::from_slice(line)).transpose()))
 }
 
-/// The answers to one request.
+/// A connection to a weir, for one call after the other: a handover is under way for as long as it
+/// lasts.
 #[derive(Debug)]
-pub struct Answers {
+pub struct Connection {
     stream: BufReader<UnixStream>,
     path: PathBuf,
 }
@@ -120,73 +116,65 @@ impl ClientError {
     }
 }
 
-// === impl Answers ===
+// === impl Connection ===
 
-impl Answers {
-    /// Sends a request.
-    fn to(path: &Path, workload: Option<String>, command: Command) -> Result<Self, ClientError> {
+impl Connection {
+    /// Connects to the weir behind `path`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn open(path: &Path) -> Result<Self, ClientError> {
         let io_error = |source| ClientError::Io { path: path.to_owned(), source };
         let stream = connect(path)?;
         stream.set_read_timeout(Some(DEADLINE)).map_err(io_error)?;
         stream.set_write_timeout(Some(DEADLINE)).map_err(io_error)?;
-        let mut answers = Self { stream: BufReader::new(stream), path: path.to_owned() };
-        answers.send(workload, command)?;
-        Ok(answers)
+        Ok(Self { stream: BufReader::new(stream), path: path.to_owned() })
     }
 
-    /// Asks once more on the same connection.
+    /// Asks, and waits for the reply.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub fn ask(&mut self, command: Command) -> Result<Answer, ClientError> {
-        self.send(None, command)?;
-        self.first()
-    }
-
-    fn send(&mut self, workload: Option<String>, command: Command) -> Result<(), ClientError> {
-        let request = serde_json::to_vec(&Request::new(workload, command));
+    pub fn ask<C: Call>(
+        &mut self,
+        workload: Option<&str>,
+        call: &C,
+    ) -> Result<C::Reply, ClientError> {
+        let request = request_line(workload, call);
         let mut line = request.map_err(|error| self.garbled(&error.to_string()))?;
         if line.len() > MAX_REQUEST {
             return Err(ClientError::TooLong(line.len()));
         }
         line.push(b'\n');
         let sent = self.stream.get_ref().write_all(&line);
-        sent.map_err(|source| ClientError::Io { path: self.path.clone(), source })
-    }
-
-    fn first(&mut self) -> Result<Answer, ClientError> {
-        self.next().unwrap_or_else(|| Err(self.garbled("empty response")))
+        sent.map_err(|source| ClientError::Io { path: self.path.clone(), source })?;
+        self.read(read_reply::<C>)?.ok_or_else(|| self.garbled("empty response"))
     }
 
     fn garbled(&self, reason: &str) -> ClientError {
         ClientError::Garbled { path: self.path.clone(), reason: reason.to_owned() }
     }
 
-    fn read(&mut self) -> Result<Option<Answer>, ClientError> {
+    /// One line; `None` at the end.
+    fn read<T>(
+        &mut self,
+        parse: impl FnOnce(&[u8]) -> serde_json::Result<Response<T>>,
+    ) -> Result<Option<T>, ClientError> {
         let mut line = Vec::new();
         let read = self.stream.by_ref().take(MAX_RESPONSE as u64).read_until(b'\n', &mut line);
         read.map_err(|source| ClientError::Io { path: self.path.clone(), source })?;
         if line.is_empty() {
             return Ok(None);
         }
-        let response: Response =
-            serde_json::from_slice(&line).map_err(|error| self.garbled(&error.to_string()))?;
+        let response = parse(&line).map_err(|error| self.garbled(&error.to_string()))?;
         match response.outcome {
             Outcome::Ok(_) if response.version != VERSION => {
                 let version = response.version;
                 Err(self.garbled(&format!("protocol version {version}, expected {VERSION}")))
             }
-            Outcome::Ok(answer) => Ok(Some(answer)),
+            Outcome::Ok(reply) => Ok(Some(reply)),
             Outcome::Error(error) => Err(ClientError::Refused(error)),
         }
-    }
-}
-
-impl Iterator for Answers {
-    type Item = Result<Answer, ClientError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.read().transpose()
     }
 }
 

@@ -3,15 +3,13 @@
 
 use std::{
     fs, io,
-    net::SocketAddr,
-    os::fd::AsFd,
+    os::fd::AsFd as _,
     os::unix::{fs::DirBuilderExt, fs::FileTypeExt, net::UnixStream as StdStream},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::stat::{Mode, fchmod},
@@ -24,20 +22,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::protocol::{
-    Answer, Command, ControlError, ErrorCode, Explanation, KernelCounters, MAX_REQUEST,
-    PortsChanged, PortsReport, Request, Response, Status, VERSION, WorkloadStatus,
-};
+pub use super::handler::{ControlHandler, Conversation};
+use super::protocol::{ControlError, ErrorCode, MAX_REQUEST, Request, Response, Tapped};
 use crate::{
     accept::{AcceptOptions, Acceptor, NoSlots},
-    config::WorkloadSettings,
-    decision::Direction,
-    ports::{PortChange, PortsSet},
-    telemetry::{
-        stats::StatsSnapshot,
-        tap::{Batch, Tap, TapFilter},
-    },
-    workloads::{Handover, WorkloadError},
+    telemetry::tap::{Batch, Tap},
 };
 
 /// Clients served at once; more wait in the listen queue.
@@ -49,85 +38,6 @@ const HANDOVER: Duration = Duration::from_secs(120);
 
 /// A client that says nothing for this long is dropped; so is one that does not read.
 const DEADLINE: Duration = Duration::from_secs(10);
-
-/// What a running weir can do. Called on the runtime, one call per request: must be quick and
-/// must not block on the network. A failed call must have changed nothing.
-pub trait ControlHandler: Send + Sync + 'static {
-    /// What is running.
-    fn status(&self) -> Status;
-    /// The port rules of a workload and their hits.
-    ///
-    /// # Errors
-    /// If the workload is not clear or the kernel's maps can't be read.
-    fn ports(&self, workload: Option<&str>) -> Result<PortsReport, ControlError>;
-    /// Puts ports into a state and returns what [`crate::ports::PortPolicy::set`] did.
-    ///
-    /// # Errors
-    /// If it is refused or the kernel's maps can't be written.
-    fn set_ports(
-        &self,
-        workload: Option<&str>,
-        change: PortsSet,
-    ) -> BoxFuture<'_, Result<Vec<PortChange>, ControlError>>;
-    /// What a connection would get.
-    ///
-    /// # Errors
-    /// If the kernel's maps or the workload's sockets can't be read.
-    fn explain(
-        &self,
-        workload: Option<&str>,
-        address: SocketAddr,
-        direction: Direction,
-    ) -> BoxFuture<'_, Result<Explanation, ControlError>>;
-    /// Numbers per destination, of one workload or of all.
-    ///
-    /// # Errors
-    /// If there is no such workload.
-    fn stat(&self, workload: Option<&str>) -> Result<StatsSnapshot, ControlError>;
-    /// Records from now on, of one workload or of all.
-    ///
-    /// # Errors
-    /// If there is no such workload, or there are too many readers.
-    fn tap(&self, workload: Option<&str>, filter: TapFilter) -> Result<Tap, ControlError>;
-    /// The log filter in effect.
-    fn log_level(&self) -> String;
-    /// Changes the log filter and returns the one in effect.
-    ///
-    /// # Errors
-    /// If it does not parse.
-    fn set_log_level(&self, filter: &str) -> Result<String, ControlError>;
-    /// How often the kernel decided what.
-    ///
-    /// # Errors
-    /// If the kernel's maps can't be read.
-    fn kernel_counters(&self) -> Result<KernelCounters, ControlError>;
-    /// What is captured.
-    fn workloads(&self) -> Vec<WorkloadStatus>;
-    /// Captures one more workload.
-    ///
-    /// # Errors
-    /// If it is refused; nothing was changed then.
-    fn add_workload(
-        &self,
-        settings: WorkloadSettings,
-    ) -> BoxFuture<'_, Result<WorkloadStatus, ControlError>>;
-    /// Captures a workload no more.
-    ///
-    /// # Errors
-    /// If there is none of this name.
-    fn remove_workload(&self, name: &str) -> Result<(), ControlError>;
-    /// Changes nothing from now on, until the successor that asks has taken over or is gone: then
-    /// the answer is dropped.
-    ///
-    /// # Errors
-    /// If it is draining, or another successor is there.
-    fn hand_over(&self) -> BoxFuture<'_, Result<Handover, ControlError>>;
-    /// Lets go of everything that a successor needs, and begins to drain.
-    ///
-    /// # Errors
-    /// If there was no hand-over, or it has been taken back.
-    fn retire(&self, schema: &str) -> BoxFuture<'_, Result<(), ControlError>>;
-}
 
 /// Why the control socket could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -276,15 +186,13 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 async fn serve_client(stream: UnixStream, handler: &dyn ControlHandler) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
-    // A hand-over ends with the connection that it was asked for on, and thus with the successor.
-    let mut handover = None;
+    let mut conversation = Conversation::new(handler);
     loop {
-        let deadline = if handover.is_some() { HANDOVER } else { DEADLINE };
+        let deadline = if conversation.handover.is_some() { HANDOVER } else { DEADLINE };
         let line = match timeout(deadline, read_line(&mut reader, MAX_REQUEST)).await {
             Ok(line) => line?,
             Err(_) => return Ok(()),
         };
-        let mut tap = None;
         let result = match line {
             Line::End => return Ok(()),
             Line::TooLong => Err(ControlError::bad_request(format!(
@@ -293,23 +201,24 @@ async fn serve_client(stream: UnixStream, handler: &dyn ControlHandler) -> io::R
             Line::CutOff => {
                 Err(ControlError::bad_request("incomplete request: no line feed at its end"))
             }
-            Line::Complete(line) => match parse(&line) {
-                // A successor that has died meanwhile has not come to serve.
-                Ok(Request { command: Command::Retire { .. }, .. })
-                    if has_hung_up(reader.get_ref().as_ref()) =>
-                {
-                    return Ok(());
+            Line::Complete(line) => match Request::parse(&line) {
+                Ok(request) => {
+                    conversation.hung_up = has_hung_up(reader.get_ref().as_ref());
+                    request.answer(&mut conversation).await
                 }
-                Ok(request) => answer(handler, request, &mut tap, &mut handover).await,
                 Err(error) => Err(error),
             },
         };
-        let stop = matches!(
-            &result,
-            Err(ControlError { code: ErrorCode::BadRequest | ErrorCode::Version, .. })
-        );
-        say(&mut writer, [result]).await?;
-        if let Some(tap) = tap {
+        let (mut answer, stop) = match result {
+            Ok(answer) => (answer, false),
+            Err(error) => {
+                let stop = matches!(error.code, ErrorCode::BadRequest | ErrorCode::Version);
+                (serde_json::to_vec(&Response::error(error))?, stop)
+            }
+        };
+        answer.push(b'\n');
+        timeout(DEADLINE, writer.write_all(&answer)).await??;
+        if let Some(tap) = conversation.tap.take() {
             return follow(tap, &mut reader, &mut writer).await;
         }
         if stop {
@@ -339,23 +248,15 @@ async fn follow(
             batch = tap.next() => batch,
             _end_or_more = reader.fill_buf() => return Ok(()),
         };
-        let records = records.into_iter().map(|record| Ok(Answer::Record(Box::new(record))));
-        let missed = (missed > 0).then_some(Ok(Answer::Missed { records: missed }));
-        say(writer, records.chain(missed)).await?;
+        let records = records.into_iter().map(|record| Tapped::Record(Box::new(record)));
+        let missed = (missed > 0).then_some(Tapped::Missed { records: missed });
+        let mut lines = Vec::new();
+        for tapped in records.chain(missed) {
+            serde_json::to_writer(&mut lines, &Response::ok(tapped))?;
+            lines.push(b'\n');
+        }
+        timeout(DEADLINE, writer.write_all(&lines)).await??;
     }
-}
-
-/// Writes a line for each.
-async fn say(
-    writer: &mut (impl tokio::io::AsyncWrite + Unpin),
-    results: impl IntoIterator<Item = Result<Answer, ControlError>>,
-) -> io::Result<()> {
-    let mut lines = Vec::new();
-    for result in results {
-        serde_json::to_writer(&mut lines, &Response::from(result))?;
-        lines.push(b'\n');
-    }
-    timeout(DEADLINE, writer.write_all(&lines)).await?
 }
 
 enum Line {
@@ -381,78 +282,6 @@ async fn read_line(
         return Ok(Line::TooLong);
     }
     if line.is_empty() { Ok(Line::End) } else { Ok(Line::CutOff) }
-}
-
-fn parse(line: &[u8]) -> Result<Request, ControlError> {
-    /// Just enough to tell another version from garbage.
-    #[derive(serde::Deserialize)]
-    struct Versioned {
-        version: u32,
-    }
-    let syntax =
-        |error: serde_json::Error| ControlError::bad_request(format!("invalid request: {error}"));
-    let Versioned { version } = serde_json::from_slice(line).map_err(syntax)?;
-    if version != VERSION {
-        return Err(ControlError {
-            code: ErrorCode::Version,
-            message: format!(
-                "control protocol {version} is not supported: this weir ({}) uses {VERSION}; use \
-                 the same version of client and daemon",
-                env!("CARGO_PKG_VERSION")
-            ),
-        });
-    }
-    serde_json::from_slice::<Request>(line).map_err(syntax)
-}
-
-/// Carries a request out. One for a tap leaves it in `tap`: there is more to come than an answer. One
-/// for a hand-over leaves that in `handover`: it is under way for as long as the connection lasts.
-async fn answer(
-    handler: &dyn ControlHandler,
-    request: Request,
-    tap: &mut Option<Tap>,
-    handover: &mut Option<Handover>,
-) -> Result<Answer, ControlError> {
-    let workload = request.workload.as_deref();
-    Ok(match request.command {
-        Command::Status => Answer::Status(Box::new(handler.status())),
-        Command::PortsList => Answer::Ports(handler.ports(workload)?),
-        Command::PortsSet(change) => {
-            Answer::Changed(PortsChanged::group(&handler.set_ports(workload, change).await?))
-        }
-        Command::Explain { address, direction } => {
-            Answer::Explanation(Box::new(handler.explain(workload, address, direction).await?))
-        }
-        Command::Stat => Answer::Stat(handler.stat(workload)?),
-        Command::Tap(filter) => {
-            *tap = Some(handler.tap(workload, *filter)?);
-            Answer::Tapping
-        }
-        Command::LogLevel { filter: None } => Answer::LogLevel(handler.log_level()),
-        Command::LogLevel { filter: Some(filter) } => {
-            Answer::LogLevel(handler.set_log_level(&filter)?)
-        }
-        Command::KernelCounters => Answer::KernelCounters(handler.kernel_counters()?),
-        Command::WorkloadList => Answer::Workloads(handler.workloads()),
-        Command::WorkloadAdd(settings) => {
-            Answer::Added(Box::new(handler.add_workload(*settings).await?))
-        }
-        Command::WorkloadRemove { name } => {
-            handler.remove_workload(&name)?;
-            Answer::Removed
-        }
-        Command::Handover => {
-            *handover = Some(handler.hand_over().await?);
-            Answer::HandingOver { pid: std::process::id() }
-        }
-        Command::Retire { .. } if handover.is_none() => {
-            return Err(ControlError::refused(WorkloadError::NoHandover.to_string()));
-        }
-        Command::Retire { schema } => {
-            handler.retire(&schema).await?;
-            Answer::HandingOver { pid: std::process::id() }
-        }
-    })
 }
 
 #[cfg(test)]

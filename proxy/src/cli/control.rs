@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     admin::{
-        client::{Answers, ClientError, ask, follow},
-        protocol::{Answer, Command},
+        client::{ClientError, ask, follow},
+        protocol::{Call, Stream},
     },
     config::DEFAULT_CONTROL_SOCKET,
 };
@@ -34,13 +34,16 @@ pub(super) struct WorkloadArgs {
 
 impl WorkloadArgs {
     /// Asks the running weir about the workload.
-    pub(super) fn ask(&self, command: Command) -> anyhow::Result<Answer> {
-        self.control.ask_about(self.workload.clone(), command)
+    pub(super) fn ask<C: Call>(&self, call: C) -> anyhow::Result<C::Reply> {
+        self.control.reach(|path| ask(path, self.workload.as_deref(), &call))
     }
 
-    /// Asks for something that goes on; the first answer, and those that follow.
-    pub(super) fn follow(&self, command: Command) -> anyhow::Result<(Answer, Answers)> {
-        self.control.reach(|path| follow(path, self.workload.clone(), command))
+    /// Asks for something that goes on.
+    pub(super) fn follow<C: Stream>(
+        &self,
+        call: C,
+    ) -> anyhow::Result<impl Iterator<Item = Result<C::Item, ClientError>> + use<C>> {
+        self.control.reach(|path| follow(path, self.workload.as_deref(), &call))
     }
 }
 
@@ -48,12 +51,8 @@ impl WorkloadArgs {
 
 impl ControlArgs {
     /// Asks the running weir.
-    pub(super) fn ask(&self, command: Command) -> anyhow::Result<Answer> {
-        self.ask_about(None, command)
-    }
-
-    fn ask_about(&self, workload: Option<String>, command: Command) -> anyhow::Result<Answer> {
-        self.reach(|path| ask(path, workload, command))
+    pub(super) fn ask<C: Call>(&self, call: C) -> anyhow::Result<C::Reply> {
+        self.reach(|path| ask(path, None, &call))
     }
 
     fn reach<T>(&self, speak: impl FnOnce(&Path) -> Result<T, ClientError>) -> anyhow::Result<T> {
@@ -66,11 +65,4 @@ impl ControlArgs {
             _ => error.into(),
         })
     }
-}
-
-/// An answer to another question: the two sides disagree about the protocol.
-pub(super) fn unexpected(answer: &Answer) -> anyhow::Error {
-    anyhow::anyhow!(
-        "unexpected response from the daemon ({answer:.60?}): client and daemon versions differ"
-    )
 }

@@ -8,14 +8,9 @@ use std::{
 
 use anyhow::anyhow;
 
-use super::{
-    Exit,
-    control::{WorkloadArgs, unexpected},
-    output::OutputArgs,
-    with_exit,
-};
+use super::{Exit, control::WorkloadArgs, output::OutputArgs, with_exit};
 use crate::{
-    admin::protocol::{Answer, Command, Explanation},
+    admin::protocol::{Explain, Explanation},
     decision::{Direction, direction_name, source_name},
 };
 
@@ -40,10 +35,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let direction = if args.inbound { Direction::Inbound } else { Direction::Outbound };
     let mut explanations = Vec::new();
     for address in resolve(&args.address)? {
-        match args.weir.ask(Command::Explain { address, direction })? {
-            Answer::Explanation(explanation) => explanations.push(*explanation),
-            other => return Err(unexpected(&other)),
-        }
+        explanations.push(args.weir.ask(Explain { address, direction })?);
     }
     args.output.print(&explanations, |all| all.iter().map(text).collect::<Vec<_>>().join("\n"))?;
     Ok(Exit::Success)

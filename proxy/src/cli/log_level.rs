@@ -1,11 +1,7 @@
 //! `weir log-level`: what a running weir writes to its log, shown and changed.
 
-use super::{
-    Exit,
-    control::{ControlArgs, unexpected},
-    output::OutputArgs,
-};
-use crate::admin::protocol::{Answer, Command};
+use super::{Exit, control::ControlArgs, output::OutputArgs};
+use crate::admin::protocol::LogLevel;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -28,9 +24,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
-    match args.control.ask(Command::LogLevel { filter: args.filter.clone() })? {
-        Answer::LogLevel(filter) => args.output.print(&filter, |filter| format!("{filter}\n"))?,
-        other => return Err(unexpected(&other)),
-    }
+    let filter = args.control.ask(LogLevel { filter: args.filter.clone() })?;
+    args.output.print(&filter, |filter| format!("{filter}\n"))?;
     Ok(Exit::Success)
 }

@@ -2,12 +2,12 @@
 
 use super::{
     Exit,
-    control::{WorkloadArgs, unexpected},
+    control::WorkloadArgs,
     output::{OutputArgs, narrate},
     with_exit,
 };
 use crate::{
-    admin::protocol::{Answer, Command, PortsChanged, PortsReport},
+    admin::protocol::{PortsChanged, PortsList, PortsReport},
     decision::{Direction, PortState, direction_name, source_name, state_name},
     ports::{PortList, PortStatus, PortsSet},
     telemetry::stats::{plain_table, print_table},
@@ -80,10 +80,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
 }
 
 fn list(args: &ListArgs) -> anyhow::Result<Exit> {
-    let report = match args.weir.ask(Command::PortsList)? {
-        Answer::Ports(report) => report,
-        other => return Err(unexpected(&other)),
-    };
+    let report = args.weir.ask(PortsList)?;
     for direction in &report.include_lists {
         narrate(&format!("{direction}: only included ports are captured"));
     }
@@ -123,10 +120,7 @@ fn set(args: &SetArgs, state: PortState) -> anyhow::Result<Exit> {
         _ => None,
     };
     let change = PortsSet { direction, ports: args.list.set.clone(), state };
-    let changes = match args.weir.ask(Command::PortsSet(change))? {
-        Answer::Changed(changes) => changes,
-        other => return Err(unexpected(&other)),
-    };
+    let changes = args.weir.ask(change)?;
     if changes.is_empty() {
         narrate(&format!("nothing changed: {} is already {}", args.list, state_name(state)));
     }

@@ -11,8 +11,8 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     admin::{
-        client::{Answers, ClientError, ask, converse},
-        protocol::{Answer, Command, ErrorCode},
+        client::{ClientError, Connection, ask},
+        protocol::{ErrorCode, HandOver, HandingOver, Retire},
     },
     blocking::blocking,
     capture::{self, CaptureError, detach},
@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// A weir that has been asked to hand over and serves still.
 pub(super) struct Predecessor {
     control: PathBuf,
-    connection: Answers,
+    connection: Connection,
 }
 
 // === impl Predecessor ===
@@ -51,12 +51,12 @@ impl Predecessor {
     ///
     /// # Errors
     /// Where it refuses: then it captures itself, as before.
-    pub(super) async fn retire(self, workloads: &Workloads) -> Result<Option<Answers>> {
+    pub(super) async fn retire(self, workloads: &Workloads) -> Result<Option<Connection>> {
         let Self { control, mut connection } = self;
-        let schema = workloads.instance().pins().schema().to_owned();
-        let again = Command::Retire { schema: schema.clone() };
+        let retire = Retire { schema: workloads.instance().pins().schema().to_owned() };
+        let again = retire.clone();
         let (answer, connection) = blocking(move || {
-            let answer = connection.ask(Command::Retire { schema });
+            let answer = connection.ask(None, &retire);
             (answer, connection)
         })
         .await;
@@ -74,14 +74,13 @@ impl Predecessor {
         // One of an earlier version closes a connection that is silent for ten seconds.
         let answer = match error {
             error @ ClientError::Refused(_) => Err(error),
-            _ => blocking(move || ask(&control, None, again)).await,
+            _ => blocking(move || ask(&control, None, &again)).await,
         };
         match answer {
             Ok(_) => Ok(None),
-            Err(error @ ClientError::Refused(_)) => Err(error).context(
-                "handover failed; the \
-                 running weir continues",
-            ),
+            Err(error @ ClientError::Refused(_)) => {
+                Err(error).context("handover failed; the running weir continues")
+            }
             Err(error) => {
                 if !is_gone(workloads, &error) {
                     tracing::warn!(%error, "cannot talk to the old process; continuing");
@@ -98,12 +97,15 @@ fn ask_to_hand_over(instance: &str) -> Result<Option<Predecessor>> {
     let Some(control) = capture::control_socket(instance)? else { return Ok(None) };
     let deadline = Instant::now() + DYING;
     loop {
-        let error = match converse(&control, Command::Handover) {
-            Ok((Answer::HandingOver { pid }, connection)) => {
+        let asked = Connection::open(&control).and_then(|mut connection| {
+            let HandingOver { pid } = connection.ask(None, &HandOver)?;
+            Ok((pid, connection))
+        });
+        let error = match asked {
+            Ok((pid, connection)) => {
                 tracing::info!(pid, "taking over");
                 return Ok(Some(Predecessor { control, connection }));
             }
-            Ok((other, _)) => return Err(super::control::unexpected(&other)),
             Err(error) => error,
         };
         let again = match &error {

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     admin::{
-        client::Answers,
+        client::Connection,
         control::ControlSocket,
         http::{AdminServer, Readiness},
         node::NodeState,
@@ -57,7 +57,7 @@ pub(super) struct Session {
     control: JoinSet<()>,
     admin: JoinSet<()>,
     /// To a predecessor that hangs.
-    _hanging: Option<Answers>,
+    _hanging: Option<Connection>,
     linger: bool,
 }
 

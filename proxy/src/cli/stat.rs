@@ -2,10 +2,10 @@
 
 use super::{
     Exit,
-    control::{WorkloadArgs, unexpected},
+    control::WorkloadArgs,
     output::{OutputArgs, narrate},
 };
-use crate::admin::protocol::{Answer, Command};
+use crate::admin::protocol::GetStat;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -19,10 +19,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
-    let stats = match args.weir.ask(Command::Stat)? {
-        Answer::Stat(stats) => stats,
-        other => return Err(unexpected(&other)),
-    };
+    let stats = args.weir.ask(GetStat)?;
     if stats.rows.is_empty() {
         narrate("no connections so far");
     }

@@ -2,13 +2,11 @@
 
 use std::fmt::Write;
 
-use super::{
-    Exit,
-    control::{ControlArgs, unexpected},
-    output::OutputArgs,
-};
+use super::{Exit, control::ControlArgs, output::OutputArgs};
 use crate::{
-    admin::protocol::{Answer, Command, KernelCounters, PodState, Status, WorkloadStatus},
+    admin::protocol::{
+        GetKernelCounters, GetStatus, KernelCounters, PodState, Status, WorkloadStatus,
+    },
     budget::Figures,
     config::fail_name,
     units::{human_bytes, human_duration},
@@ -31,14 +29,8 @@ pub(super) struct Report {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
-    let status = match args.control.ask(Command::Status)? {
-        Answer::Status(status) => *status,
-        other => return Err(unexpected(&other)),
-    };
-    let kernel = match args.control.ask(Command::KernelCounters)? {
-        Answer::KernelCounters(kernel) => kernel,
-        other => return Err(unexpected(&other)),
-    };
+    let status = args.control.ask(GetStatus)?;
+    let kernel = args.control.ask(GetKernelCounters)?;
     args.output.print(&Report { status, kernel }, table)?;
     Ok(Exit::Success)
 }

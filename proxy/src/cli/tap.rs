@@ -6,11 +6,11 @@ use anyhow::bail;
 
 use super::{
     Exit,
-    control::{WorkloadArgs, unexpected},
+    control::WorkloadArgs,
     output::{Format, OutputArgs, narrate, write_stdout},
 };
 use crate::{
-    admin::protocol::{Answer, Command},
+    admin::protocol::{StartTap, Tapped},
     decision::{Direction, Treatment},
     json,
     ports::{CidrList, PortList, PortSet},
@@ -117,18 +117,16 @@ impl Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
-    let (first, answers) = args.weir.follow(Command::Tap(Box::new(args.filter())))?;
-    let Answer::Tapping = first else { return Err(unexpected(&first)) };
+    let lines = args.weir.follow(StartTap(args.filter()))?;
     narrate("showing new records");
     let mut seen = 0;
-    for answer in answers {
-        match answer? {
-            Answer::Record(record) => show(&record, args.output.output)?,
-            Answer::Missed { records } => {
+    for line in lines {
+        match line? {
+            Tapped::Record(record) => show(&record, args.output.output)?,
+            Tapped::Missed { records } => {
                 narrate(&format!("{records} records dropped: the reader is too slow"));
                 continue;
             }
-            other => return Err(unexpected(&other)),
         }
         seen += 1;
         if args.count.is_some_and(|count| seen >= count.get()) {

@@ -11,11 +11,11 @@ use anyhow::ensure;
 
 use super::{
     Exit,
-    control::{WorkloadArgs, unexpected},
+    control::WorkloadArgs,
     output::{Format, OutputArgs, write_stdout},
 };
 use crate::{
-    admin::protocol::{Answer, Command},
+    admin::protocol::GetStat,
     telemetry::stats::{Order, Rate, StatsSnapshot},
     units::{human_duration, parse_duration, rfc3339},
 };
@@ -88,10 +88,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
 }
 
 fn look(args: &Args) -> anyhow::Result<(StatsSnapshot, Instant)> {
-    match args.weir.ask(Command::Stat)? {
-        Answer::Stat(stats) => Ok((stats, Instant::now())),
-        other => Err(unexpected(&other)),
-    }
+    Ok((args.weir.ask(GetStat)?, Instant::now()))
 }
 
 /// On a terminal one screen takes the place of the other; elsewhere an empty line is between them.

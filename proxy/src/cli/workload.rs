@@ -3,11 +3,11 @@
 use super::{
     Exit,
     capture_args::WorkloadFlags,
-    control::{ControlArgs, unexpected},
+    control::ControlArgs,
     output::{OutputArgs, narrate},
 };
 use crate::{
-    admin::protocol::{Answer, Command, WorkloadStatus},
+    admin::protocol::{WorkloadAdd, WorkloadList, WorkloadRemove, WorkloadStatus},
     config::{WorkloadSettings, fail_name},
     telemetry::stats::{plain_table, print_table},
 };
@@ -90,26 +90,18 @@ fn add(args: &AddArgs) -> anyhow::Result<Exit> {
         let problem = "no cgroup to capture; pass --cgroup PATH";
         return Err(super::with_exit(anyhow::anyhow!(problem), Exit::Usage));
     }
-    let added = match args.control.ask(Command::WorkloadAdd(Box::new(settings)))? {
-        Answer::Added(added) => *added,
-        other => return Err(unexpected(&other)),
-    };
+    let added = args.control.ask(WorkloadAdd(settings))?;
     args.output.print(&vec![added], |added| table(added))?;
     Ok(Exit::Success)
 }
 
 fn remove(args: &RemoveArgs) -> anyhow::Result<Exit> {
-    match args.control.ask(Command::WorkloadRemove { name: args.name.clone() })? {
-        Answer::Removed => Ok(Exit::Success),
-        other => Err(unexpected(&other)),
-    }
+    args.control.ask(WorkloadRemove { name: args.name.clone() })?;
+    Ok(Exit::Success)
 }
 
 fn list(args: &ListArgs) -> anyhow::Result<Exit> {
-    let workloads = match args.control.ask(Command::WorkloadList)? {
-        Answer::Workloads(workloads) => workloads,
-        other => return Err(unexpected(&other)),
-    };
+    let workloads = args.control.ask(WorkloadList)?;
     if workloads.is_empty() {
         narrate("no workload is captured; add one with `weir workload add`");
     }

@@ -1,19 +1,31 @@
 //! The control socket with real clients: requests, limits, and who may connect.
 
-use std::{io::Read, io::Write, net::Ipv6Addr, os::unix::fs::PermissionsExt, sync::Mutex};
+use std::{
+    io::Read,
+    io::Write,
+    net::{Ipv6Addr, SocketAddr},
+    os::unix::fs::PermissionsExt,
+    sync::Mutex,
+};
 
+use futures_util::future::BoxFuture;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::*;
 use crate::{
     admin::{
         client::{ClientError, ask},
-        protocol::WorkloadStatus,
+        protocol::{
+            Call, Explain, Explanation, GetStatus, KernelCounters, LogLevel, PortsList,
+            PortsReport, Status, WorkloadAdd, WorkloadStatus,
+        },
     },
-    config::Fail,
-    decision::{PortState, Source},
+    config::{Fail, WorkloadSettings},
+    decision::{Direction, PortState, Source},
     learn::Learn,
-    ports::{Cidr, CidrList, PolicyInput, PortList, PortPolicy, PortSet},
+    ports::{Cidr, CidrList, PolicyInput, PortChange, PortList, PortPolicy, PortSet, PortsSet},
+    telemetry::{stats::StatsSnapshot, tap::TapFilter},
+    workloads::Handover,
 };
 
 /// A weir that has ports and nothing else.
@@ -148,9 +160,12 @@ impl Served {
         self.directory.path().join("run/control.sock")
     }
 
-    async fn ask(&self, command: Command) -> Result<Answer, ClientError> {
+    async fn ask<C: Call>(&self, call: C) -> Result<C::Reply, ClientError>
+    where
+        C::Reply: 'static,
+    {
         let path = self.path();
-        tokio::task::spawn_blocking(move || ask(&path, None, command)).await.unwrap()
+        tokio::task::spawn_blocking(move || ask(&path, None, &call)).await.unwrap()
     }
 
     /// Sends bytes, closes the sending side and returns all that comes back.
@@ -170,28 +185,26 @@ impl Served {
     }
 }
 
-fn skip(list: &str) -> Command {
-    Command::PortsSet(PortsSet {
+fn skip(list: &str) -> PortsSet {
+    PortsSet {
         direction: Some(Direction::Outbound),
-        ports: crate::ports::PortList::parse(list).unwrap().set,
+        ports: PortList::parse(list).unwrap().set,
         state: PortState::Skip,
-    })
+    }
 }
 
 #[tokio::test]
 async fn requests_are_answered() {
     let served = Served::start();
-    let Answer::Status(status) = served.ask(Command::Status).await.unwrap() else { panic!() };
-    assert_eq!(*status, served.handler.status());
-    let Answer::Changed(changes) = served.ask(skip("80,4406")).await.unwrap() else { panic!() };
+    assert_eq!(served.ask(GetStatus).await.unwrap(), served.handler.status());
+    let changes = served.ask(skip("80,4406")).await.unwrap();
     assert_eq!(changes.len(), 1);
     assert_eq!(changes[0].ports.to_string(), "80,4406");
-    let Answer::Ports(report) = served.ask(Command::PortsList).await.unwrap() else { panic!() };
+    let report = served.ask(PortsList).await.unwrap();
     assert!(report.rules.iter().any(|rule| rule.ports.contains(4406) && rule.hits == 7));
-    let error = served.ask(Command::LogLevel { filter: Some("x".into()) }).await.unwrap_err();
+    let error = served.ask(LogLevel { filter: Some("x".into()) }).await.unwrap_err();
     assert_eq!(error.to_string(), "weir refused: no filter: x");
-    let explain =
-        Command::Explain { address: "[::1]:1".parse().unwrap(), direction: Direction::Outbound };
+    let explain = Explain { address: "[::1]:1".parse().unwrap(), direction: Direction::Outbound };
     assert!(served.ask(explain).await.unwrap_err().to_string().contains("map is gone"));
 }
 
@@ -205,7 +218,7 @@ async fn garbage_gets_an_error_and_changes_nothing() {
         (b"\x00\xff\xfe\n".to_vec(), "invalid request"),
         (b"{\"version\":1}\n".to_vec(), "missing field `command`"),
         (b"{\"version\":2,\"command\":\"status\"}\n".to_vec(), "uses 1"),
-        (b"{\"version\":1,\"command\":\"reboot\"}\n".to_vec(), "unknown variant `reboot`"),
+        (b"{\"version\":1,\"command\":\"reboot\"}\n".to_vec(), "unknown command `reboot`"),
         (set.replace("80", "25,[4222]").into_bytes(), "incomplete request"),
         (
             set.replace("80", "25,[4222]").into_bytes().into_iter().chain([b'\n']).collect(),
@@ -228,7 +241,7 @@ async fn garbage_gets_an_error_and_changes_nothing() {
         assert_eq!(answer.lines().count(), 1, "closed after an error: {answer}");
         assert_eq!(*served.handler.0.lock().unwrap(), before, "{part}");
     }
-    assert!(served.ask(Command::Status).await.is_ok(), "still serving");
+    assert!(served.ask(GetStatus).await.is_ok(), "still serving");
 }
 
 /// Every other port is the longest list that there is: neighbours are written as a range.
@@ -257,7 +270,7 @@ async fn the_longest_lists_fit_into_a_request() {
     let served = Served::start();
     let mut settings = longest(u16::MAX);
     settings.workload.name = "understood".into();
-    let error = served.ask(Command::WorkloadAdd(Box::new(settings))).await.unwrap_err();
+    let error = served.ask(WorkloadAdd(settings)).await.unwrap_err();
     assert_eq!(error.to_string(), "weir refused: understood");
 }
 
@@ -266,7 +279,7 @@ async fn what_fits_into_no_request_is_refused_by_the_client() {
     let served = Served::start();
     let mut settings = longest(0);
     settings.workload.name = "x".repeat(MAX_REQUEST);
-    let error = served.ask(Command::WorkloadAdd(Box::new(settings))).await.unwrap_err();
+    let error = served.ask(WorkloadAdd(settings)).await.unwrap_err();
     assert!(matches!(error, ClientError::TooLong(bytes) if bytes > MAX_REQUEST), "{error}");
     assert!(error.to_string().contains("shorten its lists"), "{error}");
 }
@@ -287,7 +300,7 @@ async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let stale = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
     stale.bind(&SockAddr::unix(&path).unwrap()).unwrap();
     drop(stale);
-    assert!(matches!(ask(&path, None, Command::Status), Err(ClientError::NotRunning { .. })));
+    assert!(matches!(ask(&path, None, &GetStatus), Err(ClientError::NotRunning { .. })));
 
     let socket = ControlSocket::bind(&path).unwrap();
     let error = ControlSocket::bind(&path).unwrap_err();
@@ -299,24 +312,6 @@ async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let error = ControlSocket::bind(&path).unwrap_err();
     assert!(matches!(error, ControlSocketError::NotASocket(_)), "{error}");
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
-}
-
-#[tokio::test]
-async fn the_wire_format_is_stable() {
-    let line = serde_json::to_string(&Request::new(None, skip("80,9000-9100"))).unwrap();
-    assert_eq!(
-        line,
-        r#"{"version":1,"command":{"ports_set":{"direction":"outbound","ports":"80,9000-9100","state":"skip"}}}"#
-    );
-    let response = Response::from(Err(ControlError::refused("no")));
-    assert_eq!(
-        serde_json::to_string(&response).unwrap(),
-        r#"{"version":1,"error":{"code":"refused","message":"no"}}"#
-    );
-    assert_eq!(
-        serde_json::to_string(&Response::from(Ok(Answer::LogLevel("info".into())))).unwrap(),
-        r#"{"version":1,"ok":{"log_level":"info"}}"#
-    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -334,13 +329,13 @@ async fn a_silent_client_is_dropped() {
 proptest::proptest! {
     #[test]
     fn any_line_is_understood_or_refused(line: Vec<u8>, list in ".{0,12}") {
-        let _ = parse(&line);
+        let _ = Request::parse(&line);
         let list = serde_json::to_string(&list).unwrap();
         let request =
             format!(r#"{{"version":1,"command":{{"ports_set":{{"ports":{list},"state":"skip"}}}}}}"#);
-        let parsed = parse(request.as_bytes());
+        let parsed = Request::parse(request.as_bytes());
         let list: String = serde_json::from_str(&list).unwrap();
-        let good = crate::ports::PortList::parse(&list).is_ok_and(|list| !list.append);
+        let good = PortList::parse(&list).is_ok_and(|list| !list.append);
         proptest::prop_assert_eq!(parsed.is_ok(), good);
     }
 }

@@ -4,7 +4,12 @@ use std::{net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use super::{Call, ControlError, Conversation};
 use crate::{budget::Figures, config::Fail, learn::Learn};
+
+/// Asks what is running, since when, on what.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct GetStatus;
 
 /// The state of a running weir.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -121,6 +126,18 @@ pub struct WorkloadStatus {
     pub listeners: Vec<SocketAddr>,
     /// The BPF programs attached to it, by hook.
     pub hooks: Vec<String>,
+}
+
+// === impl GetStatus ===
+
+impl Call for GetStatus {
+    const NAME: &'static str = "status";
+    const REPLY: &'static str = "status";
+    type Reply = Status;
+
+    async fn answer(self, on: &mut Conversation<'_>) -> Result<Status, ControlError> {
+        Ok(on.handler.status())
+    }
 }
 
 mod millis {

@@ -1,0 +1,128 @@
+//! What the control socket asks the daemon, and what is kept while it is asked.
+
+use std::net::SocketAddr;
+
+use futures_util::future::BoxFuture;
+
+use super::protocol::{
+    ControlError, Explanation, KernelCounters, PortsReport, Status, WorkloadStatus,
+};
+use crate::{
+    config::WorkloadSettings,
+    decision::Direction,
+    ports::{PortChange, PortsSet},
+    telemetry::{
+        stats::StatsSnapshot,
+        tap::{Tap, TapFilter},
+    },
+    workloads::Handover,
+};
+
+/// What a running weir can do. Called on the runtime, one call per request: must be quick and
+/// must not block on the network. A failed call must have changed nothing.
+pub trait ControlHandler: Send + Sync + 'static {
+    /// What is running.
+    fn status(&self) -> Status;
+    /// The port rules of a workload and their hits.
+    ///
+    /// # Errors
+    /// If the workload is not clear or the kernel's maps can't be read.
+    fn ports(&self, workload: Option<&str>) -> Result<PortsReport, ControlError>;
+    /// Puts ports into a state and returns what [`crate::ports::PortPolicy::set`] did.
+    ///
+    /// # Errors
+    /// If it is refused or the kernel's maps can't be written.
+    fn set_ports(
+        &self,
+        workload: Option<&str>,
+        change: PortsSet,
+    ) -> BoxFuture<'_, Result<Vec<PortChange>, ControlError>>;
+    /// What a connection would get.
+    ///
+    /// # Errors
+    /// If the kernel's maps or the workload's sockets can't be read.
+    fn explain(
+        &self,
+        workload: Option<&str>,
+        address: SocketAddr,
+        direction: Direction,
+    ) -> BoxFuture<'_, Result<Explanation, ControlError>>;
+    /// Numbers per destination, of one workload or of all.
+    ///
+    /// # Errors
+    /// If there is no such workload.
+    fn stat(&self, workload: Option<&str>) -> Result<StatsSnapshot, ControlError>;
+    /// Records from now on, of one workload or of all.
+    ///
+    /// # Errors
+    /// If there is no such workload, or there are too many readers.
+    fn tap(&self, workload: Option<&str>, filter: TapFilter) -> Result<Tap, ControlError>;
+    /// The log filter in effect.
+    fn log_level(&self) -> String;
+    /// Changes the log filter and returns the one in effect.
+    ///
+    /// # Errors
+    /// If it does not parse.
+    fn set_log_level(&self, filter: &str) -> Result<String, ControlError>;
+    /// How often the kernel decided what.
+    ///
+    /// # Errors
+    /// If the kernel's maps can't be read.
+    fn kernel_counters(&self) -> Result<KernelCounters, ControlError>;
+    /// What is captured.
+    fn workloads(&self) -> Vec<WorkloadStatus>;
+    /// Captures one more workload.
+    ///
+    /// # Errors
+    /// If it is refused; nothing was changed then.
+    fn add_workload(
+        &self,
+        settings: WorkloadSettings,
+    ) -> BoxFuture<'_, Result<WorkloadStatus, ControlError>>;
+    /// Captures a workload no more.
+    ///
+    /// # Errors
+    /// If there is none of this name.
+    fn remove_workload(&self, name: &str) -> Result<(), ControlError>;
+    /// Changes nothing from now on, until the successor that asks has taken over or is gone: then
+    /// the answer is dropped.
+    ///
+    /// # Errors
+    /// If it is draining, or another successor is there.
+    fn hand_over(&self) -> BoxFuture<'_, Result<Handover, ControlError>>;
+    /// Lets go of everything that a successor needs, and begins to drain.
+    ///
+    /// # Errors
+    /// If there was no hand-over, or it has been taken back.
+    fn retire(&self, schema: &str) -> BoxFuture<'_, Result<(), ControlError>>;
+}
+
+/// The connection of one client, as its calls see it.
+pub struct Conversation<'a> {
+    /// The daemon.
+    pub(super) handler: &'a dyn ControlHandler,
+    /// What is to follow the reply.
+    pub(super) tap: Option<Tap>,
+    /// Under way for as long as the connection lasts, and thus as the new process.
+    pub(super) handover: Option<Handover>,
+    /// Whether the client had closed the connection when the present request was read.
+    pub(super) hung_up: bool,
+    workload: Option<String>,
+}
+
+// === impl Conversation ===
+
+impl<'a> Conversation<'a> {
+    pub(super) const fn new(handler: &'a dyn ControlHandler) -> Self {
+        Self { handler, tap: None, handover: None, hung_up: false, workload: None }
+    }
+
+    /// The workload that the present request is about.
+    pub(super) fn workload(&self) -> Option<&str> {
+        self.workload.as_deref()
+    }
+
+    pub(super) fn set_workload(&mut self, workload: Option<String>) {
+        self.workload = workload;
+    }
+}

@@ -1,0 +1,81 @@
+//! The port rules of a workload, and how often skip rules were hit.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Call, ControlError, Conversation, ports_set::push};
+use crate::{
+    decision::{Direction, direction_name},
+    names,
+    ports::{PortPolicy, PortSet, PortStatus},
+};
+
+/// Asks for the ports that are not "detect by default".
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PortsList;
+
+/// The ports that somebody or a default said something about.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PortsReport {
+    /// One entry per port with hits, and one for all without that have the same status.
+    pub rules: Vec<PortsRule>,
+    /// Directions in which only included ports are captured.
+    pub include_lists: Vec<String>,
+}
+
+/// Ports with the same status.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PortsRule {
+    /// Seen from the workload.
+    #[serde(with = "names::direction")]
+    pub direction: Direction,
+    /// The ports.
+    pub ports: PortSet,
+    /// What their connections get.
+    #[serde(flatten)]
+    pub status: PortStatus,
+    /// Connections that the kernel let pass because of the rule.
+    pub hits: u64,
+}
+
+// === impl PortsList ===
+
+impl Call for PortsList {
+    const NAME: &'static str = "ports_list";
+    const REPLY: &'static str = "ports";
+    type Reply = PortsReport;
+
+    async fn answer(self, on: &mut Conversation<'_>) -> Result<PortsReport, ControlError> {
+        on.handler.ports(on.workload())
+    }
+}
+
+// === impl PortsReport ===
+
+impl PortsReport {
+    /// The rules of a policy, with how often each port's rule was hit.
+    #[must_use]
+    pub fn new(policy: &PortPolicy, hits: &dyn Fn(Direction, u16) -> u64) -> Self {
+        let mut report = Self::default();
+        for direction in [Direction::Outbound, Direction::Inbound] {
+            if policy.has_include_list(direction) {
+                report.include_lists.push(direction_name(direction).to_owned());
+            }
+            // Few statuses exist, but any number of ports may have hits.
+            let mut quiet: Vec<(PortStatus, Vec<u16>)> = Vec::new();
+            for (port, status) in policy.rules(direction) {
+                let hits = hits(direction, port);
+                if hits > 0 {
+                    let ports = PortSet::from_iter([port]);
+                    report.rules.push(PortsRule { direction, ports, status, hits });
+                } else {
+                    push(&mut quiet, status, port);
+                }
+            }
+            report.rules.extend(quiet.into_iter().map(|(status, ports)| {
+                let ports = ports.into_iter().collect();
+                PortsRule { direction, ports, status, hits: 0 }
+            }));
+        }
+        report
+    }
+}
