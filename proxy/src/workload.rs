@@ -23,7 +23,7 @@ pub use guard::{Look, Missing, Wait};
 pub use holding::Holdings;
 pub use place::cgroup_of;
 pub use skipped::skipped;
-pub use start::{Description, Origin, Residue, Start};
+pub use start::{Description, Origin, Residue, WorkloadSpec};
 use tokio::{runtime::Handle, sync::mpsc::UnboundedReceiver};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -120,7 +120,10 @@ impl Workload {
     ///
     /// # Errors
     /// The first step that the kernel refuses.
-    pub async fn start(shared: Arc<Shared>, start: Start) -> Result<Arc<Self>, CaptureError> {
+    pub async fn start(
+        shared: Arc<Shared>,
+        start: WorkloadSpec,
+    ) -> Result<Arc<Self>, CaptureError> {
         let (found, start) = {
             let instance = Arc::clone(&shared.instance);
             let hold = shared.hold.clone();
@@ -136,7 +139,9 @@ impl Workload {
             }
             Err(why) => (None, None, why),
         };
-        let Start { settings, origin, fresh, ports, client_ip, programs, claim, pod, .. } = start;
+        let WorkloadSpec {
+            settings, origin, fresh, ports, client_ip, programs, claim, pod, ..
+        } = start;
         let policy = policy(&settings, origin.source(), &ports);
         let mut client_ip_user = None;
         let client_ip = if settings.inbound.capture && settings.inbound.preserve_client_ip {
@@ -151,7 +156,7 @@ impl Workload {
             None
         };
         let own = shared.instance.programs();
-        // A successor must put its own in their place, so that the predecessor's can go.
+        // A new process must put its own in their place, so that the old process's can go.
         let keep = !fresh && claim.is_some() && programs == Some(own);
         let mut description = Description {
             settings: settings.clone(),
@@ -408,7 +413,7 @@ impl Workload {
         }
     }
 
-    /// Takes slots back that are empty although they should not be: a successor has died.
+    /// Takes slots back that are empty although they should not be: a new process has died.
     pub fn guard_slots(&self) {
         if !self.slots.withdrawn.load(Ordering::Acquire)
             && let Err(error) = self.slots.listeners.offer_where_empty()
@@ -446,7 +451,7 @@ impl Workload {
         *lock(&self.claim) = None;
     }
 
-    /// Takes the right to capture the cgroup, which a predecessor has just let go.
+    /// Takes the right to capture the cgroup, which an old process has just let go.
     pub fn take_claim(&self, claim: Lock) {
         *lock(&self.claim) = Some(claim);
     }

@@ -54,19 +54,19 @@ use crate::{
     pod::Pod,
     telemetry::{PodLabels, Telemetry, WorkloadFacts},
     workers::Workers,
-    workload::{Holdings, Origin, Shared, Start, Workload, cgroup_of, skipped},
+    workload::{Holdings, Origin, Shared, Workload, WorkloadSpec, cgroup_of, skipped},
 };
 
 /// A connect that was never accepted is not coming any more.
 const PENDING_AGE: Duration = Duration::from_secs(120);
 
-/// How to begin.
+/// How to start.
 #[derive(Clone, Debug, Default)]
-pub struct Plan {
+pub struct StartOptions {
     /// The instance's name; `None` for one that vanishes with the process.
     pub instance: Option<String>,
-    /// A running weir is to be taken over from: it still has the locks.
-    pub takeover: bool,
+    /// An old process hands over: it still has the locks.
+    pub handover: bool,
 }
 
 /// The workloads of a process.
@@ -86,7 +86,7 @@ pub struct Workloads {
     added: Notify,
     removals: TaskTracker,
     reign: StdMutex<Reign>,
-    /// Locks and events are still a predecessor's.
+    /// Locks and events are still an old process's.
     unsettled: StdMutex<bool>,
     /// Stops the heartbeat.
     retired: CancellationToken,
@@ -112,12 +112,12 @@ impl Workloads {
         config: Arc<Config>,
         telemetry: Telemetry,
         own: Option<WorkloadSettings>,
-        plan: Plan,
+        options: StartOptions,
     ) -> Result<Arc<Self>, WorkloadError> {
         let instance = Arc::new(Instance::open(&InstanceOptions {
-            name: plan.instance,
+            name: options.instance,
             log_level: config.log.bpf as u8,
-            unlocked: plan.takeover,
+            unlocked: options.handover,
         })?);
         if let Err(error) = instance.attach_proxy_side() {
             tracing::warn!(%error, "original destinations are looked up by address and port only");
@@ -148,7 +148,7 @@ impl Workloads {
             waiting: RwLock::default(),
             removing: StdMutex::default(),
             reign: StdMutex::default(),
-            unsettled: StdMutex::new(plan.takeover),
+            unsettled: StdMutex::new(options.handover),
             guarding: CancellationToken::new(),
             woken: Arc::default(),
             told: StdMutex::default(),
@@ -162,15 +162,15 @@ impl Workloads {
         workloads.beat();
         workloads.follow_holds()?;
         workloads.follow_options();
-        if let Err(error) = workloads.restore(own, &remembered, plan.takeover).await {
-            if remembered.workloads.is_empty() && !plan.takeover {
+        if let Err(error) = workloads.restore(own, &remembered, options.handover).await {
+            if remembered.workloads.is_empty() && !options.handover {
                 workloads.shared.instance.remove_pins();
             }
             return Err(error);
         }
         Instance::trim_memory();
         workloads.spawn_tasks();
-        if !plan.takeover {
+        if !options.handover {
             workloads.follow_events().await?;
         }
         Ok(workloads)
@@ -236,7 +236,7 @@ impl Workloads {
         if read(&self.waiting).contains_key(&*settings.workload.name) {
             return Err(WorkloadError::Exists(settings.workload.name));
         }
-        let start = Start {
+        let start = WorkloadSpec {
             settings,
             origin,
             id: *next,
@@ -256,14 +256,14 @@ impl Workloads {
     /// Starts a workload; `next` is locked.
     async fn add_locked(
         &self,
-        mut start: Start,
-        takeover: bool,
+        mut start: WorkloadSpec,
+        handover: bool,
     ) -> Result<Arc<Workload>, WorkloadError> {
         let name = start.settings.workload.name.clone();
         if self.get(&name).is_some() {
             return Err(WorkloadError::Exists(name));
         }
-        if !takeover {
+        if !handover {
             start.claim = Some(self.claim(&start).await?);
         }
         let (id, fresh) = (start.id, start.fresh);
@@ -281,7 +281,7 @@ impl Workloads {
     }
 
     /// The right to capture a cgroup, which one process can have at a time.
-    async fn claim(&self, start: &Start) -> Result<Lock, WorkloadError> {
+    async fn claim(&self, start: &WorkloadSpec) -> Result<Lock, WorkloadError> {
         let (id, settings) = (start.id, start.settings.clone());
         let (instance, others) = (Arc::clone(&self.shared.instance), self.claimed());
         blocking(move || {

@@ -22,13 +22,9 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::{
-    Exit,
-    capture_args::ExecArgs,
-    output::Format,
-    session::{self, Beginning, Session},
-};
+use super::{Exit, capture_args::ExecArgs, output::Format};
 use crate::{
+    daemon::{self, Daemon, SessionOptions},
     host::cgroup::{self, Transient},
     json,
     privileges::Original,
@@ -56,39 +52,39 @@ pub(super) fn run(args: &ExecArgs) -> Result<Exit> {
     if args.capture.control.is_none() {
         // Several commands may run at a time: the second one takes a socket of its own.
         config.admin.control_socket =
-            session::free_control_socket(config.admin.control_socket, &format!("exec-{pid}.sock"));
+            daemon::free_control_socket(config.admin.control_socket, &format!("exec-{pid}.sock"));
     }
     let deadline = config.drain.deadline;
     // The command is to have what weir was started with; weir itself needs less.
     let original = Original::keep().context("cannot start a thread")?;
     let name = format!("weir-exec-{pid}");
-    session::reduce_privileges(&config, vec![cgroup::own()?.join(&name)], true)?;
-    let log = session::start_log(&config)?;
-    let limit = session::raise_file_limit();
-    session::runtime()?.block_on(async {
+    daemon::reduce_privileges(&config, vec![cgroup::own()?.join(&name)], true)?;
+    let log = daemon::start_log(&config)?;
+    let limit = daemon::raise_file_limit();
+    daemon::runtime()?.block_on(async {
         // From here on a signal waits for the command, instead of leaving the cgroup behind.
         let mut signals = signals()?;
         let cgroup = Transient::create(&name)?;
         config.workload.cgroup = Some(cgroup.path().into());
         config.workload.netns = Some("/proc/self/ns/net".into());
-        let beginning = Beginning {
+        let options = SessionOptions {
             own: Some(config.settings()),
             instance: None,
             upgrade: false,
             node: None,
             linger: false,
         };
-        let session = Session::start(config, log, beginning).await?;
+        let daemon = Daemon::start(config, log, options).await?;
         let status = match spawn(args, &cgroup, limit, original) {
             Ok(mut child) => wait(&mut child, &mut signals).await,
             Err(error) => {
                 cgroup.release();
-                session.finish(Duration::ZERO, Ending::Stop).await;
+                daemon.finish(Duration::ZERO, Ending::Stop).await;
                 return refused(args, error);
             }
         };
         cgroup.release();
-        let summary = session.finish(deadline, Ending::Stop).await;
+        let summary = daemon.finish(deadline, Ending::Stop).await;
         if !args.quiet {
             report(args, &summary.stats)?;
         }

@@ -8,6 +8,7 @@ use crate::{
     admin::{client::ClientError, control::ControlSocketError, protocol::ErrorCode},
     capture::CaptureError,
     config::ConfigError,
+    daemon::DaemonError,
     host::HostError,
     ports::{CidrError, PortListError},
     workloads::WorkloadError,
@@ -82,6 +83,10 @@ impl Exit {
             return denied.then_some(Self::Requirement);
         }
         // A transparent error is not among its own causes, and neither is what it stands for.
+        if let Some(error) = cause.downcast_ref::<DaemonError>().and_then(DaemonError::transparent)
+        {
+            return Self::of_cause(error);
+        }
         match cause.downcast_ref::<WorkloadError>() {
             Some(WorkloadError::Capture(error)) => return Self::of_cause(error),
             Some(WorkloadError::Config(error)) => return Self::of_cause(error),

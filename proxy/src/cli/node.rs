@@ -7,14 +7,12 @@ use anyhow::{Context as _, Result, anyhow};
 use super::{
     Exit,
     capture_args::{CaptureArgs, PortFlags},
-    output,
-    reload::Reload,
-    session::{self, Beginning, Session, Signals},
-    with_exit,
+    output, with_exit,
 };
 use crate::{
     admin::node::NodeState,
     config::{Config, ConfigError},
+    daemon::{self, Daemon, Reload, SessionOptions, Signals},
     host::cgroup,
     node::{Node, Options, Source},
 };
@@ -98,16 +96,16 @@ pub(super) fn run(args: &Args) -> Result<Exit> {
         })?,
         None => cgroup::mount_point()?,
     };
-    session::reduce_privileges(&config, Vec::new(), false)?;
-    let log = session::start_log(&config)?;
-    session::raise_file_limit();
-    session::runtime()?.block_on(async {
+    daemon::reduce_privileges(&config, Vec::new(), false)?;
+    let log = daemon::start_log(&config)?;
+    daemon::raise_file_limit();
+    daemon::runtime()?.block_on(async {
         let deadline = config.drain.deadline;
-        let options =
+        let node_options =
             Options { defaults: config.settings(), linkerd: args.linkerd_annotations, cgroup_root };
         let mut signals = Signals::new()?;
         let state = Arc::new(NodeState::new());
-        let beginning = Beginning {
+        let options = SessionOptions {
             own: None,
             instance: Some(config.runtime.instance.clone()),
             upgrade: args.upgrade,
@@ -115,20 +113,20 @@ pub(super) fn run(args: &Args) -> Result<Exit> {
             linger: args.linger,
         };
         // Before the API server is asked: what an earlier weir has captured is captured at once.
-        let mut reload = Reload::new(config.clone(), || Ok(args.config()?));
-        let session = Session::start(config, log, beginning).await?;
-        tracing::info!(workloads = session.workloads().join(", "), "restored workloads");
-        let node = match Node::start(source, options, session.captured(), state).await {
+        let mut reload = Reload::new(config.clone(), || args.config());
+        let daemon = Daemon::start(config, log, options).await?;
+        tracing::info!(workloads = daemon.workloads().join(", "), "restored workloads");
+        let node = match Node::start(source, node_options, daemon.captured(), state).await {
             Ok(node) => node,
             Err(error) => {
-                session.finish(deadline, crate::workloads::Ending::Stop).await;
+                daemon.finish(deadline, crate::workloads::Ending::Stop).await;
                 return Err(error.into());
             }
         };
-        let ending = session.until_over(&mut signals, &mut reload).await;
-        // What comes and goes from here on is a successor's business.
+        let ending = daemon.until_over(&mut signals, &mut reload).await;
+        // Pods that come and go from here on are the new process's concern.
         node.stop().await;
-        session.drain(deadline, ending, &mut signals).await;
+        daemon.drain(deadline, ending, &mut signals).await;
         Ok(Exit::Success)
     })
 }

@@ -3,14 +3,8 @@
 
 use anyhow::Result;
 
-use super::{
-    Exit,
-    capture_args::RunArgs,
-    output,
-    reload::Reload,
-    session::{self, Beginning, Session, Signals},
-    sidecar, with_exit,
-};
+use super::{Exit, capture_args::RunArgs, output, sidecar, with_exit};
+use crate::daemon::{self, Daemon, Reload, SessionOptions, Signals};
 
 pub(super) fn run(args: &RunArgs) -> Result<Exit> {
     let mut config = args.config()?;
@@ -24,13 +18,13 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit> {
                        start without one with --standby";
         return Err(with_exit(anyhow::anyhow!(problem), Exit::Usage));
     }
-    session::reduce_privileges(&config, Vec::new(), false)?;
-    let log = session::start_log(&config)?;
-    session::raise_file_limit();
-    session::runtime()?.block_on(async {
+    daemon::reduce_privileges(&config, Vec::new(), false)?;
+    let log = daemon::start_log(&config)?;
+    daemon::raise_file_limit();
+    daemon::runtime()?.block_on(async {
         let drain = config.drain.deadline;
         let mut signals = Signals::new()?;
-        let beginning = Beginning {
+        let options = SessionOptions {
             own: (!args.standby).then(|| config.settings()),
             instance: Some(config.runtime.instance.clone()),
             upgrade: args.upgrade,
@@ -40,22 +34,22 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit> {
         if let Some(sidecar) = &sidecar {
             sidecar::begin(sidecar);
         }
-        let mut reload = Reload::new(config.clone(), || {
+        let mut reload = Reload::new(config.clone(), || -> Result<_> {
             let mut config = args.config()?;
             if args.sidecar {
                 sidecar::locate(args, &mut config)?;
             }
             Ok(config)
         });
-        let session = match Session::start(config, log, beginning).await {
-            Ok(session) => session,
+        let daemon = match Daemon::start(config, log, options).await {
+            Ok(daemon) => daemon,
             Err(error) if sidecar.is_some() => return Err(sidecar::explained(error)),
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         };
-        tracing::info!(workloads = session.workloads().join(", "), "capturing");
-        let ending = session.until_over(&mut signals, &mut reload).await;
+        tracing::info!(workloads = daemon.workloads().join(", "), "capturing");
+        let ending = daemon.until_over(&mut signals, &mut reload).await;
         let deadline = sidecar.map_or(drain, |sidecar| sidecar::deadline(&sidecar, drain));
-        session.drain(deadline, ending, &mut signals).await;
+        daemon.drain(deadline, ending, &mut signals).await;
         Ok(Exit::Success)
     })
 }

@@ -10,9 +10,9 @@ use super::{Exit, capture_args::RunArgs, with_exit};
 use crate::{
     capture::{detach, has_bpffs},
     config::{Config, DEFAULT_INSTANCE, Fail},
+    daemon::DaemonError,
     host::Sidecar,
     ports::{PortList, PortSet},
-    workloads::WorkloadError,
 };
 
 /// Where the pod's UID is, put there by the downward API.
@@ -65,11 +65,11 @@ pub(super) fn begin(sidecar: &Sidecar) {
 }
 
 /// Why it does not start, with what to do where weir on the node was faster.
-pub(super) fn explained(error: anyhow::Error) -> anyhow::Error {
-    if !error.downcast_ref::<WorkloadError>().is_some_and(WorkloadError::is_overlap) {
-        return error;
+pub(super) fn explained(error: DaemonError) -> anyhow::Error {
+    if !error.is_overlap() {
+        return error.into();
     }
-    error.context(format!(
+    anyhow::Error::new(error).context(format!(
         "another weir captures this pod; if that is `weir node`, annotate the pod {INJECT}: \
          {BY_SIDECAR} (`weir inject --sidecar` does), so that it ignores the pod"
     ))

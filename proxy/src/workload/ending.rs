@@ -6,11 +6,11 @@ use super::Workload;
 use crate::accept::Slots as _;
 
 impl Workload {
-    /// Leaves the slots, or leaves them to a successor, accepts what is in the queues, lets open
+    /// Leaves the slots, or leaves them to a new process, accepts what is in the queues, lets open
     /// connections finish until the deadline, then cuts them. Returns how many had to be cut.
-    pub async fn drain(&self, deadline: Duration, successor: bool) -> usize {
+    pub async fn drain(&self, deadline: Duration, replaced: bool) -> usize {
         self.slots.over.store(true, Ordering::Release);
-        if successor {
+        if replaced {
             self.slots.withdrawn.store(true, Ordering::Release);
         } else {
             self.slots.withdraw();

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use super::{Origin, Start, Workload, configure::configure_anew, lock};
+use super::{Origin, Workload, WorkloadSpec, configure::configure_anew, lock};
 use crate::{
     accept::Slots,
     blocking::blocking,
@@ -244,7 +244,7 @@ impl Workload {
         before != wait
     }
 
-    /// A successor writes what the hooks know from now on.
+    /// A new process writes what the hooks know from now on.
     pub fn cede(&self) {
         self.kernel.cede_entry();
     }
@@ -254,7 +254,7 @@ impl Workload {
         self.stop_following.cancel();
     }
 
-    /// Takes everything back that a successor which has not come to serve may have changed.
+    /// Takes everything back that a new process which has not come to serve may have changed.
     ///
     /// # Errors
     /// Where a map cannot be written or a program not be attached.
@@ -286,14 +286,14 @@ impl Workload {
 
     /// What it takes to capture it again, under the same number.
     #[must_use]
-    pub fn start_again(&self) -> Start {
+    pub fn start_again(&self) -> WorkloadSpec {
         let policy = self.policy();
         let directions = [Direction::Outbound, Direction::Inbound];
         let rules = directions.into_iter().flat_map(|direction| {
             policy.rules(direction).map(move |(port, status)| (direction, port, status))
         });
         let set = rules.filter(|(.., status)| status.source == Source::Cli);
-        Start {
+        WorkloadSpec {
             settings: WorkloadSettings::clone(&self.settings()),
             origin: self.origin,
             id: self.kernel.workload(),

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Origin, Start};
+use super::{Origin, WorkloadSpec};
 use crate::{
     capture::{CaptureError, Instance, Kernel, Listeners, Netns, RawSockets},
     config::WorkloadSettings,
@@ -30,7 +30,7 @@ impl Place {
     /// not. Blocks: processes are looked through, and a namespace is entered.
     pub(super) fn find(
         instance: Arc<Instance>,
-        start: &Start,
+        start: &WorkloadSpec,
         hold: Result<(), String>,
     ) -> Result<Self, CaptureError> {
         let cgroup = cgroup_of(&start.settings)?;
@@ -70,7 +70,7 @@ pub fn cgroup_of(settings: &WorkloadSettings) -> Result<PathBuf, CaptureError> {
     Ok(cgroup)
 }
 
-fn open_netns(start: &Start, cgroup: &Path) -> Result<Netns, CaptureError> {
+fn open_netns(start: &WorkloadSpec, cgroup: &Path) -> Result<Netns, CaptureError> {
     if let Some(path) = &start.settings.workload.netns {
         return Netns::open(path);
     }

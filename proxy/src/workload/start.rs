@@ -45,7 +45,7 @@ pub struct Description {
 
 /// What to start.
 #[derive(Debug)]
-pub struct Start {
+pub struct WorkloadSpec {
     /// Its settings, resolved and valid.
     pub settings: WorkloadSettings,
     /// Who wants it.
@@ -60,7 +60,7 @@ pub struct Start {
     pub client_ip: Option<Installed>,
     /// Which programs an earlier weir has left attached.
     pub programs: Option<u64>,
-    /// The right to capture the cgroup; `None` while a predecessor still has it.
+    /// The right to capture the cgroup; `None` while an old process still has it.
     pub claim: Option<Lock>,
     /// The pod that it is.
     pub pod: Option<Pod>,
@@ -101,9 +101,9 @@ impl Description {
     }
 }
 
-// === impl Start ===
+// === impl WorkloadSpec ===
 
-impl Start {
+impl WorkloadSpec {
     /// The same for another attempt.
     #[must_use]
     pub fn again(&self) -> Self {

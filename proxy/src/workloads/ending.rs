@@ -1,4 +1,4 @@
-//! How the workloads of a process end: drained, and taken off or left to a successor.
+//! How the workloads of a process end: drained, and taken off or left to a new process.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,37 +13,37 @@ use crate::{
 pub enum Ending {
     /// New connections go direct, or are refused where `fail` is closed.
     Stop,
-    /// A successor has the workloads.
-    Successor {
+    /// A new process has the workloads.
+    Replaced {
         /// It has the same maps.
         same_maps: bool,
     },
 }
 
 impl Workloads {
-    /// Stops capturing, or leaves that to a successor, and lets open connections finish until the
+    /// Stops capturing, or leaves that to a new process, and lets open connections finish until the
     /// deadline. Returns how many had to be cut.
     pub async fn finish(&self, deadline: Duration, ending: Ending) -> usize {
         self.guarding.cancel();
         // What is being put back or captured is finished first.
         drop(self.next.lock().await);
-        // What a successor has attached is not ours to take off, though it has not said so yet.
+        // What a new process has attached is not ours to take off, though it has not said so yet.
         let ending = match ending {
-            Ending::Stop if self.is_being_replaced() => Ending::Successor { same_maps: true },
+            Ending::Stop if self.is_being_replaced() => Ending::Replaced { same_maps: true },
             ending => ending,
         };
-        let successor = ending == Ending::Successor { same_maps: true };
+        let replaced = ending == Ending::Replaced { same_maps: true };
         let workloads = self.list();
-        let drains = workloads.iter().map(|workload| workload.drain(deadline, successor));
+        let drains = workloads.iter().map(|workload| workload.drain(deadline, replaced));
         let cut = futures_util::future::join_all(drains).await.into_iter().sum();
         self.removals.close();
         self.removals.wait().await;
         self.settle_events().await;
         match ending {
             Ending::Stop => self.leave(&workloads).await,
-            Ending::Successor { .. } => workloads.iter().for_each(|it| it.kernel().let_go()),
+            Ending::Replaced { .. } => workloads.iter().for_each(|it| it.kernel().let_go()),
         }
-        // Also where there is a successor: it may have removed the workload long ago.
+        // Also where there is a new process: it may have removed the workload long ago.
         for workload in &workloads {
             workload.restore_client_ip().await;
         }

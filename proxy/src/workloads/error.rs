@@ -46,7 +46,7 @@ pub enum WorkloadError {
         /// What is missing.
         why: String,
     },
-    /// A successor is taking over.
+    /// A new process is taking over.
     #[error("this weir is being replaced by another one (--upgrade); try again")]
     BeingReplaced,
     /// Nobody is taking over.

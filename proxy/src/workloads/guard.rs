@@ -37,7 +37,7 @@ impl Workloads {
                 _ = ticks.tick() => {}
             }
             let Some(workloads) = workloads.upgrade() else { return };
-            // To its end: what is half put back would meet a successor's programs.
+            // To its end: what is half put back would meet a new process's programs.
             workloads.look_after(round).await;
         }
     }
@@ -72,7 +72,7 @@ impl Workloads {
             return;
         }
         let _one_at_a_time = self.next.lock().await;
-        // A successor may have come meanwhile.
+        // A new process may have come meanwhile.
         if self.reign() != Reign::Ours {
             return;
         }

@@ -1,9 +1,9 @@
-//! From one weir to the next without a connection that fails: the successor puts its listeners into
-//! the slots and its programs into the links while the predecessor still accepts; then the
-//! predecessor lets go of what only one can have, empties its queues and finishes.
+//! From one weir to the next without a connection that fails: the new process puts its listeners into
+//! the slots and its programs into the links while the old process still accepts; then the
+//! old process lets go of what only one can have, empties its queues and finishes.
 //!
-//! From the hand-over on, the predecessor changes nothing, and takes nothing that the successor
-//! would not know of. If the successor goes before the predecessor has retired, everything is taken
+//! From the handover on, the old process changes nothing, and takes nothing that the new process
+//! would not know of. If the new process goes before the old process has retired, everything is taken
 //! back.
 
 use std::sync::{Arc, Weak};
@@ -21,15 +21,15 @@ pub(super) enum Reign {
     /// This weir's.
     #[default]
     Ours,
-    /// A successor is attaching its programs.
+    /// A new process is attaching its programs.
     Ceding,
-    /// A successor has gone without having come to serve.
+    /// A new process has gone without having come to serve.
     Lapsed,
-    /// A successor's.
+    /// A new process's.
     Over,
 }
 
-/// A hand-over that is under way. Dropped before the predecessor has retired, it takes everything
+/// A handover that is under way. Dropped before the old process has retired, it takes everything
 /// back.
 pub struct Handover {
     workloads: Weak<Workloads>,
@@ -56,26 +56,26 @@ impl Workloads {
         *lock(&self.reign)
     }
 
-    /// Whether workloads and their settings may be changed: what is changed while a successor reads
+    /// Whether workloads and their settings may be changed: what is changed while a new process reads
     /// them would be lost.
     ///
     /// # Errors
-    /// Where a successor is about to take over, or has.
+    /// Where a new process is about to take over, or has.
     pub fn changeable(&self) -> Result<(), WorkloadError> {
         if self.reign() == Reign::Ours { Ok(()) } else { Err(WorkloadError::BeingReplaced) }
     }
 
-    /// True where a successor has asked for the workloads and not given up.
+    /// True where a new process has asked for the workloads and not given up.
     #[must_use]
     pub fn is_being_replaced(&self) -> bool {
         matches!(self.reign(), Reign::Ceding | Reign::Over)
     }
 
-    /// The predecessor's part, first: nothing is changed from now on. What is being added or put
+    /// The old process's part, first: nothing is changed from now on. What is being added or put
     /// back is finished before.
     ///
     /// # Errors
-    /// Where another successor is there already.
+    /// Where there is a new process already.
     pub async fn hand_over(self: &Arc<Self>) -> Result<Handover, WorkloadError> {
         {
             let mut reign = lock(&self.reign);
@@ -92,11 +92,11 @@ impl Workloads {
         Ok(handover)
     }
 
-    /// The predecessor's part, last: lets go of locks and events, and gives no more signs of life,
-    /// so that it does not hide a successor that hangs.
+    /// The old process's part, last: lets go of locks and events, and gives no more signs of life,
+    /// so that it does not hide a new process that hangs.
     ///
     /// # Errors
-    /// Where there is no hand-over, or none any more.
+    /// Where there is no handover, or none any more.
     pub async fn retire(&self) -> Result<(), WorkloadError> {
         {
             let mut reign = lock(&self.reign);
@@ -116,7 +116,7 @@ impl Workloads {
         Ok(())
     }
 
-    /// The predecessor's part, where the successor has gone.
+    /// The old process's part, where the new process has gone.
     pub(super) async fn take_back(&self) {
         let _one_at_a_time = self.next.lock().await;
         tracing::warn!("the new process has exited during the handover; continuing");
@@ -143,7 +143,7 @@ impl Workloads {
         *lock(&self.reign) = Reign::Ours;
     }
 
-    /// The successor's part, once the predecessor has retired or is gone; again with each look of
+    /// The new process's part, once the old process has retired or is gone; again with each look of
     /// the guard where it hangs and holds them still.
     pub async fn settle_in(self: &Arc<Self>) {
         if !*lock(&self.unsettled) || self.shared.instance.take_lock().is_err() {

@@ -11,7 +11,7 @@ use crate::{
         Instance,
         foreign::{self, Relation},
     },
-    workload::Start,
+    workload::WorkloadSpec,
 };
 
 /// A workload that has a cgroup, or is to have it.
@@ -24,8 +24,8 @@ pub(super) struct Claimed {
 
 // === impl Claimed ===
 
-impl From<&Start> for Claimed {
-    fn from(start: &Start) -> Self {
+impl From<&WorkloadSpec> for Claimed {
+    fn from(start: &WorkloadSpec) -> Self {
         let workload = &start.settings.workload;
         let cgroup = workload.cgroup.clone().unwrap_or_default();
         Self { id: start.id, name: workload.name.clone(), cgroup: resolved(&cgroup) }
@@ -55,7 +55,7 @@ impl Claimed {
         Ok(())
     }
 
-    /// What a successor captures: no two of the same connections, and none of those of anybody but
+    /// What a new process captures: no two of the same connections, and none of those of anybody but
     /// itself under the same number. Blocks.
     pub(super) fn refuse_overlaps(all: &[Self], instance: &Instance) -> Result<(), WorkloadError> {
         for (at, claimed) in all.iter().enumerate() {

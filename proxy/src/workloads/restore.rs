@@ -12,7 +12,7 @@ use crate::{
     capture::{self, Installed, Kernel, Remembered},
     config::WorkloadSettings,
     host::cgroup,
-    workload::{Description, Missing, Origin, Start, Wait, restore_client_ip},
+    workload::{Description, Missing, Origin, Wait, WorkloadSpec, restore_client_ip},
 };
 
 /// What an earlier weir has described, as far as it is understood.
@@ -52,13 +52,13 @@ impl Known {
 // === impl Workloads ===
 
 impl Workloads {
-    /// Captures what is wanted, under the numbers that it had before. In a takeover all of it is
+    /// Captures what is wanted, under the numbers that it had before. In a handover all of it is
     /// compared with what others capture, before anything is attached.
     pub(super) async fn restore(
         &self,
         own: Option<WorkloadSettings>,
         remembered: &Remembered,
-        takeover: bool,
+        handover: bool,
     ) -> Result<(), WorkloadError> {
         let known = Known::read(remembered);
         let mut next = self.next.lock().await;
@@ -77,14 +77,14 @@ impl Workloads {
                 starts.push(start(settings, entry.1.origin, Some(entry), 0, remembered));
             }
         }
-        if takeover {
+        if handover {
             let instance = Arc::clone(&self.shared.instance);
             let claimed: Vec<Claimed> = starts.iter().map(Claimed::from).collect();
             blocking(move || Claimed::refuse_overlaps(&claimed, &instance)).await?;
         }
         for start in starts {
             let again = start.again();
-            match self.add_locked(start, takeover).await {
+            match self.add_locked(start, handover).await {
                 Ok(_) => {}
                 Err(error) => self.not_restored(again, error)?,
             }
@@ -95,7 +95,7 @@ impl Workloads {
     }
 
     /// A workload that was wanted and could not be captured now.
-    fn not_restored(&self, start: Start, error: WorkloadError) -> Result<(), WorkloadError> {
+    fn not_restored(&self, start: WorkloadSpec, error: WorkloadError) -> Result<(), WorkloadError> {
         let name = start.settings.workload.name.clone();
         let wait = match (start.origin, Wait::of(&start.settings)) {
             // One that cannot come into being is a mistake.
@@ -151,9 +151,9 @@ fn start(
     before: Option<&(WorkloadId, Description)>,
     next: WorkloadId,
     remembered: &Remembered,
-) -> Start {
+) -> WorkloadSpec {
     let id = before.map_or(next, |(id, _)| *id);
-    Start {
+    WorkloadSpec {
         settings,
         origin,
         id,

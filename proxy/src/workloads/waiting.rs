@@ -9,7 +9,7 @@ use super::{WorkloadError, Workloads, read, write};
 use crate::{
     blocking::blocking,
     config::WorkloadSettings,
-    workload::{Missing, Origin, Start, Wait, Workload},
+    workload::{Missing, Origin, Wait, Workload, WorkloadSpec},
 };
 
 /// Time between two attempts that the kernel refuses, at first and at most.
@@ -17,7 +17,7 @@ const BACKOFF: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)]
 
 /// One that waits.
 pub(super) struct Waiting {
-    start: Start,
+    start: WorkloadSpec,
     wait: Wait,
     again: Instant,
     backoff: Duration,
@@ -37,11 +37,11 @@ pub struct WaitingWorkload {
 // === impl Waiting ===
 
 impl Waiting {
-    pub(super) fn new(start: Start, wait: Wait, again: Instant) -> Self {
+    pub(super) fn new(start: WorkloadSpec, wait: Wait, again: Instant) -> Self {
         Self { start, wait, again, backoff: BACKOFF[0] }
     }
 
-    pub(super) const fn start(&self) -> &Start {
+    pub(super) const fn start(&self) -> &WorkloadSpec {
         &self.start
     }
 
@@ -103,7 +103,7 @@ impl Workloads {
 
     /// Captures what can be captured by now. `next` is locked.
     pub(super) async fn start_waiting(&self) {
-        let due: Vec<(Arc<str>, Start)> = {
+        let due: Vec<(Arc<str>, WorkloadSpec)> = {
             let now = Instant::now();
             let waiting = read(&self.waiting);
             let due = waiting.iter().filter(|(_, it)| it.again <= now);

@@ -1,5 +1,5 @@
-//! The weir that is taken over from, as its successor speaks to it: one connection from the question
-//! to the end, by which each notices that the other is gone.
+//! A handover as the new process sees it: one connection to the old one from the first call to the
+//! last, by which each notices that the other is gone.
 
 use std::{
     path::{Path, PathBuf},
@@ -7,8 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
-
+use super::DaemonError;
 use crate::{
     admin::{
         client::{ClientError, Connection, ask},
@@ -20,27 +19,30 @@ use crate::{
 };
 
 /// How long a weir that ends may take from its last answer until its locks are free, and one whose
-/// successor was killed until it can be asked again.
+/// new process was killed until it can be asked again.
 const DYING: Duration = Duration::from_secs(5);
 /// Between two looks whether they are.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// A weir that has been asked to hand over and serves still.
-pub(super) struct Predecessor {
+/// A weir that has been asked to hand over and still serves.
+pub(super) struct OldProcess {
     control: PathBuf,
     connection: Connection,
 }
 
-// === impl Predecessor ===
+// === impl OldProcess ===
 
-impl Predecessor {
+impl OldProcess {
     /// Asks the weir that serves the instance to hand over; `None` where there is none.
-    pub(super) async fn of(instance: &str) -> Result<Option<Self>> {
+    ///
+    /// # Errors
+    /// Where it refuses or does not answer.
+    pub(super) async fn of(instance: &str) -> Result<Option<Self>, DaemonError> {
         let instance = instance.to_owned();
         blocking(move || ask_to_hand_over(&instance)).await
     }
 
-    /// Where it is spoken to.
+    /// Its control socket.
     pub(super) fn control(&self) -> &Path {
         &self.control
     }
@@ -51,7 +53,10 @@ impl Predecessor {
     ///
     /// # Errors
     /// Where it refuses: then it captures itself, as before.
-    pub(super) async fn retire(self, workloads: &Workloads) -> Result<Option<Connection>> {
+    pub(super) async fn retire(
+        self,
+        workloads: &Workloads,
+    ) -> Result<Option<Connection>, DaemonError> {
         let Self { control, mut connection } = self;
         let retire = Retire { schema: workloads.instance().pins().schema().to_owned() };
         let again = retire.clone();
@@ -78,9 +83,7 @@ impl Predecessor {
         };
         match answer {
             Ok(_) => Ok(None),
-            Err(error @ ClientError::Refused(_)) => {
-                Err(error).context("handover failed; the running weir continues")
-            }
+            Err(error @ ClientError::Refused(_)) => Err(DaemonError::Handover(error)),
             Err(error) => {
                 if !is_gone(workloads, &error) {
                     tracing::warn!(%error, "cannot talk to the old process; continuing");
@@ -93,7 +96,7 @@ impl Predecessor {
 
 // === helpers ===
 
-fn ask_to_hand_over(instance: &str) -> Result<Option<Predecessor>> {
+fn ask_to_hand_over(instance: &str) -> Result<Option<OldProcess>, DaemonError> {
     let Some(control) = capture::control_socket(instance)? else { return Ok(None) };
     let deadline = Instant::now() + DYING;
     loop {
@@ -104,7 +107,7 @@ fn ask_to_hand_over(instance: &str) -> Result<Option<Predecessor>> {
         let error = match asked {
             Ok((pid, connection)) => {
                 tracing::info!(pid, "taking over");
-                return Ok(Some(Predecessor { control, connection }));
+                return Ok(Some(OldProcess { control, connection }));
             }
             Err(error) => error,
         };
@@ -117,7 +120,7 @@ fn ask_to_hand_over(instance: &str) -> Result<Option<Predecessor>> {
             _ => false,
         };
         if !again || Instant::now() > deadline {
-            return Err(error).context("handover failed; the running weir continues");
+            return Err(DaemonError::Handover(error));
         }
         thread::sleep(PAUSE);
     }

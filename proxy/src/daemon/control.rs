@@ -1,0 +1,305 @@
+//! What the control socket asks a running weir, answered from the workloads, the telemetry and the
+//! log.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use futures_util::future::{BoxFuture, FutureExt, ready};
+use tokio::sync::watch;
+
+use super::explain;
+use crate::{
+    admin::{
+        control::ControlHandler,
+        node::NodeState,
+        protocol::{
+            ControlError, Explanation, KernelCounters, PortsReport, Status, WorkloadStatus,
+        },
+    },
+    config::WorkloadSettings,
+    decision::{Direction, Source, direction_name},
+    log::LogHandle,
+    ports::{PortChange, PortsSet},
+    telemetry::{
+        Telemetry,
+        stats::StatsSnapshot,
+        tap::{Tap, TapFilter},
+    },
+    workload::Workload,
+    workloads::{Acceleration, Handover, WaitingWorkload, WorkloadError, Workloads},
+};
+
+/// Everything that the control socket can ask about.
+pub(super) struct Control {
+    workloads: Arc<Workloads>,
+    telemetry: Telemetry,
+    log: LogHandle,
+    admin: Option<SocketAddr>,
+    node: Option<Arc<NodeState>>,
+    started: Instant,
+    draining: AtomicBool,
+    /// The schema of the new process that has taken over.
+    new_schema: watch::Sender<Option<String>>,
+}
+
+// === impl Control ===
+
+impl Control {
+    /// `admin` is where `/metrics` is served; `node` is what `weir node` knows of its pods.
+    #[must_use]
+    pub(super) fn new(
+        workloads: Arc<Workloads>,
+        telemetry: Telemetry,
+        log: LogHandle,
+        admin: Option<SocketAddr>,
+        node: Option<Arc<NodeState>>,
+    ) -> Self {
+        Self {
+            workloads,
+            telemetry,
+            log,
+            admin,
+            node,
+            started: Instant::now(),
+            draining: AtomicBool::new(false),
+            new_schema: watch::Sender::new(None),
+        }
+    }
+
+    /// Says from now on that the daemon is draining.
+    pub(super) fn set_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until a new process has taken over, and returns its schema.
+    pub(super) async fn replaced(&self) -> String {
+        let mut new_schema = self.new_schema.subscribe();
+        let seen = new_schema.wait_for(Option::is_some).await;
+        // The sender is ours: it is there for as long as we are.
+        seen.ok().and_then(|schema| schema.clone()).unwrap_or_default()
+    }
+
+    /// The workload that is meant, where it is not captured now.
+    fn waiting(&self, workload: Option<&str>) -> Option<WaitingWorkload> {
+        let mut waiting = self.workloads.waiting();
+        match workload {
+            Some(name) => waiting.into_iter().find(|it| it.settings.workload.name == name),
+            None if waiting.len() == 1 && self.workloads.list().is_empty() => waiting.pop(),
+            None => None,
+        }
+    }
+
+    fn meant(&self, workload: Option<&str>) -> Result<Arc<Workload>, ControlError> {
+        self.workloads.meant(workload).map_err(refused)
+    }
+}
+
+impl ControlHandler for Control {
+    fn status(&self) -> Status {
+        let draining = self.draining.load(Ordering::Relaxed);
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime: self.started.elapsed(),
+            phase: if draining { "draining" } else { "running" }.to_owned(),
+            workloads: self.workloads(),
+            admin: self.admin,
+            sk_msg: match self.workloads.acceleration() {
+                Acceleration::Off => "off".to_owned(),
+                Acceleration::On => "on".to_owned(),
+                Acceleration::Refused(why) => format!("off: {why}"),
+            },
+            open_connections: self.telemetry.open_connections() as u64,
+            resident_bytes: crate::telemetry::resident_bytes().map(i64::cast_unsigned),
+            node: self.node.is_some(),
+            pods: self.node.as_ref().map(|node| node.pods()).unwrap_or_default(),
+            source_problem: self.node.as_ref().and_then(|node| node.problem()),
+        }
+    }
+
+    fn ports(&self, workload: Option<&str>) -> Result<PortsReport, ControlError> {
+        let workload = self.meant(workload)?;
+        let kernel = workload.kernel();
+        Ok(PortsReport::new(&workload.policy(), &|direction, port| {
+            kernel.port_hits(direction, port)
+        }))
+    }
+
+    fn set_ports(
+        &self,
+        workload: Option<&str>,
+        change: PortsSet,
+    ) -> BoxFuture<'_, Result<Vec<PortChange>, ControlError>> {
+        let changeable = self.workloads.changeable().map_err(refused);
+        let workload = changeable.and_then(|()| self.meant(workload));
+        async move {
+            let set = workload?.set_ports(change, Source::Cli).await;
+            set.map_err(|error| ControlError::failed(error.to_string()))
+        }
+        .boxed()
+    }
+
+    fn explain(
+        &self,
+        workload: Option<&str>,
+        address: SocketAddr,
+        direction: Direction,
+    ) -> BoxFuture<'_, Result<Explanation, ControlError>> {
+        if let Some(waiting) = self.waiting(workload) {
+            return ready(Ok(explain::waiting(&waiting, address, direction))).boxed();
+        }
+        let (workload, stats) = (self.meant(workload), self.telemetry.stats());
+        async move {
+            let workload = workload?;
+            blocking(move || explain::explain(&workload, &stats, address, direction))
+                .await
+                .map_err(|error| ControlError::failed(error.to_string()))
+        }
+        .boxed()
+    }
+
+    fn stat(&self, workload: Option<&str>) -> Result<StatsSnapshot, ControlError> {
+        let mut stats = self.telemetry.stats();
+        if let Some(name) = workload {
+            self.meant(Some(name))?;
+            stats.rows.retain(|row| &*row.workload == name);
+        }
+        Ok(stats)
+    }
+
+    fn tap(&self, workload: Option<&str>, filter: TapFilter) -> Result<Tap, ControlError> {
+        if let Some(name) = workload {
+            self.meant(Some(name))?;
+        }
+        self.telemetry
+            .tap(workload.map(str::to_owned), filter)
+            .map_err(|error| ControlError::refused(error.to_string()))
+    }
+
+    fn log_level(&self) -> String {
+        self.log.current()
+    }
+
+    fn set_log_level(&self, filter: &str) -> Result<String, ControlError> {
+        self.log.set(filter).map_err(|error| ControlError::refused(error.to_string()))?;
+        Ok(self.log.current())
+    }
+
+    fn kernel_counters(&self) -> Result<KernelCounters, ControlError> {
+        let mut workloads: BTreeMap<String, BTreeMap<String, BTreeMap<String, u64>>> =
+            BTreeMap::new();
+        for workload in self.workloads.list() {
+            let directions = workloads.entry(workload.name().to_string()).or_default();
+            for (direction, reason, count) in workload.kernel().counters() {
+                let reasons = directions.entry(direction_name(direction).to_owned()).or_default();
+                reasons.insert(reason.name().to_owned(), count);
+            }
+        }
+        Ok(KernelCounters { workloads })
+    }
+
+    fn workloads(&self) -> Vec<WorkloadStatus> {
+        let mut all: Vec<_> = self.workloads.list().iter().map(|it| status(it)).collect();
+        all.extend(self.workloads.waiting().iter().map(waiting_status));
+        all.sort_by(|one, other| one.name.cmp(&other.name));
+        all
+    }
+
+    fn add_workload(
+        &self,
+        settings: WorkloadSettings,
+    ) -> BoxFuture<'_, Result<WorkloadStatus, ControlError>> {
+        async move {
+            let workload = self.workloads.add(settings).await.map_err(refused)?;
+            Ok(status(&workload))
+        }
+        .boxed()
+    }
+
+    fn remove_workload(&self, name: &str) -> Result<(), ControlError> {
+        self.workloads.remove(name).map_err(refused)
+    }
+
+    fn hand_over(&self) -> BoxFuture<'_, Result<Handover, ControlError>> {
+        async move {
+            if self.draining.load(Ordering::Relaxed) {
+                return Err(ControlError::refused(
+                    "this weir is draining; start another one after it has exited",
+                ));
+            }
+            self.workloads.hand_over().await.map_err(refused)
+        }
+        .boxed()
+    }
+
+    fn retire(&self, schema: &str) -> BoxFuture<'_, Result<(), ControlError>> {
+        let schema = schema.to_owned();
+        async move {
+            self.workloads.retire().await.map_err(refused)?;
+            self.draining.store(true, Ordering::Relaxed);
+            self.new_schema.send_replace(Some(schema));
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+// === helpers ===
+
+fn status(workload: &Workload) -> WorkloadStatus {
+    WorkloadStatus {
+        inbound: workload.settings().inbound.capture && !workload.kernel().is_inbound_off(),
+        preserve_client_ip: workload.client_ip().is_some(),
+        budget: workload.budget(),
+        phase: workload.phase().to_owned(),
+        why: workload.wait().map(|wait| wait.why),
+        open_connections: workload.open_connections() as u64,
+        connect: match workload.not_held() {
+            None => "hold".to_owned(),
+            Some("") => "immediate".to_owned(),
+            Some(why) => format!("immediate: {why}"),
+        },
+        listeners: workload.own().listed().collect(),
+        hooks: workload.kernel().hooks(),
+        ..waiting_for(&workload.settings())
+    }
+}
+
+fn waiting_status(waiting: &WaitingWorkload) -> WorkloadStatus {
+    WorkloadStatus { why: Some(waiting.wait.why.clone()), ..waiting_for(&waiting.settings) }
+}
+
+/// One of which there are only settings.
+fn waiting_for(settings: &WorkloadSettings) -> WorkloadStatus {
+    let path = |path: &std::path::PathBuf| path.display().to_string();
+    WorkloadStatus {
+        name: settings.workload.name.clone(),
+        cgroup: settings.workload.cgroup.as_ref().map(path).unwrap_or_default(),
+        netns: settings.workload.netns.as_ref().map(path),
+        fail: settings.workload.fail,
+        inbound: settings.inbound.capture,
+        preserve_client_ip: settings.inbound.preserve_client_ip,
+        learn: settings.workload.learn,
+        phase: "waiting".to_owned(),
+        why: None,
+        open_connections: 0,
+        budget: Vec::new(),
+        connect: String::new(),
+        listeners: Vec::new(),
+        hooks: Vec::new(),
+    }
+}
+
+fn refused(error: WorkloadError) -> ControlError {
+    match error {
+        WorkloadError::Capture(error) => ControlError::failed(error.to_string()),
+        error => ControlError::refused(error.to_string()),
+    }
+}

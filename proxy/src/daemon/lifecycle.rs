@@ -1,0 +1,304 @@
+//! The life of a daemon: captured workloads with their telemetry, admin endpoints and control socket,
+//! from start to the end of the drain.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::watch, task::JoinSet};
+
+use super::{
+    DaemonError, Reload, Signals,
+    control::Control,
+    endpoints::{self, Endpoints},
+    handover::OldProcess,
+    signals::Hangup,
+};
+use crate::{
+    admin::{
+        client::Connection,
+        http::{AdminServer, Readiness},
+        node::NodeState,
+    },
+    budget::Budgets,
+    config::{Config, WorkloadSettings},
+    log::LogHandle,
+    telemetry::{Telemetry, record::RecordLog, stats::StatsSnapshot},
+    workload::Workload,
+    workloads::{Ending, StartOptions, Workloads},
+};
+
+/// How long the record log may take to reach its file at the end.
+const FLUSH: Duration = Duration::from_secs(5);
+/// The answer to a request reaches its client well within this.
+const ANSWERED: Duration = Duration::from_millis(50);
+
+/// A weir that captures.
+pub(crate) struct Daemon {
+    workloads: Arc<Workloads>,
+    handler: Arc<Control>,
+    telemetry: Telemetry,
+    log: LogHandle,
+    readiness: watch::Sender<Readiness>,
+    control: JoinSet<()>,
+    admin: JoinSet<()>,
+    /// To an old process that does not answer.
+    _silent: Option<Connection>,
+    linger: bool,
+}
+
+/// What to start with, besides the configuration.
+pub(crate) struct SessionOptions {
+    /// The process's own workload.
+    pub(crate) own: Option<WorkloadSettings>,
+    /// The instance's name; `None` for one that vanishes with the process.
+    pub(crate) instance: Option<String>,
+    /// Whether to replace a running weir, by a handover.
+    pub(crate) upgrade: bool,
+    /// Of `weir node`: the state of its pods, by which it is ready.
+    pub(crate) node: Option<Arc<NodeState>>,
+    /// Whether it answers probes after a handover to a new process, until a signal: a supervisor
+    /// would start it again.
+    pub(crate) linger: bool,
+}
+
+/// What is left at the end.
+pub(crate) struct Summary {
+    pub(crate) stats: StatsSnapshot,
+    /// Connections that were closed at the deadline.
+    pub(crate) cut: usize,
+}
+
+// === impl Daemon ===
+
+impl Daemon {
+    /// Everything that can be refused is tried before the first hook is attached.
+    ///
+    /// # Errors
+    /// Where a file, an address or a workload is refused. Nothing is captured then.
+    pub(crate) async fn start(
+        config: Config,
+        log: LogHandle,
+        options: SessionOptions,
+    ) -> Result<Self, DaemonError> {
+        let SessionOptions { own, instance, upgrade, node, linger } = options;
+        let telemetry = Telemetry::with_budgets(records(&config)?, Budgets::new(&config.budgets()));
+        let old = match &instance {
+            Some(instance) if upgrade => OldProcess::of(instance).await?,
+            _ => None,
+        };
+        let config = Arc::new(config);
+        let options = StartOptions { instance, handover: old.is_some() };
+        let start = Workloads::start(Arc::clone(&config), telemetry.clone(), own, options);
+        let mut silent = None;
+        let (workloads, Endpoints { control, admin }) = match old {
+            None => {
+                let endpoints = Endpoints::open(&config.admin).await?;
+                (start.await?, endpoints)
+            }
+            Some(old) => {
+                let workloads = start.await?;
+                let control = old.control().to_owned();
+                silent = old.retire(&workloads).await?;
+                workloads.settle_in().await;
+                (workloads, Endpoints::take_over(&config.admin, &control).await?)
+            }
+        };
+        workloads.announce(control.path())?;
+        let readiness = node
+            .as_ref()
+            .map_or_else(|| watch::Sender::new(Readiness::Ready), |node| node.readiness());
+        let handler = Arc::new(Control::new(
+            Arc::clone(&workloads),
+            telemetry.clone(),
+            log.clone(),
+            admin.as_ref().map(AdminServer::address),
+            node,
+        ));
+        let mut daemon = Self {
+            workloads,
+            handler: Arc::clone(&handler),
+            telemetry,
+            log,
+            readiness,
+            control: JoinSet::new(),
+            admin: JoinSet::new(),
+            _silent: silent,
+            linger,
+        };
+        daemon.control.spawn(control.serve(handler));
+        daemon.serve_probes(admin, config.admin.address);
+        Ok(daemon)
+    }
+
+    /// Serves probes and metrics, where an address is configured.
+    fn serve_probes(&mut self, admin: Option<AdminServer>, address: Option<std::net::SocketAddr>) {
+        let (readiness, workloads) = (self.readiness.subscribe(), Arc::downgrade(&self.workloads));
+        let ready = move || {
+            let workloads = workloads.upgrade();
+            let missing = workloads.as_ref().map_or(0, |it| it.missing());
+            let replaced = workloads.is_some_and(|it| it.changeable().is_err());
+            measured(*readiness.borrow(), missing, replaced)
+        };
+        let telemetry = self.telemetry.clone();
+        match (admin, address) {
+            (Some(admin), _) => drop(self.admin.spawn(admin.serve(telemetry, ready))),
+            (None, Some(address)) => {
+                self.admin.spawn(async move {
+                    endpoints::when_free(address).await.serve(telemetry, ready).await;
+                });
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// What is captured, to be changed.
+    #[cfg(feature = "node")]
+    pub(crate) fn captured(&self) -> Arc<Workloads> {
+        Arc::clone(&self.workloads)
+    }
+
+    /// The names of what is captured.
+    pub(crate) fn workloads(&self) -> Vec<String> {
+        self.workloads.list().iter().map(|it| it.name().to_string()).collect()
+    }
+
+    /// Waits until a new process has taken over.
+    pub(crate) async fn handover(&self) -> Ending {
+        let schema = self.handler.replaced().await;
+        Ending::Replaced { same_maps: schema == self.workloads.instance().pins().schema() }
+    }
+
+    /// The workload of this name.
+    pub(crate) fn workload(&self, name: &str) -> Option<Arc<Workload>> {
+        self.workloads.get(name)
+    }
+
+    /// weir's own log.
+    pub(crate) const fn log(&self) -> &LogHandle {
+        &self.log
+    }
+
+    /// Writes further records to a file that is opened anew under the same name.
+    pub(crate) async fn reopen_records(&self) {
+        let telemetry = self.telemetry.clone();
+        let _ = tokio::task::spawn_blocking(move || telemetry.reopen_records()).await;
+    }
+
+    /// Waits until a signal, or a handover to a new process, ends the capture. Reloads at each
+    /// SIGHUP before.
+    pub(crate) async fn until_over(
+        &self,
+        signals: &mut Signals,
+        reload: &mut Reload<'_>,
+    ) -> Ending {
+        loop {
+            tokio::select! {
+                ending = self.handover() => return ending,
+                hangup = signals.next() => match hangup {
+                    None => return Ending::Stop,
+                    Some(Hangup::Reload) => reload.run(self).await,
+                    Some(Hangup::TerminalGone) => {
+                        tracing::info!("terminal closed");
+                        return Ending::Stop;
+                    }
+                },
+            }
+        }
+    }
+
+    /// Drains as [`Self::finish`] does, saying so; another signal ends it at once.
+    pub(crate) async fn drain(mut self, deadline: Duration, ending: Ending, signals: &mut Signals) {
+        match ending {
+            Ending::Stop => {
+                tracing::info!(?deadline, "draining; a second signal exits immediately");
+            }
+            Ending::Replaced { .. } => {
+                tracing::info!(?deadline, "another weir has taken over; draining");
+            }
+        }
+        let linger = self.linger && ending != Ending::Stop;
+        let mut admin = if linger { std::mem::take(&mut self.admin) } else { JoinSet::new() };
+        let mut finish = std::pin::pin!(self.finish(deadline, ending));
+        let mut asked_to_end = false;
+        let summary = loop {
+            tokio::select! {
+                summary = &mut finish => break Some(summary),
+                () = signals.end() => {}
+            }
+            // One that lingers has been told for the first time.
+            if asked_to_end || !linger {
+                break None;
+            }
+            asked_to_end = true;
+        };
+        match summary {
+            None => return tracing::warn!("drain interrupted"),
+            Some(Summary { cut: 0, .. }) => {}
+            Some(Summary { cut, .. }) => {
+                tracing::warn!(connections = cut, "connections closed at the drain deadline");
+            }
+        }
+        if linger && !asked_to_end {
+            tracing::info!("drained; answering probes until SIGTERM");
+            signals.end().await;
+        }
+        admin.shutdown().await;
+    }
+
+    /// Stops capturing, drains and takes the last numbers.
+    pub(crate) async fn finish(mut self, deadline: Duration, ending: Ending) -> Summary {
+        self.handler.set_draining();
+        self.readiness.send_replace(Readiness::Draining);
+        if ending != Ending::Stop {
+            // The new process needs the admin address. The reply to its call is on its way.
+            tokio::time::sleep(ANSWERED).await;
+            self.control.shutdown().await;
+            self.admin.shutdown().await;
+        }
+        let cut = self.workloads.finish(deadline, ending).await;
+        self.control.shutdown().await;
+        self.admin.shutdown().await;
+        let stats = self.telemetry.stats();
+        let telemetry = self.telemetry.clone();
+        let _ = tokio::task::spawn_blocking(move || telemetry.flush_records(FLUSH)).await;
+        Summary { stats, cut }
+    }
+}
+
+// === helpers ===
+
+/// Ready only if everything is captured and no new process is taking over.
+const fn measured(readiness: Readiness, missing: usize, replaced: bool) -> Readiness {
+    match readiness {
+        Readiness::Draining => Readiness::Draining,
+        _ if replaced => Readiness::Replaced,
+        Readiness::Ready if missing > 0 => Readiness::Waiting { workloads: missing },
+        readiness => readiness,
+    }
+}
+
+fn records(config: &Config) -> Result<Option<RecordLog>, DaemonError> {
+    let Some(path) = &config.record.file else { return Ok(None) };
+    RecordLog::open(path, config.record.format)
+        .map(Some)
+        .map_err(|source| DaemonError::Records { path: path.clone(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_weir_is_ready_if_it_captures_everything_and_is_not_being_replaced() {
+        use Readiness::{Draining, Ready, Replaced, Starting, Waiting};
+        for (readiness, missing, replaced, expected) in [
+            (Ready, 0, false, Ready),
+            (Ready, 2, false, Waiting { workloads: 2 }),
+            (Starting, 2, false, Starting),
+            (Ready, 0, true, Replaced),
+            (Ready, 2, true, Replaced),
+            (Draining, 2, true, Draining),
+        ] {
+            assert_eq!(measured(readiness, missing, replaced), expected);
+        }
+    }
+}
