@@ -43,13 +43,16 @@ pub enum Verdict {
 /// looked at once, whatever the segmentation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Step<T> {
-    More,
-    Match(T),
-    No(&'static str),
+    /// More bytes are needed.
+    Continue,
+    /// The protocol is this one.
+    Done(T),
+    /// It is not, and why.
+    Reject(&'static str),
 }
 
 /// Detection for one connection. The caller keeps the bytes; the detector keeps its place.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Detector {
     limit: usize,
     http1: http1::Scan,
@@ -97,9 +100,9 @@ impl Detector {
             None => Verdict::NeedMore,
             // No HTTP begins with this byte.
             Some(&tls::HANDSHAKE) => match self.tls.update(window) {
-                Step::Match(info) => Verdict::Tls(info),
-                Step::More => Verdict::NeedMore,
-                Step::No(why) => Verdict::Tcp(why),
+                Step::Done(info) => Verdict::Tls(info),
+                Step::Continue => Verdict::NeedMore,
+                Step::Reject(why) => Verdict::Tcp(why),
             },
             Some(_) => self.update_http(window),
         };
@@ -112,14 +115,14 @@ impl Detector {
 
     fn update_http(&mut self, window: &[u8]) -> Verdict {
         match (self.http1.update(window), self.http2.update(window)) {
-            (Step::Match(()), _) => Verdict::Http1,
-            (_, Step::Match(())) => Verdict::Http2,
-            (Step::More, _) | (_, Step::More) => Verdict::NeedMore,
+            (Step::Done(()), _) => Verdict::Http1,
+            (_, Step::Done(())) => Verdict::Http2,
+            (Step::Continue, _) | (_, Step::Continue) => Verdict::NeedMore,
             // The one that held out longer has the more telling reason.
-            (Step::No(_), Step::No(why)) if self.http2.matched() >= self.http1.position() => {
+            (Step::Reject(_), Step::Reject(why)) if self.http2.outlasts_http1() => {
                 Verdict::Tcp(why)
             }
-            (Step::No(why), Step::No(_)) => Verdict::Tcp(why),
+            (Step::Reject(why), Step::Reject(_)) => Verdict::Tcp(why),
         }
     }
 

@@ -3,6 +3,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+pub use weir_http::Side;
+
 pub mod http;
 mod http1;
 mod http2;
@@ -15,15 +17,6 @@ mod http_testing;
 
 #[doc(hidden)]
 pub use self::passthrough::probe::{self, Probe};
-
-/// One of a connection's two peers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Side {
-    /// The downstream client.
-    Client,
-    /// The upstream server.
-    Upstream,
-}
 
 /// Bytes of one connection, readable while it runs: each counter only grows. And whether it is
 /// half-closed, for the gauge of those that are.
@@ -40,28 +33,6 @@ pub struct ByteCounters {
 #[must_use = "dropping it ends the half-closed state"]
 #[derive(Debug)]
 pub(crate) struct HalfClosed<'a>(&'a ByteCounters);
-
-// === impl Side ===
-
-impl Side {
-    /// The opposite side.
-    #[must_use]
-    pub const fn other(self) -> Self {
-        match self {
-            Self::Client => Self::Upstream,
-            Self::Upstream => Self::Client,
-        }
-    }
-
-    /// The name used in records and metrics.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Upstream => "upstream",
-        }
-    }
-}
 
 // === impl ByteCounters ===
 

@@ -1,5 +1,5 @@
 //! What detection takes for HTTP/1 is what the parser behind it can read: the verdict agrees with a
-//! second reading of the grammar, and httparse, which the engine uses, accepts the line.
+//! second reading of the grammar, and httparse, another parser, accepts the line.
 
 #![no_main]
 
@@ -57,7 +57,7 @@ fuzz_target!(|data: &[u8]| {
     let data = &data[..data.len().min(4096)];
     let is_http1 = detect(data) == Verdict::Http1;
     assert_eq!(is_http1, request_line(data) == Some(true));
-    // httparse wants UTF-8; servers take Latin-1 as well, and the engine then passes it on unread.
+    // httparse wants UTF-8; servers take Latin-1 as well, and weir then passes it on unread.
     if is_http1 && std::str::from_utf8(data).is_ok() {
         let end = data.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
         let line_end =

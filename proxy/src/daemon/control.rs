@@ -23,6 +23,7 @@ use crate::{
             ControlError, Explanation, KernelCounters, PortsReport, Status, WorkloadStatus,
         },
     },
+    blocking::blocking,
     config::WorkloadSettings,
     decision::{Direction, Source, direction_name},
     log::LogHandle,

@@ -1,9 +1,11 @@
 //! The HTTP/2 connection preface (RFC 9113 §3.4), all 24 bytes of it. Frames are not looked at.
 
+use weir_http::h2::frames::PREFACE;
+
 use super::Step;
 
-/// What a client sends first.
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The beginning of the preface that can begin an HTTP/1 request line too.
+const LIKE_HTTP1: &[u8] = b"PRI * HTTP/";
 
 /// How much of the preface has been seen.
 #[derive(Clone, Debug, Default)]
@@ -14,22 +16,22 @@ pub(super) struct Scan {
 // === impl Scan ===
 
 impl Scan {
-    /// Idempotent after [`Step::No`].
+    /// Idempotent after [`Step::Reject`].
     pub(super) fn update(&mut self, seen: &[u8]) -> Step<()> {
         let pairs = seen.iter().zip(PREFACE).skip(self.matched);
         self.matched += pairs.take_while(|(byte, expected)| byte == expected).count();
         if self.matched == PREFACE.len() {
-            Step::Match(())
+            Step::Done(())
         } else if self.matched < seen.len() {
-            Step::No("HTTP/2 preface broken off")
+            Step::Reject("HTTP/2 preface broken off")
         } else {
-            Step::More
+            Step::Continue
         }
     }
 
-    /// Bytes in common with the preface.
-    pub(super) fn matched(&self) -> usize {
-        self.matched
+    /// The bytes have followed the preface beyond what it has in common with HTTP/1.
+    pub(super) fn outlasts_http1(&self) -> bool {
+        self.matched > LIKE_HTTP1.len()
     }
 }
 

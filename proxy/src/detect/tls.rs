@@ -80,28 +80,28 @@ impl Scan {
         loop {
             let record = &seen[self.record..];
             let length = match record_length(record) {
-                Step::Match(length) => length,
-                Step::More => return Step::More,
+                Step::Done(length) => length,
+                Step::Continue => return Step::Continue,
                 // The hello broke off; its beginning was certain, so it is TLS that will fail.
-                Step::No(_) if self.is_client_hello() => return Step::Match(TlsInfo::default()),
-                Step::No(why) => return Step::No(why),
+                Step::Reject(_) if self.is_client_hello() => return Step::Done(TlsInfo::default()),
+                Step::Reject(why) => return Step::Reject(why),
             };
             let payload = &record[RECORD_HEADER..];
             let payload = &payload[..payload.len().min(length)];
 
             if let Err(why) = self.take_head(payload) {
-                return Step::No(why);
+                return Step::Reject(why);
             }
             if let Some(total) = self.message_length() {
                 if self.gathered + payload.len() >= total {
-                    return Step::Match(labels(&gather(seen, total)));
+                    return Step::Done(labels(&gather(seen, total)));
                 }
                 if total + RECORD_HEADER > self.limit {
-                    return Step::Match(TlsInfo::default());
+                    return Step::Done(TlsInfo::default());
                 }
             }
             if payload.len() < length {
-                return Step::More;
+                return Step::Continue;
             }
             self.gathered += length;
             self.record += RECORD_HEADER + length;
@@ -147,12 +147,12 @@ fn record_length(record: &[u8]) -> Step<usize> {
         [kind, major, _, high, low, ..] => {
             let length = usize::from(u16::from_be_bytes([high, low]));
             if kind == HANDSHAKE && major == 3 && (1..=MAX_RECORD).contains(&length) {
-                return Step::Match(length);
+                return Step::Done(length);
             }
             false
         }
     };
-    if possible { Step::More } else { Step::No(NOT_A_RECORD) }
+    if possible { Step::Continue } else { Step::Reject(NOT_A_RECORD) }
 }
 
 fn body_length(head: &[u8; HEAD]) -> usize {

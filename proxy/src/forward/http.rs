@@ -2,77 +2,26 @@
 //! exchanges it saw and one outcome out.
 
 mod answer;
-mod tracker;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-pub use super::Side;
-use crate::budget::Share;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
+pub use weir_http::{Exchange, ExchangeEnd, Side, Untracked};
+pub(crate) use weir_http::{RequestInfo, is_grpc};
 
 pub(crate) use self::answer::{ERROR_HEADER, GRPC_UNAVAILABLE, bad_gateway};
-pub(crate) use self::tracker::{RequestInfo, Tracker, grpc_status, is_grpc};
+use crate::budget::Share;
 
 /// See [`HttpLimits::drain_idle`].
 pub(crate) const DRAIN_IDLE: Duration = Duration::from_secs(1);
 /// How long a draining connection may be at work until its client is asked to begin nothing new.
 pub(crate) const DRAIN_BUSY: Duration = Duration::from_secs(5);
 
-/// One request and its response, as it ended.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Exchange {
-    /// 10, 11 or 20: the version the client spoke.
-    pub version: u8,
-    /// The method, as sent.
-    pub method: Arc<str>,
-    /// `:authority`, the authority of the target, or `Host`.
-    pub authority: Option<Arc<str>>,
-    /// The path without its query and fragment. Never a label.
-    pub path: Arc<str>,
-    /// The final status; `None` if no response head arrived.
-    pub status: Option<u16>,
-    /// `grpc-status` of the trailers (or of a trailers-only response).
-    pub grpc_status: Option<u32>,
-    /// True for `content-type: application/grpc…`.
-    pub grpc: bool,
-    /// When the request head was complete.
-    pub started: SystemTime,
-    /// From the request head to the final response head.
-    pub time_to_head: Option<Duration>,
-    /// From the request head to the end of the response.
-    pub duration: Duration,
-    /// Bytes of the request's body, framing excluded.
-    pub request_bytes: u64,
-    /// Bytes of the response's body, framing excluded.
-    pub response_bytes: u64,
-    /// How it ended.
-    pub end: ExchangeEnd,
-}
-
-/// How an exchange ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ExchangeEnd {
-    /// The response was forwarded to its end.
-    Complete,
-    /// The client went away or reset the stream (HTTP/2 error code, RFC 9113 §7). Whoever ends first
-    /// has ended it: what the upstream does when it learns of it is the client's too.
-    ClientReset(Option<u32>),
-    /// The upstream reset its connection or the stream, or ended inside the response.
-    UpstreamReset(Option<u32>),
-    /// The upstream closed in order, without a response.
-    UpstreamClosed,
-    /// weir answered itself; the value of `x-weir-error`.
-    Answered(&'static str),
-    /// The exchange became a tunnel (101 or 2xx to CONNECT); bytes are the connection's.
-    Tunnel,
-    /// The engine could not follow the messages any more: the bytes passed on unchanged, unread.
-    Untracked,
-    /// weir dropped the connection, for example because a drain ran out of time.
-    Cancelled,
-}
+/// One exchange in flight.
+pub(crate) type Tracker = weir_http::Tracker<dyn ExchangeSink>;
 
 /// Takes what an engine reports. Called on the data path: must not block.
 pub trait ExchangeSink: Send + Sync + 'static {
@@ -82,7 +31,7 @@ pub trait ExchangeSink: Send + Sync + 'static {
     fn exchange(&self, exchange: Exchange);
     /// The engine stopped following the messages of the connection. Called at most once for each.
     fn downgraded(&self, untracked: Untracked);
-    /// Whom what the engine keeps of the peers' words is charged to.
+    /// The share that memory for what the peers have sent is charged to.
     fn share(&self) -> Option<Share> {
         None
     }
@@ -210,15 +159,6 @@ pub enum EndCause {
     },
 }
 
-/// From here on, bytes were forwarded without being read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Untracked {
-    /// Whose bytes were not understood.
-    pub side: Side,
-    /// Why, for people.
-    pub reason: &'static str,
-}
-
 /// Forwards one client connection over one upstream connection until both are done.
 ///
 /// Both streams start with the bytes that detection has read. Nothing is added to what the peers
@@ -237,6 +177,27 @@ where
     match version {
         HttpVersion::Http1 => super::http1::serve(client, upstream, context).await,
         HttpVersion::Http2 => super::http2::serve(client, upstream, context).await,
+    }
+}
+
+/// The number in a `grpc-status` header or trailer.
+pub(crate) fn grpc_status(headers: &http::HeaderMap) -> Option<u32> {
+    headers.get("grpc-status")?.to_str().ok()?.trim().parse().ok()
+}
+
+// === impl ExchangeSink ===
+
+impl weir_http::ExchangeSink for dyn ExchangeSink {
+    fn request_started(&self) {
+        ExchangeSink::request_started(self);
+    }
+
+    fn exchange(&self, exchange: Exchange) {
+        ExchangeSink::exchange(self, exchange);
+    }
+
+    fn downgraded(&self, untracked: Untracked) {
+        ExchangeSink::downgraded(self, untracked);
     }
 }
 
@@ -264,17 +225,6 @@ impl HttpContext {
 impl fmt::Debug for HttpContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpContext").field("limits", &self.limits).finish_non_exhaustive()
-    }
-}
-
-// === impl Untracked ===
-
-impl Untracked {
-    /// The reason as the value of a metric's label. Reasons are constants, so that the values are
-    /// bounded.
-    #[must_use]
-    pub fn label(&self) -> String {
-        self.reason.replace([' ', '/', '-'], "_").to_ascii_lowercase()
     }
 }
 

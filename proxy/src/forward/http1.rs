@@ -1,16 +1,12 @@
 //! HTTP/1 over one client and one upstream connection: reads whole heads, follows bodies, and
-//! forwards both as they came, so that no peer can tell from the bytes that weir is there.
+//! forwards both as they came, so that no peer can tell from the bytes that weir is there. What the
+//! bytes mean is [`weir_http::h1`]'s; here is what waits, what ends and what weir answers itself.
 //!
 //! hyper is not used here. Version 1.12 cannot pass on a 1xx, a trailer that `Trailer` does not
 //! announce or `TE: trailers` does not invite (`h1/conn.rs`, `write_trailers`), a body that ends
 //! with an HTTP/1.1 connection, the version of an answer to HTTP/1.0, or the order of fields, and
 //! adds `connection` fields of its own (`h1/conn.rs`, `enforce_version`).
 
-pub(super) mod body;
-pub(super) mod exchanges;
-pub(super) mod fields;
-mod head;
-mod messages;
 mod pipe;
 #[cfg(test)]
 mod tests;
@@ -23,10 +19,10 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
+use weir_http::h1::{HeadLimits, Session, UpstreamEnd};
 
-use self::messages::{Messages, UpstreamEnd};
 use self::pipe::Pipe;
-use super::http::{EndCause, ExchangeEnd, HttpContext, HttpEnd, Side, bad_gateway};
+use super::http::{EndCause, ExchangeEnd, ExchangeSink, HttpContext, HttpEnd, Side, bad_gateway};
 
 /// The client's bytes behind a request that may take the connection over, kept until the response
 /// decides what they are.
@@ -41,12 +37,15 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
+    let limits =
+        HeadLimits { bytes: context.limits.max_head_bytes, fields: context.limits.max_headers };
     let mut connection = Connection {
         client,
         upstream,
         up: Pipe::new(),
         down: Pipe::new(),
-        messages: Messages::new(context.sink.clone(), context.limits.clone()),
+        session: Session::holding(context.sink.clone(), limits),
+        released: false,
         drain: Box::pin(context.drain.clone().cancelled_owned()),
         draining: false,
         upstream_deaf: false,
@@ -66,7 +65,9 @@ struct Connection<C, U> {
     up: Pipe,
     /// From the upstream to the client.
     down: Pipe,
-    messages: Messages,
+    session: Session<dyn ExchangeSink>,
+    /// Bytes of the client that waited may be looked at again.
+    released: bool,
     context: HttpContext,
     drain: Pin<Box<WaitForCancellationFutureOwned>>,
     draining: bool,
@@ -103,7 +104,7 @@ where
                     return Poll::Ready(cause);
                 }
             }
-            if self.messages.take_released() || self.may_stop() {
+            if std::mem::take(&mut self.released) || self.may_stop() {
                 continue;
             }
             if let Some(cause) = self.finished() {
@@ -124,7 +125,7 @@ where
                 self.upstream_deaf = true;
                 continue;
             }
-            self.messages.requests(&mut self.up);
+            self.read_requests();
             if self.up.has_cleared() {
                 continue;
             }
@@ -132,15 +133,10 @@ where
                 if self.up.is_empty() {
                     return self.up.poll_shutdown(&mut self.upstream, cx).map(|_| Ok(()));
                 }
-                if self.messages.is_held() {
+                if self.session.is_waiting() {
                     return Poll::Pending;
                 }
-                match are_line_ends(self.up.uncleared()) {
-                    true => self.up.clear(self.up.uncleared().len()),
-                    false => {
-                        self.messages.lose_track(Side::Client, "the client closed inside a head");
-                    }
-                }
+                self.session.client_ended();
                 continue;
             }
             if self.is_client_held() {
@@ -158,12 +154,12 @@ where
 
     /// The client has sent so much behind a request that no more is read until that is answered.
     fn is_client_held(&self) -> bool {
-        self.messages.is_held() && self.up.len() >= HELD_BYTES
+        self.session.is_waiting() && self.up.len() >= HELD_BYTES
     }
 
     /// Neither reading nor writing would tell that the client is gone.
     fn is_client_unwatched(&self) -> bool {
-        let unread = self.up.is_eof() && !self.up.is_empty() && self.messages.is_held();
+        let unread = self.up.is_eof() && !self.up.is_empty() && self.session.is_waiting();
         self.last_word.is_none() && (self.is_client_held() || unread)
     }
 
@@ -188,7 +184,7 @@ where
             if self.last_word.is_some() {
                 return self.down.poll_shutdown(&mut self.client, cx).map(|_| Ok(()));
             }
-            self.messages.responses(&mut self.down, self.draining);
+            self.read_responses();
             if self.down.has_cleared() {
                 continue;
             }
@@ -202,13 +198,42 @@ where
         }
     }
 
+    /// Clears what of the client's bytes may go to the upstream.
+    fn read_requests(&mut self) {
+        let before = self.session.request_length();
+        let read = self.session.requests(&self.up.uncleared()[before..]);
+        self.up.clear(before + read - self.session.request_length());
+        if self.session.refuses_requests() {
+            self.up.discard();
+        }
+    }
+
+    /// Clears what of the upstream's bytes may go to the client.
+    fn read_responses(&mut self) {
+        let was_waiting = self.session.is_waiting();
+        let was_raw = self.session.is_raw();
+        let read = self.session.response_length();
+        self.session.responses(self.down.uncleared(), read);
+        let mut complete = self.down.uncleared().len() - self.session.response_length();
+        if self.draining
+            && let Some(edit) = self.session.say_close()
+        {
+            self.down.clear(edit.start);
+            self.down.replace(edit.end - edit.start, edit.text);
+            complete -= edit.end;
+        }
+        self.down.clear(complete);
+        let (is_waiting, is_raw) = (self.session.is_waiting(), self.session.is_raw());
+        self.released |= was_waiting && !is_waiting || is_raw && !was_raw;
+    }
+
     fn upstream_ended(&mut self, reset: bool) -> Result<(), EndCause> {
         let first = *self.first.get_or_insert(Side::Upstream);
-        match self.messages.upstream_ended(reset) {
+        match self.session.upstream_ended(reset) {
             // It ended because the client had.
             UpstreamEnd::BeforeHead | UpstreamEnd::Truncated if first == Side::Client => {
                 let end = ExchangeEnd::ClientReset(None);
-                self.messages.abandon(end.clone(), end);
+                self.session.finish(end.clone(), end);
                 if reset {
                     return Err(EndCause::Reset(Side::Upstream));
                 }
@@ -216,7 +241,7 @@ where
                 self.last_word = Some(EndCause::Closed(first));
                 Ok(())
             }
-            UpstreamEnd::BeforeHead if self.messages.is_fresh() && !self.context.reused => {
+            UpstreamEnd::BeforeHead if self.session.is_fresh() && !self.context.reused => {
                 match reset {
                     true => self.answer("upstream-reset", ExchangeEnd::UpstreamReset(None)),
                     false => self.answer("upstream-closed", ExchangeEnd::UpstreamClosed),
@@ -228,7 +253,7 @@ where
             // upstream made.
             UpstreamEnd::Truncated => {
                 let end = ExchangeEnd::UpstreamClosed;
-                self.messages.abandon(end.clone(), end);
+                self.session.finish(end.clone(), end);
                 self.last_word = Some(EndCause::Truncated);
                 Ok(())
             }
@@ -245,7 +270,7 @@ where
 
     /// The first request in flight gets weir's own answer; the others end as the upstream did.
     fn answer(&mut self, reason: &'static str, others: ExchangeEnd) {
-        self.messages.abandon(ExchangeEnd::Answered(reason), others);
+        self.session.finish(ExchangeEnd::Answered(reason), others);
         self.down.say(bad_gateway(reason).as_bytes());
         self.last_word = Some(EndCause::Answered(reason));
     }
@@ -253,7 +278,7 @@ where
     /// True once, when a drain has found the connection with nothing under way, and the client
     /// knows that it ends.
     fn may_stop(&mut self) -> bool {
-        let stop = self.is_waiting_to_stop() && self.messages.is_close_said();
+        let stop = self.is_waiting_to_stop() && self.session.is_closing();
         if stop {
             self.last_word = Some(EndCause::Drained);
         }
@@ -264,7 +289,7 @@ where
     fn is_waiting_to_stop(&self) -> bool {
         self.draining
             && self.last_word.is_none()
-            && self.messages.is_idle()
+            && self.session.is_idle()
             && self.up.is_empty()
             && self.down.is_empty()
     }
@@ -313,7 +338,7 @@ where
     /// How long the present state may last.
     fn bound(&self) -> Option<Bound> {
         let limits = &self.context.limits;
-        let raw = self.messages.is_raw();
+        let raw = self.session.is_raw();
         let moved = self.up.moved() + self.down.moved();
         if self.last_word.is_some() {
             return Some(match self.down.is_shut() {
@@ -321,7 +346,7 @@ where
                 false => Bound { after: limits.half_closed_idle, moved: self.down.moved() },
             });
         }
-        if self.up.is_shut() && self.messages.is_idle() {
+        if self.up.is_shut() && self.session.is_idle() {
             return Some(Bound { after: limits.linger, moved: 0 });
         }
         if self.is_waiting_to_stop() {
@@ -335,7 +360,7 @@ where
     }
 
     fn end(mut self, cause: EndCause) -> HttpEnd {
-        let untracked = self.messages.untracked();
+        let untracked = self.session.untracked();
         if let EndCause::Reset(side) = cause {
             self.context.abort(side.other());
         }
@@ -347,14 +372,7 @@ where
             (_, EndCause::Reset(Side::Upstream)) => ExchangeEnd::UpstreamReset(None),
             _ => ExchangeEnd::UpstreamClosed,
         };
-        self.messages.abandon(in_flight.clone(), in_flight);
+        self.session.finish(in_flight.clone(), in_flight);
         HttpEnd { cause, untracked }
     }
-}
-
-// === helpers ===
-
-/// Empty lines between requests: old clients send one behind a body (RFC 9112 §2.2).
-fn are_line_ends(bytes: &[u8]) -> bool {
-    bytes.ends_with(b"\n") && bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
 }

@@ -11,10 +11,6 @@ use std::sync::Arc;
 use super::Side;
 use super::http::{ExchangeEnd, ExchangeSink, HttpVersion, Untracked};
 
-/// Largest part of a method, a path or a host that is kept, in bytes. No server of note takes a
-/// longer one.
-const LONGEST_WORD: usize = 8 << 10;
-
 /// Why messages are not followed any more whose workload may not keep more of them.
 const OVER_BUDGET: &str = "over the memory budget of the workload";
 

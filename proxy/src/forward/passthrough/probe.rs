@@ -6,9 +6,6 @@ use super::{Observer, observer};
 use crate::forward::Side;
 use crate::forward::http::{ExchangeEnd, ExchangeSink, HttpVersion, Untracked};
 
-#[cfg(fuzzing)]
-pub use super::http2::fuzzing::{Fields, Hpack};
-
 /// An observer of one connection. No stable interface.
 #[doc(hidden)]
 pub struct Probe(Box<dyn Observer>);

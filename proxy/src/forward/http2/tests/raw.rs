@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use super::*;
 use crate::forward::http::HttpVersion;
 use crate::forward::http_testing::Rig;
-use crate::forward::passthrough::http2::frames::{
+use weir_http::h2::frames::{
     DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, RST_STREAM, SETTINGS,
 };
 

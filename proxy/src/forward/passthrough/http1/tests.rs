@@ -266,7 +266,7 @@ fn what_can_be_read_two_ways_is_not_read() {
             watch.observer.finish(ExchangeEnd::Complete);
             assert_eq!(watch.downgrade(), Some(expected), "{name} {step}");
             assert!(watch.sink.is_settled());
-            let kept = watch.observer.memory();
+            let kept = watch.observer.session.memory();
             assert_eq!(kept, 0, "{name} {step}");
             let ends: Vec<_> = watch.seen().into_iter().map(|exchange| exchange.end).collect();
             let answered = upstream.starts_with(b"HTTP/1.1 204");

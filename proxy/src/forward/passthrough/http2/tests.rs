@@ -5,13 +5,13 @@ mod budget;
 mod endings;
 mod peers;
 
-use super::frames::{
-    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PADDED, PREFACE,
-    PRIORITY as WITH_PRIORITY, PUSH_PROMISE, RST_STREAM, SETTINGS,
-};
 use super::*;
 use crate::forward::http::{Exchange, RequestInfo};
 use crate::forward::http_testing::Recorder;
+use weir_http::h2::frames::{
+    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PADDED, PREFACE,
+    PRIORITY as WITH_PRIORITY, PUSH_PROMISE, RST_STREAM, SETTINGS,
+};
 
 /// Frames that the observer does not look into.
 const PRIORITY: u8 = 2;

@@ -1,13 +1,15 @@
 //! However much the peers say, little is kept.
 
+use weir_http::h1::{MAX_HELD, MAX_PIPELINED};
+use weir_http::{LONGEST_TEXT, ParseError};
+
 use super::*;
 use crate::budget::{Budgets, Resource, Sizes};
-use crate::forward::http1::exchanges::MAX_PIPELINED;
 
 /// The largest segment that the transport shows at once.
 const SEGMENT: usize = 64 << 10;
 /// Two pieces split over segments, at twice their length as vectors grow.
-const PIECES: usize = 4 * token::KEPT;
+const PIECES: usize = 4 * LONGEST_TEXT;
 
 #[test]
 fn a_head_of_eight_mib_with_a_hundred_thousand_fields_is_followed() {
@@ -25,7 +27,7 @@ fn a_head_of_eight_mib_with_a_hundred_thousand_fields_is_followed() {
         let mut watch = Watch::new();
         for segment in head.chunks(step) {
             watch.observer.bytes(Client, segment);
-            assert!(watch.observer.memory() <= PIECES);
+            assert!(watch.observer.session.memory() <= PIECES);
         }
         watch.say(Client, format!("\r\nabc{GET}"), step);
         watch.say(Upstream, OK.repeat(2), step);
@@ -40,7 +42,7 @@ fn endless_pieces_are_cut() {
     let cases = [
         format!("{long} / HTTP/1.1\r\n\r\n"),
         format!("GET /{long} HTTP/1.1\r\n\r\n"),
-        format!("GET /{}\u{e9}{long} HTTP/1.1\r\n\r\n", "b".repeat(token::KEPT - 2)),
+        format!("GET /{}\u{e9}{long} HTTP/1.1\r\n\r\n", "b".repeat(LONGEST_TEXT - 2)),
         format!("GET / HTTP/1.1\r\nHost: {long}\r\n\r\n"),
         format!("GET / HTTP/1.1\r\n{long}: x\r\n\r\n"),
         format!("GET / HTTP/1.1\r\nX: {long}\r\n\r\n"),
@@ -51,7 +53,11 @@ fn endless_pieces_are_cut() {
             let mut watch = Watch::new();
             for segment in request.as_bytes().chunks(step) {
                 watch.observer.bytes(Client, segment);
-                assert!(watch.observer.memory() <= PIECES + 4096, "{}", watch.observer.memory());
+                assert!(
+                    watch.observer.session.memory() <= PIECES + 4096,
+                    "{}",
+                    watch.observer.session.memory()
+                );
             }
             watch.say(Upstream, OK, 1000);
             assert_eq!(watch.downgrade(), None);
@@ -62,7 +68,7 @@ fn endless_pieces_are_cut() {
         let it = &reports[0][0];
         let longest =
             [&it.method, &it.path].into_iter().chain(&it.authority).map(|word| word.len()).max();
-        assert!(longest.unwrap() <= token::KEPT);
+        assert!(longest.unwrap() <= LONGEST_TEXT);
     }
     for field in ["Content-Length", "Transfer-Encoding"] {
         let request = format!("GET / HTTP/1.1\r\n{field}: {}5\r\n\r\n", "5,".repeat(5000));
@@ -80,23 +86,29 @@ fn pipelined_requests_are_bounded_in_number_and_in_words() {
         watch.say(Client, GET, 1000);
     }
     assert_eq!(watch.downgrade(), None);
-    let kept = watch.observer.memory();
+    let kept = watch.observer.session.memory();
     assert!(kept < 2 << 20, "{kept}");
     watch.say(Upstream, OK, 1000);
     watch.say(Client, GET, 1000);
     assert_eq!(watch.downgrade(), None);
     watch.say(Client, GET, 1000);
-    assert_eq!(watch.downgrade(), Some(Untracked { side: Client, reason: TOO_MANY }));
+    assert_eq!(
+        watch.downgrade(),
+        Some(Untracked { side: Client, reason: ParseError::TooManyRequests.reason() })
+    );
     assert!(watch.sink.is_settled());
 
     let mut watch = Watch::new();
-    let request = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(token::KEPT));
+    let request = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(LONGEST_TEXT));
     for _ in 0..MAX_PIPELINED {
         watch.say(Client, &request, 1000);
-        assert!(watch.observer.memory() < 2 << 20);
+        assert!(watch.observer.session.memory() < 2 << 20);
     }
-    assert_eq!(watch.downgrade(), Some(Untracked { side: Client, reason: TOO_MANY }));
-    assert_eq!(watch.observer.memory(), 0);
+    assert_eq!(
+        watch.downgrade(),
+        Some(Untracked { side: Client, reason: ParseError::TooManyRequests.reason() })
+    );
+    assert_eq!(watch.observer.session.memory(), 0);
 }
 
 #[test]
@@ -105,7 +117,7 @@ fn a_connection_that_was_busy_keeps_little_when_it_is_idle() {
     watch.say(Client, GET.repeat(1000), 999);
     watch.say(Upstream, OK.repeat(1000), 999);
     assert_eq!((watch.seen().len(), watch.observer.is_idle()), (1000, true));
-    let kept = watch.observer.memory();
+    let kept = watch.observer.session.memory();
     assert!(kept < 4096, "{kept}");
 }
 
@@ -115,10 +127,10 @@ fn bytes_behind_an_upgrade_are_bounded() {
     watch.say(Client, "CONNECT a:1 HTTP/1.1\r\n\r\n", 1000);
     watch.say(Client, vec![0; MAX_HELD], 1000);
     assert_eq!(watch.downgrade(), None);
-    assert!(watch.observer.memory() <= 2 * MAX_HELD + 4096);
+    assert!(watch.observer.session.memory() <= 2 * MAX_HELD + 4096);
     watch.say(Client, [0], 1);
     assert_eq!(watch.downgrade().unwrap().reason, "too many bytes behind an upgrade");
-    assert_eq!(watch.observer.memory(), 0);
+    assert_eq!(watch.observer.session.memory(), 0);
 }
 
 #[test]

@@ -53,8 +53,7 @@ fn watched(share: Option<Share>) -> Watched {
 }
 
 fn memory(watched: &Watched) -> usize {
-    let connection = watched.observer.connection.as_ref().unwrap();
-    connection.client.memory() + connection.upstream.memory() + connection.streams.memory()
+    watched.observer.session.as_ref().unwrap().memory()
 }
 
 fn budgets(memory: u64) -> Budgets {
@@ -67,7 +66,7 @@ fn a_word_that_is_named_often_is_kept_once_and_cut() {
     let long = [b"/", &b"a".repeat(60_000)[..]].concat();
     let first = [integer(0x20, 5, TABLE), path(&long), b"\x82\x86".to_vec()].concat();
     watched.show(&block(1, &first), usize::MAX);
-    let table = watched.observer.connection.as_ref().unwrap().client.memory();
+    let table = memory(&watched);
     assert!(table < 24 << 10, "{table} bytes for one entry");
     for stream in (3..=801).step_by(2) {
         watched.show(&block(stream, b"\xbe\x82\x86"), usize::MAX);
@@ -126,7 +125,7 @@ fn a_workload_keeps_no_more_than_it_may() {
             assert!(share.used(Resource::Memory) <= BUDGET / 2, "{name}");
             let kept: usize = connections
                 .iter()
-                .filter(|watched| watched.observer.connection.is_some())
+                .filter(|watched| watched.observer.session.is_some())
                 .map(memory)
                 .sum();
             // What is free of each, and what has come since it was charged last.

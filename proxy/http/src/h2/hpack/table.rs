@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use super::field::{Kind, Said};
-use crate::forward::passthrough::http2::Lost;
+use crate::ParseError;
 
 /// What an entry counts besides its bytes (RFC 7541 §4.1).
 pub(super) const OVERHEAD: usize = 32;
@@ -50,7 +50,7 @@ impl Table {
 
     /// What a field says.
     #[inline]
-    pub(super) fn get(&self, index: usize) -> Result<Said, Lost> {
+    pub(super) fn get(&self, index: usize) -> Result<Said, ParseError> {
         let index = index.checked_sub(1).ok_or(NO_ENTRY)?;
         if let Some((kind, _, value)) = STATIC.get(index) {
             return Ok(Said::of(*kind, value));
@@ -60,7 +60,7 @@ impl Table {
 
     /// What the name of a field means, and its length.
     #[inline]
-    pub(super) fn name(&self, index: usize) -> Result<(Kind, usize), Lost> {
+    pub(super) fn name(&self, index: usize) -> Result<(Kind, usize), ParseError> {
         let index = index.checked_sub(1).ok_or(NO_ENTRY)?;
         if let Some((kind, name, _)) = STATIC.get(index) {
             return Ok((*kind, usize::from(*name)));
@@ -70,7 +70,7 @@ impl Table {
     }
 
     /// By an index that counts from zero.
-    fn entry(&self, index: usize) -> Result<&Entry, Lost> {
+    fn entry(&self, index: usize) -> Result<&Entry, ParseError> {
         self.entries.get(index - STATIC.len()).ok_or(NO_ENTRY)
     }
 
@@ -90,16 +90,16 @@ impl Table {
     }
 
     /// A dynamic table size update (RFC 7541 §6.3).
-    pub(super) fn resize(&mut self, max: usize) -> Result<(), Lost> {
+    pub(super) fn resize(&mut self, max: usize) -> Result<(), ParseError> {
         if max > self.allowed {
-            return Err(Lost("HPACK table larger than allowed"));
+            return Err(ParseError::TableSize);
         }
         self.max = max;
         self.evict(max);
         Ok(())
     }
 
-    pub(super) fn insert(&mut self, entry: Entry) -> Result<(), Lost> {
+    pub(super) fn insert(&mut self, entry: Entry) -> Result<(), ParseError> {
         let size = entry.size as usize;
         if size > self.max {
             self.evict(0);
@@ -116,7 +116,7 @@ impl Table {
     }
 
     /// An entry larger than [`Table::bound`]: it only leaves the table empty (RFC 7541 §4.4).
-    pub(super) fn insert_larger(&mut self) -> Result<(), Lost> {
+    pub(super) fn insert_larger(&mut self) -> Result<(), ParseError> {
         if self.max > MOST {
             return Err(TOO_LARGE);
         }
@@ -138,8 +138,8 @@ impl Table {
     }
 }
 
-const NO_ENTRY: Lost = Lost("HPACK index without an entry");
-const TOO_LARGE: Lost = Lost("HPACK table too large to be followed");
+const NO_ENTRY: ParseError = ParseError::NoEntry;
+const TOO_LARGE: ParseError = ParseError::LargeTable;
 
 // === impl Entry ===
 

@@ -1,32 +1,29 @@
-//! The streams of a connection and the exchanges on them, reported as the terminating engine reports
-//! its own (`forward/http2/stream.rs`).
+//! The streams of a connection and the exchanges on them, as they are reported.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
-use super::Lost;
 use super::hpack::Head;
-use crate::forward::Side;
-use crate::forward::http::{ExchangeEnd, ExchangeSink, RequestInfo, Tracker};
+use crate::{ExchangeEnd, ExchangeSink, ParseError, RequestInfo, Side, Tracker};
 
 /// Streams open at a time, pushed ones included: the most that weir's terminating engine would allow.
 const MAX_STREAMS: usize = 1 << 16;
 
-/// What the records of open streams may take together, in bytes of their words: a header field of
+/// What the records of open streams may take together, in bytes of their texts: a header field of
 /// 64 KiB needs to be sent but once, and each request that names it is one byte.
-const MAX_WORDS: usize = 4 << 20;
+const MAX_TEXT: usize = 4 << 20;
 
 /// Streams at a time whose room is kept for the next ones.
 const MANY: usize = 1 << 9;
 
 /// The open streams.
-pub(super) struct Streams {
-    sink: Arc<dyn ExchangeSink>,
-    open: HashMap<u32, Stream, Seed>,
-    /// See [`MAX_WORDS`].
-    words: usize,
+pub(super) struct Streams<S: ExchangeSink + ?Sized> {
+    sink: Arc<S>,
+    open: HashMap<u32, Stream<S>, Seed>,
+    /// See [`MAX_TEXT`].
+    text_bytes: usize,
     /// The highest that the client has opened.
     newest: u32,
     /// The upstream's GOAWAY: the last stream that it takes, and the error code.
@@ -35,11 +32,11 @@ pub(super) struct Streams {
     client_left: bool,
 }
 
-struct Stream {
+struct Stream<S: ExchangeSink + ?Sized> {
     /// `None` for one that the upstream has pushed.
-    tracker: Option<Tracker>,
+    tracker: Option<Tracker<S>>,
     /// Bytes of what the request said of itself.
-    words: usize,
+    text_bytes: usize,
     connect: bool,
     request_ended: bool,
     /// The final response head has come.
@@ -57,14 +54,14 @@ struct Mix(u64);
 
 // === impl Streams ===
 
-impl Streams {
-    pub(super) fn new(sink: Arc<dyn ExchangeSink>) -> Self {
+impl<S: ExchangeSink + ?Sized> Streams<S> {
+    pub(super) fn new(sink: Arc<S>) -> Self {
         let open = HashMap::with_hasher(Seed(fastrand::u64(..)));
-        Self { sink, open, words: 0, newest: 0, going_away: None, client_left: false }
+        Self { sink, open, text_bytes: 0, newest: 0, going_away: None, client_left: false }
     }
 
     /// Stream 1 is open, and half-closed by the client.
-    pub(super) fn after_upgrade(sink: Arc<dyn ExchangeSink>, request: Tracker) -> Self {
+    pub(super) fn after_upgrade(sink: Arc<S>, request: Tracker<S>) -> Self {
         let mut streams = Self::new(sink);
         streams.newest = 1;
         streams.open.insert(1, Stream::new(Some(request), false, true));
@@ -73,7 +70,7 @@ impl Streams {
 
     /// Bytes of the heap that open streams take.
     pub(super) fn memory(&self) -> usize {
-        self.words + self.open.capacity() * size_of::<(u32, Stream)>()
+        self.text_bytes + self.open.capacity() * size_of::<(u32, Stream<S>)>()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -81,7 +78,7 @@ impl Streams {
     }
 
     /// A header block of the client: a request's head, or its trailers.
-    pub(super) fn request(&mut self, id: u32, head: Head, end: bool) -> Result<(), Lost> {
+    pub(super) fn request(&mut self, id: u32, head: Head, end: bool) -> Result<(), ParseError> {
         if id <= self.newest || id.is_multiple_of(2) {
             if end {
                 self.data(Side::Client, id, 0, true);
@@ -90,7 +87,7 @@ impl Streams {
         }
         self.newest = id;
         let info = info(head);
-        let (words, connect) = (info.words(), &*info.method == "CONNECT");
+        let (text_bytes, connect) = (info.text_bytes(), &*info.method == "CONNECT");
         let mut tracker = Tracker::start(&self.sink, info);
         if let Some((last, code)) = self.going_away
             && id > last
@@ -98,7 +95,7 @@ impl Streams {
             tracker.finish(ExchangeEnd::UpstreamReset(Some(code)));
             return Ok(());
         }
-        self.insert(id, Stream { words, ..Stream::new(Some(tracker), connect, end) })
+        self.insert(id, Stream { text_bytes, ..Stream::new(Some(tracker), connect, end) })
     }
 
     /// A header block of the upstream: a response's head, interim or final, or its trailers.
@@ -153,7 +150,7 @@ impl Streams {
     }
 
     /// A stream that the upstream pushes (RFC 9113 §8.4): followed to its end, not reported.
-    pub(super) fn promise(&mut self, id: u32) -> Result<(), Lost> {
+    pub(super) fn promise(&mut self, id: u32) -> Result<(), ParseError> {
         if id.is_multiple_of(2) {
             return self.insert(id, Stream::new(None, false, true));
         }
@@ -164,7 +161,7 @@ impl Streams {
     pub(super) fn go_away(&mut self, last: u32, code: u32) {
         let last = self.going_away.map_or(last, |(earlier, _)| last.min(earlier));
         self.going_away = Some((last, code));
-        let refused = |id: &u32, _: &mut Stream| *id > last && !id.is_multiple_of(2);
+        let refused = |id: &u32, _: &mut Stream<S>| *id > last && !id.is_multiple_of(2);
         let refused: Vec<_> = self.open.extract_if(refused).collect();
         refused.iter().for_each(|(_, stream)| self.closed(stream));
         finish(refused, &self.caused(ExchangeEnd::UpstreamReset(Some(code))));
@@ -191,20 +188,20 @@ impl Streams {
     }
 
     /// Gives back what a stream, and many at a time, have needed.
-    fn closed(&mut self, stream: &Stream) {
-        self.words -= stream.words;
+    fn closed(&mut self, stream: &Stream<S>) {
+        self.text_bytes -= stream.text_bytes;
         if self.open.capacity() > MANY && self.open.is_empty() {
             self.open.shrink_to(0);
         }
     }
 
-    fn insert(&mut self, id: u32, stream: Stream) -> Result<(), Lost> {
+    fn insert(&mut self, id: u32, stream: Stream<S>) -> Result<(), ParseError> {
         let full = self.open.len() >= MAX_STREAMS;
-        self.words += stream.words;
+        self.text_bytes += stream.text_bytes;
         self.open.insert(id, stream);
-        match (full, self.words > MAX_WORDS) {
-            (true, _) => Err(Lost("too many HTTP/2 streams at a time")),
-            (_, true) => Err(Lost("HTTP/2 requests at a time too large to be followed")),
+        match (full, self.text_bytes > MAX_TEXT) {
+            (true, _) => Err(ParseError::TooManyStreams),
+            (_, true) => Err(ParseError::LargeRequests),
             _ => Ok(()),
         }
     }
@@ -215,7 +212,7 @@ fn is_failure(head: &Head) -> bool {
         || head.grpc_status.flatten().is_some_and(|code| code != 0)
 }
 
-fn finish(mut streams: Vec<(u32, Stream)>, end: &ExchangeEnd) {
+fn finish<S: ExchangeSink + ?Sized>(mut streams: Vec<(u32, Stream<S>)>, end: &ExchangeEnd) {
     streams.sort_unstable_by_key(|(id, _)| *id);
     for (_, stream) in streams {
         stream.finish(end.clone());
@@ -234,12 +231,12 @@ fn info(head: Head) -> RequestInfo {
 
 // === impl Stream ===
 
-impl Stream {
-    fn new(tracker: Option<Tracker>, connect: bool, request_ended: bool) -> Self {
+impl<S: ExchangeSink + ?Sized> Stream<S> {
+    fn new(tracker: Option<Tracker<S>>, connect: bool, request_ended: bool) -> Self {
         let complete = ExchangeEnd::Complete;
         Self {
             tracker,
-            words: 0,
+            text_bytes: 0,
             connect,
             request_ended,
             answered: false,

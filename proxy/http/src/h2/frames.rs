@@ -1,25 +1,36 @@
 //! One peer's stream cut into frames (RFC 9113 §4 and §6), in any segmentation and without a copy
 //! of more than a frame's fixed fields. Frames that say nothing about exchanges are skipped.
 
-use super::Lost;
+use crate::ParseError;
 
-pub(in crate::forward) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// What a client sends first (RFC 9113 §3.4).
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-pub(in crate::forward) const DATA: u8 = 0;
-pub(in crate::forward) const HEADERS: u8 = 1;
-pub(in crate::forward) const RST_STREAM: u8 = 3;
-pub(in crate::forward) const SETTINGS: u8 = 4;
-pub(in crate::forward) const PUSH_PROMISE: u8 = 5;
-pub(in crate::forward) const GOAWAY: u8 = 7;
-pub(in crate::forward) const CONTINUATION: u8 = 9;
+/// A frame type (RFC 9113 §6).
+pub const DATA: u8 = 0;
+/// A frame type.
+pub const HEADERS: u8 = 1;
+/// A frame type.
+pub const RST_STREAM: u8 = 3;
+/// A frame type.
+pub const SETTINGS: u8 = 4;
+/// A frame type.
+pub const PUSH_PROMISE: u8 = 5;
+/// A frame type.
+pub const GOAWAY: u8 = 7;
+/// A frame type.
+pub const CONTINUATION: u8 = 9;
 
 /// On SETTINGS.
-pub(in crate::forward) const ACK: u8 = 1;
+pub const ACK: u8 = 1;
 /// On DATA and HEADERS.
-pub(in crate::forward) const END_STREAM: u8 = 1;
-pub(in crate::forward) const END_HEADERS: u8 = 4;
-pub(in crate::forward) const PADDED: u8 = 8;
-pub(in crate::forward) const PRIORITY: u8 = 0x20;
+pub const END_STREAM: u8 = 1;
+/// On HEADERS, PUSH_PROMISE and CONTINUATION.
+pub const END_HEADERS: u8 = 4;
+/// On DATA, HEADERS and PUSH_PROMISE.
+pub const PADDED: u8 = 8;
+/// On HEADERS.
+pub const PRIORITY: u8 = 0x20;
 
 const FRAME_HEAD: usize = 9;
 const SETTING: usize = 6;
@@ -123,7 +134,10 @@ impl Frames {
     }
 
     /// The next event. `None`: the input is used up.
-    pub(super) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, Lost> {
+    pub(super) fn next<'a>(
+        &mut self,
+        input: &mut &'a [u8],
+    ) -> Result<Option<Event<'a>>, ParseError> {
         loop {
             let event = match self.state {
                 State::Preface => {
@@ -170,12 +184,12 @@ impl Frames {
         }
     }
 
-    fn preface(&mut self, input: &mut &[u8]) -> Result<bool, Lost> {
+    fn preface(&mut self, input: &mut &[u8]) -> Result<bool, ParseError> {
         let rest = &PREFACE[self.have..];
         let count = rest.len().min(input.len());
         let (seen, behind) = input.split_at(count);
         if seen != &rest[..count] {
-            return Err(Lost("no HTTP/2 preface"));
+            return Err(ParseError::Preface);
         }
         *input = behind;
         self.have += count;
@@ -209,7 +223,7 @@ impl Frames {
     }
 
     /// A frame's head has come (RFC 9113 §4.1).
-    fn start(&mut self, head: [u8; FRAME_HEAD]) -> Result<(), Lost> {
+    fn start(&mut self, head: [u8; FRAME_HEAD]) -> Result<(), ParseError> {
         let [l0, l1, l2, kind, flags, stream @ ..] = head;
         self.kind = kind;
         self.flags = flags;
@@ -232,41 +246,39 @@ impl Frames {
             _ => State::Skip,
         };
         match self.state {
-            State::Fields(count) if self.left < count => Err(Lost("an HTTP/2 frame is too short")),
+            State::Fields(count) if self.left < count => Err(ParseError::ShortFrame),
             State::Settings if !self.left.is_multiple_of(SETTING) => {
-                Err(Lost("HTTP/2 SETTINGS are cut short"))
+                Err(ParseError::SettingsLength)
             }
             _ => Ok(()),
         }
     }
 
     /// Where frames may stand: RFC 9113 §3.4, §4.3 and §6.
-    fn check(&mut self) -> Result<(), Lost> {
+    fn check(&mut self) -> Result<(), ParseError> {
         if !self.greeted {
             if self.kind != SETTINGS || self.stream != 0 || self.flags & ACK != 0 {
-                return Err(Lost("HTTP/2 does not start with SETTINGS"));
+                return Err(ParseError::NoSettings);
             }
             self.greeted = true;
         }
         let continued = self.block.is_some_and(|block| block.stream == self.stream);
         match (self.kind == CONTINUATION, self.block) {
-            (true, _) if !continued => return Err(Lost("HTTP/2 CONTINUATION out of place")),
-            (false, Some(_)) => return Err(Lost("an HTTP/2 header block is interrupted")),
+            (true, _) if !continued => return Err(ParseError::Continuation),
+            (false, Some(_)) => return Err(ParseError::InterruptedBlock),
             _ => {}
         }
         match self.kind {
             DATA | HEADERS | RST_STREAM | PUSH_PROMISE if self.stream == 0 => {
-                Err(Lost("an HTTP/2 stream's frame on stream 0"))
+                Err(ParseError::StreamFrame)
             }
-            SETTINGS | GOAWAY if self.stream != 0 => {
-                Err(Lost("an HTTP/2 connection's frame on a stream"))
-            }
+            SETTINGS | GOAWAY if self.stream != 0 => Err(ParseError::ConnectionFrame),
             _ => Ok(()),
         }
     }
 
     /// The fields in front of a frame's content have come.
-    fn fields(&mut self, fields: &[u8; FRAME_HEAD]) -> Result<Option<Event<'static>>, Lost> {
+    fn fields(&mut self, fields: &[u8; FRAME_HEAD]) -> Result<Option<Event<'static>>, ParseError> {
         let stream = self.stream;
         if matches!(self.kind, RST_STREAM | GOAWAY) {
             self.state = State::Skip;
@@ -280,7 +292,7 @@ impl Frames {
         if padded {
             self.padding = usize::from(fields[0]);
             if self.padding > self.left {
-                return Err(Lost("an HTTP/2 frame is shorter than its padding"));
+                return Err(ParseError::Padding);
             }
         }
         let at = usize::from(padded);

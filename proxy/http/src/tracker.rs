@@ -3,22 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Exchange, ExchangeEnd, ExchangeSink};
-
-/// What a request head says about its exchange.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct RequestInfo {
-    pub(crate) version: u8,
-    pub(crate) method: Arc<str>,
-    pub(crate) authority: Option<Arc<str>>,
-    /// Without its query.
-    pub(crate) path: Arc<str>,
-    pub(crate) grpc: bool,
-}
+use crate::{Exchange, ExchangeEnd, ExchangeSink, RequestInfo};
 
 /// One exchange in flight.
-pub(crate) struct Tracker {
-    sink: Arc<dyn ExchangeSink>,
+pub struct Tracker<S: ExchangeSink + ?Sized> {
+    sink: Arc<S>,
     since: Instant,
     /// `None` once reported.
     exchange: Option<Exchange>,
@@ -27,30 +16,18 @@ pub(crate) struct Tracker {
 }
 
 /// True for `application/grpc`, `application/grpc+proto`, `application/grpc-web`, …
-pub(crate) fn is_grpc(content_type: &[u8]) -> bool {
+#[must_use]
+pub fn is_grpc(content_type: &[u8]) -> bool {
     const PREFIX: &[u8] = b"application/grpc";
     content_type.get(..PREFIX.len()).is_some_and(|head| head.eq_ignore_ascii_case(PREFIX))
 }
 
-/// The number in a `grpc-status` header or trailer.
-pub(crate) fn grpc_status(headers: &http::HeaderMap) -> Option<u32> {
-    headers.get("grpc-status")?.to_str().ok()?.trim().parse().ok()
-}
-
-// === impl RequestInfo ===
-
-impl RequestInfo {
-    /// Bytes that its words take.
-    pub(crate) fn words(&self) -> usize {
-        self.method.len() + self.authority.as_ref().map_or(0, |text| text.len()) + self.path.len()
-    }
-}
-
 // === impl Tracker ===
 
-impl Tracker {
+impl<S: ExchangeSink + ?Sized> Tracker<S> {
     /// A request head is complete.
-    pub(crate) fn start(sink: &Arc<dyn ExchangeSink>, request: RequestInfo) -> Self {
+    #[must_use]
+    pub fn start(sink: &Arc<S>, request: RequestInfo) -> Self {
         sink.request_started();
         let exchange = Exchange {
             version: request.version,
@@ -76,7 +53,7 @@ impl Tracker {
     }
 
     /// The final response head has arrived.
-    pub(crate) fn head(&mut self, status: u16, grpc: bool) {
+    pub fn head(&mut self, status: u16, grpc: bool) {
         if let Some(exchange) = &mut self.exchange {
             exchange.status = Some(status);
             exchange.time_to_head = Some(self.since.elapsed());
@@ -84,47 +61,51 @@ impl Tracker {
         }
     }
 
-    pub(crate) fn grpc_status(&mut self, status: Option<u32>) {
+    /// The `grpc-status` of the response or its trailers, if there is one.
+    pub fn grpc_status(&mut self, status: Option<u32>) {
         if let Some(exchange) = &mut self.exchange {
             exchange.grpc_status = status.or(exchange.grpc_status);
         }
     }
 
-    pub(crate) fn request_bytes(&mut self, bytes: u64) {
+    /// Content of the request has passed.
+    pub fn request_bytes(&mut self, bytes: u64) {
         if let Some(exchange) = &mut self.exchange {
             exchange.request_bytes += bytes;
         }
     }
 
-    pub(crate) fn response_bytes(&mut self, bytes: u64) {
+    /// Content of the response has passed.
+    pub fn response_bytes(&mut self, bytes: u64) {
         if let Some(exchange) = &mut self.exchange {
             exchange.response_bytes += bytes;
         }
     }
 
     /// Whether an answer of weir's own has to be in gRPC's form.
-    pub(crate) fn is_grpc(&self) -> bool {
+    #[must_use]
+    pub fn is_grpc(&self) -> bool {
         self.exchange.as_ref().is_some_and(|exchange| exchange.grpc)
     }
 
     /// The response has ended. Whatever becomes of the rest of the request, this is how the
     /// exchange ended; it is reported when the request's bytes are counted.
-    pub(crate) fn response_ended(&mut self, end: ExchangeEnd) {
+    pub fn response_ended(&mut self, end: ExchangeEnd) {
         self.settled.get_or_insert((self.since.elapsed(), end));
     }
 
     /// The same for a response that came with its head, at one time.
-    pub(crate) fn response_ended_at_once(&mut self, end: ExchangeEnd) {
+    pub fn response_ended_at_once(&mut self, end: ExchangeEnd) {
         let took = self.exchange.as_ref().and_then(|exchange| exchange.time_to_head);
         self.settled.get_or_insert_with(|| (took.unwrap_or_else(|| self.since.elapsed()), end));
     }
 
     /// Reports the exchange, ended like this unless its response has; later calls do nothing.
-    pub(crate) fn finish(&mut self, end: ExchangeEnd) {
+    pub fn finish(&mut self, end: ExchangeEnd) {
         if let Some(mut exchange) = self.exchange.take() {
             let settled = self.settled.take().unwrap_or_else(|| (self.since.elapsed(), end));
             (exchange.duration, exchange.end) = settled;
-            // An end in order that cuts a response is a reset to whoever waits for the rest.
+            // To a client that waits for the rest of a response, an end in order is a reset.
             if exchange.end == ExchangeEnd::UpstreamClosed && exchange.status.is_some() {
                 exchange.end = ExchangeEnd::UpstreamReset(None);
             }
@@ -133,7 +114,7 @@ impl Tracker {
     }
 }
 
-impl Drop for Tracker {
+impl<S: ExchangeSink + ?Sized> Drop for Tracker<S> {
     fn drop(&mut self) {
         self.finish(ExchangeEnd::Cancelled);
     }

@@ -2,7 +2,7 @@
 //! ordered by the length of their codes, then by value, have consecutive codes, so that the lengths
 //! say everything.
 
-use crate::forward::passthrough::http2::Lost;
+use crate::ParseError;
 
 /// Bits of a code, for each byte and for the end of the string.
 const LENGTHS: [u8; 257] = [
@@ -41,7 +41,7 @@ struct Code {
 
 /// Decodes a string, byte by byte.
 #[inline]
-pub(super) fn decode(mut input: &[u8], mut push: impl FnMut(u8)) -> Result<(), Lost> {
+pub(super) fn decode(mut input: &[u8], mut push: impl FnMut(u8)) -> Result<(), ParseError> {
     // The next bits, left-aligned, and how many are there.
     let (mut window, mut bits) = (0_u64, 0_u32);
     loop {
@@ -78,11 +78,11 @@ pub(super) fn decode(mut input: &[u8], mut push: impl FnMut(u8)) -> Result<(), L
 }
 
 /// At the end are fewer than 8 bits, all of them set.
-fn padding(window: u64, bits: u32) -> Result<(), Lost> {
+fn padding(window: u64, bits: u32) -> Result<(), ParseError> {
     if bits < 8 && window.leading_ones() == bits { Ok(()) } else { Err(INVALID) }
 }
 
-const INVALID: Lost = Lost("an HPACK string is no Huffman code");
+const INVALID: ParseError = ParseError::Huffman;
 
 // === impl Code ===
 

@@ -2,9 +2,12 @@
 
 /// How a message's body is delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::forward) enum Framing {
+pub enum Framing {
+    /// There is none.
     None,
+    /// By its length.
     Length(u64),
+    /// By chunks.
     Chunked,
     /// Responses only: the body ends with the connection.
     UntilEof,
@@ -12,24 +15,24 @@ pub(in crate::forward) enum Framing {
 
 /// A body in transit.
 #[derive(Debug)]
-pub(in crate::forward) struct Body {
+pub struct Body {
     state: State,
 }
 
 /// What [`Body::advance`] made of its input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::forward) struct Progress {
+pub struct Progress {
     /// Bytes of the input that belong to this message.
-    pub(in crate::forward) consumed: usize,
+    pub consumed: usize,
     /// Those of them that are content rather than framing.
-    pub(in crate::forward) content: u64,
+    pub content: u64,
     /// The message ends after `consumed`.
-    pub(in crate::forward) done: bool,
+    pub done: bool,
 }
 
 /// The bytes are not a chunked body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::forward) struct NotChunked;
+pub struct NotChunked;
 
 #[derive(Clone, Copy, Debug)]
 enum State {
@@ -67,7 +70,9 @@ enum State {
 // === impl Body ===
 
 impl Body {
-    pub(in crate::forward) fn new(framing: Framing) -> Self {
+    /// At its first byte.
+    #[must_use]
+    pub fn new(framing: Framing) -> Self {
         let state = match framing {
             Framing::None | Framing::Length(0) => State::Done,
             Framing::Length(length) => State::Length(length),
@@ -77,17 +82,23 @@ impl Body {
         Self { state }
     }
 
-    pub(in crate::forward) fn is_done(&self) -> bool {
+    /// No byte of it is left.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
         matches!(self.state, State::Done)
     }
 
-    pub(in crate::forward) fn is_until_eof(&self) -> bool {
+    /// It ends with the connection.
+    #[must_use]
+    pub fn is_until_eof(&self) -> bool {
         matches!(self.state, State::UntilEof)
     }
 
-    /// Takes the next bytes of the stream, up to the first that is wrong: that one is the error
-    /// when it is the first.
-    pub(in crate::forward) fn advance(&mut self, input: &[u8]) -> Result<Progress, NotChunked> {
+    /// Takes the next bytes of the stream, up to the first that is wrong.
+    ///
+    /// # Errors
+    /// Where the first byte is wrong.
+    pub fn advance(&mut self, input: &[u8]) -> Result<Progress, NotChunked> {
         let mut progress = Progress::default();
         while progress.consumed < input.len() && !self.is_done() {
             let rest = &input[progress.consumed..];

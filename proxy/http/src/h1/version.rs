@@ -1,7 +1,8 @@
 //! `HTTP/1.0` or `HTTP/1.1` (RFC 9112 §2.3), in any segmentation.
 
+use crate::ParseError;
+
 const PREFIX: &[u8] = b"HTTP/1.";
-const UNKNOWN: &str = "unknown HTTP version";
 
 #[derive(Debug, Default)]
 pub(super) struct Version {
@@ -15,13 +16,13 @@ pub(super) struct Version {
 impl Version {
     /// Returns how many of the bytes it took.
     #[inline]
-    pub(super) fn read(&mut self, input: &[u8]) -> Result<usize, &'static str> {
+    pub(super) fn read(&mut self, input: &[u8]) -> Result<usize, ParseError> {
         let mut taken = 0;
         if self.read < PREFIX.len() {
             let expected = &PREFIX[self.read..];
             taken = expected.len().min(input.len());
             if input[..taken] != expected[..taken] {
-                return Err(UNKNOWN);
+                return Err(ParseError::Version);
             }
             self.read += taken;
         }
@@ -32,7 +33,7 @@ impl Version {
                 self.read += 1;
                 Ok(taken + 1)
             }
-            Some(_) => Err(UNKNOWN),
+            Some(_) => Err(ParseError::Version),
         }
     }
 

@@ -11,11 +11,11 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub(super) use self::field::Head;
+pub use self::field::Head;
 use self::field::{Kind, Said};
 use self::integer::integer;
 use self::table::{Entry, Table};
-use super::Lost;
+use crate::ParseError;
 
 /// A field that comes in pieces is kept up to here. Beyond, it is one that says nothing which weir
 /// would report, like the URIs that the terminating engine refuses, and is skipped.
@@ -26,7 +26,7 @@ const BUFFER: usize = 4 << 10;
 
 /// Decodes what one peer sends.
 #[derive(Default)]
-pub(super) struct Decoder {
+pub struct Decoder {
     table: Table,
     /// The start of a field whose rest is in the next fragment.
     carry: Vec<u8>,
@@ -76,22 +76,26 @@ impl Decoder {
     /// sender's size updates change the table: what is allowed bounds them, and counts from when
     /// it is said, as the sender cannot have heard of it before. One that is taken back is the
     /// receiver's to enforce.
-    pub(super) fn allow(&mut self, size: u32) {
+    pub fn allow(&mut self, size: u32) {
         self.table.allow(size as usize);
     }
 
     /// Bytes of the heap that it holds.
-    pub(super) fn memory(&self) -> usize {
+    #[must_use]
+    pub fn memory(&self) -> usize {
         self.table.memory() + self.carry.capacity() + self.plain.capacity()
     }
 
     /// Reads the next fragment of a header block into `head`.
-    pub(super) fn decode(
+    ///
+    /// # Errors
+    /// Where the block, and with it all later ones, cannot be decoded.
+    pub fn decode(
         &mut self,
         fragment: &[u8],
         last: bool,
         head: &mut Head,
-    ) -> Result<(), Lost> {
+    ) -> Result<(), ParseError> {
         if self.carry.is_empty() && self.skipped.is_none() {
             let used = self.fields(fragment, head)?;
             self.carry.extend_from_slice(&fragment[used..]);
@@ -100,7 +104,7 @@ impl Decoder {
         }
         if last {
             if !self.carry.is_empty() || self.skipped.is_some() {
-                return Err(Lost("an HTTP/2 header block is cut short"));
+                return Err(ParseError::ShortBlock);
             }
             for buffer in [&mut self.carry, &mut self.plain] {
                 if buffer.capacity() > BUFFER {
@@ -112,7 +116,7 @@ impl Decoder {
     }
 
     /// Goes on inside a field.
-    fn resume(&mut self, fragment: &[u8], head: &mut Head) -> Result<(), Lost> {
+    fn resume(&mut self, fragment: &[u8], head: &mut Head) -> Result<(), ParseError> {
         let rest = self.skip(fragment)?;
         if self.skipped.is_some() {
             return Ok(());
@@ -128,7 +132,7 @@ impl Decoder {
     }
 
     /// Skips a large field; returns what is behind it.
-    fn skip<'a>(&mut self, mut rest: &'a [u8]) -> Result<&'a [u8], Lost> {
+    fn skip<'a>(&mut self, mut rest: &'a [u8]) -> Result<&'a [u8], ParseError> {
         while let Some(skipped) = &mut self.skipped {
             let count = skipped.left.min(rest.len());
             rest = &rest[count..];
@@ -156,7 +160,7 @@ impl Decoder {
     }
 
     /// Reads whole fields; returns how many bytes they are.
-    fn fields(&mut self, bytes: &[u8], head: &mut Head) -> Result<usize, Lost> {
+    fn fields(&mut self, bytes: &[u8], head: &mut Head) -> Result<usize, ParseError> {
         let mut at = 0;
         while at < bytes.len() {
             match self.field(&bytes[at..], head)? {
@@ -172,7 +176,7 @@ impl Decoder {
 
     /// RFC 7541 §6. `bytes` is not empty.
     #[inline]
-    fn field(&mut self, bytes: &[u8], head: &mut Head) -> Result<Step, Lost> {
+    fn field(&mut self, bytes: &[u8], head: &mut Head) -> Result<Step, ParseError> {
         match bytes[0] {
             0x80.. => {
                 let Some((index, used)) = integer(bytes, 7)? else { return Ok(Step::Cut) };
@@ -190,7 +194,7 @@ impl Decoder {
     }
 
     /// A field with a value of its own (RFC 7541 §6.2); its index has `prefix` bits.
-    fn literal(&mut self, bytes: &[u8], prefix: u8, head: &mut Head) -> Result<Step, Lost> {
+    fn literal(&mut self, bytes: &[u8], prefix: u8, head: &mut Head) -> Result<Step, ParseError> {
         let indexed = prefix == 6;
         let Some((index, at)) = integer(bytes, prefix)? else { return Ok(Step::Cut) };
         let (name, at) = match index {
@@ -219,7 +223,7 @@ impl Decoder {
     ///
     /// No symbol has more than 30 bits (RFC 7541 appendix B), so that a field of more than four
     /// times the dynamic table's size does not fit in.
-    fn text<'a>(&self, bytes: &'a [u8], at: usize) -> Result<Read<'a>, Lost> {
+    fn text<'a>(&self, bytes: &'a [u8], at: usize) -> Result<Read<'a>, ParseError> {
         let start = bytes.get(at..).unwrap_or_default();
         let Some((length, used)) = integer(start, 7)? else { return Ok(Read::Cut) };
         let end = (at + used).saturating_add(length);
@@ -241,7 +245,7 @@ impl Decoder {
     }
 
     /// What a literal name means, and how long it is if that counts.
-    fn name(&mut self, name: Text<'_>, indexed: bool) -> Result<(Kind, usize), Lost> {
+    fn name(&mut self, name: Text<'_>, indexed: bool) -> Result<(Kind, usize), ParseError> {
         // The names that matter are not longer in Huffman's code than in plain.
         if !indexed && name.bytes.len() > Kind::LONGEST {
             return Ok((Kind::Other, 0));
@@ -257,7 +261,7 @@ impl Decoder {
         value: Text<'_>,
         indexed: bool,
         head: &mut Head,
-    ) -> Result<(), Lost> {
+    ) -> Result<(), ParseError> {
         if kind == Kind::Other {
             if indexed {
                 let size = name_size + value.size()? + table::OVERHEAD;
@@ -279,7 +283,7 @@ impl Decoder {
 // === impl Text ===
 
 impl Text<'_> {
-    fn plain<'a>(&'a self, buffer: &'a mut Vec<u8>) -> Result<&'a [u8], Lost> {
+    fn plain<'a>(&'a self, buffer: &'a mut Vec<u8>) -> Result<&'a [u8], ParseError> {
         if !self.huffman {
             return Ok(self.bytes);
         }
@@ -288,7 +292,7 @@ impl Text<'_> {
         Ok(buffer)
     }
 
-    fn size(&self) -> Result<usize, Lost> {
+    fn size(&self) -> Result<usize, ParseError> {
         if !self.huffman {
             return Ok(self.bytes.len());
         }

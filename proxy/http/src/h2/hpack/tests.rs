@@ -18,7 +18,7 @@ fn decode(decoder: &mut Decoder, block: &[u8]) -> Head {
 }
 
 /// The same block in pieces of `step` bytes.
-fn decode_in_steps(decoder: &mut Decoder, block: &[u8], step: usize) -> Result<Head, Lost> {
+fn decode_in_steps(decoder: &mut Decoder, block: &[u8], step: usize) -> Result<Head, ParseError> {
     let mut head = Head::default();
     for piece in block.chunks(step) {
         decoder.decode(piece, false, &mut head)?;

@@ -1,26 +1,30 @@
 //! What the parts of an HTTP/1 head mean, however they were found: what the exchange is about, and
-//! how its messages are delimited (RFC 9112 §6). Shared by both engines.
+//! how its messages are delimited (RFC 9112 §6).
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::body::Framing;
-use crate::forward::http::{RequestInfo, is_grpc};
+use crate::{ParseError, RequestInfo, is_grpc};
 
 /// The start of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::forward) struct RequestHead {
-    pub(in crate::forward) info: RequestInfo,
-    pub(in crate::forward) framing: Framing,
-    pub(in crate::forward) kind: Kind,
+pub struct RequestHead {
+    /// What is reported of it.
+    pub info: RequestInfo,
+    /// How its body is delimited.
+    pub framing: Framing,
+    /// What its response depends on.
+    pub kind: Kind,
     /// The response decides whether the bytes after this request are HTTP.
-    pub(in crate::forward) may_tunnel: bool,
+    pub may_tunnel: bool,
     /// The response may switch to HTTP/2 (RFC 7540 §3.2).
-    pub(in crate::forward) h2c: bool,
+    pub h2c: bool,
 }
 
-/// The words of a request line, except its version.
+/// A request line, except its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::forward) struct RequestLine {
+pub(super) struct RequestLine {
     method: Arc<str>,
     kind: Kind,
     authority: Option<Arc<str>>,
@@ -29,15 +33,18 @@ pub(in crate::forward) struct RequestLine {
 
 /// What a response's framing depends on (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::forward) enum Kind {
+pub enum Kind {
+    /// HEAD.
     Head,
+    /// CONNECT.
     Connect,
+    /// Any other method.
     Other,
 }
 
 /// A field that says something about the framing or the exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::forward) enum Field {
+pub(super) enum Field {
     Host,
     Upgrade,
     Connection,
@@ -49,7 +56,7 @@ pub(in crate::forward) enum Field {
 
 /// What the fields of a head add up to.
 #[derive(Debug, Default)]
-pub(in crate::forward) struct Fields {
+pub(super) struct Fields {
     length: Option<u64>,
     chunked: bool,
     other_coding: bool,
@@ -58,6 +65,19 @@ pub(in crate::forward) struct Fields {
     http2_settings: bool,
     grpc: bool,
     host: Option<Arc<str>>,
+    connection: Persistence,
+}
+
+/// What a head says will become of its connection (RFC 9112 §9.3).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Persistence {
+    /// Nothing.
+    #[default]
+    Unsaid,
+    /// `keep-alive`, and where in the section that stands.
+    KeepAlive(Range<usize>),
+    /// Anything else.
+    Said,
 }
 
 /// Authority and path of a target in any of its four forms (RFC 9112 §3.2).
@@ -79,7 +99,7 @@ fn split_target(target: &str, kind: Kind) -> (Option<&str>, &str) {
 // === impl RequestLine ===
 
 impl RequestLine {
-    pub(in crate::forward) fn new(method: Arc<str>, target: &str) -> Self {
+    pub(super) fn new(method: Arc<str>, target: &str) -> Self {
         let kind = match &*method {
             "HEAD" => Kind::Head,
             "CONNECT" => Kind::Connect,
@@ -89,8 +109,8 @@ impl RequestLine {
         Self { method, kind, authority: authority.map(Arc::from), path: path.into() }
     }
 
-    /// Bytes that its words take.
-    pub(in crate::forward) fn words(&self) -> usize {
+    /// Bytes of its texts.
+    pub(super) fn text_bytes(&self) -> usize {
         let authority = self.authority.as_ref().map_or(0, |text| text.len());
         self.method.len() + authority + self.path.len()
     }
@@ -99,13 +119,9 @@ impl RequestLine {
 // === impl RequestHead ===
 
 impl RequestHead {
-    pub(in crate::forward) fn new(
-        line: RequestLine,
-        http11: bool,
-        fields: Fields,
-    ) -> Result<Self, &'static str> {
+    pub(super) fn new(line: RequestLine, http11: bool, fields: Fields) -> Result<Self, ParseError> {
         let framing = match fields.coding(http11)? {
-            Some(Framing::UntilEof) => return Err("request body without an end"),
+            Some(Framing::UntilEof) => return Err(ParseError::EndlessRequest),
             Some(framing) => framing,
             None => Framing::None,
         };
@@ -130,10 +146,10 @@ impl RequestHead {
 
 impl Field {
     /// Length of the longest name that [`Field::of`] knows.
-    pub(in crate::forward) const LONGEST: usize = 17;
+    pub(super) const LONGEST: usize = 17;
 
     #[inline]
-    pub(in crate::forward) fn of(name: &[u8]) -> Option<Self> {
+    pub(super) fn of(name: &[u8]) -> Option<Self> {
         let (candidate, field): (&[u8], _) = match name.len() {
             4 => (b"host", Self::Host),
             7 => (b"upgrade", Self::Upgrade),
@@ -148,7 +164,7 @@ impl Field {
     }
 
     /// The end of the message depends on every byte of it.
-    pub(in crate::forward) fn is_framing(self) -> bool {
+    pub(super) fn is_framing(self) -> bool {
         matches!(self, Self::ContentLength | Self::TransferEncoding)
     }
 }
@@ -156,12 +172,14 @@ impl Field {
 // === impl Fields ===
 
 impl Fields {
-    /// Takes the next field, in the order of the head.
-    pub(in crate::forward) fn add(
+    /// Takes the next field, in the order of the head; its value begins `at` so many bytes of the
+    /// section if it is in one piece.
+    pub(super) fn add(
         &mut self,
         field: Field,
         value: &[u8],
-    ) -> Result<(), &'static str> {
+        at: Option<usize>,
+    ) -> Result<(), ParseError> {
         let value = value.trim_ascii();
         match field {
             Field::Host => {
@@ -173,7 +191,15 @@ impl Fields {
                     .split(|byte| *byte == b',')
                     .any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"h2c"));
             }
-            Field::Connection => {}
+            Field::Connection => {
+                let keep_alive = value.eq_ignore_ascii_case(b"keep-alive");
+                self.connection = match (&self.connection, at) {
+                    (Persistence::Unsaid, Some(at)) if keep_alive => {
+                        Persistence::KeepAlive(at..at + value.len())
+                    }
+                    _ => Persistence::Said,
+                };
+            }
             Field::ContentType => self.grpc = is_grpc(value),
             Field::ContentLength => self.length(value)?,
             Field::Http2Settings => self.http2_settings = true,
@@ -182,22 +208,26 @@ impl Fields {
         Ok(())
     }
 
-    pub(in crate::forward) fn is_grpc(&self) -> bool {
+    pub(super) fn connection(&self) -> &Persistence {
+        &self.connection
+    }
+
+    pub(super) fn is_grpc(&self) -> bool {
         self.grpc
     }
 
     /// `Upgrade` names HTTP/2 over cleartext TCP.
-    pub(in crate::forward) fn is_h2c(&self) -> bool {
+    pub(super) fn is_h2c(&self) -> bool {
         self.upgrade_h2c
     }
 
     /// How the body of a response is delimited, with these fields in its head.
-    pub(in crate::forward) fn response_framing(
+    pub(super) fn response_framing(
         &self,
         http11: bool,
         status: u16,
         kind: Kind,
-    ) -> Result<Framing, &'static str> {
+    ) -> Result<Framing, ParseError> {
         match (status, kind) {
             (100..=199 | 204 | 304, _) | (_, Kind::Head) | (200..=299, Kind::Connect) => {
                 Ok(Framing::None)
@@ -206,11 +236,11 @@ impl Fields {
         }
     }
 
-    fn length(&mut self, value: &[u8]) -> Result<(), &'static str> {
+    fn length(&mut self, value: &[u8]) -> Result<(), ParseError> {
         for item in value.split(|byte| *byte == b',') {
             match (number(item.trim_ascii()), self.length) {
-                (None, _) => return Err("invalid content-length"),
-                (Some(new), Some(old)) if new != old => return Err("contradictory content-length"),
+                (None, _) => return Err(ParseError::ContentLength),
+                (Some(new), Some(old)) if new != old => return Err(ParseError::ContentLengths),
                 (length, _) => self.length = length,
             }
         }
@@ -224,11 +254,11 @@ impl Fields {
         self.other_coding = !self.chunked;
     }
 
-    fn coding(&self, http11: bool) -> Result<Option<Framing>, &'static str> {
+    fn coding(&self, http11: bool) -> Result<Option<Framing>, ParseError> {
         match (self.chunked, self.other_coding, self.length) {
             // Recipients disagree about these two, so following them is a guess.
-            (true, ..) | (_, true, _) if !http11 => Err("transfer-encoding in HTTP/1.0"),
-            (true, _, Some(_)) => Err("transfer-encoding with content-length"),
+            (true, ..) | (_, true, _) if !http11 => Err(ParseError::CodingInHttp10),
+            (true, _, Some(_)) => Err(ParseError::CodingAndLength),
             (true, ..) => Ok(Some(Framing::Chunked)),
             (_, true, _) => Ok(Some(Framing::UntilEof)),
             (.., Some(length)) => Ok(Some(Framing::Length(length))),

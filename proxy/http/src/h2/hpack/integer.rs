@@ -1,11 +1,11 @@
 //! Integers (RFC 7541 §5.1).
 
-use crate::forward::passthrough::http2::Lost;
+use crate::ParseError;
 
 /// An integer whose first byte has `prefix` bits of it, and how many bytes it takes. `None`: it is
 /// not complete. One of more than 32 bits is refused.
 #[inline]
-pub(super) fn integer(bytes: &[u8], prefix: u8) -> Result<Option<(usize, usize)>, Lost> {
+pub(super) fn integer(bytes: &[u8], prefix: u8) -> Result<Option<(usize, usize)>, ParseError> {
     let Some((first, rest)) = bytes.split_first() else { return Ok(None) };
     let mask = 0xff_u8 >> (8 - prefix);
     if first & mask < mask {
@@ -14,7 +14,7 @@ pub(super) fn integer(bytes: &[u8], prefix: u8) -> Result<Option<(usize, usize)>
     long(mask, rest)
 }
 
-fn long(mask: u8, rest: &[u8]) -> Result<Option<(usize, usize)>, Lost> {
+fn long(mask: u8, rest: &[u8]) -> Result<Option<(usize, usize)>, ParseError> {
     let mut value = u64::from(mask);
     for (at, byte) in rest.iter().take(5).enumerate() {
         value += u64::from(byte & 0x7f) << (7 * at);
@@ -26,4 +26,4 @@ fn long(mask: u8, rest: &[u8]) -> Result<Option<(usize, usize)>, Lost> {
     if rest.len() < 5 { Ok(None) } else { Err(TOO_LARGE) }
 }
 
-const TOO_LARGE: Lost = Lost("an HPACK integer is too large");
+const TOO_LARGE: ParseError = ParseError::Integer;

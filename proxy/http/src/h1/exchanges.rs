@@ -1,32 +1,36 @@
 //! The exchanges of one HTTP/1 connection: which response belongs to which request, and how each
-//! is reported. Independent of the wire format. Shared by both engines.
+//! is reported. Independent of the wire format.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::fields::{Kind, RequestHead};
-use crate::forward::http::{ExchangeEnd, ExchangeSink, Side, Tracker, Untracked};
+use crate::{ExchangeEnd, ExchangeSink, Side, Tracker, Untracked};
 
 /// Requests that may wait for their responses: what a pipelining client can make weir hold.
-pub(in crate::forward) const MAX_PIPELINED: usize = 1024;
+pub const MAX_PIPELINED: usize = 1024;
+
+/// What the records of requests that wait may take together, in bytes of their texts.
+const MAX_TEXT: usize = 1 << 20;
 
 /// Room that a connection without requests keeps for them.
 const USUALLY_PENDING: usize = 8;
 
-pub(in crate::forward) struct Exchanges {
-    sink: Arc<dyn ExchangeSink>,
+/// The exchanges in flight.
+pub(super) struct Exchanges<S: ExchangeSink + ?Sized> {
+    sink: Arc<S>,
     /// Requests whose response has not ended, and possibly one whose body has not.
-    pending: VecDeque<Pending>,
-    tunnel: Option<Tracker>,
+    pending: VecDeque<Pending<S>>,
+    tunnel: Option<Tracker<S>>,
     untracked: Option<Untracked>,
     /// Responses that ended.
     answered: u64,
-    /// See [`Exchanges::words`].
-    words: usize,
+    /// Bytes of the texts of requests in flight.
+    text_bytes: usize,
 }
 
-struct Pending {
-    tracker: Tracker,
+struct Pending<S: ExchangeSink + ?Sized> {
+    tracker: Tracker<S>,
     kind: Kind,
     may_tunnel: bool,
     h2c: bool,
@@ -34,19 +38,21 @@ struct Pending {
     /// Its final response has begun.
     answering: bool,
     response_done: bool,
-    words: usize,
+    text_bytes: usize,
 }
 
 /// What a request is that waits for its response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::forward) struct Waiting {
-    pub(in crate::forward) kind: Kind,
-    pub(in crate::forward) h2c: bool,
+pub(super) struct Waiting {
+    /// What its framing depends on.
+    pub(super) kind: Kind,
+    /// Its response may switch to HTTP/2.
+    pub(super) h2c: bool,
 }
 
 /// What follows a response head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::forward) enum Answer {
+pub(super) enum Answer {
     /// Another head, for the same request.
     Interim,
     /// Bytes that are not HTTP, in both directions.
@@ -58,64 +64,64 @@ pub(in crate::forward) enum Answer {
 
 // === impl Exchanges ===
 
-impl Exchanges {
-    pub(in crate::forward) fn new(sink: Arc<dyn ExchangeSink>) -> Self {
+impl<S: ExchangeSink + ?Sized> Exchanges<S> {
+    /// None yet.
+    pub(super) fn new(sink: Arc<S>) -> Self {
         Self {
             sink,
             pending: VecDeque::new(),
             tunnel: None,
             untracked: None,
             answered: 0,
-            words: 0,
+            text_bytes: 0,
         }
     }
 
-    pub(in crate::forward) fn sink(&self) -> &Arc<dyn ExchangeSink> {
+    /// Where they are reported.
+    pub(super) fn sink(&self) -> &Arc<S> {
         &self.sink
     }
 
-    pub(in crate::forward) fn untracked(&self) -> Option<Untracked> {
+    /// Set once the messages are not followed any more.
+    pub(super) fn untracked(&self) -> Option<Untracked> {
         self.untracked
     }
 
-    pub(in crate::forward) fn is_empty(&self) -> bool {
+    /// No exchange is in flight, and no tunnel.
+    pub(super) fn is_empty(&self) -> bool {
         self.pending.is_empty() && self.tunnel.is_none()
     }
 
     /// How many exchanges are in flight.
-    pub(in crate::forward) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.pending.len()
     }
 
     /// No more requests can be taken until a response has ended.
-    pub(in crate::forward) fn is_full(&self) -> bool {
-        self.pending.len() >= MAX_PIPELINED
+    pub(super) fn is_full(&self) -> bool {
+        self.pending.len() >= MAX_PIPELINED || self.text_bytes > MAX_TEXT
     }
 
     /// Responses that ended.
-    pub(in crate::forward) fn answered(&self) -> u64 {
+    pub(super) fn answered(&self) -> u64 {
         self.answered
     }
 
-    /// Heap bytes held for request metadata.
-    pub(in crate::forward) fn words(&self) -> usize {
-        self.words
-    }
-
     /// Bytes of the heap that exchanges in flight take.
-    pub(in crate::forward) fn memory(&self) -> usize {
-        self.words + self.pending.capacity() * size_of::<Pending>()
+    pub(super) fn memory(&self) -> usize {
+        self.text_bytes + self.pending.capacity() * size_of::<Pending<S>>()
     }
 
     /// The request that the next response belongs to.
-    pub(in crate::forward) fn waiting(&self) -> Option<Waiting> {
+    pub(super) fn waiting(&self) -> Option<Waiting> {
         let front = self.pending.front().filter(|front| !front.response_done)?;
         Some(Waiting { kind: front.kind, h2c: front.h2c })
     }
 
-    pub(in crate::forward) fn start(&mut self, head: RequestHead) {
-        let words = head.info.words();
-        self.words += words;
+    /// A request head has come.
+    pub(super) fn start(&mut self, head: RequestHead) {
+        let text_bytes = head.info.text_bytes();
+        self.text_bytes += text_bytes;
         self.pending.push_back(Pending {
             tracker: Tracker::start(&self.sink, head.info),
             kind: head.kind,
@@ -124,18 +130,20 @@ impl Exchanges {
             request_done: false,
             answering: false,
             response_done: false,
-            words,
+            text_bytes,
         });
     }
 
-    pub(in crate::forward) fn request_bytes(&mut self, bytes: u64) {
+    /// Content of the last request, or the client's bytes in the tunnel.
+    pub(super) fn request_bytes(&mut self, bytes: u64) {
         let request = self.pending.back_mut().map(|request| &mut request.tracker);
         if let Some(tracker) = self.tunnel.as_mut().or(request) {
             tracker.request_bytes(bytes);
         }
     }
 
-    pub(in crate::forward) fn response_bytes(&mut self, bytes: u64) {
+    /// Content of the first response, or the upstream's bytes in the tunnel.
+    pub(super) fn response_bytes(&mut self, bytes: u64) {
         let request = self.pending.front_mut().map(|request| &mut request.tracker);
         if let Some(tracker) = self.tunnel.as_mut().or(request) {
             tracker.response_bytes(bytes);
@@ -145,7 +153,7 @@ impl Exchanges {
     /// The last request is complete. True if its response decides what the client's next bytes
     /// are: answered early, it can no longer become a tunnel.
     #[must_use]
-    pub(in crate::forward) fn request_done(&mut self) -> bool {
+    pub(super) fn request_done(&mut self) -> bool {
         let Some(request) = self.pending.back_mut() else { return false };
         request.request_done = true;
         let held = request.may_tunnel && !request.answering;
@@ -154,7 +162,7 @@ impl Exchanges {
     }
 
     /// A response head has come.
-    pub(in crate::forward) fn response_head(&mut self, status: u16, grpc: bool) -> Answer {
+    pub(super) fn response_head(&mut self, status: u16, grpc: bool) -> Answer {
         let Some(request) = self.pending.front_mut() else { return Answer::Final };
         let connected = request.kind == Kind::Connect && (200..=299).contains(&status);
         if (100..=199).contains(&status) && status != 101 {
@@ -171,7 +179,7 @@ impl Exchanges {
     }
 
     /// The connection goes on as HTTP/2, whose first stream is the exchange that is returned.
-    pub(in crate::forward) fn switch(&mut self) -> Option<Tracker> {
+    pub(super) fn switch(&mut self) -> Option<Tracker<S>> {
         let request = self.pending.pop_front();
         self.forget_the_rest();
         request.map(|request| request.tracker)
@@ -182,13 +190,11 @@ impl Exchanges {
         for mut request in std::mem::take(&mut self.pending) {
             request.tracker.finish(ExchangeEnd::Untracked);
         }
-        self.words = 0;
+        self.text_bytes = 0;
     }
 
-    /// The response is complete; `at_once`: head and end came in one segment. True if there is
-    /// room for requests again.
-    pub(in crate::forward) fn response_done(&mut self, at_once: bool) -> bool {
-        let was_full = self.is_full();
+    /// The response is complete; `at_once`: head and end came in one segment.
+    pub(super) fn response_done(&mut self, at_once: bool) {
         self.answered += 1;
         if let Some(request) = self.pending.front_mut() {
             request.response_done = true;
@@ -198,12 +204,11 @@ impl Exchanges {
             }
         }
         self.settle();
-        was_full && !self.is_full()
     }
 
     /// The upstream has ended: what it has answered is over, even if the client has not sent the
     /// rest of the request.
-    pub(in crate::forward) fn settle_early_answer(&mut self) {
+    pub(super) fn settle_early_answer(&mut self) {
         if let Some(request) = self.pending.front_mut() {
             request.request_done |= request.response_done;
         }
@@ -215,7 +220,7 @@ impl Exchanges {
             self.pending.pop_front_if(|front| front.response_done && front.request_done)
         {
             request.tracker.finish(ExchangeEnd::Complete);
-            self.words -= request.words;
+            self.text_bytes -= request.text_bytes;
         }
         if self.pending.is_empty() && self.pending.capacity() > USUALLY_PENDING {
             self.pending = VecDeque::new();
@@ -223,20 +228,20 @@ impl Exchanges {
     }
 
     /// Reports what is in flight: the first as `first`, the others as `rest`.
-    pub(in crate::forward) fn abandon(&mut self, first: ExchangeEnd, rest: ExchangeEnd) {
+    pub(super) fn abandon(&mut self, first: ExchangeEnd, rest: ExchangeEnd) {
         let mut end = first;
         for mut request in std::mem::take(&mut self.pending) {
             request.tracker.finish(end);
             end = rest.clone();
         }
-        self.words = 0;
+        self.text_bytes = 0;
         if let Some(mut tracker) = self.tunnel.take() {
             tracker.finish(ExchangeEnd::Tunnel);
         }
     }
 
     /// The messages can't be followed from here on; said once.
-    pub(in crate::forward) fn lose_track(&mut self, side: Side, reason: &'static str) {
+    pub(super) fn lose_track(&mut self, side: Side, reason: &'static str) {
         if self.untracked.is_none() {
             let untracked = Untracked { side, reason };
             self.untracked = Some(untracked);

@@ -1,9 +1,11 @@
-//! The pieces of a head: classes of bytes, and pieces that come split over segments.
+//! The tokens of a head: classes of bytes, and tokens that are split over segments.
+
+use crate::ParseError;
 
 /// Largest part of a method, target or value that is kept, in bytes.
-pub(super) const KEPT: usize = super::super::LONGEST_WORD;
+pub(super) const MOST: usize = crate::LONGEST_TEXT;
 
-/// `tchar` of RFC 9110 §5.6.2.
+/// See [`is_token`].
 static TCHAR: [bool; 256] = table(b"!#$%&'*+-.^_`|~", true);
 
 const fn table(others: &[u8], alphanumeric: bool) -> [bool; 256] {
@@ -21,11 +23,17 @@ const fn table(others: &[u8], alphanumeric: bool) -> [bool; 256] {
     table
 }
 
+/// `tchar` of RFC 9110 §5.6.2.
+#[inline]
+pub(super) fn is_token(byte: u8) -> bool {
+    TCHAR[usize::from(byte)]
+}
+
 /// How many bytes at the front of `bytes` can be part of a token. (Eight at a time is no faster:
 /// names are short.)
 #[inline]
 pub(super) fn token(bytes: &[u8]) -> usize {
-    bytes.iter().position(|byte| !TCHAR[usize::from(*byte)]).unwrap_or(bytes.len())
+    bytes.iter().position(|byte| !is_token(*byte)).unwrap_or(bytes.len())
 }
 
 /// How many bytes at the front of `bytes` can be part of a target. As lenient as most servers:
@@ -73,42 +81,42 @@ fn printable(bytes: &[u8]) -> usize {
 
 /// A line that has to end here does.
 #[inline]
-pub(super) fn line_feed(byte: u8, otherwise: &'static str) -> Result<usize, &'static str> {
+pub(super) fn line_feed(byte: u8, otherwise: ParseError) -> Result<usize, ParseError> {
     if byte == b'\n' { Ok(1) } else { Err(otherwise) }
 }
 
-/// A piece that may be split over segments. Without a split nothing is copied.
+/// A token that may be split over segments. Without a split nothing is copied.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+pub(super) struct PartialToken {
     bytes: Vec<u8>,
-    /// How long the piece is, whatever of it is kept.
+    /// How long the token is, of which `bytes` may be only the beginning.
     length: usize,
 }
 
-// === impl Kept ===
+// === impl PartialToken ===
 
-impl Kept {
+impl PartialToken {
     pub(super) fn is_empty(&self) -> bool {
         self.length == 0
     }
 
-    /// More of the piece was there than is kept.
+    /// The token is longer than what is kept of it.
     pub(super) fn is_cut(&self) -> bool {
-        self.length > KEPT
+        self.length > MOST
     }
 
     pub(super) fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
 
-    /// Keeps a part; the piece goes on.
+    /// Keeps a part, up to `most` bytes in all; the token goes on.
     pub(super) fn push(&mut self, part: &[u8], most: usize) {
         self.length = self.length.saturating_add(part.len());
         let room = most.saturating_sub(self.bytes.len());
         self.bytes.extend_from_slice(&part[..part.len().min(room)]);
     }
 
-    /// The piece, of which `last` is the last part: at most `most` bytes of it.
+    /// The token, of which `last` is the last part: at most `most` bytes of it.
     #[inline]
     pub(super) fn whole<'a>(&'a mut self, last: &'a [u8], most: usize) -> &'a [u8] {
         if self.is_empty() {
@@ -119,27 +127,7 @@ impl Kept {
         &self.bytes
     }
 
-    /// The piece, of which `length` bytes at the front of `input` are the next part, if a space ends
-    /// it there; `None` if it goes on. Any other end is an error.
-    #[inline]
-    pub(super) fn until_space<'a>(
-        &'a mut self,
-        input: &'a [u8],
-        length: usize,
-        otherwise: &'static str,
-    ) -> Result<Option<&'a [u8]>, &'static str> {
-        let part = &input[..length];
-        match input.get(length) {
-            None => {
-                self.push(part, KEPT);
-                Ok(None)
-            }
-            Some(b' ') => Ok(Some(self.whole(part, KEPT))),
-            Some(_) => Err(otherwise),
-        }
-    }
-
-    /// Forgets the piece, and its memory.
+    /// Forgets the token, and its memory.
     #[inline]
     pub(super) fn clear(&mut self) {
         if self.length > 0 {

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::forward::http::is_grpc;
-use crate::forward::passthrough::LONGEST_WORD;
+use crate::{LONGEST_TEXT, is_grpc};
 
 /// The fields that matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,17 +37,21 @@ pub(super) enum Said {
 
 /// What a header block has said. The first of several fields of one name counts.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(in super::super) struct Head {
-    pub(in super::super) method: Option<Arc<str>>,
-    /// Without its query.
-    pub(in super::super) path: Option<Arc<str>>,
-    pub(in super::super) authority: Option<Arc<str>>,
-    pub(in super::super) host: Option<Arc<str>>,
-    pub(in super::super) status: Option<u16>,
+pub struct Head {
+    /// `:method`.
+    pub method: Option<Arc<str>>,
+    /// `:path` without its query.
+    pub path: Option<Arc<str>>,
+    /// `:authority`.
+    pub authority: Option<Arc<str>>,
+    /// `host`.
+    pub host: Option<Arc<str>>,
+    /// `:status`.
+    pub status: Option<u16>,
     /// Of the content type.
-    pub(in super::super) grpc: Option<bool>,
+    pub grpc: Option<bool>,
     /// `Some(None)` if it is not a number.
-    pub(in super::super) grpc_status: Option<Option<u32>>,
+    pub grpc_status: Option<Option<u32>>,
 }
 
 // === impl Kind ===
@@ -88,10 +91,11 @@ impl Head {
         }
     }
 
-    /// Bytes that its words take.
-    pub(in super::super) fn words(&self) -> usize {
-        let words = [&self.method, &self.path, &self.authority, &self.host];
-        words.into_iter().flatten().map(|word| word.len()).sum()
+    /// Bytes of its texts.
+    #[must_use]
+    pub fn text_bytes(&self) -> usize {
+        let texts = [&self.method, &self.path, &self.authority, &self.host];
+        texts.into_iter().flatten().map(|text| text.len()).sum()
     }
 }
 
@@ -135,7 +139,7 @@ fn keep<T>(place: &mut Option<T>, value: T) {
 
 /// Of a long one, the beginning, in whole characters.
 fn text(value: &[u8]) -> Arc<str> {
-    let Some(begin) = value.get(..LONGEST_WORD).filter(|begin| begin.len() < value.len()) else {
+    let Some(begin) = value.get(..LONGEST_TEXT).filter(|begin| begin.len() < value.len()) else {
         return String::from_utf8_lossy(value).into();
     };
     let whole = match str::from_utf8(begin) {
@@ -145,7 +149,7 @@ fn text(value: &[u8]) -> Arc<str> {
     String::from_utf8_lossy(whole).into()
 }
 
-/// As [`http::Uri::path`] has it.
+/// As `http::Uri::path` has it.
 fn path(value: &[u8]) -> Arc<str> {
     match value.iter().position(|byte| matches!(byte, b'?' | b'#')).unwrap_or(value.len()) {
         0 => "/".into(),
@@ -158,7 +162,7 @@ fn status(value: &[u8]) -> Option<u16> {
     Some(u16::from(a - b'0') * 100 + u16::from(b - b'0') * 10 + u16::from(c - b'0'))
 }
 
-/// As [`crate::forward::http::grpc_status`] has it.
+/// The number in a `grpc-status` field.
 fn grpc_status(value: &[u8]) -> Option<u32> {
     std::str::from_utf8(value).ok()?.trim().parse().ok()
 }

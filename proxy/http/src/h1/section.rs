@@ -1,21 +1,40 @@
 //! The field lines of a head (RFC 9112 §5), in any segmentation and of any size.
 
-use super::token::{self, KEPT, Kept};
-use crate::forward::http1::fields::{Field, Fields};
+use super::fields::{Field, Fields};
+use super::token::{self, MOST, PartialToken};
+use crate::ParseError;
 
 /// Reads field lines, and keeps what [`Fields`] wants to know.
 #[derive(Debug)]
-pub(super) struct Section {
+pub(super) struct SectionReader {
     at: At,
     /// Responses may fold lines, and have spaces before the colon: servers do, and clients follow.
     lenient: bool,
     /// There was a field line, which a fold can continue.
     started: bool,
     /// The name or value being read.
-    kept: Kept,
+    token: PartialToken,
     /// Whose value is being read, or may go on with a fold.
     field: Option<Field>,
     fields: Fields,
+    /// Fields so far, and the most there may be.
+    count: usize,
+    most: usize,
+    /// Bytes of the section that were read before the present input.
+    before: usize,
+    /// Where in the section the value that is being read begins; `None` once it is folded.
+    value_at: Option<usize>,
+    /// The empty line at the end is CR LF, not a bare LF.
+    crlf: bool,
+}
+
+/// A section that has been read.
+#[derive(Debug)]
+pub(super) struct Section {
+    pub(super) fields: Fields,
+    pub(super) length: usize,
+    /// Its last line is CR LF, not a bare LF.
+    pub(super) crlf: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,36 +54,47 @@ enum At {
     End,
 }
 
-// === impl Section ===
+// === impl SectionReader ===
 
-impl Section {
-    pub(super) fn new(lenient: bool) -> Self {
+impl SectionReader {
+    /// At the start of a section of at most `most` fields.
+    pub(super) fn new(lenient: bool, most: usize) -> Self {
         Self {
             at: At::Line,
             lenient,
             started: false,
-            kept: Kept::default(),
+            token: PartialToken::default(),
             field: None,
             fields: Fields::default(),
+            count: 0,
+            most,
+            before: 0,
+            value_at: None,
+            crlf: false,
         }
     }
 
     /// Bytes of the heap that it holds, [`Fields`] aside.
-    pub(super) fn held(&self) -> usize {
-        self.kept.capacity()
+    pub(super) fn memory(&self) -> usize {
+        self.token.capacity()
     }
 
     /// Takes what was read, for the next head.
     #[inline]
-    pub(super) fn take(&mut self) -> Fields {
+    pub(super) fn take(&mut self) -> Section {
         self.at = At::Line;
         self.started = false;
-        std::mem::take(&mut self.fields)
+        self.count = 0;
+        Section {
+            fields: std::mem::take(&mut self.fields),
+            length: std::mem::take(&mut self.before),
+            crlf: std::mem::take(&mut self.crlf),
+        }
     }
 
     /// Reads on. `Some` at the end of the section: how many of these bytes belong to it.
     #[inline]
-    pub(super) fn read(&mut self, input: &[u8]) -> Result<Option<usize>, &'static str> {
+    pub(super) fn read(&mut self, input: &[u8]) -> Result<Option<usize>, ParseError> {
         let mut at = 0;
         while let Some(&first) = input.get(at) {
             let rest = &input[at..];
@@ -74,14 +104,15 @@ impl Section {
                 At::BeforeColon => self.before_colon(first)?,
                 At::AfterColon => {
                     let spaces = rest.iter().position(|byte| !matches!(byte, b' ' | b'\t'));
-                    if spaces.is_some() {
+                    if let Some(spaces) = spaces {
                         self.at = At::Value;
+                        self.value_at = Some(self.before + at + spaces);
                     }
                     spaces.unwrap_or(rest.len())
                 }
                 At::Value => self.value(rest)?,
                 At::ValueLf => {
-                    let taken = token::line_feed(first, "invalid header value")?;
+                    let taken = token::line_feed(first, ParseError::FieldValue)?;
                     self.at = At::Line;
                     if !self.lenient {
                         self.finish_open()?;
@@ -90,20 +121,23 @@ impl Section {
                 }
                 At::EndLf => {
                     self.at = At::End;
-                    token::line_feed(first, "invalid line end")?
+                    self.crlf = true;
+                    token::line_feed(first, ParseError::LineEnd)?
                 }
-                At::End => return Ok(Some(at)),
+                At::End => break,
             };
         }
+        self.before += at;
         Ok((self.at == At::End).then_some(at))
     }
 
     #[inline]
-    fn line(&mut self, first: u8) -> Result<usize, &'static str> {
+    fn line(&mut self, first: u8) -> Result<usize, ParseError> {
         if matches!(first, b' ' | b'\t') && self.lenient && self.started {
             if self.field.is_some() {
-                self.kept.push(b"\r\n", KEPT);
+                self.token.push(b"\r\n", MOST);
             }
+            self.value_at = None;
             self.at = At::Value;
             return Ok(0);
         }
@@ -113,6 +147,10 @@ impl Section {
             b'\n' => At::End,
             _ => {
                 self.started = true;
+                self.count += 1;
+                if self.count > self.most {
+                    return Err(ParseError::TooManyFields);
+                }
                 At::Name
             }
         };
@@ -120,39 +158,39 @@ impl Section {
     }
 
     #[inline]
-    fn name(&mut self, rest: &[u8]) -> Result<usize, &'static str> {
+    fn name(&mut self, rest: &[u8]) -> Result<usize, ParseError> {
         const LONGEST: usize = Field::LONGEST + 1;
         let length = token::token(rest);
         let part = &rest[..length];
         let Some(next) = rest.get(length) else {
-            self.kept.push(part, LONGEST);
+            self.token.push(part, LONGEST);
             return Ok(length);
         };
-        let name = self.kept.whole(part, LONGEST);
+        let name = self.token.whole(part, LONGEST);
         if name.is_empty() {
-            return Err("invalid header name");
+            return Err(ParseError::FieldName);
         }
         self.field = Field::of(name);
-        self.kept.clear();
+        self.token.clear();
         self.at = match next {
             b':' => At::AfterColon,
             b' ' | b'\t' if self.lenient => At::BeforeColon,
-            _ => return Err("invalid header name"),
+            _ => return Err(ParseError::FieldName),
         };
         Ok(length + 1)
     }
 
-    fn before_colon(&mut self, first: u8) -> Result<usize, &'static str> {
+    fn before_colon(&mut self, first: u8) -> Result<usize, ParseError> {
         match first {
             b':' => self.at = At::AfterColon,
             b' ' | b'\t' => {}
-            _ => return Err("invalid header name"),
+            _ => return Err(ParseError::FieldName),
         }
         Ok(1)
     }
 
     #[inline]
-    fn value(&mut self, rest: &[u8]) -> Result<usize, &'static str> {
+    fn value(&mut self, rest: &[u8]) -> Result<usize, ParseError> {
         let length = token::text(rest);
         let part = &rest[..length];
         let (taken, next_line) = match &rest[length..] {
@@ -160,7 +198,7 @@ impl Section {
             [b'\n', next_line @ ..] => (1, next_line),
             [b'\r'] => (1, &[][..]),
             [] => (0, &[][..]),
-            _ => return Err("invalid header value"),
+            _ => return Err(ParseError::FieldValue),
         };
         self.at = match (taken, &rest[length..]) {
             (0, _) => At::Value,
@@ -176,7 +214,7 @@ impl Section {
                 self.field = None;
                 self.finish(field, part)?;
             } else {
-                self.kept.push(part, KEPT);
+                self.token.push(part, MOST);
             }
         }
         Ok(length + taken)
@@ -184,7 +222,7 @@ impl Section {
 
     /// The field whose value has been kept, if any, does not go on.
     #[inline]
-    fn finish_open(&mut self) -> Result<(), &'static str> {
+    fn finish_open(&mut self) -> Result<(), ParseError> {
         match self.field.take() {
             Some(field) => self.finish(field, b""),
             None => Ok(()),
@@ -192,13 +230,13 @@ impl Section {
     }
 
     #[inline]
-    fn finish(&mut self, field: Field, last: &[u8]) -> Result<(), &'static str> {
-        let value = self.kept.whole(last, KEPT);
-        let added = self.fields.add(field, value);
-        let cut = self.kept.is_cut();
-        self.kept.clear();
+    fn finish(&mut self, field: Field, last: &[u8]) -> Result<(), ParseError> {
+        let value = self.token.whole(last, MOST);
+        let added = self.fields.add(field, value, self.value_at);
+        let cut = self.token.is_cut();
+        self.token.clear();
         if cut && field.is_framing() {
-            return Err("framing field too long");
+            return Err(ParseError::LongFramingField);
         }
         added
     }

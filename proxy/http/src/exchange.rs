@@ -1,0 +1,144 @@
+//! What is reported: a request and its response, and that messages are not followed any more.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// One of a connection's two peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The downstream client.
+    Client,
+    /// The upstream server.
+    Upstream,
+}
+
+/// One request and its response, as it ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exchange {
+    /// 10, 11 or 20: the version the client spoke.
+    pub version: u8,
+    /// The method, as sent.
+    pub method: Arc<str>,
+    /// `:authority`, the authority of the target, or `Host`.
+    pub authority: Option<Arc<str>>,
+    /// The path without its query and fragment. Never a label.
+    pub path: Arc<str>,
+    /// The final status; `None` if no response head arrived.
+    pub status: Option<u16>,
+    /// `grpc-status` of the trailers (or of a trailers-only response).
+    pub grpc_status: Option<u32>,
+    /// True for `content-type: application/grpc…`.
+    pub grpc: bool,
+    /// When the request head was complete.
+    pub started: SystemTime,
+    /// From the request head to the final response head.
+    pub time_to_head: Option<Duration>,
+    /// From the request head to the end of the response.
+    pub duration: Duration,
+    /// Bytes of the request's body, framing excluded.
+    pub request_bytes: u64,
+    /// Bytes of the response's body, framing excluded.
+    pub response_bytes: u64,
+    /// How it ended.
+    pub end: ExchangeEnd,
+}
+
+/// How an exchange ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExchangeEnd {
+    /// The response was forwarded to its end.
+    Complete,
+    /// The client closed, or reset the stream (HTTP/2 error code, RFC 9113 §7). An exchange is
+    /// attributed to the side that ended first: what the upstream does when it learns of it counts
+    /// as the client's.
+    ClientReset(Option<u32>),
+    /// The upstream reset its connection or the stream, or ended inside the response.
+    UpstreamReset(Option<u32>),
+    /// The upstream closed in order, without a response.
+    UpstreamClosed,
+    /// weir answered itself; the value of `x-weir-error`.
+    Answered(&'static str),
+    /// The exchange became a tunnel (101 or 2xx to CONNECT); bytes are the connection's.
+    Tunnel,
+    /// The messages could not be followed any more: the bytes passed on unchanged, unread.
+    Untracked,
+    /// weir dropped the connection, for example because a drain ran out of time.
+    Cancelled,
+}
+
+/// From here on, bytes were forwarded without being read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Untracked {
+    /// Whose bytes were not understood.
+    pub side: Side,
+    /// Why, for people.
+    pub reason: &'static str,
+}
+
+/// What a request head says about its exchange.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestInfo {
+    /// 10, 11 or 20.
+    pub version: u8,
+    /// The method, as sent.
+    pub method: Arc<str>,
+    /// `:authority`, the authority of the target, or `Host`.
+    pub authority: Option<Arc<str>>,
+    /// Without its query.
+    pub path: Arc<str>,
+    /// The content is gRPC's.
+    pub grpc: bool,
+}
+
+/// Takes what is reported. Called on the data path: must not block.
+pub trait ExchangeSink {
+    /// A request head has arrived.
+    fn request_started(&self);
+    /// The exchange is over. Called once for each [`ExchangeSink::request_started`].
+    fn exchange(&self, exchange: Exchange);
+    /// The messages of the connection are not followed any more. Called at most once for each.
+    fn downgraded(&self, untracked: Untracked);
+}
+
+// === impl Side ===
+
+impl Side {
+    /// The opposite side.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Upstream,
+            Self::Upstream => Self::Client,
+        }
+    }
+
+    /// The name used in records and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Upstream => "upstream",
+        }
+    }
+}
+
+// === impl Untracked ===
+
+impl Untracked {
+    /// The reason as the value of a metric's label. Reasons are constants, so that the values are
+    /// bounded.
+    #[must_use]
+    pub fn label(&self) -> String {
+        self.reason.replace([' ', '/', '-'], "_").to_ascii_lowercase()
+    }
+}
+
+// === impl RequestInfo ===
+
+impl RequestInfo {
+    /// Bytes of its texts.
+    #[must_use]
+    pub fn text_bytes(&self) -> usize {
+        self.method.len() + self.authority.as_ref().map_or(0, |text| text.len()) + self.path.len()
+    }
+}

@@ -1,0 +1,47 @@
+//! HTTP/1 (RFC 9112): heads, bodies and the exchanges of a connection.
+
+mod body;
+mod exchanges;
+mod fields;
+mod line;
+mod prefix;
+mod request;
+mod response;
+mod section;
+mod session;
+#[cfg(test)]
+mod tests;
+mod token;
+mod version;
+
+pub use self::body::{Body, Framing, NotChunked, Progress};
+pub use self::exchanges::MAX_PIPELINED;
+use self::exchanges::{Answer, Exchanges};
+pub use self::fields::{Kind, RequestHead};
+pub use self::prefix::{MAX_METHOD, RequestPrefix};
+pub use self::request::RequestReader;
+pub use self::response::{CloseEdit, ResponseHead, ResponseReader};
+pub use self::session::{Edit, MAX_HELD, Session, UpstreamEnd};
+
+/// Bounds of a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadLimits {
+    /// Its bytes.
+    pub bytes: usize,
+    /// Its fields.
+    pub fields: usize,
+}
+
+// === impl HeadLimits ===
+
+impl HeadLimits {
+    /// Heads of any size, for a reader that keeps nothing of them but what it reports.
+    pub const NONE: Self = Self { bytes: usize::MAX, fields: usize::MAX };
+}
+
+impl Default for HeadLimits {
+    /// What common servers accept, and more.
+    fn default() -> Self {
+        Self { bytes: 1 << 20, fields: 1024 }
+    }
+}

@@ -1,0 +1,236 @@
+//! Response heads (RFC 9112 §4), in any segmentation and of any size.
+
+use super::HeadLimits;
+use super::body::Framing;
+use super::fields::{Kind, Persistence};
+use super::section::{Section, SectionReader};
+use super::token;
+use super::version::Version;
+use crate::ParseError;
+
+/// Reads one response head after the other.
+#[derive(Debug)]
+pub struct ResponseReader {
+    limits: HeadLimits,
+    at: At,
+    version: Version,
+    status: u16,
+    section: SectionReader,
+    /// Bytes of the head that have been read.
+    length: usize,
+}
+
+/// The start of a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResponseHead {
+    /// Its status code.
+    pub status: u16,
+    /// How its body is delimited.
+    pub framing: Framing,
+    /// The content is gRPC's.
+    pub grpc: bool,
+    /// `Upgrade` names h2c.
+    pub h2c: bool,
+    /// How the head says that the connection ends behind the response; `None` where it says so
+    /// already, or something that weir does not know.
+    pub close: Option<CloseEdit>,
+}
+
+/// How to put `connection: close` into a response head (RFC 9112 §9.6): bytes that take the place of
+/// others. The field concerns the connection alone (RFC 9110 §7.6.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CloseEdit {
+    /// Where, counted in bytes before the end of the head.
+    pub back: usize,
+    /// How many bytes are replaced.
+    pub replaces: usize,
+    /// What is put there.
+    pub text: &'static [u8],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    Start,
+    StartLf,
+    Version,
+    BeforeStatus,
+    /// How many of its digits have been read.
+    Status(u8),
+    Reason,
+    LineLf,
+    Fields,
+}
+
+// === impl ResponseReader ===
+
+impl ResponseReader {
+    /// At the start of a head.
+    #[must_use]
+    pub fn new(limits: HeadLimits) -> Self {
+        Self {
+            limits,
+            at: At::Start,
+            version: Version::default(),
+            status: 0,
+            section: SectionReader::new(true, limits.fields),
+            length: 0,
+        }
+    }
+
+    /// No part of a head has been read.
+    #[must_use]
+    pub fn is_between(&self) -> bool {
+        self.at == At::Start
+    }
+
+    /// Bytes of an incomplete head that have been read.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Bytes of the heap that it holds.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.section.memory()
+    }
+
+    /// Reads on. `Some` at the end of the head, which answers a request of `kind`, with the number
+    /// of these bytes that belong to it.
+    ///
+    /// # Errors
+    /// At the first byte that no head can have there, or beyond the limits.
+    #[inline]
+    pub fn read(
+        &mut self,
+        input: &[u8],
+        kind: Kind,
+    ) -> Result<Option<(ResponseHead, usize)>, ParseError> {
+        let end = self.read_on(input)?;
+        self.length += end.unwrap_or(input.len());
+        if self.length > self.limits.bytes {
+            return Err(ParseError::LargeHead);
+        }
+        if let Some(end) = end {
+            return Ok(Some((self.take(kind)?, end)));
+        }
+        if self.is_between() {
+            self.length = 0;
+        }
+        Ok(None)
+    }
+
+    #[inline]
+    fn read_on(&mut self, input: &[u8]) -> Result<Option<usize>, ParseError> {
+        let mut at = 0;
+        while let Some(&first) = input.get(at) {
+            let rest = &input[at..];
+            at += match self.at {
+                At::Start => self.start(first),
+                At::StartLf => self.line_end(first, At::Start, ParseError::LineEnd)?,
+                At::Version => self.version(rest)?,
+                At::BeforeStatus if first == b' ' => {
+                    self.status = 0;
+                    self.at = At::Status(0);
+                    1
+                }
+                At::BeforeStatus => return Err(ParseError::Version),
+                At::Status(digits) => self.status(digits, first)?,
+                At::Reason => self.reason(rest)?,
+                At::LineLf => self.line_end(first, At::Fields, ParseError::Status)?,
+                At::Fields => {
+                    return Ok(self.section.read(rest)?.map(|length| at + length));
+                }
+            };
+        }
+        Ok(None)
+    }
+
+    fn start(&mut self, first: u8) -> usize {
+        self.at = match first {
+            b'\r' => At::StartLf,
+            b'\n' => At::Start,
+            _ => At::Version,
+        };
+        usize::from(self.at != At::Version)
+    }
+
+    fn line_end(&mut self, byte: u8, then: At, otherwise: ParseError) -> Result<usize, ParseError> {
+        self.at = then;
+        token::line_feed(byte, otherwise)
+    }
+
+    #[inline]
+    fn version(&mut self, rest: &[u8]) -> Result<usize, ParseError> {
+        let taken = self.version.read(rest)?;
+        if self.version.is_complete() {
+            self.at = At::BeforeStatus;
+        }
+        Ok(taken)
+    }
+
+    /// A digit, or what comes behind the third: the reason, or the end of the line without one.
+    fn status(&mut self, digits: u8, byte: u8) -> Result<usize, ParseError> {
+        self.at = match (digits, byte) {
+            (0..3, b'0'..=b'9') => {
+                self.status = self.status * 10 + u16::from(byte - b'0');
+                At::Status(digits + 1)
+            }
+            (3, b' ') => At::Reason,
+            (3, b'\r') => At::LineLf,
+            (3, b'\n') => At::Fields,
+            _ => return Err(ParseError::Status),
+        };
+        Ok(1)
+    }
+
+    #[inline]
+    fn reason(&mut self, rest: &[u8]) -> Result<usize, ParseError> {
+        let length = token::text(rest);
+        let Some(end) = rest.get(length) else { return Ok(length) };
+        self.at = match end {
+            b'\r' => At::LineLf,
+            b'\n' => At::Fields,
+            _ => return Err(ParseError::Status),
+        };
+        Ok(length + 1)
+    }
+
+    #[inline]
+    fn take(&mut self, kind: Kind) -> Result<ResponseHead, ParseError> {
+        self.at = At::Start;
+        self.length = 0;
+        let http11 = self.version.take_is_11();
+        let section = self.section.take();
+        let close = CloseEdit::of(&section, http11);
+        let fields = section.fields;
+        Ok(ResponseHead {
+            status: self.status,
+            framing: fields.response_framing(http11, self.status, kind)?,
+            grpc: fields.is_grpc(),
+            h2c: fields.is_h2c(),
+            close,
+        })
+    }
+}
+
+// === impl CloseEdit ===
+
+impl CloseEdit {
+    fn of(section: &Section, http11: bool) -> Option<Self> {
+        match section.fields.connection() {
+            // An HTTP/1.0 connection ends without being told.
+            Persistence::Unsaid => (http11 && section.crlf).then_some(Self {
+                back: b"\r\n".len(),
+                replaces: 0,
+                text: b"connection: close\r\n",
+            }),
+            Persistence::KeepAlive(place) => Some(Self {
+                back: section.length - place.start,
+                replaces: place.len(),
+                text: b"close",
+            }),
+            Persistence::Said => None,
+        }
+    }
+}

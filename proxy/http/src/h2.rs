@@ -1,0 +1,8 @@
+//! HTTP/2 (RFC 9113): frames, header blocks (RFC 7541), and the exchanges of a connection.
+
+pub mod frames;
+pub mod hpack;
+mod session;
+mod streams;
+
+pub use self::session::{SHUTDOWN_NOTICE, Session};

@@ -1,0 +1,20 @@
+//! HTTP as bytes that pass by: HTTP/1 heads and bodies, HTTP/2 frames and header blocks, in any
+//! segmentation, and the exchanges that they make up. Knows no sockets, no timers and no runtime: a
+//! caller shows it bytes, and it says what they mean. Used by protocol detection, by the passthrough
+//! engine's observer and by the terminating engine.
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod exchange;
+pub mod h1;
+pub mod h2;
+mod tracker;
+
+pub use self::error::ParseError;
+pub use self::exchange::{Exchange, ExchangeEnd, ExchangeSink, RequestInfo, Side, Untracked};
+pub use self::tracker::{Tracker, is_grpc};
+
+/// Largest part of a method, a path or a host that is kept, in bytes. No server of note takes a
+/// longer one.
+pub const LONGEST_TEXT: usize = 8 << 10;
