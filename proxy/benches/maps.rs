@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use weir::capture::{AcceptedFrom, Heartbeat, Instance, InstanceOptions, Kernel, Originals};
+use weir::capture::{AcceptedFrom, Heartbeat, Instance, InstanceOptions, Originals, WorkloadMaps};
 use weir::decision::Source;
 use weir::ports::{PolicyInput, PortPolicy, PortSet};
 use weir_common::{Direction, PortState};
@@ -24,8 +24,8 @@ fn main() {
 }
 
 /// A workload that captures nothing.
-fn workload() -> Kernel {
-    Kernel::new(Arc::clone(&INSTANCE), 1, false)
+fn workload() -> WorkloadMaps {
+    WorkloadMaps::new(Arc::clone(&INSTANCE), 1, false)
 }
 
 fn destination() -> SocketAddr {
@@ -58,7 +58,8 @@ fn heartbeat() {
 #[divan::bench(sample_size = 1000)]
 fn one_port() {
     workload()
-        .set_port(Direction::Outbound, 443, PortState::Skip, Source::Cli, false)
+        .ports
+        .set(Direction::Outbound, 443, PortState::Skip, Source::Cli, false)
         .expect("a map that can be written");
 }
 
@@ -74,7 +75,7 @@ fn policy(bencher: Bencher<'_, '_>, ports: u16) {
     let kernel = workload();
     bencher
         .counter(ItemsCount::new(ports))
-        .bench_local(|| kernel.set_policy(&policy).expect("maps that can be written"));
+        .bench_local(|| kernel.ports.set_policy(&policy).expect("maps that can be written"));
 }
 
 /// A start with so many skipped prefixes.
@@ -87,7 +88,7 @@ fn prefixes(bencher: Bencher<'_, '_>, count: u16) {
     let kernel = workload();
     bencher
         .counter(ItemsCount::new(count))
-        .bench_local(|| kernel.skip_prefixes(&prefixes).expect("a map that can be written"));
+        .bench_local(|| kernel.prefixes.set(&prefixes).expect("a map that can be written"));
 }
 
 /// A destination is learned, asked for by `weir explain`, and forgotten.
@@ -95,7 +96,10 @@ fn prefixes(bencher: Bencher<'_, '_>, count: u16) {
 fn bypass() {
     let (kernel, destination) = (workload(), destination());
     let way = Direction::Outbound;
-    kernel.bypass(way, destination, Duration::from_secs(60)).expect("a map that can be written");
-    assert!(kernel.bypass_for(way, destination).expect("a map that can be read").is_some());
-    kernel.no_bypass(way, destination).expect("a map that can be written");
+    kernel
+        .bypasses
+        .add(way, destination, Duration::from_secs(60))
+        .expect("a map that can be written");
+    assert!(kernel.bypasses.remaining(way, destination).expect("a map that can be read").is_some());
+    kernel.bypasses.remove(way, destination).expect("a map that can be written");
 }

@@ -40,8 +40,8 @@ use crate::{
     blocking::blocking,
     budget::Figures,
     capture::{
-        AttachOptions, CaptureError, ClientIp, ClientIpUser, Heartbeat, Installed, Instance,
-        Kernel, Lock, Netns, Originals, OwnAddresses, RouteWatch,
+        AttachOptions, CaptureError, ClientIp, ClientIpUser, Heartbeat, Installed, Instance, Lock,
+        Netns, Originals, OwnAddresses, RouteWatch, ShareUse, WorkloadMaps,
     },
     config::{Config, Fail, WorkloadSettings},
     connection::{Context, OptionsByWorkload},
@@ -81,7 +81,7 @@ pub struct Shared {
 
 /// A workload whose connections are being captured.
 pub struct Workload {
-    pub(crate) kernel: Arc<Kernel>,
+    pub(crate) kernel: Arc<WorkloadMaps>,
     settings: Mutex<Arc<WorkloadSettings>>,
     origin: Origin,
     pod: Option<Pod>,
@@ -168,7 +168,7 @@ impl Workload {
         };
         // First: what is under a number that nobody knows would never be cleared up.
         description.keep(&kernel)?;
-        kernel.confine(netns.cookie())?;
+        kernel.flags.confine(netns.cookie())?;
         configure(&kernel, &settings, &policy, shared.sk_msg).await?;
         let routes = RouteWatch::start(Arc::clone(&kernel), netns.clone()).await?;
 
@@ -271,14 +271,14 @@ impl Workload {
     /// connections would have to wait.
     async fn attach(&self, cgroup: PathBuf, keep: bool) -> Result<(), CaptureError> {
         let kernel = Arc::clone(&self.kernel);
-        let inbound = self.settings().inbound.capture && !self.kernel.is_inbound_off();
+        let inbound = self.settings().inbound.capture && !self.kernel.flags.is_inbound_off();
         let netns = self.netns.clone();
         let runtime = Handle::current();
         blocking(move || {
             let options = AttachOptions { lookup: Some(&netns), inbound, keep };
             kernel.attach(&cgroup, options, |followed| {
                 if inbound {
-                    runtime.block_on(kernel.seed_listening(&netns, &cgroup, followed))
+                    runtime.block_on(kernel.listening.seed(&netns, &cgroup, followed))
                 } else {
                     Ok(())
                 }
@@ -297,7 +297,7 @@ impl Workload {
             holding.close();
         }
         if fresh {
-            self.kernel.detach();
+            self.kernel.links.detach();
         }
     }
 
@@ -349,7 +349,7 @@ impl Workload {
 
     /// The kernel side.
     #[must_use]
-    pub fn kernel(&self) -> &Kernel {
+    pub fn kernel(&self) -> &WorkloadMaps {
         &self.kernel
     }
 
@@ -381,7 +381,7 @@ impl Workload {
     #[must_use]
     pub fn budget(&self) -> Vec<Figures> {
         let mut figures = self.slots.share.figures();
-        figures.extend(self.kernel.share_figures());
+        figures.extend(ShareUse::figures(&self.kernel));
         figures
     }
 

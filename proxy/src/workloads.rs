@@ -45,8 +45,8 @@ use crate::{
     accept::Exhaustion,
     blocking::blocking,
     capture::{
-        CaptureError, DirectClose, Heartbeat, Instance, InstanceOptions, Kernel, Lock, Originals,
-        foreign, lock_directory,
+        CaptureError, DirectClose, Heartbeat, Instance, InstanceOptions, Lock, Originals,
+        WorkloadMaps, foreign, lock_directory,
     },
     config::{Config, Switch, WorkloadSettings},
     connection::OptionsByWorkload,
@@ -272,7 +272,7 @@ impl Workloads {
         if workload.is_err() && fresh {
             // The next one may get the same number.
             let instance = Arc::clone(&self.shared.instance);
-            blocking(move || Kernel::new(instance, id, true).forget()).await;
+            blocking(move || WorkloadMaps::new(instance, id, true).forget()).await;
         }
         let workload = workload?;
         write(&self.names).insert(id, Arc::clone(workload.name()));
@@ -357,7 +357,7 @@ impl Workloads {
         lock(&self.removing).insert(workload.kernel().workload());
         self.removals.spawn(async move {
             workload.drain(deadline, false).await;
-            workload.kernel().detach();
+            workload.kernel().links.detach();
             workload.restore_client_ip().await;
             if let Some(workloads) = workloads.upgrade() {
                 workloads.forget(workload.kernel().workload(), name);
@@ -373,8 +373,8 @@ impl Workloads {
         self.removals.spawn(async move {
             let instance = Arc::clone(&workloads.shared.instance);
             blocking(move || {
-                let kernel = Kernel::new(instance, id, false);
-                kernel.detach();
+                let kernel = WorkloadMaps::new(instance, id, false);
+                kernel.links.detach();
                 kernel.forget();
             })
             .await;

@@ -4,8 +4,8 @@ use std::{fs, path::PathBuf};
 
 use super::{
     CaptureError,
-    attach::remove_instance,
     instance::holder,
+    pinned_links::remove_instance,
     pins::{self, Lock, directories, lock_directory},
     remembered::recall,
 };

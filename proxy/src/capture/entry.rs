@@ -79,15 +79,15 @@ mod tests {
     use weir_common::flags;
 
     use super::*;
-    use crate::capture::{Instance, InstanceOptions, Kernel};
+    use crate::capture::{Instance, InstanceOptions, WorkloadMaps};
 
-    fn kernel() -> Arc<Kernel> {
+    fn kernel() -> Arc<WorkloadMaps> {
         let instance = Instance::open(&InstanceOptions::default()).expect("root may load programs");
-        Arc::new(Kernel::new(Arc::new(instance), 7, true))
+        Arc::new(WorkloadMaps::new(Arc::new(instance), 7, true))
     }
 
-    fn flags_of(kernel: &Kernel) -> u32 {
-        let entry = kernel.instance.workloads.get(&7).expect("the map can be read");
+    fn flags_of(kernel: &WorkloadMaps) -> u32 {
+        let entry = kernel.instance().workloads.get(&7).expect("the map can be read");
         entry.unwrap_or_default().flags
     }
 
@@ -101,7 +101,7 @@ mod tests {
                 scope.spawn(move || {
                     for round in 0..2000 {
                         let on = round % 2 == 0;
-                        kernel.set_flag(flag, on).expect("the map can be written");
+                        kernel.flags.set(flag, on).expect("the map can be written");
                         assert_eq!(flags_of(kernel) & flag != 0, on, "round {round}");
                     }
                 });
@@ -113,13 +113,13 @@ mod tests {
     #[test]
     fn what_a_successor_writes_is_overwritten_only_when_taken_back() {
         let kernel = kernel();
-        kernel.set_flag(flags::FAIL_CLOSED, true).unwrap();
-        kernel.cede_entry();
+        kernel.flags.set(flags::FAIL_CLOSED, true).unwrap();
+        kernel.flags.cede();
         let theirs = WorkloadConfig { flags: flags::SK_MSG, ..WorkloadConfig::default() };
-        kernel.instance.workloads.insert(&7, &theirs).unwrap();
-        kernel.set_flag(flags::ROUTES_COMPLETE, true).unwrap();
+        kernel.instance().workloads.insert(&7, &theirs).unwrap();
+        kernel.flags.set(flags::ROUTES_COMPLETE, true).unwrap();
         assert_eq!(flags_of(&kernel), flags::SK_MSG);
-        kernel.take_entry_back().unwrap();
+        kernel.flags.take_back().unwrap();
         assert_eq!(flags_of(&kernel), flags::FAIL_CLOSED | flags::ROUTES_COMPLETE);
     }
 }

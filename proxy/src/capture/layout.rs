@@ -13,8 +13,8 @@ use weir_common::maps;
 
 use super::{
     CaptureError,
-    attach::remove_tree,
     bpf::{self, MapInfo},
+    pinned_links::remove_tree,
     pins::Pins,
     query,
 };

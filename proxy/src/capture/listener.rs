@@ -20,10 +20,12 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use weir_common::{ListenerKey, ListenerKind, OpenKey, WorkloadId, maps, spread};
 
 pub use self::own::OwnAddresses;
+pub(super) use self::ports::usable as usable_ports;
 
 use super::{
-    CaptureError, Instance, Kernel, Netns, RawSockets,
+    CaptureError, Instance, Netns, RawSockets, WorkloadMaps,
     attach::HOLD_PROGRAM,
+    entries::Entries,
     hold,
     table::{BPF_NOEXIST, absent_is_fine, lock},
 };
@@ -59,8 +61,11 @@ struct Open {
 }
 
 /// Whether the loopback interface of a workload's namespace carries each family.
-#[derive(Debug)]
-pub(super) struct Loopback([AtomicBool; 2]);
+pub(super) struct Loopback {
+    entries: Entries,
+    /// Of IPv4 and of IPv6.
+    carries: [AtomicBool; 2],
+}
 
 // === impl Listeners ===
 
@@ -71,10 +76,10 @@ impl Listeners {
     ///
     /// # Errors
     /// Where no IPv4 listener can be opened; without IPv6 there is just none for it.
-    pub fn open(kernel: &Kernel, netns: &Netns) -> Result<Self, CaptureError> {
+    pub fn open(maps: &WorkloadMaps, netns: &Netns) -> Result<Self, CaptureError> {
         // Of listeners that nobody has any more, or not for long.
-        for key in kernel.left(|left| &mut left.open) {
-            kernel.instance.open.remove(&key)?;
+        for key in maps.entries.left(|left| &mut left.open) {
+            maps.entries.instance.open.remove(&key)?;
         }
         let (v4, v6) = netns.enter(|| {
             (
@@ -96,13 +101,13 @@ impl Listeners {
             }
         }
         let mut listeners = Self {
-            instance: Arc::clone(&kernel.instance),
-            workload: kernel.workload,
+            instance: Arc::clone(&maps.entries.instance),
+            workload: maps.entries.workload,
             open: Mutex::default(),
             own: OwnAddresses::default(),
-            loopback: Arc::clone(&kernel.loopback),
+            loopback: Arc::clone(&maps.loopback),
         };
-        listeners.add(kernel, opened)?;
+        listeners.add(opened)?;
         Ok(listeners)
     }
 
@@ -115,11 +120,11 @@ impl Listeners {
     /// Everything is as before then: outbound connections come to the listeners for inbound ones.
     fn open_outbound(
         &mut self,
-        kernel: &Kernel,
+        maps: &WorkloadMaps,
         netns: &Netns,
         holds: bool,
     ) -> Result<Option<RawSockets>, CaptureError> {
-        let filter = if holds { Some(kernel.own_program(HOLD_PROGRAM)?) } else { None };
+        let filter = if holds { Some(maps.links.own_program(HOLD_PROGRAM)?) } else { None };
         let has_v6 = lock(&self.open).iter().any(|it| it.kind == ListenerKind::V6);
         let opened = netns.enter(move || {
             let raw = holds.then(RawSockets::open).transpose()?;
@@ -140,7 +145,7 @@ impl Listeners {
         };
         let (raw, opened) = opened
             .map_err(|error| if holds { hold::not_opened(error) } else { not_opened(error) })?;
-        self.add(kernel, opened)?;
+        self.add(opened)?;
         Ok(raw)
     }
 
@@ -148,8 +153,12 @@ impl Listeners {
     ///
     /// # Errors
     /// As there.
-    pub fn open_immediate(&mut self, kernel: &Kernel, netns: &Netns) -> Result<(), CaptureError> {
-        self.open_outbound(kernel, netns, false).map(drop)
+    pub fn open_immediate(
+        &mut self,
+        maps: &WorkloadMaps,
+        netns: &Netns,
+    ) -> Result<(), CaptureError> {
+        self.open_outbound(maps, netns, false).map(drop)
     }
 
     /// As [`Self::open_outbound`], for outbound connections whose SYN is held, with what answers them.
@@ -158,17 +167,20 @@ impl Listeners {
     /// As there.
     pub fn open_hold(
         &mut self,
-        kernel: &Kernel,
+        maps: &WorkloadMaps,
         netns: &Netns,
     ) -> Result<RawSockets, CaptureError> {
-        let raw = self.open_outbound(kernel, netns, true)?.expect("asked for");
-        kernel.holds.store(true, Ordering::Release);
+        let raw = self.open_outbound(maps, netns, true)?.expect("asked for");
+        maps.flags.hold();
         Ok(raw)
     }
 
-    fn add(&mut self, kernel: &Kernel, opened: Vec<Open>) -> Result<(), CaptureError> {
+    fn add(&mut self, opened: Vec<Open>) -> Result<(), CaptureError> {
         for it in &opened {
-            kernel.own_listener(&it.socket)?;
+            // Marks it as weir's own, and with it what it accepts.
+            lock(&self.instance.own)
+                .insert(&it.socket.as_raw_fd(), self.workload, 0)
+                .map_err(CaptureError::map("write", maps::OWN))?;
         }
         self.own.extend(opened.iter().filter_map(|it| it.socket.local_addr().ok()));
         lock(&self.open).extend(opened);
@@ -275,20 +287,15 @@ impl Listeners {
     }
 }
 
-impl Kernel {
-    /// Tells the hooks how many source ports the namespace has, which an operator may change.
-    ///
-    /// # Errors
-    /// Where the namespace cannot be entered, or the map not be written.
-    pub fn count_source_ports(&self, netns: &Netns) -> Result<(), CaptureError> {
-        self.set_source_ports(netns.enter(ports::usable)?)
+// === impl Loopback ===
+
+impl Loopback {
+    pub(super) fn new(entries: Entries) -> Self {
+        Self { entries, carries: [AtomicBool::new(true), AtomicBool::new(true)] }
     }
 
-    /// Marks a listener of weir's own, and with it what it accepts.
-    fn own_listener(&self, socket: &TcpListener) -> Result<(), CaptureError> {
-        lock(&self.instance.own)
-            .insert(&socket.as_raw_fd(), self.workload, 0)
-            .map_err(CaptureError::map("write", maps::OWN))
+    fn works(&self, kind: ListenerKind) -> bool {
+        self.carries[family(kind)].load(Ordering::Acquire)
     }
 
     /// Says whether loopback carries a family. Where it does not, the slot is emptied: connections
@@ -296,22 +303,22 @@ impl Kernel {
     ///
     /// # Errors
     /// Where the map cannot be written.
-    pub(super) fn set_loopback(&self, kind: ListenerKind, works: bool) -> Result<(), CaptureError> {
-        let worked = self.loopback.0[family(kind)].swap(works, Ordering::AcqRel);
+    pub(super) fn set(&self, kind: ListenerKind, works: bool) -> Result<(), CaptureError> {
+        let worked = self.carries[family(kind)].swap(works, Ordering::AcqRel);
         if works == worked {
             return Ok(());
         }
         let family = ["IPv4", "IPv6"][family(kind)];
         if works {
             tracing::info!(
-                workload.number = self.workload,
+                workload.number = self.entries.workload,
                 family,
                 "loopback interface is usable again"
             );
             return Ok(());
         }
         tracing::warn!(
-            workload.number = self.workload,
+            workload.number = self.entries.workload,
             family,
             "connections are not captured while the loopback interface is down or lacks its address \
              (`ip link set lo up`)"
@@ -326,24 +333,10 @@ impl Kernel {
             }
         };
         for (kind, place) in slots {
-            let key = ListenerKey { workload: self.workload, kind: kind as u16, place };
-            absent_is_fine(lock(&self.instance.listeners).remove(&key), maps::LISTENERS)?;
+            let key = ListenerKey { workload: self.entries.workload, kind: kind as u16, place };
+            absent_is_fine(lock(&self.entries.instance.listeners).remove(&key), maps::LISTENERS)?;
         }
         Ok(())
-    }
-}
-
-// === impl Loopback ===
-
-impl Default for Loopback {
-    fn default() -> Self {
-        Self([AtomicBool::new(true), AtomicBool::new(true)])
-    }
-}
-
-impl Loopback {
-    fn works(&self, kind: ListenerKind) -> bool {
-        self.0[family(kind)].load(Ordering::Acquire)
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
     net::SocketAddr,
     os::fd::{AsFd, BorrowedFd},
     path::Path,
+    sync::{Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -18,9 +19,7 @@ use tokio::{io::unix::AsyncFd, time::sleep};
 use weir_common::{OptionEvent, WorkloadId, maps};
 
 use super::{
-    CaptureError, Captured, Instance, Kernel,
-    attach::{Attached, OPTION_HOOK},
-    bpf,
+    CaptureError, Captured, Instance, attach::OPTION_HOOK, bpf, entries::Entries, links::Attached,
     table::lock,
 };
 
@@ -59,6 +58,12 @@ pub struct SocketOption {
 /// The stream of what the kernel tells.
 pub struct Options {
     ring: AsyncFd<RingBuf<MapData>>,
+}
+
+/// The program that tells of options, on one workload's cgroup.
+pub(super) struct OptionLink {
+    entries: Entries,
+    link: Mutex<Option<Attached>>,
 }
 
 // === impl ConnectionId ===
@@ -133,30 +138,39 @@ impl Options {
     }
 }
 
-// === impl Kernel ===
+// === impl OptionLink ===
 
-impl Kernel {
-    /// Has the kernel tell of options that are set in a cgroup with this id. Where it cannot, nothing
-    /// else is worse for it.
-    pub(super) fn follow_options(&self, cgroup: &Path, dir: BorrowedFd<'_>, id: u64) {
-        let mut options = lock(&self.options);
+impl OptionLink {
+    pub(super) fn new(entries: Entries) -> Self {
+        Self { entries, link: Mutex::default() }
+    }
+
+    /// Has the kernel tell of options that are set in a cgroup with this id. Without it everything else
+    /// works.
+    pub(super) fn attach(&self, cgroup: &Path, dir: BorrowedFd<'_>, id: u64) {
+        let mut options = lock(&self.link);
         if options.as_ref().is_some_and(|it| it.target == id && !it.has_changed()) {
             return;
         }
         *options = None;
-        match self.instance.attach_beside(&OPTION_HOOK, cgroup, dir) {
+        match self.entries.instance.attach_beside(&OPTION_HOOK, cgroup, dir) {
             Ok(link) => *options = Some(Attached::new(OPTION_HOOK, link, id)),
             Err(error) => {
-                tracing::warn!(%error, workload.number = self.workload, "{WITHOUT}");
+                tracing::warn!(%error, workload.number = self.entries.workload, "{WITHOUT}");
             }
         }
     }
 
     /// The kernel tells of no options any more.
-    pub fn ignore_options(&self) {
-        if let Some(Attached { link, .. }) = lock(&self.options).take() {
+    pub(super) fn detach(&self) {
+        if let Some(Attached { link, .. }) = lock(&self.link).take() {
             let _ = bpf::link_detach(link.as_fd());
         }
+    }
+
+    /// Where it is attached.
+    pub(super) fn attached(&self) -> MutexGuard<'_, Option<Attached>> {
+        lock(&self.link)
     }
 }
 
@@ -188,7 +202,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        capture::{AttachOptions, InstanceOptions, bpf::AttachType, query::cgroup_programs},
+        capture::{
+            AttachOptions, InstanceOptions, WorkloadMaps, bpf::AttachType, query::cgroup_programs,
+        },
         host::cgroup::Transient,
     };
 
@@ -199,24 +215,25 @@ mod tests {
         let programs =
             || cgroup_programs(cgroup.path(), AttachType::Setsockopt, false).unwrap().len();
         let instance = Arc::new(Instance::open(&InstanceOptions::default()).unwrap());
-        let [old, new] = [true, false].map(|fresh| Kernel::new(Arc::clone(&instance), 7, fresh));
-        let attach = |kernel: &Kernel| {
+        let [old, new] =
+            [true, false].map(|fresh| WorkloadMaps::new(Arc::clone(&instance), 7, fresh));
+        let attach = |kernel: &WorkloadMaps| {
             kernel.attach(cgroup.path(), AttachOptions::default(), |_| Ok(())).unwrap();
         };
         attach(&old);
-        assert_eq!((programs(), old.hooks()[0].as_str()), (1, "setsockopt"));
-        bpf::link_detach(lock(&old.options).as_ref().unwrap().link.as_fd()).unwrap();
-        assert_eq!((programs(), old.changed_hook()), (0, Some("setsockopt")));
+        assert_eq!((programs(), old.links.hooks()[0].as_str()), (1, "setsockopt"));
+        bpf::link_detach(old.links.options.attached().as_ref().unwrap().link.as_fd()).unwrap();
+        assert_eq!((programs(), old.links.changed_hook()), (0, Some("setsockopt")));
         attach(&old);
-        assert_eq!((programs(), old.changed_hook()), (1, None));
+        assert_eq!((programs(), old.links.changed_hook()), (1, None));
         attach(&old);
         assert_eq!(programs(), 1);
         attach(&new);
         assert_eq!(programs(), 2);
-        old.let_go();
+        old.links.let_go();
         assert_eq!(programs(), 1);
-        new.detach();
-        assert_eq!((programs(), new.hooks().len()), (0, 0));
+        new.links.detach();
+        assert_eq!((programs(), new.links.hooks().len()), (0, 0));
     }
 
     fn bytes(event: &OptionEvent) -> &[u8] {

@@ -22,7 +22,7 @@ use std::{
 
 use weir_common::WorkloadId;
 
-use super::{CaptureError, attach::remove_instance};
+use super::{CaptureError, pinned_links::remove_instance};
 use crate::host::mounts;
 
 /// The directory of all instances in a bpffs.

@@ -12,7 +12,7 @@ use aya::{
 };
 use weir_common::{Direction, PortKey, PortRule, PortState, Source, WorkloadId, maps};
 
-use super::{CaptureError, Instance, Kernel, pins, state};
+use super::{Instance, pins, state};
 
 /// A port state that somebody set on a running weir.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct RememberedPort {
 /// What an earlier weir has left.
 #[derive(Clone, Debug, Default)]
 pub struct Remembered {
-    /// What [`Kernel::remember`] was given, by workload.
+    /// What [`WorkloadMaps::remember`](super::WorkloadMaps::remember) was given, by workload.
     pub workloads: Vec<(WorkloadId, Vec<u8>)>,
     /// Port changes, by workload.
     pub ports: HashMap<WorkloadId, Vec<RememberedPort>>,
@@ -39,16 +39,7 @@ pub struct Remembered {
     pub here: Vec<WorkloadId>,
 }
 
-impl Kernel {
-    /// Keeps a description of the workload with the pins, whatever its length, in place of the one
-    /// before.
-    ///
-    /// # Errors
-    /// Where the kernel refuses the map or its pin.
-    pub fn remember(&self, description: &[u8]) -> Result<(), CaptureError> {
-        state::write(&self.instance.pins.state(), self.workload, description)
-    }
-}
+// === impl Instance ===
 
 impl Instance {
     /// What there was before: in this schema's maps, or else in those of another one.

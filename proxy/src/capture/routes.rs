@@ -12,31 +12,31 @@
 mod loopback;
 mod netlink;
 mod prefixes;
+mod table;
 
 use std::{
     collections::HashSet,
     io,
     mem::take,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
     time::Duration,
 };
 
 use rtnetlink::packet_route::route::RouteMessage;
 use tokio::time::Instant;
-use weir_common::{DestinationKey, Direction, ListenerKind, flags};
+use weir_common::{ListenerKind, flags};
 
+pub(super) use self::table::Routes;
 use self::{
     netlink::{Changed, Changes, has_stock_rules, routes},
     prefixes::{Answers, Prefix, Prefixes, own_address, prefix_of},
 };
-use super::{CaptureError, Kernel, Netns, original::to_ip, quota::List};
+use super::{CaptureError, Netns, WorkloadMaps};
 
 /// Beyond this many prefixes (a router with a full table) the map is not kept, and a miss in it
 /// says nothing.
 const MAX_PREFIXES: usize = 8192;
-/// Beyond this many addresses of its own, inbound connections of a workload are not captured.
-const MAX_OWN_ADDRESSES: usize = 4096;
 /// An interface coming up changes a dozen routes within a few milliseconds.
 const SETTLE: Duration = Duration::from_millis(20);
 /// After a refresh that failed: descriptors may be back by then.
@@ -48,7 +48,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// A route map that follows the kernel's.
 pub struct RouteWatch {
-    kernel: Arc<Kernel>,
+    maps: Arc<WorkloadMaps>,
     netns: Netns,
     changes: Changes,
     /// What is in the map, or may be.
@@ -69,14 +69,12 @@ impl RouteWatch {
     ///
     /// # Errors
     /// Where netlink or the map fails.
-    pub async fn start(kernel: Arc<Kernel>, netns: Netns) -> Result<Self, CaptureError> {
+    pub async fn start(maps: Arc<WorkloadMaps>, netns: Netns) -> Result<Self, CaptureError> {
         let changes = Changes::of(&netns).await?;
-        let installed = kernel.installed_routes();
-        let inside = kernel.installed_inside();
-        // As many as an earlier weir had: they are there.
-        let _ = kernel.instance.quotas.set(List::Inside, kernel.workload, inside.len());
+        let installed = maps.routes.installed();
+        let inside = maps.local_addresses.installed();
         let mut watch = Self {
-            kernel,
+            maps,
             netns,
             changes,
             installed,
@@ -131,7 +129,7 @@ impl RouteWatch {
 
     fn give_up(&mut self) {
         self.complete = false;
-        let _ = self.kernel.set_flag(flags::ROUTES_COMPLETE, false);
+        let _ = self.maps.flags.set(flags::ROUTES_COMPLETE, false);
     }
 
     /// Looks at everything.
@@ -183,13 +181,12 @@ impl RouteWatch {
             .collect();
         self.write(answers)?;
         for prefix in gone {
-            let key = self.kernel.prefix(prefix.0.into());
-            self.kernel.instance.routes.remove(key, prefix.1)?;
+            self.maps.routes.remove(prefix)?;
             self.installed.remove(&prefix);
             self.answers.remove(&prefix);
         }
         self.complete = true;
-        self.kernel.set_flag(flags::ROUTES_COMPLETE, true)
+        self.maps.flags.set(flags::ROUTES_COMPLETE, true)
     }
 
     fn write(&mut self, answers: Answers) -> Result<(), CaptureError> {
@@ -198,8 +195,7 @@ impl RouteWatch {
                 self.installed.insert(prefix);
                 // What fails may have been written.
                 self.answers.remove(&prefix);
-                let key = self.kernel.prefix(prefix.0.into());
-                self.kernel.instance.routes.insert(key, prefix.1, answer.route)?;
+                self.maps.routes.insert(prefix, answer.route)?;
             }
             self.answers.insert(prefix, answer);
         }
@@ -208,54 +204,35 @@ impl RouteWatch {
 
     /// Whether there is room for so many routes.
     fn reserve(&self, routes: usize) -> bool {
-        let Kernel { instance, workload, .. } = &*self.kernel;
-        let reserved = instance.quotas.set(List::Routes, *workload, routes);
+        let reserved = self.maps.routes.reserve(routes);
         reserved.inspect_err(|error| tracing::info!(%error, "cannot mirror routes")).is_ok()
     }
 
     /// Mirrors nothing: a miss says nothing from here on, and the room is others'.
     fn clear(&mut self) -> Result<(), CaptureError> {
         self.complete = false;
-        self.kernel.set_flag(flags::ROUTES_COMPLETE, false)?;
+        self.maps.flags.set(flags::ROUTES_COMPLETE, false)?;
         self.answers.clear();
-        let Kernel { instance, workload, .. } = &*self.kernel;
         for prefix in take(&mut self.installed) {
-            instance.routes.remove(self.kernel.prefix(prefix.0.into()), prefix.1)?;
+            self.maps.routes.remove(prefix)?;
         }
-        instance.quotas.set(List::Routes, *workload, 0)
+        self.maps.routes.reserve(0)
     }
 
     /// Keeps the list of the namespace's own addresses: what comes from one of them comes from
     /// inside. Without a complete list weir's own connections to the workload would come back.
     fn refresh_inside(&mut self, routes: &[RouteMessage]) -> Result<(), CaptureError> {
-        if self.kernel.is_inbound_off() {
+        if self.maps.flags.is_inbound_off() {
             return Ok(());
         }
         let now: HashSet<IpAddr> = routes.iter().filter_map(own_address).collect();
-        let Kernel { instance, workload, .. } = &*self.kernel;
-        let more = now.len().saturating_sub(self.inside.len());
-        let room = if now.len() > MAX_OWN_ADDRESSES {
-            Err(CaptureError::Share {
-                entries: "own addresses",
-                count: now.len(),
-                limit: MAX_OWN_ADDRESSES,
-                advice: "remove some from its network namespace",
-            })
-        } else {
-            instance.quotas.add(List::Inside, *workload, more)
-        };
-        if let Err(error) = room {
-            self.kernel.switch_inbound_off(&error);
-            return Ok(());
+        match self.maps.local_addresses.replace(&self.inside, &now) {
+            Err(error @ CaptureError::Share { .. }) => {
+                self.maps.switch_inbound_off(&error);
+                return Ok(());
+            }
+            replaced => replaced?,
         }
-        for added in now.difference(&self.inside) {
-            instance.inside.insert(&self.kernel.inside_key(*added), &1)?;
-        }
-        for gone in self.inside.difference(&now) {
-            instance.inside.remove(&self.kernel.inside_key(*gone))?;
-        }
-        let fewer = self.inside.len().saturating_sub(now.len());
-        instance.quotas.give_back(List::Inside, *workload, fewer);
         self.inside = now;
         Ok(())
     }
@@ -268,48 +245,10 @@ impl RouteWatch {
             (ListenerKind::V6, Ipv6Addr::LOCALHOST.into()),
         ] {
             let works = self.netns.run(move || loopback::works(address)).await?;
-            self.kernel.set_loopback(kind, works.map_err(no_answer)?)?;
+            self.maps.loopback.set(kind, works.map_err(no_answer)?)?;
         }
         let spreads = self.netns.run(loopback::spreads).await?.map_err(no_answer)?;
-        self.kernel.set_flag(flags::SPREAD, spreads)
-    }
-}
-
-impl Kernel {
-    fn inside_key(&self, address: IpAddr) -> DestinationKey {
-        self.key(Direction::Inbound, SocketAddr::new(address, 0))
-    }
-
-    /// The addresses that an earlier weir has put into the list.
-    fn installed_inside(&self) -> HashSet<IpAddr> {
-        let left = self.left(|left| &mut left.inside);
-        left.iter().filter(|key| key.port == 0).map(|key| to_ip(key.addr)).collect()
-    }
-
-    /// Whether the connect hook takes an address for reachable, and the source address it would
-    /// name; `None` while the route map is not complete.
-    ///
-    /// # Errors
-    /// Where the map cannot be read.
-    pub fn route(&self, addr: IpAddr) -> Result<Option<(bool, Option<IpAddr>)>, CaptureError> {
-        let config = self.instance.workloads.get(&self.workload)?.unwrap_or_default();
-        if config.flags & flags::ROUTES_COMPLETE == 0 {
-            return Ok(None);
-        }
-        let route = self.instance.routes.longest(self.prefix(addr))?.unwrap_or_default();
-        let source = (route.source != [0; 4]).then(|| to_ip(route.source));
-        Ok(Some((route.reachable != 0, source)))
-    }
-
-    /// The prefixes that an earlier weir has put into the map.
-    fn installed_routes(&self) -> HashSet<Prefix> {
-        self.left(|left| &mut left.routes)
-            .into_iter()
-            .map(|(key, bits, _)| match to_ip(key.addr) {
-                IpAddr::V4(v4) => (v4.to_ipv6_mapped(), bits),
-                IpAddr::V6(v6) => (v6, bits),
-            })
-            .collect()
+        self.maps.flags.set(flags::SPREAD, spreads)
     }
 }
 

@@ -9,7 +9,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use weir_common::{Direction, Reason, Shares, Usage, WorkloadId, maps};
 
-use super::{CaptureError, Instance, Kernel, Originals, table::lock};
+use super::{CaptureError, Instance, Originals, WorkloadMaps, entries::Entries, table::lock};
 use crate::budget::Figures;
 
 /// A workload that uses less of its shares than this is not looked at: a wrong count does no harm.
@@ -35,6 +35,8 @@ pub struct Reckoning {
     excess: HashMap<WorkloadId, (i64, i64)>,
 }
 
+// === impl Instance ===
+
 impl Instance {
     /// Divides the tables among so many workloads.
     ///
@@ -51,35 +53,36 @@ impl Instance {
     }
 }
 
-impl Kernel {
-    /// What the workload uses of its shares.
+// === impl ShareUse ===
+
+impl ShareUse {
+    /// What a workload uses of its shares.
     #[must_use]
-    pub fn share_use(&self) -> ShareUse {
-        let shares = self.instance.shares();
-        let usage = self.instance.usage.get(&self.workload).ok().flatten().unwrap_or_default();
-        let config = self.instance.workloads.get(&self.workload).ok().flatten().unwrap_or_default();
-        ShareUse {
+    pub fn of(maps: &WorkloadMaps) -> Self {
+        let Entries { instance, workload, .. } = &maps.entries;
+        let shares = instance.shares();
+        let usage = instance.usage.get(workload).ok().flatten().unwrap_or_default();
+        let config = maps.entries.config().ok().flatten().unwrap_or_default();
+        Self {
             in_flight: Usage::used(usage.in_flight(), config.forgiven_in_flight),
             in_flight_share: shares.in_flight,
             listening: Usage::used(usage.listening, config.forgiven_listening),
             listening_share: shares.listening,
         }
     }
-}
 
-impl Kernel {
     /// The same beside the budgets of userspace.
     #[must_use]
-    pub fn share_figures(&self) -> [Figures; 2] {
-        let used = self.share_use();
+    pub fn figures(maps: &WorkloadMaps) -> [Figures; 2] {
+        let used = Self::of(maps);
         let figures = |budget: &str, used: u32, limit: u32, exceeded| Figures {
             budget: budget.to_owned(),
             used: used.into(),
             limit: limit.into(),
             exceeded,
         };
-        let refused = self.count(Direction::Outbound, Reason::PendingFull);
-        let left = self.count(Direction::Inbound, Reason::ListeningFull);
+        let refused = maps.counters.get(Direction::Outbound, Reason::PendingFull);
+        let left = maps.counters.get(Direction::Inbound, Reason::ListeningFull);
         [
             figures("in_flight", used.in_flight, used.in_flight_share, refused),
             figures("listening", used.listening, used.listening_share, left),
@@ -97,31 +100,31 @@ impl Reckoning {
     /// Where a map cannot be written.
     pub fn look(
         &mut self,
-        kernels: &[Arc<Kernel>],
+        workloads: &[Arc<WorkloadMaps>],
         originals: &Originals,
     ) -> Result<(), CaptureError> {
-        let used = |kernel: &Arc<Kernel>| {
-            let used = kernel.share_use();
+        let used = |maps: &Arc<WorkloadMaps>| {
+            let used = ShareUse::of(maps);
             (used.in_flight >= WORTH_A_LOOK || used.listening >= WORTH_A_LOOK)
-                .then(|| (Arc::clone(kernel), used))
+                .then(|| (Arc::clone(maps), used))
         };
-        let busy: Vec<(Arc<Kernel>, ShareUse)> = kernels.iter().filter_map(used).collect();
+        let busy: Vec<(Arc<WorkloadMaps>, ShareUse)> = workloads.iter().filter_map(used).collect();
         let before = std::mem::take(&mut self.excess);
         if busy.is_empty() {
             return Ok(());
         }
         let in_flight = originals.in_flight();
-        for (kernel, used) in busy {
-            let workload = kernel.workload;
+        for (maps, used) in busy {
+            let workload = maps.workload();
             let on_their_way = in_flight.get(&workload).copied().unwrap_or(0);
             let excess = (
                 i64::from(used.in_flight) - i64::from(on_their_way),
-                i64::from(used.listening) - i64::from(kernel.listening_entries()),
+                i64::from(used.listening) - i64::from(maps.listening.count()),
             );
             let last = before.get(&workload).copied().unwrap_or_default();
             let forgiven = (lasting(excess.0, last.0), lasting(excess.1, last.1));
             if forgiven != (0, 0) {
-                kernel.forgive(wrapping(forgiven.0), wrapping(forgiven.1))?;
+                maps.flags.forgive(wrapping(forgiven.0), wrapping(forgiven.1))?;
             }
             self.excess.insert(workload, (excess.0 - forgiven.0, excess.1 - forgiven.1));
         }

@@ -12,8 +12,8 @@ use std::{
 use weir_common::{Reason, WorkloadConfig, flags};
 
 use crate::capture::{
-    AcceptedFrom, AttachOptions, CaptureError, Captured, Instance, InstanceOptions, Kernel,
-    Listeners, Netns, Originals,
+    AcceptedFrom, AttachOptions, CaptureError, Captured, Instance, InstanceOptions, Listeners,
+    Netns, Originals, WorkloadMaps,
 };
 use crate::host::cgroup::Transient;
 
@@ -39,8 +39,8 @@ pub struct Proof {
 pub fn run() -> Result<Proof, CaptureError> {
     let instance = Arc::new(Instance::open(&InstanceOptions::default())?);
     let netns = Netns::own()?;
-    let kernel = Kernel::new(Arc::clone(&instance), PROOF_WORKLOAD, true);
-    kernel.configure(WorkloadConfig {
+    let kernel = WorkloadMaps::new(Arc::clone(&instance), PROOF_WORKLOAD, true);
+    kernel.flags.configure(WorkloadConfig {
         flags: flags::CAPTURE_LOOPBACK,
         ..WorkloadConfig::default()
     })?;
@@ -95,7 +95,7 @@ fn spawn_child(
 }
 
 fn accept(
-    kernel: &Kernel,
+    kernel: &WorkloadMaps,
     listeners: &Listeners,
     originals: &Originals,
     netns_cookie: u64,
@@ -122,7 +122,8 @@ fn accept(
         std::thread::sleep(Duration::from_millis(2));
     }
     let seen: Vec<&str> = kernel
-        .counters()
+        .counters
+        .all()
         .into_iter()
         .map(|(_, reason, _)| reason)
         .filter(|reason| *reason != Reason::NotTcp)

@@ -129,7 +129,7 @@ impl ControlHandler for Control {
         let workload = self.meant(workload)?;
         let kernel = workload.kernel();
         Ok(PortsReport::new(&workload.policy(), &|direction, port| {
-            kernel.port_hits(direction, port)
+            kernel.counters.port_hits(direction, port)
         }))
     }
 
@@ -198,7 +198,7 @@ impl ControlHandler for Control {
             BTreeMap::new();
         for workload in self.workloads.list() {
             let directions = workloads.entry(workload.name().to_string()).or_default();
-            for (direction, reason, count) in workload.kernel().counters() {
+            for (direction, reason, count) in workload.kernel().counters.all() {
                 let reasons = directions.entry(direction_name(direction).to_owned()).or_default();
                 reasons.insert(reason.name().to_owned(), count);
             }
@@ -256,7 +256,7 @@ impl ControlHandler for Control {
 
 fn status(workload: &Workload) -> WorkloadStatus {
     WorkloadStatus {
-        inbound: workload.settings().inbound.capture && !workload.kernel().is_inbound_off(),
+        inbound: workload.settings().inbound.capture && !workload.kernel().flags.is_inbound_off(),
         preserve_client_ip: workload.client_ip().is_some(),
         budget: workload.budget(),
         phase: workload.phase().to_owned(),
@@ -268,7 +268,7 @@ fn status(workload: &Workload) -> WorkloadStatus {
             Some(why) => format!("immediate: {why}"),
         },
         listeners: workload.own().listed().collect(),
-        hooks: workload.kernel().hooks(),
+        hooks: workload.kernel().links.hooks(),
         ..waiting_for(&workload.settings())
     }
 }

@@ -6,7 +6,7 @@ use weir_common::{WorkloadConfig, flags};
 
 use crate::{
     blocking::blocking,
-    capture::{CaptureError, Heartbeat, Kernel, RememberedPort},
+    capture::{CaptureError, Heartbeat, RememberedPort, WorkloadMaps},
     config::{Fail, WorkloadSettings},
     decision::{Direction, Source},
     host::cgroup,
@@ -30,7 +30,7 @@ pub(super) fn policy(
 /// Tells the kernel, on a thread of its own: each entry of a list is a system call, and connections
 /// would have to wait for all of them.
 pub(super) async fn configure(
-    kernel: &Arc<Kernel>,
+    kernel: &Arc<WorkloadMaps>,
     settings: &WorkloadSettings,
     policy: &PortPolicy,
     sk_msg: bool,
@@ -45,16 +45,16 @@ pub(super) async fn configure(
 
 /// As [`configure`], where another process has written to the same maps meanwhile.
 pub(super) async fn configure_anew(
-    kernel: &Arc<Kernel>,
+    kernel: &Arc<WorkloadMaps>,
     settings: &WorkloadSettings,
     policy: &PortPolicy,
     sk_msg: bool,
 ) -> Result<(), CaptureError> {
     let (kernel, settings, policy) = (Arc::clone(kernel), settings.clone(), policy.clone());
     blocking(move || {
-        let left = Kernel::new(Arc::clone(kernel.instance()), kernel.workload(), false);
+        let left = WorkloadMaps::new(Arc::clone(kernel.instance()), kernel.workload(), false);
         write_lists(&left, &settings, &policy)?;
-        kernel.take_entry_back()?;
+        kernel.flags.take_back()?;
         configure_flags(&kernel, &settings, &policy, sk_msg)
     })
     .await
@@ -63,15 +63,15 @@ pub(super) async fn configure_anew(
 // === helpers ===
 
 fn write_lists(
-    kernel: &Kernel,
+    kernel: &WorkloadMaps,
     settings: &WorkloadSettings,
     policy: &PortPolicy,
 ) -> Result<(), CaptureError> {
-    kernel.set_policy(policy)?;
-    kernel.skip_prefixes(&prefixes(settings))?;
+    kernel.ports.set_policy(policy)?;
+    kernel.prefixes.set(&prefixes(settings))?;
     if settings.workload.learn != Learn::Bypass {
         // What an earlier weir has learned, which was told to bypass it.
-        kernel.no_bypasses()?;
+        kernel.bypasses.remove_left()?;
     }
     Ok(())
 }
@@ -82,18 +82,18 @@ fn write_lists(
 /// # Errors
 /// Where there is no room for the lists, or a map cannot be written; some of it may be changed then.
 pub(super) fn rewrite(
-    kernel: &Kernel,
+    kernel: &WorkloadMaps,
     settings: (&WorkloadSettings, &WorkloadSettings),
     policy: (&PortPolicy, &PortPolicy),
     sk_msg: bool,
 ) -> Result<(), CaptureError> {
     let (before, after) = policy;
-    kernel.reserve_ports(after.len())?;
-    kernel.reserve_prefixes(prefixes(settings.1).len())?;
+    kernel.ports.reserve(after.len())?;
+    kernel.prefixes.reserve(prefixes(settings.1).len())?;
     for direction in [Direction::Outbound, Direction::Inbound] {
         for (port, status) in after.rules(direction) {
             if before.get(direction, port) != status {
-                kernel.set_port(direction, port, status.state, status.source, status.included)?;
+                kernel.ports.set(direction, port, status.state, status.source, status.included)?;
             }
         }
     }
@@ -103,10 +103,10 @@ pub(super) fn rewrite(
     for direction in [Direction::Outbound, Direction::Inbound] {
         let kept: HashSet<u16> = after.rules(direction).map(|(port, _)| port).collect();
         for (port, _) in before.rules(direction).filter(|(port, _)| !kept.contains(port)) {
-            kernel.forget_port(direction, port)?;
+            kernel.ports.forget(direction, port)?;
         }
     }
-    kernel.change_prefixes(&prefixes(settings.0), &prefixes(settings.1))
+    kernel.prefixes.change(&prefixes(settings.0), &prefixes(settings.1))
 }
 
 fn prefixes(settings: &WorkloadSettings) -> HashSet<(IpAddr, u8)> {
@@ -114,13 +114,13 @@ fn prefixes(settings: &WorkloadSettings) -> HashSet<(IpAddr, u8)> {
 }
 
 fn configure_flags(
-    kernel: &Kernel,
+    kernel: &WorkloadMaps,
     settings: &WorkloadSettings,
     policy: &PortPolicy,
     sk_msg: bool,
 ) -> Result<(), CaptureError> {
     let flag = |on, flag| if on { flag } else { 0 };
-    kernel.configure(WorkloadConfig {
+    kernel.flags.configure(WorkloadConfig {
         exempt_cgroup: cgroup::id(&cgroup::own()?)?,
         heartbeat_limit_ns: Heartbeat::LIMIT_NS,
         flags: flag(settings.outbound.capture_loopback, flags::CAPTURE_LOOPBACK)

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use super::Shared;
 use crate::{
     accept::Exhaustion,
-    capture::{CaptureError, Kernel, Netns},
+    capture::{CaptureError, Netns, WorkloadMaps},
     connection::Feedback,
     decision::Direction,
 };
@@ -27,7 +27,7 @@ const LET_FAIL: Duration = Duration::from_secs(5);
 
 /// Writes what connections find out into the hooks' maps.
 pub(super) struct KernelFeedback {
-    kernel: Arc<Kernel>,
+    kernel: Arc<WorkloadMaps>,
     netns: Netns,
     cgroup: PathBuf,
     exhaustion: Exhaustion,
@@ -37,7 +37,12 @@ pub(super) struct KernelFeedback {
 // === impl KernelFeedback ===
 
 impl KernelFeedback {
-    pub(super) fn new(kernel: &Arc<Kernel>, netns: &Netns, cgroup: &Path, shared: &Shared) -> Self {
+    pub(super) fn new(
+        kernel: &Arc<WorkloadMaps>,
+        netns: &Netns,
+        cgroup: &Path,
+        shared: &Shared,
+    ) -> Self {
         Self {
             kernel: Arc::clone(kernel),
             netns: netns.clone(),
@@ -59,7 +64,7 @@ impl KernelFeedback {
         tokio::spawn(async move {
             let began = Instant::now();
             let look = move || {
-                let corrected = kernel.correct_listening(&netns, &cgroup, destination);
+                let corrected = kernel.listening.correct(&netns, &cgroup, destination);
                 if let Err(error) = runtime.block_on(corrected) {
                     tracing::warn!(%error, "cannot list the listening ports");
                 }
@@ -80,7 +85,7 @@ impl Feedback for KernelFeedback {
     fn unreachable(&self, direction: Direction, destination: SocketAddr) {
         match direction {
             Direction::Outbound => settle(
-                self.kernel.let_fail(destination, LET_FAIL),
+                self.kernel.bypasses.let_fail(destination, LET_FAIL),
                 "a retry will not get the destination's error",
             ),
             Direction::Inbound => self.correct_listening(destination),
@@ -94,19 +99,19 @@ impl Feedback for KernelFeedback {
     }
 
     fn dialling_as(&self, source: SocketAddr, connecting: bool) -> io::Result<()> {
-        self.kernel.set_inside(source, connecting).map_err(CaptureError::into_refusal)
+        self.kernel.local_addresses.set(source, connecting).map_err(CaptureError::into_refusal)
     }
 
     fn learned(&self, direction: Direction, destination: SocketAddr, time: Duration) {
         settle(
-            self.kernel.bypass(direction, destination, time),
+            self.kernel.bypasses.add(direction, destination, time),
             "cannot bypass a learned destination",
         );
     }
 
     fn forgotten(&self, direction: Direction, destination: SocketAddr) {
         settle(
-            self.kernel.no_bypass(direction, destination),
+            self.kernel.bypasses.remove(direction, destination),
             "cannot stop bypassing a destination that was learned wrongly",
         );
     }

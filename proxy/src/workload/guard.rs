@@ -102,7 +102,7 @@ impl Workload {
         if let Some(wait) = gone {
             return Look::Gone(wait);
         }
-        self.kernel.changed_hook().map_or(Look::Sound, Look::Changed)
+        self.kernel.links.changed_hook().map_or(Look::Sound, Look::Changed)
     }
 
     /// Looks whether foreign programs filter what the workload's cgroup sends and receives. weir's
@@ -116,7 +116,7 @@ impl Workload {
         let found = foreign::filters(cgroup, thorough).into_iter().flatten();
         for (direction, found) in found {
             if direction == Direction::Outbound
-                && let Err(error) = self.kernel.set_egress_shared(found.shared)
+                && let Err(error) = self.kernel.flags.set_egress_shared(found.shared)
             {
                 tracing::warn!(%error, "cannot store the packet filters of a cgroup");
             }
@@ -129,7 +129,7 @@ impl Workload {
 
     /// Looks how many source ports its namespace has. Blocks.
     pub fn look_at_ports(&self) {
-        if let Err(error) = self.kernel.count_source_ports(&self.netns) {
+        if let Err(error) = self.kernel.flags.count_source_ports(&self.netns) {
             tracing::debug!(%error, workload = &**self.name(), "cannot count source ports");
         }
     }
@@ -143,7 +143,7 @@ impl Workload {
             return;
         }
         // Also what an earlier weir has left in the map.
-        if let Err(error) = self.kernel.set_filtered(direction, !found.is_empty()) {
+        if let Err(error) = self.kernel.flags.set_filtered(direction, !found.is_empty()) {
             return tracing::warn!(%error, "cannot store a packet filter of a cgroup");
         }
         if *known == found {
@@ -225,7 +225,7 @@ impl Workload {
     pub async fn put_programs_back(&self) -> Result<(), CaptureError> {
         if !self.shared.instance.is_pinned() {
             // This one has no pin that was removed.
-            self.kernel.ignore_options();
+            self.kernel.links.ignore_options();
             return Err(CaptureError::Unpinned);
         }
         let cgroup = self.settings().workload.cgroup.clone().unwrap_or_default();
@@ -246,7 +246,7 @@ impl Workload {
 
     /// A new process writes what the hooks know from now on.
     pub fn cede(&self) {
-        self.kernel.cede_entry();
+        self.kernel.flags.cede();
     }
 
     /// No more changes of the namespace's routes are followed.
@@ -267,7 +267,7 @@ impl Workload {
             self.slots.listeners.offer()?;
         }
         let kernel = Arc::clone(&self.kernel);
-        if blocking(move || kernel.changed_hook()).await.is_some() {
+        if blocking(move || kernel.links.changed_hook()).await.is_some() {
             self.put_programs_back().await?;
         }
         Ok(())
@@ -280,7 +280,7 @@ impl Workload {
         self.slots.withdraw();
         self.stop_accepting.cancel();
         self.stop_following.cancel();
-        self.kernel.detach();
+        self.kernel.links.detach();
         self.release_claim();
     }
 

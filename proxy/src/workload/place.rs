@@ -7,7 +7,7 @@ use std::{
 
 use super::{Origin, WorkloadSpec};
 use crate::{
-    capture::{CaptureError, Instance, Kernel, Listeners, Netns, RawSockets},
+    capture::{CaptureError, Instance, Listeners, Netns, RawSockets, WorkloadMaps},
     config::WorkloadSettings,
     host::cgroup,
 };
@@ -17,7 +17,7 @@ pub(super) struct Place {
     pub(super) cgroup: PathBuf,
     pub(super) cgroup_id: u64,
     pub(super) netns: Netns,
-    pub(super) kernel: Arc<Kernel>,
+    pub(super) kernel: Arc<WorkloadMaps>,
     pub(super) listeners: Listeners,
     /// What answers connections that are held, or why none are.
     pub(super) hold: Result<RawSockets, String>,
@@ -36,7 +36,7 @@ impl Place {
         let cgroup = cgroup_of(&start.settings)?;
         let cgroup_id = cgroup::id(&cgroup)?;
         let netns = open_netns(start, &cgroup)?;
-        let kernel = Arc::new(Kernel::new(instance, start.id, start.fresh));
+        let kernel = Arc::new(WorkloadMaps::new(instance, start.id, start.fresh));
         let mut listeners = Listeners::open(&kernel, &netns)?;
         let hold = hold.and_then(|()| {
             listeners.open_hold(&kernel, &netns).map_err(|error| {

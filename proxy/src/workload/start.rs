@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use weir_common::WorkloadId;
 
 use crate::{
-    capture::{CaptureError, Installed, Kernel, Lock, RememberedPort},
+    capture::{CaptureError, Installed, Lock, RememberedPort, WorkloadMaps},
     config::WorkloadSettings,
     decision::Source,
     pod::Pod,
@@ -87,7 +87,7 @@ impl Description {
     ///
     /// # Errors
     /// Where the kernel refuses the map or its pin.
-    pub fn keep(&self, kernel: &Kernel) -> Result<(), CaptureError> {
+    pub fn keep(&self, kernel: &WorkloadMaps) -> Result<(), CaptureError> {
         kernel.remember(&serde_json::to_vec(self).unwrap_or_default())
     }
 

@@ -74,10 +74,10 @@ impl Workload {
             .directions()
             .flat_map(|direction| next.set(direction, &change.ports, change.state, source))
             .collect();
-        self.kernel.reserve_ports(next.len())?;
+        self.kernel.ports.reserve(next.len())?;
         if let Err(error) = write_all(&changes, |change, status| self.write_port(change, status)) {
             // What is there fits: it was there before.
-            let _ = self.kernel.reserve_ports(before.len());
+            let _ = self.kernel.ports.reserve(before.len());
             return Err(error);
         }
         *lock(&self.policy) = next;
@@ -86,7 +86,7 @@ impl Workload {
 
     fn write_port(&self, change: &PortChange, status: PortStatus) -> Result<(), CaptureError> {
         let PortStatus { state, source, included } = status;
-        self.kernel.set_port(change.direction, change.port, state, source, included)
+        self.kernel.ports.set(change.direction, change.port, state, source, included)
     }
 
     fn rewrite(&self, wanted: WorkloadSettings) -> Result<(), CaptureError> {

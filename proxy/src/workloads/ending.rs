@@ -41,7 +41,7 @@ impl Workloads {
         self.settle_events().await;
         match ending {
             Ending::Stop => self.leave(&workloads).await,
-            Ending::Replaced { .. } => workloads.iter().for_each(|it| it.kernel().let_go()),
+            Ending::Replaced { .. } => workloads.iter().for_each(|it| it.kernel().links.let_go()),
         }
         // Also where there is a new process: it may have removed the workload long ago.
         for workload in &workloads {
@@ -56,11 +56,11 @@ impl Workloads {
         let mut kept = self.waiting().iter().any(|it| it.origin == Origin::Cli);
         for workload in workloads {
             if workload.settings().workload.fail == Fail::Closed {
-                workload.kernel().let_go();
+                workload.kernel().links.let_go();
                 kept = true;
                 continue;
             }
-            workload.kernel().detach();
+            workload.kernel().links.detach();
             kept |= workload.origin() == Origin::Cli || workload.has_cli_ports();
         }
         write(&self.running).clear();

@@ -11,7 +11,7 @@ use std::sync::{Arc, Weak};
 use super::{WorkloadError, Workloads, lock};
 use crate::{
     blocking::blocking,
-    capture::{Kernel, lock_directory},
+    capture::{WorkloadMaps, lock_directory},
     workload::{Missing, Wait},
 };
 
@@ -134,8 +134,8 @@ impl Workloads {
             instance.all_found();
             let unknown = instance.pinned_workloads().into_iter().filter(|id| !known.contains(id));
             for id in unknown.collect::<Vec<_>>() {
-                let theirs = Kernel::new(Arc::clone(&instance), id, false);
-                theirs.detach();
+                let theirs = WorkloadMaps::new(Arc::clone(&instance), id, false);
+                theirs.links.detach();
                 theirs.forget();
             }
         })

@@ -9,7 +9,7 @@ use weir_common::WorkloadId;
 use super::{WorkloadError, Workloads, overlap::Claimed, waiting::Waiting};
 use crate::{
     blocking::blocking,
-    capture::{self, Installed, Kernel, Remembered},
+    capture::{self, Installed, Remembered, WorkloadMaps},
     config::WorkloadSettings,
     host::cgroup,
     workload::{Description, Missing, Origin, Wait, WorkloadSpec, restore_client_ip},
@@ -110,7 +110,7 @@ impl Workloads {
         };
         if wait.missing != Missing::Start && !start.fresh {
             // They are on hooks that nobody uses any more.
-            Kernel::new(Arc::clone(&self.shared.instance), start.id, false).detach();
+            WorkloadMaps::new(Arc::clone(&self.shared.instance), start.id, false).links.detach();
         }
         tracing::warn!(workload = name, reason = wait.why, "waiting to capture a workload");
         self.shared.telemetry.label(&name, None);
@@ -130,7 +130,7 @@ impl Workloads {
         }
         for id in here.iter().copied().filter(|id| !wanted.contains(id)) {
             let instance = Arc::clone(&self.shared.instance);
-            blocking(move || Kernel::new(instance, id, false).forget()).await;
+            blocking(move || WorkloadMaps::new(instance, id, false).forget()).await;
         }
         self.shared.instance.remove_stale_links(&wanted);
         self.shared.instance.all_found();

@@ -70,7 +70,8 @@ impl Looks {
         if self.count.is_multiple_of(NETNS_EVERY) {
             for workload in &all {
                 let id = workload.kernel().workload();
-                let elsewhere = workload.kernel().count(Direction::Outbound, Reason::OtherNetns);
+                let elsewhere =
+                    workload.kernel().counters.get(Direction::Outbound, Reason::OtherNetns);
                 if elsewhere > 0 && self.said.insert(id) {
                     tracing::warn!(
                         workload = &**workload.name(),

@@ -1,3 +1,5 @@
+//! Namespaces of their own, with real processes and sockets; these tests need root.
+
 use std::{
     fs,
     os::unix::fs::MetadataExt,

@@ -4,7 +4,7 @@ use std::{io::Write as _, net::Ipv4Addr};
 
 use super::*;
 use crate::capture::{
-    Instance, InstanceOptions, Listeners,
+    Instance, InstanceOptions, Listeners, local_addresses,
     netns::testing::{fresh, ip, pair},
     table::lock,
 };
@@ -18,12 +18,12 @@ async fn until(what: &str, mut is: impl FnMut() -> bool) {
     }
 }
 
-fn kernel() -> Arc<Kernel> {
+fn kernel() -> Arc<WorkloadMaps> {
     let instance = Instance::open(&InstanceOptions::default()).unwrap();
-    Arc::new(Kernel::new(Arc::new(instance), 1, true))
+    Arc::new(WorkloadMaps::new(Arc::new(instance), 1, true))
 }
 
-async fn follow(kernel: &Arc<Kernel>, netns: &Netns) -> tokio::task::JoinHandle<()> {
+async fn follow(kernel: &Arc<WorkloadMaps>, netns: &Netns) -> tokio::task::JoinHandle<()> {
     let watch = RouteWatch::start(Arc::clone(kernel), netns.clone()).await.unwrap();
     tokio::spawn(watch.run())
 }
@@ -32,8 +32,8 @@ async fn follow(kernel: &Arc<Kernel>, netns: &Netns) -> tokio::task::JoinHandle<
 const BOTH: [u16; 7] = [0, 1, 2, 3, 3, 3, 3];
 
 /// The kinds whose slots are filled.
-fn slots(kernel: &Kernel) -> Vec<u16> {
-    let map = lock(&kernel.instance.listeners);
+fn slots(kernel: &WorkloadMaps) -> Vec<u16> {
+    let map = lock(&kernel.entries.instance.listeners);
     let mut kinds: Vec<u16> = map.keys().map(|key| key.unwrap().kind).collect();
     kinds.sort_unstable();
     kinds
@@ -50,7 +50,7 @@ async fn a_family_is_captured_while_its_loopback_works() {
     assert_eq!(slots(&kernel), [0_u16; 0], "the interface is down");
 
     ip(&netns, "link set lo up");
-    let filled = |kernel: &Kernel| {
+    let filled = |kernel: &WorkloadMaps| {
         listeners.offer_where_empty().unwrap();
         slots(kernel)
     };
@@ -71,7 +71,7 @@ async fn routes_that_come_and_go_are_followed() {
     let following = follow(&kernel, &netns).await;
     let addr: IpAddr = "10.250.0.1".parse().unwrap();
     let other: IpAddr = "10.251.0.1".parse().unwrap();
-    let reachable = |addr| kernel.route(addr).unwrap().map(|(reachable, _)| reachable);
+    let reachable = |addr| kernel.routes.get(addr).unwrap().map(|(reachable, _)| reachable);
     assert_eq!(reachable(addr), Some(false));
     for _ in 0..20 {
         ip(&netns, "route add 10.250.0.0/24 via 10.77.0.2");
@@ -104,15 +104,15 @@ async fn more_own_addresses_than_can_be_noted_end_inbound_capture() {
     let (kernel, netns) = (kernel(), fresh());
     ip(&netns, "link set lo up");
     let following = follow(&kernel, &netns).await;
-    assert!(!kernel.is_inbound_off());
+    assert!(!kernel.flags.is_inbound_off());
     let address = |n: usize| Ipv4Addr::from_bits(0xac10_0000 + n as u32);
     batch(
         &netns,
-        (0..=MAX_OWN_ADDRESSES).map(|n| format!("route add local {}/32 dev lo", address(n))),
+        (0..=local_addresses::MOST).map(|n| format!("route add local {}/32 dev lo", address(n))),
     );
-    until("too many", || kernel.is_inbound_off()).await;
-    let noted = kernel.instance.inside.keys().len();
-    assert!(noted <= MAX_OWN_ADDRESSES, "{noted}");
+    until("too many", || kernel.flags.is_inbound_off()).await;
+    let noted = kernel.entries.instance.inside.keys().len();
+    assert!(noted <= local_addresses::MOST, "{noted}");
     following.abort();
 }
 
@@ -123,7 +123,7 @@ async fn too_many_routes_are_not_mirrored_and_leave_the_map() {
     let (netns, _other) = pair();
     let following = follow(&kernel, &netns).await;
     let addr: IpAddr = "10.77.0.2".parse().unwrap();
-    assert!(kernel.route(addr).unwrap().is_some());
+    assert!(kernel.routes.get(addr).unwrap().is_some());
     let route = |verb: &'static str| {
         (0..=MAX_PREFIXES).map(move |n| {
             let addr = Ipv4Addr::from_bits(0x0b00_0000 + 256 * n as u32);
@@ -131,9 +131,9 @@ async fn too_many_routes_are_not_mirrored_and_leave_the_map() {
         })
     };
     batch(&netns, route("add"));
-    until("too many", || kernel.route(addr).unwrap().is_none()).await;
-    until("an empty map", || kernel.instance.routes.entries(|_| true).is_empty()).await;
+    until("too many", || kernel.routes.get(addr).unwrap().is_none()).await;
+    until("an empty map", || kernel.entries.instance.routes.entries(|_| true).is_empty()).await;
     batch(&netns, route("del"));
-    until("few again", || kernel.route(addr).unwrap().is_some()).await;
+    until("few again", || kernel.routes.get(addr).unwrap().is_some()).await;
     following.abort();
 }

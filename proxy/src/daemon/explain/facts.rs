@@ -60,23 +60,23 @@ impl Facts {
         direction: Direction,
     ) -> Result<Self, CaptureError> {
         let (kernel, settings) = (workload.kernel(), workload.settings());
-        let route = kernel.route(address.ip())?;
+        let route = kernel.routes.get(address.ip())?;
         let listened = match direction {
             Direction::Outbound if is_local(address.ip(), route) => {
                 listens_in(workload.netns(), address)?
             }
             Direction::Outbound => true,
-            Direction::Inbound => kernel.listens_on(address)?,
+            Direction::Inbound => kernel.listening.contains(address)?,
         };
         Ok(Self {
-            flags: kernel.config()?.map(|config| config.flags),
+            flags: kernel.flags.config()?.map(|config| config.flags),
             wants_inbound: settings.inbound.capture,
-            rule: kernel.port(direction, address.port())?,
-            skipped: kernel.is_skipped_prefix(address.ip())?,
-            bypassed: kernel.bypass_for(direction, address)?,
+            rule: kernel.ports.get(direction, address.port())?,
+            skipped: kernel.prefixes.contains(address.ip())?,
+            bypassed: kernel.bypasses.remaining(direction, address)?,
             route,
             listened,
-            failed: kernel.let_fail_for(address)?,
+            failed: kernel.bypasses.let_fail_for(address)?,
             phase: workload.phase(),
             wait: workload.wait().map(|wait| wait.why),
             fail: settings.workload.fail,

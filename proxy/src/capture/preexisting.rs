@@ -1,5 +1,5 @@
-//! Sockets that were listening before the hooks were attached, and whose close sockops is therefore
-//! never told: they go into a sock hash, which the kernel itself keeps right.
+//! Sockets that were listening before the hooks were attached, so that sockops does not see their close:
+//! they go into a sock hash, which the kernel keeps up to date.
 //!
 //! An entry without programs leaves a listener as it is: what it accepts is an ordinary socket
 //! again (`tcp_bpf_clone` in net/ipv4/tcp_bpf.c), and the entry goes when it closes
@@ -18,8 +18,9 @@ use aya::maps::{MapData, SockHash};
 use weir_common::{DestinationKey, Direction, PortKey, SEED_PLACES, SeedKey, Seeds, maps};
 
 use super::{
-    CaptureError, Instance, Kernel,
-    listening::Listener,
+    CaptureError, Instance,
+    entries::Entries,
+    sock_diag::Listener,
     table::{BPF_NOEXIST, absent_is_fine, lock},
 };
 use crate::host::socket_owners::{self, SocketId};
@@ -30,22 +31,33 @@ pub(super) type Seeded = SockHash<MapData, SeedKey>;
 /// Which socket is to have which place.
 type Places = HashMap<SocketId, (SeedKey, DestinationKey, bool)>;
 
-impl Kernel {
-    /// Gives sockets a place in the sock hash. Returns on which addresses none of them got one:
-    /// nobody has them open that could be seen and asked, or the port has more addresses than
+/// The sockets of a workload that were listening before the hooks were attached.
+pub(super) struct Preexisting {
+    entries: Entries,
+}
+
+// === impl Preexisting ===
+
+impl Preexisting {
+    pub(super) const fn new(entries: Entries) -> Self {
+        Self { entries }
+    }
+
+    /// Gives sockets a place in the sock hash. Returns on which addresses none of them got one: no
+    /// process that has them open could be seen and asked, or the port has more addresses than
     /// places.
-    pub(super) async fn seed(
+    pub(super) async fn add(
         &self,
         listeners: &[Listener],
         cgroup: &Path,
     ) -> Result<HashSet<DestinationKey>, CaptureError> {
-        let keys = listeners.iter().map(|listener| self.listening_key(listener.address));
+        let keys = listeners.iter().map(|listener| self.key(listener.address));
         let mut without: HashSet<DestinationKey> = keys.collect();
         if listeners.is_empty() {
             return Ok(without);
         }
         let places = self.assign(listeners)?;
-        let (instance, cgroup) = (Arc::clone(&self.instance), cgroup.to_owned());
+        let (instance, cgroup) = (Arc::clone(&self.entries.instance), cgroup.to_owned());
         // Reading other processes' descriptors from /proc takes milliseconds.
         let work = move || fill(&instance, &places, &cgroup);
         let filled =
@@ -57,11 +69,11 @@ impl Kernel {
         let mut ports = HashMap::new();
         for (place, key, v6_only) in filled {
             without.remove(&key);
-            let port = PortKey::new(self.workload, Direction::Inbound, key.port);
+            let port = PortKey::new(self.entries.workload, Direction::Inbound, key.port);
             let seeds: &mut Seeds = match ports.entry(port) {
                 std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
                 std::collections::hash_map::Entry::Vacant(entry) => {
-                    entry.insert(self.instance.seeds.get(&port)?.unwrap_or_default())
+                    entry.insert(self.entries.instance.seeds.get(&port)?.unwrap_or_default())
                 }
             };
             let bit = 1 << place.place;
@@ -70,7 +82,7 @@ impl Kernel {
             seeds.v6_only = if v6_only { seeds.v6_only | bit } else { seeds.v6_only & !bit };
         }
         for (port, seeds) in ports {
-            self.instance.seeds.insert(&port, &seeds)?;
+            self.entries.instance.seeds.insert(&port, &seeds)?;
         }
         for key in &without {
             tracing::debug!(
@@ -82,24 +94,27 @@ impl Kernel {
     }
 
     /// What the filled places listen on, each with whether IPv6 only. Reads all keys of the map.
-    pub(super) fn seeded(&self) -> Result<HashMap<DestinationKey, bool>, CaptureError> {
+    pub(super) fn addresses(&self) -> Result<HashMap<DestinationKey, bool>, CaptureError> {
         let mut found = HashMap::new();
         for (place, seeds) in self.filled()? {
             let addr = seeds.addrs[usize::from(place.place)];
-            let key = DestinationKey::new(self.workload, Direction::Inbound, addr, place.port);
+            let key =
+                DestinationKey::new(self.entries.workload, Direction::Inbound, addr, place.port);
             let v6_only = seeds.v6_only & (1 << place.place) != 0;
             *found.entry(key).or_insert(true) &= v6_only;
         }
         Ok(found)
     }
 
-    /// Lets go of all sockets. Reads whole maps.
-    pub(super) fn unseed(&self) -> Result<(), CaptureError> {
-        for (port, _) in self.instance.seeds.entries(|port| port.workload == self.workload) {
-            self.instance.seeds.remove(&port)?;
+    /// Removes all sockets. Reads whole maps.
+    pub(super) fn clear(&self) -> Result<(), CaptureError> {
+        for (port, _) in
+            self.entries.instance.seeds.entries(|port| port.workload == self.entries.workload)
+        {
+            self.entries.instance.seeds.remove(&port)?;
         }
         for place in self.places() {
-            absent_is_fine(lock(&self.instance.seeded).remove(&place), maps::SEEDED)?;
+            absent_is_fine(lock(&self.entries.instance.seeded).remove(&place), maps::SEEDED)?;
         }
         Ok(())
     }
@@ -119,9 +134,9 @@ impl Kernel {
         ranked.sort_by_key(|(rank, _)| *rank);
         let mut places = Places::new();
         for (_, listener) in ranked {
-            let key = self.listening_key(listener.address);
+            let key = self.key(listener.address);
             let of_port = (0..SEED_PLACES as u16).map(|place| SeedKey {
-                workload: self.workload,
+                workload: self.entries.workload,
                 port: key.port,
                 place,
             });
@@ -138,20 +153,23 @@ impl Kernel {
     fn filled(&self) -> Result<Vec<(SeedKey, Seeds)>, CaptureError> {
         let mut filled = Vec::new();
         for place in self.places() {
-            let port = PortKey::new(self.workload, Direction::Inbound, place.port);
-            let seeds = self.instance.seeds.get(&port)?.unwrap_or_default();
+            let port = PortKey::new(self.entries.workload, Direction::Inbound, place.port);
+            let seeds = self.entries.instance.seeds.get(&port)?.unwrap_or_default();
             filled.push((place, seeds));
         }
         Ok(filled)
     }
 
     fn places(&self) -> HashSet<SeedKey> {
-        let map = lock(&self.instance.seeded);
-        map.keys().filter_map(Result::ok).filter(|key| key.workload == self.workload).collect()
+        let map = lock(&self.entries.instance.seeded);
+        map.keys()
+            .filter_map(Result::ok)
+            .filter(|key| key.workload == self.entries.workload)
+            .collect()
     }
 
-    pub(super) fn listening_key(&self, address: SocketAddr) -> DestinationKey {
-        self.key(Direction::Inbound, address)
+    fn key(&self, address: SocketAddr) -> DestinationKey {
+        self.entries.key(Direction::Inbound, address)
     }
 }
 

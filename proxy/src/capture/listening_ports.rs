@@ -1,8 +1,8 @@
-//! Keeps the hooks' idea of what a workload listens on right: filled at attach, and looked over
-//! again where a connection to the application was refused.
+//! The ports that a workload listens on, as the hooks know them: filled at attach, and corrected where a
+//! connection to the application was refused.
 //!
 //! From attach on, the sockops program counts listen(2) and close by itself. Sockets that were
-//! listening before come from sock_diag(7), and are followed in a sock hash (`seeding.rs`).
+//! listening before come from sock_diag(7), and are followed in a sock hash (`preexisting.rs`).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,9 +14,10 @@ use std::{
 use weir_common::{DestinationKey, Direction, Listening};
 
 use super::{
-    CaptureError, Kernel, Netns,
-    listening::{Listener, cgroup_ids, listeners},
-    quota::List,
+    CaptureError, Netns,
+    entries::Entries,
+    preexisting::Preexisting,
+    sock_diag::{Listener, cgroup_ids, listeners},
 };
 use crate::host::cgroup;
 
@@ -26,35 +27,47 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// As the hooks count.
 type Sockets = HashMap<DestinationKey, Listening>;
 
-impl Kernel {
+/// What the hooks take for listened on.
+pub struct ListeningPorts {
+    entries: Entries,
+    preexisting: Preexisting,
+}
+
+// === impl ListeningPorts ===
+
+impl ListeningPorts {
+    pub(super) fn new(entries: Entries) -> Self {
+        Self { preexisting: Preexisting::new(entries.clone()), entries }
+    }
+
     /// Adds what the workload listens on already. To be called once its sockets are followed;
     /// `follows` says that they have been all the time since the maps were filled.
     ///
     /// # Errors
     /// Where sock_diag or a map fails.
-    pub async fn seed_listening(
+    pub async fn seed(
         &self,
         netns: &Netns,
         cgroup: &Path,
         follows: bool,
     ) -> Result<(), CaptureError> {
-        if !follows && !self.fresh {
-            self.unseed()?;
-            for (key, _) in self.instance.listening.entries(|key| self.is_mine(key)) {
-                self.instance.listening.remove(&key)?;
+        if !follows && !self.entries.fresh {
+            self.preexisting.clear()?;
+            for (key, _) in self.entries.instance.listening.entries(|key| self.is_mine(key)) {
+                self.entries.instance.listening.remove(&key)?;
             }
         }
         let mut found = self.look(netns, cgroup, None).await?;
         if follows {
-            let (counted, seeded) = (self.counted(), self.seeded()?);
+            let (counted, seeded) = (self.counted(), self.preexisting.addresses()?);
             found.retain(|listener| {
-                let key = self.listening_key(listener.address);
+                let key = self.key(listener.address);
                 !counted.contains_key(&key) && !seeded.contains_key(&key)
             });
         }
         // A socket that began to listen after the hooks were attached is counted already. That it
         // is seeded too does no harm: it leaves both when it closes.
-        self.add_listening(&found, cgroup).await
+        self.add(&found, cgroup).await
     }
 
     /// Corrects what the hooks take for listened on at a port, after a connection to the application
@@ -63,7 +76,7 @@ impl Kernel {
     ///
     /// # Errors
     /// Where sock_diag or a map fails.
-    pub async fn correct_listening(
+    pub async fn correct(
         &self,
         netns: &Netns,
         cgroup: &Path,
@@ -76,52 +89,36 @@ impl Kernel {
         let second = self.look(netns, cgroup, port).await?;
         let counted = self.counted_at(refused, &second)?;
         let (before, after) = (self.sockets(&first), self.sockets(&second));
-        let seeded = self.seeded()?;
+        let seeded = self.preexisting.addresses()?;
         let is_steady = |key: &DestinationKey| {
             counted_first.get(key) == counted.get(key) && before.get(key) == after.get(key)
         };
         // Closed without being counted: it was listening before the hooks were attached, and its
         // descriptor could not be had.
         for key in counted.keys().filter(|key| !after.contains_key(key) && is_steady(key)) {
-            self.instance.listening.remove(key)?;
+            self.entries.instance.listening.remove(key)?;
         }
         let mut unknown = second;
         unknown.retain(|listener| {
-            let key = self.listening_key(listener.address);
+            let key = self.key(listener.address);
             !counted.contains_key(&key) && !seeded.contains_key(&key) && is_steady(&key)
         });
-        self.add_listening(&unknown, cgroup).await
-    }
-
-    /// Says that connections from this address and port come from inside, or no longer do.
-    ///
-    /// # Errors
-    /// Where there is no room for it, or the map cannot be written.
-    pub fn set_inside(&self, source: SocketAddr, inside: bool) -> Result<(), CaptureError> {
-        let Self { instance, workload, .. } = self;
-        let key = self.key(Direction::Inbound, source);
-        if inside {
-            instance.quotas.add(List::Inside, *workload, 1)?;
-            let noted = instance.inside.insert(&key, &1);
-            noted.inspect_err(|_| instance.quotas.give_back(List::Inside, *workload, 1))
-        } else {
-            instance.quotas.give_back(List::Inside, *workload, 1);
-            instance.inside.remove(&key)
-        }
+        self.add(&unknown, cgroup).await
     }
 
     /// True where the hooks would take a connection to this address.
     ///
     /// # Errors
     /// Where a map cannot be read.
-    pub fn listens_on(&self, address: SocketAddr) -> Result<bool, CaptureError> {
+    pub fn contains(&self, address: SocketAddr) -> Result<bool, CaptureError> {
         let v4_any = IpAddr::from([0, 0, 0, 0]);
         let v6_any = IpAddr::from([0_u16; 8]);
-        let seeded = self.seeded()?;
+        let seeded = self.preexisting.addresses()?;
         // Whether IPv6 only, where somebody listens there.
         let at = |ip| -> Result<Option<bool>, CaptureError> {
-            let key = self.listening_key(SocketAddr::new(ip, address.port()));
-            let counted = self.instance.listening.get(&key)?.map(|found| found.v6_only != 0);
+            let key = self.key(SocketAddr::new(ip, address.port()));
+            let counted =
+                self.entries.instance.listening.get(&key)?.map(|found| found.v6_only != 0);
             let seeded = seeded.get(&key).copied();
             Ok(counted.into_iter().chain(seeded).reduce(|one, other| one && other))
         };
@@ -134,28 +131,25 @@ impl Kernel {
 
     /// Has sockets followed by the kernel; those that cannot be are counted, and wrongly so once
     /// they close.
-    async fn add_listening(
-        &self,
-        listeners: &[Listener],
-        cgroup: &Path,
-    ) -> Result<(), CaptureError> {
-        let without = self.seed(listeners, cgroup).await?;
+    async fn add(&self, listeners: &[Listener], cgroup: &Path) -> Result<(), CaptureError> {
+        let without = self.preexisting.add(listeners, cgroup).await?;
         for (key, found) in self.sockets(listeners) {
             if without.contains(&key) {
-                self.instance.listening.add(&key, &found)?;
+                self.entries.instance.listening.add(&key, &found)?;
             }
         }
         Ok(())
     }
 
     /// How many addresses and ports the hooks keep as listened on. Reads the whole map.
-    pub(super) fn listening_entries(&self) -> u32 {
-        let entries = self.instance.listening.keys().into_iter().filter(|key| self.is_mine(key));
+    pub(super) fn count(&self) -> u32 {
+        let entries =
+            self.entries.instance.listening.keys().into_iter().filter(|key| self.is_mine(key));
         u32::try_from(entries.count()).unwrap_or(u32::MAX)
     }
 
     fn counted(&self) -> Sockets {
-        self.instance.listening.entries(|key| self.is_mine(key)).into_iter().collect()
+        self.entries.instance.listening.entries(|key| self.is_mine(key)).into_iter().collect()
     }
 
     /// What is counted where a connection to an address can go, and where these sockets listen.
@@ -168,8 +162,8 @@ impl Kernel {
         let to = any.map(|ip| SocketAddr::new(ip, address.port())).into_iter().chain([address]);
         let mut counted = Sockets::new();
         for address in to.chain(listeners.iter().map(|listener| listener.address)) {
-            let key = self.listening_key(address);
-            if let Some(found) = self.instance.listening.get(&key)? {
+            let key = self.key(address);
+            if let Some(found) = self.entries.instance.listening.get(&key)? {
                 counted.insert(key, found);
             }
         }
@@ -199,7 +193,7 @@ impl Kernel {
     fn sockets(&self, listeners: &[Listener]) -> Sockets {
         let mut sockets = Sockets::new();
         for listener in listeners {
-            let entry = sockets.entry(self.listening_key(listener.address)).or_default();
+            let entry = sockets.entry(self.key(listener.address)).or_default();
             entry.sockets += 1;
             entry.v6_only |= u32::from(listener.v6_only && is_any(listener));
         }
@@ -207,7 +201,19 @@ impl Kernel {
     }
 
     const fn is_mine(&self, key: &DestinationKey) -> bool {
-        key.workload == self.workload
+        key.workload == self.entries.workload
+    }
+
+    /// Removes all that is known. Reads whole maps.
+    pub(super) fn clear(&self) {
+        for (key, _) in self.entries.instance.listening.entries(|key| self.is_mine(key)) {
+            let _ = self.entries.instance.listening.remove(&key);
+        }
+        let _ = self.preexisting.clear();
+    }
+
+    fn key(&self, address: SocketAddr) -> DestinationKey {
+        self.entries.key(Direction::Inbound, address)
     }
 }
 

@@ -1,11 +1,26 @@
-//! What an earlier weir has left in the maps, by workload. Read once at the start: a look for one
-//! workload's entries costs as much as there are entries of all.
+//! One workload's entries in the maps of an instance, and what an earlier weir has left of them. That is
+//! read once at the start: a search for one workload's entries costs as much as there are entries of all.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
-use weir_common::{DestinationKey, OpenKey, PortKey, PrefixKey, Route, WorkloadId};
+use weir_common::{
+    DestinationKey, Direction, OpenKey, PortKey, PrefixKey, Route, WorkloadConfig, WorkloadId,
+};
 
-use super::{Instance, Kernel, table::lock};
+use super::{CaptureError, Instance, original::to_words, table::lock};
+
+/// Where the entries of one workload are.
+#[derive(Clone)]
+pub(super) struct Entries {
+    pub(super) instance: Arc<Instance>,
+    pub(super) workload: WorkloadId,
+    /// No earlier weir has left anything under this number.
+    pub(super) fresh: bool,
+}
 
 /// What is in the maps under one number.
 #[derive(Default)]
@@ -22,7 +37,27 @@ pub(super) struct Left {
 /// That of all workloads, as far as it was not asked for yet.
 pub(super) type AllLeft = HashMap<WorkloadId, Left>;
 
-impl Kernel {
+// === impl Entries ===
+
+impl Entries {
+    /// What the hooks know about the workload before any other map.
+    ///
+    /// # Errors
+    /// Where the map cannot be read.
+    pub(super) fn config(&self) -> Result<Option<WorkloadConfig>, CaptureError> {
+        self.instance.workloads.get(&self.workload)
+    }
+
+    /// The key of an address and port.
+    pub(super) fn key(&self, direction: Direction, address: SocketAddr) -> DestinationKey {
+        DestinationKey::new(self.workload, direction, to_words(address.ip()), address.port())
+    }
+
+    /// The key of an address in a map of prefixes.
+    pub(super) fn prefix(&self, addr: IpAddr) -> PrefixKey {
+        PrefixKey::new(self.workload, to_words(addr))
+    }
+
     /// Takes a part of what an earlier weir has left under this number. To be asked for once.
     pub(super) fn left<T: Default>(&self, part: impl FnOnce(&mut Left) -> &mut T) -> T {
         if self.fresh {
@@ -35,7 +70,7 @@ impl Kernel {
 }
 
 impl Instance {
-    /// Forgets what was read and not asked for: every workload that was to be found again is.
+    /// Forgets what was read and not asked for: every workload that was to be found again has been found.
     pub fn all_found(&self) {
         *lock(&self.left) = None;
     }
