@@ -1,4 +1,4 @@
-//! Ports of a workload: what their connections get, and who said so.
+//! Ports of a workload: what their connections get, and the source of that.
 
 use crate::{Direction, WorkloadId, from_number};
 
@@ -14,7 +14,7 @@ pub enum PortState {
     Skip = 2,
 }
 
-/// Who said so.
+/// Where a decision comes from.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
@@ -57,7 +57,7 @@ impl PortKey {
     }
 }
 
-/// What a port's connections get, and who said so.
+/// What a port's connections get, and the source of that.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PortRule {

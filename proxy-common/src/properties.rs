@@ -11,7 +11,7 @@ pub struct Properties {
     pub congestion: [u64; 2],
     /// The socket's owner.
     pub uid: u32,
-    /// The group of who connects.
+    /// The group of the process that connects.
     pub gid: u32,
     /// `TCP_KEEPIDLE` in jiffies; 0 for the kernel's default.
     pub keepalive_time: u32,

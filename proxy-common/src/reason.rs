@@ -58,7 +58,7 @@ pub enum Reason {
     BoundPort = 24,
     /// The socket has keys for signed segments (TCP-MD5, TCP-AO): the proxy has none.
     Signed = 25,
-    /// Somebody else's program filters what the workload's cgroup sends (outbound) or receives (inbound),
+    /// A foreign program filters what the workload's cgroup sends (outbound) or receives (inbound),
     /// which the proxy's own connections do not pass.
     Filtered = 26,
     /// An option that the application has set after connect(2) did not come to the proxy: the socket has

@@ -19,7 +19,7 @@ const HOSTS: u32 = u32::MAX >> PREFIX;
 const FIRST: u32 = u32::from_be_bytes(NETWORK);
 const _: () = assert!(PLACES6.is_power_of_two() && FIRST & HOSTS == 0);
 
-/// The hash of a destination: a few multiplications, since a hook has no room for more. Whoever chose
+/// The hash of a destination: a few multiplications, since a hook has no room for more. An application that chose
 /// destinations for their hash would run out of source ports as with a single destination.
 #[inline(always)]
 #[must_use]

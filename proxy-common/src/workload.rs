@@ -22,7 +22,7 @@ pub mod flags {
     /// Outbound connections go to the hold listeners where there are any: their SYN is held until
     /// the upstream is connected.
     pub const HOLD: u32 = 1 << 7;
-    /// Outbound connections go direct: somebody else's program filters them, and would not filter the
+    /// Outbound connections go direct: a foreign program filters them, and would not filter the
     /// proxy's.
     pub const OUTBOUND_FILTERED: u32 = 1 << 8;
     /// The same inbound.

@@ -8,7 +8,7 @@
 //! `stream` tells when the application gives up before.
 //!
 //! `tcp_filter` (net/ipv4/tcp_ipv4.c) runs for a listener before anything is made of a segment. What
-//! it drops is dropped without a word, and TCP sends a SYN again: so an event without room in the
+//! it drops is dropped silently, and TCP sends a SYN again: so an event without room in the
 //! ring buffer is made up for a second later.
 
 use core::{arch::asm, ffi::c_void};
@@ -90,7 +90,7 @@ fn try_hold(ctx: &SkBuffContext) -> Option<i64> {
         match (&raw const (*note).hold).read_volatile() {
             hold::NEW => {}
             hold::WAITING => return Some(DROP),
-            // Another connection's note, by a hair's breadth, if the number differs.
+            // Another connection's note, in a rare race, if the number differs.
             hold::READY | hold::ACKNOWLEDGED | hold::MISSED | hold::DELAYED
                 if (&raw const (*note).sequence).read_volatile() != headers.sequence =>
             {
@@ -113,7 +113,7 @@ fn try_hold(ctx: &SkBuffContext) -> Option<i64> {
 ///
 /// The application may send data on another processor while the acknowledgement before it is being
 /// processed. For a moment neither the request nor the accepted socket is to be found then
-/// (`inet_ehash_insert` in net/ipv4/inet_hashtables.c, mended in Linux 6.19), and the listener would answer
+/// (`inet_ehash_insert` in net/ipv4/inet_hashtables.c, fixed in Linux 6.19), and the listener would answer
 /// with a reset. [`missed`] knows of it. Such a segment is dropped: TCP sends it again. Once: with SYN
 /// cookies there is no request ever, and what a full queue has refused may complete the handshake later.
 #[inline(always)]
@@ -175,7 +175,7 @@ fn headers(ctx: &SkBuffContext) -> Option<Headers> {
         let mut next = [0_u8; 4];
         from_network(ctx, 4, next.as_mut_ptr().cast(), 4)?;
         if u32::from(next[2]) != socket::IPPROTO_TCP {
-            // Extension headers: nobody sends them on loopback unless asked to.
+            // Extension headers: they are sent on loopback on request only.
             return None;
         }
         from_network(ctx, 8, source.as_mut_ptr().cast(), 16)?;

@@ -74,8 +74,8 @@ pub fn weir_setsockopt(ctx: SockoptContext) -> i32 {
 
 /// Has the kernel take a value from where the application has it, which is what a length of 0 means,
 /// where it is more than the hook was handed: it refuses any other length then
-/// (`__cgroup_bpf_run_filter_setsockopt` in kernel/bpf/cgroup.c). All else is left alone: somebody
-/// else's program may have changed it.
+/// (`__cgroup_bpf_run_filter_setsockopt` in kernel/bpf/cgroup.c). All else is left alone: another
+/// program may have changed it.
 #[inline(always)]
 fn pass(opt: *mut bpf_sockopt, length: i32) {
     if length > PAGE {

@@ -56,7 +56,7 @@ impl Figures {
         };
         let sent = match (sent, again) {
             (Some(sent), Some(again)) => less(sent, again),
-            // What is acknowledged has the SYN of who connects and the FIN in it (`tcp_snd_una_update`).
+            // What is acknowledged includes the SYN of the connecting side and the FIN (`tcp_snd_una_update`).
             _ => {
                 let fin_went = state == tcp_state::FIN_WAIT2
                     || state == tcp_state::LAST_ACK

@@ -117,7 +117,7 @@ fn arrived(ctx: &SockOpsContext) {
     }
 }
 
-/// Removes an entry, and gives its place back: whoever removes it does.
+/// Removes an entry, and gives its place back: the program that removes it does.
 #[inline(always)]
 fn settle(key: &ConnectionKey) {
     if PENDING.remove(key).is_ok() {
@@ -235,7 +235,7 @@ fn listens_no_more(ctx: &SockOpsContext) {
 }
 
 /// A connection that the workload accepts itself. What comes from the proxy, or from inside the
-/// namespace, is nobody's concern.
+/// namespace, is ignored.
 #[inline(always)]
 fn accepted(ctx: &SockOpsContext) {
     let sk = sk(ctx);

@@ -29,6 +29,7 @@ mod pod;
 pub mod ports;
 pub mod privileges;
 mod stop;
+mod sync;
 pub mod telemetry;
 mod units;
 mod upstream;

@@ -15,7 +15,7 @@ mod update;
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
@@ -50,6 +50,7 @@ use crate::{
     pod::Pod,
     ports::PortPolicy,
     stop::Stop,
+    sync::lock,
     telemetry::Telemetry,
     upstream::ToOriginal,
     workers::Workers,
@@ -468,9 +469,4 @@ pub async fn restore_client_ip(netns: &Netns, installed: &Installed) {
 
 fn unwatched(source: std::io::Error) -> CaptureError {
     CaptureError::Socket { action: "watch the listener", source, hint: "" }
-}
-
-/// A poisoned lock guards a whole value: every change is made on a copy and then stored.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -18,9 +18,7 @@ mod waiting;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{
-        Arc, Mutex as StdMutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-    },
+    sync::{Arc, Mutex as StdMutex, RwLock},
     time::Duration,
 };
 
@@ -52,6 +50,7 @@ use crate::{
     connection::OptionsByWorkload,
     host::HostError,
     pod::Pod,
+    sync::{lock, read, write},
     telemetry::{PodLabels, Telemetry, WorkloadFacts},
     workers::Workers,
     workload::{Holdings, Origin, Shared, Workload, WorkloadSpec, cgroup_of, skipped},
@@ -463,19 +462,4 @@ impl Workloads {
         all.extend(waiting.values().map(|it| facts::waiting(it, &self.shared.instance)));
         all
     }
-}
-
-// === helpers ===
-
-fn lock<T>(mutex: &StdMutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A poisoned lock guards a map in which every change is a single insertion or removal.
-fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
-    lock.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
-    lock.write().unwrap_or_else(PoisonError::into_inner)
 }

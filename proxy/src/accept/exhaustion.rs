@@ -13,7 +13,7 @@ use std::{
     fmt, io,
     os::fd::OwnedFd,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, OnceLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -27,7 +27,7 @@ use tokio::{
 };
 
 use super::{FIRST_PAUSE, LONGEST_PAUSE, descriptors};
-use crate::budget::Share;
+use crate::{budget::Share, sync::lock};
 
 /// How long nothing may have failed at the end of an episode.
 const CALM: Duration = Duration::from_secs(1);
@@ -392,9 +392,4 @@ pub(super) fn is_exhaustion(error: &io::Error) -> bool {
 /// The cheapest descriptor that takes what a socket takes.
 fn a_socket() -> nix::Result<OwnedFd> {
     socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
-}
-
-/// A poisoned lock guards whole values: nothing in here can panic half-way but `Slots`.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

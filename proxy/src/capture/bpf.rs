@@ -186,7 +186,7 @@ pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     unsafe { call(BPF_LINK_UPDATE, &mut attr) }.map(drop)
 }
 
-/// Takes a link's program off its hook, whoever else holds the link.
+/// Takes a link's program off its hook, even if other processes hold the link.
 pub(super) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: no pointers in there.
     unsafe { call(BPF_LINK_DETACH, &mut LinkAttr { link_fd: number(link) }) }.map(drop)
@@ -403,7 +403,7 @@ pub(super) fn descriptor(answer: RawFd) -> io::Result<OwnedFd> {
     if answer < 0 {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
-    // SAFETY: the kernel has just made this descriptor, with close-on-exec, for nobody else.
+    // SAFETY: the kernel has just made this descriptor, with close-on-exec, for this caller alone.
     Ok(unsafe { OwnedFd::from_raw_fd(answer) })
 }
 

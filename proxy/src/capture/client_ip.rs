@@ -7,7 +7,7 @@
 //! - `tcp_fwmark_accept` gives the mark of a SYN to its SYN-ACK and to the accepted socket
 //!   (include/net/inet_sock.h, `inet_request_mark`); it serves IPv6 too;
 //! - `fwmark_reflect`, one for each family, gives it to what is sent without a socket
-//!   (net/ipv4/ip_output.c, `ip_send_unicast_reply`): the reset of a port on which nobody listens,
+//!   (net/ipv4/ip_output.c, `ip_send_unicast_reply`): the reset of a port without a listener,
 //!   which would otherwise leave for the real client while weir waits for two minutes.
 //!
 //! Reverse path filters do not matter: packets of `lo` keep the route that they were sent with.
@@ -39,7 +39,7 @@ use crate::host::mounts;
 
 /// The mark of weir's connections to applications: "WE" in the upper half, like weir's others.
 const MARK: u32 = weir_common::CLIENT_IP_MARK;
-/// The routing table, which has no other user. Beyond 255, and thus nobody's by convention.
+/// The routing table, which has no other user. Beyond 255, and thus unused by convention.
 const TABLE: u32 = 22341;
 /// Of the rules: behind that of the `local` table (0), before that of `main` (32766).
 const PRIORITY: u32 = 22341;

@@ -10,7 +10,7 @@ use super::{
     remembered::recall,
 };
 
-/// The pins of an instance that nobody serves, or that are taken away from whoever does.
+/// The pins of an instance that no weir serves, or that are taken away from the one that does.
 pub struct Abandoned {
     root: PathBuf,
     _lock: Option<Lock>,

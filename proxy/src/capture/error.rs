@@ -114,7 +114,7 @@ pub enum CaptureError {
         /// ` (pid N)` where it is known.
         holder: String,
     },
-    /// Somebody has taken the pins away under a weir that runs.
+    /// The pins were removed while weir runs.
     #[error(
         "the pinned state of this weir has been removed (`weir detach --force`); restart weir to \
          capture"

@@ -29,7 +29,7 @@ impl Heartbeat {
             .map_err(CaptureError::map("write", maps::HEARTBEAT))
     }
 
-    /// Writes heartbeats for ever, each after a visit to whoever serves the connections, so that
+    /// Writes heartbeats for ever, each after a visit to the threads that serve the connections, so that
     /// it stops when one of them does.
     pub async fn run<V: Future<Output = ()>>(instance: &Instance, visit: impl Fn() -> V) {
         let mut ticks = tokio::time::interval(INTERVAL);

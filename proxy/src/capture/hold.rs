@@ -1,5 +1,5 @@
 //! Connections whose SYN is held (`proxy-ebpf/src/hold.rs`): what the kernel tells of them, how far
-//! they have come, and the packets that answer them. Whom to dial for is the workload's business.
+//! they have come, and the packets that answer them. The workload decides for which to dial.
 
 pub mod packet;
 mod raw;

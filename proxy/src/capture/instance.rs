@@ -195,7 +195,7 @@ impl Instance {
         *lock(&self.lock) = None;
     }
 
-    /// False once somebody removes what is pinned. Nobody may attach programs again then: they would
+    /// False once what is pinned was removed. No program may be attached again then: it would
     /// get maps of their own.
     #[must_use]
     pub fn is_pinned(&self) -> bool {
@@ -252,7 +252,7 @@ impl Instance {
         load(object, pins, workload, *log_level, *ingress_ifindex)
     }
 
-    /// The programs that serve every workload, and maps that nobody has taken.
+    /// The programs that serve every workload, and maps that were not taken.
     pub(super) fn shared(&self) -> MutexGuard<'_, Ebpf> {
         lock(&self.shared)
     }
@@ -298,7 +298,7 @@ fn running(instance: &str, pins: &Pins) -> CaptureError {
     CaptureError::Running { instance: instance.to_owned(), holder: holder(pins.root()) }
 }
 
-/// ` (pid N)` of whoever holds a directory's lock, where that is known.
+/// ` (pid N)` of the process that holds a directory's lock, where that is known.
 pub(super) fn holder(directory: &std::path::Path) -> String {
     lock_holder(directory).map_or_else(String::new, |pid| format!(" (pid {pid})"))
 }

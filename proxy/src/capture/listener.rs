@@ -70,14 +70,14 @@ pub(super) struct Loopback {
 // === impl Listeners ===
 
 impl Listeners {
-    /// Opens the listeners for inbound connections in a network namespace: on loopback, so that nobody
-    /// outside can reach them but through the hooks, and on ports that the kernel gives nobody and no
+    /// Opens the listeners for inbound connections in a network namespace: on loopback, so that they are
+    /// reached from outside through the hooks only, and on ports that the kernel never assigns and no
     /// operator has reserved. Captures nothing before [`Self::offer`], nor while loopback does not work.
     ///
     /// # Errors
     /// Where no IPv4 listener can be opened; without IPv6 there is just none for it.
     pub fn open(maps: &WorkloadMaps, netns: &Netns) -> Result<Self, CaptureError> {
-        // Of listeners that nobody has any more, or not for long.
+        // Of listeners that are closed, or will be soon.
         for key in maps.entries.left(|left| &mut left.open) {
             maps.entries.instance.open.remove(&key)?;
         }
@@ -264,7 +264,7 @@ impl Listeners {
         self.retain(|it| it.holds);
     }
 
-    /// Closes those that hold. To be called when nothing is held any more: who is refused then.
+    /// Closes those that hold. To be called when nothing is held any more: a held connection would be refused.
     pub fn close_hold(&self) {
         self.retain(|it| !it.holds);
     }
@@ -366,7 +366,7 @@ pub(super) enum Aside {
     At(IpAddr),
     /// Every IPv4 address of the loopback interface, and nothing that comes by another one: the socket
     /// is bound to the interface (`compute_score` in net/ipv4/inet_hashtables.c), and for addresses
-    /// of others the kernel answers as if nobody listened.
+    /// of others the kernel answers as if no socket listened.
     Loopback4,
 }
 
@@ -402,7 +402,7 @@ fn listen(aside: Aside, port: u16, filter: Option<BorrowedFd<'_>>) -> io::Result
     // Accepted inbound connections hold the application's port; without this on both sides it could
     // not listen again after a restart until the last of them has left TIME_WAIT (socket(7)).
     socket.set_reuse_address(true)?;
-    // For accepted sockets, which inherit all of it. Armed before anybody accepts them: see
+    // For accepted sockets, which inherit all of it. Armed before they are accepted: see
     // `connection/reset.rs`.
     socket.set_linger(Some(Duration::ZERO))?;
     socket.set_tcp_nodelay(true)?;

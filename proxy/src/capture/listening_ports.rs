@@ -114,7 +114,7 @@ impl ListeningPorts {
         let v4_any = IpAddr::from([0, 0, 0, 0]);
         let v6_any = IpAddr::from([0_u16; 8]);
         let seeded = self.preexisting.addresses()?;
-        // Whether IPv6 only, where somebody listens there.
+        // Whether IPv6 only, where a socket listens there.
         let at = |ip| -> Result<Option<bool>, CaptureError> {
             let key = self.key(SocketAddr::new(ip, address.port()));
             let counted =

@@ -38,7 +38,7 @@ pub use self::{
 use super::{CaptureError, netns_cookie};
 use crate::host::cgroup::{is_gone, processes};
 
-/// The namespace of the process: that of every thread which nobody has moved.
+/// The namespace of the process: that of every thread that was not moved.
 const PROCESS: &str = "/proc/self/ns/net";
 /// The namespace of the calling thread.
 const THREAD: &str = "/proc/thread-self/ns/net";
@@ -81,7 +81,7 @@ type Asked<T> = oneshot::Receiver<io::Result<T>>;
 // === impl Netns ===
 
 impl Netns {
-    /// The calling thread's namespace, which is the process's unless somebody moved the thread.
+    /// The calling thread's namespace, which is the process's unless the thread was moved.
     ///
     /// # Errors
     /// Without `/proc`, or where there is no namespace cookie (before Linux 5.14).
@@ -274,8 +274,8 @@ impl Netns {
         self.inner.door.enter(work).map_err(|error| self.not_entered(error))
     }
 
-    /// The same as [`Self::enter`], awaited. Work that has been asked for is done even if nobody
-    /// waits for it any more.
+    /// The same as [`Self::enter`], awaited. Work that has been asked for is done even if the
+    /// caller no longer waits.
     ///
     /// # Errors
     /// As [`Self::enter`].
@@ -296,7 +296,7 @@ impl Netns {
         self.tcp_socket_of(v6, None).await
     }
 
-    /// The same for a socket that belongs to somebody; `None` for weir itself.
+    /// The same for a socket that belongs to a user; `None` for weir itself.
     ///
     /// # Errors
     /// As [`Self::tcp_socket`].

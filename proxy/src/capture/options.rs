@@ -1,6 +1,6 @@
 //! Options that applications set on captured sockets after connect(2): what the kernel tells of them
-//! (`weir_setsockopt` in `proxy-ebpf/src/option.rs`). Whose upstream gets them is the connections'
-//! business.
+//! (`weir_setsockopt` in `proxy-ebpf/src/option.rs`). The connections decide which upstream gets
+//! them.
 //!
 //! The program is attached by each process for itself, and has a ring buffer of each process: a
 //! predecessor that finishes its connections is told of their options still, and nobody is told where
@@ -27,7 +27,7 @@ use super::{
 /// faster than they are read.
 const BATCH: usize = 256;
 /// How long those have it. As long is waited for more to come: applications set several at once, and
-/// the kernel wakes nobody for those that come before all are read.
+/// the kernel wakes no reader for those that come before all are read.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// What is lost where the kernel does not tell.

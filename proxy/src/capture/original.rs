@@ -64,7 +64,7 @@ pub struct Captured {
     pub connected_ns: u64,
     /// The port's state when it was captured: opaque or detect.
     pub state: PortState,
-    /// Who had set that state.
+    /// The source of that state.
     pub state_source: Source,
 }
 

@@ -1,4 +1,4 @@
-//! Whether a local TCP socket is still somebody's: sock_diag(7), asked for one connection. A peer
+//! Whether a local TCP socket still has an owner: sock_diag(7), asked for one connection. A peer
 //! learns that a socket's stream has ended, and not whether its owner has closed it.
 
 use std::{io, net::SocketAddr};

@@ -81,7 +81,7 @@ pub(super) fn remove_tree(directory: &Path) {
 /// Removes everything of one instance, and the directory of all if it was the last. First the link to
 /// the control socket: a weir that runs puts its programs back for as long as that is there
 /// ([`Instance::is_pinned`]). Links come before maps in the order of names: programs of a removal that was
-/// killed would have maps that nobody finds again.
+/// killed would have maps that cannot be found again.
 pub(super) fn remove_instance(root: &Path) {
     let _ = fs::remove_file(pins::control(root));
     remove_tree(root);

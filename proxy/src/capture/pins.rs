@@ -3,14 +3,14 @@
 //!
 //! ```text
 //! /sys/fs/bpf/weir/INSTANCE/          locked with flock(2)
-//!     control -> SOCKET                   where whoever serves it is spoken to
+//!     control -> SOCKET                   the control socket of the weir that serves it
 //!     SCHEMA/maps/NAME                maps of programs with the same layout
-//!     SCHEMA/state/WORKLOAD           what a workload is, for who comes after
+//!     SCHEMA/state/WORKLOAD           what a workload is, for a later weir
 //!     SCHEMA/WORKLOAD/HOOK            links: programs attached to the workload
 //! ```
 //!
 //! The schema is a digest of the sources that fix the layout: no two layouts share maps, and
-//! nobody has to remember to count a number up. An instance without a name lives in a bpffs of its
+//! no number has to be counted up by hand. An instance without a name lives in a bpffs of its
 //! own that is mounted nowhere: the kernel drops it with the process, however that ends.
 
 use std::{
@@ -51,11 +51,11 @@ pub struct Pins {
     /// The instance's directory was not there before.
     made: bool,
     /// Shared by all processes that use this schema's maps; a weir of another schema removes them
-    /// once nobody has it.
+    /// once no process has it.
     _in_use: Option<File>,
     /// Keeps the private bpffs, where there is one.
     _private: Option<OwnedFd>,
-    /// A bpffs that nobody else sees, for maps that every process has for itself.
+    /// A bpffs that no other process sees, for maps that every process has for itself.
     own: Option<OwnedFd>,
 }
 
@@ -88,7 +88,7 @@ impl Pins {
         Ok(pins)
     }
 
-    /// Pins that nobody else sees and that vanish with the process.
+    /// Pins that no other process sees and that vanish with the process.
     ///
     /// # Errors
     /// Where a bpffs cannot be made: without `CAP_SYS_ADMIN`.
@@ -212,7 +212,7 @@ impl Drop for Pins {
 
 // === helpers ===
 
-/// The link to the control socket of whoever serves an instance.
+/// The link to the control socket of the weir that serves an instance.
 pub(super) fn control(root: &Path) -> PathBuf {
     root.join(CONTROL)
 }

@@ -1,5 +1,5 @@
 //! What is found again after a restart: which workloads there were, in a form that only userspace
-//! understands, and the port states that somebody set with `weir ports`.
+//! understands, and the port states that were set with `weir ports`.
 //!
 //! Both are in pinned maps, descriptions in one each (`state.rs`). The maps of a weir with another
 //! schema are read too: their layout has only ever been this one.
@@ -14,7 +14,7 @@ use weir_common::{Direction, PortKey, PortRule, PortState, Source, WorkloadId, m
 
 use super::{Instance, pins, state};
 
-/// A port state that somebody set on a running weir.
+/// A port state that was set on a running weir.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RememberedPort {
     /// Seen from the workload.

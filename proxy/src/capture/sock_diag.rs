@@ -1,5 +1,5 @@
 //! Which TCP sockets listen in a network namespace, and in which cgroup each was made: a dump of
-//! sock_diag(7). It says what is, once; following changes is not its business.
+//! sock_diag(7). A look, once: it does not follow changes.
 
 use std::{
     collections::HashSet,

@@ -5,7 +5,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, RawFd},
 };
 
-/// A socket that is somebody else's to close: its descriptor, and what tells whether that is the same
+/// A socket that another object closes: its descriptor, and what tells whether that is the same
 /// socket still. To be used on the thread that alone closes it, so that it stays what it was found
 /// to be.
 #[derive(Clone, Copy, Debug)]

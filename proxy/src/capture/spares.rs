@@ -34,7 +34,7 @@ struct Known {
 // === impl Spares ===
 
 impl Spares {
-    /// Those of a workload; `None` where nobody has begun to load them. Waits for those that are being
+    /// Those of a workload; `None` where they are not being loaded. Waits for those that are being
     /// loaded.
     pub(super) fn take(&self, workload: WorkloadId) -> Option<Loaded> {
         let is_loading = |known: &mut Known| matches!(known.by_number.get(&workload), Some(None));
@@ -103,7 +103,7 @@ mod tests {
         let own = instance.spares.take(5).expect("it was prepared");
         assert!(own.iter().any(|(name, _)| *name == "weir_connect4"), "it is loaded");
         assert!(instance.spares.take(5).is_none(), "it is somebody's");
-        // Nobody gets a number that is behind one that was given out.
+        // No workload gets a number that is behind one that was given out.
         assert!(instance.spares.take(9).is_none());
         instance.prepare(6..10).unwrap();
         assert!(lock(&instance.spares.known).by_number.is_empty());

@@ -79,7 +79,7 @@ fn names(directory: &Path, workload: WorkloadId) -> (PathBuf, PathBuf) {
     (directory.join(workload.to_string()), directory.join(format!("{workload}-new")))
 }
 
-/// Pins an array, in place of what somebody was killed over.
+/// Pins an array, in place of what a weir that was killed has left.
 fn put(map: &Array<MapData, Element>, path: &Path) -> io::Result<()> {
     let _ = fs::remove_file(path);
     bpf::pin(IterableMap::map(map).fd().as_fd(), path)

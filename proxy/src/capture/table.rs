@@ -1,6 +1,6 @@
 //! BPF maps as several threads of userspace use them.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use aya::{
     Ebpf, Pod,
@@ -9,6 +9,7 @@ use aya::{
 use weir_common::{PrefixKey, WorkloadId};
 
 use super::CaptureError;
+pub(super) use crate::sync::lock;
 
 /// Flag of a map update (`include/uapi/linux/bpf.h`).
 pub(super) const BPF_NOEXIST: u64 = 1;
@@ -125,11 +126,6 @@ where
 {
     let map = ebpf.take_map(name).ok_or(CaptureError::Missing(name))?;
     T::try_from(map).map_err(CaptureError::map("open", name))
-}
-
-/// A poisoned lock guards a map descriptor, which no panic can leave half changed.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Taking away what is not there is done already.

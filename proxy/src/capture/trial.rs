@@ -91,7 +91,7 @@ pub(crate) fn load(kind: (u32, u32), name: &str, program: &[Instruction]) -> io:
     };
     // SAFETY: instructions and license live through the call; there is no log buffer.
     let fd = unsafe { bpf::call(BPF_PROG_LOAD, &mut attr) }?;
-    // SAFETY: the kernel has just made it (with O_CLOEXEC), and nobody else knows it.
+    // SAFETY: the kernel has just made it (with O_CLOEXEC), and no other code knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

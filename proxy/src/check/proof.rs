@@ -50,7 +50,7 @@ pub fn run() -> Result<Proof, CaptureError> {
     let cgroup = Transient::create(&format!("weir-check-{}", std::process::id()))?;
     kernel.attach(cgroup.path(), AttachOptions::default(), |_| Ok(()))?;
 
-    // Nobody ever connects to it: a captured connection ends at the proxy's listener.
+    // Nothing ever connects to it: a captured connection ends at the proxy's listener.
     let io = |action| move |source| CaptureError::Socket { action, source, hint: "" };
     let target = TcpListener::bind("127.0.0.1:0").map_err(io("listen on 127.0.0.1"))?;
     let asked = target.local_addr().map_err(io("read a local address"))?;

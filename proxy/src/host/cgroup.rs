@@ -64,7 +64,7 @@ impl Transient {
         Ok(())
     }
 
-    /// Lets go of the processes: moves them to the parent cgroup, whose connections nobody
+    /// Releases the processes: moves them to the parent cgroup, whose connections no weir
     /// captures, and removes this one.
     pub fn release(self) {}
 
@@ -119,7 +119,7 @@ pub fn own() -> Result<PathBuf, HostError> {
         Err(error) => error,
     };
     // In a cgroup namespace of its own, with nothing but the node's hierarchy mounted, the path
-    // says nothing. All of the node's cgroups are looked through, once: nobody moves a container.
+    // says nothing. All of the node's cgroups are looked through, once: containers are not moved.
     static FOUND: OnceLock<PathBuf> = OnceLock::new();
     if let Some(own) = FOUND.get() {
         return Ok(own.clone());

@@ -80,7 +80,7 @@ pub fn find_pod(root: &Path, uid: &str) -> io::Result<Option<PathBuf>> {
     }
     let (plain, slice) = (format!("pod{uid}"), format!("-pod{}.slice", uid.replace('-', "_")));
     let wanted = |name: &str| name == plain || name.ends_with(&slice);
-    // Nothing is looked for within a pod: what a pod calls its own cgroups is its own business.
+    // Nothing is looked for within a pod: a pod chooses the names of its own cgroups.
     walk(root, |path, name| if wanted(name) { Step::Found(path) } else { beyond_pods(name) })
 }
 
@@ -233,7 +233,7 @@ fn walk<T>(root: &Path, mut look: impl FnMut(PathBuf, &str) -> Step<T>) -> io::R
     Ok(None)
 }
 
-/// The directories in a directory, by name. Names that are not UTF-8 are nobody's that is looked
+/// The directories in a directory, by name. Names that are not UTF-8 are of no cgroup that is looked
 /// for here.
 fn directories(path: &Path) -> io::Result<Vec<(PathBuf, String)>> {
     let mut found = Vec::new();

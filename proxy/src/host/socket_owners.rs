@@ -95,9 +95,9 @@ fn everybody() -> Vec<i32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// A process's places in the hierarchies of net_cls and net_prio (cgroup v1). Whoever receives a
-/// socket gives it his own classes (`__receive_sock` in net/core/scm.c or fs/file.c), so that a socket
-/// of other classes must be left alone. Empty where nobody mounts them; `None` where the process
+/// A process's places in the hierarchies of net_cls and net_prio (cgroup v1). A process that receives a
+/// socket gives it its own classes (`__receive_sock` in net/core/scm.c or fs/file.c), so that a socket
+/// of other classes must be left alone. Empty where they are not mounted; `None` where the process
 /// is gone or hidden.
 fn network_classes(pid: &str) -> Option<Vec<String>> {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
@@ -127,7 +127,7 @@ fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
         return Err(io::Error::last_os_error());
     }
     let fd = RawFd::try_from(result).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
-    // SAFETY: the kernel has just made this descriptor for nobody else.
+    // SAFETY: the kernel has just made this descriptor for this caller alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -161,7 +161,7 @@ mod tests {
         seen
     }
 
-    /// A process in a cgroup that has a listener open as its standard input, and nobody else has.
+    /// A process in a cgroup that has a listener open as its standard input, and no other has.
     fn holder(cgroup: &Transient) -> (Child, SocketId) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let id = id(&listener);

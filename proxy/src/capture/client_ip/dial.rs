@@ -67,7 +67,7 @@ pub async fn connect_as(
     Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL))
 }
 
-/// Who is told of an address, and whether it is connected from.
+/// Is told of an address, and whether it is connected from.
 pub(super) type Tell<'a> = dyn Fn(SocketAddr, bool) -> io::Result<()> + Send + Sync + 'a;
 
 /// Tells when it begins and when it ends.
@@ -87,7 +87,7 @@ impl<'a> Told<'a> {
 
 impl Drop for Told<'_> {
     fn drop(&mut self) {
-        // Too much said of an address that nobody uses is no loop.
+        // Too much said of an unused address is no loop.
         let _ = (self.tell)(self.from, false);
     }
 }
@@ -119,7 +119,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 /// The source ports in the order of preference, given where the kernel's own choice begins and ends:
-/// those above what anybody's clients choose from; those below, where well-known ports are (an
+/// those above what clients choose from; those below, where well-known ports are (an
 /// application that wants to listen on one in use, without `SO_REUSEADDR`, cannot); then any that the
 /// kernel does not choose from; any at all where it chooses from all.
 fn source_ports((first, last): (u16, u16)) -> Vec<RangeInclusive<u16>> {

@@ -132,7 +132,7 @@ async fn what_the_sysctls_were_survives_a_crash() {
     assert_eq!(state(&server), during);
     let application = listen(&server, "0.0.0.0:0").await;
     exchange(&server, &application, V4).await;
-    // Somebody who knows nothing of the install takes it away.
+    // Another program removes it.
     ClientIp::remove(&server, &Installed::default()).await.unwrap();
     assert_eq!(state(&server), before);
 }

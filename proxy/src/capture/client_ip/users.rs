@@ -1,6 +1,6 @@
 //! Who needs the set-up of a namespace for `--preserve-client-ip`. Workloads that share the namespace,
 //! one that was removed and still has connections, and a predecessor that finishes its own may all
-//! need it, in more than one process: whoever leaves takes it away only if it is the last.
+//! need it, in more than one process: a process that ends removes it only if it is the last.
 //!
 //! The count is flock(2) on the namespace's own file: one shared lock for each, given back by the
 //! kernel when the process dies.
@@ -14,7 +14,7 @@ use std::{
 use super::{super::Netns, ClientIp, Installed, failed};
 use crate::capture::CaptureError;
 
-/// Somebody needs the set-up; dropping it does not take the set-up away.
+/// A user of the set-up; dropping it does not take the set-up away.
 #[derive(Debug)]
 pub struct ClientIpUser {
     _shared: File,
@@ -38,7 +38,7 @@ impl ClientIpUser {
 // === impl ClientIp ===
 
 impl ClientIp {
-    /// As [`ClientIp::remove`], unless anybody needs it.
+    /// As [`ClientIp::remove`], unless it is in use.
     ///
     /// # Errors
     /// As [`ClientIp::install`], and what flock(2) says.
@@ -48,7 +48,7 @@ impl ClientIp {
     ) -> Result<(), CaptureError> {
         let file = open(netns).map_err(failed("open"))?;
         match file.try_lock() {
-            // Held until it is done: who wants to install meanwhile waits.
+            // Held until it is done: an installation meanwhile waits.
             Ok(()) => Self::remove(netns, installed).await,
             Err(TryLockError::WouldBlock) => Ok(()),
             Err(TryLockError::Error(error)) => Err(failed("lock")(error)),

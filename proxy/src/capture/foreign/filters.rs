@@ -5,7 +5,7 @@
 //! A program that only counts is taken for a filter too. systemd's has the same name and, with
 //! `IPAddressDeny=any`, the same kinds of maps in both cases: only its instructions differ.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use weir_common::Direction;
 
@@ -46,7 +46,7 @@ pub fn filters(cgroup: &Path, below: bool) -> Result<[(Direction, Filters); 2], 
 fn on(
     hook: AttachType,
     cgroup: &Path,
-    below: &[std::path::PathBuf],
+    below: &[PathBuf],
     own: &Path,
 ) -> Result<Filters, CaptureError> {
     let ask = |cgroup: &Path, effective| {

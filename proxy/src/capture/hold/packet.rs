@@ -61,7 +61,7 @@ impl Answer {
     /// The answer after which connect(2) fails as the dial has: with the same `errno`, where one of the
     /// family's errors means it (`icmp_err_convert` in net/ipv4/icmp.c, `tab_unreach` in
     /// net/ipv6/icmp.c), else with `ECONNREFUSED`. IPv4 has none for `EACCES`: there a destination that
-    /// is prohibited is `EHOSTUNREACH`. Time that is up is the application's own business.
+    /// is prohibited is `EHOSTUNREACH`. Timeouts are left to the application.
     #[must_use]
     pub const fn to(errno: i32, is_ipv6: bool) -> Self {
         const UNREACHABLE: u8 = 3;

@@ -1,5 +1,5 @@
 //! The ports of a namespace: those for weir's own listeners, and how many connections to one of them
-//! there are source ports for. The kernel lets nobody listen on 0.0.0.0 and a port on which anybody
+//! there are source ports for. The kernel allows no listener on 0.0.0.0 and a port on which another
 //! listens: so they are none of `ip_local_port_range`, where it would be chance that decides whose
 //! server cannot start, and none of `ip_local_reserved_ports`, which operators keep for servers.
 
@@ -22,7 +22,7 @@ pub(super) fn aside() -> Vec<u16> {
 
 /// How many connections the kernel finds source ports for, to one address and port, in the calling
 /// thread's namespace. A quarter is left to sockets that were bound to a port of the range, which the
-/// kernel gives to nobody else, and to those in TIME_WAIT.
+/// kernel assigns to no other socket, and to those in TIME_WAIT.
 pub(in crate::capture) fn usable() -> u32 {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     range(&read(RANGE)).map_or(0, |range| counted(&range, &reserved(&read(RESERVED))))

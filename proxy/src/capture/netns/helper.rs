@@ -12,15 +12,17 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
     panic::{self, AssertUnwindSafe},
-    sync::{Mutex, PoisonError, mpsc},
+    sync::{Mutex, mpsc},
     thread,
 };
 
 use nix::sched::{CloneFlags, setns};
 
+use crate::sync::lock;
+
 type Job = Box<dyn FnOnce(&Home) + Send>;
 
-/// A thread and its queue, which is not bounded: whoever sends a job waits for its end.
+/// A thread and its queue, which is not bounded: the sender of a job waits for its end.
 pub(super) struct Helper {
     name: &'static str,
     queue: Mutex<Option<mpsc::Sender<Job>>>,
@@ -61,7 +63,7 @@ impl Helper {
                 "work in one namespace asks for work in another",
             ));
         }
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = lock(&self.queue);
         let sender = match queue.take() {
             Some(sender) => sender,
             None => self.start()?,
@@ -76,7 +78,7 @@ impl Helper {
         let (sender, jobs) = mpsc::channel::<Job>();
         thread::Builder::new().name(self.name.into()).spawn(move || {
             HELPING.set(true);
-            // Whoever starts the thread may itself be in another namespace, as tests are.
+            // The thread that starts it may be in another namespace, as tests are.
             home.astray.set(!is_home());
             for job in jobs {
                 job(&home);

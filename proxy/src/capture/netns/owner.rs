@@ -1,5 +1,5 @@
-//! Sockets that belong to somebody else: rules by owner (`meta skuid`, `owner` of iptables,
-//! `uidrange` of ip-rule(8)) look at who made a socket, which socket(2) takes from the calling thread's
+//! Sockets that belong to another user: rules by owner (`meta skuid`, `owner` of iptables,
+//! `uidrange` of ip-rule(8)) look at the creator of a socket, which socket(2) takes from the calling thread's
 //! file system ids.
 
 use std::{io, sync::OnceLock};
@@ -42,7 +42,7 @@ struct Borrowed {
 
 impl Borrowed {
     fn new(owner: Owner) -> Self {
-        // The group first: who has become another user may not be allowed to.
+        // The group first: another user may not be allowed to change it.
         let gid = setfsgid(Gid::from_raw(owner.gid));
         Self { uid: setfsuid(Uid::from_raw(owner.uid)), gid }
     }

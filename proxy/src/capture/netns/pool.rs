@@ -1,14 +1,12 @@
 //! Sockets made ahead: a visit to another namespace wakes two threads, which takes ten times as
 //! long as socket(2) does (37 µs against 3 µs), so one visit makes several.
 
-use std::{
-    mem,
-    sync::{Mutex, PoisonError},
-};
+use std::{mem, sync::Mutex};
 
 use socket2::Socket;
 
 use super::Owner;
+use crate::sync::lock;
 
 /// Sockets kept per namespace and family, from the first use of that family on. Each takes a
 /// descriptor and some 4 KiB of kernel memory.
@@ -22,10 +20,10 @@ pub(super) struct Pool(Mutex<Ready>);
 
 #[derive(Default)]
 struct Ready {
-    /// Whose they are: that of the last one who asked.
+    /// Their owner: the last one that was asked for.
     owner: Option<Owner>,
     sockets: Vec<Socket>,
-    /// Somebody has been told to bring more.
+    /// More have been ordered.
     ordered: bool,
 }
 
@@ -62,14 +60,14 @@ impl Pool {
         });
     }
 
-    /// An order that nobody will fill may be given again.
+    /// An order that will not be filled may be given again.
     pub(super) fn not_ordered(&self) {
         self.with(|ready| ready.ordered = false);
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Ready) -> T) -> T {
         // Every change is complete when the lock is let go.
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut lock(&self.0))
     }
 }
 

@@ -7,7 +7,7 @@ use crate::host::cgroup::processes;
 /// Where the processes of a cgroup are, seen from a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Residence {
-    /// One of them at least is in it, or nobody can tell.
+    /// One of them at least is in it, or that is not known.
     Here,
     /// None of them is in it.
     Elsewhere,

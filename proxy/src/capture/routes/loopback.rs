@@ -46,7 +46,7 @@ pub(super) fn works(address: IpAddr) -> io::Result<bool> {
 }
 
 /// Whether connections get to the addresses that destinations are spread over ([`weir_common::spread`]),
-/// in the calling thread's namespace: its loopback interface has all of 127.0.0.0/8, unless somebody
+/// in the calling thread's namespace: its loopback interface has all of 127.0.0.0/8, unless an operator
 /// has changed that, and rules of a packet filter may know 127.0.0.1 alone. One connection is tried.
 ///
 /// # Errors

@@ -29,7 +29,7 @@ const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 /// More changed routes than this are looked at with all the others.
 const MOST_CHANGES: usize = 256;
-/// Datagrams that are read at once: somebody may send them faster than they are read.
+/// Datagrams that are read at once: they may be sent faster than they are read.
 const BATCH: usize = 512;
 /// The rules that every namespace starts with: local and main, and for IPv4 default (ip-rule(8)).
 const STOCK_RULES: usize = 3;

@@ -1,5 +1,5 @@
 //! The tables of old iptables (`iptables-legacy`, not that of nftables) in this thread's network
-//! namespace, as far as they tell who redirects connections. Reads by socket options
+//! namespace, as far as they tell what redirects connections. Reads by socket options
 //! (`include/uapi/linux/netfilter_ipv4/ip_tables.h`, `netfilter_ipv6/ip6_tables.h`), and only tables
 //! that are there: to ask for another would make it.
 
@@ -15,7 +15,7 @@ pub(super) struct Table {
     /// "ip" or "ip6".
     pub(super) family: &'static str,
     pub(super) name: String,
-    /// Chains that somebody has made.
+    /// Chains that users have made.
     pub(super) chains: Vec<String>,
     /// Targets of its rules, by name; jumps and verdicts have none.
     pub(super) targets: BTreeSet<String>,
@@ -45,13 +45,13 @@ const HEADER: usize = 40;
 /// `XT_TABLE_MAXNAMELEN`, with its end.
 const NAME: usize = 32;
 
-/// Between the two questions somebody may change the table (`EAGAIN`).
+/// The table may change between the two requests (`EAGAIN`).
 const ATTEMPTS: usize = 5;
 
 /// `struct xt_entry_target`: where its name is, and where its data begins.
 const TARGET_NAME: Range<usize> = 2..31;
 const TARGET_DATA: usize = 32;
-/// The target at the head of a chain that somebody has made; its data is the chain's name
+/// The target at the head of a chain that a user has made; its data is the chain's name
 /// (`struct xt_error_target`). So ends the table too, with this as the name.
 const ERROR: &str = "ERROR";
 /// `XT_FUNCTION_MAXNAMELEN`, with its end.

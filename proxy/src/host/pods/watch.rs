@@ -3,7 +3,7 @@
 //!
 //! The kernel tells inotify of what goes through the VFS, mkdir(2) and rmdir(2), and of changes to
 //! `populated` in `cgroup.events` (Documentation/admin-guide/cgroup-v2.rst), at most every 10 ms
-//! (`CGROUP_FILE_NOTIFY_MIN_INTV` in kernel/cgroup/cgroup.c). It tells nobody which network namespace a
+//! (`CGROUP_FILE_NOTIFY_MIN_INTV` in kernel/cgroup/cgroup.c). It does not tell which network namespace a
 //! process is in.
 //!
 //! What a pod does below its own cgroup is not watched. Watches are of the user, which weir shares with
@@ -74,7 +74,7 @@ impl Watch {
         if let Some(error) = tree.incomplete.take() {
             return Err(error);
         }
-        // SAFETY: the descriptor is owned, and nobody closes it before this is dropped.
+        // SAFETY: the descriptor is owned, and not closed before this is dropped.
         let inotify = unsafe { AsyncFd::register(inotify) }?;
         Ok(Self { inotify, tree })
     }
@@ -236,7 +236,7 @@ mod tests {
             .is_ok_and(|events| events.contains("populated 1"))
     }
 
-    /// Needs root, as all that makes cgroups. Nobody looks: each step is told.
+    /// Needs root, as all that makes cgroups. Nothing is polled: each step is reported.
     #[tokio::test]
     async fn a_pod_that_comes_runs_ends_and_goes_is_told_of() {
         let root = Transient::create(&format!("weir-test-watch-{}", process::id())).unwrap();
