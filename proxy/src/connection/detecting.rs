@@ -4,6 +4,8 @@
 
 use std::{mem, time::Instant};
 
+use weir_http::h1::Edit;
+
 use super::Context;
 use crate::{
     decision::Detection,
@@ -122,10 +124,10 @@ impl Observer for Detecting<'_> {
         }
     }
 
-    fn version(&self) -> HttpVersion {
-        match &self.state {
-            State::Http(observer) => observer.version(),
-            State::Undecided(_) | State::Unanswered | State::Done => HttpVersion::Http1,
+    fn edit(&mut self, from: Side) -> Option<Edit> {
+        match &mut self.state {
+            State::Http(observer) => observer.edit(from),
+            State::Undecided(_) | State::Unanswered | State::Done => None,
         }
     }
 

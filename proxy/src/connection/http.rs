@@ -1,4 +1,4 @@
-//! HTTP: which engine carries a connection, and how one hands it to the other.
+//! HTTP: which engine carries a connection.
 
 use std::{pin::pin, time::Instant};
 
@@ -69,7 +69,7 @@ impl Context {
         if let Some(conclusion) = conclusion {
             self.decide(conclusion, guard, accepted);
         }
-        self.terminate(version, (client, near), (upstream, far), false, guard).await
+        self.terminate(version, (client, near), (upstream, far), guard).await
     }
 
     /// Takes note of a decision, and of what it teaches.
@@ -104,22 +104,15 @@ impl Context {
                 observer.finish(in_flight(&forwarded));
                 super::close_reason(forwarded.end)
             }
-            Observed::Quiet(client, upstream) => match observer.version() {
-                // It says `connection: close` with the next response, if there is one.
-                HttpVersion::Http1 => {
-                    let client = (client, Peeked::default());
-                    let upstream = (upstream, Peeked::default());
-                    let terminated =
-                        self.terminate(HttpVersion::Http1, client, upstream, true, guard);
-                    Box::pin(terminated).await
+            // The client has been told, or has been idle.
+            Observed::Quiet(client, upstream) => {
+                let closed = Box::pin(tcp::close(client, upstream));
+                tokio::select! {
+                    () = closed => {}
+                    () = self.abort.cancelled() => {}
                 }
-                // The client has been told.
-                HttpVersion::Http2 => {
-                    tcp::disarm(&client);
-                    tcp::disarm(&upstream);
-                    CloseReason::Finished
-                }
-            },
+                CloseReason::Finished
+            }
         }
     }
 
@@ -128,7 +121,6 @@ impl Context {
         version: HttpVersion,
         client: Peer,
         upstream: Peer,
-        reused: bool,
         guard: &ConnectionGuard,
     ) -> CloseReason {
         let fate = Fate::default();
@@ -148,7 +140,6 @@ impl Context {
                 ..HttpLimits::default()
             },
             on_abort: Some(fate.on_abort()),
-            reused,
         };
         let mut serving = pin!(http::serve(version, client, upstream, context));
         let _dropped_first = fate.cut_on_drop();

@@ -17,6 +17,8 @@ use crate::budget::Share;
 
 /// See [`HttpLimits::drain_idle`].
 pub(crate) const DRAIN_IDLE: Duration = Duration::from_secs(1);
+/// See [`HttpLimits::linger`].
+pub(crate) const LINGER: Duration = Duration::from_secs(2);
 /// How long a draining connection may be at work until its client is asked to begin nothing new.
 pub(crate) const DRAIN_BUSY: Duration = Duration::from_secs(5);
 
@@ -63,8 +65,6 @@ pub struct HttpContext {
     pub limits: HttpLimits,
     /// See [`AbortHook`].
     pub on_abort: Option<AbortHook>,
-    /// The connection has carried exchanges before this engine got it.
-    pub reused: bool,
 }
 
 /// Bounds of the engine. Exceeding one never breaks HTTP/1 traffic: the connection goes on as raw
@@ -111,7 +111,7 @@ impl Default for HttpLimits {
         Self {
             max_head_bytes: 1 << 20,
             max_headers: 4096,
-            linger: Duration::from_secs(2),
+            linger: LINGER,
             drain_idle: DRAIN_IDLE,
             half_closed_idle: Duration::from_secs(3600),
             settings_wait: Duration::from_secs(1),
@@ -211,7 +211,6 @@ impl HttpContext {
             drain: CancellationToken::new(),
             limits: HttpLimits::default(),
             on_abort: None,
-            reused: false,
         }
     }
 

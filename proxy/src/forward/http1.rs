@@ -241,7 +241,7 @@ where
                 self.last_word = Some(EndCause::Closed(first));
                 Ok(())
             }
-            UpstreamEnd::BeforeHead if self.session.is_fresh() && !self.context.reused => {
+            UpstreamEnd::BeforeHead if self.session.is_fresh() => {
                 match reset {
                     true => self.answer("upstream-reset", ExchangeEnd::UpstreamReset(None)),
                     false => self.answer("upstream-closed", ExchangeEnd::UpstreamClosed),

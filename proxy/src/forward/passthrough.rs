@@ -1,12 +1,15 @@
 //! The passthrough engine: bytes are forwarded as they came (that is [`super::tcp`]'s work), and an
-//! observer beside them follows the messages and reports exchanges. An observer never changes,
-//! delays or refuses a byte; one that loses track says so once and is asked no more.
+//! observer beside them follows the messages and reports exchanges. An observer never delays a byte,
+//! and changes none but where a drain ends the connection ([`Observer::edit`],
+//! [`Observer::farewell`]); one that loses track says so once and is asked no more.
 
 pub(crate) mod http1;
 pub(crate) mod http2;
 pub mod probe;
 
 use std::sync::Arc;
+
+use weir_http::h1::Edit;
 
 use super::Side;
 use super::http::{ExchangeEnd, ExchangeSink, HttpVersion, Untracked};
@@ -26,7 +29,7 @@ pub(crate) trait Observer: Send {
     fn ended(&mut self, from: Side);
 
     /// Whether nothing is under way: both streams are between messages, and every request has got
-    /// its response. A draining connection may be ended, or handed over to the terminating engine, here.
+    /// its response. A draining connection may be ended here.
     fn is_idle(&self) -> bool;
 
     /// What weir may put into the stream to the client right behind the last byte shown from the
@@ -34,8 +37,12 @@ pub(crate) trait Observer: Send {
     /// the state of the connection allow it. `None` where there is no such word.
     fn farewell(&self) -> Option<&'static [u8]>;
 
-    /// What is spoken now; an upgrade (`h2c`) changes it.
-    fn version(&self) -> HttpVersion;
+    /// Asked of a draining connection once bytes of `from` have been shown: what to change in them.
+    /// HTTP/1 says `connection: close` in a response that has begun there, and drops the requests
+    /// behind it. `None` leaves them as they are.
+    fn edit(&mut self, _from: Side) -> Option<Edit> {
+        None
+    }
 
     /// Set once the observer has stopped interpreting; it need not be shown bytes any more.
     fn untracked(&self) -> Option<Untracked>;

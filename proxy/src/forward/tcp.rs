@@ -30,6 +30,7 @@ use super::passthrough::Observer;
 use super::{ByteCounters, Side};
 use crate::budget::Share;
 use crate::stop::Stop;
+pub(crate) use leave::close;
 pub use reset::{arm, disarm, reset};
 
 /// Settings of raw TCP.
@@ -165,13 +166,13 @@ pub async fn forward(
     counters: &ByteCounters,
     cancel: &Stop,
 ) -> Forwarded {
-    let mut watch = Watch { counters, observer: None };
+    let mut watch = Watch::new(counters, None);
     match pass(client, upstream, options, &mut watch, None, cancel).await {
         Passed::Over(forwarded) | Passed::Left(forwarded, _) => forwarded,
     }
 }
 
-/// The same as [`forward`], with somebody looking on.
+/// The same as [`forward`], with an observer.
 pub(crate) async fn forward_observed(
     client: Endpoint,
     upstream: Endpoint,
@@ -181,7 +182,7 @@ pub(crate) async fn forward_observed(
     observing: Observing<'_>,
 ) -> Observed {
     let leave = Some(Leave::new(observing.drain.cancelled()));
-    let mut watch = Watch { counters, observer: Some(observing.observer) };
+    let mut watch = Watch::new(counters, Some(observing.observer));
     match pass(client, upstream, options, &mut watch, leave, cancel).await {
         Passed::Over(forwarded) => Observed::Over(forwarded),
         Passed::Left(forwarded, sockets) => {

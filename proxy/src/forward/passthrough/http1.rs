@@ -7,17 +7,21 @@ mod tests;
 
 use std::sync::Arc;
 
-use weir_http::h1::{Session, UpstreamEnd};
+use weir_http::h1::{Edit, Session, UpstreamEnd};
 
 use super::http2::Http2Observer;
 use super::{OVER_BUDGET, Observer};
 use crate::budget::Charge;
 use crate::forward::Side;
-use crate::forward::http::{ExchangeEnd, ExchangeSink, HttpVersion, Untracked};
+use crate::forward::http::{ExchangeEnd, ExchangeSink, Untracked};
 
 /// Follows both directions of an HTTP/1 connection.
 pub(crate) struct Http1Observer {
     session: Session<dyn ExchangeSink>,
+    /// The client's bytes that were shown last, and how many of them were read: the others are
+    /// requests behind the last response.
+    shown: usize,
+    read: usize,
     /// For what is kept here.
     charge: Charge,
     /// Set once the connection has become HTTP/2.
@@ -30,7 +34,7 @@ impl Http1Observer {
     /// Starts at the first byte of both streams.
     pub(crate) fn new(sink: Arc<dyn ExchangeSink>) -> Self {
         let charge = Charge::to(sink.share());
-        Self { session: Session::passing(sink), charge, http2: None }
+        Self { session: Session::passing(sink), shown: 0, read: 0, charge, http2: None }
     }
 
     fn switch(&mut self, rest: &[u8]) {
@@ -59,7 +63,8 @@ impl Observer for Http1Observer {
         match (&mut self.http2, from) {
             (Some(http2), _) => return http2.bytes(from, bytes),
             (None, Side::Client) => {
-                self.session.requests(bytes);
+                self.shown = bytes.len();
+                self.read = self.session.requests(bytes);
             }
             (None, Side::Upstream) => {
                 if let Some(at) = self.session.responses(bytes, 0) {
@@ -93,10 +98,12 @@ impl Observer for Http1Observer {
         self.http2.as_ref()?.farewell()
     }
 
-    fn version(&self) -> HttpVersion {
-        match &self.http2 {
-            Some(http2) => http2.version(),
-            None => HttpVersion::Http1,
+    fn edit(&mut self, from: Side) -> Option<Edit> {
+        match from {
+            _ if self.http2.is_some() => None,
+            Side::Client if self.read == self.shown => None,
+            Side::Client => Some(Edit { start: self.read, end: self.shown, text: b"" }),
+            Side::Upstream => self.session.say_close(),
         }
     }
 

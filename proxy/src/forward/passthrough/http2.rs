@@ -11,7 +11,7 @@ use weir_http::h2::{SHUTDOWN_NOTICE, Session};
 use super::{OVER_BUDGET, Observer};
 use crate::budget::Charge;
 use crate::forward::Side;
-use crate::forward::http::{ExchangeEnd, ExchangeSink, HttpVersion, Tracker, Untracked};
+use crate::forward::http::{ExchangeEnd, ExchangeSink, Tracker, Untracked};
 
 /// Follows both directions of an HTTP/2 connection.
 pub(crate) struct Http2Observer {
@@ -74,10 +74,6 @@ impl Observer for Http2Observer {
 
     fn farewell(&self) -> Option<&'static [u8]> {
         self.session.as_ref()?.may_insert().then_some(SHUTDOWN_NOTICE)
-    }
-
-    fn version(&self) -> HttpVersion {
-        HttpVersion::Http2
     }
 
     fn untracked(&self) -> Option<Untracked> {

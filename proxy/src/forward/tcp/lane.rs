@@ -6,6 +6,7 @@ use std::io;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
+use weir_http::h1::Edit;
 
 use super::super::passthrough::Observer;
 use super::super::{ByteCounters, Side};
@@ -68,17 +69,35 @@ pub(super) struct Watch<'a> {
     pub(super) counters: &'a ByteCounters,
     /// `None` also once it has lost track.
     pub(super) observer: Option<&'a mut dyn Observer>,
+    /// The connection drains: the observer may change bytes to end it.
+    pub(super) draining: bool,
+    /// It has: the client knows that the connection ends behind the response.
+    pub(super) close_said: bool,
 }
 
 // === impl Watch ===
 
-impl Watch<'_> {
+impl<'a> Watch<'a> {
+    pub(super) fn new(counters: &'a ByteCounters, observer: Option<&'a mut dyn Observer>) -> Self {
+        Self { counters, observer, draining: false, close_said: false }
+    }
+
     pub(super) fn read(&mut self, from: Side, bytes: &[u8]) {
         let Some(observer) = &mut self.observer else { return };
         observer.bytes(from, bytes);
         if observer.is_done() {
             self.observer = None;
         }
+    }
+
+    /// What to change in the bytes that were read last.
+    fn edit(&mut self, from: Side) -> Option<Edit> {
+        if !self.draining {
+            return None;
+        }
+        let edit = self.observer.as_mut()?.edit(from)?;
+        self.close_said |= from == Side::Upstream;
+        Some(edit)
     }
 
     fn ended(&mut self, from: Side) {
@@ -278,6 +297,11 @@ impl<'a> Lane<'a> {
             return Poll::Ready(Ok(()));
         }
         watch.read(self.from, lease.filled());
+        if let Some(edit) = watch.edit(self.from) {
+            self.prefix.extend_from_slice(&lease.filled()[..edit.start]);
+            self.prefix.extend_from_slice(edit.text);
+            lease.consume(edit.end);
+        }
         if n < self.size.bytes() {
             self.full = 0;
         } else if self.size == Size::Large {

@@ -3,16 +3,18 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::time::{Sleep, sleep};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep, timeout};
 
+use super::disarm;
 use super::lane::{Lane, Watch};
-use crate::forward::http::{DRAIN_BUSY, DRAIN_IDLE, HttpVersion};
+use crate::forward::http::{DRAIN_BUSY, DRAIN_IDLE, LINGER};
 use crate::stop::Cancelled;
 
 /// Looks for the moment.
 pub(super) struct Leave {
     drain: Cancelled,
-    draining: bool,
     /// Runs from the drain on: when it is over, the client is asked even if it is at work.
     overdue: Option<Pin<Box<Sleep>>>,
     /// The client was asked to begin nothing new.
@@ -29,11 +31,27 @@ pub(super) enum Leaving {
     Quiet,
 }
 
+/// Ends what [`Leaving::Quiet`] has left: the upstream at once, the client when it has ended too, or
+/// after [`LINGER`]. What it still sends is read: unread bytes would make the close a reset, which may
+/// overtake the last response.
+pub(crate) async fn close(mut client: TcpStream, upstream: TcpStream) {
+    disarm(&client);
+    disarm(&upstream);
+    drop(upstream);
+    let rest = async {
+        // An error says that the client is gone.
+        let _ = client.shutdown().await;
+        let mut unread = vec![0; 8 << 10];
+        while let Ok(1..) = client.read(&mut unread).await {}
+    };
+    let _ = timeout(LINGER, rest).await;
+}
+
 // === impl Leave ===
 
 impl Leave {
     pub(super) fn new(drain: Cancelled) -> Self {
-        Self { drain, draining: false, overdue: None, said: false, timer: None }
+        Self { drain, overdue: None, said: false, timer: None }
     }
 
     /// To be polled after both lanes, neither of which can go on.
@@ -42,18 +60,18 @@ impl Leave {
         cx: &mut Context<'_>,
         up: &Lane<'_>,
         down: &mut Lane<'_>,
-        watch: &Watch<'_>,
+        watch: &mut Watch<'_>,
     ) -> Poll<Leaving> {
-        if !self.draining {
+        if !watch.draining {
             ready!(Pin::new(&mut self.drain).poll(cx));
-            self.draining = true;
+            watch.draining = true;
         }
         let Some(observer) = &watch.observer else { return Poll::Pending };
         if !down.is_quiet() {
             return Poll::Pending;
         }
         let idle = up.is_quiet() && observer.is_idle();
-        if idle && observer.version() == HttpVersion::Http1 {
+        if idle && watch.close_said {
             return Poll::Ready(Leaving::Quiet);
         }
         let rested = idle && self.has_rested(cx, up.forwarded + down.forwarded);

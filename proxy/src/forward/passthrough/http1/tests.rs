@@ -2,6 +2,7 @@
 
 mod anything;
 mod bounds;
+mod drains;
 mod endings;
 mod sessions;
 mod terminate;

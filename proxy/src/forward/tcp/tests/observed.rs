@@ -3,18 +3,22 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
+use weir_http::h1::Edit;
+
 use super::*;
-use crate::forward::http::{DRAIN_BUSY, DRAIN_IDLE, ExchangeEnd, HttpVersion, Untracked};
+use crate::forward::http::{DRAIN_BUSY, DRAIN_IDLE, ExchangeEnd, LINGER, Untracked};
 
 const WORDS: &[u8] = b"(goodbye)";
+/// Longer than what it replaces.
+const LAST: &[u8] = b"(the last line)";
 
 /// Understands a protocol of lines: each one of the client's gets one of the upstream's.
 struct Lines {
-    version: HttpVersion,
     farewell: Option<&'static [u8]>,
     seen: Arc<Mutex<Seen>>,
     open: VecDeque<Side>,
     partial: bool,
+    closing: bool,
     untracked: Option<Untracked>,
 }
 
@@ -59,8 +63,18 @@ impl Observer for Lines {
         self.farewell.filter(|_| !self.partial)
     }
 
-    fn version(&self) -> HttpVersion {
-        self.version
+    /// The upstream's `*` becomes [`LAST`], and nothing of the client's passes behind it.
+    fn edit(&mut self, from: Side) -> Option<Edit> {
+        let seen = self.seen.lock().unwrap();
+        let (_, bytes) = seen.bytes.last().filter(|(side, _)| *side == from)?;
+        match from {
+            Side::Client => self.closing.then_some(Edit { start: 0, end: bytes.len(), text: b"" }),
+            Side::Upstream => {
+                let start = bytes.iter().position(|byte| *byte == b'*')?;
+                self.closing = true;
+                Some(Edit { start, end: start + 1, text: LAST })
+            }
+        }
     }
 
     fn untracked(&self) -> Option<Untracked> {
@@ -71,15 +85,15 @@ impl Observer for Lines {
 }
 
 impl Scene {
-    async fn new(version: HttpVersion, farewell: Option<&'static [u8]>) -> Self {
+    async fn new(farewell: Option<&'static [u8]>) -> Self {
         let ((client, near), (far, server)) = (connected(None).await, connected(None).await);
         let (seen, drain) = (Arc::<Mutex<Seen>>::default(), Stop::new());
         let mut observer = Lines {
-            version,
             farewell,
             seen: Arc::clone(&seen),
             open: VecDeque::new(),
             partial: false,
+            closing: false,
             untracked: None,
         };
         let draining = drain.clone();
@@ -127,7 +141,7 @@ async fn settle() {
 
 #[tokio::test]
 async fn every_byte_is_shown_and_each_end() {
-    let mut scene = Scene::new(HttpVersion::Http1, None).await;
+    let mut scene = Scene::new(None).await;
     scene.answer(b"yes\n").await;
     scene.client.shutdown().await.unwrap();
     assert_eq!(read_all(&mut scene.server).await.unwrap(), b"");
@@ -145,14 +159,19 @@ async fn every_byte_is_shown_and_each_end() {
 
 #[tokio::test]
 async fn a_drain_hands_the_sockets_back_when_the_answer_is_complete() {
-    let mut scene = Scene::new(HttpVersion::Http1, None).await;
+    let mut scene = Scene::new(None).await;
     scene.drain.cancel();
     settle().await;
     assert!(!scene.task.is_finished(), "a request is under way");
     scene.answer(b"one ").await;
     settle().await;
     assert!(!scene.task.is_finished(), "the answer has only begun");
+    let guard = freeze();
     scene.answer(b"line\n").await;
+    settle().await;
+    assert!(!scene.task.is_finished(), "the client does not know, and may be about to go on");
+    advance(DRAIN_IDLE + Duration::from_millis(1)).await;
+    drop(guard);
     let Observed::Quiet(near, far) = scene.task.await.unwrap() else { panic!("ended") };
     // They are open, and nothing was taken from them.
     scene.client.write_all(b"next\n").await.unwrap();
@@ -165,8 +184,45 @@ async fn a_drain_hands_the_sockets_back_when_the_answer_is_complete() {
 }
 
 #[tokio::test]
+async fn a_drain_ends_behind_the_answer_that_says_so() {
+    let mut scene = Scene::new(None).await;
+    scene.answer(b"not yet *\n").await;
+    scene.client.write_all(b"one\ntwo\n").await.unwrap();
+    scene.expect(Side::Upstream, b"one\ntwo\n").await;
+    scene.drain.cancel();
+    settle().await;
+    scene.answer(b"line\n").await;
+    scene.server.write_all(b"now *, ").await.unwrap();
+    scene.expect(Side::Client, b"now (the last line), ").await;
+    scene.client.write_all(b"three").await.unwrap();
+    settle().await;
+    assert!(!scene.task.is_finished(), "the answer has only begun");
+    scene.server.write_all(b"the end\n").await.unwrap();
+    scene.expect(Side::Client, b"the end\n").await;
+    let Observed::Quiet(client, upstream) = scene.task.await.unwrap() else { panic!("ended") };
+    let closed = tokio::spawn(close(client, upstream));
+    assert_eq!(read_all(&mut scene.server).await.unwrap(), b"", "what came behind it");
+    scene.client.write_all(b"four").await.unwrap();
+    assert_eq!(read_all(&mut scene.client).await.unwrap(), b"", "an end, and no reset");
+    drop(scene.client);
+    closed.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_close_is_not_waited_for() {
+    let ((_client, near), (far, _server)) = (connected(None).await, connected(None).await);
+    let guard = freeze();
+    let closed = tokio::spawn(close(near, far));
+    settle().await;
+    assert!(!closed.is_finished());
+    advance(LINGER + Duration::from_millis(1)).await;
+    closed.await.unwrap();
+    drop(guard);
+}
+
+#[tokio::test]
 async fn a_farewell_is_said_once_between_messages_and_time_is_given_after_it() {
-    let mut scene = Scene::new(HttpVersion::Http2, Some(WORDS)).await;
+    let mut scene = Scene::new(Some(WORDS)).await;
     scene.answer(b"half ").await;
     let guard = freeze();
     scene.drain.cancel();
@@ -199,7 +255,7 @@ async fn a_farewell_is_said_once_between_messages_and_time_is_given_after_it() {
 
 #[tokio::test]
 async fn a_client_that_is_always_at_work_is_told_all_the_same() {
-    let mut scene = Scene::new(HttpVersion::Http2, Some(WORDS)).await;
+    let mut scene = Scene::new(Some(WORDS)).await;
     scene.client.write_all(b"more\n").await.unwrap();
     scene.expect(Side::Upstream, b"more\n").await;
     scene.answer(b"half ").await;
@@ -218,7 +274,7 @@ async fn a_client_that_is_always_at_work_is_told_all_the_same() {
 
 #[tokio::test]
 async fn one_that_lost_track_is_shown_no_more_and_a_drain_waits_for_the_peers() {
-    let mut scene = Scene::new(HttpVersion::Http1, None).await;
+    let mut scene = Scene::new(None).await;
     scene.answer(b"?\n").await;
     scene.answer(b"unseen\n").await;
     assert_eq!(scene.seen_from(Side::Upstream), b"?\n");
