@@ -8,6 +8,7 @@ mod detach;
 mod exec;
 mod exit;
 mod explain;
+mod flags;
 mod inject;
 mod log_level;
 mod man;

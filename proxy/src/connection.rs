@@ -33,7 +33,7 @@ pub use self::{
 use crate::{
     budget::{Share, Taken},
     capture::{Captured, Netns, OwnAddresses},
-    config::{Config, HttpEngine, Switch},
+    config::{HttpEngine, Traffic},
     decision::{Detection, Direction},
     detect::dialogue::Lesson,
     forward::tcp::{self, TcpEnd, TcpOptions},
@@ -69,8 +69,10 @@ pub struct Context {
     pub drain: Stop,
     /// Cancelled when time is up.
     pub abort: Stop,
-    /// Effective settings.
-    pub config: Arc<Config>,
+    /// Whether payload may go through splice(2): not where `sk_msg` redirects it.
+    pub splice: bool,
+    /// The settings in force.
+    pub config: Traffic,
     /// Told what connections find out.
     pub feedback: Box<dyn Feedback>,
 }
@@ -153,7 +155,7 @@ impl Context {
         guard: &ConnectionGuard,
         accepted: Instant,
     ) -> DestinationPolicy {
-        let policy = DestinationPolicy::of(captured, &self.config, &self.learning, accepted);
+        let policy = DestinationPolicy::of(captured, &self.config.now(), &self.learning, accepted);
         if let Some(source) = policy.opaque {
             guard.detected(Detection::Opaque(source), None, accepted.elapsed());
         }
@@ -270,8 +272,8 @@ impl Context {
 
     fn tcp_options(&self) -> TcpOptions {
         TcpOptions {
-            half_closed_idle: self.config.forward.half_closed_idle,
-            splice: self.config.runtime.sk_msg == Switch::Off,
+            half_closed_idle: self.config.now().forward.half_closed_idle,
+            splice: self.splice,
             memory: Some(self.share.clone()),
         }
     }

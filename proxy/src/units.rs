@@ -147,7 +147,11 @@ pub(crate) mod size {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
     pub(crate) fn serialize<S: Serializer>(value: &usize, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_u64(*value as u64)
+        // A number of TOML has 63 bits.
+        match i64::try_from(*value) {
+            Ok(bytes) => s.serialize_i64(bytes),
+            Err(_) => s.serialize_str(&value.to_string()),
+        }
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<usize, D::Error> {

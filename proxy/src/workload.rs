@@ -43,7 +43,7 @@ use crate::{
         AttachOptions, CaptureError, ClientIp, ClientIpUser, Heartbeat, Installed, Instance, Lock,
         Netns, Originals, OwnAddresses, RouteWatch, ShareUse, WorkloadMaps,
     },
-    config::{Config, Fail, WorkloadSettings},
+    config::{Fail, ProcessConfig, Switch, Traffic, WorkloadSettings},
     connection::{Context, OptionsByWorkload},
     decision::{Direction, Source},
     learn::Learning,
@@ -59,7 +59,9 @@ use crate::{
 /// What all workloads of the process share.
 pub struct Shared {
     /// Settings of the process.
-    pub config: Arc<Config>,
+    pub process: Arc<ProcessConfig>,
+    /// How connections are served.
+    pub traffic: Traffic,
     /// Where everything is counted.
     pub telemetry: Telemetry,
     /// The kernel side that they share.
@@ -192,7 +194,8 @@ impl Workload {
                 learning: Learning::new(settings.workload.learn),
                 drain: Stop::new(),
                 abort: Stop::new(),
-                config: Arc::clone(&shared.config),
+                splice: shared.process.runtime.sk_msg == Switch::Off,
+                config: shared.traffic.clone(),
                 feedback: Box::new(feedback),
             }),
             kernel,

@@ -46,7 +46,7 @@ use crate::{
         CaptureError, DirectClose, Heartbeat, Instance, InstanceOptions, Lock, Originals,
         WorkloadMaps, foreign, lock_directory,
     },
-    config::{Config, Switch, WorkloadSettings},
+    config::{ProcessConfig, Switch, Traffic, WorkloadSettings},
     connection::OptionsByWorkload,
     host::HostError,
     pod::Pod,
@@ -108,22 +108,23 @@ impl Workloads {
     /// Where the kernel refuses the instance or `own`. What else was remembered and can't be
     /// captured any more is said in the log and forgotten.
     pub async fn start(
-        config: Arc<Config>,
+        process: Arc<ProcessConfig>,
+        traffic: Traffic,
         telemetry: Telemetry,
         own: Option<WorkloadSettings>,
         options: StartOptions,
     ) -> Result<Arc<Self>, WorkloadError> {
         let instance = Arc::new(Instance::open(&InstanceOptions {
             name: options.instance,
-            log_level: config.log.bpf as u8,
+            log_level: process.log.bpf as u8,
             unlocked: options.handover,
         })?);
         if let Err(error) = instance.attach_proxy_side() {
             tracing::warn!(%error, "original destinations are looked up by address and port only");
         }
-        let acceleration = accelerate(&instance, config.runtime.sk_msg == Switch::On);
-        let hold = holding::support(&config);
-        let workers = Workers::start(config.runtime.workers).map_err(CaptureError::workers)?;
+        let acceleration = accelerate(&instance, process.runtime.sk_msg == Switch::On);
+        let hold = holding::support(&traffic.now());
+        let workers = Workers::start(process.runtime.workers).map_err(CaptureError::workers)?;
         Heartbeat::beat(&instance)?;
         let remembered = instance.recall();
         let numbers = remembered.workloads.iter().map(|(id, _)| id).chain(&remembered.here);
@@ -131,7 +132,8 @@ impl Workloads {
         let shared = Shared {
             originals: Originals::new(&instance)?,
             workers,
-            config,
+            process,
+            traffic,
             telemetry,
             instance,
             sk_msg: acceleration == Acceleration::On,
@@ -345,7 +347,7 @@ impl Workloads {
         let Some(workload) = write(&self.running).remove(name) else {
             return Err(self.unknown(name));
         };
-        let deadline = self.shared.config.drain.deadline;
+        let deadline = self.shared.process.drain.deadline;
         let (workloads, name) = (Arc::downgrade(self), name.to_owned());
         if let Err(error) = workload.forget_at_restart() {
             tracing::warn!(%error, workload = %workload.name(), "cannot forget a workload: a \

@@ -152,7 +152,7 @@ impl Running {
     fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let handler = Arc::new(Weir {
-            policy: Mutex::new(Config::default().settings().port_policy(Source::Config)),
+            policy: Mutex::new(Config::default().own.port_policy(Source::Config)),
             telemetry: Telemetry::new(None),
         });
         let runtime =

@@ -10,6 +10,7 @@ mod bench;
 mod chaos;
 mod demo;
 mod deploy;
+mod docs;
 mod ebpf;
 mod fuzz;
 mod image;
@@ -37,6 +38,8 @@ enum Verb {
     Chaos(chaos::Args),
     /// Live demo with real servers and clients; needs root
     Demo,
+    /// Write the tables of settings in the documentation, or check them
+    Docs(docs::Args),
     /// Build the BPF object, or check that the committed one matches the sources
     Ebpf(ebpf::Args),
     /// Run the fuzz targets
@@ -75,6 +78,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Bench(args) => bench::run(&root(), &args),
         Verb::Chaos(args) => chaos::run(&root(), &args),
         Verb::Demo => demo::run(&root()),
+        Verb::Docs(args) => docs::run(&root(), &args),
         Verb::Ebpf(args) => ebpf::run(&root(), &args),
         Verb::Fuzz(args) => fuzz::run(&root(), &args),
         Verb::Image(args) => image::run(&root(), &args),

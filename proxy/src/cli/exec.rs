@@ -49,26 +49,28 @@ const FORWARDED: [Signal; 6] = [
 pub(super) fn run(args: &ExecArgs) -> Result<Exit> {
     let mut config = args.config()?;
     let pid = std::process::id();
-    if args.capture.control.is_none() {
+    if !args.capture.has("control") {
         // Several commands may run at a time: the second one takes a socket of its own.
-        config.admin.control_socket =
-            daemon::free_control_socket(config.admin.control_socket, &format!("exec-{pid}.sock"));
+        config.process.admin.control_socket = daemon::free_control_socket(
+            config.process.admin.control_socket,
+            &format!("exec-{pid}.sock"),
+        );
     }
-    let deadline = config.drain.deadline;
+    let deadline = config.process.drain.deadline;
     // The command is to have what weir was started with; weir itself needs less.
     let original = Original::keep().context("cannot start a thread")?;
     let name = format!("weir-exec-{pid}");
-    daemon::reduce_privileges(&config, vec![cgroup::own()?.join(&name)], true)?;
+    daemon::reduce_privileges(&config.process, vec![cgroup::own()?.join(&name)], true)?;
     let log = daemon::start_log(&config)?;
     let limit = daemon::raise_file_limit();
     daemon::runtime()?.block_on(async {
         // From here on a signal waits for the command, instead of leaving the cgroup behind.
         let mut signals = signals()?;
         let cgroup = Transient::create(&name)?;
-        config.workload.cgroup = Some(cgroup.path().into());
-        config.workload.netns = Some("/proc/self/ns/net".into());
+        config.own.workload.cgroup = Some(cgroup.path().into());
+        config.own.workload.netns = Some("/proc/self/ns/net".into());
         let options = SessionOptions {
-            own: Some(config.settings()),
+            own: Some(config.own.clone()),
             instance: None,
             upgrade: false,
             node: None,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 
 use super::{Exit, output::write_stdout};
+use crate::config::tables;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -14,9 +15,17 @@ pub(super) struct Args {
     /// Write one page per verb into this directory instead of weir(1) to stdout
     #[arg(long, value_name = "PATH")]
     dir: Option<PathBuf>,
+    /// Print the tables of settings for the documentation (`cargo xtask docs`)
+    #[arg(long, hide = true)]
+    tables: bool,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
+    if args.tables {
+        let text = tables().map(|(name, table)| format!("<!-- table {name} -->\n{table}"));
+        write_stdout(text.concat().as_bytes())?;
+        return Ok(Exit::Success);
+    }
     if let Some(dir) = &args.dir {
         clap_mangen::generate_to(super::command(), dir).with_context(|| {
             format!(

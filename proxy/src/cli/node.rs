@@ -7,11 +7,12 @@ use anyhow::{Context as _, Result, anyhow};
 use super::{
     Exit,
     capture_args::{CaptureArgs, PortFlags},
+    flags::{FlagGroup, Flags},
     output, with_exit,
 };
 use crate::{
     admin::node::NodeState,
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, Group, Setting},
     daemon::{self, Daemon, Reload, SessionOptions, Signals},
     host::cgroup,
     node::{Node, Options, Source},
@@ -19,6 +20,20 @@ use crate::{
 
 /// Apart from `weir run`'s, so that both can be on a machine.
 const INSTANCE: &str = "node";
+
+/// The instance, with another default than that of `weir run`.
+#[derive(Clone, Copy, Debug)]
+enum InstanceOfNode {}
+
+impl FlagGroup for InstanceOfNode {
+    fn has(setting: &Setting) -> bool {
+        setting.group == Group::Instance
+    }
+
+    fn default(_: &Setting) -> Option<String> {
+        Some(INSTANCE.to_owned())
+    }
+}
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
@@ -52,10 +67,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "PATH")]
     cgroup_root: Option<PathBuf>,
 
-    /// Name of the directory below weir/ in the bpffs for pinned state; only one process may use it
-    /// [default: node]
-    #[arg(long, value_name = "NAME")]
-    instance: Option<String>,
+    /// Where the kernel side is kept.
+    #[command(flatten)]
+    instance: Flags<InstanceOfNode>,
 
     /// Take over from the running weir without failed connections
     #[arg(long)]
@@ -96,18 +110,21 @@ pub(super) fn run(args: &Args) -> Result<Exit> {
         })?,
         None => cgroup::mount_point()?,
     };
-    daemon::reduce_privileges(&config, Vec::new(), false)?;
+    daemon::reduce_privileges(&config.process, Vec::new(), false)?;
     let log = daemon::start_log(&config)?;
     daemon::raise_file_limit();
     daemon::runtime()?.block_on(async {
-        let deadline = config.drain.deadline;
-        let node_options =
-            Options { defaults: config.settings(), linkerd: args.linkerd_annotations, cgroup_root };
+        let deadline = config.process.drain.deadline;
+        let node_options = Options {
+            defaults: config.own.clone(),
+            linkerd: args.linkerd_annotations,
+            cgroup_root,
+        };
         let mut signals = Signals::new()?;
         let state = Arc::new(NodeState::new());
         let options = SessionOptions {
             own: None,
-            instance: Some(config.runtime.instance.clone()),
+            instance: Some(config.process.runtime.instance.clone()),
             upgrade: args.upgrade,
             node: Some(Arc::clone(&state)),
             linger: args.linger,
@@ -140,15 +157,13 @@ impl Args {
             Some(path) => Config::load(path)?,
             None => {
                 let mut config = Config::default();
-                config.runtime.instance = INSTANCE.to_owned();
+                config.process.runtime.instance = INSTANCE.to_owned();
                 config
             }
         };
-        if let Some(instance) = &self.instance {
-            config.runtime.instance.clone_from(instance);
-        }
-        self.ports.apply(&mut config.workload, &mut config.outbound, &mut config.inbound);
-        self.capture.apply(&mut config);
+        self.instance.apply(&mut config)?;
+        self.ports.apply(&mut config)?;
+        self.capture.apply(&mut config)?;
         config.resolve();
         config.validate()?;
         Ok(config)

@@ -13,20 +13,20 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit> {
         output::write_stdout(config.to_toml().as_bytes())?;
         return Ok(Exit::Success);
     }
-    if config.workload.cgroup.is_none() && !args.standby {
+    if config.own.workload.cgroup.is_none() && !args.standby {
         let problem = "no cgroup to capture; pass --cgroup PATH, set `cgroup` under [workload], or \
                        start without one with --standby";
         return Err(with_exit(anyhow::anyhow!(problem), Exit::Usage));
     }
-    daemon::reduce_privileges(&config, Vec::new(), false)?;
+    daemon::reduce_privileges(&config.process, Vec::new(), false)?;
     let log = daemon::start_log(&config)?;
     daemon::raise_file_limit();
     daemon::runtime()?.block_on(async {
-        let drain = config.drain.deadline;
+        let drain = config.process.drain.deadline;
         let mut signals = Signals::new()?;
         let options = SessionOptions {
-            own: (!args.standby).then(|| config.settings()),
-            instance: Some(config.runtime.instance.clone()),
+            own: (!args.standby).then(|| config.own.clone()),
+            instance: Some(config.process.runtime.instance.clone()),
             upgrade: args.upgrade,
             node: None,
             linger: false,

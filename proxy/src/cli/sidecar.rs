@@ -24,7 +24,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Finds the pod, and makes it what the configuration captures.
 pub(super) fn locate(args: &RunArgs, config: &mut Config) -> Result<Sidecar> {
     let usage = |problem: &str| with_exit(anyhow!("{problem}"), Exit::Usage);
-    if config.workload.cgroup.is_some() || config.workload.netns.is_some() {
+    if config.own.workload.cgroup.is_some() || config.own.workload.netns.is_some() {
         return Err(usage(
             "a sidecar captures its own pod; remove `cgroup` and `netns` under [workload], or \
              --sidecar",
@@ -32,19 +32,19 @@ pub(super) fn locate(args: &RunArgs, config: &mut Config) -> Result<Sidecar> {
     }
     let uid = args.pod_uid.clone().or_else(|| env::var(UID).ok().filter(|uid| !uid.is_empty()));
     let sidecar = Sidecar::locate(uid.as_deref())?;
-    config.workload.cgroup = Some(sidecar.pod().to_owned());
-    config.workload.netns = Some(Path::new("/proc/self/ns/net").to_owned());
-    if config.runtime.instance == DEFAULT_INSTANCE {
-        config.runtime.instance = sidecar.instance();
+    config.own.workload.cgroup = Some(sidecar.pod().to_owned());
+    config.own.workload.netns = Some(Path::new("/proc/self/ns/net").to_owned());
+    if config.process.runtime.instance == DEFAULT_INSTANCE {
+        config.process.runtime.instance = sidecar.instance();
     }
-    if let Some(address) = config.admin.address.filter(|address| address.port() != 0) {
+    if let Some(address) = config.process.admin.address.filter(|address| address.port() != 0) {
         // Probes and scrapes ask weir itself. Its listeners are told from the application's anyway,
         // but for one that is opened after a restart, on kernels before 6.4.
-        let skip = &mut config.inbound.skip_ports;
+        let skip = &mut config.own.inbound.skip_ports;
         let admin = PortList { append: true, set: PortSet::from_iter([address.port()]) };
         *skip = admin.resolve(&skip.set).into();
     }
-    if config.workload.fail == Fail::Closed && !has_bpffs()? {
+    if config.own.workload.fail == Fail::Closed && !has_bpffs()? {
         return Err(usage(
             "`fail = \"closed\"` persists across restarts only in the node's bpffs; mount its \
              /sys/fs/bpf into this container (a hostPath volume)",

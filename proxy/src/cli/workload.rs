@@ -83,7 +83,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
 fn add(args: &AddArgs) -> anyhow::Result<Exit> {
     let mut settings = WorkloadSettings::default();
     settings.workload.name.clone_from(&args.name);
-    args.flags.apply(&mut settings);
+    args.flags.apply(&mut settings)?;
     settings.resolve();
     settings.validate()?;
     if settings.workload.cgroup.is_none() {

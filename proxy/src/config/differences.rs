@@ -6,9 +6,8 @@ impl Config {
     /// The keys, in dotted notation, whose values are others in `other`.
     #[must_use]
     pub fn differences(&self, other: &Self) -> Vec<String> {
-        let table = |config| toml::Table::try_from(config).expect("every field has a TOML form");
         let mut keys = Vec::new();
-        compare("", &table(self), &table(other), &mut keys);
+        compare("", &self.to_table(), &other.to_table(), &mut keys);
         keys
     }
 }
@@ -39,9 +38,9 @@ mod tests {
         let one = Config::default();
         assert!(one.differences(&one).is_empty());
         let mut other = one.clone();
-        other.workload.cgroup = Some("/sys/fs/cgroup/a".into());
-        other.outbound.skip_ports = PortList::parse("80").unwrap();
-        other.log.level = "debug".into();
+        other.own.workload.cgroup = Some("/sys/fs/cgroup/a".into());
+        other.own.outbound.skip_ports = PortList::parse("80").unwrap();
+        other.process.log.level = "debug".into();
         let keys = ["log.level", "outbound.skip_ports", "workload.cgroup"];
         assert_eq!(one.differences(&other), keys);
         assert_eq!(other.differences(&one), keys);

@@ -1,14 +1,37 @@
-//! Reading the configuration file, and saying where it is wrong.
+//! The configuration file: its sections, how it is read, and errors with the place of the problem.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
 
-use super::Config;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Admin, Budget, Config, Detect, Drain, Forward, Http, Inbound, Log, Outbound, ProcessConfig,
+    RecordConfig, Runtime, TrafficPolicy, Workload, WorkloadSettings,
+};
 
 /// Larger files are no configuration: all lists of ports fit, one by one, and 65,536 prefixes.
 const MAX_BYTES: u64 = 8 * 1024 * 1024;
+
+/// The sections, as they are in the file.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Sections {
+    workload: Workload,
+    outbound: Outbound,
+    inbound: Inbound,
+    detect: Detect,
+    forward: Forward,
+    http: Http,
+    admin: Admin,
+    log: Log,
+    record: RecordConfig,
+    drain: Drain,
+    runtime: Runtime,
+    budget: Budget,
+}
 
 /// Why a configuration was refused. Nothing has been changed then.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +73,44 @@ pub enum ConfigError {
         source: Box<ConfigError>,
     },
 }
+
+// === impl Sections ===
+
+impl From<Sections> for Config {
+    fn from(sections: Sections) -> Self {
+        let Sections { workload, outbound, inbound, detect, forward, http, .. } = sections;
+        let Sections { admin, log, record, drain, runtime, budget, .. } = sections;
+        Self {
+            process: ProcessConfig { admin, log, record, drain, runtime, budget },
+            own: WorkloadSettings { workload, outbound, inbound },
+            traffic: TrafficPolicy { detect, forward, http },
+        }
+    }
+}
+
+impl From<Config> for Sections {
+    fn from(Config { process, own, traffic }: Config) -> Self {
+        let ProcessConfig { admin, log, record, drain, runtime, budget } = process;
+        let WorkloadSettings { workload, outbound, inbound } = own;
+        let TrafficPolicy { detect, forward, http } = traffic;
+        Self {
+            workload,
+            outbound,
+            inbound,
+            detect,
+            forward,
+            http,
+            admin,
+            log,
+            record,
+            drain,
+            runtime,
+            budget,
+        }
+    }
+}
+
+// === helpers ===
 
 pub(super) fn load(path: &Path) -> Result<Config, ConfigError> {
     let text = read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;

@@ -11,6 +11,23 @@ pub const DEFAULT_INSTANCE: &str = "default";
 /// Where the control socket is unless told otherwise.
 pub const DEFAULT_CONTROL_SOCKET: &str = "/run/weir/control.sock";
 
+/// The settings of the process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProcessConfig {
+    /// Probes, metrics and control.
+    pub admin: Admin,
+    /// weir's own log.
+    pub log: Log,
+    /// Access records.
+    pub record: RecordConfig,
+    /// How it ends.
+    pub drain: Drain,
+    /// Threads, instance, kernel features.
+    pub runtime: Runtime,
+    /// Limits of the resources that workloads share.
+    pub budget: Budget,
+}
+
 /// Probes, metrics and control.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

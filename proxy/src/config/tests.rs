@@ -45,7 +45,7 @@ fn the_effective_configuration_prints_and_reads_back() {
 #[test]
 fn lists_become_port_states_with_their_source() {
     let config = load("[outbound]\nskip_ports = \"4406\"\nopaque_ports = \"+9000\"").unwrap();
-    let policy = config.settings().port_policy(Source::Config);
+    let policy = config.own.port_policy(Source::Config);
     let state = |port| {
         let status = policy.get(Direction::Outbound, port);
         (status.state, status.source)

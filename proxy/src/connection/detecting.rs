@@ -38,7 +38,7 @@ enum State {
 
 impl<'a> Detecting<'a> {
     pub(super) fn new(context: &'a Context, guard: &'a ConnectionGuard, accepted: Instant) -> Self {
-        let dialogue = Dialogue::new(context.config.detect.peek_limit);
+        let dialogue = Dialogue::new(context.config.now().detect.peek_limit);
         Self { context, guard, accepted, state: State::Undecided(dialogue) }
     }
 

@@ -65,7 +65,8 @@ impl<'a> Dial<'a> {
             mark: captured.mark,
             properties: captured.properties,
             following: None,
-            timeout: Some(context.config.forward.connect_timeout).filter(|limit| !limit.is_zero()),
+            timeout: Some(context.config.now().forward.connect_timeout)
+                .filter(|limit| !limit.is_zero()),
             pauses: DESCRIPTOR_PAUSES,
             _dialling: dialling,
         }

@@ -35,8 +35,8 @@ impl Context {
         accepted: Instant,
     ) -> CloseReason {
         let options = race::Options {
-            peek_limit: self.config.detect.peek_limit,
-            hold: self.config.detect.timeout,
+            peek_limit: self.config.now().detect.peek_limit,
+            hold: self.config.now().detect.timeout,
             memory: Some(self.share.clone()),
         };
         let raced = tokio::select! {
@@ -128,7 +128,8 @@ impl Context {
         let client = Prefixed::new(fate.bind(Side::Client, client.0), client.1.prefix)
             .counting(guard.counters(), Side::Client);
         let upstream = Prefixed::new(fate.bind(Side::Upstream, upstream.0), upstream.1.prefix);
-        let settings = &self.config.http;
+        let config = self.config.now();
+        let settings = &config.http;
         let context = HttpContext {
             sink: guard.sink(),
             drain: self.drain.token().clone(),
@@ -136,7 +137,7 @@ impl Context {
                 max_head_bytes: settings.max_head_bytes,
                 max_headers: settings.max_headers,
                 max_streams: settings.max_concurrent_streams,
-                half_closed_idle: self.config.forward.half_closed_idle,
+                half_closed_idle: config.forward.half_closed_idle,
                 ..HttpLimits::default()
             },
             on_abort: Some(fate.on_abort()),

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::{
     capture::Captured,
-    config::{Config, HttpEngine},
+    config::{HttpEngine, TrafficPolicy},
     decision::{PortState, Source},
     learn::Learning,
 };
@@ -24,7 +24,7 @@ impl DestinationPolicy {
     /// Of the settings, of what the hooks found for the port, and of what has been learned by `now`.
     pub(super) fn of(
         captured: &Captured,
-        config: &Config,
+        traffic: &TrafficPolicy,
         learning: &Learning,
         now: Instant,
     ) -> Self {
@@ -35,7 +35,7 @@ impl DestinationPolicy {
                 learning.known(direction, destination, now).then_some(Source::Learned)
             }
         };
-        Self { opaque, engine: config.http.engine.engine() }
+        Self { opaque, engine: traffic.http.engine.engine() }
     }
 }
 
@@ -50,12 +50,12 @@ mod tests {
     fn a_port_that_is_opaque_is_so_by_its_own_source_and_a_learned_destination_by_what_was_learned()
     {
         let (now, destination) = (Instant::now(), "10.0.0.1:80".parse().unwrap());
-        let mut config = Config::default();
-        config.http.engine = EngineName::Terminate;
+        let mut traffic = TrafficPolicy::default();
+        traffic.http.engine = EngineName::Terminate;
         let learning = Learning::new(Learn::Opaque);
         let of = |state, learning: &Learning| {
             let captured = Captured { state, ..captured(Direction::Outbound, destination) };
-            DestinationPolicy::of(&captured, &config, learning, now)
+            DestinationPolicy::of(&captured, &traffic, learning, now)
         };
         let engine = HttpEngine::Terminate;
         let detected = DestinationPolicy { opaque: None, engine };

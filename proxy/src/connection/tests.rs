@@ -13,7 +13,7 @@ use tokio::{
 use super::*;
 use crate::{
     budget::Resource,
-    config::EngineName,
+    config::{EngineName, Traffic, TrafficPolicy},
     telemetry::{record::Record, tap::TapFilter},
     upstream::ToOriginal,
 };
@@ -61,7 +61,8 @@ pub(super) fn context(feedback: &Arc<Deaf>) -> Context {
         learning: Learning::new(Learn::Off),
         drain: Stop::new(),
         abort: Stop::new(),
-        config: Arc::default(),
+        splice: true,
+        config: Traffic::default(),
         feedback: Box::new(Arc::clone(feedback)),
     }
 }
@@ -138,11 +139,11 @@ async fn a_connection_that_comes_back_is_reset_and_counted_as_a_loop() {
 #[tokio::test]
 async fn a_server_that_does_not_wait_for_the_rest_of_a_request_is_a_timeout_in_each_engine() {
     for engine in [EngineName::Passthrough, EngineName::Terminate] {
-        let mut config = Config::default();
-        config.http.engine = engine;
-        config.detect.timeout = Duration::from_millis(1);
+        let mut traffic = TrafficPolicy::default();
+        traffic.http.engine = engine;
+        traffic.detect.timeout = Duration::from_millis(1);
         let mut context = context(&Arc::default());
-        context.config = Arc::new(config);
+        context.config = Traffic::new(traffic);
         let telemetry = context.telemetry.clone();
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let captured = Captured {

@@ -19,7 +19,7 @@ use crate::{
         node::NodeState,
     },
     budget::Budgets,
-    config::{Config, WorkloadSettings},
+    config::{Config, ProcessConfig, Traffic, WorkloadSettings},
     log::LogHandle,
     telemetry::{Telemetry, record::RecordLog, stats::StatsSnapshot},
     workload::Workload,
@@ -37,6 +37,7 @@ pub(crate) struct Daemon {
     handler: Arc<Control>,
     telemetry: Telemetry,
     log: LogHandle,
+    traffic: Traffic,
     readiness: watch::Sender<Readiness>,
     control: JoinSet<()>,
     admin: JoinSet<()>,
@@ -80,18 +81,26 @@ impl Daemon {
         options: SessionOptions,
     ) -> Result<Self, DaemonError> {
         let SessionOptions { own, instance, upgrade, node, linger } = options;
-        let telemetry = Telemetry::with_budgets(records(&config)?, Budgets::new(&config.budgets()));
+        let telemetry =
+            Telemetry::with_budgets(records(&config.process)?, Budgets::new(&config.budgets()));
         let old = match &instance {
             Some(instance) if upgrade => OldProcess::of(instance).await?,
             _ => None,
         };
-        let config = Arc::new(config);
+        let Config { process, traffic, .. } = config;
+        let (process, traffic) = (Arc::new(process), Traffic::new(traffic));
         let options = StartOptions { instance, handover: old.is_some() };
-        let start = Workloads::start(Arc::clone(&config), telemetry.clone(), own, options);
+        let start = Workloads::start(
+            Arc::clone(&process),
+            traffic.clone(),
+            telemetry.clone(),
+            own,
+            options,
+        );
         let mut silent = None;
         let (workloads, Endpoints { control, admin }) = match old {
             None => {
-                let endpoints = Endpoints::open(&config.admin).await?;
+                let endpoints = Endpoints::open(&process.admin).await?;
                 (start.await?, endpoints)
             }
             Some(old) => {
@@ -99,7 +108,7 @@ impl Daemon {
                 let control = old.control().to_owned();
                 silent = old.retire(&workloads).await?;
                 workloads.settle_in().await;
-                (workloads, Endpoints::take_over(&config.admin, &control).await?)
+                (workloads, Endpoints::take_over(&process.admin, &control).await?)
             }
         };
         workloads.announce(control.path())?;
@@ -118,6 +127,7 @@ impl Daemon {
             handler: Arc::clone(&handler),
             telemetry,
             log,
+            traffic,
             readiness,
             control: JoinSet::new(),
             admin: JoinSet::new(),
@@ -125,7 +135,7 @@ impl Daemon {
             linger,
         };
         daemon.control.spawn(control.serve(handler));
-        daemon.serve_probes(admin, config.admin.address);
+        daemon.serve_probes(admin, process.admin.address);
         Ok(daemon)
     }
 
@@ -175,6 +185,11 @@ impl Daemon {
     /// weir's own log.
     pub(crate) const fn log(&self) -> &LogHandle {
         &self.log
+    }
+
+    /// How connections are served, to be changed.
+    pub(crate) const fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     /// Writes further records to a file that is opened anew under the same name.
@@ -276,7 +291,7 @@ const fn measured(readiness: Readiness, missing: usize, replaced: bool) -> Readi
     }
 }
 
-fn records(config: &Config) -> Result<Option<RecordLog>, DaemonError> {
+fn records(config: &ProcessConfig) -> Result<Option<RecordLog>, DaemonError> {
     let Some(path) = &config.record.file else { return Ok(None) };
     RecordLog::open(path, config.record.format)
         .map(Some)

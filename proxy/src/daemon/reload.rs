@@ -39,6 +39,7 @@ impl<'a> Reload<'a> {
         };
         let before = self.in_force.clone();
         self.apply_log(daemon, &wanted);
+        self.apply_traffic(daemon, &wanted);
         self.apply_workload(daemon, &wanted).await;
         let changed = before.differences(&self.in_force);
         let pending = self.in_force.differences(&wanted);
@@ -52,22 +53,30 @@ impl<'a> Reload<'a> {
     }
 
     fn apply_log(&mut self, daemon: &Daemon, wanted: &Config) {
-        if self.in_force.log.level == wanted.log.level {
+        if self.in_force.process.log.level == wanted.process.log.level {
             return;
         }
-        match daemon.log().set(&setup::log_filter(wanted)) {
-            Ok(()) => self.in_force.log.level.clone_from(&wanted.log.level),
+        match daemon.log().set(&setup::log_filter(&wanted.process)) {
+            Ok(()) => self.in_force.process.log.level.clone_from(&wanted.process.log.level),
             Err(error) => tracing::error!(%error, "cannot change the log level"),
+        }
+    }
+
+    fn apply_traffic(&mut self, daemon: &Daemon, wanted: &Config) {
+        let next = self.in_force.traffic.with_changes_in_place(&wanted.traffic);
+        if self.in_force.traffic != next {
+            daemon.traffic().set(next.clone());
+            self.in_force.traffic = next;
         }
     }
 
     /// Of the process's own workload; others have settings of their own.
     async fn apply_workload(&mut self, daemon: &Daemon, wanted: &Config) {
-        let Some(workload) = daemon.workload(&self.in_force.workload.name) else { return };
+        let Some(workload) = daemon.workload(&self.in_force.own.workload.name) else { return };
         if workload.origin() != Origin::Config {
             return;
         }
-        let next = workload.with_changes_of(&wanted.settings());
+        let next = workload.with_changes_of(&wanted.own);
         if *workload.settings() == next {
             return;
         }
@@ -75,8 +84,6 @@ impl<'a> Reload<'a> {
             tracing::error!(%error, workload = &**workload.name(), "cannot change the settings");
             return;
         }
-        self.in_force.workload = next.workload;
-        self.in_force.outbound = next.outbound;
-        self.in_force.inbound = next.inbound;
+        self.in_force.own = next;
     }
 }

@@ -6,7 +6,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::DaemonError;
 use crate::{
-    config::{BpfLog, Config, Log},
+    config::{BpfLog, Config, Log, ProcessConfig},
     log::{self, LogHandle},
     privileges::{self, Extra},
 };
@@ -16,15 +16,16 @@ use crate::{
 /// # Errors
 /// Where its filter does not parse, or there is a log already.
 pub(crate) fn start_log(config: &Config) -> Result<LogHandle, DaemonError> {
-    let log = log::init(&Log { level: log_filter(config), ..config.log.clone() })?;
-    if let Some((name, instead)) = config.http.engine.deprecated() {
+    let process = &config.process;
+    let log = log::init(&Log { level: log_filter(process), ..process.log.clone() })?;
+    if let Some((name, instead)) = config.traffic.http.engine.deprecated() {
         tracing::warn!(name, instead, "deprecated name of an HTTP engine");
     }
     Ok(log)
 }
 
 /// The filter of weir's own log.
-pub(super) fn log_filter(config: &Config) -> String {
+pub(super) fn log_filter(config: &ProcessConfig) -> String {
     let mut filter = config.log.level.clone();
     if config.log.bpf != BpfLog::Off {
         // What the BPF programs log comes with their crate's name as its target.
@@ -39,7 +40,7 @@ pub(super) fn log_filter(config: &Config) -> String {
 /// # Errors
 /// Where the kernel refuses.
 pub(crate) fn reduce_privileges(
-    config: &Config,
+    config: &ProcessConfig,
     mut paths: Vec<PathBuf>,
     signals: bool,
 ) -> Result<(), DaemonError> {

@@ -2,29 +2,15 @@
 
 use std::{collections::BTreeMap, fmt, path::Path};
 
-use weir_manifest::{
-    BY_SIDECAR, DISABLED, ENABLED, FAIL, INJECT, OPAQUE_PORTS, PRESERVE_CLIENT_IP,
-    SKIP_INBOUND_PORTS, SKIP_OUTBOUND_PORTS,
-};
+use weir_manifest::{BY_SIDECAR, DISABLED, ENABLED, INJECT};
 
 use super::seen::Seen;
-use crate::{
-    config::{Fail, WorkloadSettings},
-    ports::PortList,
-};
+use crate::config::{ANNOTATIONS, Setting, WorkloadSettings};
 
-/// What weir's settings begin with.
-const PREFIX: &str = "config.weir.dev/";
 /// Linkerd's annotation that asks for its proxy.
 const LINKERD_INJECT: &str = "linkerd.io/inject";
-/// Linkerd's settings that mean the same here.
-const LINKERD: [(&str, &str); 3] = [
-    ("config.linkerd.io/skip-inbound-ports", SKIP_INBOUND_PORTS),
-    ("config.linkerd.io/skip-outbound-ports", SKIP_OUTBOUND_PORTS),
-    ("config.linkerd.io/opaque-ports", OPAQUE_PORTS),
-];
-const KEYS: [&str; 5] =
-    [SKIP_INBOUND_PORTS, SKIP_OUTBOUND_PORTS, OPAQUE_PORTS, FAIL, PRESERVE_CLIENT_IP];
+/// What Linkerd's settings begin with.
+const LINKERD_PREFIX: &str = "config.linkerd.io/";
 
 /// What is to become of a pod.
 #[derive(Clone, Debug, PartialEq)]
@@ -127,19 +113,12 @@ impl<'a> Annotations<'a> {
         self.all_known()?;
         let mut settings = defaults.clone();
         settings.workload.name = self.seen.workload();
-        let (outbound, inbound) = (&mut settings.outbound, &mut settings.inbound);
-        self.list(SKIP_OUTBOUND_PORTS, [&mut outbound.skip_ports])?;
-        self.list(SKIP_INBOUND_PORTS, [&mut inbound.skip_ports])?;
-        self.list(OPAQUE_PORTS, [&mut outbound.opaque_ports, &mut inbound.opaque_ports])?;
-        if let Some(found) = self.find(FAIL, None) {
-            settings.workload.fail = match found.value {
-                "open" => Fail::Open,
-                "closed" => Fail::Closed,
-                other => return Err(found.error(format!("{other:?}; write open or closed"))),
-            };
-        }
-        if let Some(found) = self.find(PRESERVE_CLIENT_IP, None) {
-            inbound_preserve(&mut settings, found)?;
+        for (setting, key) in annotations() {
+            let linkerd = setting.linkerd.then(|| format!("{LINKERD_PREFIX}{}", setting.name));
+            if let Some(found) = self.find(&key, linkerd.as_deref()) {
+                let applied = setting.apply(&mut settings, found.value);
+                applied.map_err(|problem| found.error(problem))?;
+            }
         }
         Ok(settings)
     }
@@ -147,44 +126,22 @@ impl<'a> Annotations<'a> {
     /// A setting that is misspelt would be a setting that is not there.
     fn all_known(&self) -> Result<(), AnnotationError> {
         for (on, place) in self.places() {
-            let ours = place.iter().filter(|(key, _)| key.starts_with(PREFIX));
+            let ours = place.iter().filter(|(key, _)| key.starts_with(ANNOTATIONS));
             for (key, value) in ours {
-                if !KEYS.contains(&key.as_str()) {
-                    let names = KEYS.map(|key| key.trim_start_matches(PREFIX)).join(", ");
-                    return Err(
-                        Found { on, key, value }.error(format!("unknown setting; known: {names}"))
-                    );
+                if !annotations().any(|(_, known)| known == *key) {
+                    let names: Vec<_> = annotations().map(|(setting, _)| setting.name).collect();
+                    let problem = format!("unknown setting; known: {}", names.join(", "));
+                    return Err(Found { on, key, value }.error(problem));
                 }
             }
         }
         Ok(())
     }
-
-    fn list<const N: usize>(
-        &self,
-        key: &str,
-        lists: [&mut PortList; N],
-    ) -> Result<(), AnnotationError> {
-        let linkerd = LINKERD.iter().find(|(_, ours)| *ours == key).map(|(theirs, _)| *theirs);
-        let Some(found) = self.find(key, linkerd) else { return Ok(()) };
-        let given = PortList::parse(found.value).map_err(|error| found.error(error.to_string()))?;
-        for list in lists {
-            *list = given.resolve(&list.set).into();
-        }
-        Ok(())
-    }
 }
 
-fn inbound_preserve(
-    settings: &mut WorkloadSettings,
-    found: Found<'_>,
-) -> Result<(), AnnotationError> {
-    settings.inbound.preserve_client_ip = match found.value {
-        "true" => true,
-        "false" => false,
-        other => return Err(found.error(format!("{other:?}; write \"true\" or \"false\""))),
-    };
-    Ok(())
+/// Every setting that pods have an annotation for, with its key.
+fn annotations() -> impl Iterator<Item = (&'static Setting, String)> {
+    Setting::all().filter_map(|setting| Some((setting, setting.annotation()?)))
 }
 
 /// What is captured where: `settings` for the pod at this cgroup.
@@ -213,8 +170,16 @@ impl fmt::Display for AnnotationError {
 
 #[cfg(test)]
 mod tests {
+    use weir_manifest::{
+        FAIL, OPAQUE_PORTS, PRESERVE_CLIENT_IP, SKIP_INBOUND_PORTS, SKIP_OUTBOUND_PORTS,
+    };
+
     use super::*;
-    use crate::{node::seen::Place, pod::Pod};
+    use crate::{
+        config::{Config, Fail},
+        node::seen::Place,
+        pod::Pod,
+    };
 
     fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -297,6 +262,18 @@ mod tests {
         assert_eq!(wish(&seen(&[pod[0], OFF], &[]), &defaults(), true), Wish::Nothing);
         let ingress = &[(LINKERD_INJECT, "ingress")];
         assert!(matches!(wish(&seen(ingress, &[]), &defaults(), true), Wish::Capture(_)));
+    }
+
+    /// Each annotation means what its key in the file means.
+    #[test]
+    fn annotations_and_the_file_mean_the_same() {
+        for (setting, key) in annotations() {
+            let text = setting.sample();
+            let config: Config = toml::from_str(&setting.file(&text)).unwrap();
+            let mut expected = config.own;
+            expected.workload.name = "shop.web".to_owned();
+            assert_eq!(settings(&[ON, (&key, &text)], &[], false), expected, "{key}");
+        }
     }
 
     #[test]

@@ -14,28 +14,17 @@ use crate::{
 };
 
 impl Workload {
-    /// Whether other settings can be put in force without beginning anew: other port lists,
-    /// prefixes and `fail` can. New connections get what is new, open ones stay as they are.
+    /// Whether other settings can be put in force without capturing it again. New connections get
+    /// what is new, open ones stay as they are.
     #[must_use]
     pub fn can_change_to(&self, wanted: &WorkloadSettings) -> bool {
         self.with_changes_of(wanted) == *wanted
     }
 
-    /// Its settings, with those of `wanted` that can be put in force without beginning anew.
+    /// Its settings, with those of `wanted` that change in place.
     #[must_use]
     pub fn with_changes_of(&self, wanted: &WorkloadSettings) -> WorkloadSettings {
-        let mut now = WorkloadSettings::clone(&self.settings());
-        now.workload.fail = wanted.workload.fail;
-        let (outbound, inbound) = (&mut now.outbound, &mut now.inbound);
-        outbound.skip_ports.clone_from(&wanted.outbound.skip_ports);
-        outbound.opaque_ports.clone_from(&wanted.outbound.opaque_ports);
-        outbound.include_ports.clone_from(&wanted.outbound.include_ports);
-        outbound.skip_cidrs.clone_from(&wanted.outbound.skip_cidrs);
-        outbound.capture_loopback = wanted.outbound.capture_loopback;
-        inbound.skip_ports.clone_from(&wanted.inbound.skip_ports);
-        inbound.opaque_ports.clone_from(&wanted.inbound.opaque_ports);
-        inbound.include_ports.clone_from(&wanted.inbound.include_ports);
-        now
+        self.settings().with_changes_in_place(wanted)
     }
 
     /// Puts settings in force that it [can change to](Self::can_change_to). Ports that were set with

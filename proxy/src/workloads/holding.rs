@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Workloads, lock};
 use crate::{
     capture::{CaptureError, Holds, hold},
-    config::{Config, Connect},
+    config::{Connect, TrafficPolicy},
 };
 
 impl Workloads {
@@ -33,8 +33,8 @@ impl Workloads {
 
 /// Whether connections are to be held and can be, as far as the process is concerned; says so where
 /// they cannot. No reason: nobody has asked for it.
-pub(super) fn support(config: &Config) -> Result<(), String> {
-    if config.forward.connect == Connect::Immediate {
+pub(super) fn support(policy: &TrafficPolicy) -> Result<(), String> {
+    if policy.forward.connect == Connect::Immediate {
         return Err(String::new());
     }
     hold::support().map_err(|error| {

@@ -92,7 +92,7 @@ impl Workloads {
         tracing::warn!(workload = &*name, reason = wait.why, "not captured until it is back");
         self.insert_waiting(Waiting::new(workload.start_again(), wait, Instant::now()));
         workload.let_go();
-        let deadline = self.shared.config.drain.deadline;
+        let deadline = self.shared.process.drain.deadline;
         let workload = Arc::clone(workload);
         self.removals.spawn(async move {
             // Its slots are the next one's by now.

@@ -14,6 +14,8 @@ use crate::picture;
 
 /// Where the annotations are.
 const MANIFEST: &str = "proxy/manifest/src/lib.rs";
+/// Where the settings are.
+const SETTINGS: &str = "proxy/src/config/table.rs";
 /// Where the exit codes are.
 const EXIT: &str = "proxy/src/cli/exit.rs";
 /// Where the BPF programs are.
@@ -27,6 +29,9 @@ pub(super) fn check(tree: &Tree, findings: &mut Vec<Finding>) -> Result<()> {
     for document in ["docs/CLI.md", "docs/KUBERNETES.md"] {
         compare(tree, document, &["annotation", "value"], &annotations, MANIFEST, findings)?;
     }
+    let keys = code::lists(tree.source(SETTINGS)?, "keys");
+    let titles = ["key in the file", "flag", "default", "changes", "meaning"];
+    compare(tree, "docs/CLI.md", &titles, &keys, SETTINGS, findings)?;
     let codes = code::numbers(tree.source(EXIT)?, "code")?;
     compare(tree, "docs/CLI.md", &["code", "meaning"], &codes, EXIT, findings)?;
     let programs = code::programs(tree.sources.iter().filter(|it| it.path.starts_with(PROGRAMS)));

@@ -11,16 +11,19 @@ const LAYERS: &str = "\
 | `proxy` | `host`, `units` |
 | `host` | `units` |
 | `units` | |
+| `config` | |
 ";
 
 /// A tree in which nothing is found.
-const CONFORMING: [(&str, &str); 12] = [
+const CONFORMING: [(&str, &str); 13] = [
     ("README.md", "It is in `proxy/src/units.rs`.\n"),
     ("docs/ARCHITECTURE.md", ""),
     (
         "docs/CLI.md",
         "| code | meaning |\n|---|---|\n| 0 | success |\n| 4 | no weir |\n\n\
-         | annotation | value |\n|---|---|\n| `weir.dev/inject` | `enabled` |\n",
+         | annotation | value |\n|---|---|\n| `weir.dev/inject` | `enabled` |\n\n\
+         | key in the file | flag | default | changes | meaning |\n|---|---|---|---|---|\n\
+         | `log.level` | `--log-level` | info | in place | filter |\n",
     ),
     (
         "docs/KUBERNETES.md",
@@ -29,6 +32,10 @@ const CONFORMING: [(&str, &str); 12] = [
     (
         "proxy/manifest/src/lib.rs",
         "//! Manifests.\npub const INJECT: &str = \"weir.dev/inject\";\nconst KEYS: [&str; 1] = [INJECT];\n",
+    ),
+    (
+        "proxy/src/config/table.rs",
+        "//! Settings.\nconst SETTINGS: [Setting; 1] = [Setting { keys: &[\"log.level\"], ..NEW }];\n",
     ),
     (
         "proxy/src/cli/exit.rs",

@@ -43,6 +43,28 @@ pub(super) fn strings<'a>(source: &'a Source, name: &str) -> Result<BTreeSet<Str
     array.elems.iter().map(value).collect()
 }
 
+/// The strings in the lists that a field of structure literals has.
+pub(super) fn lists(source: &Source, field: &str) -> BTreeSet<String> {
+    struct Lists<'a>(&'a str, BTreeSet<String>);
+    impl<'ast> Visit<'ast> for Lists<'_> {
+        fn visit_field_value(&mut self, value: &'ast syn::FieldValue) {
+            if matches!(&value.member, syn::Member::Named(name) if name == self.0)
+                && let Expr::Reference(list) = &value.expr
+                && let Expr::Array(list) = &*list.expr
+            {
+                self.1.extend(list.elems.iter().filter_map(|element| match element {
+                    Expr::Lit(syn::ExprLit { lit: Lit::Str(text), .. }) => Some(text.value()),
+                    _ => None,
+                }));
+            }
+            visit::visit_field_value(self, value);
+        }
+    }
+    let mut lists = Lists(field, BTreeSet::new());
+    lists.visit_file(&source.syntax);
+    lists.1
+}
+
 /// The numbers that a method of the file returns, arm by arm.
 pub(super) fn numbers(source: &Source, method: &str) -> Result<BTreeSet<String>> {
     struct Numbers(BTreeSet<String>);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, name};
+use super::{ConfigError, name, setting};
 use crate::{
     decision::Source,
     learn::Learn,
@@ -135,7 +135,18 @@ impl Default for Inbound {
 impl WorkloadSettings {
     /// Resolves lists that began with `+` against the defaults.
     pub fn resolve(&mut self) {
-        resolve(&mut self.outbound, &mut self.inbound);
+        let (outbound, inbound) = (&mut self.outbound, &mut self.inbound);
+        let (defaults, none) = (default_opaque(), PortSet::default());
+        for (list, before) in [
+            (&mut outbound.opaque_ports, &defaults),
+            (&mut inbound.opaque_ports, &defaults),
+            (&mut outbound.skip_ports, &none),
+            (&mut inbound.skip_ports, &none),
+            (&mut outbound.include_ports, &none),
+            (&mut inbound.include_ports, &none),
+        ] {
+            *list = list.resolve(before).into();
+        }
     }
 
     /// Checks every value against its range.
@@ -144,6 +155,12 @@ impl WorkloadSettings {
     /// The first problem, naming its key.
     pub fn validate(&self) -> Result<(), ConfigError> {
         name("workload.name", &self.workload.name)
+    }
+
+    /// These settings, with those of `wanted` that change in place.
+    #[must_use]
+    pub fn with_changes_in_place(&self, wanted: &Self) -> Self {
+        setting::with_changes_in_place(self, wanted)
     }
 
     /// The port states that these lists mean; `source` is who says so.
@@ -165,21 +182,6 @@ impl WorkloadSettings {
 }
 
 // === helpers ===
-
-/// Resolves lists that began with `+` against the defaults.
-pub(super) fn resolve(outbound: &mut Outbound, inbound: &mut Inbound) {
-    let (defaults, none) = (default_opaque(), PortSet::default());
-    for (list, before) in [
-        (&mut outbound.opaque_ports, &defaults),
-        (&mut inbound.opaque_ports, &defaults),
-        (&mut outbound.skip_ports, &none),
-        (&mut inbound.skip_ports, &none),
-        (&mut outbound.include_ports, &none),
-        (&mut inbound.include_ports, &none),
-    ] {
-        *list = list.resolve(before).into();
-    }
-}
 
 fn default_opaque() -> PortSet {
     DEFAULT_OPAQUE_PORTS.into_iter().collect()
