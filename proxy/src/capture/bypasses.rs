@@ -114,3 +114,32 @@ fn remaining(until: Option<u64>) -> Result<Option<Duration>, CaptureError> {
     let now = now_ns().map_err(CaptureError::clock)?;
     Ok(until.filter(|until| *until > now).map(|until| Duration::from_nanos(until - now)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::capture::{Instance, InstanceOptions, WorkloadMaps};
+
+    /// Needs root.
+    #[test]
+    fn a_bypass_ends_when_it_is_removed_or_its_time_is_up() {
+        let instance = Arc::new(Instance::open(&InstanceOptions::default()).unwrap());
+        let bypasses = &WorkloadMaps::new(instance, 1, true).bypasses;
+        let to = "192.0.2.1:80".parse().unwrap();
+        let minute = Duration::from_secs(60);
+        bypasses.add(Direction::Inbound, to, minute).unwrap();
+        bypasses.let_fail(to, minute).unwrap();
+        let left = |direction| bypasses.remaining(direction, to).unwrap();
+        assert!(left(Direction::Inbound).is_some_and(|left| left <= minute));
+        assert_eq!(left(Direction::Outbound), None);
+        assert!(bypasses.let_fail_for(to).unwrap().is_some());
+        bypasses.remove(Direction::Inbound, to).unwrap();
+        assert_eq!(left(Direction::Inbound), None);
+        bypasses.add(Direction::Outbound, to, Duration::ZERO).unwrap();
+        assert_eq!(left(Direction::Outbound), None);
+        bypasses.clear();
+        assert_eq!(bypasses.let_fail_for(to).unwrap(), None);
+    }
+}

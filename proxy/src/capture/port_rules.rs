@@ -110,3 +110,29 @@ impl PortRules {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::capture::{Instance, InstanceOptions, WorkloadMaps};
+
+    /// Needs root.
+    #[test]
+    fn rules_are_of_one_workload_and_direction() {
+        let instance = Arc::new(Instance::open(&InstanceOptions::default()).unwrap());
+        let [one, other] = [1, 2].map(|id| WorkloadMaps::new(Arc::clone(&instance), id, true));
+        let default = (PortState::Detect, Source::Default, false);
+        let skipped = (PortState::Skip, Source::Cli, true);
+        one.ports.set(Direction::Outbound, 80, skipped.0, skipped.1, skipped.2).unwrap();
+        other.ports.set(Direction::Outbound, 80, skipped.0, skipped.1, skipped.2).unwrap();
+        assert_eq!(one.ports.get(Direction::Outbound, 80).unwrap(), skipped);
+        assert_eq!(one.ports.get(Direction::Inbound, 80).unwrap(), default);
+        one.ports.clear();
+        assert_eq!(one.ports.get(Direction::Outbound, 80).unwrap(), default);
+        assert_eq!(other.ports.get(Direction::Outbound, 80).unwrap(), skipped);
+        other.ports.forget(Direction::Outbound, 80).unwrap();
+        assert_eq!(other.ports.get(Direction::Outbound, 80).unwrap(), default);
+    }
+}

@@ -86,3 +86,30 @@ impl SkippedPrefixes {
         (self.entries.prefix(addr), offset + u32::from(bits))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::capture::{Instance, InstanceOptions, WorkloadMaps};
+
+    /// Needs root.
+    #[test]
+    fn lengths_count_in_the_family_of_the_address() {
+        let instance = Arc::new(Instance::open(&InstanceOptions::default()).unwrap());
+        let [one, other] = [1, 2].map(|id| WorkloadMaps::new(Arc::clone(&instance), id, true));
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let before = HashSet::from([(address("10.1.0.0"), 16), (address("fd00::"), 8)]);
+        one.prefixes.set(&before).unwrap();
+        let contains = |text| one.prefixes.contains(address(text)).unwrap();
+        assert!(contains("10.1.2.3") && contains("fd12::1"));
+        assert!(!contains("10.2.0.1") && !contains("fe80::1"));
+        assert!(!other.prefixes.contains(address("10.1.2.3")).unwrap());
+        let after = HashSet::from([(address("0.0.0.0"), 0)]);
+        one.prefixes.change(&before, &after).unwrap();
+        assert!(contains("192.0.2.1") && !contains("fd12::1"));
+        one.prefixes.clear();
+        assert!(!contains("192.0.2.1"));
+    }
+}

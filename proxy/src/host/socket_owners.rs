@@ -6,10 +6,11 @@
 use std::{
     collections::{HashMap, HashSet},
     fs, io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{OwnedFd, RawFd},
     path::Path,
 };
 
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use socket2::SockRef;
 
 use super::cgroup::processes;
@@ -113,29 +114,18 @@ fn copy(pid: i32, number: RawFd, process: &mut Option<OwnedFd>) -> io::Result<Ow
     let process = match process {
         Some(process) => process,
         None => {
-            // SAFETY: takes two numbers.
-            let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-            process.insert(owned(result)?)
+            let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
+            process.insert(pidfd_open(pid, PidfdFlags::empty())?)
         }
     };
-    // SAFETY: takes three numbers.
-    owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) })
-}
-
-fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let fd = RawFd::try_from(result).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
-    // SAFETY: the kernel has just made this descriptor for this caller alone.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    Ok(pidfd_getfd(&*process, number, PidfdGetfdFlags::empty())?)
 }
 
 #[cfg(test)]
 mod tests {
     use std::{
         net::TcpListener,
-        os::unix::fs::MetadataExt,
+        os::{fd::AsRawFd, unix::fs::MetadataExt},
         process::{Child, Command, Stdio},
     };
 
