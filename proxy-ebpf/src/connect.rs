@@ -18,7 +18,7 @@ use weir_common::{
 
 use crate::{
     checks::checks,
-    fields::Tcp,
+    fields::MaybeTcp,
     maps::{FAILED, PORT_HITS, ROUTES, SKIP_CIDRS, WORKLOAD, WORKLOADS, count, increment},
     policy, properties, share,
     socket::{self, read, read_words, write},
@@ -185,8 +185,8 @@ fn by_reach(
     ctx: &SockAddrContext,
     config: &WorkloadConfig,
     dest: &mut OriginalDestination,
-) -> Result<(Place, Option<Tcp>), Reason> {
-    let tcp = Tcp::of(socket::of_address(ctx.sock_addr));
+) -> Result<(Place, MaybeTcp), Reason> {
+    let tcp = MaybeTcp::of(socket::of_address(ctx.sock_addr));
     let (is_local, place);
     checks! { OUTBOUND[REACH..OUTBOUND.len()];
         Filter {
@@ -307,7 +307,7 @@ fn route(config: &WorkloadConfig, dest: &mut OriginalDestination) -> Result<bool
 #[inline(always)]
 fn redirect<const INET6: bool>(
     ctx: &SockAddrContext,
-    tcp: Option<Tcp>,
+    tcp: MaybeTcp,
     dest: &mut OriginalDestination,
     to: Place,
 ) -> Result<(), Reason> {

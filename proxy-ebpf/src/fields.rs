@@ -4,6 +4,8 @@
 //! with a program of its own, and patches the offsets in (`proxy/src/capture/fields.rs`). 0 is a field
 //! that this kernel does not have or does not let be read: what depends on it is not known then.
 
+use core::arch::asm;
+
 use aya_ebpf::{Global, bindings::bpf_sock, helpers::bpf_skc_to_tcp_sock};
 
 macro_rules! fields {
@@ -89,6 +91,34 @@ pub const SOCK_KEEPOPEN: u64 = 1 << 3;
 /// A TCP socket as the kernel has it.
 #[derive(Clone, Copy)]
 pub struct Tcp(*const u8);
+
+/// What the kernel has answered to the question for one: asked once, and used in several places.
+#[derive(Clone, Copy)]
+pub struct MaybeTcp(*const u8);
+
+// === impl MaybeTcp ===
+
+impl MaybeTcp {
+    /// Asks for the TCP socket.
+    #[inline(always)]
+    pub fn of(sk: *mut bpf_sock) -> Self {
+        Self(Tcp::of(sk).map_or(core::ptr::null(), |tcp| tcp.0))
+    }
+
+    /// The socket, if it is one of TCP. Not an `Option` from the beginning: the compiler would keep its
+    /// tag beside the pointer and join the test of it with others, and the verifier
+    /// of Linux 6.1 no longer knows then that the pointer is not null. So each test is of the pointer itself,
+    /// and stays where it is.
+    #[inline(always)]
+    pub fn get(self) -> Option<Tcp> {
+        let tcp: *const u8;
+        // SAFETY: copies a register.
+        unsafe {
+            asm!("{to} = {from}", from = in(reg) self.0, to = lateout(reg) tcp, options(nomem, nostack));
+        }
+        (!tcp.is_null()).then_some(Tcp(tcp))
+    }
+}
 
 // === impl Tcp ===
 

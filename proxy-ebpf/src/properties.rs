@@ -11,8 +11,8 @@ use crate::{
     fields::{
         AO_INFO, CA_NAME, CA_OPS, CA_SET, CA_SET_SHIFT, CGROUP, EGRESS, FIRST_PROGRAM, HOP_LIMIT6,
         HOP_LIMIT6_SHIFT, IS_MPTCP, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, KEEPALIVE_TIME, LOCKS,
-        LOCKS_SHIFT, MD5_INFO, OWNER, PACING, PINET6, PRIORITY, RECEIVE_BUFFER, SEND_BUFFER,
-        SOCK_KEEPOPEN, SOCKET_FLAGS, TCLASS6, TOS, TTL, Tcp, USER_TIMEOUT,
+        LOCKS_SHIFT, MD5_INFO, MaybeTcp, OWNER, PACING, PINET6, PRIORITY, RECEIVE_BUFFER,
+        SEND_BUFFER, SOCK_KEEPOPEN, SOCKET_FLAGS, TCLASS6, TOS, TTL, Tcp, USER_TIMEOUT,
     },
     socket::{self, read},
 };
@@ -31,8 +31,8 @@ const DEFAULT_HOPS: u16 = 0x1ff;
 /// Whether programs filter what the socket sends (`cgroup_skb/egress` on its cgroup or above). Userspace
 /// searches for them too, and finds out which they are, up to a second later.
 #[inline(always)]
-pub fn is_filtered(tcp: Option<Tcp>) -> bool {
-    let Some(tcp) = tcp else { return false };
+pub fn is_filtered(tcp: MaybeTcp) -> bool {
+    let Some(tcp) = tcp.get() else { return false };
     // SAFETY: the types are the fields' own.
     unsafe {
         let Some(cgroup) = tcp.follow(&CGROUP) else { return false };
@@ -43,9 +43,9 @@ pub fn is_filtered(tcp: Option<Tcp>) -> bool {
 
 /// Excludes sockets with options that no connection of the proxy can have.
 #[inline(always)]
-pub fn transferable(sk: *mut bpf_sock, tcp: Option<Tcp>) -> Result<(), Reason> {
+pub fn transferable(sk: *mut bpf_sock, tcp: MaybeTcp) -> Result<(), Reason> {
     let mut locks = None;
-    if let Some(tcp) = tcp {
+    if let Some(tcp) = tcp.get() {
         // One after the other: the verifier takes pointers, and allows no arithmetic on them.
         // SAFETY: the types are the fields' own.
         if unsafe { tcp.read::<u64>(&MD5_INFO) }.is_some_and(|keys| keys != 0) {
@@ -71,14 +71,14 @@ pub fn transferable(sk: *mut bpf_sock, tcp: Option<Tcp>) -> Result<(), Reason> {
 
 /// Notes what the proxy's connection is to have.
 #[inline(always)]
-pub fn note(tcp: Option<Tcp>, dest: &mut OriginalDestination) {
+pub fn note(tcp: MaybeTcp, dest: &mut OriginalDestination) {
     let to = &mut dest.properties;
     let ids = bpf_get_current_uid_gid();
     to.uid = ids as u32;
     to.gid = (ids >> 32) as u32;
     to.set = Set::OWNER;
     let v4 = socket::is_v4(&dest.addr);
-    if let Some(tcp) = tcp {
+    if let Some(tcp) = tcp.get() {
         // SAFETY: every type is its field's own.
         unsafe {
             owner(tcp, to);
