@@ -10,7 +10,6 @@ mod http;
 mod options;
 mod policy;
 mod properties;
-mod reset;
 mod waiting;
 
 use std::{
@@ -265,8 +264,8 @@ impl Context {
         guard: &ConnectionGuard,
     ) -> CloseReason {
         let (options, counters) = (self.tcp_options(), guard.counters());
-        let (client, upstream) = (client.into(), upstream.into());
-        let forwarded = tcp::forward(client, upstream, &options, &counters, &self.abort).await;
+        let forwarded =
+            tcp::forward(client.into(), upstream.into(), &options, &counters, &self.abort).await;
         close_reason(forwarded.end)
     }
 

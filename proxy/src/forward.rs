@@ -11,6 +11,7 @@ mod http2;
 pub(crate) mod passthrough;
 pub mod prefixed;
 pub mod tcp;
+pub(crate) mod transport;
 
 #[cfg(test)]
 mod http_testing;

@@ -83,7 +83,7 @@ impl<'a> Dial<'a> {
     }
 
     /// Connects to an address, within `limit` if that is shorter than the configured time. The socket
-    /// is armed, see `reset.rs`.
+    /// is armed, see `forward/transport/abort.rs`.
     ///
     /// # Errors
     /// What the kernel says, or `ETIMEDOUT` after that time; `ELOOP`, which the kernel has for file

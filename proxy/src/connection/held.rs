@@ -24,7 +24,7 @@ pub trait Held: Send + Sync + Sized {
     fn gone(&self) -> impl Future<Output = ()> + Send;
 
     /// Lets its handshake come to its end; the accepted socket, or `None` where the application has
-    /// given up meanwhile. The socket is armed (`reset.rs`). `source` is what getsockname(2) is to say.
+    /// given up meanwhile. The socket is armed (`transport/abort.rs`). `source` is what getsockname(2) is to say.
     fn admit(
         self,
         source: Option<IpAddr>,

@@ -4,7 +4,7 @@ use std::{pin::pin, time::Instant};
 
 use tokio::net::TcpStream;
 
-use super::{Context, detecting::Detecting, reset::Fate};
+use super::{Context, detecting::Detecting};
 use crate::{
     decision::Detection,
     detect::{
@@ -17,6 +17,7 @@ use crate::{
         passthrough::Observer as _,
         prefixed::Prefixed,
         tcp::{self, Endpoint, Forwarded, Observed, Observing, TcpEnd},
+        transport::AbortState,
     },
     telemetry::{CloseReason, ConnectionGuard},
 };
@@ -123,11 +124,11 @@ impl Context {
         upstream: Peer,
         guard: &ConnectionGuard,
     ) -> CloseReason {
-        let fate = Fate::default();
+        let abort = AbortState::default();
         // One side counts: on both, every byte would count twice.
-        let client = Prefixed::new(fate.bind(Side::Client, client.0), client.1.prefix)
+        let client = Prefixed::new(abort.bind(Side::Client, client.0), client.1.prefix)
             .counting(guard.counters(), Side::Client);
-        let upstream = Prefixed::new(fate.bind(Side::Upstream, upstream.0), upstream.1.prefix);
+        let upstream = Prefixed::new(abort.bind(Side::Upstream, upstream.0), upstream.1.prefix);
         let config = self.config.now();
         let settings = &config.http;
         let context = HttpContext {
@@ -140,10 +141,10 @@ impl Context {
                 half_closed_idle: config.forward.half_closed_idle,
                 ..HttpLimits::default()
             },
-            on_abort: Some(fate.on_abort()),
+            on_abort: Some(abort.on_abort()),
         };
         let mut serving = pin!(http::serve(version, client, upstream, context));
-        let _dropped_first = fate.cut_on_drop();
+        let _dropped_first = abort;
         let end = tokio::select! {
             end = &mut serving => end,
             () = self.abort.cancelled() => return CloseReason::DrainDeadline,

@@ -25,8 +25,8 @@ use tokio::time::{Instant, sleep};
 
 use self::lane::{Fault, Lane, Watch};
 use self::leave::{Leave, Leaving};
-use self::socket::Socket;
 use super::passthrough::Observer;
+use super::transport::{Abort as _, Transport, TransportIo};
 use super::{ByteCounters, Side};
 use crate::budget::Share;
 use crate::stop::Stop;
@@ -50,9 +50,9 @@ pub struct TcpOptions {
 
 /// One side as it is handed over.
 #[derive(Debug)]
-pub struct Endpoint {
-    /// The socket.
-    pub stream: TcpStream,
+pub struct Endpoint<T = TcpStream> {
+    /// The stream.
+    pub stream: T,
     /// What was read from it already.
     pub prefix: BytesMut,
     /// True if its end was read already.
@@ -98,8 +98,8 @@ impl Default for TcpOptions {
 
 // === impl Endpoint ===
 
-impl From<TcpStream> for Endpoint {
-    fn from(stream: TcpStream) -> Self {
+impl<T> From<T> for Endpoint<T> {
+    fn from(stream: T) -> Self {
         Self { stream, prefix: BytesMut::new(), eof: false }
     }
 }
@@ -148,20 +148,20 @@ pub(crate) struct Observing<'a> {
 }
 
 /// What has become of an observed connection.
-pub(crate) enum Observed {
+pub(crate) enum Observed<C = TcpStream, U = TcpStream> {
     /// It has ended; both sockets are closed.
     Over(Forwarded),
     /// A drain found nothing under way: both sockets are as they were, and everything that was
     /// read from one has been written to the other.
-    Quiet(TcpStream, TcpStream),
+    Quiet(C, U),
 }
 
 /// Copies between `client` and `upstream` until both have closed, one of them fails, or `cancel`
 /// is cancelled. `counters` grow as bytes are written to their destination, and tell when one side
 /// has ended and the other has not. Both sockets are closed on return.
-pub async fn forward(
-    client: Endpoint,
-    upstream: Endpoint,
+pub(crate) async fn forward<C: Transport, U: Transport>(
+    client: Endpoint<C>,
+    upstream: Endpoint<U>,
     options: &TcpOptions,
     counters: &ByteCounters,
     cancel: &Stop,
@@ -173,21 +173,20 @@ pub async fn forward(
 }
 
 /// The same as [`forward`], with an observer.
-pub(crate) async fn forward_observed(
-    client: Endpoint,
-    upstream: Endpoint,
+pub(crate) async fn forward_observed<C: Transport, U: Transport>(
+    client: Endpoint<C>,
+    upstream: Endpoint<U>,
     options: &TcpOptions,
     counters: &ByteCounters,
     cancel: &Stop,
     observing: Observing<'_>,
-) -> Observed {
+) -> Observed<C, U> {
     let leave = Some(Leave::new(observing.drain.cancelled()));
     let mut watch = Watch::new(counters, Some(observing.observer));
     match pass(client, upstream, options, &mut watch, leave, cancel).await {
         Passed::Over(forwarded) => Observed::Over(forwarded),
-        Passed::Left(forwarded, sockets) => {
-            let [client, upstream] = sockets.map(Socket::into_stream);
-            match (client, upstream) {
+        Passed::Left(forwarded, (client, upstream)) => {
+            match (client.into_transport(), upstream.into_transport()) {
                 (Ok(client), Ok(upstream)) => Observed::Quiet(client, upstream),
                 // epoll_ctl(2) lacks memory. What was not sent an end is reset.
                 (Err(error), _) => Observed::Over(forwarded.failed(Side::Client, &error)),
@@ -198,27 +197,27 @@ pub(crate) async fn forward_observed(
 }
 
 /// What has become of two sockets.
-enum Passed {
+enum Passed<C, U> {
     /// They are closed.
     Over(Forwarded),
     /// They are as they were: the client's and the upstream's.
-    Left(Forwarded, [Socket; 2]),
+    Left(Forwarded, (C, U)),
 }
 
-async fn pass(
-    client: Endpoint,
-    upstream: Endpoint,
+async fn pass<C: Transport, U: Transport>(
+    client: Endpoint<C>,
+    upstream: Endpoint<U>,
     options: &TcpOptions,
     watch: &mut Watch<'_>,
     leave: Option<Leave>,
     cancel: &Stop,
-) -> Passed {
+) -> Passed<C::Io, U::Io> {
     let none = Forwarded { end: TcpEnd::Cancelled, closed_first: None };
-    let near = match Socket::new(client.stream) {
+    let near = match client.stream.into_io() {
         Ok(socket) => socket,
         Err(error) => return Passed::Over(none.failed(Side::Client, &error)),
     };
-    let far = match Socket::new(upstream.stream) {
+    let far = match upstream.stream.into_io() {
         Ok(socket) => socket,
         Err(error) => return Passed::Over(none.failed(Side::Upstream, &error)),
     };
@@ -236,26 +235,30 @@ async fn pass(
     };
     match forwarded.end {
         TcpEnd::Finished => {}
-        TcpEnd::Quiet => return Passed::Left(forwarded, [near, far]),
+        TcpEnd::Quiet => return Passed::Left(forwarded, (near, far)),
         // A stream was cut.
-        _ => [&near, &far].into_iter().for_each(arm),
+        _ => {
+            near.arm();
+            far.arm();
+        }
     }
     Passed::Over(forwarded)
 }
 
-async fn copy<'a>(
-    up: &mut Lane<'a>,
-    down: &mut Lane<'a>,
+async fn copy<C: TransportIo, U: TransportIo>(
+    up: &mut Lane<'_, C, U>,
+    down: &mut Lane<'_, U, C>,
     options: &TcpOptions,
     watch: &mut Watch<'_>,
     mut leave: Option<Leave>,
 ) -> Forwarded {
     let first = poll_fn(|cx| {
         loop {
-            for lane in [&mut *up, &mut *down] {
-                if let Poll::Ready(result) = lane.poll(cx, watch) {
-                    return Poll::Ready(result.map(|()| Some(lane.from)));
-                }
+            if let Poll::Ready(result) = up.poll(cx, watch) {
+                return Poll::Ready(result.map(|()| Some(up.from)));
+            }
+            if let Poll::Ready(result) = down.poll(cx, watch) {
+                return Poll::Ready(result.map(|()| Some(down.from)));
             }
             let Some(leave) = &mut leave else { return Poll::Pending };
             match ready!(leave.poll(cx, up, down, watch)) {
@@ -281,9 +284,9 @@ async fn copy<'a>(
 }
 
 /// The second half of a connection: `closed` has forwarded its end, `open` goes on.
-async fn finish<'a>(
-    closed: &Lane<'a>,
-    open: &mut Lane<'a>,
+async fn finish<R: TransportIo, W: TransportIo>(
+    closed: &Lane<'_, R, W>,
+    open: &mut Lane<'_, W, R>,
     options: &TcpOptions,
     watch: &mut Watch<'_>,
 ) -> Result<TcpEnd, Fault> {
@@ -304,30 +307,25 @@ async fn finish<'a>(
         end = rest => end,
         // Reading no longer tells after the end, and without this the other side would learn of a
         // reset only when it sends.
-        error = closed.source().failure() => Err(Fault { side: closed.from, error }),
+        error = closed.source.failure() => Err(Fault { side: closed.from, error }),
     }
 }
 
 /// Delivers what the failed side had sent before, for as long as [`reset::GRACE`] allows. The
 /// caller then resets the other side.
-async fn fail<'a>(
-    up: &mut Lane<'a>,
-    down: &mut Lane<'a>,
+async fn fail<C: TransportIo, U: TransportIo>(
+    up: &mut Lane<'_, C, U>,
+    down: &mut Lane<'_, U, C>,
     fault: Fault,
     closed_first: Option<Side>,
     watch: &mut Watch<'_>,
 ) -> Forwarded {
     let Fault { side, error } = fault;
-    let lane = match side {
-        Side::Client => up,
-        Side::Upstream => down,
-    };
     // Past the grace period, or if the other side is gone too, the rest is undeliverable.
-    let _ = tokio::time::timeout(reset::GRACE, async {
-        lane.drain(watch).await;
-        reset::delivered(lane.sink).await;
-    })
-    .await;
+    let _ = match side {
+        Side::Client => tokio::time::timeout(reset::GRACE, up.deliver(watch)).await,
+        Side::Upstream => tokio::time::timeout(reset::GRACE, down.deliver(watch)).await,
+    };
     Forwarded {
         end: TcpEnd::from_error(side, &error),
         closed_first: Some(closed_first.unwrap_or(side)),

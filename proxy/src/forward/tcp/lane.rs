@@ -9,11 +9,10 @@ use bytes::{Buf, BytesMut};
 use weir_http::h1::Edit;
 
 use super::super::passthrough::Observer;
+use super::super::transport::{Found, TransportIo};
 use super::super::{ByteCounters, Side};
 use super::TcpOptions;
 use super::buffer::{Lease, Size};
-use super::reset::disarm;
-use super::socket::{Found, Socket, Source};
 use super::splice::Pipe;
 use crate::budget::{Resource, Share, Taken};
 
@@ -21,10 +20,10 @@ use crate::budget::{Resource, Share, Taken};
 const BULK: u8 = 2;
 
 /// From one socket to the other.
-pub(super) struct Lane<'a> {
+pub(super) struct Lane<'a, R, W> {
     pub(super) from: Side,
-    source: Source<'a>,
-    pub(super) sink: &'a Socket,
+    pub(super) source: &'a R,
+    pub(super) sink: &'a W,
     /// Bytes written so far.
     pub(super) forwarded: u64,
     prefix: BytesMut,
@@ -37,7 +36,7 @@ pub(super) struct Lane<'a> {
     size: Size,
     /// Instead of the lease, for bulk that nobody looks at.
     pipe: Option<Pipe>,
-    /// Whether the source can be spliced from.
+    /// Whether bulk can be spliced from the source to the sink.
     splices: bool,
     /// Large reads in a row that were filled.
     full: u8,
@@ -115,16 +114,11 @@ impl<'a> Watch<'a> {
 
 // === impl Lane ===
 
-impl<'a> Lane<'a> {
-    pub(super) fn new(
-        from: Side,
-        source: &'a Socket,
-        sink: &'a Socket,
-        options: &'a TcpOptions,
-    ) -> Self {
+impl<'a, R: TransportIo, W: TransportIo> Lane<'a, R, W> {
+    pub(super) fn new(from: Side, source: &'a R, sink: &'a W, options: &'a TcpOptions) -> Self {
         Self {
             from,
-            source: Source::new(source),
+            source,
             sink,
             forwarded: 0,
             prefix: BytesMut::new(),
@@ -134,7 +128,7 @@ impl<'a> Lane<'a> {
             urgent: false,
             size: Size::default(),
             pipe: None,
-            splices: options.splice,
+            splices: options.splice && source.splicing().is_some() && sink.splicing().is_some(),
             full: 0,
             peak: 0,
             input: Input::Open,
@@ -173,7 +167,7 @@ impl<'a> Lane<'a> {
                 Input::Ended => {
                     self.input = Input::Done;
                     if self.passes_end {
-                        disarm(self.sink);
+                        self.sink.disarm();
                         // ENOTCONN: the other lane reports why.
                         let _ = self.sink.shutdown();
                     }
@@ -181,11 +175,6 @@ impl<'a> Lane<'a> {
                 Input::Done => return Poll::Ready(Ok(())),
             }
         }
-    }
-
-    /// The socket that is read from.
-    pub(super) fn source(&self) -> &'a Socket {
-        self.source.socket()
     }
 
     /// Everything that was read has been written, and the source is open.
@@ -200,10 +189,12 @@ impl<'a> Lane<'a> {
         self.prefix = words.into();
     }
 
-    /// After the source has failed: copies what it sent before, without passing an end on.
-    pub(super) async fn drain(&mut self, watch: &mut Watch<'_>) {
+    /// After the source has failed: copies what it sent before, without passing an end on, and waits
+    /// until the sink's peer has it.
+    pub(super) async fn deliver(&mut self, watch: &mut Watch<'_>) {
         self.passes_end = false;
         let _ = poll_fn(|cx| self.poll(cx, watch)).await;
+        self.sink.delivered().await;
     }
 
     /// Writes what there is; ready when there is nothing left.
@@ -245,7 +236,7 @@ impl<'a> Lane<'a> {
     ) -> Poll<io::Result<()>> {
         let Some(pipe) = &mut self.pipe else { return Poll::Ready(Ok(())) };
         while pipe.filled() > 0 {
-            let n = ready!(self.sink.poll_write_with(cx, |sink| pipe.empty(sink)))?;
+            let n = ready!(self.sink.poll_splice(cx, |sink| pipe.empty(sink)))?;
             self.forwarded += n as u64;
             counters.add_from(self.from, n);
         }
@@ -254,7 +245,7 @@ impl<'a> Lane<'a> {
 
     /// Reads once. There is nothing to write when this is called.
     fn poll_read(&mut self, cx: &mut Context<'_>, watch: &mut Watch<'_>) -> Poll<io::Result<()>> {
-        let result = match self.source.poll_ready(cx) {
+        let result = match self.source.poll_read_ready(cx) {
             Poll::Ready(Ok(())) if self.is_bulk() && !watch.looks_at(self.from) => {
                 self.poll_splice(cx, watch)
             }
@@ -337,9 +328,10 @@ impl<'a> Lane<'a> {
         if self.pipe.is_none() {
             self.pipe = Pipe::take().ok();
         }
-        match self.pipe.as_mut().map(|pipe| pipe.fill(self.source.socket())) {
+        let source = self.source.splicing();
+        match self.pipe.as_mut().zip(source).map(|(pipe, source)| pipe.fill(source)) {
             Some(Ok(n @ 1..)) => {
-                self.source.moved();
+                self.source.spliced();
                 self.peak = self.peak.max(n);
                 return Poll::Ready(Ok(()));
             }
@@ -355,7 +347,7 @@ impl<'a> Lane<'a> {
             }
         }
         // A read tells what it meant.
-        self.source.moved();
+        self.source.spliced();
         self.poll_fill(cx, watch)
     }
 

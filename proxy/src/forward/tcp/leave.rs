@@ -4,12 +4,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep, timeout};
 
-use super::disarm;
 use super::lane::{Lane, Watch};
 use crate::forward::http::{DRAIN_BUSY, DRAIN_IDLE, LINGER};
+use crate::forward::transport::{Transport, TransportIo};
 use crate::stop::Cancelled;
 
 /// Looks for the moment.
@@ -34,9 +33,9 @@ pub(super) enum Leaving {
 /// Ends what [`Leaving::Quiet`] has left: the upstream at once, the client when it has ended too, or
 /// after [`LINGER`]. What it still sends is read: unread bytes would make the close a reset, which may
 /// overtake the last response.
-pub(crate) async fn close(mut client: TcpStream, upstream: TcpStream) {
-    disarm(&client);
-    disarm(&upstream);
+pub(crate) async fn close(mut client: impl Transport, upstream: impl Transport) {
+    client.disarm();
+    upstream.disarm();
     drop(upstream);
     let rest = async {
         // An error says that the client is gone.
@@ -55,11 +54,11 @@ impl Leave {
     }
 
     /// To be polled after both lanes, neither of which can go on.
-    pub(super) fn poll(
+    pub(super) fn poll<C: TransportIo, U: TransportIo>(
         &mut self,
         cx: &mut Context<'_>,
-        up: &Lane<'_>,
-        down: &mut Lane<'_>,
+        up: &Lane<'_, C, U>,
+        down: &mut Lane<'_, U, C>,
         watch: &mut Watch<'_>,
     ) -> Poll<Leaving> {
         if !watch.draining {

@@ -8,6 +8,7 @@
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
 use rustix::net::{SendFlags, send, sockopt};
@@ -15,52 +16,96 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
 
-/// A socket of the runtime that polls it.
-pub(super) struct Socket(AsyncFd<std::net::TcpStream>);
+use super::reset;
+use crate::forward::transport::{Abort, Found, Transport, TransportIo};
 
-/// A socket that is read from.
-pub(super) struct Source<'a> {
-    socket: &'a Socket,
+/// A socket of the runtime that polls it. Its flags are those of the lane that reads from it.
+pub(crate) struct Socket {
+    fd: AsyncFd<std::net::TcpStream>,
     /// An urgent byte was announced, and has not been read.
-    announced: bool,
+    announced: AtomicBool,
     /// The last read may have ended in front of a byte whose announcement has not been seen.
-    unsure: bool,
+    unsure: AtomicBool,
 }
 
-/// What a read has found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found {
-    /// So many bytes; none is the end of the stream.
-    Bytes(usize),
-    /// One byte, which is urgent.
-    Urgent,
+// === impl TcpStream ===
+
+impl Abort for TcpStream {
+    fn arm(&self) {
+        reset::arm(self);
+    }
+
+    fn disarm(&self) {
+        reset::disarm(self);
+    }
 }
 
-// === impl Socket ===
+impl Transport for TcpStream {
+    type Io = Socket;
 
-impl Socket {
-    /// # Errors
-    /// What epoll_ctl(2) says. The socket is closed then: with a reset if it is armed.
-    pub(super) fn new(stream: TcpStream) -> io::Result<Self> {
-        let stream = stream.into_std()?;
+    fn into_io(self) -> io::Result<Socket> {
+        let stream = self.into_std()?;
         // Without it urgent bytes would be dropped.
         let _ = sockopt::set_socket_oobinline(&stream, true);
         let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
         // SAFETY: a TcpStream owns its descriptor, and gives the same one until it is dropped.
         let registered = unsafe { AsyncFd::register_with_interest(stream, interest) };
-        registered.map(Self).map_err(|error| error.into_parts().1)
+        let fd = registered.map_err(|error| error.into_parts().1)?;
+        Ok(Socket { fd, announced: AtomicBool::new(false), unsure: AtomicBool::new(false) })
+    }
+}
+
+// === impl Socket ===
+
+impl Abort for Socket {
+    fn arm(&self) {
+        reset::arm(&self.fd);
     }
 
-    /// tokio's own again.
-    ///
-    /// # Errors
-    /// As for [`Self::new`].
-    pub(super) fn into_stream(self) -> io::Result<TcpStream> {
-        TcpStream::from_std(self.0.into_inner())
+    fn disarm(&self) {
+        reset::disarm(&self.fd);
+    }
+}
+
+impl TransportIo for Socket {
+    type Transport = TcpStream;
+
+    fn into_transport(self) -> io::Result<TcpStream> {
+        TcpStream::from_std(self.fd.into_inner())
     }
 
-    /// Writes once; `urgent` makes the last byte urgent.
-    pub(super) fn poll_write(
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.fd.poll_read_ready(cx).map_ok(|_| ())
+    }
+
+    fn poll_read(&self, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<Found>> {
+        loop {
+            let mut guard = ready!(self.fd.poll_read_ready(cx))?;
+            let urgent = self.is_at_mark();
+            let room = if urgent { &mut room[..1] } else { &mut *room };
+            match guard.try_io(|socket| socket.get_ref().read(room)) {
+                Ok(Ok(1)) if urgent => {
+                    self.forget();
+                    self.unsure.store(true, Relaxed);
+                    return Poll::Ready(Ok(Found::Urgent));
+                }
+                Ok(Ok(n)) => {
+                    self.unsure.store(n == room.len(), Relaxed);
+                    // Nothing is left but what is announced behind it: saves a system call.
+                    if n > 0 && n < room.len() && !self.announced.load(Relaxed) {
+                        guard.clear_ready();
+                    }
+                    return Poll::Ready(Ok(Found::Bytes(n)));
+                }
+                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(Err(error)) => return Poll::Ready(Err(error)),
+                // An urgent byte that has not arrived is announced again when it has.
+                Err(_would_block) => self.forget(),
+            }
+        }
+    }
+
+    fn poll_write(
         &self,
         cx: &mut Context<'_>,
         bytes: &[u8],
@@ -78,22 +123,50 @@ impl Socket {
         })
     }
 
-    /// Has `write` write, as often as it takes until the socket has room.
-    pub(super) fn poll_write_with(
-        &self,
-        cx: &mut Context<'_>,
-        write: impl FnMut(&std::net::TcpStream) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        self.poll_output(cx, write).map_ok(|(n, _)| n)
+    fn shutdown(&self) -> io::Result<()> {
+        self.fd.get_ref().shutdown(Shutdown::Write)
     }
 
+    async fn failure(&self) -> io::Error {
+        let error = match self.fd.ready(Interest::ERROR).await {
+            Ok(_) => self.fd.get_ref().take_error(),
+            Err(error) => Err(error),
+        };
+        match error {
+            Ok(Some(error)) | Err(error) => error,
+            Ok(None) => std::future::pending().await,
+        }
+    }
+
+    async fn delivered(&self) {
+        reset::delivered(&self.fd).await;
+    }
+
+    fn splicing(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.fd.as_fd())
+    }
+
+    fn spliced(&self) {
+        self.unsure.store(true, Relaxed);
+    }
+
+    fn poll_splice(
+        &self,
+        cx: &mut Context<'_>,
+        mut write: impl FnMut(BorrowedFd<'_>) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        self.poll_output(cx, |stream| write(stream.as_fd())).map_ok(|(n, _)| n)
+    }
+}
+
+impl Socket {
     fn poll_output(
         &self,
         cx: &mut Context<'_>,
         mut write: impl FnMut(&std::net::TcpStream) -> io::Result<usize>,
     ) -> Poll<io::Result<(usize, Room<'_>)>> {
         loop {
-            let mut guard = ready!(self.0.poll_write_ready(cx))?;
+            let mut guard = ready!(self.fd.poll_write_ready(cx))?;
             match guard.try_io(|socket| write(socket.get_ref())) {
                 Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(result) => return Poll::Ready(result.map(|n| (n, Room(guard)))),
@@ -102,27 +175,22 @@ impl Socket {
         }
     }
 
-    /// Ends the stream.
-    pub(super) fn shutdown(&self) -> io::Result<()> {
-        self.0.get_ref().shutdown(Shutdown::Write)
+    /// Whether the next byte is urgent. Costs a system call only where one may be.
+    fn is_at_mark(&self) -> bool {
+        // Also ready once the stream has ended.
+        let announced = self.announced.load(Relaxed) || self.on_priority(Ok(()));
+        self.announced.store(announced, Relaxed);
+        (announced || self.unsure.load(Relaxed)) && at_mark(self.fd.get_ref())
     }
 
-    /// Resolves when the connection has failed, also once its end has been read.
-    pub(super) async fn failure(&self) -> io::Error {
-        let error = match self.0.ready(Interest::ERROR).await {
-            Ok(_) => self.0.get_ref().take_error(),
-            Err(error) => Err(error),
-        };
-        match error {
-            Ok(Some(error)) | Err(error) => error,
-            Ok(None) => std::future::pending().await,
-        }
+    fn forget(&self) {
+        self.announced.store(false, Relaxed);
+        self.on_priority(Err(io::ErrorKind::WouldBlock.into()));
     }
-}
 
-impl AsFd for Socket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.get_ref().as_fd()
+    /// Whether the kernel has announced an urgent byte; `WouldBlock` takes note of it.
+    fn on_priority(&self, answer: io::Result<()>) -> bool {
+        self.fd.try_io(Interest::PRIORITY, |_| answer).is_ok()
     }
 }
 
@@ -138,81 +206,10 @@ impl Room<'_> {
     }
 }
 
-// === impl Source ===
-
-impl<'a> Source<'a> {
-    pub(super) fn new(socket: &'a Socket) -> Self {
-        Self { socket, announced: false, unsure: false }
-    }
-
-    pub(super) fn socket(&self) -> &'a Socket {
-        self.socket
-    }
-
-    /// Ready when there may be something to read.
-    pub(super) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.socket.0.poll_read_ready(cx).map_ok(|_| ())
-    }
-
-    /// Reads once.
-    pub(super) fn poll_read(
-        &mut self,
-        cx: &mut Context<'_>,
-        room: &mut [u8],
-    ) -> Poll<io::Result<Found>> {
-        loop {
-            let mut guard = ready!(self.socket.0.poll_read_ready(cx))?;
-            let urgent = self.is_at_mark();
-            let room = if urgent { &mut room[..1] } else { &mut *room };
-            match guard.try_io(|socket| socket.get_ref().read(room)) {
-                Ok(Ok(1)) if urgent => {
-                    self.forget();
-                    self.unsure = true;
-                    return Poll::Ready(Ok(Found::Urgent));
-                }
-                Ok(Ok(n)) => {
-                    self.unsure = n == room.len();
-                    // Nothing is left but what is announced behind it: saves a system call.
-                    if n > 0 && n < room.len() && !self.announced {
-                        guard.clear_ready();
-                    }
-                    return Poll::Ready(Ok(Found::Bytes(n)));
-                }
-                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(Err(error)) => return Poll::Ready(Err(error)),
-                // An urgent byte that has not arrived is announced again when it has.
-                Err(_would_block) => self.forget(),
-            }
-        }
-    }
-
-    /// Something else has read from the socket: what is next is not known.
-    pub(super) fn moved(&mut self) {
-        self.unsure = true;
-    }
-
-    /// Whether the next byte is urgent. Costs a system call only where one may be.
-    fn is_at_mark(&mut self) -> bool {
-        // Also ready once the stream has ended.
-        self.announced = self.announced || self.on_priority(Ok(()));
-        (self.announced || self.unsure) && at_mark(self.socket)
-    }
-
-    fn forget(&mut self) {
-        self.announced = false;
-        self.on_priority(Err(io::ErrorKind::WouldBlock.into()));
-    }
-
-    /// Whether the kernel has announced an urgent byte; `WouldBlock` takes note of it.
-    fn on_priority(&self, answer: io::Result<()>) -> bool {
-        self.socket.0.try_io(Interest::PRIORITY, |_| answer).is_ok()
-    }
-}
-
 // === helpers ===
 
 /// SIOCATMARK, tcp(7); false if unknown.
-fn at_mark(socket: &Socket) -> bool {
+fn at_mark(socket: &std::net::TcpStream) -> bool {
     /// include/uapi/asm-generic/sockios.h; the libc crate lacks it.
     const SIOCATMARK: libc::Ioctl = 0x8905;
     let mut mark: libc::c_int = 0;
