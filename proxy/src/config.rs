@@ -19,7 +19,7 @@ pub use process::{
     Admin, BpfLog, Budget, DEFAULT_CONTROL_SOCKET, DEFAULT_INSTANCE, Drain, Log, LogFormat,
     ProcessConfig, RecordConfig, RecordFormat, Runtime, Switch,
 };
-pub use setting::{ANNOTATIONS, Change, Group, Kind, Setting};
+pub use setting::{Change, Group, Kind, Setting};
 pub use traffic::{Connect, Detect, Forward, Http, Traffic, TrafficPolicy};
 pub use workload::{Fail, Inbound, Outbound, Workload, WorkloadSettings, fail_name};
 

@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use weir_manifest::{Edited, ManifestError, Ports, Sidecar, inject, inject_sidecar, uninject};
+use weir_manifest::{Edited, ManifestError, Settings, Sidecar, inject, inject_sidecar, uninject};
 
 fn known(result: Result<Edited, ManifestError>) -> Option<Edited> {
     match result {
@@ -18,14 +18,21 @@ fn holds(text: &[u8], inject: impl Fn(&[u8]) -> Result<Edited, ManifestError>) {
     if let Some(once) = known(inject(text)) {
         let twice = known(inject(once.text.as_bytes())).expect("what weir wrote is good");
         assert_eq!(twice.text, once.text);
-        known(uninject(once.text.as_bytes()));
+        known(uninject(once.text.as_bytes(), &settings()));
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        known: vec!["skip-inbound-ports", "skip-outbound-ports", "opaque-ports", "fail"],
+        given: vec![("opaque-ports", "+4406".to_owned())],
     }
 }
 
 fuzz_target!(|text: &[u8]| {
-    let ports = Ports { opaque: Some("+4406".to_owned()), ..Ports::default() };
-    known(uninject(text));
-    holds(text, |text| inject(text, &ports));
-    let sidecar = Sidecar { image: None, ports: ports.clone() };
+    let settings = settings();
+    known(uninject(text, &settings));
+    holds(text, |text| inject(text, &settings));
+    let sidecar = Sidecar { image: None, settings };
     holds(text, |text| inject_sidecar(text, &sidecar));
 });

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::{
-    INJECT, KEYS,
+    INJECT,
     error::ManifestError,
     find::{Template, from_merge, written_out},
     remove::{self, line_end, line_start},
@@ -51,10 +51,12 @@ pub(super) struct Editor<'a> {
     pub(super) template: &'a Template<'a>,
     /// Kind and name of the object, for errors.
     pub(super) name: &'a str,
+    /// The keys of all annotations of weir.
+    pub(super) keys: &'a [String],
     pub(super) edits: Vec<Edit>,
 }
 
-type Pairs<'p> = [(&'static str, &'p str)];
+type Pairs<'p> = [(&'p str, &'p str)];
 
 // === impl Editor ===
 
@@ -67,7 +69,7 @@ impl<'a> Editor<'a> {
                     let problem = format!("{} has no metadata; a pod needs a name", self.name);
                     return Err(ManifestError::input(self.template.node.at, problem));
                 };
-                let metadata = ("metadata", Item::Map(vec![annotations(wanted)]));
+                let metadata = ("metadata".into(), Item::Map(vec![annotations(wanted)]));
                 self.insert(key, self.template.mapping, &[metadata])?;
                 Change::New
             }
@@ -401,7 +403,8 @@ impl<'a> Editor<'a> {
             found.chain(self.anchors.get(node, key)).collect()
         };
         let metadata = under(self.template.node, "metadata");
-        let has = |node: &&'a Node| KEYS.iter().any(|key| self.anchors.get(node, key).is_some());
+        let has =
+            |node: &&'a Node| self.keys.iter().any(|key| self.anchors.get(node, key).is_some());
         metadata.into_iter().flat_map(|node| under(node, "annotations")).any(|node| has(&node))
     }
 
@@ -412,18 +415,18 @@ impl<'a> Editor<'a> {
             Kind::Sequence(items) => items.iter().collect(),
             _ => vec![value],
         };
-        let has = |name: &&str| values.iter().any(|from| self.anchors.get(from, name).is_some());
-        KEYS.iter().any(has).then_some(key)
+        let has = |name: &String| values.iter().any(|from| self.anchors.get(from, name).is_some());
+        self.keys.iter().any(has).then_some(key)
     }
 }
 
 /// All annotations, under their key.
 fn annotations(wanted: &Pairs<'_>) -> New {
-    ("annotations", Item::Map(entries(wanted)))
+    ("annotations".into(), Item::Map(entries(wanted)))
 }
 
 fn entries(wanted: &Pairs<'_>) -> Vec<New> {
-    wanted.iter().map(|&(name, value)| (name, value_of(name, value))).collect()
+    wanted.iter().map(|&(name, value)| (name.to_owned().into(), value_of(name, value))).collect()
 }
 
 /// The value of an annotation. Numbers and lists need quotes.

@@ -32,36 +32,21 @@ pub const BY_SIDECAR: &str = "sidecar";
 pub const SIDECAR: &str = "weir";
 /// The image of a sidecar where none is named.
 pub const DEFAULT_IMAGE: &str = concat!("localhost/weir:", env!("CARGO_PKG_VERSION"));
-/// Ports of inbound connections that the kernel lets pass.
-pub const SKIP_INBOUND_PORTS: &str = "config.weir.dev/skip-inbound-ports";
-/// Ports of outbound connections that the kernel lets pass.
-pub const SKIP_OUTBOUND_PORTS: &str = "config.weir.dev/skip-outbound-ports";
-/// Ports forwarded as raw TCP.
-pub const OPAQUE_PORTS: &str = "config.weir.dev/opaque-ports";
-
-/// What happens to new connections while no proxy is there: `open` or `closed`.
-pub const FAIL: &str = "config.weir.dev/fail";
-/// Whether the application sees its clients' own addresses: `true` or `false`.
-pub const PRESERVE_CLIENT_IP: &str = "config.weir.dev/preserve-client-ip";
-
-/// All annotations that are weir's, in the order in which they are written.
-const KEYS: [&str; 6] =
-    [INJECT, SKIP_INBOUND_PORTS, SKIP_OUTBOUND_PORTS, OPAQUE_PORTS, FAIL, PRESERVE_CLIENT_IP];
+/// What the annotations of weir's settings begin with.
+pub const PREFIX: &str = "config.weir.dev/";
 
 /// What is true and false to YAML 1.1, as kubectl reads it.
 const YES: [&str; 4] = ["true", "yes", "on", "y"];
 const NO: [&str; 4] = ["false", "no", "off", "n"];
 
-/// Port lists to write, as given (`--skip-inbound-ports` has their form). What is not given is left as
-/// it is.
+/// The settings that weir knows, and those to write. The caller has the list of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ports {
-    /// For [`SKIP_INBOUND_PORTS`].
-    pub skip_inbound: Option<String>,
-    /// For [`SKIP_OUTBOUND_PORTS`].
-    pub skip_outbound: Option<String>,
-    /// For [`OPAQUE_PORTS`].
-    pub opaque: Option<String>,
+pub struct Settings {
+    /// The names of all that have an annotation, which is [`PREFIX`] and the name.
+    pub known: Vec<&'static str>,
+    /// Names with values, to write in this order. What is not given is left as it is. For a sidecar,
+    /// they are its arguments `--NAME=VALUE`.
+    pub given: Vec<(&'static str, String)>,
 }
 
 /// A manifest after the work.
@@ -110,9 +95,9 @@ pub enum Outcome {
 /// # Errors
 /// If the text is not UTF-8, no YAML, no manifest, or written so that the annotations cannot be put
 /// in without doubt.
-pub fn inject(text: &[u8], ports: &Ports) -> Result<Edited, ManifestError> {
-    let wanted = ports.annotations();
-    edit(text, |editor| {
+pub fn inject(text: &[u8], settings: &Settings) -> Result<Edited, ManifestError> {
+    let wanted = settings.annotations();
+    edit(text, &settings.keys(), |editor| {
         if let Some(outcome) = unfit(editor) {
             return Ok((outcome, None));
         }
@@ -130,7 +115,8 @@ pub fn inject(text: &[u8], ports: &Ports) -> Result<Edited, ManifestError> {
             );
             return Err(editor.error(node, &problem));
         }
-        let pairs: Vec<_> = wanted.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let pairs: Vec<_> =
+            wanted.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let change = editor.inject(&pairs)?;
         Ok((change.into(), Some(Goal::Annotations(wanted.clone()))))
     })
@@ -143,7 +129,7 @@ pub fn inject(text: &[u8], ports: &Ports) -> Result<Edited, ManifestError> {
 /// As [`inject`], where a pod has the annotation that asks for weir on the node, and where it has a
 /// user namespace of its own.
 pub fn inject_sidecar(text: &[u8], sidecar: &Sidecar) -> Result<Edited, ManifestError> {
-    edit(text, |editor| {
+    edit(text, &sidecar.settings.keys(), |editor| {
         if let Some(outcome) = unfit(editor) {
             return Ok((outcome, None));
         }
@@ -197,8 +183,8 @@ fn annotation<'a>(editor: &Editor<'a>, name: &str) -> Option<&'a Node> {
 ///
 /// # Errors
 /// As [`inject`].
-pub fn uninject(text: &[u8]) -> Result<Edited, ManifestError> {
-    edit(text, |editor| {
+pub fn uninject(text: &[u8], settings: &Settings) -> Result<Edited, ManifestError> {
+    edit(text, &settings.keys(), |editor| {
         let (annotations, sidecar) = (editor.uninject()?, editor.uninject_sidecar()?);
         Ok(if annotations || sidecar {
             (Outcome::Uninjected, Some(Goal::Nothing))
@@ -210,6 +196,7 @@ pub fn uninject(text: &[u8]) -> Result<Edited, ManifestError> {
 
 fn edit(
     bytes: &[u8],
+    keys: &[String],
     change: impl Fn(&mut Editor<'_>) -> Result<(Outcome, Option<Goal>), ManifestError>,
 ) -> Result<Edited, ManifestError> {
     let text = readable(bytes)?;
@@ -230,6 +217,7 @@ fn edit(
                 anchors: &anchors,
                 template,
                 name: &object,
+                keys,
                 edits: Vec::new(),
             };
             let (outcome, goal) = change(&mut editor)?;
@@ -242,7 +230,7 @@ fn edit(
         report.push(Line { kind, name, result });
     }
     let edited = apply(text, edits);
-    verify(&tree, &edited, &intents)?;
+    verify(&tree, &edited, &intents, keys)?;
     Ok(Edited { text: format!("{mark}{edited}"), report })
 }
 
@@ -284,18 +272,20 @@ fn readable(bytes: &[u8]) -> Result<&str, ManifestError> {
     }
 }
 
-// === impl Ports ===
+// === impl Settings ===
 
-impl Ports {
-    /// What they are written as, in order.
-    fn annotations(&self) -> Vec<(&'static str, String)> {
-        let values = [
-            Some(ENABLED.to_owned()),
-            self.skip_inbound.clone(),
-            self.skip_outbound.clone(),
-            self.opaque.clone(),
-        ];
-        KEYS.into_iter().zip(values).filter_map(|(key, value)| Some((key, value?))).collect()
+impl Settings {
+    /// The keys of all annotations of weir.
+    fn keys(&self) -> Vec<String> {
+        let settings = self.known.iter().map(|name| format!("{PREFIX}{name}"));
+        std::iter::once(INJECT.to_owned()).chain(settings).collect()
+    }
+
+    /// What is written as annotations, in order.
+    fn annotations(&self) -> Vec<(String, String)> {
+        let given =
+            self.given.iter().map(|(name, value)| (format!("{PREFIX}{name}"), value.clone()));
+        std::iter::once((INJECT.to_owned(), ENABLED.to_owned())).chain(given).collect()
     }
 }
 

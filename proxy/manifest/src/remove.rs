@@ -7,7 +7,6 @@
 use std::ops::Range;
 
 use super::{
-    KEYS,
     edit::{Editor, Entry, Found},
     error::ManifestError,
     sidecar::{LISTS, VOLUMES, is_named, is_sidecar},
@@ -30,8 +29,9 @@ pub(super) fn annotations(editor: &mut Editor<'_>) -> Result<bool, ManifestError
         let problem = "an annotation of weir comes from this merge key; remove it by hand";
         return Err(editor.error(merge, problem));
     }
-    let ours: Vec<usize> =
-        places(annotations, |(key, _)| key.scalar().is_some_and(|name| KEYS.contains(&name)));
+    let ours: Vec<usize> = places(annotations, |(key, _)| {
+        key.scalar().is_some_and(|name| editor.keys.iter().any(|key| key == name))
+    });
     if ours.is_empty() {
         return Ok(false);
     }

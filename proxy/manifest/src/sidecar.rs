@@ -2,7 +2,7 @@
 //! the volumes that it mounts. What is there already keeps everything but what flags ask for.
 
 use super::{
-    BY_SIDECAR, DEFAULT_IMAGE, INJECT, Ports, SIDECAR,
+    BY_SIDECAR, DEFAULT_IMAGE, INJECT, SIDECAR, Settings,
     edit::{Change, Editor, Entry, hyphen},
     error::ManifestError,
     find::{from_merge, written_out},
@@ -24,29 +24,22 @@ pub struct Sidecar {
     /// Its image; for a container that is there already, none leaves it as it is, and otherwise means
     /// [`DEFAULT_IMAGE`].
     pub image: Option<String>,
-    /// Its port lists.
-    pub ports: Ports,
+    /// Its settings.
+    pub settings: Settings,
 }
 
 // === impl Sidecar ===
 
 impl Sidecar {
-    /// Port lists as arguments, each in two parts: `--skip-inbound-ports=` and the list.
-    pub(super) fn flags(&self) -> Vec<(&'static str, &str)> {
-        let Ports { skip_inbound, skip_outbound, opaque } = &self.ports;
-        [
-            ("--skip-inbound-ports=", skip_inbound),
-            ("--skip-outbound-ports=", skip_outbound),
-            ("--opaque-ports=", opaque),
-        ]
-        .into_iter()
-        .filter_map(|(flag, list)| Some((flag, list.as_deref()?)))
-        .collect()
+    /// Its settings as arguments, each in two parts: `--skip-inbound-ports=` and the value.
+    pub(super) fn flags(&self) -> Vec<(String, &str)> {
+        let given = self.settings.given.iter();
+        given.map(|(name, value)| (format!("--{name}="), value.as_str())).collect()
     }
 
     /// The container. `docs/SIDECAR.md` says why it has what it has.
     pub(super) fn container(&self) -> Item {
-        let map = Item::Map;
+        let map = Item::map;
         let image = self.image.as_deref().unwrap_or(DEFAULT_IMAGE);
         let flags: Vec<_> =
             self.flags().iter().map(|(flag, list)| format!("{flag}{list}")).collect();
@@ -112,8 +105,8 @@ impl Sidecar {
 pub(super) fn volumes() -> [(&'static str, Item); 2] {
     let volume = |name, path| {
         let source = vec![("path", Item::plain(path)), ("type", Item::plain("Directory"))];
-        let volume = vec![("name", Item::plain(name)), ("hostPath", Item::Map(source))];
-        (name, Item::Map(volume))
+        let volume = vec![("name", Item::plain(name)), ("hostPath", Item::map(source))];
+        (name, Item::map(volume))
     };
     [volume(VOLUMES[0], "/sys/fs/cgroup"), volume(VOLUMES[1], "/sys/fs/bpf")]
 }
@@ -172,7 +165,7 @@ impl<'a> Editor<'a> {
         ] {
             match entry {
                 _ if items.is_empty() => {}
-                None => new.push((name, Item::List(items))),
+                None => new.push((name.into(), Item::List(items))),
                 Some(entry) if entry.1.is_null() => self.fill(spec, entry, &Item::List(items))?,
                 Some(entry) => self.insert_items(entry, &items)?,
             }
@@ -279,7 +272,7 @@ impl<'a> Editor<'a> {
         for (flag, list) in sidecar.flags() {
             let wanted = Item::Plain(format!("{flag}{list}"));
             let there = scalars(container, "args")
-                .find(|item| item.scalar().is_some_and(|text| text.starts_with(flag)));
+                .find(|item| item.scalar().is_some_and(|text| text.starts_with(&flag)));
             let apart = scalars(container, "args")
                 .find(|item| item.scalar().is_some_and(|text| format!("{text}=") == flag));
             match (there, apart) {

@@ -6,18 +6,21 @@ use serde_json::{Value, json};
 
 use super::*;
 
-fn ports() -> Ports {
-    Ports { skip_outbound: Some("4406".into()), opaque: Some("+25".into()), ..Ports::default() }
+fn settings() -> Settings {
+    Settings {
+        known: vec!["skip-inbound-ports", "skip-outbound-ports", "opaque-ports", "fail"],
+        given: vec![("skip-outbound-ports", "4406".into()), ("opaque-ports", "+25".into())],
+    }
 }
 
 fn sidecar() -> Sidecar {
-    Sidecar { image: Some("registry.example/weir:1".into()), ports: ports() }
+    Sidecar { image: Some("registry.example/weir:1".into()), settings: settings() }
 }
 
 /// Everything that holds for any bytes and both forms: no panic, no edit that fails its proof,
 /// injecting twice is injecting once, and nothing of weir is left behind.
 fn holds(text: &[u8]) -> Result<(), TestCaseError> {
-    holds_of(text, |text| inject(text, &ports()))?;
+    holds_of(text, |text| inject(text, &settings()))?;
     holds_of(text, |text| inject_sidecar(text, &sidecar()))
 }
 
@@ -32,15 +35,15 @@ fn holds_of(
         other => Ok(other.ok()),
     };
     let Some(once) = fine(inject(text))? else {
-        fine(uninject(text))?;
+        fine(uninject(text, &settings()))?;
         return Ok(());
     };
     let twice = fine(inject(once.text.as_bytes()))?.map(|edited| edited.text);
     prop_assert_eq!(twice.as_ref(), Some(&once.text));
-    if let Some(back) = fine(uninject(once.text.as_bytes()))? {
+    if let Some(back) = fine(uninject(once.text.as_bytes(), &settings()))? {
         let left = |line: &Line| line.result == Outcome::Uninjected;
         prop_assert!(
-            !fine(uninject(back.text.as_bytes()))?
+            !fine(uninject(back.text.as_bytes(), &settings()))?
                 .is_some_and(|edited| edited.report.iter().any(left))
         );
     }
@@ -88,8 +91,8 @@ fn metadata() -> impl Strategy<Value = Option<Value>> {
             "team",
             "zzz",
             INJECT,
-            OPAQUE_PORTS,
-            SKIP_INBOUND_PORTS,
+            "config.weir.dev/opaque-ports",
+            "config.weir.dev/skip-inbound-ports",
         ]),
         prop::sample::select(vec!["enabled", "80", "a: b # c", "+25", "", "it's \"so\""]),
         0..4,
@@ -169,12 +172,12 @@ proptest! {
                 _ => author.write(&value, 0, &mut text),
             }
             let template = value.pointer_mut(way).unwrap();
-            for (name, value) in ports().annotations() {
+            for (name, value) in settings().annotations() {
                 template["metadata"]["annotations"][name] = value.into();
             }
             wanted.push(value);
         }
-        let edited = inject(text.as_bytes(), &ports())
+        let edited = inject(text.as_bytes(), &settings())
             .map_err(|error| TestCaseError::fail(format!("{error}:\n{text}")))?;
         prop_assert_eq!(&read(&edited.text), &wanted, "{}\nbecame\n{}", text, edited.text);
         let comments = |text: &str| ["# annotations", "# at", "# said"].map(|c| text.matches(c).count());
@@ -191,7 +194,7 @@ proptest! {
                 prop_assert_eq!(&pods[0]["initContainers"][0]["name"], "weir");
                 prop_assert_eq!(pods[0]["volumes"].as_array().map(Vec::len), Some(2));
             }
-            let back = uninject(edited.text.as_bytes())
+            let back = uninject(edited.text.as_bytes(), &settings())
                 .map_err(|error| TestCaseError::fail(format!("{error}:\n{}", edited.text)))?;
             if text.contains("null") || empty_value(&text) {
                 prop_assert!(!back.text.contains("weir"), "{}", back.text);
@@ -199,7 +202,7 @@ proptest! {
                 prop_assert_eq!(&back.text, &text);
             }
         }
-        let back = uninject(edited.text.as_bytes())
+        let back = uninject(edited.text.as_bytes(), &settings())
             .map_err(|error| TestCaseError::fail(format!("{error}:\n{}", edited.text)))?;
         if !text.contains("weir.dev") && !text.contains("null") && !empty_value(&text) {
             prop_assert_eq!(back.text, text);
@@ -322,7 +325,7 @@ fn mangle(lines: &mut Vec<String>, rng: &mut Rng) {
 
 #[test]
 fn positions_are_those_of_an_editor() {
-    let error = |text: &[u8]| inject(text, &ports()).unwrap_err().to_string();
+    let error = |text: &[u8]| inject(text, &settings()).unwrap_err().to_string();
     assert!(error("kind: Pod\nä: \"é\" x\n".as_bytes()).starts_with("line 2, column 8: "));
     assert!(error(b"kind: Pod\nname: caf\xe9\n").starts_with("line 2, column 10: not UTF-8"));
     assert!(error("[".repeat(210).as_bytes()).contains("more than 200 deep"));
@@ -342,7 +345,7 @@ fn a_tag_or_an_anchor_ends_where_a_collection_begins() {
         holds(text.as_bytes()).unwrap();
         let edited = inject_sidecar(text.as_bytes(), &sidecar()).unwrap().text;
         assert!(edited.contains(&format!("\"spec\":{mark}{{")), "{edited}");
-        assert_eq!(uninject(edited.as_bytes()).unwrap().text, text);
+        assert_eq!(uninject(edited.as_bytes(), &settings()).unwrap().text, text);
     }
 }
 
@@ -366,7 +369,7 @@ fn an_annotation_in_braces_without_a_value_is_taken_with_its_colon() {
     ] {
         let before = text(&annotations);
         holds(before.as_bytes()).unwrap();
-        assert_eq!(uninject(before.as_bytes()).unwrap().text, text(left), "{before}");
+        assert_eq!(uninject(before.as_bytes(), &settings()).unwrap().text, text(left), "{before}");
     }
 }
 
@@ -376,8 +379,8 @@ fn an_edit_that_goes_wrong_is_not_given_out() {
     let tree = Tree::parse(before).unwrap();
     let intent = |goal| Intent { document: 0, path: Vec::new(), goal };
     let right = before.replace("    a", "    weir.dev/inject: enabled\n    a");
-    let wanted = || [intent(Goal::Annotations(Ports::default().annotations()))];
-    verify(&tree, &right, &wanted()).unwrap();
+    let wanted = || [intent(Goal::Annotations(Settings::default().annotations()))];
+    verify(&tree, &right, &wanted(), &settings().keys()).unwrap();
     for wrong in [
         before.to_owned(),
         right.replace("a: b", "a: c"),
@@ -387,11 +390,11 @@ fn an_edit_that_goes_wrong_is_not_given_out() {
         format!("{right}---\n"),
         right.replace("    a: b", "   a: b"),
     ] {
-        let error = verify(&tree, &wrong, &wanted()).unwrap_err();
+        let error = verify(&tree, &wrong, &wanted(), &settings().keys()).unwrap_err();
         assert!(matches!(error, ManifestError::Internal(_)), "{wrong}");
     }
-    verify(&tree, before, &[intent(Goal::Nothing)]).unwrap();
-    assert!(verify(&tree, &right, &[intent(Goal::Nothing)]).is_err());
+    verify(&tree, before, &[intent(Goal::Nothing)], &settings().keys()).unwrap();
+    assert!(verify(&tree, &right, &[intent(Goal::Nothing)], &settings().keys()).is_err());
 }
 
 #[test]
@@ -400,7 +403,7 @@ fn a_sidecar_that_goes_wrong_is_not_given_out() {
     let right = inject_sidecar(before.as_bytes(), &sidecar()).unwrap().text;
     let intent = |goal| [Intent { document: 0, path: Vec::new(), goal }];
     let (tree, wanted) = (Tree::parse(before).unwrap(), || intent(Goal::Sidecar(sidecar())));
-    verify(&tree, &right, &wanted()).unwrap();
+    verify(&tree, &right, &wanted(), &settings().keys()).unwrap();
     for wrong in [
         before.to_owned(),
         right.replacen("4191", "4192", 1),
@@ -413,13 +416,21 @@ fn a_sidecar_that_goes_wrong_is_not_given_out() {
         right.replace("    weir.dev/inject: sidecar\n", "    weir.dev/inject: enabled\n"),
     ] {
         assert_ne!(wrong, right);
-        let error = verify(&tree, &wrong, &wanted()).unwrap_err();
+        let error = verify(&tree, &wrong, &wanted(), &settings().keys()).unwrap_err();
         assert!(matches!(error, ManifestError::Internal(_)), "{wrong}");
     }
     let tree = Tree::parse(&right).unwrap();
-    verify(&tree, before, &intent(Goal::Nothing)).unwrap();
-    assert!(verify(&tree, &right, &intent(Goal::Nothing)).is_err());
-    assert!(verify(&tree, &before.replace("name: a", "name: x"), &intent(Goal::Nothing)).is_err());
+    verify(&tree, before, &intent(Goal::Nothing), &settings().keys()).unwrap();
+    assert!(verify(&tree, &right, &intent(Goal::Nothing), &settings().keys()).is_err());
+    assert!(
+        verify(
+            &tree,
+            &before.replace("name: a", "name: x"),
+            &intent(Goal::Nothing),
+            &settings().keys()
+        )
+        .is_err()
+    );
 }
 
 #[test]
@@ -444,7 +455,7 @@ fn a_sidecar_that_cannot_be_taken_away_is_named() {
         ("\n  -\n    name: weir\n    args: [--sidecar]\n  - name: b", "at the start of the line"),
     ] {
         let text = text(list);
-        let error = uninject(text.as_bytes()).expect_err(&text).to_string();
+        let error = uninject(text.as_bytes(), &settings()).expect_err(&text).to_string();
         assert!(error.contains(part) && error.starts_with("line "), "{error}\n{text}");
     }
 }

@@ -2,7 +2,7 @@
 //! but what was asked for may differ, order included.
 
 use super::{
-    BY_SIDECAR, INJECT, KEYS, SIDECAR,
+    BY_SIDECAR, INJECT, SIDECAR,
     error::ManifestError,
     sidecar::{LISTS, MODE, Sidecar, VOLUMES, volumes},
     tree::{Kind, Node, Tree},
@@ -22,7 +22,7 @@ pub(super) struct Intent {
 #[derive(Clone, Debug)]
 pub(super) enum Goal {
     /// Annotations with their values.
-    Annotations(Vec<(&'static str, String)>),
+    Annotations(Vec<(String, String)>),
     /// The sidecar, its volumes and its annotation.
     Sidecar(Sidecar),
     /// None of either.
@@ -39,7 +39,12 @@ enum Value {
 
 /// # Errors
 /// [`ManifestError::Internal`] if `after` is anything but `before` with the intents carried out.
-pub(super) fn verify(before: &Tree, after: &str, intents: &[Intent]) -> Result<(), ManifestError> {
+pub(super) fn verify(
+    before: &Tree,
+    after: &str,
+    intents: &[Intent],
+    keys: &[String],
+) -> Result<(), ManifestError> {
     let internal = |what: String| ManifestError::Internal(what);
     let after = Tree::parse(after).map_err(|error| internal(error.to_string()))?;
     let mut before: Vec<Value> = before.documents.iter().map(Value::of).collect();
@@ -54,10 +59,10 @@ pub(super) fn verify(before: &Tree, after: &str, intents: &[Intent]) -> Result<(
             Goal::Annotations(annotations) => expected.inject(annotations),
             Goal::Sidecar(sidecar) => {
                 expected.inject_sidecar(sidecar);
-                expected.inject(&[(INJECT, BY_SIDECAR.to_owned())]);
+                expected.inject(&[(INJECT.to_owned(), BY_SIDECAR.to_owned())]);
             }
             Goal::Nothing => {
-                expected.uninject();
+                expected.uninject(keys);
                 edited.without_empty();
             }
         }
@@ -125,7 +130,7 @@ impl Value {
         matches!(self, Self::Scalar { text, .. } if text == wanted)
     }
 
-    fn inject(&mut self, wanted: &[(&'static str, String)]) {
+    fn inject(&mut self, wanted: &[(String, String)]) {
         let annotations = self.entry("metadata").entry("annotations").entries();
         let mut new = Vec::new();
         for (name, value) in wanted {
@@ -165,7 +170,7 @@ impl Value {
         let mut new = Vec::new();
         for (flag, list) in sidecar.flags() {
             let wanted = Self::string(&format!("{flag}{list}"));
-            let has = |argument: &&mut Self| matches!(argument, Self::Scalar { text, .. } if text.starts_with(flag));
+            let has = |argument: &&mut Self| matches!(argument, Self::Scalar { text, .. } if text.starts_with(&flag));
             match args.iter_mut().find(has) {
                 Some(there) if there.is(&format!("{flag}{list}")) => {}
                 Some(there) => *there = wanted,
@@ -228,9 +233,9 @@ impl Value {
         }
     }
 
-    fn uninject(&mut self) {
+    fn uninject(&mut self, keys: &[String]) {
         self.uninject_sidecar();
-        let ours = |key: &Self| KEYS.iter().any(|name| key.is(name));
+        let ours = |key: &Self| keys.iter().any(|name| key.is(name));
         self.entry("metadata").entry("annotations").entries().retain(|(key, _)| !ours(key));
         self.without_empty();
     }

@@ -1,9 +1,11 @@
 //! New parts of a manifest as text: in block style, and in flow style, which is JSON too.
 
+use std::borrow::Cow;
+
 use super::tree::is_string;
 
 /// A key with its value, both new.
-pub(super) type New = (&'static str, Item);
+pub(super) type New = (Cow<'static, str>, Item);
 
 /// Something to be written.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +43,11 @@ pub(super) struct Margin<'a> {
 // === impl Item ===
 
 impl Item {
+    /// Entries whose keys are written in the code.
+    pub(super) fn map(entries: Vec<(&'static str, Self)>) -> Self {
+        Self::Map(entries.into_iter().map(|(key, item)| (key.into(), item)).collect())
+    }
+
     pub(super) fn plain(text: &str) -> Self {
         Self::Plain(text.to_owned())
     }
@@ -171,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_value_reads_the_same_in_every_style() {
-        let entries = vec![
+        let entries = [
             ("name", Item::plain("weir")),
             ("on", Item::plain("on")),
             ("image", Item::plain("registry.example:5000/weir:1@sha256:ab")),
@@ -180,11 +187,12 @@ mod tests {
             (
                 "mounts",
                 Item::List(vec![
-                    Item::Map(vec![("name", Item::plain("a")), ("ro", Item::Word("true"))]),
-                    Item::Map(vec![("of", Item::Map(vec![("path", Item::Quoted("/x".into()))]))]),
+                    Item::map(vec![("name", Item::plain("a")), ("ro", Item::Word("true"))]),
+                    Item::map(vec![("of", Item::map(vec![("path", Item::Quoted("/x".into()))]))]),
                 ]),
             ),
-        ];
+        ]
+        .map(|(key, item)| (key.into(), item));
         let wanted = serde_json::json!({
             "name": "weir",
             "on": "on",
@@ -200,7 +208,7 @@ mod tests {
             assert_eq!(read, wanted, "{text}");
         }
         let margin = Margin { margin: "", step: "\t", eol: "\r\n" };
-        let map = Item::Map(entries);
+        let map = Item::Map(entries.into());
         for text in [map.flow(), map.flow_lines(margin)] {
             let read: serde_json::Value = serde_json::from_str(&text).unwrap();
             assert_eq!(read, wanted, "{text}");

@@ -83,6 +83,11 @@ impl<G> Flags<G> {
         self.0.iter().any(|(setting, _)| setting.name == name)
     }
 
+    /// The settings that were given, with their values.
+    pub(super) fn given(&self) -> impl Iterator<Item = (&'static Setting, &str)> {
+        self.0.iter().map(|(setting, text)| (*setting, text.as_str()))
+    }
+
     /// Puts what was given over settings whose lists are resolved.
     ///
     /// # Errors

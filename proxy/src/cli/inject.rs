@@ -8,10 +8,29 @@ use std::{
 };
 
 use anyhow::Context as _;
-use weir_manifest::{self as manifest, DEFAULT_IMAGE, Edited, ManifestError, Ports, Sidecar};
+use weir_manifest::{self as manifest, DEFAULT_IMAGE, Edited, ManifestError, Settings, Sidecar};
 
-use super::{Exit, output::narrate, with_exit};
-use crate::ports::{PortList, PortListError};
+use super::{
+    Exit,
+    flags::{FlagGroup, Flags},
+    output::narrate,
+    with_exit,
+};
+use crate::config::Setting;
+
+/// What a manifest can say: without a default, as what is there stays.
+#[derive(Clone, Copy, Debug)]
+enum OfManifest {}
+
+impl FlagGroup for OfManifest {
+    fn has(setting: &Setting) -> bool {
+        setting.sidecar
+    }
+
+    fn default(_: &Setting) -> Option<String> {
+        None
+    }
+}
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -28,17 +47,9 @@ pub(super) struct InjectArgs {
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
-    /// Inbound ports that are not captured
-    #[arg(long, value_name = "LIST", value_parser = port_list, allow_hyphen_values = true)]
-    skip_inbound_ports: Option<String>,
-
-    /// Outbound ports that are not captured, such as 25,9000-9100
-    #[arg(long, value_name = "LIST", value_parser = port_list, allow_hyphen_values = true)]
-    skip_outbound_ports: Option<String>,
-
-    /// Ports forwarded as raw TCP, both directions; +LIST adds to the default list
-    #[arg(long, value_name = "LIST", value_parser = port_list, allow_hyphen_values = true)]
-    opaque_ports: Option<String>,
+    /// What to write.
+    #[command(flatten)]
+    settings: Flags<OfManifest>,
 
     /// Add a native sidecar that captures its pod (Kubernetes 1.29), instead of annotations for
     /// `weir node`
@@ -64,20 +75,24 @@ pub(super) struct UninjectArgs {
 }
 
 pub(super) fn inject(args: &InjectArgs) -> anyhow::Result<Exit> {
-    let ports = Ports {
-        skip_inbound: args.skip_inbound_ports.clone(),
-        skip_outbound: args.skip_outbound_ports.clone(),
-        opaque: args.opaque_ports.clone(),
-    };
+    let given = args.settings.given().map(|(setting, text)| (setting.name, text.to_owned()));
+    let settings = settings(given.collect());
     if !args.sidecar {
-        return edit("inject", &args.file, |text| manifest::inject(text, &ports));
+        return edit("inject", &args.file, |text| manifest::inject(text, &settings));
     }
-    let sidecar = Sidecar { image: args.image.clone(), ports };
+    let sidecar = Sidecar { image: args.image.clone(), settings };
     edit("inject", &args.file, |text| manifest::inject_sidecar(text, &sidecar))
 }
 
 pub(super) fn uninject(args: &UninjectArgs) -> anyhow::Result<Exit> {
-    edit("uninject", &args.file, manifest::uninject)
+    let settings = settings(Vec::new());
+    edit("uninject", &args.file, |text| manifest::uninject(text, &settings))
+}
+
+/// Every setting that pods have an annotation for, and those that were given.
+fn settings(given: Vec<(&'static str, String)>) -> Settings {
+    let known = Setting::all().filter(|setting| setting.annotation).map(|setting| setting.name);
+    Settings { known: known.collect(), given }
 }
 
 fn edit(
@@ -109,11 +124,6 @@ fn edit(
     Ok(Exit::Success)
 }
 
-/// A list that is written as given.
-fn port_list(list: &str) -> Result<String, PortListError> {
-    PortList::parse(list).map(|_| list.to_owned())
-}
-
 /// The name of an image, as far as it could be one.
 fn image(name: &str) -> Result<String, String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "-_./:@".contains(c);
@@ -122,4 +132,36 @@ fn image(name: &str) -> Result<String, String> {
         return Ok(name.to_owned());
     }
     Err(format!("not an image name; write one such as {DEFAULT_IMAGE} or registry.example/weir:1"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    /// What is written for a sidecar means what the key in the file means.
+    #[test]
+    fn arguments_of_a_sidecar_and_the_file_mean_the_same() {
+        let pod =
+            b"kind: Pod\napiVersion: v1\nmetadata:\n  name: p\nspec:\n  containers:\n  - name: a\n";
+        for setting in Setting::all().filter(|setting| setting.sidecar) {
+            let text = setting.sample();
+            let sidecar =
+                Sidecar { image: None, settings: settings(vec![(setting.name, text.clone())]) };
+            let edited = manifest::inject_sidecar(pod, &sidecar).unwrap().text;
+            let argument = format!("\"--{}={text}\"", setting.name);
+            assert!(edited.contains(&argument), "{edited}");
+            let command = crate::cli::command();
+            let flag = argument.trim_matches('"');
+            let matches = command.try_get_matches_from(["weir", "run", flag]).unwrap();
+            let run = matches.subcommand_matches("run").unwrap();
+            let args =
+                <super::super::capture_args::RunArgs as clap::FromArgMatches>::from_arg_matches(
+                    run,
+                );
+            let mut expected: Config = toml::from_str(&setting.file(&text)).unwrap();
+            expected.resolve();
+            assert_eq!(args.unwrap().config().unwrap(), expected, "{flag}");
+        }
+    }
 }

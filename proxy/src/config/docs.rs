@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use weir_manifest::{BY_SIDECAR, DISABLED, ENABLED, INJECT};
+use weir_manifest::{BY_SIDECAR, DISABLED, ENABLED, INJECT, PREFIX};
 
-use super::{ANNOTATIONS, Change, Kind, Setting};
+use super::{Change, Kind, Setting};
 
 /// Each table with the name that the documents have for it.
 pub(crate) fn tables() -> [(&'static str, String); 2] {
@@ -56,7 +56,7 @@ fn annotations() -> String {
             _ => "text".to_owned(),
         };
         let (name, help) = (setting.name, setting.help);
-        writeln!(table, "| `{ANNOTATIONS}{name}` | {value}: {help} |").expect("a string takes all");
+        writeln!(table, "| `{PREFIX}{name}` | {value}: {help} |").expect("a string takes all");
     }
     table
 }

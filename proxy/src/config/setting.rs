@@ -6,15 +6,13 @@ use std::net::SocketAddr;
 use clap::{ValueEnum, builder::PossibleValue};
 use serde::{Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
+use weir_manifest::PREFIX;
 
 use super::{Config, ConfigError, table::SETTINGS};
 use crate::{
     ports::{CidrList, PortList},
     units::{parse_duration, parse_size},
 };
-
-/// What the annotations of settings begin with.
-pub const ANNOTATIONS: &str = "config.weir.dev/";
 
 /// One setting.
 #[derive(Debug)]
@@ -151,7 +149,7 @@ impl Setting {
     /// The key of its annotation, if there is one.
     #[must_use]
     pub fn annotation(&self) -> Option<String> {
-        self.annotation.then(|| format!("{ANNOTATIONS}{}", self.name))
+        self.annotation.then(|| format!("{PREFIX}{}", self.name))
     }
 
     /// The default, in words; `None` for nothing.

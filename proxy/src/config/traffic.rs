@@ -148,3 +148,23 @@ impl Traffic {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_clone_sees_a_change_and_what_was_read_stays() {
+        let traffic = Traffic::default();
+        let (clone, before) = (traffic.clone(), traffic.now());
+        let mut wanted = TrafficPolicy::default();
+        wanted.forward.connect_timeout = Duration::from_secs(1);
+        wanted.forward.connect = Connect::Immediate;
+        let next = before.with_changes_in_place(&wanted);
+        traffic.set(next.clone());
+        assert_eq!(*clone.now(), next);
+        assert_eq!(next.forward.connect_timeout, Duration::from_secs(1));
+        assert_eq!(next.forward.connect, Connect::Hold, "takes a restart");
+        assert_eq!(*before, TrafficPolicy::default());
+    }
+}

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, fmt, path::Path};
 
-use weir_manifest::{BY_SIDECAR, DISABLED, ENABLED, INJECT};
+use weir_manifest::{BY_SIDECAR, DISABLED, ENABLED, INJECT, PREFIX};
 
 use super::seen::Seen;
-use crate::config::{ANNOTATIONS, Setting, WorkloadSettings};
+use crate::config::{Setting, WorkloadSettings};
 
 /// Linkerd's annotation that asks for its proxy.
 const LINKERD_INJECT: &str = "linkerd.io/inject";
@@ -126,7 +126,7 @@ impl<'a> Annotations<'a> {
     /// A setting that is misspelt would be a setting that is not there.
     fn all_known(&self) -> Result<(), AnnotationError> {
         for (on, place) in self.places() {
-            let ours = place.iter().filter(|(key, _)| key.starts_with(ANNOTATIONS));
+            let ours = place.iter().filter(|(key, _)| key.starts_with(PREFIX));
             for (key, value) in ours {
                 if !annotations().any(|(_, known)| known == *key) {
                     let names: Vec<_> = annotations().map(|(setting, _)| setting.name).collect();
@@ -170,16 +170,18 @@ impl fmt::Display for AnnotationError {
 
 #[cfg(test)]
 mod tests {
-    use weir_manifest::{
-        FAIL, OPAQUE_PORTS, PRESERVE_CLIENT_IP, SKIP_INBOUND_PORTS, SKIP_OUTBOUND_PORTS,
-    };
-
     use super::*;
     use crate::{
         config::{Config, Fail},
         node::seen::Place,
         pod::Pod,
     };
+
+    const SKIP_INBOUND_PORTS: &str = "config.weir.dev/skip-inbound-ports";
+    const SKIP_OUTBOUND_PORTS: &str = "config.weir.dev/skip-outbound-ports";
+    const OPAQUE_PORTS: &str = "config.weir.dev/opaque-ports";
+    const FAIL: &str = "config.weir.dev/fail";
+    const PRESERVE_CLIENT_IP: &str = "config.weir.dev/preserve-client-ip";
 
     fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()

@@ -12,8 +12,6 @@ use super::{
 };
 use crate::picture;
 
-/// Where the annotations are.
-const MANIFEST: &str = "proxy/manifest/src/lib.rs";
 /// Where the settings are.
 const SETTINGS: &str = "proxy/src/config/table.rs";
 /// Where the exit codes are.
@@ -25,10 +23,6 @@ const FOLDERS: [&str; 7] =
     ["deploy/", "docs/", "proxy-common/", "proxy-ebpf/", "proxy/", "tests/", "xtask/"];
 
 pub(super) fn check(tree: &Tree, findings: &mut Vec<Finding>) -> Result<()> {
-    let annotations = code::strings(tree.source(MANIFEST)?, "KEYS")?;
-    for document in ["docs/CLI.md", "docs/KUBERNETES.md"] {
-        compare(tree, document, &["annotation", "value"], &annotations, MANIFEST, findings)?;
-    }
     let keys = code::lists(tree.source(SETTINGS)?, "keys");
     let titles = ["key in the file", "flag", "default", "changes", "meaning"];
     compare(tree, "docs/CLI.md", &titles, &keys, SETTINGS, findings)?;

@@ -1,8 +1,8 @@
 //! Lists in the code that documents repeat.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use syn::{
     Expr, ImplItem, Item, ItemFn, Lit, Meta,
     visit::{self, Visit},
@@ -13,35 +13,6 @@ use crate::tidy::Source;
 /// The attributes by which aya makes an entry of a function.
 const ENTRIES: [&str; 6] =
     ["cgroup_sock_addr", "cgroup_sockopt", "sk_lookup", "sk_msg", "sock_ops", "socket_filter"];
-
-/// The elements of an array constant: strings, or names of constants in the same file that are.
-pub(super) fn strings<'a>(source: &'a Source, name: &str) -> Result<BTreeSet<String>> {
-    let constants: BTreeMap<String, &'a Expr> = source
-        .syntax
-        .items
-        .iter()
-        .filter_map(|item| match item {
-            Item::Const(item) => Some((item.ident.to_string(), &*item.expr)),
-            _ => None,
-        })
-        .collect();
-    let missing = || format!("{} has no array `{name}`", source.path);
-    let Some(Expr::Array(array)) = constants.get(name) else { bail!(missing()) };
-    let value = |mut element: &'a Expr| {
-        if let Expr::Path(path) = element {
-            let ident = path.path.require_ident()?.to_string();
-            element = constants.get(&ident).with_context(missing)?;
-        }
-        match element {
-            Expr::Lit(literal) => match &literal.lit {
-                Lit::Str(text) => Ok(text.value()),
-                _ => bail!("`{name}` of {} has an element that is no string", source.path),
-            },
-            _ => bail!("`{name}` of {} has an element that is no string", source.path),
-        }
-    };
-    array.elems.iter().map(value).collect()
-}
 
 /// The strings in the lists that a field of structure literals has.
 pub(super) fn lists(source: &Source, field: &str) -> BTreeSet<String> {
