@@ -16,9 +16,6 @@ pub(crate) mod transport;
 #[cfg(test)]
 mod http_testing;
 
-#[doc(hidden)]
-pub use self::passthrough::probe::{self, Probe};
-
 /// Bytes of one connection, readable while it runs: each counter only grows. And whether it is
 /// half-closed, for the gauge of those that are.
 #[derive(Debug, Default)]

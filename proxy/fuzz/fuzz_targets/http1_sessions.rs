@@ -1,5 +1,6 @@
-//! Both directions of an HTTP/1 connection, any bytes: the observer forgets no exchange, and reports the
-//! same when they come in other pieces. Bodies, pipelining, tunnels and upgrades are reached here.
+//! Both directions of an HTTP/1 connection, any bytes: no exchange is forgotten, and the same is reported
+//! when they come in other pieces. Bodies, pipelining, tunnels and upgrades are reached here. When it
+//! drains, one response says `connection: close`, and its reader understands what is left as before.
 //!
 //! The first byte is the size of the pieces; then come pieces that begin with their length.
 
@@ -8,8 +9,7 @@
 use std::sync::{Arc, Mutex};
 
 use libfuzzer_sys::fuzz_target;
-use weir::forward::http::{Exchange, ExchangeSink, HttpVersion, Untracked};
-use weir::forward::{Probe, Side};
+use weir_http::{Connection, Exchange, ExchangeEnd, ExchangeSink, Side, Untracked};
 
 #[derive(Default)]
 struct Seen(Mutex<(usize, Vec<String>, Vec<Untracked>)>);
@@ -32,15 +32,36 @@ impl ExchangeSink for Seen {
     }
 }
 
-fn session(script: &[(Side, &[u8])], step: usize) -> (Vec<String>, Vec<Untracked>) {
+type Reports = (Vec<String>, Vec<Untracked>);
+
+fn session(script: &[(Side, &[u8])], step: usize) -> Reports {
+    draining(script, step, usize::MAX, &mut Vec::new())
+}
+
+/// A session that drains from the piece `from` on, and what passes on of it.
+fn draining(
+    script: &[(Side, &[u8])],
+    step: usize,
+    drain: usize,
+    passed: &mut Vec<(Side, Vec<u8>)>,
+) -> Reports {
     let seen = Arc::new(Seen::default());
-    let mut observer = Probe::new(HttpVersion::Http1, Arc::clone(&seen) as Arc<_>);
-    for (from, bytes) in script {
+    let mut connection = Connection::http1(Arc::clone(&seen));
+    let mut said = 0;
+    for (at, (from, bytes)) in script.iter().enumerate() {
         for piece in bytes.chunks(step) {
-            observer.bytes(*from, piece);
+            connection.bytes(*from, piece, &mut |_| true);
+            let edit = if at >= drain { connection.edit(*from) } else { None };
+            let Some(edit) = edit else {
+                passed.push((*from, piece.to_vec()));
+                continue;
+            };
+            said += usize::from(*from == Side::Upstream);
+            assert_eq!(said, 1, "close is said once, and requests are dropped behind it");
+            passed.push((*from, [&piece[..edit.start], edit.text, &piece[edit.end..]].concat()));
         }
     }
-    observer.finish();
+    connection.finish(ExchangeEnd::Cancelled);
     let (started, lines, downgrades) = std::mem::take(&mut *seen.0.lock().expect("no panics"));
     assert_eq!(started, lines.len());
     assert!(downgrades.len() <= 1);
@@ -57,5 +78,10 @@ fuzz_target!(|data: &[u8]| {
     }
     let whole = session(&script, usize::MAX);
     assert_eq!(whole, session(&script, 1), "byte by byte");
-    assert_eq!(whole, session(&script, usize::from(*step).max(1)), "in steps");
+    let step = usize::from(*step).max(1);
+    assert_eq!(whole, session(&script, step), "in steps");
+    let mut passed = Vec::new();
+    let reports = draining(&script, step, script.len() / 2, &mut passed);
+    let passed: Vec<_> = passed.iter().map(|(from, bytes)| (*from, &bytes[..])).collect();
+    assert_eq!(session(&passed, usize::MAX), reports, "as the client understands it");
 });

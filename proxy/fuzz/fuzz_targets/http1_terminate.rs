@@ -10,7 +10,7 @@ use std::time::Duration;
 use libfuzzer_sys::fuzz_target;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex, split};
 use weir::forward::http::{
-    Exchange, ExchangeSink, HttpContext, HttpLimits, HttpVersion, Untracked, serve,
+    Exchange, ExchangeSink, HeadLimits, HttpContext, HttpLimits, HttpVersion, Untracked, serve,
 };
 
 const OWN: &[u8] = b"HTTP/1.1 502 Bad Gateway\r\nx-weir-error: ";
@@ -50,8 +50,7 @@ async fn connection(client: &[u8], upstream: &[u8], step: usize) {
     let open = Arc::new(Open::default());
     let soon = Duration::from_millis(1);
     let limits = HttpLimits {
-        max_head_bytes: 512,
-        max_headers: 16,
+        head: HeadLimits { bytes: 512, fields: 16 },
         linger: soon,
         half_closed_idle: soon,
         ..HttpLimits::default()

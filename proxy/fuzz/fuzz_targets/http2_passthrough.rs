@@ -8,9 +8,8 @@
 use std::sync::{Arc, Mutex};
 
 use libfuzzer_sys::fuzz_target;
-use weir::forward::http::{Exchange, ExchangeSink, HttpVersion, Untracked};
-use weir::forward::{Probe, Side};
 use weir_http::h2::hpack::{Decoder, Head};
+use weir_http::{Connection, Exchange, ExchangeEnd, ExchangeSink, Side, Untracked};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
@@ -57,14 +56,14 @@ impl ExchangeSink for Sink {
 
 fn connection(script: &[(Side, &[u8])], step: usize) -> (Vec<String>, Vec<Untracked>) {
     let sink = Arc::new(Sink::default());
-    let mut observer = Probe::new(HttpVersion::Http2, Arc::clone(&sink) as Arc<_>);
+    let mut connection = Connection::http2(Arc::clone(&sink));
     for (from, bytes) in script {
         for piece in bytes.chunks(step) {
-            observer.bytes(*from, piece);
-            let _ = observer.drain();
+            connection.bytes(*from, piece, &mut |_| true);
+            let _ = (connection.is_idle(), connection.shutdown_notice());
         }
     }
-    observer.finish();
+    connection.finish(ExchangeEnd::Cancelled);
     let seen = std::mem::take(&mut *sink.0.lock().unwrap());
     assert_eq!(seen.started, seen.lines.len());
     assert!(seen.downgrades.len() <= 1);

@@ -104,7 +104,6 @@ pub trait ExchangeSink {
 
 impl Side {
     /// The opposite side.
-    #[must_use]
     pub const fn other(self) -> Self {
         match self {
             Self::Client => Self::Upstream,
@@ -113,7 +112,6 @@ impl Side {
     }
 
     /// The name used in records and metrics.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Client => "client",
@@ -127,7 +125,6 @@ impl Side {
 impl Untracked {
     /// The reason as the value of a metric's label. Reasons are constants, so that the values are
     /// bounded.
-    #[must_use]
     pub fn label(&self) -> String {
         self.reason.replace([' ', '/', '-'], "_").to_ascii_lowercase()
     }
@@ -137,7 +134,7 @@ impl Untracked {
 
 impl RequestInfo {
     /// Bytes of its texts.
-    #[must_use]
+    #[inline]
     pub fn text_bytes(&self) -> usize {
         self.method.len() + self.authority.as_ref().map_or(0, |text| text.len()) + self.path.len()
     }

@@ -3,6 +3,7 @@
 mod body;
 mod exchanges;
 mod fields;
+mod head;
 mod line;
 mod prefix;
 mod request;
@@ -18,9 +19,10 @@ pub use self::body::{Body, Framing, NotChunked, Progress};
 pub use self::exchanges::MAX_PIPELINED;
 use self::exchanges::{Answer, Exchanges};
 pub use self::fields::{Kind, RequestHead};
+pub use self::head::HeadReader;
 pub use self::prefix::{MAX_METHOD, RequestPrefix};
-pub use self::request::RequestReader;
-pub use self::response::{CloseEdit, ResponseHead, ResponseReader};
+pub use self::request::{RequestLine, RequestReader};
+pub use self::response::{CloseEdit, ResponseHead, ResponseReader, StatusLine};
 pub use self::session::{Edit, MAX_HELD, Session, UpstreamEnd};
 
 /// Bounds of a head.

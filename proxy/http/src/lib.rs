@@ -5,12 +5,14 @@
 
 #![forbid(unsafe_code)]
 
+mod connection;
 mod error;
 mod exchange;
 pub mod h1;
 pub mod h2;
 mod tracker;
 
+pub use self::connection::Connection;
 pub use self::error::ParseError;
 pub use self::exchange::{Exchange, ExchangeEnd, ExchangeSink, RequestInfo, Side, Untracked};
 pub use self::tracker::{Tracker, is_grpc};

@@ -16,7 +16,7 @@ pub struct Tracker<S: ExchangeSink + ?Sized> {
 }
 
 /// True for `application/grpc`, `application/grpc+proto`, `application/grpc-web`, …
-#[must_use]
+#[inline]
 pub fn is_grpc(content_type: &[u8]) -> bool {
     const PREFIX: &[u8] = b"application/grpc";
     content_type.get(..PREFIX.len()).is_some_and(|head| head.eq_ignore_ascii_case(PREFIX))
@@ -26,7 +26,6 @@ pub fn is_grpc(content_type: &[u8]) -> bool {
 
 impl<S: ExchangeSink + ?Sized> Tracker<S> {
     /// A request head is complete.
-    #[must_use]
     pub fn start(sink: &Arc<S>, request: RequestInfo) -> Self {
         sink.request_started();
         let exchange = Exchange {
@@ -83,7 +82,7 @@ impl<S: ExchangeSink + ?Sized> Tracker<S> {
     }
 
     /// Whether an answer of weir's own has to be in gRPC's form.
-    #[must_use]
+    #[inline]
     pub fn is_grpc(&self) -> bool {
         self.exchange.as_ref().is_some_and(|exchange| exchange.grpc)
     }

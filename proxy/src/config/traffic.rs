@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use weir_http::h1::HeadLimits;
 
 use super::{EngineName, setting};
 use crate::units;
@@ -110,8 +111,8 @@ impl Default for Http {
     fn default() -> Self {
         Self {
             engine: EngineName::default(),
-            max_head_bytes: 1024 * 1024,
-            max_headers: 1024,
+            max_head_bytes: HeadLimits::default().bytes,
+            max_headers: HeadLimits::default().fields,
             max_concurrent_streams: 1024,
         }
     }

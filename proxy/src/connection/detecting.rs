@@ -13,7 +13,7 @@ use crate::{
     forward::{
         Side,
         http::{ExchangeEnd, HttpVersion, Untracked},
-        passthrough::{self, Observer},
+        passthrough::{HttpObserver, Observer},
     },
     telemetry::ConnectionGuard,
 };
@@ -28,7 +28,7 @@ pub(super) struct Detecting<'a> {
 
 enum State {
     Undecided(Dialogue),
-    Http(Box<dyn Observer>),
+    Http(HttpObserver),
     /// Raw TCP by the client's words; the server has not said anything.
     Unanswered,
     Done,
@@ -61,7 +61,7 @@ impl<'a> Detecting<'a> {
     }
 
     fn follow(&mut self, version: HttpVersion, dialogue: &Dialogue, from: Side, last: &[u8]) {
-        let mut observer = passthrough::observer(version, self.guard.sink());
+        let mut observer = HttpObserver::new(version, self.guard.sink());
         // A server speaks before the client only in HTTP/2. The client may have heeded its settings.
         observer.bytes(Side::Upstream, dialogue.server());
         observer.bytes(Side::Client, dialogue.client());

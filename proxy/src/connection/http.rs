@@ -13,7 +13,7 @@ use crate::{
     },
     forward::{
         Side,
-        http::{self, EndCause, ExchangeEnd, HttpContext, HttpLimits, HttpVersion},
+        http::{self, EndCause, ExchangeEnd, HeadLimits, HttpContext, HttpLimits, HttpVersion},
         passthrough::Observer as _,
         prefixed::Prefixed,
         tcp::{self, Endpoint, Forwarded, Observed, Observing, TcpEnd},
@@ -135,8 +135,7 @@ impl Context {
             sink: guard.sink(),
             drain: self.drain.token().clone(),
             limits: HttpLimits {
-                max_head_bytes: settings.max_head_bytes,
-                max_headers: settings.max_headers,
+                head: HeadLimits { bytes: settings.max_head_bytes, fields: settings.max_headers },
                 max_streams: settings.max_concurrent_streams,
                 half_closed_idle: config.forward.half_closed_idle,
                 ..HttpLimits::default()

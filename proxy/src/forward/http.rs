@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
+pub use weir_http::h1::HeadLimits;
 pub use weir_http::{Exchange, ExchangeEnd, Side, Untracked};
 pub(crate) use weir_http::{RequestInfo, is_grpc};
 
@@ -71,10 +72,9 @@ pub struct HttpContext {
 /// TCP. HTTP/2 has to refuse, because its header compression is stateful.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpLimits {
-    /// Largest HTTP/1 head, and HTTP/2 header list as RFC 9113 §6.5.2 counts it, in bytes.
-    pub max_head_bytes: usize,
-    /// Most header fields in an HTTP/1 head.
-    pub max_headers: usize,
+    /// Largest HTTP/1 head. Its bytes also bound an HTTP/2 header list, as RFC 9113 §6.5.2 counts
+    /// it.
+    pub head: HeadLimits,
     /// How long a connection that has said its last word waits for the client to close, so that
     /// the client can read it before unread data turns the close into a reset.
     pub linger: Duration,
@@ -109,11 +109,10 @@ pub struct HttpLimits {
 impl Default for HttpLimits {
     fn default() -> Self {
         Self {
-            max_head_bytes: 1 << 20,
-            max_headers: 4096,
+            head: HeadLimits::default(),
             linger: LINGER,
             drain_idle: DRAIN_IDLE,
-            half_closed_idle: Duration::from_secs(3600),
+            half_closed_idle: super::tcp::TcpOptions::default().half_closed_idle,
             settings_wait: Duration::from_secs(1),
             stream_window: 1 << 20,
             connection_window: 16 << 20,

@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
-use weir_http::h1::{HeadLimits, Session, UpstreamEnd};
+use weir_http::h1::{Session, UpstreamEnd};
 
 use self::pipe::Pipe;
 use super::http::{EndCause, ExchangeEnd, ExchangeSink, HttpContext, HttpEnd, Side, bad_gateway};
@@ -37,14 +37,12 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    let limits =
-        HeadLimits { bytes: context.limits.max_head_bytes, fields: context.limits.max_headers };
     let mut connection = Connection {
         client,
         upstream,
         up: Pipe::new(),
         down: Pipe::new(),
-        session: Session::holding(context.sink.clone(), limits),
+        session: Session::holding(context.sink.clone(), context.limits.head),
         released: false,
         drain: Box::pin(context.drain.clone().cancelled_owned()),
         draining: false,

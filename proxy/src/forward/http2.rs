@@ -154,7 +154,7 @@ where
 }
 
 fn header_list(limits: &HttpLimits) -> u32 {
-    u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX)
+    u32::try_from(limits.head.bytes).unwrap_or(u32::MAX)
 }
 
 fn failure(side: Side, error: &h2::Error) -> EndCause {

@@ -3,19 +3,17 @@
 //! and changes none but where a drain ends the connection ([`Observer::edit`],
 //! [`Observer::farewell`]); one that loses track says so once and is asked no more.
 
-pub(crate) mod http1;
-pub(crate) mod http2;
-pub mod probe;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
+use weir_http::Connection;
 use weir_http::h1::Edit;
 
 use super::Side;
 use super::http::{ExchangeEnd, ExchangeSink, HttpVersion, Untracked};
-
-/// Why messages are not followed any more whose workload may not keep more of them.
-const OVER_BUDGET: &str = "over the memory budget of the workload";
+use crate::budget::Charge;
 
 /// Follows the messages of one connection whose bytes pass by.
 pub(crate) trait Observer: Send {
@@ -62,10 +60,52 @@ pub(crate) trait Observer: Send {
     fn finish(&mut self, end: ExchangeEnd);
 }
 
-/// For a connection whose client speaks `version`, from its first byte on.
-pub(crate) fn observer(version: HttpVersion, sink: Arc<dyn ExchangeSink>) -> Box<dyn Observer> {
-    match version {
-        HttpVersion::Http1 => Box::new(http1::Http1Observer::new(sink)),
-        HttpVersion::Http2 => Box::new(http2::Http2Observer::new(sink)),
+/// Follows HTTP, and charges what is kept for that to the workload.
+pub(crate) struct HttpObserver {
+    connection: Connection<dyn ExchangeSink>,
+    charge: Charge,
+}
+
+// === impl HttpObserver ===
+
+impl HttpObserver {
+    /// For a connection whose client speaks `version`, from its first byte on.
+    pub(crate) fn new(version: HttpVersion, sink: Arc<dyn ExchangeSink>) -> Self {
+        let charge = Charge::to(sink.share());
+        let connection = match version {
+            HttpVersion::Http1 => Connection::http1(sink),
+            HttpVersion::Http2 => Connection::http2(sink),
+        };
+        Self { connection, charge }
+    }
+}
+
+impl Observer for HttpObserver {
+    fn bytes(&mut self, from: Side, bytes: &[u8]) {
+        self.connection.bytes(from, bytes, &mut |kept| self.charge.keep(kept));
+    }
+
+    fn ended(&mut self, from: Side) {
+        self.connection.ended(from);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.connection.is_idle()
+    }
+
+    fn farewell(&self) -> Option<&'static [u8]> {
+        self.connection.shutdown_notice()
+    }
+
+    fn edit(&mut self, from: Side) -> Option<Edit> {
+        self.connection.edit(from)
+    }
+
+    fn untracked(&self) -> Option<Untracked> {
+        self.connection.untracked()
+    }
+
+    fn finish(&mut self, end: ExchangeEnd) {
+        self.connection.finish(end);
     }
 }

@@ -71,7 +71,7 @@ enum State {
 
 impl Body {
     /// At its first byte.
-    #[must_use]
+    #[inline]
     pub fn new(framing: Framing) -> Self {
         let state = match framing {
             Framing::None | Framing::Length(0) => State::Done,
@@ -83,13 +83,13 @@ impl Body {
     }
 
     /// No byte of it is left.
-    #[must_use]
+    #[inline]
     pub fn is_done(&self) -> bool {
         matches!(self.state, State::Done)
     }
 
     /// It ends with the connection.
-    #[must_use]
+    #[inline]
     pub fn is_until_eof(&self) -> bool {
         matches!(self.state, State::UntilEof)
     }
@@ -98,6 +98,7 @@ impl Body {
     ///
     /// # Errors
     /// Where the first byte is wrong.
+    #[inline]
     pub fn advance(&mut self, input: &[u8]) -> Result<Progress, NotChunked> {
         let mut progress = Progress::default();
         while progress.consumed < input.len() && !self.is_done() {
@@ -140,6 +141,7 @@ impl Body {
 impl State {
     /// One byte of chunked framing. A bare LF ends a line, as in most parsers; about one behind an
     /// extension they differ, and about a bare CR anywhere.
+    #[inline]
     fn framing(self, byte: u8) -> Result<Self, NotChunked> {
         Ok(match (self, byte) {
             (Self::Size { digits: 0, .. }, byte) if !byte.is_ascii_hexdigit() => {

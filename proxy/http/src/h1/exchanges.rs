@@ -18,13 +18,14 @@ const USUALLY_PENDING: usize = 8;
 
 /// The exchanges in flight.
 pub(super) struct Exchanges<S: ExchangeSink + ?Sized> {
-    sink: Arc<S>,
+    pub(super) sink: Arc<S>,
     /// Requests whose response has not ended, and possibly one whose body has not.
     pending: VecDeque<Pending<S>>,
     tunnel: Option<Tracker<S>>,
-    untracked: Option<Untracked>,
+    /// Set once the messages are not followed any more.
+    pub(super) untracked: Option<Untracked>,
     /// Responses that ended.
-    answered: u64,
+    pub(super) answered: u64,
     /// Bytes of the texts of requests in flight.
     text_bytes: usize,
 }
@@ -77,16 +78,6 @@ impl<S: ExchangeSink + ?Sized> Exchanges<S> {
         }
     }
 
-    /// Where they are reported.
-    pub(super) fn sink(&self) -> &Arc<S> {
-        &self.sink
-    }
-
-    /// Set once the messages are not followed any more.
-    pub(super) fn untracked(&self) -> Option<Untracked> {
-        self.untracked
-    }
-
     /// No exchange is in flight, and no tunnel.
     pub(super) fn is_empty(&self) -> bool {
         self.pending.is_empty() && self.tunnel.is_none()
@@ -100,11 +91,6 @@ impl<S: ExchangeSink + ?Sized> Exchanges<S> {
     /// No more requests can be taken until a response has ended.
     pub(super) fn is_full(&self) -> bool {
         self.pending.len() >= MAX_PIPELINED || self.text_bytes > MAX_TEXT
-    }
-
-    /// Responses that ended.
-    pub(super) fn answered(&self) -> u64 {
-        self.answered
     }
 
     /// Bytes of the heap that exchanges in flight take.

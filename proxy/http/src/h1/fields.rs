@@ -22,9 +22,9 @@ pub struct RequestHead {
     pub h2c: bool,
 }
 
-/// A request line, except its version.
+/// A request line, except its version: whom it asks for what.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct RequestLine {
+pub(super) struct RequestTarget {
     method: Arc<str>,
     kind: Kind,
     authority: Option<Arc<str>>,
@@ -81,6 +81,7 @@ pub(super) enum Persistence {
 }
 
 /// Authority and path of a target in any of its four forms (RFC 9112 §3.2).
+#[inline]
 fn split_target(target: &str, kind: Kind) -> (Option<&str>, &str) {
     let target = target.split(['?', '#']).next().unwrap_or_default();
     if kind == Kind::Connect {
@@ -96,9 +97,10 @@ fn split_target(target: &str, kind: Kind) -> (Option<&str>, &str) {
     }
 }
 
-// === impl RequestLine ===
+// === impl RequestTarget ===
 
-impl RequestLine {
+impl RequestTarget {
+    #[inline]
     pub(super) fn new(method: Arc<str>, target: &str) -> Self {
         let kind = match &*method {
             "HEAD" => Kind::Head,
@@ -110,6 +112,7 @@ impl RequestLine {
     }
 
     /// Bytes of its texts.
+    #[inline]
     pub(super) fn text_bytes(&self) -> usize {
         let authority = self.authority.as_ref().map_or(0, |text| text.len());
         self.method.len() + authority + self.path.len()
@@ -119,7 +122,12 @@ impl RequestLine {
 // === impl RequestHead ===
 
 impl RequestHead {
-    pub(super) fn new(line: RequestLine, http11: bool, fields: Fields) -> Result<Self, ParseError> {
+    #[inline]
+    pub(super) fn new(
+        line: RequestTarget,
+        http11: bool,
+        fields: &mut Fields,
+    ) -> Result<Self, ParseError> {
         let framing = match fields.coding(http11)? {
             Some(Framing::UntilEof) => return Err(ParseError::EndlessRequest),
             Some(framing) => framing,
@@ -134,7 +142,7 @@ impl RequestHead {
                 version: if http11 { 11 } else { 10 },
                 method: line.method,
                 // RFC 9112 §3.2.2: Host does not count beside it.
-                authority: line.authority.or(fields.host),
+                authority: line.authority.or_else(|| fields.host.take()),
                 path: line.path,
                 grpc: fields.grpc,
             },
@@ -164,6 +172,7 @@ impl Field {
     }
 
     /// The end of the message depends on every byte of it.
+    #[inline]
     pub(super) fn is_framing(self) -> bool {
         matches!(self, Self::ContentLength | Self::TransferEncoding)
     }
@@ -174,6 +183,7 @@ impl Field {
 impl Fields {
     /// Takes the next field, in the order of the head; its value begins `at` so many bytes of the
     /// section if it is in one piece.
+    #[inline]
     pub(super) fn add(
         &mut self,
         field: Field,
@@ -208,20 +218,24 @@ impl Fields {
         Ok(())
     }
 
+    #[inline]
     pub(super) fn connection(&self) -> &Persistence {
         &self.connection
     }
 
+    #[inline]
     pub(super) fn is_grpc(&self) -> bool {
         self.grpc
     }
 
     /// `Upgrade` names HTTP/2 over cleartext TCP.
+    #[inline]
     pub(super) fn is_h2c(&self) -> bool {
         self.upgrade_h2c
     }
 
     /// How the body of a response is delimited, with these fields in its head.
+    #[inline]
     pub(super) fn response_framing(
         &self,
         http11: bool,
@@ -236,6 +250,7 @@ impl Fields {
         }
     }
 
+    #[inline]
     fn length(&mut self, value: &[u8]) -> Result<(), ParseError> {
         for item in value.split(|byte| *byte == b',') {
             match (number(item.trim_ascii()), self.length) {
@@ -248,12 +263,14 @@ impl Fields {
     }
 
     /// Only the last coding of the last field counts (RFC 9112 §6.3).
+    #[inline]
     fn codings(&mut self, value: &[u8]) {
         let last = value.rsplit(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
         self.chunked = last.eq_ignore_ascii_case(b"chunked");
         self.other_coding = !self.chunked;
     }
 
+    #[inline]
     fn coding(&self, http11: bool) -> Result<Option<Framing>, ParseError> {
         match (self.chunked, self.other_coding, self.length) {
             // Recipients disagree about these two, so following them is a guess.
@@ -268,6 +285,7 @@ impl Fields {
 }
 
 /// One or more digits (RFC 9112 §6.2).
+#[inline]
 fn number(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;

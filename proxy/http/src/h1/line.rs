@@ -40,11 +40,13 @@ enum At {
 
 impl LineReader {
     /// No byte of a line has been read, but perhaps empty lines.
+    #[inline]
     pub(super) fn is_at_start(&self) -> bool {
         self.at == At::Start
     }
 
     /// Of the last line; starts over.
+    #[inline]
     pub(super) fn take_is_11(&mut self) -> bool {
         self.version.take_is_11()
     }

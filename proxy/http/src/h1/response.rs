@@ -3,21 +3,21 @@
 use super::HeadLimits;
 use super::body::Framing;
 use super::fields::{Kind, Persistence};
-use super::section::{Section, SectionReader};
+use super::head::{FirstLine, HeadReader};
+use super::section::SectionReader;
 use super::token;
 use super::version::Version;
 use crate::ParseError;
 
 /// Reads one response head after the other.
-#[derive(Debug)]
-pub struct ResponseReader {
-    limits: HeadLimits,
+pub type ResponseReader = HeadReader<StatusLine>;
+
+/// The status line that is being read.
+#[derive(Debug, Default)]
+pub struct StatusLine {
     at: At,
     version: Version,
     status: u16,
-    section: SectionReader,
-    /// Bytes of the head that have been read.
-    length: usize,
 }
 
 /// The start of a response.
@@ -48,8 +48,9 @@ pub struct CloseEdit {
     pub text: &'static [u8],
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum At {
+    #[default]
     Start,
     StartLf,
     Version,
@@ -58,7 +59,8 @@ enum At {
     Status(u8),
     Reason,
     LineLf,
-    Fields,
+    /// The line has ended.
+    End,
 }
 
 // === impl ResponseReader ===
@@ -67,32 +69,7 @@ impl ResponseReader {
     /// At the start of a head.
     #[must_use]
     pub fn new(limits: HeadLimits) -> Self {
-        Self {
-            limits,
-            at: At::Start,
-            version: Version::default(),
-            status: 0,
-            section: SectionReader::new(true, limits.fields),
-            length: 0,
-        }
-    }
-
-    /// No part of a head has been read.
-    #[must_use]
-    pub fn is_between(&self) -> bool {
-        self.at == At::Start
-    }
-
-    /// Bytes of an incomplete head that have been read.
-    #[must_use]
-    pub fn length(&self) -> usize {
-        self.length
-    }
-
-    /// Bytes of the heap that it holds.
-    #[must_use]
-    pub fn memory(&self) -> usize {
-        self.section.memory()
+        Self::with_limits(limits)
     }
 
     /// Reads on. `Some` at the end of the head, which answers a request of `kind`, with the number
@@ -106,22 +83,28 @@ impl ResponseReader {
         input: &[u8],
         kind: Kind,
     ) -> Result<Option<(ResponseHead, usize)>, ParseError> {
-        let end = self.read_on(input)?;
-        self.length += end.unwrap_or(input.len());
-        if self.length > self.limits.bytes {
-            return Err(ParseError::LargeHead);
-        }
-        if let Some(end) = end {
-            return Ok(Some((self.take(kind)?, end)));
-        }
-        if self.is_between() {
-            self.length = 0;
-        }
-        Ok(None)
+        let Some(length) = self.read_on(input)? else { return Ok(None) };
+        let (status, http11) = (self.line.status, self.line.version.take_is_11());
+        let fields = &self.section.fields;
+        let head = ResponseHead {
+            status,
+            framing: fields.response_framing(http11, status, kind)?,
+            grpc: fields.is_grpc(),
+            h2c: fields.is_h2c(),
+            close: CloseEdit::of(&self.section, http11),
+        };
+        self.section.restart();
+        Ok(Some((head, length)))
     }
+}
+
+// === impl StatusLine ===
+
+impl FirstLine for StatusLine {
+    const LENIENT: bool = true;
 
     #[inline]
-    fn read_on(&mut self, input: &[u8]) -> Result<Option<usize>, ParseError> {
+    fn read(&mut self, input: &[u8]) -> Result<Option<usize>, ParseError> {
         let mut at = 0;
         while let Some(&first) = input.get(at) {
             let rest = &input[at..];
@@ -137,15 +120,30 @@ impl ResponseReader {
                 At::BeforeStatus => return Err(ParseError::Version),
                 At::Status(digits) => self.status(digits, first)?,
                 At::Reason => self.reason(rest)?,
-                At::LineLf => self.line_end(first, At::Fields, ParseError::Status)?,
-                At::Fields => {
-                    return Ok(self.section.read(rest)?.map(|length| at + length));
-                }
+                At::LineLf => self.line_end(first, At::End, ParseError::Status)?,
+                At::End => break,
             };
+            if self.at == At::End {
+                self.at = At::Start;
+                return Ok(Some(at));
+            }
         }
         Ok(None)
     }
 
+    #[inline]
+    fn is_at_start(&self) -> bool {
+        self.at == At::Start
+    }
+
+    #[inline]
+    fn memory(&self) -> usize {
+        0
+    }
+}
+
+impl StatusLine {
+    #[inline]
     fn start(&mut self, first: u8) -> usize {
         self.at = match first {
             b'\r' => At::StartLf,
@@ -155,6 +153,7 @@ impl ResponseReader {
         usize::from(self.at != At::Version)
     }
 
+    #[inline]
     fn line_end(&mut self, byte: u8, then: At, otherwise: ParseError) -> Result<usize, ParseError> {
         self.at = then;
         token::line_feed(byte, otherwise)
@@ -170,6 +169,7 @@ impl ResponseReader {
     }
 
     /// A digit, or what comes behind the third: the reason, or the end of the line without one.
+    #[inline]
     fn status(&mut self, digits: u8, byte: u8) -> Result<usize, ParseError> {
         self.at = match (digits, byte) {
             (0..3, b'0'..=b'9') => {
@@ -178,7 +178,7 @@ impl ResponseReader {
             }
             (3, b' ') => At::Reason,
             (3, b'\r') => At::LineLf,
-            (3, b'\n') => At::Fields,
+            (3, b'\n') => At::End,
             _ => return Err(ParseError::Status),
         };
         Ok(1)
@@ -190,43 +190,27 @@ impl ResponseReader {
         let Some(end) = rest.get(length) else { return Ok(length) };
         self.at = match end {
             b'\r' => At::LineLf,
-            b'\n' => At::Fields,
+            b'\n' => At::End,
             _ => return Err(ParseError::Status),
         };
         Ok(length + 1)
-    }
-
-    #[inline]
-    fn take(&mut self, kind: Kind) -> Result<ResponseHead, ParseError> {
-        self.at = At::Start;
-        self.length = 0;
-        let http11 = self.version.take_is_11();
-        let section = self.section.take();
-        let close = CloseEdit::of(&section, http11);
-        let fields = section.fields;
-        Ok(ResponseHead {
-            status: self.status,
-            framing: fields.response_framing(http11, self.status, kind)?,
-            grpc: fields.is_grpc(),
-            h2c: fields.is_h2c(),
-            close,
-        })
     }
 }
 
 // === impl CloseEdit ===
 
 impl CloseEdit {
-    fn of(section: &Section, http11: bool) -> Option<Self> {
+    #[inline]
+    fn of(section: &SectionReader, http11: bool) -> Option<Self> {
         match section.fields.connection() {
             // An HTTP/1.0 connection ends without being told.
-            Persistence::Unsaid => (http11 && section.crlf).then_some(Self {
+            Persistence::Unsaid => (http11 && section.ends_in_crlf()).then_some(Self {
                 back: b"\r\n".len(),
                 replaces: 0,
                 text: b"connection: close\r\n",
             }),
             Persistence::KeepAlive(place) => Some(Self {
-                back: section.length - place.start,
+                back: section.length() - place.start,
                 replaces: place.len(),
                 text: b"close",
             }),

@@ -16,7 +16,7 @@ pub(super) struct SectionReader {
     token: PartialToken,
     /// Whose value is being read, or may go on with a fold.
     field: Option<Field>,
-    fields: Fields,
+    pub(super) fields: Fields,
     /// Fields so far, and the most there may be.
     count: usize,
     most: usize,
@@ -24,17 +24,7 @@ pub(super) struct SectionReader {
     before: usize,
     /// Where in the section the value that is being read begins; `None` once it is folded.
     value_at: Option<usize>,
-    /// The empty line at the end is CR LF, not a bare LF.
     crlf: bool,
-}
-
-/// A section that has been read.
-#[derive(Debug)]
-pub(super) struct Section {
-    pub(super) fields: Fields,
-    pub(super) length: usize,
-    /// Its last line is CR LF, not a bare LF.
-    pub(super) crlf: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +48,7 @@ enum At {
 
 impl SectionReader {
     /// At the start of a section of at most `most` fields.
+    #[inline]
     pub(super) fn new(lenient: bool, most: usize) -> Self {
         Self {
             at: At::Line,
@@ -75,21 +66,30 @@ impl SectionReader {
     }
 
     /// Bytes of the heap that it holds, [`Fields`] aside.
+    #[inline]
     pub(super) fn memory(&self) -> usize {
         self.token.capacity()
     }
 
-    /// Takes what was read, for the next head.
+    /// At the start of the next section.
     #[inline]
-    pub(super) fn take(&mut self) -> Section {
+    pub(super) fn restart(&mut self) {
         self.at = At::Line;
         self.started = false;
         self.count = 0;
-        Section {
-            fields: std::mem::take(&mut self.fields),
-            length: std::mem::take(&mut self.before),
-            crlf: std::mem::take(&mut self.crlf),
-        }
+        self.before = 0;
+        self.crlf = false;
+        self.fields = Fields::default();
+    }
+
+    /// Bytes of a section that has been read.
+    pub(super) fn length(&self) -> usize {
+        self.before
+    }
+
+    /// The empty line at its end is CR LF, not a bare LF.
+    pub(super) fn ends_in_crlf(&self) -> bool {
+        self.crlf
     }
 
     /// Reads on. `Some` at the end of the section: how many of these bytes belong to it.
@@ -180,6 +180,7 @@ impl SectionReader {
         Ok(length + 1)
     }
 
+    #[inline]
     fn before_colon(&mut self, first: u8) -> Result<usize, ParseError> {
         match first {
             b':' => self.at = At::AfterColon,

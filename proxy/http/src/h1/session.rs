@@ -106,26 +106,17 @@ impl<S: ExchangeSink + ?Sized> Session<S> {
         }
     }
 
-    /// Where exchanges are reported.
-    #[must_use]
-    pub fn sink(&self) -> &Arc<S> {
-        self.exchanges.sink()
-    }
-
     /// Set once the messages are not followed any more.
-    #[must_use]
     pub fn untracked(&self) -> Option<Untracked> {
-        self.exchanges.untracked()
+        self.exchanges.untracked
     }
 
     /// HTTP has ended: every byte is read at once.
-    #[must_use]
     pub fn is_raw(&self) -> bool {
         matches!(self.requests, State::Raw)
     }
 
     /// The client's bytes wait for a response.
-    #[must_use]
     pub fn is_waiting(&self) -> bool {
         match self.requests {
             State::Held => true,
@@ -135,25 +126,21 @@ impl<S: ExchangeSink + ?Sized> Session<S> {
     }
 
     /// The client knows that no more requests are taken.
-    #[must_use]
     pub fn is_closing(&self) -> bool {
         self.closing
     }
 
     /// The client's bytes are requests that are not taken any more.
-    #[must_use]
     pub fn refuses_requests(&self) -> bool {
         self.closing && matches!(self.requests, State::Head)
     }
 
     /// No response has ended yet: the connection was not being reused.
-    #[must_use]
     pub fn is_fresh(&self) -> bool {
-        self.exchanges.answered() == 0
+        self.exchanges.answered == 0
     }
 
     /// Both streams are between messages, and every request has got its response.
-    #[must_use]
     pub fn is_idle(&self) -> bool {
         self.exchanges.is_empty()
             && matches!((&self.requests, &self.responses), (State::Head, State::Head))
@@ -162,19 +149,16 @@ impl<S: ExchangeSink + ?Sized> Session<S> {
     }
 
     /// Bytes of an incomplete request head that have been read.
-    #[must_use]
     pub fn request_length(&self) -> usize {
         self.request.length()
     }
 
     /// Bytes of an incomplete response head that have been read.
-    #[must_use]
     pub fn response_length(&self) -> usize {
         self.response.length()
     }
 
     /// Bytes of the heap that are held: bounded, whatever the peers send.
-    #[must_use]
     pub fn memory(&self) -> usize {
         self.held.capacity()
             + self.request.memory()
@@ -349,7 +333,6 @@ impl<S: ExchangeSink + ?Sized> Session<S> {
     }
 
     /// The client has ended its stream.
-    #[must_use]
     pub fn has_client_ended(&self) -> bool {
         self.client_ended
     }

@@ -96,20 +96,24 @@ pub(super) struct PartialToken {
 // === impl PartialToken ===
 
 impl PartialToken {
+    #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.length == 0
     }
 
     /// The token is longer than what is kept of it.
+    #[inline]
     pub(super) fn is_cut(&self) -> bool {
         self.length > MOST
     }
 
+    #[inline]
     pub(super) fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
 
     /// Keeps a part, up to `most` bytes in all; the token goes on.
+    #[inline]
     pub(super) fn push(&mut self, part: &[u8], most: usize) {
         self.length = self.length.saturating_add(part.len());
         let room = most.saturating_sub(self.bytes.len());
@@ -125,6 +129,25 @@ impl PartialToken {
         }
         self.push(last, most);
         &self.bytes
+    }
+
+    /// The token, of which `part` is the next part, if a space `end`s it there; `None` if it goes on.
+    /// Any other end is an error.
+    #[inline]
+    pub(super) fn until_space<'a>(
+        &'a mut self,
+        part: &'a [u8],
+        end: Option<u8>,
+        otherwise: ParseError,
+    ) -> Result<Option<&'a [u8]>, ParseError> {
+        match end {
+            None => {
+                self.push(part, MOST);
+                Ok(None)
+            }
+            Some(b' ') => Ok(Some(self.whole(part, MOST))),
+            Some(_) => Err(otherwise),
+        }
     }
 
     /// Forgets the token, and its memory.

@@ -37,11 +37,13 @@ impl Version {
         }
     }
 
+    #[inline]
     pub(super) fn is_complete(&self) -> bool {
         self.read > PREFIX.len()
     }
 
     /// Starts over; whether it was HTTP/1.1.
+    #[inline]
     pub(super) fn take_is_11(&mut self) -> bool {
         std::mem::take(self).minor == 1
     }

@@ -129,11 +129,13 @@ impl Frames {
 
     /// Whether the stream is between two frames that another one may come between, the first
     /// SETTINGS behind it.
+    #[inline]
     pub(super) fn is_between(&self) -> bool {
         self.greeted && self.state == State::Head && self.have == 0 && self.block.is_none()
     }
 
     /// The next event. `None`: the input is used up.
+    #[inline]
     pub(super) fn next<'a>(
         &mut self,
         input: &mut &'a [u8],
@@ -184,6 +186,7 @@ impl Frames {
         }
     }
 
+    #[inline]
     fn preface(&mut self, input: &mut &[u8]) -> Result<bool, ParseError> {
         let rest = &PREFACE[self.have..];
         let count = rest.len().min(input.len());
@@ -202,6 +205,7 @@ impl Frames {
     }
 
     /// The next `count` bytes, once they have come.
+    #[inline]
     fn fixed(&mut self, count: usize, input: &mut &[u8]) -> Option<[u8; FRAME_HEAD]> {
         if self.have == 0
             && count == FRAME_HEAD
@@ -223,6 +227,7 @@ impl Frames {
     }
 
     /// A frame's head has come (RFC 9113 §4.1).
+    #[inline]
     fn start(&mut self, head: [u8; FRAME_HEAD]) -> Result<(), ParseError> {
         let [l0, l1, l2, kind, flags, stream @ ..] = head;
         self.kind = kind;
@@ -255,6 +260,7 @@ impl Frames {
     }
 
     /// Where frames may stand: RFC 9113 §3.4, §4.3 and §6.
+    #[inline]
     fn check(&mut self) -> Result<(), ParseError> {
         if !self.greeted {
             if self.kind != SETTINGS || self.stream != 0 || self.flags & ACK != 0 {
@@ -278,6 +284,7 @@ impl Frames {
     }
 
     /// The fields in front of a frame's content have come.
+    #[inline]
     fn fields(&mut self, fields: &[u8; FRAME_HEAD]) -> Result<Option<Event<'static>>, ParseError> {
         let stream = self.stream;
         if matches!(self.kind, RST_STREAM | GOAWAY) {
@@ -305,6 +312,7 @@ impl Frames {
     }
 
     /// A header block starts.
+    #[inline]
     fn fragments(&mut self, promised: Option<u32>) -> State {
         let end_stream = self.kind == HEADERS && self.flags & END_STREAM != 0;
         self.block = Some(Block { stream: self.stream, end_stream, promised });
@@ -312,6 +320,7 @@ impl Frames {
     }
 
     /// What has come of DATA or of a header block. `None`: nothing.
+    #[inline]
     fn content<'a>(&mut self, input: &mut &'a [u8]) -> Option<Event<'a>> {
         if self.left > self.padding && input.is_empty() {
             return None;
@@ -338,6 +347,7 @@ impl Frames {
 // === helpers ===
 
 /// Takes what there is of `left` down to `keep`.
+#[inline]
 fn take<'a>(input: &mut &'a [u8], left: &mut usize, keep: usize) -> &'a [u8] {
     let (taken, behind) = input.split_at((*left - keep).min(input.len()));
     *input = behind;
@@ -345,6 +355,7 @@ fn take<'a>(input: &mut &'a [u8], left: &mut usize, keep: usize) -> &'a [u8] {
     taken
 }
 
+#[inline]
 fn be32(bytes: &[u8]) -> u32 {
     bytes.iter().take(4).fold(0, |value, byte| value << 8 | u32::from(*byte))
 }

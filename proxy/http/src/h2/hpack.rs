@@ -81,7 +81,7 @@ impl Decoder {
     }
 
     /// Bytes of the heap that it holds.
-    #[must_use]
+    #[inline]
     pub fn memory(&self) -> usize {
         self.table.memory() + self.carry.capacity() + self.plain.capacity()
     }
@@ -90,6 +90,7 @@ impl Decoder {
     ///
     /// # Errors
     /// Where the block, and with it all later ones, cannot be decoded.
+    #[inline]
     pub fn decode(
         &mut self,
         fragment: &[u8],
@@ -132,6 +133,7 @@ impl Decoder {
     }
 
     /// Skips a large field; returns what is behind it.
+    #[inline]
     fn skip<'a>(&mut self, mut rest: &'a [u8]) -> Result<&'a [u8], ParseError> {
         while let Some(skipped) = &mut self.skipped {
             let count = skipped.left.min(rest.len());
@@ -160,6 +162,7 @@ impl Decoder {
     }
 
     /// Reads whole fields; returns how many bytes they are.
+    #[inline]
     fn fields(&mut self, bytes: &[u8], head: &mut Head) -> Result<usize, ParseError> {
         let mut at = 0;
         while at < bytes.len() {
@@ -194,6 +197,7 @@ impl Decoder {
     }
 
     /// A field with a value of its own (RFC 7541 §6.2); its index has `prefix` bits.
+    #[inline]
     fn literal(&mut self, bytes: &[u8], prefix: u8, head: &mut Head) -> Result<Step, ParseError> {
         let indexed = prefix == 6;
         let Some((index, at)) = integer(bytes, prefix)? else { return Ok(Step::Cut) };
@@ -223,6 +227,7 @@ impl Decoder {
     ///
     /// No symbol has more than 30 bits (RFC 7541 appendix B), so that a field of more than four
     /// times the dynamic table's size does not fit in.
+    #[inline]
     fn text<'a>(&self, bytes: &'a [u8], at: usize) -> Result<Read<'a>, ParseError> {
         let start = bytes.get(at..).unwrap_or_default();
         let Some((length, used)) = integer(start, 7)? else { return Ok(Read::Cut) };
@@ -245,6 +250,7 @@ impl Decoder {
     }
 
     /// What a literal name means, and how long it is if that counts.
+    #[inline]
     fn name(&mut self, name: Text<'_>, indexed: bool) -> Result<(Kind, usize), ParseError> {
         // The names that matter are not longer in Huffman's code than in plain.
         if !indexed && name.bytes.len() > Kind::LONGEST {
@@ -254,6 +260,7 @@ impl Decoder {
         Ok((Kind::of(plain), plain.len()))
     }
 
+    #[inline]
     fn value(
         &mut self,
         kind: Kind,
@@ -283,6 +290,7 @@ impl Decoder {
 // === impl Text ===
 
 impl Text<'_> {
+    #[inline]
     fn plain<'a>(&'a self, buffer: &'a mut Vec<u8>) -> Result<&'a [u8], ParseError> {
         if !self.huffman {
             return Ok(self.bytes);
@@ -292,6 +300,7 @@ impl Text<'_> {
         Ok(buffer)
     }
 
+    #[inline]
     fn size(&self) -> Result<usize, ParseError> {
         if !self.huffman {
             return Ok(self.bytes.len());

@@ -39,7 +39,6 @@ struct Direction {
 
 impl<S: ExchangeSink + ?Sized> Session<S> {
     /// Starts at the client's connection preface (prior knowledge, RFC 9113 §3.3).
-    #[must_use]
     pub fn new(sink: Arc<S>) -> Self {
         Self::of(Streams::new(sink))
     }
@@ -47,7 +46,6 @@ impl<S: ExchangeSink + ?Sized> Session<S> {
     /// Starts right behind the 101 response to an `Upgrade: h2c` request (RFC 7540 §3.2): the
     /// client's preface and the upstream's SETTINGS follow, and the response to that request
     /// comes on stream 1, which is half-closed by the client.
-    #[must_use]
     pub fn after_upgrade(sink: Arc<S>, request: Tracker<S>) -> Self {
         let mut session = Self::of(Streams::after_upgrade(sink, request));
         // The client's first settings were in its request (`HTTP2-Settings`, RFC 7540 §3.2.1).
@@ -65,14 +63,14 @@ impl<S: ExchangeSink + ?Sized> Session<S> {
     /// of a header block.
     ///
     /// # Errors
-    /// Where the connection cannot be followed any further, or there is no room (`None`).
+    /// Where the connection cannot be followed any further.
     #[inline]
     pub fn read(
         &mut self,
         from: Side,
         mut bytes: &[u8],
         mut room: impl FnMut(usize) -> bool,
-    ) -> Result<(), Option<ParseError>> {
+    ) -> Result<(), ParseError> {
         let (sender, receiver) = match from {
             Side::Client => (&mut self.client, &mut self.upstream),
             Side::Upstream => (&mut self.upstream, &mut self.client),
@@ -88,7 +86,7 @@ impl<S: ExchangeSink + ?Sized> Session<S> {
                         headers(streams, from, block, head)?;
                     }
                     if !room(sender.memory() + receiver.memory() + streams.memory()) {
-                        return Err(None);
+                        return Err(ParseError::OverBudget);
                     }
                 }
                 Event::Reset { stream, code } => streams.reset(from, stream, code),
@@ -116,7 +114,6 @@ impl<S: ExchangeSink + ?Sized> Session<S> {
     }
 
     /// No stream is open, and no frame has begun.
-    #[must_use]
     pub fn is_idle(&self) -> bool {
         self.streams.is_empty()
             && self.client.frames.is_between()
@@ -124,13 +121,11 @@ impl<S: ExchangeSink + ?Sized> Session<S> {
     }
 
     /// A frame of weir's own may stand behind the last byte of the upstream.
-    #[must_use]
     pub fn may_insert(&self) -> bool {
         self.upstream.frames.is_between() && !self.upstream_done
     }
 
     /// Bytes of the heap that are held for the connection.
-    #[must_use]
     pub fn memory(&self) -> usize {
         self.client.memory() + self.upstream.memory() + self.streams.memory()
     }
@@ -143,6 +138,7 @@ impl<S: ExchangeSink + ?Sized> Session<S> {
 
 // === helpers ===
 
+#[inline]
 fn headers<S: ExchangeSink + ?Sized>(
     streams: &mut Streams<S>,
     from: Side,

@@ -207,6 +207,7 @@ impl<S: ExchangeSink + ?Sized> Streams<S> {
     }
 }
 
+#[inline]
 fn is_failure(head: &Head) -> bool {
     head.status.is_some_and(|status| status >= 500)
         || head.grpc_status.flatten().is_some_and(|code| code != 0)
@@ -219,6 +220,7 @@ fn finish<S: ExchangeSink + ?Sized>(mut streams: Vec<(u32, Stream<S>)>, end: &Ex
     }
 }
 
+#[inline]
 fn info(head: Head) -> RequestInfo {
     RequestInfo {
         version: 20,
@@ -293,6 +295,7 @@ impl<S: ExchangeSink + ?Sized> Stream<S> {
 impl BuildHasher for Seed {
     type Hasher = Mix;
 
+    #[inline]
     fn build_hasher(&self) -> Mix {
         Mix(self.0)
     }
@@ -301,15 +304,18 @@ impl BuildHasher for Seed {
 // === impl Mix ===
 
 impl Hasher for Mix {
+    #[inline]
     fn write(&mut self, bytes: &[u8]) {
         bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
     }
 
+    #[inline]
     fn write_u32(&mut self, number: u32) {
         let product = u128::from(self.0 ^ u64::from(number)) * 0x9e37_79b9_7f4a_7c15;
         self.0 = product as u64 ^ (product >> 64) as u64;
     }
 
+    #[inline]
     fn finish(&self) -> u64 {
         self.0
     }

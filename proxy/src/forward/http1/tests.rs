@@ -9,7 +9,9 @@ use std::hash::{DefaultHasher, Hasher};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::super::http::{EndCause, Exchange, ExchangeEnd, HttpLimits, HttpVersion, Side};
+use super::super::http::{
+    EndCause, Exchange, ExchangeEnd, HeadLimits, HttpLimits, HttpVersion, Side,
+};
 use super::super::http_testing::{Rig, expect, rest, within};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
@@ -221,7 +223,8 @@ async fn heads_beyond_the_limits_pass_untracked() {
     let large = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(3000));
     let many = format!("GET / HTTP/1.1\r\n{}\r\n", "X: y\r\n".repeat(100));
     for (request, reason) in [(large, "head larger than the limit"), (many, "too many headers")] {
-        let limits = HttpLimits { max_head_bytes: 2000, max_headers: 70, ..HttpLimits::default() };
+        let limits =
+            HttpLimits { head: HeadLimits { bytes: 2000, fields: 70 }, ..HttpLimits::default() };
         let mut rig = Rig::with(HttpVersion::Http1, limits).await;
         rig.say(&request).await;
         rig.answer(OK).await;

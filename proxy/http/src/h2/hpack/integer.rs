@@ -14,6 +14,7 @@ pub(super) fn integer(bytes: &[u8], prefix: u8) -> Result<Option<(usize, usize)>
     long(mask, rest)
 }
 
+#[inline]
 fn long(mask: u8, rest: &[u8]) -> Result<Option<(usize, usize)>, ParseError> {
     let mut value = u64::from(mask);
     for (at, byte) in rest.iter().take(5).enumerate() {

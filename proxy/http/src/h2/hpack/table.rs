@@ -70,11 +70,13 @@ impl Table {
     }
 
     /// By an index that counts from zero.
+    #[inline]
     fn entry(&self, index: usize) -> Result<&Entry, ParseError> {
         self.entries.get(index - STATIC.len()).ok_or(NO_ENTRY)
     }
 
     /// Bytes of the heap that it takes.
+    #[inline]
     pub(super) fn memory(&self) -> usize {
         self.entries.capacity() * size_of::<Entry>() + self.said
     }
@@ -85,6 +87,7 @@ impl Table {
     }
 
     /// No entry is larger.
+    #[inline]
     pub(super) fn bound(&self) -> usize {
         self.max.min(MOST)
     }
@@ -99,6 +102,7 @@ impl Table {
         Ok(())
     }
 
+    #[inline]
     pub(super) fn insert(&mut self, entry: Entry) -> Result<(), ParseError> {
         let size = entry.size as usize;
         if size > self.max {
@@ -125,6 +129,7 @@ impl Table {
     }
 
     /// Removes the oldest until the table is not larger than this.
+    #[inline]
     fn evict(&mut self, size: usize) {
         while self.size > size
             && let Some(oldest) = self.entries.pop_back()

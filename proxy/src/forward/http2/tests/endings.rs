@@ -6,7 +6,7 @@ use h2::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::forward::http::{EndCause, HttpVersion, Side};
+use crate::forward::http::{EndCause, HeadLimits, HttpVersion, Side};
 use crate::forward::http_testing::{Rig, until_reset};
 
 const ODD: u32 = 0x1234;
@@ -242,7 +242,10 @@ async fn an_upstream_that_does_not_speak_http2_ends_the_connection() {
 
 #[tokio::test]
 async fn a_response_head_beyond_the_limits_is_answered_with_a_reason() {
-    let limits = HttpLimits { max_head_bytes: 4096, ..HttpLimits::default() };
+    let limits = HttpLimits {
+        head: HeadLimits { bytes: 4096, ..HeadLimits::default() },
+        ..HttpLimits::default()
+    };
     let mut peers = Peers::with(limits, |_| {}).await;
     let (response, _) = peers.client.send_request(get("http://a/"), true).unwrap();
     let (_, mut respond) = peers.accept().await;
@@ -256,7 +259,10 @@ async fn a_response_head_beyond_the_limits_is_answered_with_a_reason() {
 
 #[tokio::test]
 async fn a_request_head_beyond_the_limits_is_refused() {
-    let limits = HttpLimits { max_head_bytes: 4096, ..HttpLimits::default() };
+    let limits = HttpLimits {
+        head: HeadLimits { bytes: 4096, ..HeadLimits::default() },
+        ..HttpLimits::default()
+    };
     let mut peers = Peers::with(limits, |_| {}).await;
     let request = Request::builder().uri("http://a/").header("x-large", "x".repeat(8192));
     let (response, _) = peers.client.send_request(request.body(()).unwrap(), true).unwrap();

@@ -1,6 +1,8 @@
 //! What a connection keeps of what its peers say: words once, however often they are named, and
 //! never more than its workload may keep.
 
+use weir_http::ParseError;
+
 use super::*;
 use crate::budget::{Budgets, Resource, Share, Sizes};
 
@@ -47,13 +49,16 @@ fn large_table() -> Script {
 
 fn watched(share: Option<Share>) -> Watched {
     let sink = Recorder::charging(share);
-    let mut watched = Watched { observer: Http2Observer::new(Arc::clone(&sink) as Arc<_>), sink };
+    let mut watched = Watched {
+        observer: HttpObserver::new(HttpVersion::Http2, Arc::clone(&sink) as Arc<_>),
+        sink,
+    };
     watched.show(&large_table(), usize::MAX);
     watched
 }
 
 fn memory(watched: &Watched) -> usize {
-    watched.observer.session.as_ref().unwrap().memory()
+    watched.observer.connection.memory()
 }
 
 fn budgets(memory: u64) -> Budgets {
@@ -125,7 +130,7 @@ fn a_workload_keeps_no_more_than_it_may() {
             assert!(share.used(Resource::Memory) <= BUDGET / 2, "{name}");
             let kept: usize = connections
                 .iter()
-                .filter(|watched| watched.observer.session.is_some())
+                .filter(|watched| watched.observer.untracked().is_none())
                 .map(memory)
                 .sum();
             // What is free of each, and what has come since it was charged last.
@@ -133,7 +138,10 @@ fn a_workload_keeps_no_more_than_it_may() {
         }
         let lost: Vec<_> = connections.iter().flat_map(|it| it.sink.downgrades()).collect();
         assert!(!lost.is_empty(), "{name}");
-        assert!(lost.iter().all(|lost| lost.reason == OVER_BUDGET), "{name}: {lost:?}");
+        assert!(
+            lost.iter().all(|lost| lost.reason == ParseError::OverBudget.reason()),
+            "{name}: {lost:?}"
+        );
         let memory_figures = &share.figures()[Resource::Memory as usize];
         assert!(memory_figures.exceeded > 0, "{name}");
 

@@ -1,10 +1,10 @@
-//! Whoever takes the reports of an observer that is measured.
+//! Takes the reports of a connection that is measured.
 
 use std::hint::black_box;
 
-use weir::forward::http::{Exchange, ExchangeSink, Untracked};
+use weir_http::{Exchange, ExchangeSink, Untracked};
 
-/// Looks at them and forgets them; an observer that loses track is measured wrongly.
+/// Looks at them and forgets them; a connection that is not followed is measured wrongly.
 pub(crate) struct Discard;
 
 impl ExchangeSink for Discard {

@@ -44,7 +44,7 @@ fn the_end_of_the_upstream_ends_what_it_has_not_answered() {
         watch.say(Client, GET, 1000);
         watch.observer.finish(ExchangeEnd::Complete);
         assert_eq!(ends(&watch), *expected);
-        assert_eq!((watch.downgrade(), watch.observer.session.memory()), (None, 0));
+        assert_eq!((watch.downgrade(), watch.observer.connection.memory()), (None, 0));
     }
 }
 
@@ -132,7 +132,7 @@ fn an_upgrade_becomes_a_tunnel() {
             watch.say(Upstream, answer, step);
             watch.say(Upstream, "HTTP/1.1 is not parsed", step);
             watch.say(Client, "GET / HT", step);
-            assert_eq!(watch.observer.session.memory(), 0);
+            assert_eq!(watch.observer.connection.memory(), 0);
             watch = watch.ended(Upstream);
             watch.say(Client, "late", step);
             assert_eq!(ends(&watch), []);
@@ -179,14 +179,16 @@ fn an_upgrade_to_h2c_goes_on_as_http2() {
         watch.say(Client, H2C, step);
         watch.say(Client, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", step);
         watch.say(Upstream, SWITCHED_H2C, step);
-        assert!(watch.observer.http2.is_some());
-        assert_eq!(watch.observer.session.memory(), 0);
+        assert_eq!(watch.observer.farewell(), None, "SETTINGS come first");
+        watch.say(Upstream, "\0\0\0\x04\0\0\0\0\0", step);
+        assert!(watch.observer.farewell().is_some(), "it is HTTP/2");
     }
     // Without the settings, or to something else, it is a tunnel.
     let no_settings = H2C.replace("HTTP2-Settings: ", "X: ");
     for (request, answer) in [(&*no_settings, SWITCHED_H2C), (H2C, SWITCHED)] {
         let mut watch = said(request, answer);
-        assert!(watch.observer.http2.is_none());
+        watch.say(Upstream, "\0\0\0\x04\0\0\0\0\0", 1000);
+        assert_eq!(watch.observer.farewell(), None);
         watch.observer.finish(ExchangeEnd::Complete);
         assert_eq!(ends(&watch), [ExchangeEnd::Tunnel]);
     }

@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use weir::forward::http::HttpVersion;
-use weir::forward::{Probe, Side};
+use weir_http::{Connection, Side};
 
 use self::discard::Discard;
 
@@ -35,24 +34,24 @@ fn main() {
 fn unary_calls(bencher: Bencher<'_, '_>, streams: u32) {
     let steps = calls(streams);
     bencher.counter(ItemsCount::new(streams * ROUNDS)).with_inputs(connection).bench_local_values(
-        |mut observer| {
+        |mut connection| {
             for (from, bytes) in &steps {
-                observer.bytes(*from, black_box(bytes));
+                connection.bytes(*from, black_box(bytes), &mut |_| true);
             }
-            assert!(observer.drain().0, "all calls have ended");
-            observer
+            assert!(connection.is_idle(), "all calls have ended");
+            connection
         },
     );
 }
 
 /// A connection that has said hello.
-fn connection() -> Probe {
-    let mut observer = Probe::new(HttpVersion::Http2, Arc::new(Discard));
+fn connection() -> Connection<Discard> {
+    let mut connection = Connection::http2(Arc::new(Discard));
     let settings = frame(SETTINGS, 0, 0, &[]);
-    observer.bytes(Side::Client, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-    observer.bytes(Side::Client, &settings);
-    observer.bytes(Side::Upstream, &settings);
-    observer
+    connection.bytes(Side::Client, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &mut |_| true);
+    connection.bytes(Side::Client, &settings, &mut |_| true);
+    connection.bytes(Side::Upstream, &settings, &mut |_| true);
+    connection
 }
 
 fn calls(streams: u32) -> Script {

@@ -10,18 +10,18 @@ mod terminate;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::*;
 use crate::budget::Share;
-use crate::forward::Side::{Client, Upstream};
-use crate::forward::http::{Exchange, Untracked};
+use crate::forward::Side::{self, Client, Upstream};
+use crate::forward::http::{Exchange, ExchangeEnd, HttpVersion, Untracked};
 use crate::forward::http_testing::Recorder;
+use crate::forward::passthrough::{HttpObserver, Observer};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// An observer and what it reports.
 struct Watch {
-    observer: Http1Observer,
+    observer: HttpObserver,
     sink: Arc<Recorder>,
 }
 
@@ -32,7 +32,7 @@ impl Watch {
 
     fn of(share: Option<Share>) -> Self {
         let sink = Recorder::charging(share);
-        Self { observer: Http1Observer::new(Arc::clone(&sink) as Arc<_>), sink }
+        Self { observer: HttpObserver::new(HttpVersion::Http1, Arc::clone(&sink) as Arc<_>), sink }
     }
 
     /// Plays what is said, in this order and in segments of `step` bytes.
@@ -267,7 +267,7 @@ fn what_can_be_read_two_ways_is_not_read() {
             watch.observer.finish(ExchangeEnd::Complete);
             assert_eq!(watch.downgrade(), Some(expected), "{name} {step}");
             assert!(watch.sink.is_settled());
-            let kept = watch.observer.session.memory();
+            let kept = watch.observer.connection.memory();
             assert_eq!(kept, 0, "{name} {step}");
             let ends: Vec<_> = watch.seen().into_iter().map(|exchange| exchange.end).collect();
             let answered = upstream.starts_with(b"HTTP/1.1 204");

@@ -42,7 +42,7 @@ proptest! {
                 [] => watch.observer.ended(*side),
                 words => watch.observer.bytes(*side, words),
             }
-            prop_assert!(watch.observer.session.memory() < 64 << 10);
+            prop_assert!(watch.observer.connection.memory() < 64 << 10);
         }
         watch.observer.finish(ExchangeEnd::Complete);
         prop_assert!(watch.sink.is_settled());

@@ -1,4 +1,4 @@
-//! What following HTTP/1 costs per request, and what detection costs per connection.
+//! What following HTTP/1 costs per request, and what its parts do: heads, beside httparse, and bodies.
 
 mod discard;
 
@@ -6,9 +6,11 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use divan::Bencher;
-use weir::detect::detect;
-use weir::forward::http::HttpVersion;
-use weir::forward::{Probe, Side};
+use divan::counter::BytesCount;
+use weir_http::h1::{
+    Body, Framing, HeadLimits, Kind, RequestPrefix, RequestReader, ResponseReader,
+};
+use weir_http::{Connection, Side};
 
 use self::discard::Discard;
 
@@ -21,9 +23,8 @@ const SHORT: &[u8] =
 const NGINX: &[u8] = b"HTTP/1.1 200 OK\r\nServer: nginx/1.24.0\r\nDate: Sat, 21 Nov 2026 10:00:00 GMT\r\nContent-Type: text/html\r\nContent-Length: 16\r\nLast-Modified: Sat, 21 Nov 2026 09:00:00 GMT\r\nConnection: keep-alive\r\nETag: \"66a1f0c2-10\"\r\nAccept-Ranges: bytes\r\n\r\n0123456789abcdef";
 const CHUNKED: &[u8] = b"HTTP/1.1 200 OK\r\nDate: Sat, 21 Nov 2026 10:00:00 GMT\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n10\r\n0123456789abcdef\r\n0\r\n\r\n";
 
-/// The first bytes of a ClientHello without extensions.
-const HELLO: &[u8] = b"\x16\x03\x01\x00\x2d\x01\x00\x00\x29\x03\x03\
-    0123456789abcdef0123456789abcdef\x00\x00\x02\x13\x01\x01\x00";
+/// What one read gives at most.
+const SEGMENT: usize = 16 << 10;
 
 fn main() {
     divan::main();
@@ -41,10 +42,10 @@ fn pair(name: &str) -> (&'static [u8], &'static [u8]) {
 #[divan::bench(args = ["wrk", "curl", "chunked", "browser"], sample_size = 1000)]
 fn exchange(bencher: Bencher<'_, '_>, name: &str) {
     let (request, response) = pair(name);
-    let mut observer = Probe::new(HttpVersion::Http1, Arc::new(Discard));
+    let mut connection = Connection::http1(Arc::new(Discard));
     bencher.bench_local(|| {
-        observer.bytes(Side::Client, black_box(request));
-        observer.bytes(Side::Upstream, black_box(response));
+        connection.bytes(Side::Client, black_box(request), &mut |_| true);
+        connection.bytes(Side::Upstream, black_box(response), &mut |_| true);
     });
 }
 
@@ -55,7 +56,20 @@ fn clocks() -> impl Sized {
     (std::time::SystemTime::now(), start.elapsed(), start.elapsed())
 }
 
-/// A second opinion on the two heads, which come whole.
+/// The two heads alone, which come whole.
+#[divan::bench(args = ["wrk", "curl", "chunked", "browser"], sample_size = 1000)]
+fn heads(bencher: Bencher<'_, '_>, name: &str) {
+    let (request, response) = pair(name);
+    let mut requests = RequestReader::new(HeadLimits::default());
+    let mut responses = ResponseReader::new(HeadLimits::default());
+    bencher.bench_local(|| {
+        let request = requests.read(black_box(request)).expect("a head");
+        let response = responses.read(black_box(response), Kind::Other).expect("a head");
+        (request, response)
+    });
+}
+
+/// The same by another parser, which does not say what the fields mean.
 #[divan::bench(args = ["wrk", "curl", "chunked", "browser"], sample_size = 1000)]
 fn httparse_heads(name: &str) -> bool {
     let (request, response) = pair(name);
@@ -67,7 +81,19 @@ fn httparse_heads(name: &str) -> bool {
     request & head.parse(black_box(response)).is_ok()
 }
 
-#[divan::bench(args = ["http1", "tls"], sample_size = 1000)]
-fn detection(name: &str) -> impl Sized {
-    detect(black_box(if name == "tls" { HELLO } else { CURL }))
+/// What protocol detection reads.
+#[divan::bench(args = ["wrk", "curl", "browser"], sample_size = 1000)]
+fn request_prefix(name: &str) -> bool {
+    RequestPrefix::default().read(black_box(pair(name).0)).expect("a request line")
+}
+
+/// Framing: content is skipped, not read.
+#[divan::bench(args = [16, 1024], sample_size = 100)]
+fn chunked_body(bencher: Bencher<'_, '_>, chunk: usize) {
+    let one = [format!("{chunk:x}\r\n").into_bytes(), vec![b'x'; chunk], b"\r\n".to_vec()].concat();
+    let chunks = one.repeat(SEGMENT / one.len());
+    let mut body = Body::new(Framing::Chunked);
+    bencher
+        .counter(BytesCount::of_slice(&chunks))
+        .bench_local(|| body.advance(black_box(&chunks)).expect("chunks"));
 }

@@ -27,7 +27,7 @@ fn a_head_of_eight_mib_with_a_hundred_thousand_fields_is_followed() {
         let mut watch = Watch::new();
         for segment in head.chunks(step) {
             watch.observer.bytes(Client, segment);
-            assert!(watch.observer.session.memory() <= PIECES);
+            assert!(watch.observer.connection.memory() <= PIECES);
         }
         watch.say(Client, format!("\r\nabc{GET}"), step);
         watch.say(Upstream, OK.repeat(2), step);
@@ -54,9 +54,9 @@ fn endless_pieces_are_cut() {
             for segment in request.as_bytes().chunks(step) {
                 watch.observer.bytes(Client, segment);
                 assert!(
-                    watch.observer.session.memory() <= PIECES + 4096,
+                    watch.observer.connection.memory() <= PIECES + 4096,
                     "{}",
-                    watch.observer.session.memory()
+                    watch.observer.connection.memory()
                 );
             }
             watch.say(Upstream, OK, 1000);
@@ -86,7 +86,7 @@ fn pipelined_requests_are_bounded_in_number_and_in_words() {
         watch.say(Client, GET, 1000);
     }
     assert_eq!(watch.downgrade(), None);
-    let kept = watch.observer.session.memory();
+    let kept = watch.observer.connection.memory();
     assert!(kept < 2 << 20, "{kept}");
     watch.say(Upstream, OK, 1000);
     watch.say(Client, GET, 1000);
@@ -102,13 +102,13 @@ fn pipelined_requests_are_bounded_in_number_and_in_words() {
     let request = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(LONGEST_TEXT));
     for _ in 0..MAX_PIPELINED {
         watch.say(Client, &request, 1000);
-        assert!(watch.observer.session.memory() < 2 << 20);
+        assert!(watch.observer.connection.memory() < 2 << 20);
     }
     assert_eq!(
         watch.downgrade(),
         Some(Untracked { side: Client, reason: ParseError::TooManyRequests.reason() })
     );
-    assert_eq!(watch.observer.session.memory(), 0);
+    assert_eq!(watch.observer.connection.memory(), 0);
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn a_connection_that_was_busy_keeps_little_when_it_is_idle() {
     watch.say(Client, GET.repeat(1000), 999);
     watch.say(Upstream, OK.repeat(1000), 999);
     assert_eq!((watch.seen().len(), watch.observer.is_idle()), (1000, true));
-    let kept = watch.observer.session.memory();
+    let kept = watch.observer.connection.memory();
     assert!(kept < 4096, "{kept}");
 }
 
@@ -127,10 +127,10 @@ fn bytes_behind_an_upgrade_are_bounded() {
     watch.say(Client, "CONNECT a:1 HTTP/1.1\r\n\r\n", 1000);
     watch.say(Client, vec![0; MAX_HELD], 1000);
     assert_eq!(watch.downgrade(), None);
-    assert!(watch.observer.session.memory() <= 2 * MAX_HELD + 4096);
+    assert!(watch.observer.connection.memory() <= 2 * MAX_HELD + 4096);
     watch.say(Client, [0], 1);
     assert_eq!(watch.downgrade().unwrap().reason, "too many bytes behind an upgrade");
-    assert_eq!(watch.observer.session.memory(), 0);
+    assert_eq!(watch.observer.connection.memory(), 0);
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn what_is_kept_is_charged_and_stops_at_the_budget() {
         assert!(share.used(Resource::Memory) <= 128 << 10);
         assert!(sent < 100, "about twenty fit");
     }
-    assert_eq!(watch.downgrade().unwrap().reason, OVER_BUDGET);
+    assert_eq!(watch.downgrade().unwrap().reason, ParseError::OverBudget.reason());
     assert_eq!(budgets.used(Resource::Memory), 0);
     assert_eq!(watch.seen().len(), sent);
     // Once answered, requests are kept no more: any number of them passes.

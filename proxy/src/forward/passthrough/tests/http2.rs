@@ -5,9 +5,12 @@ mod budget;
 mod endings;
 mod peers;
 
-use super::*;
-use crate::forward::http::{Exchange, RequestInfo};
+use std::sync::Arc;
+
+use crate::forward::Side;
+use crate::forward::http::{Exchange, ExchangeEnd, HttpVersion, Untracked};
 use crate::forward::http_testing::Recorder;
+use crate::forward::passthrough::{HttpObserver, Observer};
 use weir_http::h2::frames::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PADDED, PREFACE,
     PRIORITY as WITH_PRIORITY, PUSH_PROMISE, RST_STREAM, SETTINGS,
@@ -77,14 +80,18 @@ fn line(seen: &Exchange) -> String {
 
 /// An observer and what it has reported.
 struct Watched {
-    observer: Http2Observer,
+    observer: HttpObserver,
     sink: Arc<Recorder>,
 }
 
 impl Watched {
     fn new() -> Self {
+        Self::of(HttpVersion::Http2)
+    }
+
+    fn of(version: HttpVersion) -> Self {
         let sink = Arc::new(Recorder::default());
-        Self { observer: Http2Observer::new(Arc::clone(&sink) as Arc<_>), sink }
+        Self { observer: HttpObserver::new(version, Arc::clone(&sink) as Arc<_>), sink }
     }
 
     fn show(&mut self, script: &[(Side, Vec<u8>)], step: usize) {
@@ -275,12 +282,10 @@ fn pushed_streams_are_followed_and_not_reported() {
 #[test]
 fn an_upgraded_connection_answers_its_first_request_on_stream_1() {
     for end in [ExchangeEnd::Complete, ExchangeEnd::UpstreamReset(Some(7))] {
-        let sink = Arc::new(Recorder::default());
-        let dynamic: Arc<dyn ExchangeSink> = Arc::clone(&sink) as Arc<_>;
-        let info = RequestInfo { version: 11, method: "GET".into(), ..RequestInfo::default() };
-        let request = Tracker::start(&dynamic, info);
-        let observer = Http2Observer::after_upgrade(dynamic, request);
-        let mut watched = Watched { observer, sink };
+        let mut watched = Watched::of(HttpVersion::Http1);
+        let request = b"GET / HTTP/1.1\r\nUpgrade: h2c\r\nHTTP2-Settings: \r\n\r\n";
+        let switched = b"HTTP/1.1 101 Switching\r\nUpgrade: h2c\r\n\r\n";
+        watched.show(&[(Side::Client, request.to_vec()), (Side::Upstream, switched.to_vec())], 1);
         let answer = match end {
             ExchangeEnd::Complete => upstream(DATA, END_STREAM, 1, b"body"),
             _ => upstream(RST_STREAM, 0, 1, &[0, 0, 0, 7]),
