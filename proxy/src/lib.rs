@@ -7,6 +7,7 @@
 
 pub mod accept;
 pub mod admin;
+pub mod balance;
 mod blocking;
 mod budget;
 pub mod capture;

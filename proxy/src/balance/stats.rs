@@ -1,0 +1,153 @@
+//! What is known of one endpoint.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use super::{Breaker, Moment, Standing, breaker::Failures, latency::Latency};
+
+/// A failure is at least as slow as this.
+const FAILURE: Duration = Duration::from_secs(1);
+/// And at least so many times the median of the endpoint's siblings.
+const FAILURE_MEDIANS: u32 = 10;
+/// But no slower than this: failures raise the median themselves.
+const SLOWEST_FAILURE: Duration = Duration::from_secs(30);
+/// A first guess without siblings: so many times the time that connect(2) took.
+const CONNECTS: u32 = 4;
+
+/// What all workloads and workers know of one endpoint.
+#[derive(Debug, Default)]
+pub struct Stats {
+    pub(super) latency: Latency,
+    pub(super) failures: Failures,
+    in_flight: AtomicU32,
+    chosen: AtomicU64,
+    requests: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// A connection, counted for as long as it lasts.
+#[derive(Debug)]
+pub struct InFlight(Arc<Stats>);
+
+// === impl Stats ===
+
+impl Stats {
+    /// The estimated latency; `None` where nothing is known.
+    #[must_use]
+    pub fn estimate(&self, now: Moment) -> Option<Duration> {
+        self.latency.estimate(now).map(Duration::from_secs_f64)
+    }
+
+    /// Connections that are open or being opened.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Relaxed)
+    }
+
+    /// How often it was chosen.
+    #[must_use]
+    pub fn chosen(&self) -> u64 {
+        self.chosen.load(Relaxed)
+    }
+
+    /// Requests that were seen on its connections.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Relaxed)
+    }
+
+    /// A request was seen.
+    pub fn requested(&self) {
+        self.requests.fetch_add(1, Relaxed);
+    }
+
+    /// How often it failed.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Relaxed)
+    }
+
+    /// Failures since the last success.
+    #[must_use]
+    pub fn failed_in_a_row(&self) -> u32 {
+        self.failures.in_a_row()
+    }
+
+    /// Whether it takes part.
+    #[must_use]
+    pub fn standing(&self, now: Moment) -> Standing {
+        self.failures.standing(now)
+    }
+
+    /// Counts a connection from its choice to its end.
+    #[must_use]
+    pub fn begin(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Relaxed);
+        self.chosen.fetch_add(1, Relaxed);
+        InFlight(Arc::clone(self))
+    }
+
+    /// It has accepted a connection after this time.
+    pub fn connected(&self, time: Duration, now: Moment) {
+        if self.failures.connected() {
+            // What it was like before says nothing.
+            self.latency.reset();
+        }
+        if self.latency.is_cold() && self.latency.estimate(now).is_none() {
+            self.latency.guess(time.saturating_mul(CONNECTS));
+        } else {
+            self.latency.sample(time, now);
+        }
+    }
+
+    /// It has answered after this time.
+    pub fn answered(&self, time: Duration, now: Moment) {
+        self.failures.succeeded();
+        self.latency.sample(time, now);
+    }
+
+    /// A connection has ended as it should.
+    pub fn succeeded(&self) {
+        self.failures.succeeded();
+    }
+
+    /// A smoothed round-trip time that the kernel has measured.
+    pub fn measured(&self, round_trip: Duration, now: Moment) {
+        self.latency.sample(round_trip, now);
+    }
+
+    /// It has failed after this time; whether the breaker asks for taking it out.
+    pub(super) fn count_failure(
+        &self,
+        time: Duration,
+        median: Duration,
+        breaker: &Breaker,
+        now: Moment,
+    ) -> bool {
+        self.failed.fetch_add(1, Relaxed);
+        let slow = median.saturating_mul(FAILURE_MEDIANS).clamp(FAILURE, SLOWEST_FAILURE);
+        self.latency.sample(slow.max(time), now);
+        self.failures.failed(breaker)
+    }
+}
+
+// === impl InFlight ===
+
+impl InFlight {
+    /// Whose connection it is.
+    #[must_use]
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.0
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Relaxed);
+    }
+}
