@@ -5,6 +5,7 @@ mod check;
 mod completions;
 mod control;
 mod detach;
+mod endpoints;
 mod exec;
 mod exit;
 mod explain;
@@ -17,6 +18,8 @@ mod node;
 pub mod output;
 mod ports;
 mod run;
+mod service_flags;
+mod services;
 mod sidecar;
 mod stat;
 mod status;
@@ -69,6 +72,10 @@ enum Verb {
     Explain(explain::Args),
     /// Show the state of a running weir
     Status(status::Args),
+    /// Show the services that a running weir knows
+    Services(services::Args),
+    /// Show the endpoints of services, with what each costs
+    Endpoints(endpoints::Args),
     /// Show statistics per destination
     Stat(stat::Args),
     /// Show the busiest destinations, refreshed every interval
@@ -111,6 +118,8 @@ pub fn main() -> ExitCode {
         Verb::Ports(args) => ports::run(&args),
         Verb::Explain(args) => explain::run(&args),
         Verb::Status(args) => status::run(&args),
+        Verb::Services(args) => services::run(&args),
+        Verb::Endpoints(args) => endpoints::run(&args),
         Verb::Stat(args) => stat::run(&args),
         Verb::Top(args) => top::run(&args),
         Verb::Tap(args) => tap::run(&args),

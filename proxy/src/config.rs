@@ -7,6 +7,7 @@ mod docs;
 mod engine;
 mod file;
 mod process;
+mod services;
 mod setting;
 mod table;
 mod traffic;
@@ -18,6 +19,9 @@ pub use file::ConfigError;
 pub use process::{
     Admin, BpfLog, Budget, DEFAULT_CONTROL_SOCKET, DEFAULT_INSTANCE, Drain, Log, LogFormat,
     ProcessConfig, RecordConfig, RecordFormat, Runtime, Switch,
+};
+pub use services::{
+    Balance, BreakerConfig, EndpointConfig, HostPort, ServiceConfig, check_another,
 };
 pub use setting::{Change, Group, Kind, Setting};
 pub use traffic::{Connect, Detect, Forward, Http, Traffic, TrafficPolicy};

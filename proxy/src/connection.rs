@@ -66,6 +66,8 @@ pub struct Context {
     pub learning: Learning,
     /// Cancelled when no new work is to be begun.
     pub drain: Stop,
+    /// The same for the clients of the workload: it is about to end, and goes on until then.
+    pub leaving: Stop,
     /// Cancelled when time is up.
     pub abort: Stop,
     /// Whether payload may go through splice(2): not where `sk_msg` redirects it.
@@ -136,6 +138,7 @@ impl Context {
         let mut attempts = Attempts::new(self, Target { direction, destination });
         let reason = match self.connect(&client, &mut attempts, dial, &guard).await {
             Ok(upstream) => {
+                attempts.tell(&guard);
                 Following::settle(&mut following);
                 self.forward(client, upstream, policy, &guard, accepted).await
             }

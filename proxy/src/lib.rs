@@ -29,6 +29,7 @@ mod node;
 mod pod;
 pub mod ports;
 pub mod privileges;
+pub mod service;
 mod stop;
 mod sync;
 pub mod telemetry;

@@ -10,6 +10,7 @@ mod directory;
 mod events;
 mod reconcile;
 mod seen;
+mod services;
 mod wish;
 
 pub(crate) use cluster::ClusterError;
@@ -88,6 +89,7 @@ impl Node {
         workloads: Arc<Workloads>,
         state: Arc<NodeState>,
     ) -> Result<Self, ClusterError> {
+        let known = workloads.services();
         let mut tasks = JoinSet::new();
         let (sender, pods) = watch::channel::<Pods>(None);
         let reports = match source {
@@ -95,6 +97,7 @@ impl Node {
                 let server = cluster::server(kubeconfig.as_deref()).await?;
                 let (reports, publish) = Reports::to_cluster(server.clone(), &node);
                 tasks.spawn(publish);
+                tasks.spawn(services::follow(&server, &known));
                 let state = Arc::clone(&state);
                 tasks.spawn(async move { cluster::follow(server, &node, sender, &state).await });
                 reports

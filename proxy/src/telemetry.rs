@@ -6,12 +6,14 @@ mod classify;
 mod close;
 mod codes;
 mod connection;
+mod endpoint;
 mod event;
 mod labels;
 mod metrics;
 mod process;
 pub mod record;
 mod series;
+mod services;
 mod sinks;
 pub mod stats;
 pub mod tap;
@@ -19,8 +21,10 @@ mod workloads;
 
 pub use close::CloseReason;
 pub use connection::ConnectionGuard;
+pub use endpoint::{ChosenEndpoint, EndpointListener};
 pub use labels::PodLabels;
 pub(crate) use process::resident_bytes;
+pub use services::ServiceFacts;
 pub use workloads::WorkloadFacts;
 
 use std::{
@@ -36,6 +40,7 @@ use std::{
 use crate::budget::{Budgets, Share};
 use crate::decision::{Detection, Direction, Source};
 use connection::Live;
+use endpoint::Answers;
 use metrics::Metrics;
 use record::{RecordLog, Records};
 use sinks::{Sink, Sinks};
@@ -130,6 +135,7 @@ impl Telemetry {
                 metrics: Metrics::new(dropped),
                 stats: Stats::new(budgets.clone()),
                 records: Records::new(records, budgets.clone()),
+                answers: Answers,
             },
             budgets,
             live,
@@ -188,6 +194,11 @@ impl Telemetry {
     /// that it must be quick.
     pub fn set_workloads(&self, source: impl Fn() -> Vec<WorkloadFacts> + Send + Sync + 'static) {
         self.inner.sinks.metrics.workloads().set(Box::new(source));
+    }
+
+    /// Sets where what is known of services comes from; asked at each scrape, so that it must be quick.
+    pub fn set_services(&self, source: impl Fn() -> Vec<ServiceFacts> + Send + Sync + 'static) {
+        self.inner.sinks.metrics.services().set(Box::new(source));
     }
 
     /// Says which pod a workload is; `None` for one that is none.

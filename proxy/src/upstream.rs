@@ -31,12 +31,16 @@
 //!   and if there are none, the connection ends without `attempted` and without another endpoint.
 //! - getpeername(2) stays the original destination; getsockname(2) of a held connection is the source
 //!   address of the upstream connection, where its family is the application's.
-//! - Metrics, records, learning and the hooks' list of unreachable destinations keep to the original
+//! - Records of connections name the endpoint beside the original destination.
+//! - Metrics, learning and the hooks' list of unreachable destinations keep to the original
 //!   destination.
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use crate::{decision::Direction, telemetry::CloseReason};
+use crate::{
+    decision::Direction,
+    telemetry::{ChosenEndpoint, CloseReason},
+};
 
 /// What a connection is to reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +65,12 @@ pub trait Selection: Send {
     ///
     /// Each endpoint has the whole [`Endpoint::connect_timeout`], and nothing else bounds their number.
     fn next(&mut self) -> Option<Endpoint>;
+
+    /// Who learns from the answers of the endpoint that was connected to, if any is. Asked once, after
+    /// the dial that has succeeded; HTTP exchanges are told to it as they end.
+    fn chosen(&self) -> Option<ChosenEndpoint> {
+        None
+    }
 
     /// A dial has ended; also that of the original destination.
     fn attempted(&mut self, attempt: &Attempt<'_>);
@@ -88,8 +98,10 @@ pub struct Attempt<'a> {
     /// `EADDRNOTAVAIL` where the workload has no source port left for this address, for which it is
     /// not to blame.
     pub result: Result<(), &'a io::Error>,
-    /// From the first system call to the result: a round trip, for one that has succeeded.
+    /// From the first system call to the result.
     pub took: Duration,
+    /// The round-trip time of the handshake, as the kernel has measured it.
+    pub round_trip: Option<Duration>,
 }
 
 /// How a connection ended.
@@ -108,6 +120,7 @@ pub struct Outcome<'a> {
 }
 
 /// Every connection goes to its original destination.
+#[cfg(test)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ToOriginal;
 
@@ -121,6 +134,7 @@ impl From<SocketAddr> for Endpoint {
 
 // === impl ToOriginal ===
 
+#[cfg(test)]
 impl Upstream for ToOriginal {
     fn select(&self, _: &Target) -> Option<Box<dyn Selection>> {
         None

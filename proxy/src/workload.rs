@@ -49,10 +49,10 @@ use crate::{
     learn::Learning,
     pod::Pod,
     ports::PortPolicy,
+    service::{Services, ToEndpoints, WorkloadMode},
     stop::Stop,
     sync::lock,
     telemetry::Telemetry,
-    upstream::ToOriginal,
     workers::Workers,
 };
 
@@ -80,6 +80,8 @@ pub struct Shared {
     pub holdings: Holdings,
     /// What applications set on captured sockets after connect(2).
     pub options: OptionsByWorkload,
+    /// Which destinations are services.
+    pub services: Arc<Services>,
 }
 
 /// A workload whose connections are being captured.
@@ -101,6 +103,7 @@ pub struct Workload {
     /// `policy` itself is what accepting asks.
     changing: Mutex<()>,
     context: Arc<Context>,
+    balance: Arc<WorkloadMode>,
     /// What is held, or why nothing is.
     holding: Option<Arc<Holding>>,
     not_held: String,
@@ -173,11 +176,15 @@ impl Workload {
         description.keep(&kernel)?;
         kernel.flags.confine(netns.cookie())?;
         configure(&kernel, &settings, &policy, shared.sk_msg).await?;
-        let routes = RouteWatch::start(Arc::clone(&kernel), netns.clone()).await?;
+        let routes =
+            RouteWatch::start(Arc::clone(&kernel), netns.clone(), shared.services.unrouted())
+                .await?;
 
         let name: Arc<str> = settings.workload.name.as_str().into();
         let fails_closed = settings.workload.fail == Fail::Closed;
         let slots = WorkloadSlots::new(listeners, &shared.telemetry, &name, fails_closed);
+        let balance = Arc::new(WorkloadMode::new(settings.outbound.balance));
+        let upstream = ToEndpoints::new(Arc::clone(&shared.services), Arc::clone(&balance));
         let feedback = KernelFeedback::new(&kernel, &netns, &cgroup, &shared);
         let registered = shared.exhaustion.register(Arc::clone(&slots) as Arc<dyn Slots>);
         let workload = Arc::new(Self {
@@ -190,14 +197,16 @@ impl Workload {
                 preserve_client_ip: client_ip.is_some(),
                 dials: Arc::default(),
                 options: shared.options.of(kernel.workload()),
-                upstream: Arc::new(ToOriginal),
+                upstream: Arc::new(upstream),
                 learning: Learning::new(settings.workload.learn),
                 drain: Stop::new(),
+                leaving: Stop::new(),
                 abort: Stop::new(),
                 splice: shared.process.runtime.sk_msg == Switch::Off,
                 config: shared.traffic.clone(),
                 feedback: Box::new(feedback),
             }),
+            balance,
             kernel,
             settings: Mutex::new(Arc::new(settings)),
             origin,

@@ -50,6 +50,7 @@ use crate::{
     connection::OptionsByWorkload,
     host::HostError,
     pod::Pod,
+    service::Services,
     sync::{lock, read, write},
     telemetry::{PodLabels, Telemetry, WorkloadFacts},
     workers::Workers,
@@ -66,6 +67,8 @@ pub struct StartOptions {
     pub instance: Option<String>,
     /// An old process hands over: it still has the locks.
     pub handover: bool,
+    /// Which destinations are services.
+    pub services: Arc<Services>,
 }
 
 /// The workloads of a process.
@@ -114,6 +117,7 @@ impl Workloads {
         own: Option<WorkloadSettings>,
         options: StartOptions,
     ) -> Result<Arc<Self>, WorkloadError> {
+        let services = options.services;
         let instance = Arc::new(Instance::open(&InstanceOptions {
             name: options.instance,
             log_level: process.log.bpf as u8,
@@ -141,6 +145,7 @@ impl Workloads {
             hold,
             holdings: Holdings::default(),
             options: OptionsByWorkload::default(),
+            services,
         };
         let workloads = Arc::new(Self {
             shared: Arc::new(shared),
@@ -177,6 +182,12 @@ impl Workloads {
         Ok(workloads)
     }
 
+    /// Which destinations are services.
+    #[must_use]
+    pub fn services(&self) -> Arc<Services> {
+        Arc::clone(&self.shared.services)
+    }
+
     fn beat(&self) {
         let (shared, retired) = (Arc::clone(&self.shared), self.retired.clone());
         tokio::spawn(async move {
@@ -188,6 +199,8 @@ impl Workloads {
     fn spawn_tasks(self: &Arc<Self>) {
         tokio::spawn(Self::guard(Arc::downgrade(self)));
         self.keep_shares();
+        let services = self.services();
+        self.shared.telemetry.set_services(move || services.facts());
         let workloads = Arc::downgrade(self);
         self.shared.telemetry.set_workloads(move || {
             workloads.upgrade().map_or_else(Vec::new, |workloads| workloads.facts())

@@ -91,9 +91,14 @@ impl ControlHandler for Weir {
                 why: "a test says so".into(),
                 reason: None,
                 steps: Vec::new(),
+                service: None,
                 seen: Vec::new(),
             })
         })
+    }
+
+    fn services(&self, _: Option<&str>) -> weir::service::ServicesReport {
+        weir::service::ServicesReport::default()
     }
 
     fn stat(&self, _: Option<&str>) -> Result<StatsSnapshot, ControlError> {

@@ -257,6 +257,26 @@ fn a_load_balancer_above_both_translates_weirs_own_connection() -> Result<()> {
     Ok(())
 }
 
+/// A balancer sees weir's connection to the chosen endpoint, and not the service: what it would turn the
+/// service into leads nowhere.
+#[test]
+fn a_load_balancer_above_leaves_weirs_connection_to_an_endpoint_alone() -> Result<()> {
+    let place = Place::new("lbchosen")?;
+    let _peer = server(&place)?;
+    place.announce()?;
+    let another = "10.77.0.3";
+    let server = place.lab.server.name();
+    ip(&["-n", server, "addr", "add", &format!("{another}/24"), "dev", "eth0"])?;
+    let balancer = Program::balancer("balancer", octets(SERVICE)?, octets("10.77.0.99")?)?;
+    let _link = balancer.link(place.top.path())?;
+    let service = format!("shop@{SERVICE}:{PORT}={SERVER_V4}:{PORT},{another}:{PORT}");
+    let _weir = place.weir(&place.own(), &["--service", &service])?;
+    for _ in 0..4 {
+        assert_eq!(place.visit(SERVICE)?, Visit::Proxied);
+    }
+    Ok(())
+}
+
 /// A service address without a route: to weir the kernel would refuse it, so it goes direct, and
 /// the balancer translates it then.
 #[test]

@@ -7,6 +7,7 @@ mod lives;
 mod peer;
 mod proxies;
 mod report;
+mod services;
 mod usage;
 mod workloads;
 
@@ -31,6 +32,8 @@ enum What {
     Proxies(proxies::Args),
     /// Cost of a workload, and how it scales with their number; needs root
     Workloads(workloads::Args),
+    /// What services cost; needs root
+    Services(services::Args),
     /// The other end of a measurement; started by the others
     #[command(hide = true)]
     Peer(peer::Args),
@@ -45,6 +48,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
         Some(What::Peer(args)) => peer::run(args),
         Some(What::Load(args)) => proxies::client::run(args),
         Some(What::Workloads(args)) => workloads(root, args),
+        Some(What::Services(args)) => services(root, args),
         Some(What::Proxies(args)) => beside_proxies(root, args),
         None => beside_proxies(root, &proxies),
     }
@@ -54,6 +58,16 @@ fn workloads(root: &Path, args: &workloads::Args) -> Result<()> {
     if scope::is_inner() {
         scope::accept_interrupts()?;
         return workloads::run(args, &instance(outer()));
+    }
+    check_root()?;
+    test::cargo(root, &["build", "--release", "--package", "weir"], &[])?;
+    enclosed()
+}
+
+fn services(root: &Path, args: &services::Args) -> Result<()> {
+    if scope::is_inner() {
+        scope::accept_interrupts()?;
+        return services::run(args, &instance(outer()));
     }
     check_root()?;
     test::cargo(root, &["build", "--release", "--package", "weir"], &[])?;

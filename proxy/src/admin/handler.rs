@@ -11,6 +11,7 @@ use crate::{
     config::WorkloadSettings,
     decision::Direction,
     ports::{PortChange, PortsSet},
+    service::ServicesReport,
     telemetry::{
         stats::StatsSnapshot,
         tap::{Tap, TapFilter},
@@ -52,6 +53,8 @@ pub trait ControlHandler: Send + Sync + 'static {
     /// # Errors
     /// If there is no such workload.
     fn stat(&self, workload: Option<&str>) -> Result<StatsSnapshot, ControlError>;
+    /// The services that are known: the one of this name, or all of them.
+    fn services(&self, service: Option<&str>) -> ServicesReport;
     /// Records from now on, of one workload or of all.
     ///
     /// # Errors

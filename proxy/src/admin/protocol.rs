@@ -12,6 +12,7 @@ mod log_level;
 mod ports_list;
 mod ports_set;
 mod request;
+mod services;
 mod stat;
 mod status;
 mod tagged;
@@ -28,6 +29,7 @@ pub use log_level::LogLevel;
 pub use ports_list::{PortsList, PortsReport, PortsRule};
 pub use ports_set::PortsChanged;
 pub use request::Request;
+pub use services::GetServices;
 pub use stat::GetStat;
 pub use status::{GetStatus, PodState, PodStatus, Status, WorkloadStatus};
 pub use tap::{StartTap, Tapped};
@@ -57,12 +59,13 @@ pub const MAX_REQUEST: usize = 8 * 1024 * 1024;
 pub const MAX_RESPONSE: usize = 16 * 1024 * 1024;
 
 /// Every call that a weir understands.
-const CALLS: [Decoder; 13] = [
+const CALLS: [Decoder; 14] = [
     decoder::<GetStatus>(),
     decoder::<PortsList>(),
     decoder::<PortsSet>(),
     decoder::<Explain>(),
     decoder::<GetStat>(),
+    decoder::<GetServices>(),
     decoder::<StartTap>(),
     decoder::<LogLevel>(),
     decoder::<GetKernelCounters>(),

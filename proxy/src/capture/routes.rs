@@ -24,7 +24,7 @@ use std::{
 };
 
 use rtnetlink::packet_route::route::RouteMessage;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use weir_common::{ListenerKind, flags};
 
 pub(super) use self::table::Routes;
@@ -56,20 +56,29 @@ pub struct RouteWatch {
     prefixes: Prefixes,
     answers: Answers,
     inside: HashSet<IpAddr>,
+    frontends: Frontends,
     /// The map is complete: changes of single routes are worth following.
     complete: bool,
     /// When everything may be looked at again.
     next: Instant,
 }
 
+/// Addresses that weir connects to something else, and their changes.
+type Frontends = watch::Receiver<Arc<HashSet<IpAddr>>>;
+
 // === impl RouteWatch ===
 
 impl RouteWatch {
-    /// Subscribes to the changes of a namespace's routes and fills the map.
+    /// Subscribes to the changes of a namespace's routes and fills the map. `frontends` are reachable
+    /// without a route too.
     ///
     /// # Errors
     /// Where netlink or the map fails.
-    pub async fn start(maps: Arc<WorkloadMaps>, netns: Netns) -> Result<Self, CaptureError> {
+    pub async fn start(
+        maps: Arc<WorkloadMaps>,
+        netns: Netns,
+        frontends: Frontends,
+    ) -> Result<Self, CaptureError> {
         let changes = Changes::of(&netns).await?;
         let installed = maps.routes.installed();
         let inside = maps.local_addresses.installed();
@@ -81,6 +90,7 @@ impl RouteWatch {
             prefixes: Prefixes::default(),
             answers: Answers::new(),
             inside,
+            frontends,
             complete: false,
             next: Instant::now(),
         };
@@ -103,6 +113,7 @@ impl RouteWatch {
                 () = tokio::time::sleep_until(self.next), if stale => {
                     Changed { all: true, ..Changed::default() }
                 }
+                Ok(()) = self.frontends.changed() => Changed { all: true, ..Changed::default() },
             };
             tokio::time::sleep(SETTLE).await;
             self.changes.more(&mut changed);
@@ -138,7 +149,9 @@ impl RouteWatch {
         self.refresh_loopback().await?;
         let routes = routes(&self.netns).await?;
         self.refresh_inside(&routes)?;
-        let prefixes = Prefixes::new(routes.iter().filter_map(prefix_of));
+        let frontends = Arc::clone(&self.frontends.borrow_and_update());
+        let prefixes =
+            Prefixes::new(routes.iter().filter_map(prefix_of)).with_frontends(&frontends);
         drop(routes);
         let count = prefixes.len();
         let done = if count > MAX_PREFIXES || !has_stock_rules(&self.netns).await? {

@@ -3,6 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, RawFd},
+    time::Duration,
 };
 
 /// A socket that another object closes: its descriptor, and what tells whether that is the same
@@ -66,6 +67,33 @@ pub fn set<T: Copy>(socket: &impl AsFd, option: libc::c_int, value: T) -> io::Re
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The smoothed round-trip time of a connected TCP socket. Right after connect(2) it is that of the
+/// handshake, which no process has to be scheduled for.
+///
+/// # Errors
+/// What getsockopt(2) says.
+pub fn round_trip(socket: &impl AsFd) -> io::Result<Duration> {
+    /// The beginning of `struct tcp_info` (include/uapi/linux/tcp.h), up to `tcpi_rtt` in microseconds.
+    const LENGTH: usize = 72;
+    let mut info = [0_u8; LENGTH];
+    let mut length = LENGTH as libc::socklen_t;
+    // SAFETY: both pointers are to live locals, of the size given, and the descriptor is open.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let micros = [info[68], info[69], info[70], info[71]];
+    Ok(Duration::from_micros(u32::from_ne_bytes(micros).into()))
+}
+
 /// The number that no other socket has until the machine restarts (`SO_COOKIE`, since 4.6).
 fn cookie(descriptor: RawFd) -> io::Result<u64> {
     let mut cookie = 0_u64;
@@ -88,6 +116,15 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn the_round_trip_of_a_handshake_is_known() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let measured = round_trip(&stream).unwrap();
+        assert!(!measured.is_zero() && measured < Duration::from_secs(1), "{measured:?}");
+        assert!(round_trip(&std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).is_err());
+    }
 
     #[test]
     fn a_socket_that_has_been_closed_is_told_from_one_with_its_descriptor() {

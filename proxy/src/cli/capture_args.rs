@@ -5,6 +5,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use super::{
     flags::{Flags, OfCapture, OfInstance, OfName, OfPlace, OfWorkload},
     output::Format,
+    service_flags::ServiceFlags,
 };
 use crate::config::{Config, ConfigError, WorkloadSettings};
 
@@ -44,6 +45,10 @@ pub struct ExecArgs {
     /// Flags shared with `weir run`.
     #[command(flatten)]
     pub capture: CaptureArgs,
+
+    /// Services.
+    #[command(flatten)]
+    pub services: ServiceFlags,
 
     /// Format of the final table on stderr
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
@@ -109,6 +114,10 @@ pub struct RunArgs {
     /// Flags shared with `weir exec`.
     #[command(flatten)]
     pub capture: CaptureArgs,
+
+    /// Services.
+    #[command(flatten)]
+    pub services: ServiceFlags,
 }
 
 // === impl WorkloadFlags ===
@@ -142,6 +151,7 @@ impl ExecArgs {
         config.own.inbound.capture = false;
         self.ports.apply(&mut config)?;
         self.capture.apply(&mut config)?;
+        self.services.apply(&mut config)?;
         config.validate()?;
         Ok(config)
     }
@@ -163,6 +173,7 @@ impl RunArgs {
         self.name.apply(&mut config)?;
         self.instance.apply(&mut config)?;
         self.capture.apply(&mut config)?;
+        self.services.apply(&mut config)?;
         config.validate()?;
         Ok(config)
     }

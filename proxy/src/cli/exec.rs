@@ -74,6 +74,7 @@ pub(super) fn run(args: &ExecArgs) -> Result<Exit> {
             instance: None,
             upgrade: false,
             node: None,
+            node_name: None,
             linger: false,
         };
         let daemon = Daemon::start(config, log, options).await?;

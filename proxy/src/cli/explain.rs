@@ -95,5 +95,8 @@ pub(super) fn text(explanation: &Explanation) -> String {
             seen.why
         ));
     }
+    if let Some(service) = &explanation.service {
+        out += &super::endpoints::explain(service);
+    }
     out
 }

@@ -8,7 +8,9 @@ use super::{
     Exit,
     capture_args::{CaptureArgs, PortFlags},
     flags::{FlagGroup, Flags},
-    output, with_exit,
+    output,
+    service_flags::ServiceFlags,
+    with_exit,
 };
 use crate::{
     admin::node::NodeState,
@@ -95,6 +97,10 @@ pub(super) struct Args {
     /// Flags shared with `weir run`.
     #[command(flatten)]
     capture: CaptureArgs,
+
+    /// Services.
+    #[command(flatten)]
+    services: ServiceFlags,
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit> {
@@ -127,6 +133,7 @@ pub(super) fn run(args: &Args) -> Result<Exit> {
             instance: Some(config.process.runtime.instance.clone()),
             upgrade: args.upgrade,
             node: Some(Arc::clone(&state)),
+            node_name: args.node_name.clone(),
             linger: args.linger,
         };
         // Before the API server is asked: what an earlier weir has captured is captured at once.
@@ -164,6 +171,7 @@ impl Args {
         self.instance.apply(&mut config)?;
         self.ports.apply(&mut config)?;
         self.capture.apply(&mut config)?;
+        self.services.apply(&mut config)?;
         config.resolve();
         config.validate()?;
         Ok(config)

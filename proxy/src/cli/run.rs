@@ -29,6 +29,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit> {
             instance: Some(config.process.runtime.instance.clone()),
             upgrade: args.upgrade,
             node: None,
+            node_name: None,
             linger: false,
         };
         if let Some(sidecar) = &sidecar {

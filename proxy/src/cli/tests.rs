@@ -136,6 +136,7 @@ fn explanations_and_status_read_well() {
             Step { test: "loopback?".into(), result: "no".into(), decisive: false },
             Step { test: "port skipped?".into(), result: "yes (cli)".into(), decisive: true },
         ],
+        service: None,
         seen: vec![Seen {
             treatment: Some(Treatment::Tcp),
             source: Some(Source::Detected),

@@ -8,8 +8,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Admin, Budget, Config, Detect, Drain, Forward, Http, Inbound, Log, Outbound, ProcessConfig,
-    RecordConfig, Runtime, TrafficPolicy, Workload, WorkloadSettings,
+    Admin, Balance, Budget, Config, Detect, Drain, Forward, Http, Inbound, Log, Outbound,
+    ProcessConfig, RecordConfig, Runtime, ServiceConfig, TrafficPolicy, Workload, WorkloadSettings,
+    services,
 };
 
 /// Larger files are no configuration: all lists of ports fit, one by one, and 65,536 prefixes.
@@ -31,6 +32,9 @@ pub(super) struct Sections {
     drain: Drain,
     runtime: Runtime,
     budget: Budget,
+    balance: Balance,
+    #[serde(deserialize_with = "services::all", skip_serializing_if = "Vec::is_empty")]
+    service: Vec<ServiceConfig>,
 }
 
 /// Why a configuration was refused. Nothing has been changed then.
@@ -79,9 +83,10 @@ pub enum ConfigError {
 impl From<Sections> for Config {
     fn from(sections: Sections) -> Self {
         let Sections { workload, outbound, inbound, detect, forward, http, .. } = sections;
-        let Sections { admin, log, record, drain, runtime, budget, .. } = sections;
+        let Sections { admin, log, record, drain, runtime, budget, balance, service, .. } =
+            sections;
         Self {
-            process: ProcessConfig { admin, log, record, drain, runtime, budget },
+            process: ProcessConfig { admin, log, record, drain, runtime, budget, balance, service },
             own: WorkloadSettings { workload, outbound, inbound },
             traffic: TrafficPolicy { detect, forward, http },
         }
@@ -90,7 +95,8 @@ impl From<Sections> for Config {
 
 impl From<Config> for Sections {
     fn from(Config { process, own, traffic }: Config) -> Self {
-        let ProcessConfig { admin, log, record, drain, runtime, budget } = process;
+        let ProcessConfig { admin, log, record, drain, runtime, budget, balance, service } =
+            process;
         let WorkloadSettings { workload, outbound, inbound } = own;
         let TrafficPolicy { detect, forward, http } = traffic;
         Self {
@@ -106,6 +112,8 @@ impl From<Config> for Sections {
             drain,
             runtime,
             budget,
+            balance,
+            service,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use super::{Balance, ServiceConfig};
 use crate::{budget::Sizes, units};
 
 /// The instance where none is named.
@@ -26,6 +27,10 @@ pub struct ProcessConfig {
     pub runtime: Runtime,
     /// Limits of the resources that workloads share.
     pub budget: Budget,
+    /// How services are balanced.
+    pub balance: Balance,
+    /// Services without a cluster.
+    pub service: Vec<ServiceConfig>,
 }
 
 /// Probes, metrics and control.

@@ -11,14 +11,14 @@ use super::{
     LogFormat, RecordFormat, Setting, Switch,
     setting::choices,
 };
-use crate::learn::Learn;
+use crate::{balance::Mode, learn::Learn};
 
 const PORTS: &str = "Ports";
 const FORWARDING: &str = "Forwarding";
 const OUTPUT: &str = "Output";
 
 /// Every setting of the file, each key in one row.
-pub(super) const SETTINGS: [Setting; 38] = [
+pub(super) const SETTINGS: [Setting; 42] = [
     Setting {
         keys: &["workload.name"],
         kind: Text,
@@ -181,6 +181,42 @@ pub(super) const SETTINGS: [Setting; 38] = [
         heading: FORWARDING,
         change: Recapture,
         help: "Policy for destinations whose servers speak neither HTTP nor TLS",
+        ..Setting::NEW
+    },
+    Setting {
+        keys: &["outbound.balance"],
+        kind: Choice(choices::<Mode>),
+        name: "balance",
+        value: "MODE",
+        group: Workload,
+        heading: FORWARDING,
+        annotation: true,
+        change: InPlace,
+        help: "Whether weir chooses the endpoints of connections to services",
+        default: Some("connections"),
+        ..Setting::NEW
+    },
+    Setting {
+        keys: &["balance.default"],
+        kind: Choice(choices::<Mode>),
+        help: "The same for services and workloads that ask for nothing",
+        ..Setting::NEW
+    },
+    Setting {
+        keys: &["balance.zone"],
+        kind: Text,
+        help: "Availability zone of this machine",
+        default: Some("that of the endpoints on this node"),
+        ..Setting::NEW
+    },
+    Setting {
+        keys: &["balance.objects_dir"],
+        kind: Path,
+        name: "objects-dir",
+        value: "DIR",
+        group: Capture,
+        heading: FORWARDING,
+        help: "Follow the Services and EndpointSlices (*.yaml, *.yml, *.json) in this directory",
         ..Setting::NEW
     },
     Setting {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, name, setting};
 use crate::{
+    balance::Mode,
     decision::Source,
     learn::Learn,
     ports::{CidrList, DEFAULT_OPAQUE_PORTS, PolicyInput, PortList, PortPolicy, PortSet},
@@ -74,6 +75,9 @@ pub struct Outbound {
     pub skip_cidrs: CidrList,
     /// Capture connections to 127.0.0.0/8 and ::1 too.
     pub capture_loopback: bool,
+    /// Whether connections to services are balanced; absent for what is configured for all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub balance: Option<Mode>,
 }
 
 /// Connections that the workload accepts.
@@ -114,6 +118,7 @@ impl Default for Outbound {
             include_ports: PortList::default(),
             skip_cidrs: CidrList::default(),
             capture_loopback: false,
+            balance: None,
         }
     }
 }

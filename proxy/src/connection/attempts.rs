@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 
 use super::{Context, dial::Dial};
 use crate::{
+    capture::sockopt,
     telemetry::{CloseReason, ConnectionGuard},
     upstream::{Attempt, Endpoint, Outcome, Selection, Target},
 };
@@ -48,7 +49,7 @@ impl<'a> Attempts<'a> {
                     self.note(address, Err(&error), begun);
                 }
                 Ok(upstream) => {
-                    self.note(address, Ok(()), begun);
+                    self.note(address, Ok(&upstream), begun);
                     return Ok(upstream);
                 }
             }
@@ -61,21 +62,36 @@ impl<'a> Attempts<'a> {
             (_, Ok(_)) => true,
         };
         if is_of_the_address {
-            self.note(address, dialled.as_ref().map(|_| ()), begun);
+            self.note(address, dialled.as_ref(), begun);
         }
         dialled
+    }
+
+    /// Has exchanges told to the endpoint that was connected to.
+    pub(super) fn tell(&self, guard: &ConnectionGuard) {
+        if let Some(chosen) = self.selection.as_ref().and_then(|selection| selection.chosen()) {
+            guard.chosen(chosen);
+        }
     }
 
     fn next(&mut self) -> Option<Endpoint> {
         self.selection.as_mut()?.next()
     }
 
-    fn note(&mut self, address: SocketAddr, result: Result<(), &io::Error>, begun: Instant) {
+    fn note(
+        &mut self,
+        address: SocketAddr,
+        result: Result<&TcpStream, &io::Error>,
+        begun: Instant,
+    ) {
         if result.is_ok() {
             self.connected = Some(address);
         }
         if let Some(selection) = &mut self.selection {
-            selection.attempted(&Attempt { address, result, took: begun.elapsed() });
+            let took = begun.elapsed();
+            let round_trip = result.ok().and_then(|upstream| sockopt::round_trip(upstream).ok());
+            let result = result.map(|_| ());
+            selection.attempted(&Attempt { address, result, took, round_trip });
         }
     }
 

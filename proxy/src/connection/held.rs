@@ -69,6 +69,7 @@ impl Context {
         let reason = match self.connect_held(&held, &mut attempts, dial).await {
             Ok(upstream) => {
                 guard.upstream_connected();
+                attempts.tell(&guard);
                 Following::settle(&mut following);
                 match self.admit(held, &upstream, destination).await {
                     Ok(client) => {

@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 
 use super::{Context, detecting::Detecting};
 use crate::{
-    decision::Detection,
+    decision::{Detection, Direction},
     detect::{
         dialogue::Conclusion,
         race::{self, Outcome, Peeked, RaceError},
@@ -19,6 +19,7 @@ use crate::{
         tcp::{self, Endpoint, Forwarded, Observed, Observing, TcpEnd},
         transport::AbortState,
     },
+    stop::Stop,
     telemetry::{CloseReason, ConnectionGuard},
 };
 
@@ -95,7 +96,8 @@ impl Context {
         accepted: Instant,
     ) -> CloseReason {
         let mut observer = Detecting::new(self, guard, accepted);
-        let observing = Observing { observer: &mut observer, drain: &self.drain };
+        let drain = self.drain_of(guard.direction());
+        let observing = Observing { observer: &mut observer, drain };
         let options = self.tcp_options();
         let counters = guard.counters();
         let passed =
@@ -117,6 +119,14 @@ impl Context {
         }
     }
 
+    /// What asks a connection's client to leave.
+    const fn drain_of(&self, direction: Direction) -> &Stop {
+        match direction {
+            Direction::Inbound => &self.leaving,
+            Direction::Outbound => &self.drain,
+        }
+    }
+
     async fn terminate(
         &self,
         version: HttpVersion,
@@ -133,7 +143,7 @@ impl Context {
         let settings = &config.http;
         let context = HttpContext {
             sink: guard.sink(),
-            drain: self.drain.token().clone(),
+            drain: self.drain_of(guard.direction()).token().clone(),
             limits: HttpLimits {
                 head: HeadLimits { bytes: settings.max_head_bytes, fields: settings.max_headers },
                 max_streams: settings.max_concurrent_streams,

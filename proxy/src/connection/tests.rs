@@ -60,6 +60,7 @@ pub(super) fn context(feedback: &Arc<Deaf>) -> Context {
         upstream: Arc::new(ToOriginal),
         learning: Learning::new(Learn::Off),
         drain: Stop::new(),
+        leaving: Stop::new(),
         abort: Stop::new(),
         splice: true,
         config: Traffic::default(),

@@ -28,6 +28,7 @@ use crate::{
     decision::{Direction, Source, direction_name},
     log::LogHandle,
     ports::{PortChange, PortsSet},
+    service::ServicesReport,
     telemetry::{
         Telemetry,
         stats::StatsSnapshot,
@@ -159,9 +160,15 @@ impl ControlHandler for Control {
         let (workload, stats) = (self.meant(workload), self.telemetry.stats());
         async move {
             let workload = workload?;
-            blocking(move || explain::explain(&workload, &stats, address, direction))
-                .await
-                .map_err(|error| ControlError::failed(error.to_string()))
+            let mut explained =
+                blocking(move || explain::explain(&workload, &stats, address, direction))
+                    .await
+                    .map_err(|error| ControlError::failed(error.to_string()))?;
+            if direction == Direction::Outbound {
+                let service = self.workloads.services().report_at(explained.address);
+                explained.service = service.map(Box::new);
+            }
+            Ok(explained)
         }
         .boxed()
     }
@@ -173,6 +180,10 @@ impl ControlHandler for Control {
             stats.rows.retain(|row| &*row.workload == name);
         }
         Ok(stats)
+    }
+
+    fn services(&self, service: Option<&str>) -> ServicesReport {
+        self.workloads.services().report(service)
     }
 
     fn tap(&self, workload: Option<&str>, filter: TapFilter) -> Result<Tap, ControlError> {

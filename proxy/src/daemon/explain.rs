@@ -41,6 +41,7 @@ pub(super) fn explain(
         reason: walked.verdict.reason.map(|reason| reason.name().to_owned()),
         steps: walked.steps,
         seen: seen(stats, workload.name(), address, direction),
+        service: None,
     })
 }
 
@@ -61,6 +62,7 @@ pub(super) fn waiting(
         reason: None,
         steps: vec![step],
         seen: Vec::new(),
+        service: None,
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
     budget::Budgets,
     config::{Config, ProcessConfig, Traffic, WorkloadSettings},
     log::LogHandle,
+    service::Sources,
     telemetry::{Telemetry, record::RecordLog, stats::StatsSnapshot},
     workload::Workload,
     workloads::{Ending, StartOptions, Workloads},
@@ -43,6 +44,7 @@ pub(crate) struct Daemon {
     admin: JoinSet<()>,
     /// To an old process that does not answer.
     _silent: Option<Connection>,
+    sources: Sources,
     linger: bool,
 }
 
@@ -56,6 +58,8 @@ pub(crate) struct SessionOptions {
     pub(crate) upgrade: bool,
     /// Of `weir node`: the state of its pods, by which it is ready.
     pub(crate) node: Option<Arc<NodeState>>,
+    /// And its name, by which endpoints on it are known.
+    pub(crate) node_name: Option<String>,
     /// Whether it answers probes after a handover to a new process, until a signal: a supervisor
     /// would start it again.
     pub(crate) linger: bool,
@@ -80,16 +84,18 @@ impl Daemon {
         log: LogHandle,
         options: SessionOptions,
     ) -> Result<Self, DaemonError> {
-        let SessionOptions { own, instance, upgrade, node, linger } = options;
+        let SessionOptions { own, instance, upgrade, node, node_name, linger } = options;
         let telemetry =
             Telemetry::with_budgets(records(&config.process)?, Budgets::new(&config.budgets()));
         let old = match &instance {
             Some(instance) if upgrade => OldProcess::of(instance).await?,
             _ => None,
         };
+        let sources = Sources::start(&config.process, node_name);
+        let services = Arc::clone(sources.services());
         let Config { process, traffic, .. } = config;
         let (process, traffic) = (Arc::new(process), Traffic::new(traffic));
-        let options = StartOptions { instance, handover: old.is_some() };
+        let options = StartOptions { instance, handover: old.is_some(), services };
         let start = Workloads::start(
             Arc::clone(&process),
             traffic.clone(),
@@ -132,6 +138,7 @@ impl Daemon {
             control: JoinSet::new(),
             admin: JoinSet::new(),
             _silent: silent,
+            sources,
             linger,
         };
         daemon.control.spawn(control.serve(handler));
@@ -180,6 +187,11 @@ impl Daemon {
     /// The workload of this name.
     pub(crate) fn workload(&self, name: &str) -> Option<Arc<Workload>> {
         self.workloads.get(name)
+    }
+
+    /// Where services are told from.
+    pub(crate) const fn sources(&self) -> &Sources {
+        &self.sources
     }
 
     /// weir's own log.

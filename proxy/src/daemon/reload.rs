@@ -41,6 +41,8 @@ impl<'a> Reload<'a> {
         self.apply_log(daemon, &wanted);
         self.apply_traffic(daemon, &wanted);
         self.apply_workload(daemon, &wanted).await;
+        daemon.sources().reconfigure(&wanted.process);
+        self.in_force.process.service.clone_from(&wanted.process.service);
         let changed = before.differences(&self.in_force);
         let pending = self.in_force.differences(&wanted);
         if !pending.is_empty() {

@@ -174,7 +174,7 @@ impl Problems {
 
 /// kube's watcher, which lists again after 410 Gone as an event, but asks for ever for a version that
 /// is refused with that as an HTTP status: then another one takes its place.
-fn lasting<K>(
+pub(super) fn lasting<K>(
     api: Api<K>,
     config: watcher::Config,
 ) -> impl Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send
@@ -249,7 +249,7 @@ where
 }
 
 /// An error with its causes, which kube's own text leaves out.
-fn full(error: &dyn std::error::Error) -> String {
+pub(super) fn full(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -294,6 +294,9 @@ impl Reconciler {
         if workload.pod() != Some(&seen.pod) {
             return anew("another pod has the name now");
         }
+        if seen.ending {
+            workload.let_clients_leave();
+        }
         let cgroup = now.workload.cgroup.clone().unwrap_or_default();
         let due = self.looked.get(&seen.pod.uid).is_none_or(|last| last.elapsed() >= LOOK);
         let entered = self.entered.remove(&seen.pod.uid);

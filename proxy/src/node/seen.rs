@@ -26,6 +26,8 @@ pub(super) struct Seen {
     pub(super) sidecar: Option<String>,
     /// Its sandbox should be there.
     pub(super) running: bool,
+    /// It has been deleted, and ends.
+    pub(super) ending: bool,
     /// It has ended, for good.
     pub(super) over: bool,
     pub(super) annotations: BTreeMap<String, String>,
@@ -70,6 +72,7 @@ impl Seen {
             sidecar: pod.spec.as_ref().and_then(sidecar).map(|it| it.name.clone()),
             // A manifest without a status is of a pod that somebody runs.
             running: matches!(phase, Some("Running") | None),
+            ending: metadata.deletion_timestamp.is_some(),
             over: matches!(phase, Some("Succeeded" | "Failed")),
             annotations,
             of_namespace,

@@ -201,6 +201,7 @@ mod tests {
             host_network: false,
             sidecar: None,
             running: true,
+            ending: false,
             over: false,
             annotations: map(pod),
             of_namespace: map(namespace),

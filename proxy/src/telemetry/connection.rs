@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    CloseReason, ConnectionInfo, Telemetry,
+    ChosenEndpoint, CloseReason, ConnectionInfo, Telemetry,
     classify::Class,
     event::{Connection, Event, Found},
     lock,
@@ -84,6 +84,12 @@ impl ConnectionGuard {
         if self.live.connection.set_connected() {
             self.live.tell(Event::Connected);
         }
+    }
+
+    /// It is a connection to this endpoint, and not to the original destination.
+    pub fn chosen(&self, endpoint: ChosenEndpoint) {
+        // There is one upstream connection.
+        let _ = self.live.connection.endpoint.set(endpoint);
     }
 
     /// What the connection is, and how long it took from accept to know that. The first call counts;

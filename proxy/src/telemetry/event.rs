@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{CloseReason, ConnectionInfo, canonical, classify::Class};
+use super::{ChosenEndpoint, CloseReason, ConnectionInfo, canonical, classify::Class};
 use crate::{
     decision::Detection,
     detect::TlsInfo,
@@ -30,6 +30,8 @@ pub(super) struct Connection {
     pub(super) counters: Arc<ByteCounters>,
     /// Set with [`Event::Detected`].
     pub(super) found: OnceLock<Found>,
+    /// What it was made to in place of the original destination.
+    pub(super) endpoint: OnceLock<ChosenEndpoint>,
     /// Whether there is an upstream connection: [`Event::Connected`].
     connected: AtomicBool,
 }
@@ -88,6 +90,7 @@ impl Connection {
             opened: Instant::now(),
             counters: Arc::default(),
             found: OnceLock::new(),
+            endpoint: OnceLock::new(),
             connected: AtomicBool::new(false),
         }
     }

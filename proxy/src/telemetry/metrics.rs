@@ -28,6 +28,7 @@ use super::{
     },
     process::ProcessCollector,
     series::Series,
+    services::ServiceCollector,
     workloads::WorkloadCollector,
 };
 use crate::decision::{Detection, Direction, direction_name, source_name};
@@ -44,6 +45,7 @@ pub(super) struct Metrics {
     bound: RwLock<BoundMap>,
     pods: RwLock<HashMap<Arc<str>, Arc<PodLabels>>>,
     workloads: Arc<WorkloadCollector>,
+    services: Arc<ServiceCollector>,
 }
 
 #[derive(Debug)]
@@ -85,9 +87,11 @@ impl Metrics {
         );
         let workloads = Arc::new(WorkloadCollector::default());
         registry.register_collector(Box::new(Arc::clone(&workloads)));
+        let services = Arc::new(ServiceCollector::default());
+        registry.register_collector(Box::new(Arc::clone(&services)));
         registry.register_collector(Box::new(ProcessCollector));
         let (bound, pods) = (RwLock::default(), RwLock::default());
-        Self { registry, families, bound, pods, workloads }
+        Self { registry, families, bound, pods, workloads, services }
     }
 
     pub(super) fn encode(&self) -> String {
@@ -98,6 +102,10 @@ impl Metrics {
 
     pub(super) fn workloads(&self) -> &WorkloadCollector {
         &self.workloads
+    }
+
+    pub(super) fn services(&self) -> &ServiceCollector {
+        &self.services
     }
 
     fn detected(&self, workload: &Arc<str>, direction: Direction, detection: Detection) {

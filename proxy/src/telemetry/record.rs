@@ -53,6 +53,9 @@ pub struct ConnectionRecord {
     pub client: Option<SocketAddr>,
     /// The original destination.
     pub destination: SocketAddr,
+    /// The endpoint that was chosen in its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<SocketAddr>,
     /// What it was treated as; absent if it ended before a decision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub treatment: Option<Treatment>,

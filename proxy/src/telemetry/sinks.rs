@@ -3,6 +3,7 @@
 
 use super::{
     SkippedConnection,
+    endpoint::Answers,
     event::{Connection, Event},
     metrics::Metrics,
     record::Records,
@@ -31,6 +32,8 @@ pub(super) struct Sinks {
     pub(super) stats: Stats,
     /// The record log and the taps.
     pub(super) records: Records,
+    /// Endpoints of services.
+    pub(super) answers: Answers,
 }
 
 /// What the sinks keep of a connection.
@@ -58,6 +61,7 @@ impl Sink for Sinks {
         self.metrics.event(connection, &state.metrics, event);
         self.stats.event(connection, &state.stats, event);
         self.records.event(connection, &state.records, event);
+        self.answers.event(connection, &(), event);
     }
 
     fn skipped(&self, id: u64, skipped: &SkippedConnection) {

@@ -37,6 +37,7 @@ pub(super) fn connection_record() -> ConnectionRecord {
         direction: Direction::Outbound,
         client: Some("10.0.0.1:40000".parse().unwrap()),
         destination: "192.0.2.1:443".parse().unwrap(),
+        endpoint: None,
         treatment: Some(Treatment::Tls),
         source: Some(Source::Detected),
         reason: None,

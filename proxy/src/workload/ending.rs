@@ -17,6 +17,7 @@ impl Workload {
         }
         self.stop_accepting.cancel();
         self.context.drain.cancel();
+        self.let_clients_leave();
         self.accepting.close();
         self.accepting.wait().await;
         self.slots.listeners.close();
@@ -29,6 +30,12 @@ impl Workload {
         }
         self.stop_following.cancel();
         cut
+    }
+
+    /// Asks clients to make their next requests elsewhere, as a drain does, and serves them until they do.
+    /// Who ends knows it before any list of endpoints does.
+    pub fn let_clients_leave(&self) {
+        self.context.leaving.cancel();
     }
 
     /// Lets the connections that are held come to be first: their listeners are needed for that.

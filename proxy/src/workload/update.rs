@@ -99,6 +99,7 @@ impl Workload {
         *lock(&self.policy) = next;
         let fails_closed = wanted.workload.fail == Fail::Closed;
         self.slots.fails_closed.store(fails_closed, Ordering::Relaxed);
+        self.balance.set(wanted.outbound.balance);
         *lock(&self.settings) = Arc::new(wanted);
         Ok(())
     }

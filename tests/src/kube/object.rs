@@ -145,12 +145,12 @@ pub fn annotate(object: &mut Value, name: &str, value: Option<&str>) {
 ///
 /// # Panics
 ///
-/// Panics when it is neither a pod nor a namespace.
+/// Panics when it is of no kind that is served.
 #[must_use]
 pub fn key(object: &Value) -> Key {
     let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
     let kind = Kind::ALL.into_iter().find(|kind| object["kind"] == kind.name());
-    (kind.expect("a pod or a namespace"), text("namespace"), text("name"))
+    (kind.expect("a kind that is served"), text("namespace"), text("name"))
 }
 
 /// A random UUID (RFC 9562, version 4).

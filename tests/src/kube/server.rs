@@ -240,6 +240,8 @@ fn call(method: &Method, path: &str, query: &Query) -> Call {
     let kind = match parts[..] {
         ["api", "v1", "pods"] | ["api", "v1", "namespaces", _, "pods"] => Some(Kind::Pod),
         ["api", "v1", "namespaces"] => Some(Kind::Namespace),
+        ["api", "v1", "services"] => Some(Kind::Service),
+        ["apis", "discovery.k8s.io", "v1", "endpointslices"] => Some(Kind::EndpointSlice),
         _ => None,
     };
     match (method, kind) {
@@ -318,7 +320,7 @@ fn list(
         json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
             "metadata": metadata, "items": items})
     } else {
-        json!({"kind": format!("{}List", kind.name()), "apiVersion": "v1",
+        json!({"kind": format!("{}List", kind.name()), "apiVersion": kind.version(),
             "metadata": metadata, "items": items})
     };
     Ok(say(StatusCode::OK, &list))

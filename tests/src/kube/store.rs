@@ -17,6 +17,10 @@ pub enum Kind {
     Pod,
     /// `/api/v1/namespaces`
     Namespace,
+    /// `/api/v1/services`
+    Service,
+    /// `/apis/discovery.k8s.io/v1/endpointslices`
+    EndpointSlice,
 }
 
 /// Kind, namespace (empty for a namespace itself) and name.
@@ -63,8 +67,8 @@ pub struct Page {
 // === impl Kind ===
 
 impl Kind {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Pod, Self::Namespace];
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Pod, Self::Namespace, Self::Service, Self::EndpointSlice];
 
     /// As it is called in objects.
     #[must_use]
@@ -72,6 +76,8 @@ impl Kind {
         match self {
             Self::Pod => "Pod",
             Self::Namespace => "Namespace",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
         }
     }
 
@@ -81,6 +87,17 @@ impl Kind {
         match self {
             Self::Pod => "pods",
             Self::Namespace => "namespaces",
+            Self::Service => "services",
+            Self::EndpointSlice => "endpointslices",
+        }
+    }
+
+    /// Group and version.
+    #[must_use]
+    pub const fn version(self) -> &'static str {
+        match self {
+            Self::Pod | Self::Namespace | Self::Service => "v1",
+            Self::EndpointSlice => "discovery.k8s.io/v1",
         }
     }
 }

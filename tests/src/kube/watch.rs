@@ -164,7 +164,7 @@ impl Watch {
     fn bookmark(&self, version: u64) -> Value {
         let mut object = json!({
             "kind": self.kind.name(),
-            "apiVersion": "v1",
+            "apiVersion": self.kind.version(),
             "metadata": {"resourceVersion": version.to_string(), "creationTimestamp": null},
             "spec": {},
             "status": {},

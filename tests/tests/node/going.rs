@@ -1,5 +1,8 @@
 //! Pods that come late and pods that go.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use weir_tests::kube::cluster::{Cluster, Runtime, SOON, captured, told};
@@ -8,6 +11,7 @@ use weir_tests::kube::pod::{Layout, Pod};
 use weir_tests::left::{in_namespace, pinned_workloads};
 use weir_tests::netns::is_the_machines;
 use weir_tests::process::wait_until;
+use weir_tests::site::join;
 use weir_tests::weir::Daemon;
 
 use crate::{INJECT, PORT, opted};
@@ -156,4 +160,41 @@ fn another_pod_of_the_same_name_is_captured_in_its_place() -> Result<()> {
         ensure!(said["uid"] == next.uid(), "{said:#}");
     }
     cluster.ways(&first, PORT)?.become_captured([false; 2])
+}
+
+/// Whoever ends knows it before any list of endpoints does: its clients are told with the next response,
+/// and served until the end.
+#[test]
+fn clients_of_a_pod_that_is_deleted_are_asked_to_leave_at_once() -> Result<()> {
+    let cluster = Cluster::new()?;
+    let pod = cluster.start(&opted("ends", Owner::Deployment), Layout::SystemdContainerd)?;
+    let weir = cluster.weir()?.start()?;
+    cluster.settle(&weir, &[&pod])?;
+    let address = SocketAddr::new(pod.addresses().pod.parse()?, PORT);
+    let listener = pod.site().listen(address)?;
+    let asks_to_leave = || -> Result<bool> {
+        let wire = join(&cluster.host, address, &listener)?;
+        (&wire.client).write_all(b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n")?;
+        read_to(&wire.server, "\r\n\r\n")?;
+        (&wire.server).write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")?;
+        Ok(read_to(&wire.client, "ok")?.contains("connection: close"))
+    };
+    ensure!(!asks_to_leave()?);
+    cluster.api.change(&key(pod.object()), |pod| {
+        pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        pod["metadata"]["deletionGracePeriodSeconds"] = json!(30);
+    });
+    wait_until("a response that asks the client to leave", SOON, asks_to_leave)?;
+    cluster.settle(&weir, &[&pod])
+}
+
+/// Everything up to and with an ending.
+fn read_to(mut stream: &TcpStream, end: &str) -> Result<String> {
+    let (mut text, mut part) = (String::new(), [0; 1000]);
+    while !text.ends_with(end) {
+        let n = stream.read(&mut part)?;
+        ensure!(n > 0, "it ends after {text:?}");
+        text.push_str(std::str::from_utf8(&part[..n])?);
+    }
+    Ok(text)
 }

@@ -10,6 +10,7 @@ mod outages;
 mod refused;
 mod restarts;
 mod secure;
+mod services;
 mod sidecars;
 mod sooner;
 mod telling;

@@ -35,9 +35,24 @@ impl Weir {
     ///
     /// Fails with its log when it ends, or captures others.
     pub(super) fn start(instance: &str, dir: &Path, remembered: usize) -> Result<(Self, Duration)> {
+        Self::start_with(instance, dir, remembered, &[])
+    }
+
+    /// The same with more flags.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::start`].
+    pub(super) fn start_with(
+        instance: &str,
+        dir: &Path,
+        remembered: usize,
+        flags: &[String],
+    ) -> Result<(Self, Duration)> {
         let control = dir.join("weir.sock");
         let mut command = Command::new(binary()?);
         command.args(["run", "--standby", "--instance", instance, "--control"]).arg(&control);
+        command.args(flags);
         let begin = Instant::now();
         let process = Process::start("weir", command, dir)?;
         let mut weir = Self { process, control };

@@ -92,6 +92,10 @@ impl ControlHandler for Fake {
         Box::pin(async { Err(ControlError::failed("map is gone")) })
     }
 
+    fn services(&self, _: Option<&str>) -> crate::service::ServicesReport {
+        crate::service::ServicesReport::default()
+    }
+
     fn stat(&self, _: Option<&str>) -> Result<StatsSnapshot, ControlError> {
         Ok(StatsSnapshot::default())
     }

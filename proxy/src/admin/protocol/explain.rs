@@ -8,6 +8,7 @@ use super::{Call, ControlError, Conversation};
 use crate::{
     decision::{Direction, Source, Treatment},
     names,
+    service::ServiceReport,
 };
 
 /// Asks what a connection to this address would get.
@@ -44,6 +45,9 @@ pub struct Explanation {
     pub steps: Vec<Step>,
     /// What connections to it were treated as so far.
     pub seen: Vec<Seen>,
+    /// The service that it belongs to, and its endpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<Box<ServiceReport>>,
 }
 
 /// One test on the way to a decision.

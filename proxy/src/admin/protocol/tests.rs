@@ -5,6 +5,7 @@ use crate::{
     config::WorkloadSettings,
     decision::{Direction, PortState},
     ports::PortList,
+    service::ServicesReport,
     telemetry::{stats::StatsSnapshot, tap::TapFilter},
 };
 
@@ -45,6 +46,10 @@ fn requests_are_as_every_weir_of_this_version_reads_them() {
         r#"{"explain":{"address":"192.0.2.1:80","direction":"inbound"}}"#
     );
     assert_eq!(request(GetStat), r#""stat""#);
+    assert_eq!(
+        request(GetServices { service: Some("shop".into()) }),
+        r#"{"services":{"service":"shop"}}"#
+    );
     assert!(request(StartTap(TapFilter::default())).starts_with(r#"{"tap":{"#));
     assert_eq!(request(LogLevel { filter: None }), r#"{"log_level":{"filter":null}}"#);
     assert_eq!(request(GetKernelCounters), r#""kernel_counters""#);
@@ -69,6 +74,10 @@ fn replies_are_as_every_client_of_this_version_reads_them() {
     );
     assert_eq!(reply::<PortsSet>(&Vec::new()), r#"{"changed":[]}"#);
     assert!(reply::<GetStat>(&StatsSnapshot::default()).starts_with(r#"{"stat":{"#));
+    assert_eq!(
+        reply::<GetServices>(&ServicesReport::default()),
+        r#"{"services":{"sources":[],"services":[]}}"#
+    );
     assert_eq!(reply::<StartTap>(&()), r#""tapping""#);
     assert_eq!(reply::<LogLevel>(&"info".into()), r#"{"log_level":"info"}"#);
     assert_eq!(

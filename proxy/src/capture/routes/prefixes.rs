@@ -30,6 +30,8 @@ pub(super) struct Prefixes {
     all: HashSet<Prefix>,
     /// How many have each length.
     lengths: BTreeMap<u32, usize>,
+    /// Addresses that weir itself connects to something else: reachable without a route too.
+    frontends: HashSet<Ipv6Addr>,
 }
 
 /// What the kernel answered for a prefix.
@@ -52,6 +54,19 @@ impl Prefixes {
             this.insert(prefix);
         }
         this
+    }
+
+    /// The same with addresses that are reachable without a route too.
+    pub(super) fn with_frontends(mut self, frontends: &HashSet<IpAddr>) -> Self {
+        for frontend in frontends {
+            let address = match frontend {
+                IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+                IpAddr::V6(v6) => *v6,
+            };
+            self.insert((address, Ipv6Addr::BITS));
+            self.frontends.insert(address);
+        }
+        self
     }
 
     pub(super) fn len(&self) -> usize {
@@ -98,7 +113,11 @@ impl Prefixes {
 
     fn probe(&self, prefix: Prefix) -> io::Result<Answer> {
         let asked = self.representative(prefix);
-        Ok(Answer { asked, route: probe(asked)? })
+        let mut route = probe(asked)?;
+        if prefix.1 == Ipv6Addr::BITS && self.frontends.contains(&asked) {
+            route.reachable = 1;
+        }
+        Ok(Answer { asked, route })
     }
 
     /// An address of the prefix that no more specific prefix covers, as far as one is found.

@@ -24,8 +24,36 @@ fn kernel() -> Arc<WorkloadMaps> {
 }
 
 async fn follow(kernel: &Arc<WorkloadMaps>, netns: &Netns) -> tokio::task::JoinHandle<()> {
-    let watch = RouteWatch::start(Arc::clone(kernel), netns.clone()).await.unwrap();
+    follow_with(kernel, netns, &watch::Sender::default()).await
+}
+
+async fn follow_with(
+    kernel: &Arc<WorkloadMaps>,
+    netns: &Netns,
+    frontends: &watch::Sender<Arc<HashSet<IpAddr>>>,
+) -> tokio::task::JoinHandle<()> {
+    let frontends = frontends.subscribe();
+    let watch = RouteWatch::start(Arc::clone(kernel), netns.clone(), frontends).await.unwrap();
     tokio::spawn(watch.run())
+}
+
+/// Guards against services on addresses that nobody routes: without weir there is nothing, and the
+/// hook would let the connection fail.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_of_a_service_is_reachable_without_a_route() {
+    let (kernel, netns) = (kernel(), fresh());
+    let frontends = watch::Sender::default();
+    let following = follow_with(&kernel, &netns, &frontends).await;
+    let all: [IpAddr; 2] = ["10.96.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+    let reachable =
+        |addr: IpAddr| kernel.routes.get(addr).unwrap().map(|(is_reachable, _)| is_reachable);
+    assert_eq!(all.map(reachable), [Some(false); 2]);
+    frontends.send_replace(Arc::new(HashSet::from(all)));
+    until("reachable", || all.map(reachable) == [Some(true); 2]).await;
+    assert_eq!(reachable("10.96.0.2".parse().unwrap()), Some(false));
+    frontends.send_replace(Arc::default());
+    until("unreachable again", || all.map(reachable) == [Some(false); 2]).await;
+    following.abort();
 }
 
 /// The slots of both families, by kind: one for each, and those for outbound connections.

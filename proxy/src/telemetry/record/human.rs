@@ -24,6 +24,9 @@ impl fmt::Display for ConnectionRecord {
             write!(f, "{client} -> ")?;
         }
         write!(f, "{} ", self.destination)?;
+        if let Some(endpoint) = self.endpoint {
+            write!(f, "at {endpoint} ")?;
+        }
         match (self.treatment, self.source) {
             (Some(treatment), Some(source)) => {
                 let by = self.reason.as_deref().unwrap_or_else(|| source_name(source));

@@ -1,0 +1,154 @@
+//! The services that an API server knows, and their endpoints: one watch of each kind, which follows into
+//! the model and keeps no objects.
+
+use std::{collections::HashSet, future::Future, sync::Arc};
+
+use futures_util::{Stream, StreamExt};
+use kube::{
+    Api,
+    runtime::{WatchStreamExt, watcher},
+};
+
+use super::cluster::{Server, full, lasting};
+use crate::service::{
+    Delta, Kind, Origin, Problem, Services,
+    kubernetes::{NO_PROXY, ServiceObject, SliceObject, service, slice},
+};
+
+/// So many changes of a first list are made at a time: the index is copied for each.
+const AT_A_TIME: usize = 1000;
+
+/// A kind that is followed.
+struct Following<K> {
+    services: Arc<Services>,
+    kind: Kind,
+    name: fn(&K) -> String,
+    convert: fn(&K) -> Result<Option<Delta>, Problem>,
+    gone: fn(Arc<str>) -> Delta,
+    /// Of a list that has begun.
+    listed: HashSet<Arc<str>>,
+    waiting: Vec<Delta>,
+}
+
+/// Follows for ever. While the API server is away everything known stays.
+pub(super) fn follow(
+    server: &Server,
+    services: &Arc<Services>,
+) -> impl Future<Output = ()> + use<> {
+    let config = || watcher::Config::default().labels(&format!("!{NO_PROXY}"));
+    let of_services =
+        lasting(Api::<ServiceObject>::all(server.client.clone()), config()).default_backoff();
+    let of_slices =
+        lasting(Api::<SliceObject>::all(server.client.clone()), config()).default_backoff();
+    let following_services = Following {
+        services: Arc::clone(services),
+        kind: Kind::Services,
+        name: |object: &ServiceObject| full_name(object),
+        convert: |object| service(object).map(|(name, spec)| Some(Delta::Service(name, spec))),
+        gone: Delta::NoService,
+        listed: HashSet::new(),
+        waiting: Vec::new(),
+    };
+    let following_slices = Following {
+        services: Arc::clone(services),
+        kind: Kind::Slices,
+        name: |object: &SliceObject| full_name(object),
+        convert: |object| Ok(slice(object)?.map(Delta::Slice)),
+        gone: Delta::NoSlice,
+        listed: HashSet::new(),
+        waiting: Vec::new(),
+    };
+    async move {
+        tokio::join!(following_services.run(of_services), following_slices.run(of_slices));
+    }
+}
+
+// === impl Following ===
+
+impl<K: kube::Resource> Following<K> {
+    async fn run(mut self, changes: impl Stream<Item = Result<watcher::Event<K>, watcher::Error>>) {
+        let mut changes = std::pin::pin!(changes);
+        let mut problem = None;
+        while let Some(change) = changes.next().await {
+            match change {
+                Ok(event) => {
+                    let is_news =
+                        !matches!(event, watcher::Event::Init | watcher::Event::InitApply(_));
+                    self.event(event);
+                    if is_news {
+                        problem = None;
+                        self.services.heard(Origin::Cluster, Ok(()));
+                    }
+                }
+                Err(error) => {
+                    let error = full(&error);
+                    if problem.as_ref() != Some(&error) {
+                        let what = self.what();
+                        tracing::warn!(%error, "cannot watch {what}; what is known stays in effect");
+                    }
+                    self.services.heard(Origin::Cluster, Err(error.clone()));
+                    problem = Some(error);
+                }
+            }
+        }
+    }
+
+    fn event(&mut self, event: watcher::Event<K>) {
+        match event {
+            watcher::Event::Init => {
+                self.listed.clear();
+                self.waiting.clear();
+            }
+            watcher::Event::InitApply(object) => {
+                // Whatever it says: what was known of it stays where it is wrong.
+                self.listed.insert((self.name)(&object).into());
+                self.waiting.extend(self.converted(&object));
+                if self.waiting.len() >= AT_A_TIME {
+                    self.apply();
+                }
+            }
+            watcher::Event::InitDone => {
+                self.services.retain(Origin::Cluster, self.kind, &std::mem::take(&mut self.listed));
+                self.apply();
+                self.services.settle();
+            }
+            watcher::Event::Apply(object) => {
+                self.waiting.extend(self.converted(&object));
+                self.apply();
+            }
+            watcher::Event::Delete(object) => {
+                self.waiting.push((self.gone)((self.name)(&object).into()));
+                self.apply();
+            }
+        }
+    }
+
+    fn converted(&self, object: &K) -> Option<Delta> {
+        (self.convert)(object).unwrap_or_else(|problem| {
+            tracing::warn!(%problem, "a {} is not understood", self.what());
+            None
+        })
+    }
+
+    fn apply(&mut self) {
+        let applied = self.services.apply(Origin::Cluster, self.waiting.drain(..));
+        for problem in applied.err().into_iter().flatten() {
+            tracing::warn!(%problem, "a {} is refused", self.what());
+        }
+    }
+
+    const fn what(&self) -> &'static str {
+        match self.kind {
+            Kind::Services => "Service",
+            Kind::Slices => "EndpointSlice",
+        }
+    }
+}
+
+// === helpers ===
+
+fn full_name(object: &impl kube::Resource<DynamicType = ()>) -> String {
+    let metadata = object.meta();
+    let namespace = metadata.namespace.as_deref().unwrap_or("default");
+    format!("{namespace}/{}", metadata.name.as_deref().unwrap_or_default())
+}

@@ -1,0 +1,380 @@
+//! Connections to services: each goes to an endpoint that is chosen for it (`upstream.rs` has the order
+//! of calls).
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use fastrand::Rng;
+
+use super::{Endpoints, Services, Target};
+use crate::{
+    balance::{InFlight, Mode, Moment},
+    decision::Direction,
+    telemetry::{ChosenEndpoint, CloseReason, EndpointListener},
+    upstream::{self, Attempt, Endpoint, Outcome, Selection, Upstream},
+};
+
+/// How long an endpoint may take to accept: the kernel's first SYN retry comes after a second (tcp(7)),
+/// and there are others.
+const CONNECT: Duration = Duration::from_secs(1);
+/// So many endpoints are tried before the original destination.
+const MOST_TRIED: usize = 5;
+/// So many of them may be silent: an application's own patience is a few seconds.
+const MOST_SILENT: usize = 2;
+
+/// Sends the connections of one workload to endpoints.
+pub struct ToEndpoints {
+    services: Arc<Services>,
+    mode: Arc<WorkloadMode>,
+}
+
+/// The mode that a workload asks for, which can change.
+#[derive(Debug, Default)]
+pub struct WorkloadMode(AtomicU8);
+
+/// The endpoints of one connection.
+struct Chosen {
+    target: Arc<Target>,
+    endpoints: Arc<Endpoints>,
+    tried: Vec<usize>,
+    silent: usize,
+    /// The one that is dialled, or connected to, counted.
+    current: Option<(usize, InFlight)>,
+    /// Whether answers have said what the endpoint is like: then the end of the connection does not.
+    judged: Arc<AtomicBool>,
+}
+
+/// Learns from the answers on one connection.
+#[derive(Debug)]
+struct Learning {
+    endpoints: Arc<Endpoints>,
+    member: usize,
+    judged: Arc<AtomicBool>,
+}
+
+// === impl WorkloadMode ===
+
+impl WorkloadMode {
+    /// As a workload's settings say.
+    #[must_use]
+    pub fn new(mode: Option<Mode>) -> Self {
+        let it = Self::default();
+        it.set(mode);
+        it
+    }
+
+    /// For connections from here on.
+    pub fn set(&self, mode: Option<Mode>) {
+        let value = match mode {
+            None => 0,
+            Some(Mode::Off) => 1,
+            Some(Mode::Connections) => 2,
+        };
+        self.0.store(value, Relaxed);
+    }
+
+    fn get(&self) -> Option<Mode> {
+        match self.0.load(Relaxed) {
+            1 => Some(Mode::Off),
+            2 => Some(Mode::Connections),
+            _ => None,
+        }
+    }
+}
+
+// === impl ToEndpoints ===
+
+impl ToEndpoints {
+    /// For a workload that asks for this mode.
+    #[must_use]
+    pub const fn new(services: Arc<Services>, mode: Arc<WorkloadMode>) -> Self {
+        Self { services, mode }
+    }
+}
+
+impl Upstream for ToEndpoints {
+    fn select(&self, wanted: &upstream::Target) -> Option<Box<dyn Selection>> {
+        if wanted.direction != Direction::Outbound {
+            return None;
+        }
+        let target = self.services.find(wanted.destination)?;
+        if target.policy().mode(self.mode.get(), self.services.default_mode()) == Mode::Off {
+            return None;
+        }
+        let endpoints = self.services.endpoints(&target);
+        // With one or none there is nothing to choose.
+        if endpoints.pool().len() < 2 {
+            return None;
+        }
+        Some(Box::new(Chosen {
+            target,
+            endpoints,
+            tried: Vec::new(),
+            silent: 0,
+            current: None,
+            judged: Arc::default(),
+        }))
+    }
+}
+
+// === impl Chosen ===
+
+impl Chosen {
+    fn failed(&mut self, member: usize, error: &io::Error, took: Duration) {
+        self.tried.push(member);
+        let is_silent = error.kind() == io::ErrorKind::TimedOut;
+        self.silent += usize::from(is_silent);
+        if is_of_endpoint(error) {
+            self.endpoints.pool().refused(member, took, Moment::now(), &mut Rng::new());
+        }
+    }
+}
+
+impl Selection for Chosen {
+    fn next(&mut self) -> Option<Endpoint> {
+        self.current = None;
+        if self.tried.len() >= MOST_TRIED || self.silent >= MOST_SILENT {
+            return None;
+        }
+        // A connection does not wait for endpoints that were silent before.
+        if self.endpoints.pool().is_hopeless(Moment::now()) {
+            return None;
+        }
+        let choice = self.target.choose(&self.endpoints, &self.tried)?;
+        let endpoint = &self.endpoints.all()[choice.member];
+        self.current = Some((choice.member, endpoint.stats.begin()));
+        Some(Endpoint { address: endpoint.address, connect_timeout: Some(CONNECT) })
+    }
+
+    fn chosen(&self) -> Option<ChosenEndpoint> {
+        let member = self.current.as_ref()?.0;
+        let (endpoints, judged) = (Arc::clone(&self.endpoints), Arc::clone(&self.judged));
+        Some(ChosenEndpoint {
+            address: self.endpoints.all()[member].address,
+            listener: Arc::new(Learning { endpoints, member, judged }),
+        })
+    }
+
+    fn attempted(&mut self, attempt: &Attempt<'_>) {
+        let Some((member, in_flight)) = self.current.take() else {
+            // The original destination.
+            return self.target.fell_back();
+        };
+        match attempt.result {
+            Ok(()) => {
+                let round_trip = attempt.round_trip.unwrap_or(attempt.took);
+                in_flight.stats().connected(round_trip, Moment::now());
+                self.current = Some((member, in_flight));
+            }
+            Err(error) => self.failed(member, error, attempt.took),
+        }
+    }
+
+    fn closed(&mut self, outcome: &Outcome<'_>) {
+        let Some((member, in_flight)) = self.current.take() else { return };
+        if outcome.upstream.is_none() {
+            return;
+        }
+        // One that resets a connection on which it has said nothing serves nobody.
+        let is_failure =
+            matches!(outcome.reason, CloseReason::UpstreamReset) && outcome.bytes_received == 0;
+        if is_failure {
+            let now = Moment::now();
+            self.endpoints.pool().failed(member, outcome.duration, now, &mut Rng::new());
+        } else if outcome.bytes_received > 0 && !self.judged.load(Relaxed) {
+            in_flight.stats().succeeded();
+        }
+    }
+}
+
+// === impl Learning ===
+
+impl EndpointListener for Learning {
+    fn exchange(&self, time_to_head: Option<Duration>, failed: bool) {
+        self.judged.store(true, Relaxed);
+        let (pool, now) = (self.endpoints.pool(), Moment::now());
+        pool.stats(self.member).requested();
+        match time_to_head {
+            _ if failed => {
+                let took = time_to_head.unwrap_or_default();
+                pool.failed(self.member, took, now, &mut Rng::new());
+            }
+            Some(time) => pool.stats(self.member).answered(time, now),
+            None => {}
+        }
+    }
+}
+
+// === helpers ===
+
+/// Whether an endpoint is to blame. A workload's own firewall or policy is not for others, and neither
+/// is its lack of ports.
+fn is_of_endpoint(error: &io::Error) -> bool {
+    let errno = error.raw_os_error();
+    !matches!(
+        errno,
+        Some(libc::EADDRNOTAVAIL | libc::ELOOP | libc::EPERM | libc::EACCES | libc::EMFILE)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::{
+        balance::Standing,
+        service::{
+            Origin,
+            tests::{service, slice},
+        },
+    };
+
+    const FRONTEND: &str = "10.96.0.1:80";
+
+    fn services(endpoints: &[&str]) -> Arc<Services> {
+        let services = Services::default();
+        let deltas = [service("s", &[FRONTEND]), slice("a", "s", 80, endpoints)];
+        services.apply(Origin::Config, deltas).unwrap();
+        Arc::new(services)
+    }
+
+    fn select(services: &Arc<Services>, mode: Option<Mode>) -> Option<Box<dyn Selection>> {
+        let to = ToEndpoints::new(Arc::clone(services), Arc::new(WorkloadMode::new(mode)));
+        let destination = FRONTEND.parse().unwrap();
+        to.select(&upstream::Target { direction: Direction::Outbound, destination })
+    }
+
+    fn attempt(selection: &mut dyn Selection, address: SocketAddr, errno: Option<i32>) {
+        let error = errno.map(io::Error::from_raw_os_error);
+        let result = error.as_ref().map_or(Ok(()), Err);
+        let took = Duration::from_millis(1);
+        selection.attempted(&Attempt { address, result, took, round_trip: None });
+    }
+
+    fn close(mut selection: Box<dyn Selection>, reason: CloseReason, received: u64) {
+        selection.closed(&Outcome {
+            upstream: Some(FRONTEND.parse().unwrap()),
+            reason: &reason,
+            bytes_sent: 1,
+            bytes_received: received,
+            duration: Duration::from_millis(5),
+        });
+    }
+
+    fn out(services: &Services) -> usize {
+        let target = services.find(FRONTEND.parse().unwrap()).unwrap();
+        let all = services.endpoints(&target);
+        all.all().iter().filter(|it| it.stats.standing(Moment::now()) != Standing::In).count()
+    }
+
+    #[test]
+    fn nothing_is_chosen_without_a_choice() {
+        assert!(select(&services(&[]), None).is_none());
+        assert!(select(&services(&["10.1.0.1"]), None).is_none());
+        let two = services(&["10.1.0.1", "10.1.0.2"]);
+        assert!(select(&two, None).is_some());
+        assert!(select(&two, Some(Mode::Off)).is_none());
+    }
+
+    #[test]
+    fn each_endpoint_is_tried_once_and_then_the_original_destination() {
+        let services = services(&["10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.4"]);
+        let mut selection = select(&services, None).unwrap();
+        let mut addresses = std::collections::HashSet::new();
+        while let Some(endpoint) = selection.next() {
+            assert!(addresses.insert(endpoint.address));
+            attempt(&mut *selection, endpoint.address, Some(libc::ECONNREFUSED));
+        }
+        assert_eq!(addresses.len(), 4);
+        attempt(&mut *selection, FRONTEND.parse().unwrap(), None);
+        let target = services.find(FRONTEND.parse().unwrap()).unwrap();
+        assert_eq!((target.fallbacks(), out(&services)), (1, 2), "half of them at most is out");
+        close(selection, CloseReason::Finished, 1);
+    }
+
+    #[test]
+    fn silence_is_borne_twice() {
+        let services = services(&["10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.4"]);
+        let mut selection = select(&services, None).unwrap();
+        for _ in 0..MOST_SILENT {
+            let endpoint = selection.next().unwrap();
+            assert_eq!(endpoint.connect_timeout, Some(CONNECT));
+            attempt(&mut *selection, endpoint.address, Some(libc::ETIMEDOUT));
+        }
+        assert_eq!(selection.next(), None);
+    }
+
+    #[test]
+    fn endpoints_that_are_all_silent_are_not_waited_for_again() {
+        let services = services(&["10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.4"]);
+        for _ in 0..2 {
+            let mut selection = select(&services, None).unwrap();
+            while let Some(endpoint) = selection.next() {
+                attempt(&mut *selection, endpoint.address, Some(libc::ETIMEDOUT));
+            }
+        }
+        assert_eq!(select(&services, None).unwrap().next(), None);
+        let target = services.find(FRONTEND.parse().unwrap()).unwrap();
+        let endpoints = services.endpoints(&target);
+        endpoints.all()[1].stats.connected(Duration::from_millis(1), Moment::now());
+        let next = select(&services, None).unwrap().next().unwrap();
+        assert_eq!(next.address, endpoints.all()[1].address);
+    }
+
+    #[test]
+    fn what_is_the_workloads_own_fault_is_no_endpoints() {
+        let services = services(&["10.1.0.1", "10.1.0.2"]);
+        for errno in [libc::EADDRNOTAVAIL, libc::EPERM, libc::ELOOP] {
+            let mut selection = select(&services, None).unwrap();
+            let endpoint = selection.next().unwrap();
+            attempt(&mut *selection, endpoint.address, Some(errno));
+        }
+        assert_eq!(out(&services), 0);
+    }
+
+    #[test]
+    fn a_connection_is_in_flight_until_it_is_over_however_it_ends() {
+        let services = services(&["10.1.0.1", "10.1.0.2"]);
+        let target = services.find(FRONTEND.parse().unwrap()).unwrap();
+        let in_flight = || -> u32 {
+            services.endpoints(&target).all().iter().map(|it| it.stats.in_flight()).sum()
+        };
+        let mut closed = select(&services, None).unwrap();
+        let first = closed.next().unwrap();
+        attempt(&mut *closed, first.address, None);
+        let mut dropped = select(&services, None).unwrap();
+        let second = dropped.next().unwrap();
+        assert_ne!(first.address, second.address);
+        assert_eq!(in_flight(), 2);
+        drop(dropped);
+        close(closed, CloseReason::Finished, 1);
+        assert_eq!(in_flight(), 0);
+    }
+
+    #[test]
+    fn an_endpoint_that_accepts_and_resets_is_taken_out() {
+        let services = services(&["10.1.0.1", "10.1.0.2"]);
+        let bad = "10.1.0.1:80".parse().unwrap();
+        for _ in 0..40 {
+            let mut selection = select(&services, None).unwrap();
+            let endpoint = selection.next().unwrap();
+            attempt(&mut *selection, endpoint.address, None);
+            if endpoint.address == bad {
+                close(selection, CloseReason::UpstreamReset, 0);
+            } else {
+                close(selection, CloseReason::Finished, 1);
+            }
+        }
+        let target = services.find(FRONTEND.parse().unwrap()).unwrap();
+        let endpoints = services.endpoints(&target);
+        let stats = &endpoints.all().iter().find(|it| it.address == bad).unwrap().stats;
+        assert!(stats.chosen() <= 6, "{}", stats.chosen());
+    }
+}

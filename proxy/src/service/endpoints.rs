@@ -1,0 +1,134 @@
+//! The endpoints of one port of a service, as connections see them.
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+
+use super::{Place, names::Names, selection::Selected};
+use crate::balance::{Breaker, Member, Pool, Stats};
+
+/// How much farther away an endpoint of another zone is.
+const OTHER_ZONE: f32 = 1.5;
+/// How much farther away each further tier is: it is used when those before it fail.
+const TIER: f32 = 1000.0;
+
+/// All endpoints of a port, and the pool of those that are used.
+#[derive(Debug, Default)]
+pub struct Endpoints {
+    /// Those of the pool first, in its order.
+    all: Box<[Endpoint]>,
+    pool: Pool,
+}
+
+/// An endpoint.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Its availability zone.
+    pub zone: Option<Arc<str>>,
+    /// Its node.
+    pub node: Option<Arc<str>>,
+    /// 1 is usual.
+    pub weight: u16,
+    /// Whether it is used, or why it is not.
+    pub used: Use,
+    /// What is known of it.
+    pub stats: Arc<Stats>,
+}
+
+/// Whether an endpoint is used, or why it is not. In this order in [`Endpoints`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Use {
+    /// It is meant for clients that are here.
+    Preferred,
+    /// It is used.
+    Used,
+    /// It is about to end.
+    Terminating,
+    /// It is not ready.
+    NotReady,
+    /// It is on another node than the only one that the service allows.
+    OtherNode,
+}
+
+// === impl Use ===
+
+impl Use {
+    /// Whether it is used.
+    #[must_use]
+    pub const fn is_used(self) -> bool {
+        matches!(self, Self::Preferred | Self::Used)
+    }
+
+    /// As in tables and JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Preferred => "preferred",
+            Self::Used => "used",
+            Self::Terminating => "terminating",
+            Self::NotReady => "not_ready",
+            Self::OtherNode => "other_node",
+        }
+    }
+}
+
+// === impl Endpoints ===
+
+impl Endpoints {
+    /// Those that were selected; what was known of an endpoint before is known of it still.
+    pub(super) fn new(
+        selected: &[Selected],
+        before: Option<&Self>,
+        breaker: Breaker,
+        (names, place): (&Names, &Place),
+    ) -> Self {
+        let known: HashMap<SocketAddr, &Arc<Stats>> = before
+            .map(|before| before.all.iter().map(|it| (it.address, &it.stats)).collect())
+            .unwrap_or_default();
+        let all: Box<[_]> = selected
+            .iter()
+            .map(|it| Endpoint {
+                address: it.address,
+                zone: names.get(it.zone).cloned(),
+                node: names.get(it.node).cloned(),
+                weight: it.weight,
+                used: it.used,
+                stats: known.get(&it.address).map_or_else(Arc::default, |stats| Arc::clone(stats)),
+            })
+            .collect();
+        let members: Box<[_]> = all
+            .iter()
+            .zip(selected)
+            .filter(|(it, _)| it.used.is_used())
+            .map(|(it, selected)| Member {
+                stats: Arc::clone(&it.stats),
+                distance: distance(it, place) * TIER.powi(i32::from(selected.tier)),
+                weight: f32::from(it.weight),
+            })
+            .collect();
+        let preferred = all.iter().filter(|it| it.used == Use::Preferred).count();
+        let pool = Pool::new(members, preferred, breaker);
+        Self { all, pool }
+    }
+
+    /// All of them, the pool's first.
+    #[must_use]
+    pub const fn all(&self) -> &[Endpoint] {
+        &self.all
+    }
+
+    /// Those that are used.
+    #[must_use]
+    pub const fn pool(&self) -> &Pool {
+        &self.pool
+    }
+}
+
+// === helpers ===
+
+fn distance(endpoint: &Endpoint, place: &Place) -> f32 {
+    match (&endpoint.zone, &place.zone) {
+        (Some(there), Some(here)) if there != here => OTHER_ZONE,
+        _ => 1.0,
+    }
+}

@@ -1,0 +1,209 @@
+//! All services, for those who look them up and those who tell of them.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use super::{
+    Delta, Endpoints, Kind, Origin, Place, Problem, Target,
+    state::{Feed, State},
+};
+use crate::{balance::Mode, capture::Instance, sync::lock};
+
+/// All services that are known.
+#[derive(Debug)]
+pub struct Services {
+    known: ArcSwap<Known>,
+    state: Mutex<State>,
+    default_mode: Mode,
+    /// Frontends of services that no cluster routes.
+    unrouted: watch::Sender<Arc<HashSet<IpAddr>>>,
+}
+
+/// What destinations are looked up in.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    pub(super) by_address: HashMap<SocketAddr, Arc<Target>>,
+}
+
+// === impl Services ===
+
+impl Default for Services {
+    fn default() -> Self {
+        Self::new(Mode::default(), Place::default())
+    }
+}
+
+impl Services {
+    /// None yet. `default_mode` is for services and workloads that ask for nothing.
+    #[must_use]
+    pub fn new(default_mode: Mode, place: Place) -> Self {
+        Self {
+            known: ArcSwap::default(),
+            state: Mutex::new(State::new(place)),
+            default_mode,
+            unrouted: watch::Sender::default(),
+        }
+    }
+
+    /// The mode of services and workloads that ask for nothing.
+    #[must_use]
+    pub const fn default_mode(&self) -> Mode {
+        self.default_mode
+    }
+
+    /// The service that a destination belongs to. One look-up, without a lock.
+    #[must_use]
+    pub fn find(&self, destination: SocketAddr) -> Option<Arc<Target>> {
+        let known = self.known.load();
+        if known.by_address.is_empty() {
+            return None;
+        }
+        let plain = SocketAddr::new(destination.ip().to_canonical(), destination.port());
+        known.by_address.get(&plain).cloned()
+    }
+
+    /// The endpoints of a service. The first connection to it has them put together.
+    #[must_use]
+    pub fn endpoints(&self, target: &Target) -> Arc<Endpoints> {
+        target.instantiated().unwrap_or_else(|| self.lock().instantiate(target))
+    }
+
+    /// The same for those who only look: nothing is put together for connections to come.
+    pub(super) fn look(&self, target: &Target) -> Arc<Endpoints> {
+        target.instantiated().unwrap_or_else(|| Arc::new(self.lock().look(target)))
+    }
+
+    /// All targets, in no order.
+    #[must_use]
+    pub fn targets(&self) -> Vec<Arc<Target>> {
+        self.lock().targets().cloned().collect()
+    }
+
+    /// Changes what is known of an origin.
+    ///
+    /// # Errors
+    /// What was not taken over, each with its object. Everything else was.
+    pub fn apply(
+        &self,
+        origin: Origin,
+        deltas: impl IntoIterator<Item = Delta>,
+    ) -> Result<(), Vec<Problem>> {
+        self.change(|state, known| {
+            deltas.into_iter().filter_map(|delta| state.apply(origin, delta, known).err()).collect()
+        })
+    }
+
+    /// Replaces all that is known of an origin.
+    ///
+    /// # Errors
+    /// As for [`Self::apply`].
+    pub fn replace(&self, origin: Origin, deltas: Vec<Delta>) -> Result<(), Vec<Problem>> {
+        self.change(|state, known| {
+            let mut services = HashSet::new();
+            let mut slices = HashSet::new();
+            for delta in &deltas {
+                match delta {
+                    Delta::Service(name, _) => services.insert(Arc::clone(name)),
+                    Delta::Slice(slice) => slices.insert(Arc::clone(&slice.name)),
+                    Delta::NoService(_) | Delta::NoSlice(_) => false,
+                };
+            }
+            // What is gone first: what comes may have its addresses.
+            state.retain(origin, Kind::Services, &services, known);
+            state.retain(origin, Kind::Slices, &slices, known);
+            deltas.into_iter().filter_map(|delta| state.apply(origin, delta, known).err()).collect()
+        })
+    }
+
+    /// Forgets what a complete list of an origin does not have.
+    pub fn retain(&self, origin: Origin, kind: Kind, names: &HashSet<Arc<str>>) {
+        // Nothing can be refused.
+        let _ = self.change(|state, known| {
+            state.retain(origin, kind, names, known);
+            Vec::new()
+        });
+    }
+
+    /// Gives memory back to the kernel after a large change: what is parsed takes ten times what is kept
+    /// of it, and what is kept lies scattered in between.
+    pub(crate) fn settle(&self) {
+        self.lock().settle();
+        Instance::trim_memory();
+    }
+
+    /// Notes whether an origin can be asked at present.
+    pub fn heard(&self, origin: Origin, outcome: Result<(), String>) {
+        self.lock().heard(origin, outcome);
+    }
+
+    /// What was heard of an origin.
+    #[must_use]
+    pub fn feed(&self, origin: Origin) -> Option<Feed> {
+        self.lock().feed(origin).cloned()
+    }
+
+    /// What is refused at present.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        self.lock().problems()
+    }
+
+    /// The addresses of services that nobody but weir may have a route to, and their changes.
+    #[must_use]
+    pub fn unrouted(&self) -> watch::Receiver<Arc<HashSet<IpAddr>>> {
+        self.unrouted.subscribe()
+    }
+
+    fn change(
+        &self,
+        change: impl FnOnce(&mut State, &mut Writable<'_>) -> Vec<Problem>,
+    ) -> Result<(), Vec<Problem>> {
+        let mut state = self.lock();
+        let before = self.known.load_full();
+        let mut known = Writable { before: &before, changed: None };
+        let problems = change(&mut state, &mut known);
+        if let Some(changed) = known.changed {
+            let of_weir = |target: &&Arc<Target>| target.origin() != Origin::Cluster;
+            let targets = changed.by_address.values().filter(of_weir);
+            let unrouted: HashSet<_> =
+                targets.flat_map(|target| target.frontends()).map(SocketAddr::ip).collect();
+            self.known.store(Arc::new(changed));
+            self.unrouted.send_if_modified(|known| {
+                let is_new = **known != unrouted;
+                if is_new {
+                    *known = Arc::new(unrouted);
+                }
+                is_new
+            });
+        }
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+/// The index, copied before its first change.
+pub(super) struct Writable<'a> {
+    before: &'a Known,
+    changed: Option<Known>,
+}
+
+// === impl Writable ===
+
+impl Writable<'_> {
+    pub(super) fn get(&self, frontend: &SocketAddr) -> Option<&Arc<Target>> {
+        self.changed.as_ref().unwrap_or(self.before).by_address.get(frontend)
+    }
+
+    pub(super) fn write(&mut self) -> &mut HashMap<SocketAddr, Arc<Target>> {
+        &mut self.changed.get_or_insert_with(|| self.before.clone()).by_address
+    }
+}

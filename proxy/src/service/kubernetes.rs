@@ -1,0 +1,16 @@
+//! Services and EndpointSlices of Kubernetes as the model has them. The objects are parsed into types
+//! that have what weir reads and nothing else: a full object takes thirty times the memory.
+
+mod convert;
+mod directory;
+mod object;
+
+pub(crate) use self::{
+    convert::{service, slice},
+    directory::follow,
+    object::{NO_PROXY, ServiceObject, SliceObject},
+};
+pub use directory::{parse, parse_json};
+
+#[cfg(test)]
+mod tests;

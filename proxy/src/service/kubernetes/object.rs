@@ -1,0 +1,246 @@
+//! The parts of Kubernetes objects that weir reads. Unknown fields are left out: there are many.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use k8s_openapi::{
+    api::{core::v1::Service, discovery::v1::EndpointSlice},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use serde::{Deserialize, Deserializer};
+
+/// The label of services that another proxy serves, which kube-proxy leaves alone too.
+pub(crate) const NO_PROXY: &str = "service.kubernetes.io/service-proxy-name";
+/// The label with the service of a group of endpoints.
+pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// The annotation of a Service that says whether connections to it are balanced: of the same name as a
+/// pod's, which is for connections that the pod makes.
+pub(super) const BALANCE: &str = "config.weir.dev/balance";
+
+/// What is kept of an object's labels and annotations.
+const KEPT: [&str; 3] = [NO_PROXY, SERVICE_NAME, BALANCE];
+
+/// A Service.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct ServiceObject {
+    #[serde(default, deserialize_with = "slim")]
+    pub(super) metadata: ObjectMeta,
+    #[serde(default)]
+    pub(super) spec: Option<ServiceBody>,
+}
+
+/// An EndpointSlice.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SliceObject {
+    #[serde(default, deserialize_with = "slim")]
+    pub(super) metadata: ObjectMeta,
+    #[serde(default)]
+    pub(super) address_type: String,
+    #[serde(default)]
+    pub(super) endpoints: Option<Vec<EndpointBody>>,
+    #[serde(default)]
+    pub(super) ports: Option<Vec<SlicePortBody>>,
+}
+
+/// Either of them, as in a file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct AnyObject {
+    #[serde(default)]
+    pub(super) kind: String,
+    #[serde(default, deserialize_with = "slim")]
+    metadata: ObjectMeta,
+    #[serde(default)]
+    spec: Option<ServiceBody>,
+    #[serde(default)]
+    address_type: String,
+    #[serde(default)]
+    endpoints: Option<Vec<EndpointBody>>,
+    #[serde(default)]
+    ports: Option<Vec<SlicePortBody>>,
+    /// Of a `List`.
+    #[serde(default)]
+    pub(super) items: Vec<AnyObject>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct ServiceBody {
+    #[serde(rename = "type")]
+    pub(super) kind: Option<String>,
+    #[serde(rename = "clusterIP")]
+    pub(super) cluster_ip: Option<String>,
+    #[serde(rename = "clusterIPs")]
+    pub(super) cluster_ips: Option<Vec<String>>,
+    pub(super) ports: Option<Vec<PortBody>>,
+    pub(super) session_affinity: Option<String>,
+    pub(super) internal_traffic_policy: Option<String>,
+    pub(super) publish_not_ready_addresses: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct PortBody {
+    pub(super) name: Option<String>,
+    pub(super) port: i64,
+    pub(super) protocol: Option<String>,
+    pub(super) app_protocol: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct SlicePortBody {
+    pub(super) name: Option<String>,
+    pub(super) port: Option<i64>,
+    pub(super) protocol: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct EndpointBody {
+    pub(super) addresses: Vec<String>,
+    pub(super) conditions: Option<ConditionsBody>,
+    pub(super) node_name: Option<String>,
+    pub(super) zone: Option<String>,
+    pub(super) hints: Option<HintsBody>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ConditionsBody {
+    pub(super) ready: Option<bool>,
+    pub(super) serving: Option<bool>,
+    pub(super) terminating: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct HintsBody {
+    pub(super) for_zones: Option<Vec<Named>>,
+    pub(super) for_nodes: Option<Vec<Named>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Named {
+    pub(super) name: String,
+}
+
+/// Metadata as it comes.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Metadata {
+    name: Option<String>,
+    namespace: Option<String>,
+    resource_version: Option<String>,
+    labels: Option<Kept>,
+    annotations: Option<Kept>,
+}
+
+/// Of labels and annotations those that are read.
+#[derive(Default)]
+struct Kept(BTreeMap<String, String>);
+
+// === impl Kept ===
+
+impl<'de> Deserialize<'de> for Kept {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Kept;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a map of strings")
+            }
+
+            fn visit_map<M: serde::de::MapAccess<'de>>(self, mut map: M) -> Result<Kept, M::Error> {
+                let mut kept = BTreeMap::new();
+                while let Some(key) = map.next_key::<Cow<'_, str>>()? {
+                    if KEPT.contains(&&*key) {
+                        kept.insert(key.into_owned(), map.next_value()?);
+                    } else {
+                        map.next_value::<serde::de::IgnoredAny>()?;
+                    }
+                }
+                Ok(Kept(kept))
+            }
+        }
+        deserializer.deserialize_map(Visitor)
+    }
+}
+
+// === impl AnyObject ===
+
+impl AnyObject {
+    pub(super) fn into_service(self) -> ServiceObject {
+        ServiceObject { metadata: self.metadata, spec: self.spec }
+    }
+
+    pub(super) fn into_slice(self) -> SliceObject {
+        let Self { metadata, address_type, endpoints, ports, .. } = self;
+        SliceObject { metadata, address_type, endpoints, ports }
+    }
+
+    /// For messages.
+    pub(super) fn name(&self) -> String {
+        format!("{} {}", self.kind, full_name(&self.metadata))
+    }
+}
+
+/// An object with the kind that a client asks the API server for.
+macro_rules! resource {
+    ($object:ty, $kind:ty) => {
+        impl kube::Resource for $object {
+            type DynamicType = ();
+            type Scope = <$kind as kube::Resource>::Scope;
+
+            fn kind(_: &()) -> Cow<'_, str> {
+                <$kind as kube::Resource>::kind(&())
+            }
+
+            fn group(_: &()) -> Cow<'_, str> {
+                <$kind as kube::Resource>::group(&())
+            }
+
+            fn version(_: &()) -> Cow<'_, str> {
+                <$kind as kube::Resource>::version(&())
+            }
+
+            fn plural(_: &()) -> Cow<'_, str> {
+                <$kind as kube::Resource>::plural(&())
+            }
+
+            fn meta(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+        }
+    };
+}
+
+resource!(ServiceObject, Service);
+resource!(SliceObject, EndpointSlice);
+
+// === helpers ===
+
+/// The namespace and the name, which together are unique.
+pub(super) fn full_name(metadata: &ObjectMeta) -> String {
+    let namespace = metadata.namespace.as_deref().unwrap_or("default");
+    format!("{namespace}/{}", metadata.name.as_deref().unwrap_or_default())
+}
+
+fn slim<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    let metadata = Metadata::deserialize(deserializer)?;
+    let kept = |kept: Option<Kept>| kept.map(|kept| kept.0).filter(|kept| !kept.is_empty());
+    Ok(ObjectMeta {
+        name: metadata.name,
+        namespace: metadata.namespace,
+        resource_version: metadata.resource_version,
+        labels: kept(metadata.labels),
+        annotations: kept(metadata.annotations),
+        ..ObjectMeta::default()
+    })
+}

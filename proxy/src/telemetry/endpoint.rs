@@ -1,0 +1,49 @@
+//! The endpoint that a connection was made to in place of its original destination, and who learns from
+//! its answers.
+
+use std::{fmt::Debug, net::SocketAddr, sync::Arc, time::Duration};
+
+use super::{
+    SkippedConnection,
+    classify::Class,
+    event::{Connection, Event},
+    sinks::Sink,
+};
+
+/// An endpoint that was chosen.
+#[derive(Clone, Debug)]
+pub struct ChosenEndpoint {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Who learns from its answers.
+    pub listener: Arc<dyn EndpointListener>,
+}
+
+/// Learns from an endpoint's answers. Called on the data path: must not block.
+pub trait EndpointListener: Send + Sync + Debug {
+    /// A request is over: its response began after this time, if there was one, and it was a failure of
+    /// the endpoint or not.
+    fn exchange(&self, time_to_head: Option<Duration>, failed: bool);
+}
+
+/// Tells endpoints of the answers on their connections.
+#[derive(Debug, Default)]
+pub(super) struct Answers;
+
+// === impl Answers ===
+
+impl Sink for Answers {
+    type State = ();
+
+    fn opened(&self, _: &Connection) {}
+
+    fn event(&self, connection: &Connection, (): &(), event: Event<'_>) {
+        if let Event::ExchangeEnded { exchange, class } = event
+            && let Some(endpoint) = connection.endpoint.get()
+        {
+            endpoint.listener.exchange(exchange.time_to_head, class == Some(Class::Failure));
+        }
+    }
+
+    fn skipped(&self, _: u64, _: &SkippedConnection) {}
+}

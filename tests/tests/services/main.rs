@@ -1,0 +1,7 @@
+//! Services: connections to one address go to the endpoints that weir chooses. Real servers in a
+//! namespace, an application in a cgroup, and no cluster.
+
+mod live;
+mod lost;
+mod place;
+mod shares;
