@@ -13,7 +13,7 @@ use super::{
     Delta, Endpoints, Kind, Origin, Place, Problem, Target,
     state::{Feed, State},
 };
-use crate::{balance::Mode, capture::Instance, sync::lock};
+use crate::{balance::Mode, sync::lock};
 
 /// All services that are known.
 #[derive(Debug)]
@@ -132,9 +132,10 @@ impl Services {
 
     /// Gives memory back to the kernel after a large change: what is parsed takes ten times what is kept
     /// of it, and what is kept lies scattered in between.
+    #[cfg(feature = "node")]
     pub(crate) fn settle(&self) {
         self.lock().settle();
-        Instance::trim_memory();
+        crate::capture::Instance::trim_memory();
     }
 
     /// Notes whether an origin can be asked at present.

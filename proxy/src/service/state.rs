@@ -227,6 +227,7 @@ impl State {
     }
 
     /// Moves what is kept together.
+    #[cfg(feature = "node")]
     pub(super) fn settle(&mut self) {
         let slices = self.services.values().flat_map(|entry| &entry.slices);
         // All of them before the first is freed: it would be the place of the next.
