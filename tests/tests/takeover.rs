@@ -133,3 +133,23 @@ fn an_upgrade_back_finds_what_the_last_weir_was_told() -> Result<()> {
     third.instance().detach(&[])?.ok()?;
     nothing_left(third.instance(), &pods.namespaces())
 }
+
+/// Guards against an old process that removes, at its end, what is the new process's by then.
+#[test]
+fn an_instance_without_workloads_is_handed_over_again_and_again() -> Result<()> {
+    let pods = Pods::new()?;
+    let run = || Run::new(&pods.node, pods.dir()).flags(&["--standby"]);
+    let mut daemon = run().start()?;
+    for _ in 0..2 {
+        let next = run().flags(&["--upgrade"]).after(&daemon).start()?;
+        wait_until("the old process to exit", PATIENCE, || Ok(!daemon.process.running()?))?;
+        daemon = next;
+    }
+    let pod = &pods.pod_a;
+    daemon.add("a", pod.cgroup(), &pod.netns, &[])?;
+    let listener = pod.listen(SocketAddr::new("::".parse()?, PORT))?;
+    ensure!(is_captured(&pods.client_a, SocketAddr::new(POD[0].parse()?, PORT), &listener)?);
+    daemon.stop()?;
+    daemon.instance().detach(&[])?.ok()?;
+    nothing_left(daemon.instance(), &pods.namespaces())
+}

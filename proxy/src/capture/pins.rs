@@ -18,6 +18,7 @@ use std::{
     io,
     os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use weir_common::WorkloadId;
@@ -48,8 +49,8 @@ const LAYOUT: [&str; 4] = [
 pub struct Pins {
     root: PathBuf,
     schema: String,
-    /// The instance's directory was not there before.
-    made: bool,
+    /// The instance's directory was not there before, and nobody has been told of it yet.
+    made: AtomicBool,
     /// Shared by all processes that use this schema's maps; a weir of another schema removes them
     /// once no process has it.
     _in_use: Option<File>,
@@ -74,7 +75,7 @@ impl Pins {
     /// Where there is no bpffs and none can be mounted, or the directory cannot be made.
     pub fn named(instance: &str) -> Result<Self, CaptureError> {
         let root = instances(true)?.join(instance);
-        let made = !root.exists();
+        let made = AtomicBool::new(!root.exists());
         make_dir(&root)?;
         let own = mounts::detached(c"bpf").ok();
         let mut pins = Self { root, schema: schema(), made, _in_use: None, _private: None, own };
@@ -103,7 +104,7 @@ impl Pins {
         let pins = Self {
             root,
             schema: schema(),
-            made: false,
+            made: AtomicBool::new(false),
             _in_use: None,
             _private: Some(mount),
             own: None,
@@ -135,7 +136,10 @@ impl Pins {
         let absolute = std::path::absolute(control).unwrap_or_else(|_| control.to_owned());
         let link = self.root.join(CONTROL);
         let _ = fs::remove_file(&link);
-        std::os::unix::fs::symlink(absolute, &link).map_err(|source| self.error("link", source))
+        std::os::unix::fs::symlink(absolute, &link).map_err(|source| self.error("link", source))?;
+        // From now on a new process may take the instance over.
+        self.made.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// The instance's directory.
@@ -198,13 +202,13 @@ impl Pins {
     }
 }
 
-/// Leaves nothing behind of an instance that was new and never had a workload.
+/// Leaves nothing behind of an instance that was new and whose start has failed.
 impl Drop for Pins {
     fn drop(&mut self) {
         let is_empty = |directory: &Path| {
             fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none())
         };
-        if self.made && is_empty(&self.state()) {
+        if self.made.load(Ordering::Relaxed) && is_empty(&self.state()) {
             remove_instance(&self.root);
         }
     }
