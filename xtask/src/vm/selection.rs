@@ -61,11 +61,11 @@ const QUICK: [(&str, &str); 36] = [
     ("source_ports", "source_ports_are_"),
     ("survival", "detach_without_"),
     ("survival", "workloads_added_"),
-    ("transparency", "a_bound_source_"),
-    ("transparency", "an_address_without_route_"),
-    ("transparency", "getpeername_"),
-    ("transparency", "udp_"),
-    ("transparency", "v4_mapped_"),
+    ("transparency", "plain::a_bound_source_"),
+    ("transparency", "plain::an_address_without_route_"),
+    ("transparency", "plain::getpeername_"),
+    ("transparency", "plain::udp_"),
+    ("transparency", "plain::v4_mapped_"),
     ("workloads", "workloads_are_added_"),
 ];
 

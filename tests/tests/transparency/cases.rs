@@ -38,6 +38,10 @@ fn client(program: &str) -> String {
     format!("{CLIENT}\n{program}")
 }
 
+fn exec(lab: &Lab) -> Exec<'_> {
+    super::exec(lab, module_path!())
+}
+
 /// Resets a connection instead of closing it (socket(7), SO_LINGER).
 fn reset(stream: &std::net::TcpStream) -> std::io::Result<()> {
     let now = nix::libc::linger { l_onoff: 1, l_linger: 0 };
@@ -55,7 +59,7 @@ fn getpeername_and_getsockname_answer_as_for_a_direct_connection() -> Result<()>
             "s = connect('{host}', 9000)\n\
              print(*s.getpeername()[:2], s.getsockname()[0], read_all(s).split()[0].decode())"
         );
-        let seen = Exec::new(&lab).python(&client(&program))?;
+        let seen = exec(&lab).python(&client(&program))?;
         assert_eq!(seen.stdout(), format!("{host} 9000 {own} {own}"));
         seen.records.assert_server_first(9000);
     }
@@ -72,7 +76,7 @@ fn v4_mapped_addresses_reach_the_v4_destination() -> Result<()> {
         "s = connect('::ffff:{SERVER_V4}', 9000, socket.AF_INET6)\n\
          print(*s.getpeername()[:2], s.getsockname()[0], read_all(s).split()[0].decode())"
     );
-    let seen = Exec::new(&lab).python(&client(&program))?;
+    let seen = exec(&lab).python(&client(&program))?;
     let expected = format!("::ffff:{SERVER_V4} 9000 ::ffff:{CLIENT_V4} {CLIENT_V4}");
     assert_eq!(seen.stdout(), expected);
     let connection = seen.records.only_connection(9000);
@@ -88,7 +92,7 @@ fn a_bound_source_address_is_kept_in_getsockname() -> Result<()> {
         "s = socket.create_connection(('{SERVER_V4}', 9000), 20, source_address=('{CLIENT_V4}', 45000))\n\
          s.sendall(b'x'); assert s.recv(1) == b'x'; print(*s.getsockname())"
     );
-    let seen = Exec::new(&lab).python(&client(&program))?;
+    let seen = exec(&lab).python(&client(&program))?;
     assert_eq!(seen.stdout(), format!("{CLIENT_V4} 45000"));
     Ok(())
 }
@@ -98,7 +102,7 @@ fn connections_to_loopback_are_captured_under_exec() -> Result<()> {
     let lab = Lab::new()?;
     let _peer = Peer::whoami(&lab.client, 9000)?;
     let program = "s = connect('127.0.0.1', 9000); print(*s.getpeername(), read_all(s).split()[0])";
-    let seen = Exec::new(&lab).python(&client(program))?;
+    let seen = exec(&lab).python(&client(program))?;
     assert_eq!(seen.stdout(), "127.0.0.1 9000 b'127.0.0.1'");
     seen.records.assert_server_first(9000);
     Ok(())
@@ -123,7 +127,7 @@ fn the_server_gets_the_same_bytes_and_so_does_the_client() -> Result<()> {
          s = connect('{SERVER_V4}', 9000); s.sendall(data); s.shutdown(socket.SHUT_WR)\n\
          assert read_all(s) == data; print(hashlib.sha256(data).hexdigest())"
     );
-    let seen = Exec::without_timer(&lab).python(&client(&program))?;
+    let seen = exec(&lab).flags(&["--detect-timeout", "1h"]).python(&client(&program))?;
     let received = receiver.recv_timeout(patience(SOON))?;
     let byte = |i: usize| u8::try_from(((i * 7919) >> 5) & 255).unwrap();
     let expected: Vec<u8> =
@@ -146,7 +150,7 @@ fn a_client_that_says_nothing_and_closes_its_half_still_gets_the_answer() -> Res
     let program = format!(
         "s = connect('{SERVER_V4}', 9000); s.shutdown(socket.SHUT_WR); print(read_all(s).decode())"
     );
-    let seen = Exec::without_timer(&lab).python(&client(&program))?;
+    let seen = exec(&lab).flags(&["--detect-timeout", "1h"]).python(&client(&program))?;
     assert_eq!(seen.stdout(), "late banner");
     Ok(())
 }
@@ -167,7 +171,7 @@ fn a_server_that_closes_its_half_still_hears_the_client() -> Result<()> {
         "s = connect('{SERVER_V4}', 9000); assert read_all(s) == b'bye'\n\
          time.sleep(0.3); s.sendall(b'one more thing'); s.close()"
     );
-    Exec::without_timer(&lab).python(&client(&program))?;
+    exec(&lab).flags(&["--detect-timeout", "1h"]).python(&client(&program))?;
     assert_eq!(receiver.recv_timeout(patience(SOON))?, "one more thing");
     Ok(())
 }
@@ -184,7 +188,7 @@ fn a_reset_by_the_server_reaches_the_client_as_a_reset() -> Result<()> {
         "s = connect('{SERVER_V4}', 9000); assert s.recv(5) == b'hello'\n\
          s.sendall(b'x'); print(name(lambda: s.recv(1)))"
     );
-    let seen = Exec::new(&lab).python(&client(&program))?;
+    let seen = exec(&lab).python(&client(&program))?;
     assert_eq!(seen.stdout(), "ECONNRESET");
     Ok(())
 }
@@ -203,7 +207,7 @@ fn a_reset_by_the_client_reaches_the_server_as_a_reset() -> Result<()> {
         "s = connect('{SERVER_V4}', 9000); assert s.recv(5) == b'hello'\n\
          s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0)); s.close()"
     );
-    Exec::new(&lab).python(&client(&program))?;
+    exec(&lab).python(&client(&program))?;
     assert_eq!(receiver.recv_timeout(patience(SOON))?, Err(std::io::ErrorKind::ConnectionReset));
     Ok(())
 }
@@ -214,7 +218,7 @@ fn a_reset_by_the_client_reaches_the_server_as_a_reset() -> Result<()> {
 fn a_refused_connection_is_an_error_for_the_client() -> Result<()> {
     let lab = Lab::new()?;
     let program = format!("print(*[name(lambda: connect('{SERVER_V4}', 9)) for _ in range(3)])");
-    let seen = Exec::new(&lab).python(&client(&program))?;
+    let seen = exec(&lab).python(&client(&program))?;
     assert_eq!(seen.stdout(), "ECONNREFUSED ECONNREFUSED ECONNREFUSED");
     let refused = seen.records.connections(9);
     assert_eq!(refused.len(), 3, "every one of them is recorded");
@@ -237,7 +241,7 @@ fn a_refused_connection_is_an_error_for_the_client_that_was_connected_at_once() 
          first = name(talk); time.sleep(0.2)\n\
          print(first, name(lambda: connect('{SERVER_V4}', 9)))"
     );
-    let seen = Exec::new(&lab).flags(&["--connect", "immediate"]).python(&client(&program))?;
+    let seen = exec(&lab).flags(&["--connect", "immediate"]).python(&client(&program))?;
     let answers: Vec<&str> = seen.stdout().split(' ').collect();
     assert!(["ECONNRESET", "ECONNREFUSED"].contains(&answers[0]), "{answers:?}");
     assert_eq!(answers[1], "ECONNREFUSED", "{answers:?}");
@@ -247,7 +251,7 @@ fn a_refused_connection_is_an_error_for_the_client_that_was_connected_at_once() 
 #[test]
 fn curl_fails_where_nobody_listens() -> Result<()> {
     let lab = Lab::new()?;
-    let seen = Exec::new(&lab).run(&["curl", "-sS", &format!("http://{SERVER_V4}:9/")])?;
+    let seen = exec(&lab).run(&["curl", "-sS", &format!("http://{SERVER_V4}:9/")])?;
     // 7: could not connect.
     assert_eq!(seen.finished.code(), 7, "{:?}", seen.finished);
     Ok(())
@@ -259,7 +263,7 @@ fn an_address_without_route_fails_in_connect() -> Result<()> {
     let program = "begin = time.monotonic()\n\
          print(name(lambda: connect('192.0.2.1', 80)), name(lambda: connect('2001:db8::1', 80)))\n\
          assert time.monotonic() - begin < 10";
-    let seen = Exec::new(&lab).python(&client(program))?;
+    let seen = exec(&lab).python(&client(program))?;
     assert_eq!(seen.stdout(), "ENETUNREACH ENETUNREACH");
     Ok(())
 }
@@ -274,7 +278,7 @@ fn happy_eyeballs_takes_the_family_that_has_a_route() -> Result<()> {
     // So long it waits for IPv6 before it tries the other, unless IPv6 is refused at once.
     let wait = ["--happy-eyeballs-timeout-ms", "30000"];
     let line = ["curl", "-sS", "-o", "/dev/null", "-w", format, "--resolve", &resolve, url];
-    let seen = Exec::new(&lab).ok(&[&line[..], &wait].concat())?;
+    let seen = exec(&lab).ok(&[&line[..], &wait].concat())?;
     let (address, time) = seen.stdout().split_once(' ').context("two words")?;
     assert_eq!(address, SERVER_V4);
     assert!(time.parse::<f64>()? < 20.0, "{time} s");
@@ -291,7 +295,7 @@ fn happy_eyeballs_takes_the_family_that_answers() -> Result<()> {
     let resolve = format!("dual.test:9000:[{SERVER_V6}],{SERVER_V4}");
     let url = "http://dual.test:9000/";
     let line = ["curl", "-sS", "-w", "%{remote_ip}", "--resolve", &resolve, url];
-    let seen = Exec::new(&lab).ok(&line)?;
+    let seen = exec(&lab).ok(&line)?;
     assert_eq!(seen.stdout(), format!("hi\n{SERVER_V4}"));
     let tried = seen.records.connections(9000);
     let closes: Vec<_> = tried.iter().map(|record| record.text("close")).collect();
@@ -317,7 +321,7 @@ fn udp_is_left_alone() -> Result<()> {
         "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(10)\n\
          s.connect(('{SERVER_V4}', 5300)); s.send(b'ping'); print(s.recv(9), *s.getpeername())"
     );
-    let seen = Exec::new(&lab).python(&client(&program))?;
+    let seen = exec(&lab).python(&client(&program))?;
     assert_eq!(seen.stdout(), format!("b'ping' {SERVER_V4} 5300"));
     assert!(seen.records.connections(5300).is_empty());
     server.join().expect("the server does not panic")?;
@@ -327,9 +331,9 @@ fn udp_is_left_alone() -> Result<()> {
 #[test]
 fn exec_keeps_the_exit_code_and_the_signal() -> Result<()> {
     let lab = Lab::new()?;
-    assert_eq!(Exec::new(&lab).run(&["sh", "-c", "exit 42"])?.finished.code(), 42);
-    assert_eq!(Exec::new(&lab).run(&["sh", "-c", "kill -TERM $$"])?.finished.code(), 143);
-    assert_eq!(Exec::new(&lab).run(&["/no/such/program"])?.finished.code(), 127);
+    assert_eq!(exec(&lab).run(&["sh", "-c", "exit 42"])?.finished.code(), 42);
+    assert_eq!(exec(&lab).run(&["sh", "-c", "kill -TERM $$"])?.finished.code(), 143);
+    assert_eq!(exec(&lab).run(&["/no/such/program"])?.finished.code(), 127);
     Ok(())
 }
 
@@ -345,7 +349,7 @@ fn non_blocking_connects_work() -> Result<()> {
          async def main(): await asyncio.gather(*(one(n) for n in range(100)))\n\
          asyncio.run(main())"
     );
-    let seen = Exec::new(&lab).python(&client(&program))?;
+    let seen = exec(&lab).python(&client(&program))?;
     assert_eq!(seen.records.connections(9000).len(), 100);
     Ok(())
 }
