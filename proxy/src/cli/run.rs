@@ -1,4 +1,4 @@
-//! `weir run`: the daemon. Captures workloads until SIGTERM or until a successor takes over, then
+//! `weir run`: the daemon. Captures workloads until SIGTERM or until a new process takes over, then
 //! drains; reloads at SIGHUP.
 
 use anyhow::Result;

@@ -133,7 +133,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
             return Ok(Exit::Success);
         }
     }
-    bail!("weir has exited or was replaced; run `weir tap` again for its successor")
+    bail!("weir has exited or was replaced; run `weir tap` again")
 }
 
 /// One line, at once: whoever reads a pipe waits for it.
