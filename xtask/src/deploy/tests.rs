@@ -163,6 +163,8 @@ fn weir_may_do_in_the_cluster_what_it_needs_and_nothing_else() {
     let expected = [
         ("", "pods", vec!["get", "list", "watch"]),
         ("", "namespaces", vec!["get", "list", "watch"]),
+        ("", "services", vec!["get", "list", "watch"]),
+        ("discovery.k8s.io", "endpointslices", vec!["get", "list", "watch"]),
         ("events.k8s.io", "events", vec!["create", "patch"]),
     ];
     assert_eq!(rules.len(), expected.len(), "{rules:?}");

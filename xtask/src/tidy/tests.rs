@@ -3,6 +3,7 @@
 use tempfile::TempDir;
 
 use super::*;
+use crate::picture;
 
 const LAYERS: &str = "\
 | module | may import |
@@ -60,6 +61,7 @@ impl Repository {
         let programs = "| program | hook | file |\n|---|---|---|\n\
                         | `weir_connect4` | `connect4` | `proxy-ebpf/src/connect.rs` |\n";
         repository.write("docs/ARCHITECTURE.md", &format!("{LAYERS}\n{programs}"));
+        repository.write(picture::FILE, &picture::draw());
         repository
     }
 
@@ -261,6 +263,13 @@ fn tables_that_differ_from_the_code_are_found() {
     let repository = Repository::new();
     repository.replace("docs/CLI.md", "| key in the file |", "| key |");
     repository.finds("docs/CLI.md:1: docs", "no table `| key in the file |");
+}
+
+#[test]
+fn a_picture_that_differs_from_its_steps_is_found() {
+    let repository = Repository::new();
+    repository.replace(picture::FILE, "connect(2)", "connect(3)");
+    repository.finds("docs/connection.svg:1: docs", "run `cargo xtask picture`");
 }
 
 #[test]
