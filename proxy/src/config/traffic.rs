@@ -1,11 +1,9 @@
 //! How connections are served: detection, forwarding, HTTP. Swapped while weir runs; a connection
 //! reads what is in force when it needs it.
 
-use std::{
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use weir_http::h1::HeadLimits;
 
@@ -27,7 +25,7 @@ pub struct TrafficPolicy {
 /// The policy in force, for all that serve connections. Cloning is cheap; every clone sees each
 /// change.
 #[derive(Clone, Debug, Default)]
-pub struct Traffic(Arc<RwLock<Arc<TrafficPolicy>>>);
+pub struct Traffic(Arc<ArcSwap<TrafficPolicy>>);
 
 /// Protocol detection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,19 +132,18 @@ impl Traffic {
     /// With this policy in force.
     #[must_use]
     pub fn new(policy: TrafficPolicy) -> Self {
-        Self(Arc::new(RwLock::new(Arc::new(policy))))
+        Self(Arc::new(ArcSwap::from_pointee(policy)))
     }
 
     /// The policy in force.
     #[must_use]
     pub fn now(&self) -> Arc<TrafficPolicy> {
-        // A poisoned lock holds a whole policy: a change is one assignment.
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        self.0.load_full()
     }
 
     /// Puts another policy in force.
     pub fn set(&self, policy: TrafficPolicy) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+        self.0.store(Arc::new(policy));
     }
 }
 
