@@ -116,11 +116,6 @@ impl Stats {
         self.failures.succeeded();
     }
 
-    /// A smoothed round-trip time that the kernel has measured.
-    pub fn measured(&self, round_trip: Duration, now: Moment) {
-        self.latency.sample(round_trip, now);
-    }
-
     /// It has failed after this time; whether the breaker asks for taking it out.
     pub(super) fn count_failure(
         &self,

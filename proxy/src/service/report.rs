@@ -163,10 +163,11 @@ impl Services {
     fn report_of(&self, target: &Target) -> ServiceReport {
         let policy = target.policy();
         let endpoints = self.look(target);
-        let (mode, why) = match (policy.sticky, policy.mode) {
-            (true, _) => (Mode::Off, "sessionAffinity is ClientIP"),
-            (false, Some(mode)) => (mode, "the service asks for it"),
-            (false, None) => (self.default_mode(), "default"),
+        let mode = policy.mode(None, self.default_mode());
+        let why = match (policy.sticky, policy.mode) {
+            (true, _) => "sessionAffinity is ClientIP",
+            (false, Some(_)) => "the service asks for it",
+            (false, None) => "default",
         };
         let why = if mode == Mode::Connections && endpoints.pool().len() < 2 {
             "fewer than two endpoints can be used: connections go to the service's own address"
