@@ -23,6 +23,8 @@ pub mod host;
 mod json;
 mod learn;
 mod log;
+#[cfg(feature = "node")]
+mod manifests;
 mod names;
 #[cfg(feature = "node")]
 mod node;

@@ -3,10 +3,10 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use k8s_openapi::api::core::v1::Pod;
@@ -15,14 +15,12 @@ use tokio::sync::watch;
 use super::{Pods, seen::Seen};
 use crate::admin::node::NodeState;
 use crate::blocking::blocking;
+use crate::manifests::{self, Stamp, first_line};
 
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 /// Larger files are no pods.
-const MAX_BYTES: u64 = 1024 * 1024;
-
-/// What a file was when it was read.
-type Stamp = (Option<SystemTime>, u64);
+const MOST_MIB: u64 = 1;
 
 #[derive(Debug, Default)]
 struct Directory {
@@ -77,23 +75,14 @@ pub(super) async fn follow(path: &Path, sender: watch::Sender<Pods>, state: &Nod
 impl Directory {
     /// Reads what has changed.
     fn look(&mut self, path: &Path) -> io::Result<()> {
-        let mut there = BTreeMap::new();
-        for entry in fs::read_dir(path)? {
-            let path = entry?.path();
-            if is_manifest(&path)
-                && let Ok(metadata) = fs::metadata(&path)
-                && metadata.is_file()
-            {
-                there.insert(path, (metadata.modified().ok(), metadata.len()));
-            }
-        }
+        let there = manifests::list(path)?;
         self.files.retain(|path, _| there.contains_key(path));
         for (path, stamp) in there {
             if self.files.get(&path).is_some_and(|entry| entry.stamp == stamp) {
                 continue;
             }
             let before = self.files.remove(&path).and_then(|entry| entry.seen);
-            let (seen, problem) = match read(&path, stamp.1) {
+            let (seen, problem) = match read(&path, stamp) {
                 Ok(seen) => (Some(seen), None),
                 Err(problem) => (before, Some(problem)),
             };
@@ -126,31 +115,19 @@ impl Directory {
 
 // === helpers ===
 
-fn is_manifest(path: &Path) -> bool {
-    let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-    let extension = path.extension().and_then(|extension| extension.to_str());
-    !hidden && matches!(extension, Some("yaml" | "yml" | "json"))
-}
-
-fn read(path: &Path, bytes: u64) -> Result<Seen, String> {
-    if bytes > MAX_BYTES {
-        return Err("the file is larger than 1 MiB".to_owned());
-    }
-    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+fn read(path: &Path, stamp: Stamp) -> Result<Seen, String> {
+    let text = manifests::read(path, stamp, MOST_MIB)?;
     // JSON is YAML too.
-    let pod: Pod = serde_saphyr::from_str(&text).map_err(|error| first_line(&error.to_string()))?;
+    let pod: Pod = serde_saphyr::from_str(&text).map_err(|error| first_line(&error))?;
     let uid_or_cgroup = "metadata.name is missing, or both metadata.uid and the annotation \
                          weir.dev/cgroup, which identify the cgroup";
     Seen::new(&pod, BTreeMap::new()).ok_or_else(|| uid_or_cgroup.to_owned())
 }
 
-/// The parser shows the lines around it too.
-fn first_line(error: &str) -> String {
-    error.lines().next().unwrap_or_default().to_owned()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const WEB: &str = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n  uid: u\n";

@@ -2,10 +2,9 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use super::{
@@ -13,18 +12,18 @@ use super::{
     convert::{service, slice},
     object::{AnyObject, ServiceObject, SliceObject},
 };
-use crate::blocking::blocking;
+use crate::{
+    blocking::blocking,
+    manifests::{self, Stamp, first_line},
+};
 
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(100);
 /// Ten thousand endpoints are 9 MB.
-const MAX_BYTES: u64 = 64 * 1024 * 1024;
+const MOST_MIB: u64 = 64;
 
 /// So many objects at a time leave memory behind that is given back to the kernel.
 const LARGE: usize = 64;
-
-/// What a file was when it was read.
-type Stamp = (Option<SystemTime>, u64);
 
 /// An object. Its content is the model's alone.
 type Name = (Kind, Arc<str>);
@@ -84,7 +83,7 @@ pub(crate) async fn follow(path: PathBuf, services: Arc<Services>) {
 /// The first thing that is wrong, with its line or object. Nothing of the file counts then.
 pub fn parse(text: &str) -> Result<Vec<Delta>, String> {
     let objects = serde_saphyr::from_multiple(text);
-    taken(objects.map_err(|error| first_line(&error.to_string()))?)
+    taken(objects.map_err(|error| first_line(&error))?)
 }
 
 /// The same of JSON, which YAML has all of, but for the time that it takes.
@@ -121,7 +120,7 @@ fn taken(objects: Vec<AnyObject>) -> Result<Vec<Delta>, String> {
 impl Directory {
     /// Reads what has changed, and has it take effect; what is wrong at present.
     fn update(&mut self, path: &Path, services: &Services) -> Vec<String> {
-        let there = match list(path) {
+        let there = match manifests::list(path) {
             Ok(there) => there,
             // What it said before stays in effect.
             Err(error) => return vec![format!("cannot read {}: {error}", path.display())],
@@ -160,7 +159,7 @@ impl Directory {
 
     fn read(&mut self, path: &Path, stamp: Stamp, deltas: &mut Vec<Delta>) {
         let mut entry = Entry { stamp: Some(stamp), ..Entry::default() };
-        match read(path, stamp.1) {
+        match read(path, stamp) {
             Ok(read) => {
                 let names = read.iter().filter_map(name).collect();
                 self.disown(path, &names, deltas);
@@ -228,21 +227,6 @@ impl Entry {
 
 // === helpers ===
 
-/// The manifests in a directory, and what each was like.
-fn list(path: &Path) -> io::Result<BTreeMap<PathBuf, Stamp>> {
-    let mut there = BTreeMap::new();
-    for entry in fs::read_dir(path)? {
-        let path = entry?.path();
-        if is_manifest(&path)
-            && let Ok(metadata) = fs::metadata(&path)
-            && metadata.is_file()
-        {
-            there.insert(path, (metadata.modified().ok(), metadata.len()));
-        }
-    }
-    Ok(there)
-}
-
 fn name(delta: &Delta) -> Option<Name> {
     match delta {
         Delta::Service(name, _) => Some((Kind::Services, Arc::clone(name))),
@@ -264,22 +248,8 @@ fn typed(object: AnyObject) -> Result<Typed, String> {
     })
 }
 
-fn is_manifest(path: &Path) -> bool {
-    let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-    let extension = path.extension().and_then(|extension| extension.to_str());
-    !hidden && matches!(extension, Some("yaml" | "yml" | "json"))
-}
-
-fn read(path: &Path, bytes: u64) -> Result<Vec<Delta>, String> {
-    if bytes > MAX_BYTES {
-        return Err("the file is larger than 64 MiB".to_owned());
-    }
-    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+fn read(path: &Path, stamp: Stamp) -> Result<Vec<Delta>, String> {
+    let text = manifests::read(path, stamp, MOST_MIB)?;
     let is_json = path.extension().is_some_and(|extension| extension == "json");
     if is_json { parse_json(&text) } else { parse(&text) }
-}
-
-/// The parser shows the lines around it too.
-fn first_line(error: &str) -> String {
-    error.lines().next().unwrap_or_default().to_owned()
 }
