@@ -5,7 +5,8 @@
 //! [`weir_hold`], the socket filter of that listener, sees the SYN, tells the proxy (`HOLDS`) and drops
 //! it → the proxy dials; when it is connected it sets the note to ready and sends the very same SYN
 //! again, which passes → the handshake completes. When it is refused it answers the SYN itself.
-//! `stream` tells when the application gives up before.
+//! `stream` tells when the application gives up before. [`weir_missed`] knows of segments that the
+//! listener would take for stray ones.
 //!
 //! `tcp_filter` (net/ipv4/tcp_ipv4.c) runs for a listener before anything is made of a segment. What
 //! it drops is dropped silently, and TCP sends a SYN again: so an event without room in the
@@ -14,16 +15,16 @@
 use core::{arch::asm, ffi::c_void};
 
 use aya_ebpf::{
-    bindings::BPF_RB_FORCE_WAKEUP,
+    bindings::{BPF_RB_FORCE_WAKEUP, sk_action},
     helpers::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative},
-    macros::socket_filter,
-    programs::SkBuffContext,
+    macros::{sk_lookup, socket_filter},
+    programs::{SkBuffContext, SkLookupContext},
 };
 use weir_common::{AddrWords, ConnectionKey, HELD_BYTES, HoldEvent, OriginalDestination, hold};
 
 use crate::{
     maps::{HOLDS, PENDING, WORKLOAD, WORKLOADS},
-    socket::{self, read},
+    socket::{self, Lookup, read},
 };
 
 /// The segment goes on, whatever its length.
@@ -49,6 +50,16 @@ const _: () = assert!((SHORTEST + MORE) as usize <= HELD_BYTES);
 pub fn weir_hold(ctx: SkBuffContext) -> i64 {
     // Whatever cannot be held is accepted at once.
     try_hold(&ctx).unwrap_or(PASS)
+}
+
+/// For the namespace of a workload whose connections are held: sees each segment that no connection's
+/// socket takes, just before the filter of the listener sees it on the same processor, and lets it pass.
+#[sk_lookup]
+pub fn weir_missed(ctx: SkLookupContext) -> u32 {
+    if socket::is_tcp(&ctx) {
+        missed(&ctx);
+    }
+    sk_action::SK_PASS
 }
 
 /// What of a segment's headers matters.
@@ -114,7 +125,7 @@ fn try_hold(ctx: &SkBuffContext) -> Option<i64> {
 /// The application may send data on another processor while the acknowledgement before it is being
 /// processed. For a moment neither the request nor the accepted socket is to be found then
 /// (`inet_ehash_insert` in net/ipv4/inet_hashtables.c, fixed in Linux 6.19), and the listener would answer
-/// with a reset. [`missed`] knows of it. Such a segment is dropped: TCP sends it again. Once: with SYN
+/// with a reset. [`weir_missed`] knows of it. Such a segment is dropped: TCP sends it again. Once: with SYN
 /// cookies there is no request ever, and what a full queue has refused may complete the handshake later.
 #[inline(always)]
 fn complete(note: *mut OriginalDestination) -> i64 {
@@ -133,11 +144,25 @@ fn complete(note: *mut OriginalDestination) -> i64 {
     PASS
 }
 
-/// For a segment to a loopback address that no connection's socket takes (`sk_lookup`), just before the
-/// filter of the listener sees it on the same processor.
+/// Notes that a segment of a connection has missed its socket, if it is one of a held connection's.
 #[inline(always)]
-pub fn missed(key: &ConnectionKey) {
-    let Some(note) = PENDING.get_ptr_mut(key) else { return };
+fn missed(ctx: &SkLookupContext) {
+    let Lookup { local, port, remote, remote_port, .. } = Lookup::of(ctx);
+    if !socket::is_loopback(&local) {
+        return;
+    }
+    let workload = WORKLOAD.load();
+    // SAFETY: userspace replaces entries, it does not write into them.
+    let Some(config) = (unsafe { WORKLOADS.get(&workload) }) else { return };
+    let key = ConnectionKey {
+        netns_cookie: config.netns_cookie,
+        addr: remote,
+        listener_addr: local,
+        workload,
+        port: remote_port,
+        listener: port,
+    };
+    let Some(note) = PENDING.get_ptr_mut(&key) else { return };
     // SAFETY: an aligned word of a live entry.
     unsafe {
         let hold = &raw mut (*note).hold;

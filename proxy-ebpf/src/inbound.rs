@@ -2,9 +2,8 @@
 //!
 //! It runs in the workload's network namespace for every segment that no established socket takes:
 //! new connections, and stray segments of old ones. The checks are those of `weir_common::decision`. The
-//! first that fails lets the kernel look further as if weir were not there. Where connections are held it runs even if inbound ones are not captured:
-//! see [`hold::missed`]. The accepted socket's local address is the original destination, so
-//! nothing has to be remembered.
+//! first that fails lets the kernel look further as if weir were not there. The accepted socket's
+//! local address is the original destination, so nothing has to be remembered.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -14,16 +13,16 @@ use aya_ebpf::{
     programs::SkLookupContext,
 };
 use weir_common::{
-    AddrWords, ConnectionKey, DestinationKey, Direction, ListenerKey, ListenerKind,
-    OriginalDestination, PortKey, PortState, Reason, WorkloadConfig, decision::INBOUND, flags,
+    AddrWords, DestinationKey, Direction, ListenerKey, ListenerKind, OriginalDestination, PortKey,
+    PortState, Reason, WorkloadConfig, decision::INBOUND, flags,
 };
 
 use crate::{
     checks::checks,
-    hold, listening,
+    listening,
     maps::{INGRESS_IFINDEX, INSIDE, PORT_HITS, WORKLOAD, WORKLOADS, count, increment},
     policy,
-    socket::{self, either, read, read_words},
+    socket::{self, Lookup, read},
 };
 
 /// Of `lo`, in every namespace.
@@ -37,14 +36,12 @@ const PROXY: usize = 8;
 
 #[sk_lookup]
 pub fn weir_inbound(ctx: SkLookupContext) -> u32 {
-    // SAFETY: the context is valid for the length of the program.
-    if unsafe { read!((*ctx.lookup).protocol) } != socket::IPPROTO_TCP {
-        // Not counted: for UDP the program runs for every datagram.
+    if !socket::is_tcp(&ctx) {
+        // Not counted: too many.
         return sk_action::SK_PASS;
     }
     let reason = match try_inbound(&ctx) {
         Ok(()) => Reason::Redirected,
-        // Here for the segments of held connections only.
         Err(None) => return sk_action::SK_PASS,
         Err(Some(reason)) => reason,
     };
@@ -56,25 +53,8 @@ pub fn weir_inbound(ctx: SkLookupContext) -> u32 {
 /// The error is why the connection goes direct; `None` where inbound connections are not captured.
 #[inline(always)]
 fn try_inbound(ctx: &SkLookupContext) -> Result<(), Option<Reason>> {
-    let lookup = ctx.lookup;
-    // SAFETY: as above.
-    let (v4, local, remote, port, remote_port_be) = unsafe {
-        let v4 = read!((*lookup).family) == socket::AF_INET;
-        (
-            v4,
-            either(v4, read!((*lookup).local_ip4), read_words!((*lookup).local_ip6)),
-            either(v4, read!((*lookup).remote_ip4), read_words!((*lookup).remote_ip6)),
-            // Host order, unlike the remote port.
-            read!((*lookup).local_port) as u16,
-            read!((*lookup).remote_port),
-        )
-    };
-    let peer = DestinationKey::new(
-        WORKLOAD.load(),
-        Direction::Inbound,
-        remote,
-        u16::from_be(remote_port_be),
-    );
+    let Lookup { v4, local, port, remote, remote_port } = Lookup::of(ctx);
+    let peer = DestinationKey::new(WORKLOAD.load(), Direction::Inbound, remote, remote_port);
     let config;
     checks! { INBOUND[0..RULES];
         Configured {
@@ -82,9 +62,6 @@ fn try_inbound(ctx: &SkLookupContext) -> Result<(), Option<Reason>> {
             config = unsafe { WORKLOADS.get(&peer.workload) }.ok_or(Reason::Unconfigured)?;
         }
         Captured {
-            if config.flags & flags::HOLD != 0 && socket::is_loopback(&local) {
-                missed(config, &peer, local, port);
-            }
             if config.flags & flags::CAPTURE_INBOUND == 0 {
                 return Err(None);
             }
@@ -130,19 +107,6 @@ fn try_inbound(ctx: &SkLookupContext) -> Result<(), Option<Reason>> {
         }
     }
     Ok(())
-}
-
-/// Says that a segment of a connection that is held has found no socket, if it is one.
-#[inline(always)]
-fn missed(config: &WorkloadConfig, peer: &DestinationKey, local: AddrWords, port: u16) {
-    hold::missed(&ConnectionKey {
-        netns_cookie: config.netns_cookie,
-        addr: peer.addr,
-        listener_addr: local,
-        workload: peer.workload,
-        port: peer.port,
-        listener: port,
-    });
 }
 
 /// Gives the connection to the listener in a slot.

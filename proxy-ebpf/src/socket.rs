@@ -8,6 +8,7 @@ use aya_ebpf::{
         bpf_map_lookup_elem, bpf_sk_lookup_tcp, bpf_sk_release, bpf_sk_storage_delete,
         bpf_sk_storage_get, bpf_skc_to_tcp6_sock,
     },
+    programs::SkLookupContext,
 };
 use weir_common::{AddrWords, AddressClass, ListenerKey, OriginalDestination, V4_MAPPED_WORD};
 
@@ -68,6 +69,43 @@ pub const fn is_loopback(addr: &AddrWords) -> bool {
 #[inline(always)]
 pub const fn is_same(a: &AddrWords, b: &AddrWords) -> bool {
     a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3]
+}
+
+/// The two ends of a segment that no connection's socket takes.
+pub struct Lookup {
+    pub v4: bool,
+    pub local: AddrWords,
+    pub port: u16,
+    pub remote: AddrWords,
+    pub remote_port: u16,
+}
+
+// === impl Lookup ===
+
+impl Lookup {
+    #[inline(always)]
+    pub fn of(ctx: &SkLookupContext) -> Self {
+        let lookup = ctx.lookup;
+        // SAFETY: the context is valid for the length of the program.
+        unsafe {
+            let v4 = read!((*lookup).family) == AF_INET;
+            Self {
+                v4,
+                local: either(v4, read!((*lookup).local_ip4), read_words!((*lookup).local_ip6)),
+                remote: either(v4, read!((*lookup).remote_ip4), read_words!((*lookup).remote_ip6)),
+                // Host order, unlike the remote port.
+                port: read!((*lookup).local_port) as u16,
+                remote_port: u16::from_be(read!((*lookup).remote_port)),
+            }
+        }
+    }
+}
+
+/// Whether the segment is one of TCP: for UDP, `sk_lookup` programs run for every datagram.
+#[inline(always)]
+pub fn is_tcp(ctx: &SkLookupContext) -> bool {
+    // SAFETY: as above.
+    unsafe { read!((*ctx.lookup).protocol) == IPPROTO_TCP }
 }
 
 /// The socket that a `sock_addr` hook was called for.

@@ -288,7 +288,8 @@ impl Workload {
         let netns = self.netns.clone();
         let runtime = Handle::current();
         blocking(move || {
-            let options = AttachOptions { lookup: Some(&netns), inbound, keep };
+            let options =
+                AttachOptions { inbound: inbound.then_some(&netns), held: Some(&netns), keep };
             kernel.attach(&cgroup, options, |followed| {
                 if inbound {
                     runtime.block_on(kernel.listening.seed(&netns, &cgroup, followed))

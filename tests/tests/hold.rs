@@ -202,7 +202,7 @@ fn data_right_behind_the_handshake(flags: &[&str]) -> Result<()> {
     let daemon = Daemon::start(&lab, &cgroup, flags)?;
     assert_eq!(hold_port(&daemon)?, "hold");
     let status = daemon.json(&["status"])?.to_string();
-    assert!(status.contains("sk_lookup"), "{status}");
+    assert!(status.contains("sk_lookup_hold"), "{status}");
     let _peer = Peer::echo(&lab.server, 9000)?;
     let mut program = start(
         &lab,

@@ -22,6 +22,8 @@ use crate::host::{HostError, cgroup};
 
 /// The program for inbound connections.
 pub(super) const INBOUND_PROGRAM: &str = "weir_inbound";
+/// The program for segments of held connections.
+pub(super) const MISSED_PROGRAM: &str = "weir_missed";
 /// The socket filter of hold listeners, which is attached to none of the hooks.
 pub(super) const HOLD_PROGRAM: &str = "weir_hold";
 
@@ -57,13 +59,14 @@ const fn hook(
 }
 
 /// In the order of attaching. What answers for a redirected socket comes before what redirects.
-pub(super) const HOOKS: [Hook; 9] = [
+pub(super) const HOOKS: [Hook; 10] = [
     hook("sockops", "weir_stream", AttachType::SockOps, Scope::One),
     hook("getpeername4", "weir_peername4", AttachType::Getpeername4, Scope::Any),
     hook("getpeername6", "weir_peername6", AttachType::Getpeername6, Scope::Any),
     hook("getsockname4", "weir_sockname4", AttachType::Getsockname4, Scope::Any),
     hook("getsockname6", "weir_sockname6", AttachType::Getsockname6, Scope::Any),
     hook("getsockopt", "weir_getsockopt", AttachType::Getsockopt, Scope::Any),
+    hook("sk_lookup_hold", MISSED_PROGRAM, AttachType::SkLookup, Scope::One),
     hook("sk_lookup", INBOUND_PROGRAM, AttachType::SkLookup, Scope::OneDecides),
     hook("connect4", "weir_connect4", AttachType::Connect4, Scope::OneDecides),
     hook("connect6", "weir_connect6", AttachType::Connect6, Scope::OneDecides),

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     CaptureError, Instance, Netns,
-    attach::{HOOKS, Hook, Origin, Place, Scope, attach_hint, open},
+    attach::{HOOKS, Hook, MISSED_PROGRAM, Origin, Place, Scope, attach_hint, open},
     bpf::{self, AttachType},
     entries::Entries,
     options::OptionLink,
@@ -24,11 +24,10 @@ use crate::host::cgroup;
 /// What to attach besides the hooks that are always there.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AttachOptions<'a> {
-    /// The namespace for the program of inbound connections: where they are captured, or where
-    /// outbound connections are held (`proxy-ebpf/src/hold.rs`, `missed`).
-    pub lookup: Option<&'a Netns>,
-    /// Inbound connections are captured: without that program the workload is not.
-    pub inbound: bool,
+    /// The namespace whose inbound connections are captured.
+    pub inbound: Option<&'a Netns>,
+    /// The namespace whose outbound connections are held.
+    pub held: Option<&'a Netns>,
     /// The programs that an earlier weir left are these ones: they can stay, which saves the kernel
     /// verifying them (tens of milliseconds for each workload).
     pub keep: bool,
@@ -93,15 +92,19 @@ impl Links {
         let Entries { instance, workload, .. } = &self.entries;
         let cgroup_id = cgroup::id(cgroup)?;
         let pins = instance.pins.links(*workload);
-        let id_of = |hook: &Hook| match (hook.attach_type, options.lookup) {
-            (AttachType::SkLookup, netns) => netns.map(Netns::inode),
+        let netns_of = |hook: &Hook| match hook.program {
+            MISSED_PROGRAM => options.held,
+            _ => options.inbound,
+        };
+        let id_of = |hook: &Hook| match hook.attach_type {
+            AttachType::SkLookup => netns_of(hook).map(Netns::inode),
             _ => Some(cgroup_id),
         };
         if options.keep
             && let Some(links) = left(instance, &pins, id_of)
         {
             lock(&self.own).take();
-            self.keep(links, options, id_of);
+            self.keep(links, id_of);
             return followed(true);
         }
         make_dir(&pins)?;
@@ -120,7 +123,7 @@ impl Links {
                 followed(all_the_while).inspect_err(|_| undo(&pins, &links))?;
             }
             let Some(id) = id_of(&hook) else { continue };
-            let (target, name) = match (hook.attach_type, options.lookup) {
+            let (target, name) = match (hook.attach_type, netns_of(&hook)) {
                 (AttachType::SkLookup, Some(netns)) => {
                     (netns.as_fd(), "the network namespace".to_owned())
                 }
@@ -134,7 +137,8 @@ impl Links {
             match place.fill(&instance.pins, program.as_fd()) {
                 Ok((link, Origin::New)) => links.push((hook, link, true)),
                 Ok((link, Origin::Replaced)) => links.push((hook, link, false)),
-                Err(error) if hook.attach_type == AttachType::SkLookup && !options.inbound => {
+                // The workload is captured without it.
+                Err(error) if hook.program == MISSED_PROGRAM => {
                     tracing::debug!(%error, "cannot attach sk_lookup for held connections");
                 }
                 Err(source) => {
@@ -150,7 +154,7 @@ impl Links {
             }
         }
         let links = links.into_iter().map(|(hook, link, _)| (hook, link)).collect();
-        self.keep(links, options, id_of);
+        self.keep(links, id_of);
         Ok(())
     }
 
@@ -167,14 +171,10 @@ impl Links {
         own.as_mut().ok_or(CaptureError::Missing(name))?.program(name)
     }
 
-    fn keep(
-        &self,
-        links: Vec<(Hook, OwnedFd)>,
-        options: &AttachOptions<'_>,
-        id_of: impl Fn(&Hook) -> Option<u64>,
-    ) {
-        if options.lookup.is_none() {
-            remove_link(&self.entries.instance.pins.links(self.entries.workload).join("sk_lookup"));
+    fn keep(&self, links: Vec<(Hook, OwnedFd)>, id_of: impl Fn(&Hook) -> Option<u64>) {
+        let pins = self.entries.instance.pins.links(self.entries.workload);
+        for hook in HOOKS.iter().filter(|hook| id_of(hook).is_none()) {
+            remove_link(&pins.join(hook.name));
         }
         let attached = |(hook, link): (Hook, OwnedFd)| {
             Attached::new(hook, link, id_of(&hook).unwrap_or_default())

@@ -13,8 +13,7 @@ use weir_common::{Direction, WorkloadId, flags};
 
 use super::{
     CaptureError, Instance,
-    attach::Scope,
-    bpf::AttachType,
+    attach::{INBOUND_PROGRAM, Scope},
     bypasses::Bypasses,
     counters::Counters,
     entries::Entries,
@@ -128,9 +127,9 @@ impl WorkloadMaps {
         options: AttachOptions<'_>,
         followed: impl FnOnce(bool) -> Result<(), CaptureError>,
     ) -> Result<(), CaptureError> {
-        let inbound = options.inbound && !self.flags.is_inbound_off();
-        let lookup = options.lookup.filter(|_| inbound || self.flags.is_holding());
-        self.links.attach(cgroup, &AttachOptions { inbound, lookup, ..options }, followed)
+        let inbound = options.inbound.filter(|_| !self.flags.is_inbound_off());
+        let held = options.held.filter(|_| self.flags.is_holding());
+        self.links.attach(cgroup, &AttachOptions { inbound, held, ..options }, followed)
     }
 
     /// Takes off what decides about new connections: they go direct. What answers for those that are
@@ -154,9 +153,7 @@ impl WorkloadMaps {
              connections to it; fix the cause and add the workload again"
         );
         let _ = self.flags.set(flags::CAPTURE_INBOUND, false);
-        if !self.flags.is_holding() {
-            self.links.take_off(|hook| hook.attach_type == AttachType::SkLookup);
-        }
+        self.links.take_off(|hook| hook.program == INBOUND_PROGRAM);
     }
 
     /// Takes the workload's entries out of every map. Reads whole maps; the hooks must be off.
