@@ -1,7 +1,7 @@
 //! What a setting is: one row of the table, from which the flags, the annotations, the arguments of
 //! a sidecar, the checks and the documentation are made.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::LazyLock};
 
 use clap::{ValueEnum, builder::PossibleValue};
 use serde::{Serialize, de::DeserializeOwned};
@@ -158,8 +158,8 @@ impl Setting {
         if let Some(words) = self.default {
             return Some(words.to_owned());
         }
-        let defaults = Config::default().to_table();
-        match (self.kind, get(&defaults, self.keys[0])?) {
+        static DEFAULTS: LazyLock<Table> = LazyLock::new(|| Config::default().to_table());
+        match (self.kind, get(&DEFAULTS, self.keys[0])?) {
             (Kind::Bool, _) => None,
             (Kind::Size { .. }, Value::Integer(bytes)) => Some(size_text(*bytes)),
             (_, Value::String(text)) => (!text.is_empty()).then(|| text.clone()),
