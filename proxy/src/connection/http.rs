@@ -36,11 +36,13 @@ impl Context {
         guard: &ConnectionGuard,
         accepted: Instant,
     ) -> CloseReason {
+        let config = self.config.now();
         let options = race::Options {
-            peek_limit: self.config.now().detect.peek_limit,
-            hold: self.config.now().detect.timeout,
+            peek_limit: config.detect.peek_limit,
+            hold: config.detect.timeout,
             memory: Some(self.share.clone()),
         };
+        drop(config);
         let raced = tokio::select! {
             raced = race::race(&mut client, &mut upstream, &options) => raced,
             () = self.abort.cancelled() => {
