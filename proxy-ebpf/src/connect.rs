@@ -99,7 +99,7 @@ fn try_connect<const INET6: bool>(
         }
     };
     match by_rule(config, dest).and_then(|()| by_reach(ctx, config, dest)) {
-        Ok((place, tcp)) => redirect::<INET6>(ctx, tcp, dest, place).inspect_err(|_| {
+        Ok(place) => redirect::<INET6>(ctx, dest, place).inspect_err(|_| {
             share::release(dest.workload);
         }),
         Err(reason) => {
@@ -178,14 +178,13 @@ fn by_rule(config: &WorkloadConfig, dest: &mut OriginalDestination) -> Result<()
 }
 
 /// What the kernel and the proxy can do: route, socket, listener, heartbeat, and a place for the
-/// connection on its way, which comes last: it is reserved where the answer is yes. Besides the place,
-/// the socket as the kernel has it.
+/// connection on its way, which comes last: it is reserved where the answer is yes.
 #[inline(always)]
 fn by_reach(
     ctx: &SockAddrContext,
     config: &WorkloadConfig,
     dest: &mut OriginalDestination,
-) -> Result<(Place, MaybeTcp), Reason> {
+) -> Result<Place, Reason> {
     let tcp = MaybeTcp::of(socket::of_address(ctx.sock_addr));
     let (is_local, place);
     checks! { OUTBOUND[REACH..OUTBOUND.len()];
@@ -243,7 +242,7 @@ fn by_reach(
             }
         }
     }
-    Ok((place, tcp))
+    Ok(place)
 }
 
 #[inline(always)]
@@ -307,12 +306,13 @@ fn route(config: &WorkloadConfig, dest: &mut OriginalDestination) -> Result<bool
 #[inline(always)]
 fn redirect<const INET6: bool>(
     ctx: &SockAddrContext,
-    tcp: MaybeTcp,
     dest: &mut OriginalDestination,
     to: Place,
 ) -> Result<(), Reason> {
     dest.reason = Reason::Redirected as u8;
-    properties::note(tcp, dest);
+    // Asked once more: kept since the checks, a socket or none would be two states for the verifier in
+    // everything between, and take it twice the time.
+    properties::note(MaybeTcp::of(socket::of_address(ctx.sock_addr)), dest);
     if !socket::store(socket::of_address(ctx.sock_addr).cast(), dest) {
         return Err(Reason::HookError);
     }

@@ -11,7 +11,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, MapData, PerCpuHashMap, RingBuf, SkStorage, SockHash},
-    programs::{ProgramType, SkLookup},
+    programs::ProgramType,
     sys::is_helper_supported,
 };
 use aya_obj::generated::bpf_func_id;
@@ -23,13 +23,11 @@ use weir_common::{
 
 use super::{
     CaptureError,
-    attach::INBOUND_PROGRAM,
     entries::AllLeft,
     fields,
     layout::{InUse, Layouts},
     pins::{Lock, Pins, control, digest, directories, lock_holder},
     preexisting::Seeded,
-    programs::refused,
     quota::{Hints, Quotas},
     spares::Spares,
     state,
@@ -125,7 +123,7 @@ impl Instance {
         let object = object()?;
         let layouts = layouts(&object)?;
         let remade = layouts.clear(&pins)?;
-        let ingress_ifindex = knows_ingress_ifindex(&object, &pins);
+        let ingress_ifindex = trial::ingress_ifindex() == Support::Yes;
         let mut ebpf = load(&object, &pins, 0, options.log_level, ingress_ifindex)?;
         if options.log_level > 0 {
             forward_log(&mut ebpf);
@@ -368,18 +366,6 @@ fn sockops_knows_cgroup() -> bool {
     *KNOWN.get_or_init(|| {
         is_helper_supported(ProgramType::SockOps, helper).is_ok_and(|supported| supported)
     })
-}
-
-/// Whether `bpf_sk_lookup.ingress_ifindex` is there (Linux 5.17, and some older ones that have it
-/// backported): found out by loading the program that reads it.
-fn knows_ingress_ifindex(object: &[u8], pins: &Pins) -> bool {
-    let loaded = load(object, pins, 0, 0, true).and_then(|mut ebpf| {
-        let program =
-            ebpf.program_mut(INBOUND_PROGRAM).ok_or(CaptureError::Missing(INBOUND_PROGRAM))?;
-        let program: &mut SkLookup = program.try_into().map_err(refused(INBOUND_PROGRAM))?;
-        program.load().map_err(refused(INBOUND_PROGRAM))
-    });
-    loaded.is_ok()
 }
 
 /// Sends what the BPF programs log to `tracing`, from a task that ends with the runtime.

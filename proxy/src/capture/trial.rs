@@ -13,6 +13,7 @@ const BPF_PROG_LOAD: libc::c_long = 5;
 
 /// `enum bpf_prog_type` and `enum bpf_attach_type` (`include/uapi/linux/bpf.h`).
 pub(crate) const SOCK_OPS: (u32, u32) = (13, 3);
+pub(crate) const SK_LOOKUP: (u32, u32) = (30, 36);
 
 /// The helper `bpf_get_netns_cookie`.
 const GET_NETNS_COOKIE: i32 = 122;
@@ -20,6 +21,8 @@ const GET_NETNS_COOKIE: i32 = 122;
 const SKC_TO_TCP_SOCK: i32 = 137;
 /// `offsetof(struct bpf_sock_ops, sk)`.
 const SOCK_OPS_SK: i16 = 184;
+/// `offsetof(struct bpf_sk_lookup, ingress_ifindex)`.
+const INGRESS_IFINDEX: i16 = 64;
 
 /// The answer to one question about the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +71,15 @@ const _: () = assert!(size_of::<LoadAttr>() == 72 && size_of::<Instruction>() ==
 pub(crate) fn netns_cookie_in_sockops() -> Support {
     let cookie = Instruction { code: 0x85, registers: 0, offset: 0, immediate: GET_NETNS_COOKIE };
     tried(load(SOCK_OPS, "weir_probe", &[cookie, Instruction::answer(1), Instruction::EXIT]))
+}
+
+/// Whether `sk_lookup` programs are told the interface that a connection comes in by (5.17, and some older
+/// kernels that have it backported).
+#[must_use]
+pub(crate) fn ingress_ifindex() -> Support {
+    let read = Instruction::load_word(0, 1, INGRESS_IFINDEX);
+    let program = [read, Instruction::answer(1), Instruction::EXIT];
+    tried(load(SK_LOOKUP, "weir_probe", &program))
 }
 
 /// Loads a program under a name of at most 15 bytes. `kind`: program type and attach type.

@@ -3,16 +3,13 @@
 
 use crate::capture::{
     Support, bpf,
-    trial::{Instruction, load, tried},
+    trial::{Instruction, SK_LOOKUP, load, tried},
 };
 
 const BPF_LINK_UPDATE: libc::c_long = 29;
 
 /// `enum bpf_prog_type` and `enum bpf_attach_type` (`include/uapi/linux/bpf.h`).
-const SK_LOOKUP: (u32, u32) = (30, 36);
 const SETSOCKOPT: (u32, u32) = (25, 22);
-/// `offsetof(struct bpf_sk_lookup, ingress_ifindex)`.
-const INGRESS_IFINDEX: i16 = 64;
 
 /// `union bpf_attr`, the part for `BPF_LINK_UPDATE`.
 #[repr(C)]
@@ -33,14 +30,6 @@ pub fn sk_lookup() -> Support {
 #[must_use]
 pub fn setsockopt() -> Support {
     tried(load(SETSOCKOPT, "weir_probe", &[Instruction::answer(1), Instruction::EXIT]))
-}
-
-/// Whether `sk_lookup` programs are told the interface that a connection comes in by (5.17).
-#[must_use]
-pub fn ingress_ifindex() -> Support {
-    let read = Instruction::load_word(0, 1, INGRESS_IFINDEX);
-    let program = [read, Instruction::answer(1), Instruction::EXIT];
-    tried(load(SK_LOOKUP, "weir_probe", &program))
 }
 
 /// Whether a link's program can be replaced (5.7): that of no link is, which is `EBADF` where the

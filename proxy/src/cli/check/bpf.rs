@@ -2,7 +2,7 @@
 
 use super::Finding;
 use crate::{
-    capture::{Support, WITHOUT_OPTIONS, fields, sk_msg_self_test, trial::netns_cookie_in_sockops},
+    capture::{Support, WITHOUT_OPTIONS, fields, sk_msg_self_test, trial},
     check::{features, probe},
 };
 
@@ -39,7 +39,7 @@ fn sk_msg() -> Finding {
 fn abilities() -> [Finding; 6] {
     [
         socket_fields(),
-        match netns_cookie_in_sockops() {
+        match trial::netns_cookie_in_sockops() {
             Support::Yes => Finding::ok("netns cookie in sockops", "loads"),
             // Without it, connections of two namespaces cannot be told apart.
             support => judge("netns cookie in sockops".into(), support, None),
@@ -58,7 +58,7 @@ fn abilities() -> [Finding; 6] {
         ),
         lesser(
             "sk_lookup ingress_ifindex",
-            features::ingress_ifindex(),
+            trial::ingress_ifindex(),
             "connections from inside are identified by their addresses instead",
             "works; Linux 5.17 or later identifies them by their interface",
         ),
