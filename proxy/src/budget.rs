@@ -16,7 +16,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
@@ -24,6 +24,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use crate::sync::lock;
 pub(crate) use charge::Charge;
 pub(crate) use memory::usual_memory;
 
@@ -254,7 +255,7 @@ impl Process {
 
     /// A poisoned lock guards a map in which every change is whole.
     fn shares(&self) -> MutexGuard<'_, HashMap<Arc<str>, Weak<Inner>>> {
-        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shares)
     }
 }
 

@@ -22,13 +22,14 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
 
 use crate::decision::Direction;
+use crate::sync::lock;
 
 /// Connections in a row that must have been raw TCP.
 pub(crate) const STREAK: u32 = 3;
@@ -175,7 +176,7 @@ impl Learning {
 
     fn lock(&self) -> MutexGuard<'_, Table> {
         // Nothing panics while it is held.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     io::{self, IsTerminal as _},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use tracing_subscriber::{
@@ -11,6 +11,7 @@ use tracing_subscriber::{
 };
 
 use crate::config::{Log, LogFormat};
+use crate::sync::lock;
 
 /// Before what was asked for, which wins. kube logs each request that fails, at each attempt, without
 /// saying to whom: `node/cluster.rs` says it once, with the address.
@@ -68,7 +69,7 @@ impl LogHandle {
     /// The filter in effect.
     #[must_use]
     pub(crate) fn current(&self) -> String {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.current).clone()
     }
 
     /// Changes the filter, or leaves it as it is if the new one does not parse.
@@ -77,7 +78,7 @@ impl LogHandle {
     /// See [`LogError`].
     pub(crate) fn set(&self, filter: &str) -> Result<(), LogError> {
         let parsed = parse(filter)?;
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = lock(&self.current);
         self.filter.reload(parsed).map_err(|error| LogError::Install(error.to_string()))?;
         filter.clone_into(&mut current);
         Ok(())

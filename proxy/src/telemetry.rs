@@ -31,7 +31,7 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -39,6 +39,7 @@ use std::{
 
 use crate::budget::{Budgets, Share};
 use crate::decision::{Detection, Direction, Source};
+use crate::sync::lock;
 use connection::Live;
 use endpoint::Answers;
 use metrics::Metrics;
@@ -280,11 +281,6 @@ impl Telemetry {
 /// `::ffff:a.b.c.d` as `a.b.c.d`: one destination, one row.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-/// Counters stay usable after a panic elsewhere: every critical section here leaves them whole.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! What is said of the node: to `weir status` and to `/ready`.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use tokio::sync::watch;
 
 use super::{http::Readiness, protocol::PodStatus};
+use crate::sync::lock;
 
 /// Shared between who keeps it up to date and who is asked.
 #[derive(Debug)]
@@ -69,7 +70,7 @@ impl NodeState {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.known)
     }
 }
 

@@ -2,10 +2,11 @@
 //! is weir's own, which the kernel has sent back because it was not told of an address: to serve it
 //! would open the next, which came back as well.
 
+use crate::sync::lock;
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 /// From where to where a connection goes.
@@ -94,11 +95,6 @@ fn one_less(counts: &mut HashMap<Ends, usize>, ends: &Ends) {
 fn ends(from: SocketAddr, to: SocketAddr) -> Ends {
     let plain = |end: SocketAddr| SocketAddr::new(end.ip().to_canonical(), end.port());
     (plain(from), plain(to))
-}
-
-/// A poisoned lock guards a map in which every change is a single one.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::{
     collections::{HashMap, VecDeque},
     net::SocketAddr,
     os::fd::AsFd,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak},
+    sync::{Arc, Mutex, MutexGuard, RwLock, Weak},
 };
 
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -18,6 +18,7 @@ use super::properties;
 use crate::{
     capture::{Captured, ConnectionId, SocketOption, sockopt::WeakSocket},
     decision::Direction,
+    sync::{lock, read, write},
 };
 
 /// Connections of a workload whose options are kept although they are not known: they have not been
@@ -76,7 +77,7 @@ impl OptionsByWorkload {
     /// Those of a workload.
     #[must_use]
     pub fn of(&self, workload: WorkloadId) -> Arc<Options> {
-        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut all = write(&self.0);
         all.retain(|_, options| options.strong_count() > 0);
         if let Some(known) = all.get(&workload).and_then(Weak::upgrade) {
             return known;
@@ -88,7 +89,7 @@ impl OptionsByWorkload {
 
     /// An application has set an option. Quick: it is called for one after the other.
     pub fn told(&self, id: ConnectionId, option: SocketOption) {
-        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let all = read(&self.0);
         // Else one that another process serves.
         if let Some(options) = all.get(&id.workload()).and_then(Weak::upgrade) {
             options.told(id, option);
@@ -128,7 +129,7 @@ impl Options {
 
     fn lock(&self) -> MutexGuard<'_, Known> {
         // Each change of the maps is a single one.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

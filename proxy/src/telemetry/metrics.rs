@@ -9,7 +9,7 @@ mod connection;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, RwLock},
 };
 
 use prometheus_client::{
@@ -32,6 +32,7 @@ use super::{
     workloads::WorkloadCollector,
 };
 use crate::decision::{Detection, Direction, direction_name, source_name};
+use crate::sync::{read, write};
 
 type Latencies = Series<LatencyLabels, Histogram, fn() -> Histogram>;
 type Durations = Series<WorkloadLabels, Histogram, fn() -> Histogram>;
@@ -135,17 +136,17 @@ impl Metrics {
 
     /// Those that are not in `counts` have none.
     pub(super) fn set_half_closed(&self, counts: &HashMap<(Arc<str>, Direction), i64>) {
-        for (key, bound) in self.bound.read().unwrap_or_else(PoisonError::into_inner).iter() {
+        for (key, bound) in read(&self.bound).iter() {
             bound.half_closed.set(counts.get(key).copied().unwrap_or(0));
         }
     }
 
     fn bind(&self, workload: &Arc<str>, direction: Direction) -> Arc<Bound> {
         let key = (Arc::clone(workload), direction);
-        if let Some(bound) = self.bound.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+        if let Some(bound) = read(&self.bound).get(&key) {
             return Arc::clone(bound);
         }
-        let mut all = self.bound.write().unwrap_or_else(PoisonError::into_inner);
+        let mut all = write(&self.bound);
         let bound = all
             .entry(key)
             .or_insert_with(|| Arc::new(Bound::new(&self.families, self.of(workload), direction)));
@@ -154,7 +155,7 @@ impl Metrics {
 
     /// Which pod a workload is, from its next series on.
     pub(super) fn label(&self, workload: &str, pod: Option<PodLabels>) {
-        let mut pods = self.pods.write().unwrap_or_else(PoisonError::into_inner);
+        let mut pods = write(&self.pods);
         match pod {
             None => drop(pods.remove(workload)),
             Some(pod) if pods.get(workload).is_some_and(|known| **known == pod) => {}
@@ -169,18 +170,18 @@ impl Metrics {
 
     /// Takes a workload's series away, which nothing is counted in any more.
     pub(super) fn forget(&self, workload: &str) {
-        self.pods.write().unwrap_or_else(PoisonError::into_inner).remove(workload);
+        write(&self.pods).remove(workload);
         self.clear(workload);
     }
 
     fn clear(&self, workload: &str) {
-        let mut bound = self.bound.write().unwrap_or_else(PoisonError::into_inner);
+        let mut bound = write(&self.bound);
         bound.retain(|(name, _), _| **name != *workload);
         self.families.forget(workload);
     }
 
     pub(super) fn of(&self, workload: &Arc<str>) -> Of {
-        let pods = self.pods.read().unwrap_or_else(PoisonError::into_inner);
+        let pods = read(&self.pods);
         Of { workload: Arc::clone(workload), pod: pods.get(workload).cloned() }
     }
 }

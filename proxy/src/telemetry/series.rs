@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     fmt,
     hash::Hash,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use prometheus_client::{
@@ -14,6 +14,7 @@ use prometheus_client::{
 };
 
 use super::labels::OfWorkload;
+use crate::sync::{read, write};
 
 /// A family of metrics whose labels name a workload. Cloning gives another handle to it.
 pub(super) struct Series<S, M, C = fn() -> M> {
@@ -48,11 +49,11 @@ impl<S, M, C> Series<S, M, C> {
 
     /// Counters stay usable after a panic elsewhere.
     fn read(&self) -> RwLockReadGuard<'_, HashMap<S, M>> {
-        self.known.read().unwrap_or_else(PoisonError::into_inner)
+        read(&self.known)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, HashMap<S, M>> {
-        self.known.write().unwrap_or_else(PoisonError::into_inner)
+        write(&self.known)
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, RwLock},
 };
 
+use crate::sync::{read, write};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
@@ -47,7 +48,7 @@ struct ChoiceLabels {
 
 impl ServiceCollector {
     pub(super) fn set(&self, source: Source) {
-        *self.source.write().unwrap_or_else(PoisonError::into_inner) = Some(source);
+        *write(&self.source) = Some(source);
     }
 }
 
@@ -59,7 +60,7 @@ impl fmt::Debug for ServiceCollector {
 
 impl Collector for ServiceCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let source = self.source.read().unwrap_or_else(PoisonError::into_inner);
+        let source = read(&self.source);
         let all = source.as_ref().map(|source| source()).unwrap_or_default();
         if all.is_empty() {
             return Ok(());

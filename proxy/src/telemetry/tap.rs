@@ -8,13 +8,14 @@ pub use filter::{NamePattern, RecordKind, TapFilter};
 pub use statuses::{StatusError, Statuses};
 
 use std::sync::{
-    Arc, PoisonError, RwLock,
+    Arc, RwLock,
     atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
 use tokio::sync::mpsc;
 
 use super::record::{Record, Words};
+use crate::sync::{read, write};
 
 /// Readers at a time. Each one costs a comparison per record.
 const MAX_TAPS: usize = 8;
@@ -91,7 +92,7 @@ impl Taps {
             words: Words::at_most(QUEUED_WORDS),
             missed: AtomicU64::new(0),
         });
-        let mut readers = self.readers.write().unwrap_or_else(PoisonError::into_inner);
+        let mut readers = write(&self.readers);
         if readers.len() >= MAX_TAPS {
             return Err(TooManyTaps);
         }
@@ -106,7 +107,7 @@ impl Taps {
         if self.is_idle() {
             return;
         }
-        for reader in self.readers.read().unwrap_or_else(PoisonError::into_inner).iter() {
+        for reader in read(&self.readers).iter() {
             reader.offer(record);
         }
     }
@@ -143,7 +144,7 @@ impl Tap {
 
 impl Drop for Tap {
     fn drop(&mut self) {
-        let mut readers = self.readers.write().unwrap_or_else(PoisonError::into_inner);
+        let mut readers = write(&self.readers);
         readers.retain(|reader| !Arc::ptr_eq(reader, &self.reader));
         self.count.store(readers.len(), Relaxed);
     }

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, RwLock},
 };
 
 use prometheus_client::{
@@ -19,6 +19,7 @@ use super::{
 use crate::{
     budget::Figures,
     decision::{Direction, direction_name},
+    sync::{read, write},
 };
 
 /// One workload, for `weir_workload_info`, `weir_workload_capturing`, `weir_workload_waiting`,
@@ -88,7 +89,7 @@ struct BudgetLabels {
 
 impl WorkloadCollector {
     pub(super) fn set(&self, source: Source) {
-        *self.source.write().unwrap_or_else(PoisonError::into_inner) = Some(source);
+        *write(&self.source) = Some(source);
     }
 }
 
@@ -100,7 +101,7 @@ impl fmt::Debug for WorkloadCollector {
 
 impl Collector for WorkloadCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let source = self.source.read().unwrap_or_else(PoisonError::into_inner);
+        let source = read(&self.source);
         let Some(source) = source.as_ref() else { return Ok(()) };
         let all: Vec<(Of, WorkloadFacts)> = source().into_iter().map(|it| (of(&it), it)).collect();
         let (gauge, counter) = (MetricType::Gauge, MetricType::Counter);

@@ -4,7 +4,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -16,6 +16,7 @@ use crate::{
     accept::Slots,
     budget::{Resource, Share},
     capture::{CaptureError, Listeners},
+    sync::lock,
     telemetry::Telemetry,
 };
 
@@ -107,7 +108,7 @@ impl<W: Way + 'static> WorkloadSlots<W> {
     }
 
     fn why(&self) -> MutexGuard<'_, Why> {
-        self.why.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.why)
     }
 
     fn close(&self) {
