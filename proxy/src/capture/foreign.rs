@@ -9,7 +9,6 @@ mod filters;
 mod refusals;
 
 use std::{
-    io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
@@ -159,7 +158,7 @@ impl Tree {
         for cgroup in &self.below {
             match ask(cgroup, false) {
                 Ok(programs) => add(Relation::Below, cgroup, programs),
-                Err(CaptureError::Query { source, .. }) if is_gone(&source) => {}
+                Err(CaptureError::Query { source, .. }) if cgroup::is_gone(&source) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -186,11 +185,6 @@ impl Relation {
 /// Whether a program is one of weir's, this one or another.
 pub(crate) fn is_ours(program: &Attached) -> bool {
     program.name.starts_with(OURS)
-}
-
-/// A cgroup that was removed meanwhile.
-fn is_gone(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
 }
 
 /// What weir's own connections pass. Where that cannot be asked, the workload's cgroup could not be

@@ -140,12 +140,6 @@ impl Setting {
         SETTINGS.iter()
     }
 
-    /// The one with this key.
-    #[must_use]
-    pub fn of_key(key: &str) -> Option<&'static Self> {
-        SETTINGS.iter().find(|setting| setting.keys.contains(&key))
-    }
-
     /// The key of its annotation, if there is one.
     #[must_use]
     pub fn annotation(&self) -> Option<String> {

@@ -12,7 +12,7 @@ use kube::{
 use super::cluster::{Server, full, lasting};
 use crate::service::{
     Delta, Kind, Origin, Problem, Services,
-    kubernetes::{NO_PROXY, ServiceObject, SliceObject, service, slice},
+    kubernetes::{NO_PROXY, ServiceObject, SliceObject, full_name, service, slice},
 };
 
 /// So many changes of a first list are made at a time: the index is copied for each.
@@ -22,7 +22,6 @@ const AT_A_TIME: usize = 1000;
 struct Following<K> {
     services: Arc<Services>,
     kind: Kind,
-    name: fn(&K) -> String,
     convert: fn(&K) -> Result<Option<Delta>, Problem>,
     gone: fn(Arc<str>) -> Delta,
     /// Of a list that has begun.
@@ -43,7 +42,6 @@ pub(super) fn follow(
     let following_services = Following {
         services: Arc::clone(services),
         kind: Kind::Services,
-        name: |object: &ServiceObject| full_name(object),
         convert: |object| service(object).map(|(name, spec)| Some(Delta::Service(name, spec))),
         gone: Delta::NoService,
         listed: HashSet::new(),
@@ -52,7 +50,6 @@ pub(super) fn follow(
     let following_slices = Following {
         services: Arc::clone(services),
         kind: Kind::Slices,
-        name: |object: &SliceObject| full_name(object),
         convert: |object| Ok(slice(object)?.map(Delta::Slice)),
         gone: Delta::NoSlice,
         listed: HashSet::new(),
@@ -101,7 +98,7 @@ impl<K: kube::Resource> Following<K> {
             }
             watcher::Event::InitApply(object) => {
                 // Whatever it says: what was known of it stays where it is wrong.
-                self.listed.insert((self.name)(&object).into());
+                self.listed.insert(full_name(object.meta()).into());
                 self.waiting.extend(self.converted(&object));
                 if self.waiting.len() >= AT_A_TIME {
                     self.apply();
@@ -117,7 +114,7 @@ impl<K: kube::Resource> Following<K> {
                 self.apply();
             }
             watcher::Event::Delete(object) => {
-                self.waiting.push((self.gone)((self.name)(&object).into()));
+                self.waiting.push((self.gone)(full_name(object.meta()).into()));
                 self.apply();
             }
         }
@@ -143,12 +140,4 @@ impl<K: kube::Resource> Following<K> {
             Kind::Slices => "EndpointSlice",
         }
     }
-}
-
-// === helpers ===
-
-fn full_name(object: &impl kube::Resource<DynamicType = ()>) -> String {
-    let metadata = object.meta();
-    let namespace = metadata.namespace.as_deref().unwrap_or("default");
-    format!("{namespace}/{}", metadata.name.as_deref().unwrap_or_default())
 }

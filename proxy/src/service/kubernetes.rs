@@ -8,7 +8,7 @@ mod object;
 pub(crate) use self::{
     convert::{service, slice},
     directory::follow,
-    object::{NO_PROXY, ServiceObject, SliceObject},
+    object::{NO_PROXY, ServiceObject, SliceObject, full_name},
 };
 pub use directory::{parse, parse_json};
 

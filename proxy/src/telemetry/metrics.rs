@@ -21,6 +21,7 @@ use prometheus_client::{
 use self::connection::Bound;
 use super::{
     PodLabels,
+    asked::Asked,
     close::errno_name,
     labels::{
         Base, CloseLabels, ConnectionLabels, DetectLabels, DowngradeLabels, ErrnoLabels,
@@ -28,8 +29,8 @@ use super::{
     },
     process::ProcessCollector,
     series::Series,
-    services::ServiceCollector,
-    workloads::WorkloadCollector,
+    services::ServiceFacts,
+    workloads::WorkloadFacts,
 };
 use crate::decision::{Detection, Direction, direction_name, source_name};
 use crate::sync::{read, write};
@@ -45,8 +46,8 @@ pub(super) struct Metrics {
     families: Families,
     bound: RwLock<BoundMap>,
     pods: RwLock<HashMap<Arc<str>, Arc<PodLabels>>>,
-    workloads: Arc<WorkloadCollector>,
-    services: Arc<ServiceCollector>,
+    workloads: Arc<Asked<WorkloadFacts>>,
+    services: Arc<Asked<ServiceFacts>>,
 }
 
 #[derive(Debug)]
@@ -86,9 +87,9 @@ impl Metrics {
             "Access records dropped because the record file was too slow",
             records_dropped.unwrap_or_default(),
         );
-        let workloads = Arc::new(WorkloadCollector::default());
+        let workloads = Arc::new(Asked::default());
         registry.register_collector(Box::new(Arc::clone(&workloads)));
-        let services = Arc::new(ServiceCollector::default());
+        let services = Arc::new(Asked::default());
         registry.register_collector(Box::new(Arc::clone(&services)));
         registry.register_collector(Box::new(ProcessCollector));
         let (bound, pods) = (RwLock::default(), RwLock::default());
@@ -101,11 +102,11 @@ impl Metrics {
         out
     }
 
-    pub(super) fn workloads(&self) -> &WorkloadCollector {
+    pub(super) fn workloads(&self) -> &Asked<WorkloadFacts> {
         &self.workloads
     }
 
-    pub(super) fn services(&self) -> &ServiceCollector {
+    pub(super) fn services(&self) -> &Asked<ServiceFacts> {
         &self.services
     }
 

@@ -1,16 +1,14 @@
 //! What is known of the services that are in use, asked for at each scrape.
 
-use std::{
-    fmt,
-    sync::{Arc, RwLock},
-};
+use std::{fmt, sync::Arc};
 
-use crate::sync::{read, write};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
+
+use super::asked::Asked;
 
 /// One service, for `outbound_http_balancer_endpoints` and `weir_balancer_choices_total`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,14 +19,6 @@ pub struct ServiceFacts {
     pub endpoints: Vec<(&'static str, u64)>,
     /// Connections by the reason of their choice.
     pub choices: Vec<(&'static str, u64)>,
-}
-
-type Source = Box<dyn Fn() -> Vec<ServiceFacts> + Send + Sync>;
-
-/// Asks when it is asked.
-#[derive(Default)]
-pub(super) struct ServiceCollector {
-    source: RwLock<Option<Source>>,
 }
 
 /// Linkerd's name for the service.
@@ -44,23 +34,11 @@ struct ChoiceLabels {
     reason: &'static str,
 }
 
-// === impl ServiceCollector ===
+// === impl Asked ===
 
-impl ServiceCollector {
-    pub(super) fn set(&self, source: Source) {
-        *write(&self.source) = Some(source);
-    }
-}
-
-impl fmt::Debug for ServiceCollector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServiceCollector").finish_non_exhaustive()
-    }
-}
-
-impl Collector for ServiceCollector {
+impl Collector for Asked<ServiceFacts> {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let source = read(&self.source);
+        let source = self.source();
         let all = source.as_ref().map(|source| source()).unwrap_or_default();
         if all.is_empty() {
             return Ok(());

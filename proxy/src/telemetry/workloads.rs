@@ -1,9 +1,6 @@
 //! What the kernel side knows about each workload, asked for at each scrape.
 
-use std::{
-    fmt,
-    sync::{Arc, RwLock},
-};
+use std::{fmt, sync::Arc};
 
 use prometheus_client::{
     collector::Collector,
@@ -14,12 +11,12 @@ use weir_common::Reason;
 
 use super::{
     PodLabels,
+    asked::Asked,
     labels::{Of, WorkloadLabels},
 };
 use crate::{
     budget::Figures,
     decision::{Direction, direction_name},
-    sync::{read, write},
 };
 
 /// One workload, for `weir_workload_info`, `weir_workload_capturing`, `weir_workload_waiting`,
@@ -44,14 +41,6 @@ pub struct WorkloadFacts {
     pub decisions: Vec<(Direction, Reason, u64)>,
     /// What it has of what workloads share.
     pub budget: Vec<Figures>,
-}
-
-type Source = Box<dyn Fn() -> Vec<WorkloadFacts> + Send + Sync>;
-
-/// Asks when it is asked.
-#[derive(Default)]
-pub(super) struct WorkloadCollector {
-    source: RwLock<Option<Source>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -85,23 +74,11 @@ struct BudgetLabels {
     budget: String,
 }
 
-// === impl WorkloadCollector ===
+// === impl Asked ===
 
-impl WorkloadCollector {
-    pub(super) fn set(&self, source: Source) {
-        *write(&self.source) = Some(source);
-    }
-}
-
-impl fmt::Debug for WorkloadCollector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WorkloadCollector").finish_non_exhaustive()
-    }
-}
-
-impl Collector for WorkloadCollector {
+impl Collector for Asked<WorkloadFacts> {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let source = read(&self.source);
+        let source = self.source();
         let Some(source) = source.as_ref() else { return Ok(()) };
         let all: Vec<(Of, WorkloadFacts)> = source().into_iter().map(|it| (of(&it), it)).collect();
         let (gauge, counter) = (MetricType::Gauge, MetricType::Counter);

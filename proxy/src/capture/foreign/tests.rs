@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    io,
     os::fd::AsRawFd,
     time::{Duration, Instant},
 };

@@ -76,7 +76,7 @@ fn only_settings_that_change_in_place_do() {
 
 #[test]
 fn a_list_that_begins_with_plus_adds_to_the_one_before() {
-    let setting = Setting::of_key("inbound.opaque_ports").unwrap();
+    let setting = Setting::all().find(|it| it.keys.contains(&"inbound.opaque_ports")).unwrap();
     let mut config = load("[outbound]\nopaque_ports = \"1\"");
     setting.apply(&mut config, "+9").unwrap();
     assert_eq!(config.own.outbound.opaque_ports.to_string(), "1,9");

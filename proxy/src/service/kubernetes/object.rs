@@ -227,7 +227,7 @@ resource!(SliceObject, EndpointSlice);
 // === helpers ===
 
 /// The namespace and the name, which together are unique.
-pub(super) fn full_name(metadata: &ObjectMeta) -> String {
+pub(crate) fn full_name(metadata: &ObjectMeta) -> String {
     let namespace = metadata.namespace.as_deref().unwrap_or("default");
     format!("{namespace}/{}", metadata.name.as_deref().unwrap_or_default())
 }
