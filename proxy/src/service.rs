@@ -15,6 +15,7 @@ pub mod kubernetes;
 mod names;
 mod policy;
 mod report;
+mod requests;
 mod selection;
 mod sources;
 mod spec;

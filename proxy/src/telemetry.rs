@@ -2,6 +2,7 @@
 //! metrics, per-destination statistics, access records and taps. Nothing here blocks the data path
 //! or touches a socket.
 
+mod asked;
 mod classify;
 mod close;
 mod codes;
@@ -19,6 +20,7 @@ pub mod stats;
 pub mod tap;
 mod workloads;
 
+pub(crate) use classify::is_failure;
 pub use close::CloseReason;
 pub use connection::ConnectionGuard;
 pub use endpoint::{ChosenEndpoint, EndpointListener};
@@ -285,3 +287,5 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::exchange;

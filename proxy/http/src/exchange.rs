@@ -1,5 +1,6 @@
 //! What is reported: a request and its response, and that messages are not followed any more.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -41,6 +42,11 @@ pub struct Exchange {
     pub response_bytes: u64,
     /// How it ended.
     pub end: ExchangeEnd,
+    /// Where it was sent last, if an endpoint is chosen for each request; otherwise it went where its
+    /// connection went.
+    pub upstream: Option<SocketAddr>,
+    /// How many connections it was sent on; more than one where requests are retried.
+    pub attempts: u8,
 }
 
 /// How an exchange ended.

@@ -42,6 +42,8 @@ impl<S: ExchangeSink + ?Sized> Tracker<S> {
             request_bytes: 0,
             response_bytes: 0,
             end: ExchangeEnd::Cancelled,
+            upstream: None,
+            attempts: 1,
         };
         Self {
             sink: Arc::clone(sink),

@@ -91,15 +91,15 @@ impl Failures {
         is_due && self.probe.compare_exchange(before, now.to_bits(), AcqRel, Relaxed).is_ok()
     }
 
-    /// It has accepted a connection, and is in again; whether it was out. Failures go on counting: one
-    /// that accepts and then resets has failed.
+    /// It has accepted a connection, and is in again; whether it was out, or unreachable and kept in for
+    /// want of others. Failures go on counting: one that accepts and then resets has failed.
     pub(super) fn connected(&self) -> bool {
-        self.unreachable.store(false, Relaxed);
+        let was_unreachable = self.unreachable.swap(false, Relaxed);
         let was_out = self.out_until.swap(0, AcqRel) != 0;
         if was_out {
             self.probe.store(0, Relaxed);
         }
-        was_out
+        was_out || was_unreachable
     }
 
     /// It works.

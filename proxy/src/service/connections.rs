@@ -12,19 +12,19 @@ use std::{
 
 use fastrand::Rng;
 
-use super::{Endpoints, Services, Target};
+use super::{Endpoints, Services, Target, requests::ToEndpoint};
 use crate::{
     balance::{InFlight, Mode, Moment},
     decision::Direction,
     telemetry::{ChosenEndpoint, CloseReason, EndpointListener},
-    upstream::{self, Attempt, Endpoint, Outcome, Selection, Upstream},
+    upstream::{self, Attempt, ByRequest, Endpoint, Outcome, Selection, Upstream},
 };
 
 /// How long an endpoint may take to accept: the kernel's first SYN retry comes after a second (tcp(7)),
 /// and there are others.
-const CONNECT: Duration = Duration::from_secs(1);
+pub(super) const CONNECT: Duration = Duration::from_secs(1);
 /// So many endpoints are tried before the original destination.
-const MOST_TRIED: usize = 5;
+pub(super) const MOST_TRIED: usize = 5;
 /// So many of them may be silent: an application's own patience is a few seconds.
 const MOST_SILENT: usize = 2;
 
@@ -40,6 +40,7 @@ pub struct WorkloadMode(AtomicU8);
 
 /// The endpoints of one connection.
 struct Chosen {
+    by_request: Option<ByRequest>,
     target: Arc<Target>,
     endpoints: Arc<Endpoints>,
     tried: Vec<usize>,
@@ -73,18 +74,13 @@ impl WorkloadMode {
     pub fn set(&self, mode: Option<Mode>) {
         let value = match mode {
             None => 0,
-            Some(Mode::Off) => 1,
-            Some(Mode::Connections) => 2,
+            Some(mode) => mode as u8 + 1,
         };
         self.0.store(value, Relaxed);
     }
 
-    fn get(&self) -> Option<Mode> {
-        match self.0.load(Relaxed) {
-            1 => Some(Mode::Off),
-            2 => Some(Mode::Connections),
-            _ => None,
-        }
+    pub(super) fn get(&self) -> Option<Mode> {
+        Mode::ALL.into_iter().find(|mode| *mode as u8 + 1 == self.0.load(Relaxed))
     }
 }
 
@@ -104,7 +100,8 @@ impl Upstream for ToEndpoints {
             return None;
         }
         let target = self.services.find(wanted.destination)?;
-        if target.policy().mode(self.mode.get(), self.services.default_mode()) == Mode::Off {
+        let mode = self.services.mode(&target, &self.mode);
+        if mode == Mode::Off {
             return None;
         }
         let endpoints = self.services.endpoints(&target);
@@ -112,7 +109,18 @@ impl Upstream for ToEndpoints {
         if endpoints.pool().len() < 2 {
             return None;
         }
+        let http1 = match mode {
+            Mode::Off | Mode::Connections => None,
+            Mode::Auto => Some(false),
+            Mode::Requests => Some(true),
+        };
+        let by_request = http1.map(|http1| {
+            let (services, mode) = (Arc::clone(&self.services), Arc::clone(&self.mode));
+            let requests = Arc::new(ToEndpoint::new(services, mode, wanted.destination));
+            ByRequest { http1, requests }
+        });
         Some(Box::new(Chosen {
+            by_request,
             target,
             endpoints,
             tried: Vec::new(),
@@ -159,6 +167,10 @@ impl Selection for Chosen {
             address: self.endpoints.all()[member].address,
             listener: Arc::new(Learning { endpoints, member, judged }),
         })
+    }
+
+    fn requests(&self) -> Option<ByRequest> {
+        self.by_request.clone()
     }
 
     fn attempted(&mut self, attempt: &Attempt<'_>) {
@@ -215,7 +227,7 @@ impl EndpointListener for Learning {
 
 /// Whether an endpoint is to blame. A workload's own firewall or policy is not for others, and neither
 /// is its lack of ports.
-fn is_of_endpoint(error: &io::Error) -> bool {
+pub(super) fn is_of_endpoint(error: &io::Error) -> bool {
     let errno = error.raw_os_error();
     !matches!(
         errno,
@@ -229,19 +241,24 @@ mod tests {
 
     use super::*;
     use crate::{
-        balance::Standing,
+        balance::{Breaker, Standing},
         service::{
-            Origin,
+            Delta, Origin,
             tests::{service, slice},
         },
     };
 
     const FRONTEND: &str = "10.96.0.1:80";
 
+    /// What is out stays out for as long as a test takes.
     fn services(endpoints: &[&str]) -> Arc<Services> {
         let services = Services::default();
-        let deltas = [service("s", &[FRONTEND]), slice("a", "s", 80, endpoints)];
-        services.apply(Origin::Config, deltas).unwrap();
+        let mut service = service("s", &[FRONTEND]);
+        if let Delta::Service(_, spec) = &mut service {
+            let hour = Duration::from_secs(3600);
+            spec.policy.breaker = Breaker { base: hour, max: hour, ..Breaker::default() };
+        }
+        services.apply(Origin::Config, [service, slice("a", "s", 80, endpoints)]).unwrap();
         Arc::new(services)
     }
 
@@ -313,19 +330,23 @@ mod tests {
 
     #[test]
     fn endpoints_that_are_all_silent_are_not_waited_for_again() {
-        let services = services(&["10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.4"]);
-        for _ in 0..2 {
-            let mut selection = select(&services, None).unwrap();
-            while let Some(endpoint) = selection.next() {
-                attempt(&mut *selection, endpoint.address, Some(libc::ETIMEDOUT));
+        // Two of them are out, and two were kept in.
+        for recovered in 0..4 {
+            let services = services(&["10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.4"]);
+            for _ in 0..2 {
+                let mut selection = select(&services, None).unwrap();
+                while let Some(endpoint) = selection.next() {
+                    attempt(&mut *selection, endpoint.address, Some(libc::ETIMEDOUT));
+                }
             }
+            assert_eq!(select(&services, None).unwrap().next(), None);
+            let target = services.find(FRONTEND.parse().unwrap()).unwrap();
+            let endpoints = services.endpoints(&target);
+            let recovered = &endpoints.all()[recovered];
+            recovered.stats.connected(Duration::from_millis(1), Moment::now());
+            let next = select(&services, None).unwrap().next().unwrap();
+            assert_eq!(next.address, recovered.address, "what it was like before does not count");
         }
-        assert_eq!(select(&services, None).unwrap().next(), None);
-        let target = services.find(FRONTEND.parse().unwrap()).unwrap();
-        let endpoints = services.endpoints(&target);
-        endpoints.all()[1].stats.connected(Duration::from_millis(1), Moment::now());
-        let next = select(&services, None).unwrap().next().unwrap();
-        assert_eq!(next.address, endpoints.all()[1].address);
     }
 
     #[test]

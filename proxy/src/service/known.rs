@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::{
-    Delta, Endpoints, Kind, Origin, Place, Problem, Target,
+    Delta, Endpoints, Kind, Origin, Place, Problem, Target, WorkloadMode,
     state::{Feed, State},
 };
 use crate::{balance::Mode, sync::lock};
@@ -55,6 +55,11 @@ impl Services {
     #[must_use]
     pub const fn default_mode(&self) -> Mode {
         self.default_mode
+    }
+
+    /// The mode in effect for connections of a workload to a service.
+    pub(super) fn mode(&self, target: &Target, workload: &WorkloadMode) -> Mode {
+        target.policy().mode(workload.get(), self.default_mode)
     }
 
     /// The service that a destination belongs to. One look-up, without a lock.

@@ -50,6 +50,13 @@ impl Class {
     }
 }
 
+// === helpers ===
+
+/// Whether an exchange counts against the endpoint that it was sent to.
+pub(crate) fn is_failure(exchange: &Exchange) -> bool {
+    Class::of(exchange) == Some(Class::Failure)
+}
+
 #[cfg(test)]
 mod tests {
     use super::{super::tests::exchange, *};

@@ -38,7 +38,9 @@ impl Sink for Answers {
     fn opened(&self, _: &Connection) {}
 
     fn event(&self, connection: &Connection, (): &(), event: Event<'_>) {
+        // Where requests are balanced, the lease of each has been told already.
         if let Event::ExchangeEnded { exchange, class } = event
+            && exchange.upstream.is_none()
             && let Some(endpoint) = connection.endpoint.get()
         {
             endpoint.listener.exchange(exchange.time_to_head, class == Some(Class::Failure));

@@ -11,7 +11,7 @@ use crate::budget::{Figures, Resource};
 use crate::decision::{Treatment, Why};
 use crate::forward::http::{Exchange, ExchangeEnd, Side, Untracked};
 
-pub(super) fn exchange() -> Exchange {
+pub(crate) fn exchange() -> Exchange {
     Exchange {
         version: 11,
         method: "GET".into(),
@@ -26,6 +26,8 @@ pub(super) fn exchange() -> Exchange {
         request_bytes: 0,
         response_bytes: 1024,
         end: ExchangeEnd::Complete,
+        upstream: None,
+        attempts: 1,
     }
 }
 

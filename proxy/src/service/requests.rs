@@ -1,0 +1,232 @@
+//! Requests to services: each goes to an endpoint that is chosen for it (`upstream.rs` has the order of
+//! calls).
+
+use std::{fmt, net::SocketAddr, sync::Arc};
+
+use fastrand::Rng;
+
+use super::{
+    Endpoints, Services, WorkloadMode,
+    connections::{CONNECT, MOST_TRIED, is_of_endpoint},
+};
+use crate::{
+    balance::{InFlight, Mode, Moment},
+    forward::http::Exchange,
+    telemetry::is_failure,
+    upstream::{Attempt, Endpoint, Lease, Picked, Requests},
+};
+
+/// Sends the requests of one workload to the endpoints behind one destination.
+pub(super) struct ToEndpoint {
+    services: Arc<Services>,
+    mode: Arc<WorkloadMode>,
+    destination: SocketAddr,
+}
+
+/// A request at an endpoint.
+struct AtEndpoint {
+    endpoints: Arc<Endpoints>,
+    member: usize,
+    in_flight: InFlight,
+}
+
+/// A request at the original destination, of which nothing is learned.
+#[derive(Debug)]
+struct AtOriginal;
+
+// === impl ToEndpoint ===
+
+impl ToEndpoint {
+    pub(super) const fn new(
+        services: Arc<Services>,
+        mode: Arc<WorkloadMode>,
+        destination: SocketAddr,
+    ) -> Self {
+        Self { services, mode, destination }
+    }
+
+    /// As they are now. The service may be defined anew while its connections last.
+    fn endpoints(&self) -> Option<Arc<Endpoints>> {
+        let target = self.services.find(self.destination)?;
+        Some(self.services.endpoints(&target))
+    }
+
+    fn pick(&self, tried: &[SocketAddr]) -> Option<Picked> {
+        let target = self.services.find(self.destination)?;
+        let endpoints = self.services.endpoints(&target);
+        if tried.len() >= MOST_TRIED || endpoints.pool().is_hopeless(Moment::now()) {
+            return None;
+        }
+        let members = endpoints.all().iter().take(endpoints.pool().len()).enumerate();
+        let tried: Vec<usize> = match tried.is_empty() {
+            true => Vec::new(),
+            false => members.filter(|(_, it)| tried.contains(&it.address)).map(|it| it.0).collect(),
+        };
+        let choice = target.choose(&endpoints, &tried)?;
+        let chosen = &endpoints.all()[choice.member];
+        let endpoint = Endpoint { address: chosen.address, connect_timeout: Some(CONNECT) };
+        let in_flight = chosen.stats.begin();
+        let lease = Box::new(AtEndpoint { member: choice.member, in_flight, endpoints });
+        Some(Picked { endpoint, lease })
+    }
+}
+
+impl Requests for ToEndpoint {
+    fn choose(&self, tried: &[SocketAddr]) -> Option<Picked> {
+        if let Some(picked) = self.pick(tried) {
+            return Some(picked);
+        }
+        if tried.contains(&self.destination) {
+            return None;
+        }
+        if let Some(target) = self.services.find(self.destination) {
+            target.fell_back();
+        }
+        Some(Picked { endpoint: self.destination.into(), lease: Box::new(AtOriginal) })
+    }
+
+    fn is_used(&self, address: SocketAddr) -> bool {
+        let Some(endpoints) = self.endpoints() else { return address == self.destination };
+        let used = endpoints.all().iter().take(endpoints.pool().len());
+        used.map(|it| it.address).any(|used| used == address) || address == self.destination
+    }
+
+    fn is_current(&self) -> bool {
+        self.services.find(self.destination).is_some_and(|target| {
+            matches!(self.services.mode(&target, &self.mode), Mode::Requests | Mode::Auto)
+        })
+    }
+
+    fn attempted(&self, attempt: &Attempt<'_>) {
+        let Some(endpoints) = self.endpoints() else { return };
+        let pool = endpoints.pool();
+        let mut members = endpoints.all().iter().take(pool.len());
+        let Some(member) = members.position(|it| it.address == attempt.address) else { return };
+        match attempt.result {
+            Ok(()) => {
+                let round_trip = attempt.round_trip.unwrap_or(attempt.took);
+                pool.stats(member).connected(round_trip, Moment::now());
+            }
+            Err(error) if is_of_endpoint(error) => {
+                pool.refused(member, attempt.took, Moment::now(), &mut Rng::new());
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+impl fmt::Debug for ToEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ToEndpoint").field("destination", &self.destination).finish_non_exhaustive()
+    }
+}
+
+// === impl AtEndpoint ===
+
+impl Lease for AtEndpoint {
+    fn over(&mut self, exchange: &Exchange) {
+        let (stats, now) = (self.in_flight.stats(), Moment::now());
+        stats.requested();
+        match exchange.time_to_head {
+            time if is_failure(exchange) => {
+                let took = time.unwrap_or_default();
+                self.endpoints.pool().failed(self.member, took, now, &mut Rng::new());
+            }
+            Some(time) => stats.answered(time, now),
+            None => {}
+        }
+    }
+}
+
+impl fmt::Debug for AtEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AtEndpoint").field("member", &self.member).finish_non_exhaustive()
+    }
+}
+
+// === impl AtOriginal ===
+
+impl Lease for AtOriginal {
+    fn over(&mut self, _: &Exchange) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, time::Duration};
+
+    use super::*;
+    use crate::{
+        service::{
+            Origin,
+            tests::{service, slice},
+        },
+        telemetry::exchange,
+    };
+
+    const FRONTEND: &str = "10.96.0.1:80";
+
+    fn to(endpoints: &[&str]) -> (Arc<Services>, ToEndpoint) {
+        let services = Arc::new(Services::default());
+        let deltas = [service("s", &[FRONTEND]), slice("a", "s", 80, endpoints)];
+        services.apply(Origin::Config, deltas).unwrap();
+        let mode = Arc::new(WorkloadMode::new(Some(Mode::Requests)));
+        (Arc::clone(&services), ToEndpoint::new(services, mode, FRONTEND.parse().unwrap()))
+    }
+
+    #[test]
+    fn each_endpoint_is_chosen_once_for_a_request_and_then_the_original_destination() {
+        let (services, to) = to(&["10.1.0.1", "10.1.0.2", "10.1.0.3"]);
+        let mut tried = Vec::new();
+        while let Some(picked) = to.choose(&tried) {
+            assert!(!tried.contains(&picked.endpoint.address));
+            tried.push(picked.endpoint.address);
+        }
+        assert_eq!((tried.len(), tried[3]), (4, FRONTEND.parse().unwrap()));
+        assert_eq!(services.find(tried[3]).unwrap().fallbacks(), 1);
+    }
+
+    #[test]
+    fn requests_in_flight_are_spread_and_counted_until_their_leases_end() {
+        let (services, to) = to(&["10.1.0.1", "10.1.0.2"]);
+        let picked: Vec<_> = (0..10).map(|_| to.choose(&[]).unwrap()).collect();
+        let target = services.find(FRONTEND.parse().unwrap()).unwrap();
+        let endpoints = services.endpoints(&target);
+        let in_flight =
+            || endpoints.all().iter().map(|it| it.stats.in_flight()).collect::<Vec<_>>();
+        assert_eq!(in_flight(), [5, 5]);
+        drop(picked);
+        assert_eq!(in_flight(), [0, 0]);
+    }
+
+    #[test]
+    fn failures_and_refusals_move_requests_to_others() {
+        let (_services, to) = to(&["10.1.0.1", "10.1.0.2"]);
+        let bad: SocketAddr = "10.1.0.1:80".parse().unwrap();
+        let mut chosen = 0;
+        for _ in 0..40 {
+            let mut picked = to.choose(&[]).unwrap();
+            let is_bad = picked.endpoint.address == bad;
+            chosen += usize::from(is_bad);
+            let status = Some(if is_bad { 503 } else { 200 });
+            picked.lease.over(&Exchange { status, ..exchange() });
+        }
+        assert!(chosen <= 6, "{chosen}");
+        let other = "10.1.0.2:80".parse().unwrap();
+        let error = io::Error::from_raw_os_error(libc::ECONNREFUSED);
+        let (took, round_trip) = (Duration::from_millis(1), None);
+        to.attempted(&Attempt { address: other, result: Err(&error), took, round_trip });
+        to.attempted(&Attempt { address: bad, result: Ok(()), took, round_trip });
+        assert_eq!(to.choose(&[]).unwrap().endpoint.address, bad);
+    }
+
+    #[test]
+    fn what_the_service_lists_no_longer_is_not_used() {
+        let (services, to) = to(&["10.1.0.1", "10.1.0.2"]);
+        let gone = "10.1.0.2:80".parse().unwrap();
+        assert!(to.is_used(gone) && to.is_current());
+        services.apply(Origin::Config, [slice("a", "s", 80, &["10.1.0.1"])]).unwrap();
+        assert!(!to.is_used(gone) && to.is_used("10.1.0.1:80".parse().unwrap()));
+        to.mode.set(Some(Mode::Connections));
+        assert!(!to.is_current());
+    }
+}
