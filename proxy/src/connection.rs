@@ -2,6 +2,7 @@
 //! detection → L4 or L7.
 
 mod attempts;
+mod balanced;
 mod detecting;
 mod dial;
 mod dials;
@@ -10,6 +11,7 @@ mod http;
 mod options;
 mod policy;
 mod properties;
+mod requests;
 mod waiting;
 
 use std::{
@@ -22,7 +24,8 @@ use std::{
 use tokio::net::TcpStream;
 
 use self::{
-    attempts::Attempts, dial::Dial, dials::OwnDial, options::Following, policy::DestinationPolicy,
+    attempts::Attempts, dial::Dial, dials::OwnDial, http::Engine, options::Following,
+    policy::DestinationPolicy, requests::Balancing,
 };
 pub use self::{
     dials::OwnDials,
@@ -100,6 +103,15 @@ pub trait Feedback: Send + Sync {
     fn forgotten(&self, direction: Direction, destination: SocketAddr);
 }
 
+/// What carries a connection.
+enum Carrier {
+    /// Bytes that are not looked at.
+    Opaque,
+    PassThrough,
+    Terminate,
+    Balance(Balancing),
+}
+
 // === impl Context ===
 
 impl Context {
@@ -107,7 +119,7 @@ impl Context {
     /// made to the listener's own address. `dialling` is given back when the upstream has been
     /// dialled.
     pub async fn serve(
-        &self,
+        self: &Arc<Self>,
         client: std::net::TcpStream,
         peer: SocketAddr,
         captured: Option<Captured>,
@@ -140,7 +152,8 @@ impl Context {
             Ok(upstream) => {
                 attempts.tell(&guard);
                 Following::settle(&mut following);
-                self.forward(client, upstream, policy, &guard, accepted).await
+                let carrier = self.carrier(policy, &attempts, captured);
+                self.forward(client, upstream, carrier, &guard, accepted).await
             }
             Err(reason) => {
                 tcp::reset(client);
@@ -164,24 +177,43 @@ impl Context {
         policy
     }
 
+    /// What carries the connection, now that its upstream is there.
+    fn carrier(
+        self: &Arc<Self>,
+        policy: DestinationPolicy,
+        attempts: &Attempts<'_>,
+        captured: Captured,
+    ) -> Carrier {
+        if policy.opaque.is_some() {
+            return Carrier::Opaque;
+        }
+        match (attempts.requests(), policy.engine) {
+            (Some(by_request), _) => {
+                Carrier::Balance(Balancing::new(Arc::clone(self), captured, by_request))
+            }
+            (None, HttpEngine::Passthrough) => Carrier::PassThrough,
+            (None, HttpEngine::Terminate) => Carrier::Terminate,
+        }
+    }
+
     /// Carries a connection whose both sides are there; returns why it has ended.
     async fn forward(
         &self,
         client: TcpStream,
         upstream: TcpStream,
-        policy: DestinationPolicy,
+        carrier: Carrier,
         guard: &ConnectionGuard,
         accepted: Instant,
     ) -> CloseReason {
-        match (policy.opaque, policy.engine) {
-            (Some(_), _) => self.tcp(client, upstream, guard).await,
-            (None, HttpEngine::Passthrough) => {
-                self.pass_through(client.into(), upstream.into(), guard, accepted).await
+        let engine = match carrier {
+            Carrier::Opaque => return self.tcp(client, upstream, guard).await,
+            Carrier::PassThrough => {
+                return self.pass_through(client.into(), upstream.into(), guard, accepted).await;
             }
-            (None, HttpEngine::Terminate) => {
-                Box::pin(self.hold(client, upstream, guard, accepted)).await
-            }
-        }
+            Carrier::Terminate => Engine::Terminate,
+            Carrier::Balance(balancing) => Engine::Balance(balancing),
+        };
+        Box::pin(self.hold(client, upstream, engine, guard, accepted)).await
     }
 
     fn open(

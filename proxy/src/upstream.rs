@@ -41,13 +41,13 @@
 //! connection, which is made before the protocol is known. If it is HTTP of a version that is
 //! balanced, that connection becomes one of several that an engine keeps for the clients of the
 //! workload; for each request the engine asks [`Requests::choose`], and reports what came of it to the
-//! [`Lease`] that it got.
+//! lease that it got.
 
-use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::{
     decision::Direction,
-    forward::http::Exchange,
+    forward::requests::Requests,
     telemetry::{ChosenEndpoint, CloseReason},
 };
 
@@ -100,40 +100,13 @@ pub struct ByRequest {
     /// Also those of HTTP/1; those of HTTP/2 always.
     pub http1: bool,
     /// Chooses an endpoint for each.
-    pub requests: Arc<dyn Requests>,
+    pub requests: Arc<dyn RequestUpstream>,
 }
 
-/// Chooses an endpoint for each request to one destination.
-pub trait Requests: Send + Sync + fmt::Debug {
-    /// An endpoint that is not among `tried`; behind the last one, once, the original destination.
-    /// Called for each request: must not block.
-    fn choose(&self, tried: &[SocketAddr]) -> Option<Picked>;
-
-    /// Whether requests may go there still. Connections without requests to one that is not used are
-    /// closed.
-    fn is_used(&self, address: SocketAddr) -> bool;
-
-    /// Whether requests are to be balanced still: the mode can change.
-    fn is_current(&self) -> bool;
-
+/// Chooses endpoints, and learns of the dials that follow.
+pub trait RequestUpstream: Requests {
     /// A dial for requests has ended.
     fn attempted(&self, attempt: &Attempt<'_>);
-}
-
-/// The endpoint of one request.
-#[derive(Debug)]
-pub struct Picked {
-    /// Where it is.
-    pub endpoint: Endpoint,
-    /// Counts the request as in flight there until it is dropped.
-    pub lease: Box<dyn Lease>,
-}
-
-/// A request at an endpoint.
-pub trait Lease: Send + fmt::Debug {
-    /// The request is over, as it is recorded. Without this call (a request that went to another
-    /// endpoint before it was answered) nothing is learned.
-    fn over(&mut self, exchange: &Exchange);
 }
 
 /// An address to dial in place of the original destination.

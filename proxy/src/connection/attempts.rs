@@ -9,7 +9,7 @@ use super::{Context, dial::Dial};
 use crate::{
     capture::sockopt,
     telemetry::{CloseReason, ConnectionGuard},
-    upstream::{Attempt, Endpoint, Outcome, Selection, Target},
+    upstream::{Attempt, ByRequest, Endpoint, Outcome, Selection, Target},
 };
 
 /// The dials of one connection, for as long as it lasts.
@@ -72,6 +72,11 @@ impl<'a> Attempts<'a> {
         if let Some(chosen) = self.selection.as_ref().and_then(|selection| selection.chosen()) {
             guard.chosen(chosen);
         }
+    }
+
+    /// How requests are balanced, if they are.
+    pub(super) fn requests(&self) -> Option<ByRequest> {
+        self.selection.as_ref()?.requests()
     }
 
     fn next(&mut self) -> Option<Endpoint> {

@@ -4,6 +4,7 @@
 use std::{
     future::Future,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Instant,
 };
 
@@ -47,7 +48,7 @@ impl Context {
     /// Dials for an application that waits in connect(2), and serves the connection that comes of it.
     /// `dialling` is given back when the upstream has been dialled. `peer` is the application's end.
     pub async fn serve_held(
-        &self,
+        self: &Arc<Self>,
         held: impl Held,
         peer: SocketAddr,
         captured: Captured,
@@ -73,7 +74,8 @@ impl Context {
                 Following::settle(&mut following);
                 match self.admit(held, &upstream, destination).await {
                     Ok(client) => {
-                        self.forward(client, upstream, policy, &guard, Instant::now()).await
+                        let carrier = self.carrier(policy, &attempts, captured);
+                        self.forward(client, upstream, carrier, &guard, Instant::now()).await
                     }
                     Err(reason) => reason,
                 }

@@ -4,7 +4,7 @@ use std::{pin::pin, time::Instant};
 
 use tokio::net::TcpStream;
 
-use super::{Context, detecting::Detecting};
+use super::{Context, detecting::Detecting, requests::Balancing};
 use crate::{
     decision::{Detection, Direction},
     detect::{
@@ -24,15 +24,24 @@ use crate::{
 };
 
 /// One side of a connection as detection leaves it.
-type Peer = (TcpStream, Peeked);
+pub(super) type Peer = (TcpStream, Peeked);
+
+/// Carries messages, and so needs HTTP from its first byte on.
+pub(super) enum Engine {
+    /// Each connection for itself.
+    Terminate,
+    /// To several endpoints.
+    Balance(Balancing),
+}
 
 impl Context {
-    /// Holds the client's first bytes until it is known whether they are HTTP, for the
-    /// terminating engine. What is not, or not soon, goes to the passthrough engine at once.
+    /// Holds the client's first bytes until it is known whether they are HTTP, for an engine that
+    /// needs them all. What is not, or not soon, goes to the passthrough engine at once.
     pub(super) async fn hold(
         &self,
         mut client: TcpStream,
         mut upstream: TcpStream,
+        engine: Engine,
         guard: &ConnectionGuard,
         accepted: Instant,
     ) -> CloseReason {
@@ -63,17 +72,26 @@ impl Context {
             }
         };
         let version = match conclusion.as_ref().map(|conclusion| conclusion.detection) {
-            Some(Detection::Http1) => HttpVersion::Http1,
-            Some(Detection::Http2) => HttpVersion::Http2,
-            _ => {
-                let (client, upstream) = (endpoint(client, near), endpoint(upstream, far));
-                return self.pass_through(client, upstream, guard, accepted).await;
-            }
+            Some(Detection::Http1) => Some(HttpVersion::Http1),
+            Some(Detection::Http2) => Some(HttpVersion::Http2),
+            _ => None,
         };
-        if let Some(conclusion) = conclusion {
-            self.decide(conclusion, guard, accepted);
+        let version = version.filter(|version| engine.carries(*version));
+        let (Some(conclusion), Some(version)) = (&conclusion, version) else {
+            let (client, upstream) = (endpoint(client, near), endpoint(upstream, far));
+            return self.pass_through(client, upstream, guard, accepted).await;
+        };
+        self.decide(conclusion.clone(), guard, accepted);
+        let (client, upstream) = ((client, near), (upstream, far));
+        match (engine, version) {
+            (Engine::Terminate, _) => self.terminate(version, client, upstream, guard).await,
+            (Engine::Balance(balancing), HttpVersion::Http1) => {
+                self.pool(balancing, client, upstream, guard).await
+            }
+            (Engine::Balance(balancing), HttpVersion::Http2) => {
+                self.relay(balancing, client, upstream, guard).await
+            }
         }
-        self.terminate(version, (client, near), (upstream, far), guard).await
     }
 
     /// Takes note of a decision, and of what it teaches.
@@ -129,7 +147,7 @@ impl Context {
         }
     }
 
-    async fn terminate(
+    pub(super) async fn terminate(
         &self,
         version: HttpVersion,
         client: Peer,
@@ -167,6 +185,17 @@ impl Context {
             EndCause::Idle => CloseReason::HalfClosedTimeout,
             EndCause::Answered(reason) => CloseReason::Http(reason.to_owned()),
             EndCause::Protocol { text, .. } => CloseReason::Http(text),
+        }
+    }
+}
+
+// === impl Engine ===
+
+impl Engine {
+    const fn carries(&self, version: HttpVersion) -> bool {
+        match (self, version) {
+            (Self::Terminate, _) | (Self::Balance(_), HttpVersion::Http2) => true,
+            (Self::Balance(balancing), HttpVersion::Http1) => balancing.http1(),
         }
     }
 }

@@ -152,6 +152,7 @@ async fn a_server_that_does_not_wait_for_the_rest_of_a_request_is_a_timeout_in_e
             ..captured(Direction::Outbound, server.local_addr().unwrap())
         };
         let (mut client, accepted, peer) = client().await;
+        let context = Arc::new(context);
         let served = tokio::spawn(async move {
             let dialling = context.share.occupy(Resource::Dialling, 1);
             context.serve(accepted, peer, Some(captured), dialling).await;

@@ -11,9 +11,12 @@ use super::{
 };
 use crate::{
     balance::{InFlight, Mode, Moment},
-    forward::http::Exchange,
+    forward::{
+        http::Exchange,
+        requests::{Lease, Picked, Requests},
+    },
     telemetry::is_failure,
-    upstream::{Attempt, Endpoint, Lease, Picked, Requests},
+    upstream::{Attempt, RequestUpstream},
 };
 
 /// Sends the requests of one workload to the endpoints behind one destination.
@@ -64,10 +67,9 @@ impl ToEndpoint {
         };
         let choice = target.choose(&endpoints, &tried)?;
         let chosen = &endpoints.all()[choice.member];
-        let endpoint = Endpoint { address: chosen.address, connect_timeout: Some(CONNECT) };
-        let in_flight = chosen.stats.begin();
+        let (address, in_flight) = (chosen.address, chosen.stats.begin());
         let lease = Box::new(AtEndpoint { member: choice.member, in_flight, endpoints });
-        Some(Picked { endpoint, lease })
+        Some(Picked { address, connect_timeout: Some(CONNECT), lease })
     }
 }
 
@@ -82,7 +84,8 @@ impl Requests for ToEndpoint {
         if let Some(target) = self.services.find(self.destination) {
             target.fell_back();
         }
-        Some(Picked { endpoint: self.destination.into(), lease: Box::new(AtOriginal) })
+        let (address, lease) = (self.destination, Box::new(AtOriginal));
+        Some(Picked { address, connect_timeout: None, lease })
     }
 
     fn is_used(&self, address: SocketAddr) -> bool {
@@ -96,7 +99,9 @@ impl Requests for ToEndpoint {
             matches!(self.services.mode(&target, &self.mode), Mode::Requests | Mode::Auto)
         })
     }
+}
 
+impl RequestUpstream for ToEndpoint {
     fn attempted(&self, attempt: &Attempt<'_>) {
         let Some(endpoints) = self.endpoints() else { return };
         let pool = endpoints.pool();
@@ -178,8 +183,8 @@ mod tests {
         let (services, to) = to(&["10.1.0.1", "10.1.0.2", "10.1.0.3"]);
         let mut tried = Vec::new();
         while let Some(picked) = to.choose(&tried) {
-            assert!(!tried.contains(&picked.endpoint.address));
-            tried.push(picked.endpoint.address);
+            assert!(!tried.contains(&picked.address));
+            tried.push(picked.address);
         }
         assert_eq!((tried.len(), tried[3]), (4, FRONTEND.parse().unwrap()));
         assert_eq!(services.find(tried[3]).unwrap().fallbacks(), 1);
@@ -205,7 +210,7 @@ mod tests {
         let mut chosen = 0;
         for _ in 0..40 {
             let mut picked = to.choose(&[]).unwrap();
-            let is_bad = picked.endpoint.address == bad;
+            let is_bad = picked.address == bad;
             chosen += usize::from(is_bad);
             let status = Some(if is_bad { 503 } else { 200 });
             picked.lease.over(&Exchange { status, ..exchange() });
@@ -216,7 +221,7 @@ mod tests {
         let (took, round_trip) = (Duration::from_millis(1), None);
         to.attempted(&Attempt { address: other, result: Err(&error), took, round_trip });
         to.attempted(&Attempt { address: bad, result: Ok(()), took, round_trip });
-        assert_eq!(to.choose(&[]).unwrap().endpoint.address, bad);
+        assert_eq!(to.choose(&[]).unwrap().address, bad);
     }
 
     #[test]

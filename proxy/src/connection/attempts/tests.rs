@@ -139,6 +139,7 @@ fn refusing() -> (Socket, SocketAddr) {
 /// Serves a connection to `destination` that is accepted first; what the client has read.
 async fn serve(context: Context, destination: SocketAddr) -> String {
     let (mut client, accepted, peer) = client().await;
+    let context = Arc::new(context);
     let served = tokio::spawn(async move {
         let dialling = context.share.occupy(Resource::Dialling, 1);
         let captured = Some(captured(Direction::Outbound, destination));
@@ -152,8 +153,9 @@ async fn serve(context: Context, destination: SocketAddr) -> String {
 }
 
 /// The same for one whose SYN is held; with what its connect(2) has come to.
-async fn serve_held(context: &Context, destination: SocketAddr) -> (String, Connected) {
+async fn serve_held(context: Context, destination: SocketAddr) -> (String, Connected) {
     let (mut client, accepted, peer) = client().await;
+    let context = Arc::new(context);
     let outcome = Arc::<Mutex<Connected>>::default();
     let held = Waiting { accepted, outcome: Arc::clone(&outcome) };
     let dialling = context.share.occupy(Resource::Dialling, 1);
@@ -233,15 +235,18 @@ async fn a_held_connection_waits_while_endpoints_are_dialled() {
     let (_reserved, refuses) = refusing();
     let (answers, destination) = (server().await, server().await);
     let endpoints = Endpoints::of([refuses, answers]);
-    let mut context = context(&Arc::default());
-    context.upstream = Arc::new(endpoints.clone());
-    let (answer, outcome) = serve_held(&context, destination).await;
+    let upstream = |endpoints| {
+        let mut context = context(&Arc::default());
+        context.upstream = Arc::new(endpoints);
+        context
+    };
+    let (answer, outcome) = serve_held(upstream(endpoints.clone()), destination).await;
     assert_eq!(answer, answers.to_string());
     assert_eq!(outcome, Some(Ok(Some(Ipv4Addr::LOCALHOST.into()))), "the upstream's own address");
     assert_eq!(endpoints.heard().last(), Some(&Heard::Closed(Some(answers), "finished")));
 
-    context.upstream = Arc::new(Endpoints::of([refuses]));
-    let (answer, outcome) = serve_held(&context, refuses).await;
+    let context = upstream(Endpoints::of([refuses]));
+    let (answer, outcome) = serve_held(context, refuses).await;
     assert_eq!((&*answer, outcome), ("", Some(Err(libc::ECONNREFUSED))));
 }
 
@@ -253,7 +258,7 @@ async fn a_source_of_the_other_family_is_not_told() {
     tokio::spawn(async move { while listener.accept().await.is_ok() {} });
     let mut context = context(&Arc::default());
     context.upstream = Arc::new(endpoints);
-    let (_, outcome) = serve_held(&context, server().await).await;
+    let (_, outcome) = serve_held(context, server().await).await;
     assert_eq!(outcome, Some(Ok(None)));
 }
 
@@ -265,7 +270,7 @@ async fn no_endpoint_is_to_blame_where_descriptors_are_missing() {
     feedback.exhausted.store(true, Ordering::Relaxed);
     let mut context = context(&feedback);
     context.upstream = Arc::new(endpoints.clone());
-    let (_, outcome) = serve_held(&context, server().await).await;
+    let (_, outcome) = serve_held(context, server().await).await;
     assert_eq!(outcome, None, "the kernel asks again");
     assert_eq!(endpoints.heard(), [Heard::Closed(None, "connect_failed")]);
 }

@@ -1,0 +1,62 @@
+//! What an engine that balances requests is given: who chooses their endpoints, and how it gets to them.
+
+use std::{fmt, future::Future, io, net::SocketAddr, pin::Pin, time::Duration};
+
+use tokio::net::TcpStream;
+use weir_http::Exchange;
+
+use crate::budget::Taken;
+
+/// Chooses an endpoint for each request to one destination.
+pub trait Requests: Send + Sync + fmt::Debug {
+    /// An endpoint that is not among `tried`; behind the last one, once, the original destination.
+    /// Called for each request: must not block.
+    fn choose(&self, tried: &[SocketAddr]) -> Option<Picked>;
+
+    /// Whether requests may go there still. Connections without requests to one that is not used are
+    /// closed.
+    fn is_used(&self, address: SocketAddr) -> bool;
+
+    /// Whether requests are to be balanced still: the mode can change.
+    fn is_current(&self) -> bool;
+}
+
+/// The endpoint of one request.
+#[derive(Debug)]
+pub struct Picked {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// How long it may take to accept; `None` for the configured time.
+    pub connect_timeout: Option<Duration>,
+    /// Counts the request as in flight there until it is dropped.
+    pub lease: Box<dyn Lease>,
+}
+
+/// A request at an endpoint.
+pub trait Lease: Send + fmt::Debug {
+    /// The request is over, as it is recorded. Without this call (a request that went to another
+    /// endpoint before it was answered) nothing is learned.
+    fn over(&mut self, exchange: &Exchange);
+}
+
+/// Makes upstream connections.
+pub trait Connect: Send + Sync {
+    /// Connects to an endpoint, within `limit` if that is shorter than the configured time. The socket
+    /// is armed (`transport/abort.rs`). [`Requests`] learns of the outcome.
+    ///
+    /// # Errors
+    /// What the kernel says; `ETIMEDOUT` after that time.
+    fn connect(&self, to: SocketAddr, limit: Option<Duration>) -> Connecting<'_>;
+}
+
+/// The upstream connection, when there is one.
+pub type Connecting<'a> = Pin<Box<dyn Future<Output = io::Result<Connected>> + Send + 'a>>;
+
+/// An upstream connection.
+#[derive(Debug)]
+pub struct Connected {
+    /// Its socket.
+    pub stream: TcpStream,
+    /// What it takes of the workload's budget, unless a client's connection has taken it.
+    pub descriptor: Option<Taken>,
+}
