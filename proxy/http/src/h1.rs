@@ -12,7 +12,7 @@ mod section;
 mod session;
 #[cfg(test)]
 mod tests;
-mod token;
+pub(crate) mod token;
 mod version;
 
 pub use self::body::{Body, Framing, NotChunked, Progress};

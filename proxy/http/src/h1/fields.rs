@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::body::Framing;
+use super::token;
 use crate::{ParseError, RequestInfo, is_grpc};
 
 /// The start of a request.
@@ -253,7 +254,7 @@ impl Fields {
     #[inline]
     fn length(&mut self, value: &[u8]) -> Result<(), ParseError> {
         for item in value.split(|byte| *byte == b',') {
-            match (number(item.trim_ascii()), self.length) {
+            match (token::number(item.trim_ascii()), self.length) {
                 (None, _) => return Err(ParseError::ContentLength),
                 (Some(new), Some(old)) if new != old => return Err(ParseError::ContentLengths),
                 (length, _) => self.length = length,
@@ -282,16 +283,4 @@ impl Fields {
             _ => Ok(None),
         }
     }
-}
-
-/// One or more digits (RFC 9112 §6.2).
-#[inline]
-fn number(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() {
-        return None;
-    }
-    digits.iter().try_fold(0_u64, |number, byte| {
-        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
-        number.checked_mul(10)?.checked_add(digit)
-    })
 }

@@ -25,28 +25,28 @@ const fn table(others: &[u8], alphanumeric: bool) -> [bool; 256] {
 
 /// `tchar` of RFC 9110 §5.6.2.
 #[inline]
-pub(super) fn is_token(byte: u8) -> bool {
+pub(crate) fn is_token(byte: u8) -> bool {
     TCHAR[usize::from(byte)]
 }
 
 /// How many bytes at the front of `bytes` can be part of a token. (Eight at a time is no faster:
 /// names are short.)
 #[inline]
-pub(super) fn token(bytes: &[u8]) -> usize {
+pub(crate) fn token(bytes: &[u8]) -> usize {
     bytes.iter().position(|byte| !is_token(*byte)).unwrap_or(bytes.len())
 }
 
 /// How many bytes at the front of `bytes` can be part of a target. As lenient as most servers:
 /// anything but space and control characters.
 #[inline]
-pub(super) fn target(bytes: &[u8]) -> usize {
+pub(crate) fn target(bytes: &[u8]) -> usize {
     bytes.iter().position(|&byte| byte <= b' ' || byte == 0x7f).unwrap_or(bytes.len())
 }
 
 /// How many bytes at the front of `bytes` can be part of a field value or a reason phrase
 /// (RFC 9110 §5.5): anything but control characters, tab excepted.
 #[inline]
-pub(super) fn text(bytes: &[u8]) -> usize {
+pub(crate) fn text(bytes: &[u8]) -> usize {
     let mut at = 0;
     loop {
         at += printable(&bytes[at..]);
@@ -55,6 +55,18 @@ pub(super) fn text(bytes: &[u8]) -> usize {
         }
         at += 1;
     }
+}
+
+/// A length: one or more digits (RFC 9110 §8.6).
+#[inline]
+pub(crate) fn number(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |number, byte| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit)
+    })
 }
 
 /// Eight bytes at a time: most values end within a few steps.

@@ -4,22 +4,31 @@
 //!
 //! Not checked is what has no effect on later fields: the peer refuses it if it has to.
 
-mod field;
-mod huffman;
-mod integer;
+pub(super) mod field;
+pub(super) mod huffman;
+pub(super) mod integer;
+pub(super) mod static_table;
 mod table;
 #[cfg(test)]
 mod tests;
+pub(super) mod text;
 
 pub use self::field::Head;
 use self::field::{Kind, Said};
 use self::integer::integer;
 use self::table::{Entry, Table};
+use self::text::Text;
 use crate::ParseError;
 
 /// A field that comes in pieces is kept up to here. Beyond, it is one that says nothing which weir
 /// would report, like the URIs that the terminating engine refuses, and is skipped.
 const KEPT: usize = 64 << 10;
+
+/// What an entry counts besides its bytes (RFC 7541 §4.1).
+pub(super) const OVERHEAD: usize = 32;
+
+/// The dynamic table's size until it is changed (RFC 9113 §6.5.2).
+pub(super) const INITIAL: usize = 4096;
 
 /// Beyond this the buffers of a large field are given back.
 const BUFFER: usize = 4 << 10;
@@ -42,13 +51,6 @@ struct Skipped {
     /// That is its name, so that a value follows.
     in_name: bool,
     indexed: bool,
-}
-
-/// A string literal (RFC 7541 §5.2).
-#[derive(Clone, Copy)]
-struct Text<'a> {
-    huffman: bool,
-    bytes: &'a [u8],
 }
 
 /// A string literal as far as it has come.
@@ -271,7 +273,7 @@ impl Decoder {
     ) -> Result<(), ParseError> {
         if kind == Kind::Other {
             if indexed {
-                let size = name_size + value.size()? + table::OVERHEAD;
+                let size = name_size + value.size()? + OVERHEAD;
                 self.table.insert(Entry::new(kind, name_size, size, Said::Nothing))?;
             }
             return Ok(());
@@ -279,34 +281,10 @@ impl Decoder {
         let plain = value.plain(&mut self.plain)?;
         let said = Said::of(kind, plain);
         if indexed {
-            let size = name_size + plain.len() + table::OVERHEAD;
+            let size = name_size + plain.len() + OVERHEAD;
             self.table.insert(Entry::new(kind, name_size, size, said.clone()))?;
         }
         head.see(said);
         Ok(())
-    }
-}
-
-// === impl Text ===
-
-impl Text<'_> {
-    #[inline]
-    fn plain<'a>(&'a self, buffer: &'a mut Vec<u8>) -> Result<&'a [u8], ParseError> {
-        if !self.huffman {
-            return Ok(self.bytes);
-        }
-        buffer.clear();
-        huffman::decode(self.bytes, |byte| buffer.push(byte))?;
-        Ok(buffer)
-    }
-
-    #[inline]
-    fn size(&self) -> Result<usize, ParseError> {
-        if !self.huffman {
-            return Ok(self.bytes.len());
-        }
-        let mut size = 0;
-        huffman::decode(self.bytes, |_| size += 1)?;
-        Ok(size)
     }
 }

@@ -6,7 +6,7 @@ use crate::{LONGEST_TEXT, is_grpc};
 
 /// The fields that matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(in crate::h2) enum Kind {
     Other,
     Method,
     Path,
@@ -20,7 +20,7 @@ pub(super) enum Kind {
 /// What a field says, if it matters. An entry of the dynamic table and every head that names it have
 /// the same text: naming it is one byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub(in crate::h2) enum Said {
     Nothing,
     Method(Arc<str>),
     /// Without its query.
@@ -36,7 +36,7 @@ pub(super) enum Said {
 }
 
 /// What a header block has said. The first of several fields of one name counts.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Head {
     /// `:method`.
     pub method: Option<Arc<str>>,
@@ -58,10 +58,10 @@ pub struct Head {
 
 impl Kind {
     /// Bytes of the longest name that matters.
-    pub(super) const LONGEST: usize = "content-type".len();
+    pub(in crate::h2) const LONGEST: usize = "content-type".len();
 
     #[inline]
-    pub(super) fn of(name: &[u8]) -> Self {
+    pub(in crate::h2) const fn of(name: &[u8]) -> Self {
         match name {
             b":method" => Self::Method,
             b":path" => Self::Path,
@@ -80,7 +80,7 @@ impl Kind {
 impl Head {
     // Inlined by hand, as is `Said::of`: a call for each field costs a tenth of a whole exchange.
     #[inline(always)]
-    pub(super) fn see(&mut self, said: Said) {
+    pub(in crate::h2) fn see(&mut self, said: Said) {
         match said {
             Said::Nothing => {}
             Said::Method(method) => keep(&mut self.method, method),
@@ -105,7 +105,7 @@ impl Head {
 
 impl Said {
     #[inline(always)]
-    pub(super) fn of(kind: Kind, value: &[u8]) -> Self {
+    pub(in crate::h2) fn of(kind: Kind, value: &[u8]) -> Self {
         match kind {
             Kind::Other => Self::Nothing,
             Kind::Method => Self::Method(text(value)),
@@ -120,7 +120,7 @@ impl Said {
 
     /// Bytes of the heap that it takes.
     #[inline]
-    pub(super) fn memory(&self) -> usize {
+    pub(in crate::h2) fn memory(&self) -> usize {
         /// Two counters stand before the text.
         const COUNTERS: usize = 2 * size_of::<usize>();
         match self {

@@ -41,7 +41,7 @@ struct Code {
 
 /// Decodes a string, byte by byte.
 #[inline]
-pub(super) fn decode(mut input: &[u8], mut push: impl FnMut(u8)) -> Result<(), ParseError> {
+pub(in crate::h2) fn decode(mut input: &[u8], mut push: impl FnMut(u8)) -> Result<(), ParseError> {
     // The next bits, left-aligned, and how many are there.
     let (mut window, mut bits) = (0_u64, 0_u32);
     loop {
@@ -140,11 +140,11 @@ impl Code {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::h2) mod tests {
     use super::*;
 
     /// A string in Huffman's code.
-    pub(in super::super) fn encode(text: &[u8]) -> Vec<u8> {
+    pub(in crate::h2) fn encode(text: &[u8]) -> Vec<u8> {
         let mut bits = String::new();
         for byte in text {
             let length = usize::from(LENGTHS[usize::from(*byte)]);

@@ -1,16 +1,12 @@
-//! The static and the dynamic table (RFC 7541 §2.3, §4 and appendix A). Of fields that matter it is
-//! kept what they say; of the others, their size.
+//! The dynamic table (RFC 7541 §2.3.2 and §4). Of fields that matter it is kept what they say; of the
+//! others, their size.
 
 use std::collections::VecDeque;
 
+use super::INITIAL;
 use super::field::{Kind, Said};
+use super::static_table::STATIC;
 use crate::ParseError;
-
-/// What an entry counts besides its bytes (RFC 7541 §4.1).
-pub(super) const OVERHEAD: usize = 32;
-
-/// The table's size until it is changed (RFC 9113 §6.5.2).
-const INITIAL: usize = 4096;
 
 /// The most that entries may come to, whatever the peers agree on. Chrome, which allows the most of
 /// the well-known ones, allows 64 KiB.
@@ -52,8 +48,8 @@ impl Table {
     #[inline]
     pub(super) fn get(&self, index: usize) -> Result<Said, ParseError> {
         let index = index.checked_sub(1).ok_or(NO_ENTRY)?;
-        if let Some((kind, _, value)) = STATIC.get(index) {
-            return Ok(Said::of(*kind, value));
+        if let Some(field) = STATIC.get(index) {
+            return Ok(Said::of(field.kind, field.value));
         }
         Ok(self.entry(index)?.said.clone())
     }
@@ -62,8 +58,8 @@ impl Table {
     #[inline]
     pub(super) fn name(&self, index: usize) -> Result<(Kind, usize), ParseError> {
         let index = index.checked_sub(1).ok_or(NO_ENTRY)?;
-        if let Some((kind, name, _)) = STATIC.get(index) {
-            return Ok((*kind, usize::from(*name)));
+        if let Some(field) = STATIC.get(index) {
+            return Ok((field.kind, field.name.len()));
         }
         let entry = self.entry(index)?;
         Ok((entry.kind, entry.name as usize))
@@ -154,75 +150,4 @@ impl Entry {
         let saturated = |size| u32::try_from(size).unwrap_or(u32::MAX);
         Self { kind, name: saturated(name), size: saturated(size), said }
     }
-}
-
-// === the static table ===
-
-/// Appendix A: meaning, length of the name, value if it matters.
-const STATIC: &[(Kind, u8, &[u8])] = &[
-    (Kind::Authority, 10, b""),
-    (Kind::Method, 7, b"GET"),
-    (Kind::Method, 7, b"POST"),
-    (Kind::Path, 5, b"/"),
-    (Kind::Path, 5, b"/index.html"),
-    other(":scheme"),
-    other(":scheme"),
-    (Kind::Status, 7, b"200"),
-    (Kind::Status, 7, b"204"),
-    (Kind::Status, 7, b"206"),
-    (Kind::Status, 7, b"304"),
-    (Kind::Status, 7, b"400"),
-    (Kind::Status, 7, b"404"),
-    (Kind::Status, 7, b"500"),
-    other("accept-charset"),
-    other("accept-encoding"),
-    other("accept-language"),
-    other("accept-ranges"),
-    other("accept"),
-    other("access-control-allow-origin"),
-    other("age"),
-    other("allow"),
-    other("authorization"),
-    other("cache-control"),
-    other("content-disposition"),
-    other("content-encoding"),
-    other("content-language"),
-    other("content-length"),
-    other("content-location"),
-    other("content-range"),
-    (Kind::ContentType, 12, b""),
-    other("cookie"),
-    other("date"),
-    other("etag"),
-    other("expect"),
-    other("expires"),
-    other("from"),
-    (Kind::Host, 4, b""),
-    other("if-match"),
-    other("if-modified-since"),
-    other("if-none-match"),
-    other("if-range"),
-    other("if-unmodified-since"),
-    other("last-modified"),
-    other("link"),
-    other("location"),
-    other("max-forwards"),
-    other("proxy-authenticate"),
-    other("proxy-authorization"),
-    other("range"),
-    other("referer"),
-    other("refresh"),
-    other("retry-after"),
-    other("server"),
-    other("set-cookie"),
-    other("strict-transport-security"),
-    other("transfer-encoding"),
-    other("user-agent"),
-    other("vary"),
-    other("via"),
-    other("www-authenticate"),
-];
-
-const fn other(name: &str) -> (Kind, u8, &[u8]) {
-    (Kind::Other, name.len() as u8, b"")
 }
