@@ -3,6 +3,8 @@
 pub mod fields;
 pub mod frames;
 pub mod hpack;
+pub mod relay;
+mod seed;
 mod session;
 mod streams;
 

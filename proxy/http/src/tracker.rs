@@ -1,5 +1,6 @@
 //! Follows one exchange and reports it exactly once, also when it is dropped half-way.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -101,8 +102,26 @@ impl<S: ExchangeSink + ?Sized> Tracker<S> {
         self.settled.get_or_insert_with(|| (took.unwrap_or_else(|| self.since.elapsed()), end));
     }
 
+    /// It was sent to this endpoint, once more if it was sent before.
+    pub fn sent_to(&mut self, endpoint: SocketAddr, once_more: bool) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.upstream = Some(endpoint);
+            exchange.attempts = exchange.attempts.saturating_add(u8::from(once_more));
+        }
+    }
+
+    /// Since the request head.
+    pub fn elapsed(&self) -> Duration {
+        self.since.elapsed()
+    }
+
     /// Reports the exchange, ended like this unless its response has; later calls do nothing.
     pub fn finish(&mut self, end: ExchangeEnd) {
+        self.finish_after(end, |_| {});
+    }
+
+    /// The same, and shows it to `tell` before.
+    pub fn finish_after(&mut self, end: ExchangeEnd, tell: impl FnOnce(&Exchange)) {
         if let Some(mut exchange) = self.exchange.take() {
             let settled = self.settled.take().unwrap_or_else(|| (self.since.elapsed(), end));
             (exchange.duration, exchange.end) = settled;
@@ -110,6 +129,7 @@ impl<S: ExchangeSink + ?Sized> Tracker<S> {
             if exchange.end == ExchangeEnd::UpstreamClosed && exchange.status.is_some() {
                 exchange.end = ExchangeEnd::UpstreamReset(None);
             }
+            tell(&exchange);
             self.sink.exchange(exchange);
         }
     }

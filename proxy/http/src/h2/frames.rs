@@ -11,13 +11,19 @@ pub const DATA: u8 = 0;
 /// A frame type.
 pub const HEADERS: u8 = 1;
 /// A frame type.
+pub const PRIORITY_FRAME: u8 = 2;
+/// A frame type.
 pub const RST_STREAM: u8 = 3;
 /// A frame type.
 pub const SETTINGS: u8 = 4;
 /// A frame type.
 pub const PUSH_PROMISE: u8 = 5;
 /// A frame type.
+pub const PING: u8 = 6;
+/// A frame type.
 pub const GOAWAY: u8 = 7;
+/// A frame type.
+pub const WINDOW_UPDATE: u8 = 8;
 /// A frame type.
 pub const CONTINUATION: u8 = 9;
 
@@ -32,8 +38,10 @@ pub const PADDED: u8 = 8;
 /// On HEADERS.
 pub const PRIORITY: u8 = 0x20;
 
-const FRAME_HEAD: usize = 9;
-const SETTING: usize = 6;
+/// Bytes in front of a frame's payload.
+pub(super) const FRAME_HEAD: usize = 9;
+/// Bytes of a setting.
+pub(super) const SETTING: usize = 6;
 
 /// What a peer has said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -356,6 +364,6 @@ fn take<'a>(input: &mut &'a [u8], left: &mut usize, keep: usize) -> &'a [u8] {
 }
 
 #[inline]
-fn be32(bytes: &[u8]) -> u32 {
+pub(super) fn be32(bytes: &[u8]) -> u32 {
     bytes.iter().take(4).fold(0, |value, byte| value << 8 | u32::from(*byte))
 }

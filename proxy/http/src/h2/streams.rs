@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use super::hpack::Head;
+use super::seed::Seed;
 use crate::{ExchangeEnd, ExchangeSink, ParseError, RequestInfo, Side, Tracker};
 
 /// Streams open at a time, pushed ones included: the most that weir's terminating engine would allow.
@@ -46,17 +46,11 @@ struct Stream<S: ExchangeSink + ?Sized> {
     complete: ExchangeEnd,
 }
 
-/// Stream numbers are chosen by a peer; a number of ours keeps them from being chosen to collide.
-#[derive(Clone, Copy)]
-struct Seed(u64);
-
-struct Mix(u64);
-
 // === impl Streams ===
 
 impl<S: ExchangeSink + ?Sized> Streams<S> {
     pub(super) fn new(sink: Arc<S>) -> Self {
-        let open = HashMap::with_hasher(Seed(fastrand::u64(..)));
+        let open = HashMap::with_hasher(Seed::new());
         Self { sink, open, text_bytes: 0, newest: 0, going_away: None, client_left: false }
     }
 
@@ -287,36 +281,5 @@ impl<S: ExchangeSink + ?Sized> Stream<S> {
         if let Some(mut tracker) = self.tracker {
             tracker.finish(end);
         }
-    }
-}
-
-// === impl Seed ===
-
-impl BuildHasher for Seed {
-    type Hasher = Mix;
-
-    #[inline]
-    fn build_hasher(&self) -> Mix {
-        Mix(self.0)
-    }
-}
-
-// === impl Mix ===
-
-impl Hasher for Mix {
-    #[inline]
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
-    }
-
-    #[inline]
-    fn write_u32(&mut self, number: u32) {
-        let product = u128::from(self.0 ^ u64::from(number)) * 0x9e37_79b9_7f4a_7c15;
-        self.0 = product as u64 ^ (product >> 64) as u64;
-    }
-
-    #[inline]
-    fn finish(&self) -> u64 {
-        self.0
     }
 }

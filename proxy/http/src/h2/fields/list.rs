@@ -5,10 +5,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::super::hpack::Head;
+use super::super::hpack::OVERHEAD;
 use super::super::hpack::field::Said;
 use super::super::hpack::static_table::STATIC;
 use super::field::Field;
-use super::literal::Reader;
+use super::literal::{Reader, put_plain};
 use super::meaning::{Malformed, Meaning, marks};
 use super::shape::Shape;
 
@@ -60,6 +61,21 @@ pub(super) enum LiteralName {
 // === impl FieldList ===
 
 impl FieldList {
+    /// A list that no peer has sent. Its fields are valid, and not to be indexed.
+    #[must_use]
+    pub fn of(fields: &[(&str, &str)]) -> Self {
+        let mut list = Self::default();
+        for (name, value) in fields {
+            let strings = list.add_strings(|to| {
+                put_plain(to, name.as_bytes());
+                put_plain(to, value.as_bytes());
+            });
+            list.size += name.len() + value.len() + OVERHEAD;
+            list.items.push(Item::Literal(Literal::new(false, LiteralName::String, strings)));
+        }
+        list
+    }
+
     /// Forgets all fields.
     #[inline]
     pub fn clear(&mut self) {

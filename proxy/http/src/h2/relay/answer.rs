@@ -1,0 +1,47 @@
+//! What the relay answers itself, in the place of an endpoint.
+
+use super::peer::StreamKey;
+use super::{Endpoints, PeerId, Relay};
+use crate::h2::fields::FieldList;
+use crate::{ExchangeEnd, ExchangeSink};
+
+/// The field that names the reason.
+const ERROR_HEADER: &str = "x-weir-error";
+/// gRPC's UNAVAILABLE: the client may try again.
+const GRPC_UNAVAILABLE: u32 = 14;
+
+// === impl Relay ===
+
+impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
+    /// Ends a stream that has no answer yet, and cannot get one.
+    #[cold]
+    pub(super) fn answer(&mut self, key: StreamKey, reason: &'static str) {
+        let Self { streams, clients, .. } = self;
+        let Some(stream) = streams.get_mut(key) else { return };
+        let Some(client) = clients.get_mut(stream.client) else { return };
+        let code = GRPC_UNAVAILABLE.to_string();
+        let (status, fields) = match stream.is_grpc {
+            true => {
+                let content_type = ("content-type", "application/grpc");
+                let status = (":status", "200");
+                let grpc = [("grpc-status", &*code), ("grpc-message", reason)];
+                stream.tracker.grpc_status(Some(GRPC_UNAVAILABLE));
+                (200, vec![status, (ERROR_HEADER, reason), content_type, grpc[0], grpc[1]])
+            }
+            false => {
+                let fields = [(":status", "502"), (ERROR_HEADER, reason), ("content-length", "0")];
+                (502, fields.to_vec())
+            }
+        };
+        let (list, peer, number) = (FieldList::of(&fields), &mut client.peer, stream.client_id);
+        peer.out.headers(number, &list, true, (&mut peer.encoder, peer.remote.max_frame));
+        if !stream.request.is_ended {
+            // The rest of the request is not wanted (RFC 9113 §8.1).
+            peer.out.reset(number, super::Code::NO_ERROR);
+        }
+        stream.tracker.head(status, stream.is_grpc);
+        let client = stream.client;
+        self.mark(PeerId::Client(client));
+        self.finish(key, ExchangeEnd::Answered(reason));
+    }
+}

@@ -1,0 +1,307 @@
+//! What clients send.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::peer::{
+    ENABLE_CONNECT_PROTOCOL, Headers, INITIAL_WINDOW_SIZE, MAX_CONCURRENT_STREAMS,
+    MAX_HEADER_LIST_SIZE, Peer, StreamKey,
+};
+use super::reader::{Frame, FrameReader};
+use super::stream::{FIRST_WINDOW, Half, LEAST_WINDOW, Stream};
+use super::{Code, End, Endpoints, Limits, PeerId, Relay, Violation};
+use crate::{ExchangeEnd, ExchangeSink, RequestInfo, Side, Tracker};
+
+/// What a client may have on its way, and held for endpoints, on all streams.
+const WINDOW: i64 = 1 << 20;
+/// Streams that are reset before they are answered, and sooner than a deadline would be.
+const PREMATURE: Duration = Duration::from_millis(100);
+/// So many of them are an attack, if they are most of all (rapid reset, CVE-2023-44487).
+const MOST_PREMATURE: u32 = 200;
+/// What may wait to be written: more than windows allow is an answer to a flood.
+pub(super) const MOST_OUTPUT: usize = 4 << 20;
+
+/// A client's connection.
+pub(super) struct Client<S: ExchangeSink + ?Sized> {
+    pub(super) peer: Peer,
+    pub(super) sink: Arc<S>,
+    /// The highest stream that it has opened.
+    pub(super) last: u32,
+    opened: u32,
+    premature: u32,
+    /// Content of responses that is held for it, and that may come for it.
+    pub(super) owed: i64,
+    /// It has been sent the last GOAWAY.
+    pub(super) is_leaving: bool,
+}
+
+// === impl Client ===
+
+impl<S: ExchangeSink + ?Sized> Client<S> {
+    pub(super) fn new(sink: Arc<S>, limits: Limits, connect_protocol: bool) -> Self {
+        let mut peer = Peer::new(FrameReader::of_client());
+        let settings = [
+            (MAX_CONCURRENT_STREAMS, limits.streams),
+            (INITIAL_WINDOW_SIZE, FIRST_WINDOW as u32),
+            (MAX_HEADER_LIST_SIZE, limits.list as u32),
+            (ENABLE_CONNECT_PROTOCOL, 1),
+        ];
+        let count = if connect_protocol { settings.len() } else { settings.len() - 1 };
+        peer.out.settings(&settings[..count]);
+        peer.grant(WINDOW);
+        Self { peer, sink, last: 0, opened: 0, premature: 0, owed: 0, is_leaving: false }
+    }
+
+    /// Gives back what of the window has gone on.
+    pub(super) fn grant(&mut self) {
+        let held = self.peer.held as i64;
+        if held < WINDOW / 2 {
+            self.peer.grant(WINDOW - held);
+        }
+    }
+}
+
+// === impl Relay ===
+
+impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
+    pub(super) fn read_client(&mut self, id: usize, mut bytes: &[u8]) -> Result<(), Violation> {
+        let Some(client) = self.clients.get_mut(id) else { return Ok(()) };
+        if client.peer.is_closing {
+            return Ok(());
+        }
+        // Taken out, so that frames can borrow from it.
+        let mut reader = std::mem::replace(&mut client.peer.reader, FrameReader::of_upstream());
+        let result = loop {
+            match reader.next(&mut bytes) {
+                Ok(None) => break Ok(()),
+                Ok(Some(frame)) => {
+                    if let Err(violation) = self.client_frame(id, frame) {
+                        break Err(violation);
+                    }
+                }
+                Err(violation) => break Err(violation),
+            }
+        };
+        let Some(client) = self.clients.get_mut(id) else { return Ok(()) };
+        client.peer.reader = reader;
+        client.grant();
+        if client.peer.out.len() > MOST_OUTPUT {
+            let reason = "the client does not read";
+            return Err(Violation::new(Code::ENHANCE_YOUR_CALM, reason));
+        }
+        if client.peer.out.len() > 0 {
+            self.mark(PeerId::Client(id));
+        }
+        result
+    }
+
+    #[inline]
+    fn client_frame(&mut self, id: usize, frame: Frame<'_>) -> Result<(), Violation> {
+        let Self { clients, shared, list, limits, .. } = self;
+        let Some(client) = clients.get_mut(id) else { return Ok(()) };
+        let decoding = (limits.list, shared, list);
+        match frame {
+            Frame::Data { stream, bytes, flow, end } => {
+                client.peer.received(flow)?;
+                match client.peer.streams.get(&stream).copied() {
+                    None => client.check_known(stream)?,
+                    Some(key) => self.content(Side::Client, key, (bytes, flow), end),
+                }
+            }
+            Frame::Headers { stream, fragment, end_headers, end_stream } => {
+                let block = (stream, fragment, end_headers, end_stream);
+                if let Some(headers) = client.peer.headers(block, decoding)? {
+                    self.request_headers(id, headers)?;
+                }
+            }
+            Frame::Continuation { fragment, end_headers } => {
+                if let Some(headers) = client.peer.continuation(fragment, end_headers, decoding)? {
+                    self.request_headers(id, headers)?;
+                }
+            }
+            Frame::Reset { stream, code } => {
+                client.check_known(stream)?;
+                if let Some(key) = client.peer.streams.get(&stream).copied() {
+                    self.client_reset(id, key, Code(code))?;
+                }
+            }
+            Frame::Settings(payload) => {
+                let changes = client.peer.settings(payload)?;
+                self.resize_windows(PeerId::Client(id), changes.windows)?;
+            }
+            Frame::Ping(opaque) => client.peer.out.ping_ack(opaque),
+            Frame::WindowUpdate { stream: 0, by } => {
+                client.peer.window_update(by)?;
+                self.pump(PeerId::Client(id));
+            }
+            Frame::WindowUpdate { stream, by } => {
+                client.check_known(stream)?;
+                if let Some(key) = client.peer.streams.get(&stream).copied() {
+                    self.widen(Side::Upstream, key, by);
+                }
+            }
+            Frame::Push => {
+                return Err(Violation::new(Code::PROTOCOL_ERROR, "PUSH_PROMISE of a client"));
+            }
+            Frame::GoAway { .. } | Frame::Other => {}
+        }
+        Ok(())
+    }
+
+    fn request_headers(&mut self, id: usize, headers: Headers) -> Result<(), Violation> {
+        let Headers { stream, end, is_too_large } = headers;
+        let Some(client) = self.clients.get_mut(id) else { return Ok(()) };
+        if let Some(key) = client.peer.streams.get(&stream).copied() {
+            self.trailers(Side::Client, key, end, is_too_large);
+            return Ok(());
+        }
+        if stream.is_multiple_of(2) {
+            return Err(Violation::new(Code::PROTOCOL_ERROR, "a stream with a server's number"));
+        }
+        // One that was reset, or refused.
+        if stream <= client.last {
+            return Ok(());
+        }
+        if client.is_leaving {
+            return Ok(());
+        }
+        client.last = stream;
+        client.opened = client.opened.saturating_add(1);
+        let refusal = if is_too_large {
+            Some(Code::ENHANCE_YOUR_CALM)
+        } else if client.peer.streams.len() >= self.limits.streams as usize {
+            Some(Code::REFUSED_STREAM)
+        } else if self.list.check_request().is_err()
+            || (self.list.protocol() && !self.connect_protocol)
+        {
+            Some(Code::PROTOCOL_ERROR)
+        } else {
+            None
+        };
+        if let Some(code) = refusal {
+            client.peer.out.reset(stream, code);
+            return Ok(());
+        }
+        self.open(id, stream, end);
+        Ok(())
+    }
+
+    /// A request has come whose head is in `list`.
+    fn open(&mut self, id: usize, number: u32, end: bool) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let mut again = self.spare.pop().unwrap_or_default();
+        std::mem::swap(&mut again.head, &mut self.list);
+        let head = again.head.head();
+        let info = RequestInfo {
+            version: 20,
+            method: head.method.clone().unwrap_or_default(),
+            authority: head.authority.clone().or_else(|| head.host.clone()),
+            path: head.path.clone().unwrap_or_default(),
+            grpc: head.grpc.unwrap_or_default(),
+        };
+        let mut request = Half::new(0, FIRST_WINDOW);
+        request.is_ended = end;
+        request.expected = again.head.content_length().ok().flatten();
+        let stream = Stream {
+            client: id,
+            client_id: number,
+            upstream: None,
+            upstream_id: 0,
+            request,
+            response: Half::new(client.peer.remote.initial_window, LEAST_WINDOW),
+            is_answered: false,
+            is_connect: again.head.is_connect(),
+            is_tunnel: false,
+            is_head: &*info.method == "HEAD",
+            is_grpc: info.grpc,
+            tracker: Tracker::start(&client.sink, info),
+            lease: None,
+            again: Some(again),
+        };
+        let key = self.streams.insert(stream);
+        client.peer.streams.insert(number, key);
+        client.owed += LEAST_WINDOW;
+        self.place(key);
+    }
+
+    /// RST_STREAM of a client.
+    fn client_reset(&mut self, id: usize, key: StreamKey, code: Code) -> Result<(), Violation> {
+        let Some(stream) = self.streams.get_mut(key) else { return Ok(()) };
+        let is_premature = !stream.is_answered && stream.tracker.elapsed() < PREMATURE;
+        self.reset_at_endpoint(key, code);
+        self.finish(key, ExchangeEnd::ClientReset(Some(code.0)));
+        let Some(client) = self.clients.get_mut(id) else { return Ok(()) };
+        client.premature += u32::from(is_premature);
+        if client.premature > MOST_PREMATURE && client.premature > client.opened / 2 {
+            return Err(Violation::new(Code::ENHANCE_YOUR_CALM, "too many streams are reset"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn client_ended(&mut self, id: usize, end: End) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        client.peer.has_ended = true;
+        if !matches!(end, End::Closed { .. }) {
+            client.peer.is_closing = true;
+            self.end_streams_of_client(id, &ExchangeEnd::ClientReset(None));
+        } else if client.peer.streams.is_empty() {
+            client.peer.is_closing = true;
+        }
+        self.mark(PeerId::Client(id));
+    }
+
+    /// All streams of a client end: their endpoints are told.
+    pub(super) fn end_streams_of_client(&mut self, id: usize, end: &ExchangeEnd) {
+        let Some(client) = self.clients.get(id) else { return };
+        let mut keys: Vec<_> = client.peer.streams.iter().map(|(id, key)| (*id, *key)).collect();
+        keys.sort_unstable();
+        for (_, key) in keys {
+            self.reset_at_endpoint(key, Code::CANCEL);
+            self.finish(key, end.clone());
+        }
+    }
+
+    pub(super) fn remove_client(&mut self, id: usize, end: &ExchangeEnd) {
+        self.end_streams_of_client(id, end);
+        self.clients.try_remove(id);
+    }
+
+    /// Tells the endpoint that nothing more comes, and nothing is wanted.
+    fn reset_at_endpoint(&mut self, key: StreamKey, code: Code) {
+        let Some(stream) = self.streams.get(key) else { return };
+        if stream.upstream_id == 0 || stream.is_over() {
+            return;
+        }
+        let (number, Some(id)) = (stream.upstream_id, stream.upstream) else { return };
+        if let Some(upstream) = self.upstreams.get_mut(id) {
+            upstream.peer.out.reset(number, code);
+            self.mark(PeerId::Upstream(id));
+        }
+    }
+
+    /// Offers extended CONNECT once every endpoint does (RFC 8441 §3).
+    pub(super) fn offer_connect_protocol(&mut self) {
+        let mut said = self.upstreams.iter().filter(|(_, it)| it.is_greeted).peekable();
+        let offered = said.peek().is_some() && said.all(|(_, it)| it.peer.remote.connect_protocol);
+        if offered && !std::mem::replace(&mut self.connect_protocol, true) {
+            for (id, client) in &mut self.clients {
+                client.peer.out.settings(&[(ENABLE_CONNECT_PROTOCOL, 1)]);
+                if !std::mem::replace(&mut client.peer.is_marked, true) {
+                    self.marked.push(PeerId::Client(id));
+                }
+            }
+        }
+    }
+}
+
+// === impl Client ===
+
+impl<S: ExchangeSink + ?Sized> Client<S> {
+    /// A frame on a stream that was never opened (RFC 9113 §5.1, "idle").
+    const fn check_known(&self, stream: u32) -> Result<(), Violation> {
+        if stream > self.last || stream.is_multiple_of(2) {
+            return Err(Violation::new(Code::PROTOCOL_ERROR, "a frame on an idle stream"));
+        }
+        Ok(())
+    }
+}

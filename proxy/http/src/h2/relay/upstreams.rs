@@ -1,0 +1,319 @@
+//! What endpoints send.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use super::clients::MOST_OUTPUT;
+use super::peer::{
+    ENABLE_PUSH, Headers, INITIAL_WINDOW_SIZE, MAX_HEADER_LIST_SIZE, Peer, StreamKey,
+};
+use super::placing::Proof;
+use super::reader::{Frame, FrameReader};
+use super::stream::LEAST_WINDOW;
+use super::{Code, End, Endpoints, PeerId, Relay, Violation};
+use crate::h2::frames::PREFACE;
+use crate::{ExchangeEnd, ExchangeSink, Side};
+
+/// What an endpoint may have on its way to all clients: it is not held up by one that does not read.
+const WINDOW: i64 = 4 << 20;
+
+/// A connection to an endpoint.
+pub(super) struct Upstream {
+    pub(super) peer: Peer,
+    pub(super) address: SocketAddr,
+    pub(super) state: State,
+    /// Streams that are to be sent on it.
+    pub(super) waiting: VecDeque<StreamKey>,
+    /// The number of the next stream.
+    pub(super) next: u32,
+    /// Its settings have come.
+    pub(super) is_greeted: bool,
+}
+
+/// What a connection to an endpoint can be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Connecting,
+    Open,
+    /// It takes no more streams.
+    Leaving,
+}
+
+// === impl Upstream ===
+
+impl Upstream {
+    fn new(address: SocketAddr, list: usize) -> Self {
+        let mut peer = Peer::new(FrameReader::of_upstream());
+        peer.out.raw(PREFACE);
+        peer.out.settings(&[
+            (ENABLE_PUSH, 0),
+            (INITIAL_WINDOW_SIZE, LEAST_WINDOW as u32),
+            (MAX_HEADER_LIST_SIZE, list as u32),
+        ]);
+        peer.grant(WINDOW);
+        let (state, waiting) = (State::Connecting, VecDeque::new());
+        Self { peer, address, state, waiting, next: 1, is_greeted: false }
+    }
+
+    /// Streams that it has, or will have.
+    pub(super) fn load(&self) -> usize {
+        self.peer.streams.len() + self.waiting.len()
+    }
+
+    /// Streams that it may have.
+    pub(super) const fn room(&self) -> usize {
+        self.peer.remote.max_streams as usize
+    }
+}
+
+// === impl Relay ===
+
+impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
+    pub(super) fn insert_upstream(&mut self, address: SocketAddr) -> usize {
+        let id = self.upstreams.insert(Upstream::new(address, self.limits.list));
+        self.by_address.entry(address).or_default().push(id);
+        id
+    }
+
+    /// A connection that was asked for has been made.
+    pub fn connected(&mut self, id: usize) {
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        if upstream.state == State::Connecting {
+            upstream.state = State::Open;
+        }
+        self.mark(PeerId::Upstream(id));
+        self.settle_upstream(id);
+    }
+
+    pub(super) fn read_upstream(&mut self, id: usize, mut bytes: &[u8]) -> Result<(), Violation> {
+        let Some(upstream) = self.upstreams.get_mut(id) else { return Ok(()) };
+        if upstream.peer.is_closing || upstream.peer.has_ended {
+            return Ok(());
+        }
+        // Taken out, so that frames can borrow from it.
+        let mut reader = std::mem::replace(&mut upstream.peer.reader, FrameReader::of_upstream());
+        let result = loop {
+            match reader.next(&mut bytes) {
+                Ok(None) => break Ok(()),
+                Ok(Some(frame)) => {
+                    if let Err(violation) = self.upstream_frame(id, frame) {
+                        break Err(violation);
+                    }
+                }
+                Err(violation) => break Err(violation),
+            }
+        };
+        let Some(upstream) = self.upstreams.get_mut(id) else { return Ok(()) };
+        upstream.peer.reader = reader;
+        upstream.peer.grant(WINDOW);
+        if upstream.peer.out.len() > MOST_OUTPUT {
+            let reason = "the endpoint does not read";
+            return Err(Violation::new(Code::ENHANCE_YOUR_CALM, reason));
+        }
+        if upstream.peer.out.len() > 0 {
+            self.mark(PeerId::Upstream(id));
+        }
+        result
+    }
+
+    #[inline]
+    fn upstream_frame(&mut self, id: usize, frame: Frame<'_>) -> Result<(), Violation> {
+        let Self { upstreams, shared, list, limits, .. } = self;
+        let Some(upstream) = upstreams.get_mut(id) else { return Ok(()) };
+        let decoding = (limits.list, shared, list);
+        let peer = &mut upstream.peer;
+        match frame {
+            Frame::Data { stream, bytes, flow, end } => {
+                peer.received(flow)?;
+                match peer.streams.get(&stream).copied() {
+                    None => upstream.check_known(stream)?,
+                    Some(key) if !self.is_answered(key) => {
+                        self.break_stream(Side::Upstream, key, Code::PROTOCOL_ERROR);
+                    }
+                    Some(key) => self.content(Side::Upstream, key, (bytes, flow), end),
+                }
+            }
+            Frame::Headers { stream, fragment, end_headers, end_stream } => {
+                let block = (stream, fragment, end_headers, end_stream);
+                if let Some(headers) = peer.headers(block, decoding)? {
+                    self.response_headers(id, headers)?;
+                }
+            }
+            Frame::Continuation { fragment, end_headers } => {
+                if let Some(headers) = peer.continuation(fragment, end_headers, decoding)? {
+                    self.response_headers(id, headers)?;
+                }
+            }
+            Frame::Reset { stream, code } => {
+                let key = peer.streams.get(&stream).copied();
+                upstream.check_known(stream)?;
+                if let Some(key) = key {
+                    self.upstream_reset(key, Code(code));
+                }
+            }
+            Frame::Settings(payload) => {
+                let changes = peer.settings(payload)?;
+                upstream.is_greeted = true;
+                self.resize_windows(PeerId::Upstream(id), changes.windows)?;
+                self.offer_connect_protocol();
+                self.settle_upstream(id);
+            }
+            Frame::Ping(opaque) => peer.out.ping_ack(opaque),
+            Frame::GoAway { last, code } => self.go_away(id, last, Code(code)),
+            Frame::WindowUpdate { stream: 0, by } => {
+                peer.window_update(by)?;
+                self.pump(PeerId::Upstream(id));
+            }
+            Frame::WindowUpdate { stream, by } => {
+                let key = peer.streams.get(&stream).copied();
+                upstream.check_known(stream)?;
+                if let Some(key) = key {
+                    self.widen(Side::Client, key, by);
+                }
+            }
+            Frame::Push => {
+                return Err(Violation::new(Code::PROTOCOL_ERROR, "PUSH_PROMISE was not allowed"));
+            }
+            Frame::Other => {}
+        }
+        Ok(())
+    }
+
+    fn is_answered(&self, key: StreamKey) -> bool {
+        self.streams.get(key).is_some_and(|stream| stream.is_answered)
+    }
+
+    fn response_headers(&mut self, id: usize, headers: Headers) -> Result<(), Violation> {
+        let Headers { stream: number, end, is_too_large } = headers;
+        let Some(upstream) = self.upstreams.get(id) else { return Ok(()) };
+        let Some(key) = upstream.peer.streams.get(&number).copied() else {
+            return upstream.check_known(number);
+        };
+        if self.is_answered(key) {
+            self.trailers(Side::Upstream, key, end, is_too_large);
+            return Ok(());
+        }
+        let status = self.list.head().status.unwrap_or_default();
+        let is_interim = (100..200).contains(&status);
+        if is_too_large || self.list.check_response().is_err() || (is_interim && end) {
+            self.break_stream(Side::Upstream, key, Code::PROTOCOL_ERROR);
+            return Ok(());
+        }
+        self.response_head(key, status, end);
+        Ok(())
+    }
+
+    /// The head of a response has come, which is in `list`.
+    fn response_head(&mut self, key: StreamKey, status: u16, end: bool) {
+        let Self { streams, clients, list, .. } = self;
+        let Some(stream) = streams.get_mut(key) else { return };
+        let Some(client) = clients.get_mut(stream.client) else { return };
+        let (peer, number) = (&mut client.peer, stream.client_id);
+        peer.out.headers(number, list, end, (&mut peer.encoder, peer.remote.max_frame));
+        let client = stream.client;
+        let again = stream.again.take();
+        if status >= 200 {
+            let head = list.head();
+            stream.is_answered = true;
+            stream.is_tunnel = stream.is_connect && status < 300;
+            stream.tracker.head(status, head.grpc.unwrap_or_default());
+            stream.tracker.grpc_status(head.grpc_status.flatten());
+            let has_content = !stream.is_head && !matches!(status, 204 | 304);
+            let length = list.content_length().ok().flatten();
+            stream.response.expected = length.filter(|_| has_content && !stream.is_tunnel && !end);
+            stream.response.is_ended = end;
+            stream.response.is_sent = end;
+        }
+        if let Some(again) = again {
+            self.put_back(again);
+        }
+        self.mark(PeerId::Client(client));
+        self.settle_stream(key);
+    }
+
+    /// RST_STREAM of an endpoint.
+    fn upstream_reset(&mut self, key: StreamKey, code: Code) {
+        let proof = (code == Code::REFUSED_STREAM).then_some(Proof::Refused);
+        let end = ExchangeEnd::UpstreamReset(Some(code.0));
+        let may_move = proof.is_some()
+            && self.streams.get(key).is_some_and(|stream| {
+                stream.again.as_ref().is_some_and(|again| !again.is_repeated)
+            });
+        if may_move {
+            return self.move_or_end(key, proof, end);
+        }
+        let Some(stream) = self.streams.get(key) else { return };
+        let (client, number) = (stream.client, stream.client_id);
+        if let Some(peer) = self.peer_mut(PeerId::Client(client)) {
+            peer.out.reset(number, code);
+            self.mark(PeerId::Client(client));
+        }
+        self.finish(key, end);
+    }
+
+    /// GOAWAY of an endpoint (RFC 9113 §6.8): streams behind the last one were not processed.
+    fn go_away(&mut self, id: usize, last: u32, code: Code) {
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        upstream.state = State::Leaving;
+        let streams = upstream.peer.streams.iter().filter(|(number, _)| **number > last);
+        let mut refused: Vec<_> = streams.map(|(number, key)| (*number, *key)).collect();
+        refused.sort_unstable();
+        for (_, key) in refused {
+            let end = ExchangeEnd::UpstreamReset(Some(code.0));
+            self.move_or_end(key, Some(Proof::Refused), end);
+        }
+        self.settle_upstream(id);
+    }
+
+    /// A connection to an endpoint is no more, or was never made.
+    pub(super) fn upstream_ended(&mut self, id: usize, end: End) {
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        if std::mem::replace(&mut upstream.peer.has_ended, true) {
+            return;
+        }
+        upstream.state = State::Leaving;
+        upstream.peer.is_closing = true;
+        let written = upstream.peer.out.position() - upstream.peer.out.len() as u64;
+        let mut open: Vec<_> = upstream.peer.streams.iter().map(|it| (*it.0, *it.1)).collect();
+        open.sort_unstable();
+        let lost = match end {
+            End::Closed { .. } => ExchangeEnd::UpstreamClosed,
+            End::Failed | End::NotConnected => ExchangeEnd::UpstreamReset(None),
+        };
+        let reached = match end {
+            End::Closed { acknowledged } => acknowledged.map_or(written, |it| it.min(written)),
+            End::Failed | End::NotConnected => written,
+        };
+        for (_, key) in open {
+            let is_unseen = self.streams.get(key).is_some_and(|stream| {
+                stream.again.as_ref().is_some_and(|again| again.position >= reached)
+            });
+            self.move_or_end(key, is_unseen.then_some(Proof::Unacknowledged), lost.clone());
+        }
+        self.settle_upstream(id);
+        self.mark(PeerId::Upstream(id));
+    }
+
+    pub(super) fn remove_upstream(&mut self, id: usize) {
+        self.upstream_ended(id, End::Failed);
+        let Some(upstream) = self.upstreams.try_remove(id) else { return };
+        if let Some(all) = self.by_address.get_mut(&upstream.address) {
+            all.retain(|it| *it != id);
+            if all.is_empty() {
+                self.by_address.remove(&upstream.address);
+            }
+        }
+    }
+}
+
+// === impl Upstream ===
+
+impl Upstream {
+    /// A frame on a stream that was never opened (RFC 9113 §5.1, "idle").
+    const fn check_known(&self, stream: u32) -> Result<(), Violation> {
+        if stream >= self.next || stream.is_multiple_of(2) {
+            return Err(Violation::new(Code::PROTOCOL_ERROR, "a frame on an idle stream"));
+        }
+        Ok(())
+    }
+}
