@@ -65,7 +65,7 @@ errors! {
     Huffman = "an HPACK string is no Huffman code",
     NoEntry = "HPACK index without an entry",
     TableSize = "HPACK table larger than allowed",
-    LateTableSize = "HPACK table size behind a field",
+    LateTableSize = "HPACK table size update behind a field",
     LargeTable = "HPACK table too large to be followed",
     TooManyStreams = "too many HTTP/2 streams at a time",
     LargeRequests = "HTTP/2 requests at a time too large to be followed",

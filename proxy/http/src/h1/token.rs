@@ -25,8 +25,8 @@ const fn table(others: &[u8], alphanumeric: bool) -> [bool; 256] {
 
 /// `tchar` of RFC 9110 §5.6.2.
 #[inline]
-pub(crate) fn is_token(byte: u8) -> bool {
-    TCHAR[usize::from(byte)]
+pub(crate) const fn is_token(byte: u8) -> bool {
+    TCHAR[byte as usize]
 }
 
 /// How many bytes at the front of `bytes` can be part of a token. (Eight at a time is no faster:

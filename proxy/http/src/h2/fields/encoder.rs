@@ -53,7 +53,7 @@ impl ListEncoder {
     #[inline]
     pub fn memory(&self) -> usize {
         // Seven of eight places are used, each with a byte of its own.
-        let places = self.numbers.capacity() / 7 * 8;
+        let places = self.numbers.capacity() * 8 / 7;
         self.entries.memory() + places * (size_of::<(usize, u64)>() + 1)
     }
 

@@ -60,6 +60,11 @@ pub(super) mod marks {
     pub(crate) const ASTERISK: u16 = 1 << 10;
 }
 
+/// 0 for bytes of a valid name (RFC 9113 §8.2.1, RFC 9110 §5.1).
+static NAME_BYTES: [u8; 256] = name_bytes();
+const UPPERCASE: u8 = 1;
+const INVALID: u8 = 2;
+
 /// Of the names of the static table.
 static STATIC_NAMES: [Name; STATIC.len()] = static_names();
 
@@ -89,11 +94,12 @@ impl Name {
         match Self::special(name) {
             Some(special) => special,
             None if name.is_empty() => Self::Invalid,
-            None => name.iter().fold(Self::Plain, |found, byte| match byte {
-                b'A'..=b'Z' if found == Self::Plain => Self::Uppercase,
-                _ if token::is_token(*byte) => found,
+            None => match name.iter().fold(0, |found, byte| found | NAME_BYTES[usize::from(*byte)])
+            {
+                0 => Self::Plain,
+                UPPERCASE => Self::Uppercase,
                 _ => Self::Invalid,
-            }),
+            },
         }
     }
 
@@ -213,6 +219,20 @@ fn content_length(value: &[u8]) -> Option<u64> {
         value.split(|byte| *byte == b',').map(|item| token::number(item.trim_ascii()));
     let first = numbers.next()??;
     numbers.all(|number| number == Some(first)).then_some(first)
+}
+
+const fn name_bytes() -> [u8; 256] {
+    let mut bytes = [0; 256];
+    let mut byte = 0;
+    while byte < bytes.len() {
+        if (byte as u8).is_ascii_uppercase() {
+            bytes[byte] = UPPERCASE;
+        } else if !token::is_token(byte as u8) {
+            bytes[byte] = INVALID;
+        }
+        byte += 1;
+    }
+    bytes
 }
 
 const fn static_names() -> [Name; STATIC.len()] {

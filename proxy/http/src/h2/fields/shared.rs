@@ -49,7 +49,7 @@ impl Shared {
     #[inline]
     pub fn memory(&self) -> usize {
         self.bytes
-            + self.fields.capacity() * (size_of::<Interned>() + 1)
+            + self.fields.capacity() * 8 / 7 * (size_of::<Interned>() + 1)
             + self.statics.len() * size_of::<(Said, Meaning)>()
     }
 

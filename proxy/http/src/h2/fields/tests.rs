@@ -247,6 +247,19 @@ fn bombs_do_not_go_off() {
 }
 
 #[test]
+fn a_list_that_is_used_again_does_not_grow() {
+    let (mut shared, mut encoder) = (Shared::default(), ListEncoder::default());
+    let mut sender = Sender::new();
+    let block = literal(0, "grpc-timeout", "1000m");
+    sender.pass(&mut shared, &mut encoder, &block);
+    let first = sender.list.memory();
+    for _ in 0..100 {
+        sender.pass(&mut shared, &mut encoder, &block);
+        assert_eq!((sender.list.memory(), sender.list.len()), (first, 1));
+    }
+}
+
+#[test]
 fn memory_stays_within_what_tables_hold() {
     let mut shared = Shared::default();
     let empty = shared.memory();
