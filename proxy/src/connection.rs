@@ -31,6 +31,7 @@ pub use self::{
     dials::OwnDials,
     held::Held,
     options::{Options, OptionsByWorkload},
+    requests::Relays,
 };
 use crate::{
     budget::{Share, Taken},
@@ -75,6 +76,8 @@ pub struct Context {
     pub abort: Stop,
     /// Whether payload may go through splice(2): not where `sk_msg` redirects it.
     pub splice: bool,
+    /// Relays of HTTP/2 streams.
+    pub relays: Relays,
     /// The settings in force.
     pub config: Traffic,
     /// Told what connections find out.
@@ -104,12 +107,12 @@ pub trait Feedback: Send + Sync {
 }
 
 /// What carries a connection.
-enum Carrier {
+enum Carrier<'a> {
     /// Bytes that are not looked at.
     Opaque,
     PassThrough,
     Terminate,
-    Balance(Balancing),
+    Balance(Balancing<'a>),
 }
 
 // === impl Context ===
@@ -152,7 +155,7 @@ impl Context {
             Ok(upstream) => {
                 attempts.tell(&guard);
                 Following::settle(&mut following);
-                let carrier = self.carrier(policy, &attempts, captured);
+                let carrier = self.carrier(policy, &mut attempts, captured);
                 self.forward(client, upstream, carrier, &guard, accepted).await
             }
             Err(reason) => {
@@ -178,18 +181,19 @@ impl Context {
     }
 
     /// What carries the connection, now that its upstream is there.
-    fn carrier(
+    fn carrier<'a>(
         self: &Arc<Self>,
         policy: DestinationPolicy,
-        attempts: &Attempts<'_>,
+        attempts: &'a mut Attempts<'_>,
         captured: Captured,
-    ) -> Carrier {
+    ) -> Carrier<'a> {
         if policy.opaque.is_some() {
             return Carrier::Opaque;
         }
         match (attempts.requests(), policy.engine) {
-            (Some(by_request), _) => {
-                Carrier::Balance(Balancing::new(Arc::clone(self), captured, by_request))
+            (Some((by_request, selection)), _) => {
+                let context = Arc::clone(self);
+                Carrier::Balance(Balancing::new(context, captured, by_request, selection))
             }
             (None, HttpEngine::Passthrough) => Carrier::PassThrough,
             (None, HttpEngine::Terminate) => Carrier::Terminate,
@@ -201,7 +205,7 @@ impl Context {
         &self,
         client: TcpStream,
         upstream: TcpStream,
-        carrier: Carrier,
+        carrier: Carrier<'_>,
         guard: &ConnectionGuard,
         accepted: Instant,
     ) -> CloseReason {

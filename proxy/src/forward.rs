@@ -10,6 +10,7 @@ mod http1;
 mod http2;
 pub(crate) mod passthrough;
 pub mod prefixed;
+pub(crate) mod relay;
 pub mod requests;
 pub mod tcp;
 pub(crate) mod transport;

@@ -27,11 +27,11 @@ use crate::{
 pub(super) type Peer = (TcpStream, Peeked);
 
 /// Carries messages, and so needs HTTP from its first byte on.
-pub(super) enum Engine {
+pub(super) enum Engine<'a> {
     /// Each connection for itself.
     Terminate,
     /// To several endpoints.
-    Balance(Balancing),
+    Balance(Balancing<'a>),
 }
 
 impl Context {
@@ -41,7 +41,7 @@ impl Context {
         &self,
         mut client: TcpStream,
         mut upstream: TcpStream,
-        engine: Engine,
+        engine: Engine<'_>,
         guard: &ConnectionGuard,
         accepted: Instant,
     ) -> CloseReason {
@@ -178,20 +178,13 @@ impl Context {
             end = &mut serving => end,
             () = self.abort.cancelled() => return CloseReason::DrainDeadline,
         };
-        match end.cause {
-            EndCause::Closed(_) | EndCause::Drained => CloseReason::Finished,
-            EndCause::Reset(Side::Client) => CloseReason::ClientReset,
-            EndCause::Reset(Side::Upstream) | EndCause::Truncated => CloseReason::UpstreamReset,
-            EndCause::Idle => CloseReason::HalfClosedTimeout,
-            EndCause::Answered(reason) => CloseReason::Http(reason.to_owned()),
-            EndCause::Protocol { text, .. } => CloseReason::Http(text),
-        }
+        close_reason(end.cause)
     }
 }
 
 // === impl Engine ===
 
-impl Engine {
+impl Engine<'_> {
     const fn carries(&self, version: HttpVersion) -> bool {
         match (self, version) {
             (Self::Terminate, _) | (Self::Balance(_), HttpVersion::Http2) => true,
@@ -201,6 +194,18 @@ impl Engine {
 }
 
 // === helpers ===
+
+/// How the end that an engine reports is recorded.
+pub(super) fn close_reason(cause: EndCause) -> CloseReason {
+    match cause {
+        EndCause::Closed(_) | EndCause::Drained => CloseReason::Finished,
+        EndCause::Reset(Side::Client) => CloseReason::ClientReset,
+        EndCause::Reset(Side::Upstream) | EndCause::Truncated => CloseReason::UpstreamReset,
+        EndCause::Idle => CloseReason::HalfClosedTimeout,
+        EndCause::Answered(reason) => CloseReason::Http(reason.to_owned()),
+        EndCause::Protocol { text, .. } => CloseReason::Http(text),
+    }
+}
 
 fn endpoint(stream: TcpStream, Peeked { prefix, eof }: Peeked) -> Endpoint {
     Endpoint { stream, prefix, eof }

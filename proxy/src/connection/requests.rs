@@ -16,13 +16,20 @@ use super::{Context, dial::Dial, dials::OwnDial};
 use crate::{
     budget::{Resource, Taken},
     capture::{Captured, sockopt},
-    forward::requests::{Connect, Connected, Connecting, Requests},
+    forward::{
+        relay::Relay,
+        requests::{Connect, Connected, Connecting, Requests},
+    },
     sync::lock,
-    upstream::{Attempt, ByRequest, RequestUpstream},
+    upstream::{Attempt, ByRequest, RequestUpstream, Selection},
 };
 
 /// What the engines keep for the connections of one workload: one `T` for each thread and [`Key`].
 pub(super) struct Shared<T>(Mutex<HashMap<(ThreadId, Key), Weak<T>>>);
+
+/// The relays of a workload.
+#[derive(Default)]
+pub struct Relays(Shared<Relay>);
 
 /// Clients share upstream connections if an upstream connection of their own would be the same: it goes
 /// to the endpoints of one destination, and the network sees the same socket.
@@ -35,10 +42,11 @@ pub(super) struct Key {
 }
 
 /// A connection whose requests are balanced.
-pub(super) struct Balancing {
+pub(super) struct Balancing<'a> {
     context: Arc<Context>,
     captured: Captured,
     by_request: ByRequest,
+    selection: &'a mut dyn Selection,
 }
 
 /// Dials for requests as the first upstream connection was dialled.
@@ -71,6 +79,14 @@ impl<T> Default for Shared<T> {
     }
 }
 
+// === impl Relays ===
+
+impl Relays {
+    pub(super) fn get(&self, key: Key, make: impl FnOnce() -> Arc<Relay>) -> Arc<Relay> {
+        self.0.get(key, make)
+    }
+}
+
 // === impl Key ===
 
 impl Key {
@@ -82,13 +98,14 @@ impl Key {
 
 // === impl Balancing ===
 
-impl Balancing {
-    pub(super) const fn new(
+impl<'a> Balancing<'a> {
+    pub(super) fn new(
         context: Arc<Context>,
         captured: Captured,
         by_request: ByRequest,
+        selection: &'a mut dyn Selection,
     ) -> Self {
-        Self { context, captured, by_request }
+        Self { context, captured, by_request, selection }
     }
 
     /// Whether requests of HTTP/1 are balanced.
@@ -100,9 +117,10 @@ impl Balancing {
         Key::of(&self.captured)
     }
 
-    /// Who chooses endpoints, and who connects to them.
-    pub(super) fn parts(self) -> (Arc<dyn Requests>, Arc<dyn Connect>) {
-        let Self { context, captured, by_request } = self;
+    /// Who chooses endpoints, and who connects to them. From now on each request counts for itself.
+    pub(super) fn balance(self) -> (Arc<dyn Requests>, Arc<dyn Connect>) {
+        let Self { context, captured, by_request, selection } = self;
+        selection.balance();
         let requests: Arc<dyn Requests> = Arc::<dyn RequestUpstream>::clone(&by_request.requests);
         let connect = Dialler { context, captured, requests: by_request.requests };
         (requests, Arc::new(connect))

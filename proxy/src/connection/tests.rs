@@ -63,6 +63,7 @@ pub(super) fn context(feedback: &Arc<Deaf>) -> Context {
         leaving: Stop::new(),
         abort: Stop::new(),
         splice: true,
+        relays: Relays::default(),
         config: Traffic::default(),
         feedback: Box::new(Arc::clone(feedback)),
     }

@@ -173,6 +173,10 @@ impl Selection for Chosen {
         self.by_request.clone()
     }
 
+    fn balance(&mut self) {
+        self.current = None;
+    }
+
     fn attempted(&mut self, attempt: &Attempt<'_>) {
         let Some((member, in_flight)) = self.current.take() else {
             // The original destination.

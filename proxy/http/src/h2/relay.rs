@@ -250,6 +250,16 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         self.upstreams.get(upstream).map(|upstream| upstream.address)
     }
 
+    /// Whether a stream for this endpoint needs no further connection.
+    pub fn has_room(&self, address: SocketAddr) -> bool {
+        self.connection_to(address).is_some()
+    }
+
+    /// What a client has done that made its connection be given up.
+    pub fn violation(&self, client: usize) -> Option<Violation> {
+        self.clients.get(client)?.violation
+    }
+
     /// How many clients there are.
     pub fn clients(&self) -> usize {
         self.clients.len()
@@ -289,6 +299,28 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         if let Some(it) = self.upstreams.get_mut(upstream) {
             it.state = State::Leaving;
             self.settle_upstream(upstream);
+        }
+    }
+
+    /// The same for all clients.
+    pub fn leave_all(&mut self) {
+        let all: Vec<_> = self.clients.iter().map(|(id, _)| id).collect();
+        all.into_iter().for_each(|id| self.leave(id));
+    }
+
+    /// [`Self::retire`] for all endpoints.
+    pub fn retire_all(&mut self) {
+        let all: Vec<_> = self.upstreams.iter().map(|(id, _)| id).collect();
+        all.into_iter().for_each(|id| self.retire(id));
+    }
+
+    /// Gives up the client that most is held for.
+    pub fn shed(&mut self) {
+        let held = |client: &Client<S>| client.owed.max(0) as usize + client.peer.memory();
+        let most = self.clients.iter().max_by_key(|(_, it)| held(it)).map(|(id, _)| id);
+        if let Some(id) = most {
+            let reason = "over the memory budget of the workload";
+            self.give_up(PeerId::Client(id), Violation::new(Code::ENHANCE_YOUR_CALM, reason));
         }
     }
 
@@ -364,6 +396,7 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
             PeerId::Client(id) => {
                 let Some(client) = self.clients.get_mut(id) else { return };
                 client.peer.out.go_away(client.last, code, reason);
+                client.violation = Some(violation);
                 client.peer.is_closing = true;
                 self.end_streams_of_client(id, &ExchangeEnd::ClientReset(Some(code.0)));
             }

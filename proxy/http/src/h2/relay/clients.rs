@@ -31,6 +31,8 @@ pub(super) struct Client<S: ExchangeSink + ?Sized> {
     premature: u32,
     /// Content of responses that is held for it, and that may come for it.
     pub(super) owed: i64,
+    /// Why it was given up.
+    pub(super) violation: Option<Violation>,
     /// It has been sent the last GOAWAY.
     pub(super) is_leaving: bool,
 }
@@ -49,7 +51,16 @@ impl<S: ExchangeSink + ?Sized> Client<S> {
         let count = if connect_protocol { settings.len() } else { settings.len() - 1 };
         peer.out.settings(&settings[..count]);
         peer.grant(WINDOW);
-        Self { peer, sink, last: 0, opened: 0, premature: 0, owed: 0, is_leaving: false }
+        Self {
+            peer,
+            sink,
+            last: 0,
+            opened: 0,
+            premature: 0,
+            owed: 0,
+            violation: None,
+            is_leaving: false,
+        }
     }
 
     /// Gives back what of the window has gone on.
@@ -172,6 +183,7 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         } else if client.peer.streams.len() >= self.limits.streams as usize {
             Some(Code::REFUSED_STREAM)
         } else if self.list.check_request().is_err()
+            || self.list.content_length().is_err()
             || (self.list.protocol() && !self.connect_protocol)
         {
             Some(Code::PROTOCOL_ERROR)

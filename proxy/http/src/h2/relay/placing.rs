@@ -1,5 +1,7 @@
 //! Where a request goes, and goes once more.
 
+use std::net::SocketAddr;
+
 use super::peer::StreamKey;
 use super::upstreams::{State, Upstream};
 use super::{Choice, Code, Dial, Endpoints, PeerId, Relay};
@@ -53,7 +55,7 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
 
     /// A connection to an endpoint that has room for a stream, or is to be waited for; `None` if another
     /// one is to be made.
-    fn connection_to(&self, address: std::net::SocketAddr) -> Option<usize> {
+    pub(super) fn connection_to(&self, address: SocketAddr) -> Option<usize> {
         let all = self.by_address.get(&address)?;
         let usable = || {
             let known = all.iter().filter_map(|id| Some((*id, self.upstreams.get(*id)?)));
