@@ -243,6 +243,10 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
     #[inline]
     pub(super) fn grant(&mut self, from: Side, key: StreamKey) {
         let Some(stream) = self.streams.get_mut(key) else { return };
+        // An endpoint that does not know the stream yet is told when it does.
+        if from == Side::Upstream && stream.upstream_id == 0 {
+            return;
+        }
         let is_crowded = from == Side::Upstream
             && self.clients.get(stream.client).is_some_and(|client| client.owed > MOST_OWED);
         let by = stream.half(from).grant(is_crowded);
