@@ -1,10 +1,6 @@
 //! Endpoints that come and go while connections are made.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{process::Command, time::Duration};
 
 use anyhow::{Result, ensure};
 use weir_tests::{
@@ -17,45 +13,10 @@ use weir_tests::{
 };
 
 use super::place::{
-    Backend, Manner, PORT, VIP, address, backends, lab, lab_with_vip, program, seen_in,
+    Backend, Manner, Objects, PORT, VIP, address, backends, lab, lab_with_vip, program, seen_in,
 };
 
 const MANNER: Manner = Manner::Answers(Duration::ZERO);
-
-/// A service whose endpoints are in a file.
-struct Objects(PathBuf);
-
-impl Objects {
-    fn new(lab: &Lab, endpoints: &[String]) -> Result<Self> {
-        let objects = Self(lab.subdir("objects")?);
-        let service = format!(
-            "kind: Service\nmetadata: {{name: shop}}\n\
-             spec: {{clusterIP: {VIP}, ports: [{{port: {PORT}}}]}}\n"
-        );
-        std::fs::write(objects.0.join("service.yaml"), service)?;
-        objects.set(endpoints)?;
-        Ok(objects)
-    }
-
-    /// As a whole: a file that is half written is not for others to read.
-    fn set(&self, endpoints: &[String]) -> Result<()> {
-        let list: Vec<_> = endpoints.iter().map(|ip| format!("{{addresses: ['{ip}']}}")).collect();
-        let slice = format!(
-            "kind: EndpointSlice\nmetadata: {{name: shop-1, labels: \
-             {{kubernetes.io/service-name: shop}}}}\naddressType: IPv4\nports: [{{port: {PORT}}}]\n\
-             endpoints: [{}]\n",
-            list.join(", ")
-        );
-        let new = self.0.join(".new");
-        std::fs::write(&new, slice)?;
-        std::fs::rename(new, self.0.join("slice.yaml"))?;
-        Ok(())
-    }
-
-    fn path(&self) -> &Path {
-        &self.0
-    }
-}
 
 fn start(lab: &Lab, cgroup: &Cgroup, objects: &Objects) -> Result<Daemon> {
     let directory = objects.path().display().to_string();

@@ -4,4 +4,5 @@
 mod live;
 mod lost;
 mod place;
+mod requests;
 mod shares;

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -42,6 +43,9 @@ pub(crate) struct Backend {
     stop: Arc<AtomicBool>,
     accepting: Option<JoinHandle<()>>,
 }
+
+/// A service whose endpoints are in a file.
+pub(crate) struct Objects(PathBuf);
 
 /// What an application has seen.
 #[derive(Debug)]
@@ -132,6 +136,40 @@ pub(crate) fn seen(observed: &Observed) -> Result<Seen> {
 pub(crate) fn seen_in(text: &str) -> Result<Seen> {
     let (by_name, failed) = serde_json::from_str(text).with_context(|| text.to_owned())?;
     Ok(Seen { by_name, failed })
+}
+
+// === impl Objects ===
+
+impl Objects {
+    pub(crate) fn new(lab: &Lab, endpoints: &[String]) -> Result<Self> {
+        let objects = Self(lab.subdir("objects")?);
+        let service = format!(
+            "kind: Service\nmetadata: {{name: shop}}\n\
+             spec: {{clusterIP: {VIP}, ports: [{{port: {PORT}}}]}}\n"
+        );
+        std::fs::write(objects.0.join("service.yaml"), service)?;
+        objects.set(endpoints)?;
+        Ok(objects)
+    }
+
+    /// As a whole: a file that is half written is not for others to read.
+    pub(crate) fn set(&self, endpoints: &[String]) -> Result<()> {
+        let list: Vec<_> = endpoints.iter().map(|ip| format!("{{addresses: ['{ip}']}}")).collect();
+        let slice = format!(
+            "kind: EndpointSlice\nmetadata: {{name: shop-1, labels: \
+             {{kubernetes.io/service-name: shop}}}}\naddressType: IPv4\nports: [{{port: {PORT}}}]\n\
+             endpoints: [{}]\n",
+            list.join(", ")
+        );
+        let new = self.0.join(".new");
+        std::fs::write(&new, slice)?;
+        std::fs::rename(new, self.0.join("slice.yaml"))?;
+        Ok(())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
 }
 
 // === impl Seen ===
