@@ -17,7 +17,7 @@ pub enum Mode {
     Connections,
     /// An endpoint is chosen for each HTTP request, and for each connection that is not HTTP.
     Requests,
-    /// [`Self::Requests`] for HTTP/2, [`Self::Connections`] for everything else.
+    /// For each request of HTTP/2, and for each connection of everything else.
     Auto,
 }
 

@@ -57,6 +57,9 @@ pub(super) struct Args {
     /// Prefixes of the destination address
     #[arg(long, value_name = "CIDRS", value_parser = CidrList::parse)]
     to: Option<CidrList>,
+    /// Prefixes of the address of the endpoint that was chosen for it
+    #[arg(long, value_name = "CIDRS", value_parser = CidrList::parse)]
+    endpoint: Option<CidrList>,
     /// Protocols, separated by commas
     #[arg(long, value_name = "NAME", value_enum, value_delimiter = ',')]
     protocol: Vec<Treatment>,
@@ -105,6 +108,7 @@ impl Args {
             ports: self.port.clone(),
             from: self.from.clone(),
             to: self.to.clone(),
+            endpoint: self.endpoint.clone(),
             protocols: self.protocol.clone(),
             method: self.method.clone(),
             authority: self.authority.clone(),

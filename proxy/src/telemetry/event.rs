@@ -30,7 +30,7 @@ pub(super) struct Connection {
     pub(super) counters: Arc<ByteCounters>,
     /// Set with [`Event::Detected`].
     pub(super) found: OnceLock<Found>,
-    /// What it was made to in place of the original destination.
+    /// What it was made to in place of the original destination. Set before [`Event::Connected`].
     pub(super) endpoint: OnceLock<ChosenEndpoint>,
     /// Whether there is an upstream connection: [`Event::Connected`].
     connected: AtomicBool,
@@ -98,6 +98,19 @@ impl Connection {
     /// The original destination.
     pub(super) fn destination(&self) -> SocketAddr {
         self.info.destination
+    }
+
+    /// The endpoint that it was made to; `None` where that is the original destination.
+    pub(super) fn endpoint(&self) -> Option<SocketAddr> {
+        self.endpoint.get().map(|endpoint| canonical(endpoint.address))
+    }
+
+    /// The endpoint of one of its requests, which may have one of its own.
+    pub(super) fn endpoint_of(&self, exchange: &Exchange) -> Option<SocketAddr> {
+        match exchange.upstream.map(canonical) {
+            Some(own) => Some(own).filter(|own| *own != self.destination()),
+            None => self.endpoint(),
+        }
     }
 
     pub(super) fn detection(&self) -> Option<Detection> {

@@ -131,6 +131,13 @@ pub struct RequestRecord {
     pub client: SocketAddr,
     /// The original destination.
     pub destination: SocketAddr,
+    /// The endpoint that it was sent to last in its place: one that was chosen for the request, else
+    /// that of the connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<SocketAddr>,
+    /// Connections that it was sent on, where it was retried.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub attempts: u8,
     /// What the connection was treated as.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub treatment: Option<Treatment>,
@@ -213,6 +220,7 @@ impl RequestRecord {
     pub(super) fn new(
         connection: u64,
         info: &ConnectionInfo,
+        endpoint: Option<SocketAddr>,
         detection: Option<Detection>,
         class: Option<Class>,
         exchange: &Exchange,
@@ -234,6 +242,8 @@ impl RequestRecord {
             direction: info.direction,
             client: info.client,
             destination: info.destination,
+            endpoint,
+            attempts: exchange.attempts,
             treatment: detection.map(Detection::treatment),
             source: detection.map(Detection::source),
             version: version_name(exchange.version).into(),
@@ -252,6 +262,15 @@ impl RequestRecord {
             weir_error,
         }
     }
+}
+
+const fn one() -> u8 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_one(attempts: &u8) -> bool {
+    *attempts <= 1
 }
 
 fn without_userinfo(authority: &str) -> String {

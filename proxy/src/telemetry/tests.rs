@@ -60,10 +60,10 @@ pub(super) fn connection_record() -> ConnectionRecord {
 
 pub(super) fn request_record() -> record::RequestRecord {
     let class = Class::of(&exchange());
-    record::RequestRecord::new(7, &info(), Some(Detection::Http1), class, &exchange())
+    record::RequestRecord::new(7, &info(), None, Some(Detection::Http1), class, &exchange())
 }
 
-fn info() -> ConnectionInfo {
+pub(super) fn info() -> ConnectionInfo {
     ConnectionInfo {
         workload: "shop".into(),
         share: Budgets::default().share(&"shop".into()),
@@ -306,6 +306,7 @@ fn records_read_the_same_to_people_and_programs() {
     let request = Record::Request(record::RequestRecord::new(
         7,
         &info(),
+        None,
         Some(Detection::Http1),
         None,
         &Exchange {
@@ -321,6 +322,60 @@ fn records_read_the_same_to_people_and_programs() {
     for record in [connection, request] {
         assert_eq!(serde_json::from_str::<Record>(&json(&record)).unwrap(), record);
     }
+}
+
+/// An endpoint that nobody learns of.
+pub(super) fn chosen(endpoint: &str) -> ChosenEndpoint {
+    #[derive(Debug)]
+    struct Deaf;
+    impl EndpointListener for Deaf {
+        fn exchange(&self, _: Option<Duration>, _: bool) {}
+    }
+    ChosenEndpoint { address: endpoint.parse().unwrap(), listener: Arc::new(Deaf) }
+}
+
+/// A connection to one endpoint with a request there, one that was sent elsewhere, at last, and one to
+/// the original destination.
+pub(super) fn balanced(telemetry: &Telemetry) -> ConnectionGuard {
+    let guard = telemetry.open(info());
+    guard.chosen(chosen("10.1.0.5:8080"));
+    guard.upstream_connected();
+    guard.detected(Detection::Http2, None, Duration::ZERO);
+    for (upstream, attempts) in
+        [(None, 1), (Some("[::ffff:10.1.0.6]:8080"), 2), (Some("192.0.2.1:80"), 1)]
+    {
+        let upstream = upstream.map(|address| address.parse().unwrap());
+        guard.sink().request_started();
+        guard.sink().exchange(Exchange { upstream, attempts, ..exchange() });
+    }
+    guard
+}
+
+#[test]
+fn a_requests_record_has_its_own_endpoint_and_its_attempts() {
+    let telemetry = Telemetry::new(None);
+    let to = |prefix: &str| tap::TapFilter { endpoint: prefix.parse().ok(), ..Default::default() };
+    let mut all = telemetry.tap(None, tap::TapFilter::default()).unwrap();
+    let mut one = telemetry.tap(None, to("10.1.0.6")).unwrap();
+    balanced(&telemetry).close(CloseReason::Finished);
+    let read = |tap: &mut tap::Tap| {
+        let batch = futures_util::FutureExt::now_or_never(tap.next()).expect("records are there");
+        batch.records
+    };
+    let records = read(&mut all);
+    let lines: Vec<_> = records.iter().map(|it| serde_json::to_value(it).unwrap()).collect();
+    let endpoints: Vec<_> = lines.iter().map(|line| line["endpoint"].as_str()).collect();
+    let own = Some("10.1.0.5:8080");
+    assert_eq!(endpoints, [own, Some("10.1.0.6:8080"), None, own]);
+    let attempts: Vec<_> = lines.iter().map(|line| line["attempts"].as_u64()).collect();
+    assert_eq!(attempts, [None, Some(2), None, None]);
+    let text = records[1].to_string();
+    assert!(text.contains("192.0.2.1:80 at 10.1.0.6:8080 GET"), "{text}");
+    assert!(text.ends_with("attempts=2"), "{text}");
+    for (record, line) in records[..3].iter().zip(lines) {
+        assert_eq!(serde_json::from_value::<Record>(line).unwrap(), *record);
+    }
+    assert_eq!(read(&mut one), records[1..2]);
 }
 
 fn direct(source: Source, reason: Reason) -> SkippedConnection {

@@ -212,7 +212,8 @@ fn the_annotation_says_the_mode() {
     assert_eq!(target.policy().mode, Some(Mode::Off));
     let error = parse(&annotated("of")).unwrap_err();
     let expected = "Service default/shop: annotation config.weir.dev/balance: \"of\" is no balance; \
-                    write off or connections";
+                    write off, connections, \
+         requests or auto";
     assert_eq!(error, expected);
 }
 

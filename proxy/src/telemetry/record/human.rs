@@ -65,13 +65,15 @@ impl fmt::Display for ConnectionRecord {
 
 impl fmt::Display for RequestRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let direction = direction_name(self.direction);
+        write!(f, "{} #{} {direction} ", rfc3339(self.time), self.connection)?;
+        write!(f, "{} ", self.destination)?;
+        if let Some(endpoint) = self.endpoint {
+            write!(f, "at {endpoint} ")?;
+        }
         write!(
             f,
-            "{} #{} {} {} {} {}{} HTTP/{} ",
-            rfc3339(self.time),
-            self.connection,
-            direction_name(self.direction),
-            self.destination,
+            "{} {}{} HTTP/{} ",
             self.method.escape_default(),
             self.authority.as_deref().unwrap_or_default().escape_default(),
             self.path.escape_default(),
@@ -91,6 +93,9 @@ impl fmt::Display for RequestRecord {
             human_bytes(self.response_bytes)
         )?;
         write!(f, " in {}", human_duration(self.duration))?;
+        if self.attempts > 1 {
+            write!(f, " attempts={}", self.attempts)?;
+        }
         if self.end != "complete" {
             write!(f, " {}", self.end)?;
         }

@@ -78,7 +78,8 @@ impl Sink for Records {
             }
             Event::ExchangeEnded { exchange, class } => self.record(share, || {
                 let (info, detection) = (&connection.info, connection.detection());
-                Record::Request(RequestRecord::new(connection.id, info, detection, class, exchange))
+                let (id, endpoint) = (connection.id, connection.endpoint_of(exchange));
+                Record::Request(RequestRecord::new(id, info, endpoint, detection, class, exchange))
             }),
             Event::Closed(reason) => {
                 self.record(share, || Record::Connection(closed(connection, tally, reason)));
@@ -108,7 +109,7 @@ fn closed(connection: &Connection, tally: &Tally, reason: &CloseReason) -> Conne
         direction: info.direction,
         client: Some(info.client),
         destination: info.destination,
-        endpoint: connection.endpoint.get().map(|endpoint| endpoint.address),
+        endpoint: connection.endpoint(),
         treatment: detection.map(Detection::treatment),
         source: detection.map(Detection::source),
         reason: None,

@@ -1,6 +1,6 @@
 //! Which records a reader wants.
 
-use std::{convert::Infallible, fmt, str::FromStr, time::Duration};
+use std::{convert::Infallible, fmt, net::SocketAddr, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +32,10 @@ pub struct TapFilter {
     /// Prefixes of the original destination.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<CidrList>,
+    /// Prefixes of the address of the endpoint that was chosen in its place; what went to the original
+    /// destination has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<CidrList>,
     /// What connections are treated as; empty for anything.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub protocols: Vec<Treatment>,
@@ -85,7 +89,7 @@ impl TapFilter {
     }
 
     fn fits_connection(&self, connection: &ConnectionRecord) -> bool {
-        let Self { kind, direction, ports, from, to, protocols, authority, .. } = self;
+        let Self { kind, direction, ports, from, to, endpoint, protocols, authority, .. } = self;
         let Self { method, path, statuses, failed, at_least, .. } = self;
         let of_requests = method.is_some() || path.is_some() || statuses.is_some();
         let name = connection.sni.as_deref();
@@ -94,7 +98,8 @@ impl TapFilter {
             && direction.is_none_or(|direction| direction == connection.direction)
             && fits(ports, |ports| ports.contains(connection.destination.port()))
             && fits(to, |to| to.find(connection.destination.ip()).is_some())
-            && fits(from, |from| connection.client.is_some_and(|it| from.find(it.ip()).is_some()))
+            && fits(from, |from| has(from, connection.client))
+            && fits(endpoint, |endpoint| has(endpoint, connection.endpoint))
             && fits_protocol(protocols, connection.treatment)
             && fits(authority, |pattern| name.is_some_and(|name| pattern.fits(name)))
             && (!failed || connection.close != "finished")
@@ -102,7 +107,7 @@ impl TapFilter {
     }
 
     fn fits_request(&self, request: &RequestRecord) -> bool {
-        let Self { kind, direction, ports, from, to, protocols, authority, .. } = self;
+        let Self { kind, direction, ports, from, to, endpoint, protocols, authority, .. } = self;
         let Self { method, path, statuses, failed, at_least, .. } = self;
         let name = request.authority.as_deref();
         let has_failed = request.classification.as_deref() == Some("failure")
@@ -112,6 +117,7 @@ impl TapFilter {
             && fits(ports, |ports| ports.contains(request.destination.port()))
             && fits(to, |to| to.find(request.destination.ip()).is_some())
             && fits(from, |from| from.find(request.client.ip()).is_some())
+            && fits(endpoint, |endpoint| has(endpoint, request.endpoint))
             && fits_protocol(protocols, request.treatment)
             && fits(authority, |pattern| name.is_some_and(|name| pattern.fits(name)))
             && fits(method, |method| *method == request.method)
@@ -124,6 +130,10 @@ impl TapFilter {
 
 fn fits<T>(condition: &Option<T>, holds: impl FnOnce(&T) -> bool) -> bool {
     condition.as_ref().is_none_or(holds)
+}
+
+fn has(prefixes: &CidrList, address: Option<SocketAddr>) -> bool {
+    address.is_some_and(|address| prefixes.find(address.ip()).is_some())
 }
 
 fn fits_protocol(wanted: &[Treatment], treatment: Option<Treatment>) -> bool {
@@ -193,17 +203,20 @@ mod tests {
         filter
     }
 
-    /// `GET example.com/a` to 192.0.2.1:80 with status 200 in 5 ms, and a TLS connection for
-    /// example.com to 192.0.2.1:443 in 1.25 s; both from 10.0.0.1.
+    /// `GET example.com/a` to 192.0.2.1:80 at 10.1.0.5:8080 with status 200 in 5 ms, and a TLS
+    /// connection for example.com to 192.0.2.1:443 at 10.1.0.6:8443 in 1.25 s; both from 10.0.0.1.
     fn fits(set: Set) -> (bool, bool) {
         let filter = filter(set);
-        let request = Record::Request(request_record());
-        (filter.fits(&request), filter.fits(&Record::Connection(connection_record())))
+        let mut request = request_record();
+        let mut connection = connection_record();
+        request.endpoint = "10.1.0.5:8080".parse().ok();
+        connection.endpoint = "10.1.0.6:8443".parse().ok();
+        (filter.fits(&Record::Request(request)), filter.fits(&Record::Connection(connection)))
     }
 
     #[test]
     fn each_condition_leaves_out_what_does_not_fit_it() {
-        let cases: [(Set, (bool, bool)); 25] = [
+        let cases: [(Set, (bool, bool)); 27] = [
             (|_| (), (true, true)),
             (|f| f.kind = Some(RecordKind::Request), (true, false)),
             (|f| f.kind = Some(RecordKind::Connection), (false, true)),
@@ -215,6 +228,8 @@ mod tests {
             (|f| f.to = "10.0.0.0/8".parse().ok(), (false, false)),
             (|f| f.from = "fd00::/8,10.0.0.1".parse().ok(), (true, true)),
             (|f| f.from = "192.0.2.0/24".parse().ok(), (false, false)),
+            (|f| f.endpoint = "10.1.0.0/16".parse().ok(), (true, true)),
+            (|f| f.endpoint = "10.1.0.6,192.0.2.1".parse().ok(), (false, true)),
             (|f| f.protocols = vec![Treatment::Http1, Treatment::Http2], (true, false)),
             (|f| f.protocols = vec![Treatment::Tls], (false, true)),
             (|f| f.method = Some("GET".into()), (true, false)),
@@ -258,10 +273,11 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_without_client_or_name_has_none_that_fits() {
+    fn a_connection_without_client_name_or_endpoint_has_none_that_fits() {
         let mut record = connection_record();
         (record.client, record.sni) = (None, None);
         let record = Record::Connection(record);
+        assert!(!filter(|f| f.endpoint = "0.0.0.0/0,::/0".parse().ok()).fits(&record));
         assert!(!filter(|f| f.from = "0.0.0.0/0,::/0".parse().ok()).fits(&record));
         assert!(!filter(|f| f.authority = "*.com".parse().ok()).fits(&record));
     }
