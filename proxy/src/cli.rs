@@ -1,5 +1,6 @@
 //! The command line: one file per verb. Results go to stdout; logs and progress go to stderr.
 
+mod by;
 pub mod capture_args;
 mod check;
 mod completions;
@@ -76,9 +77,9 @@ enum Verb {
     Services(services::Args),
     /// Show the endpoints of services, with what each costs
     Endpoints(endpoints::Args),
-    /// Show statistics per destination
+    /// Show statistics per destination, endpoint or service
     Stat(stat::Args),
-    /// Show the busiest destinations, refreshed every interval
+    /// Show the busiest destinations, endpoints or services, refreshed every interval
     Top(top::Args),
     /// Show connections and requests as they end
     Tap(tap::Args),

@@ -153,7 +153,6 @@ impl Context {
         let mut attempts = Attempts::new(self, Target { direction, destination });
         let reason = match self.connect(&client, &mut attempts, dial, &guard).await {
             Ok(upstream) => {
-                attempts.tell(&guard);
                 Following::settle(&mut following);
                 let carrier = self.carrier(policy, &mut attempts, captured);
                 self.forward(client, upstream, carrier, &guard, accepted).await
@@ -249,6 +248,7 @@ impl Context {
         tokio::select! {
             dialled = attempts.connect(dial) => match dialled {
                 Ok(upstream) => {
+                    attempts.tell(guard);
                     guard.upstream_connected();
                     Ok(upstream)
                 }

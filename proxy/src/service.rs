@@ -19,6 +19,7 @@ mod requests;
 mod selection;
 mod sources;
 mod spec;
+mod spread;
 mod state;
 mod target;
 
@@ -32,6 +33,7 @@ pub use self::{
     report::{EndpointReport, LastReport, ServiceReport, ServicesReport, SourceReport},
     selection::Place,
     spec::{Address, Conditions, Delta, Kind, Origin, PortSpec, ServiceSpec, SlicePort, SliceSpec},
+    spread::Spread,
     state::Feed,
     target::{Last, Target},
 };

@@ -47,7 +47,7 @@ use endpoint::Answers;
 use metrics::Metrics;
 use record::{RecordLog, Records};
 use sinks::{Sink, Sinks};
-use stats::{Stats, StatsSnapshot};
+use stats::{By, Stats, StatsSnapshot};
 use tap::{Tap, TapFilter, TooManyTaps};
 use weir_common::Reason;
 
@@ -180,11 +180,17 @@ impl Telemetry {
         self.inner.sinks.metrics.encode()
     }
 
-    /// The per-destination statistics, live connections included.
+    /// The statistics per destination, live connections included.
     #[must_use]
     pub fn stats(&self) -> StatsSnapshot {
+        self.stats_by(By::Destination)
+    }
+
+    /// The statistics, live connections included.
+    #[must_use]
+    pub fn stats_by(&self, by: By) -> StatsSnapshot {
         self.settle_live();
-        self.inner.sinks.stats.snapshot()
+        self.inner.sinks.stats.snapshot(by)
     }
 
     /// Connections that are open now.

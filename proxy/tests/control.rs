@@ -28,7 +28,7 @@ use weir::{
     telemetry::{
         CloseReason, ConnectionInfo, Telemetry,
         record::Record,
-        stats::StatsSnapshot,
+        stats::{By, StatsSnapshot},
         tap::{Tap, TapFilter},
     },
     workloads::Handover,
@@ -101,8 +101,23 @@ impl ControlHandler for Weir {
         weir::service::ServicesReport::default()
     }
 
-    fn stat(&self, _: Option<&str>) -> Result<StatsSnapshot, ControlError> {
-        Ok(self.telemetry.stats())
+    fn used_services(&self) -> weir::service::ServicesReport {
+        let endpoint = |address: &str, chosen, requests| {
+            serde_json::json!({
+                "address": address, "state": "used", "in_flight": 0, "chosen": chosen,
+                "requests": requests, "share": 0.0, "failed": 0, "weight": 1,
+            })
+        };
+        let service = serde_json::json!({
+            "service": "shop/cart", "source": "config", "port": "", "addresses": ["10.96.0.1:80"],
+            "mode": "connections", "why": "default", "choices": {}, "fallbacks": 0,
+            "endpoints": [endpoint("10.1.0.1:80", 3, 90), endpoint("10.1.0.2:80", 1, 10)],
+        });
+        serde_json::from_value(serde_json::json!({"sources": [], "services": [service]})).unwrap()
+    }
+
+    fn stat(&self, _: Option<&str>, by: By) -> Result<StatsSnapshot, ControlError> {
+        Ok(self.telemetry.stats_by(by))
     }
 
     fn tap(&self, workload: Option<&str>, filter: TapFilter) -> Result<Tap, ControlError> {
@@ -257,10 +272,38 @@ fn statistics_and_status_are_printed_in_both_formats() {
     assert!(weir.weir(&["stat"]).contains("10.0.0.1:80  tcp       detected"));
     let stats: StatsSnapshot = serde_json::from_str(&weir.weir(&["stat", "-o", "json"])).unwrap();
     assert_eq!(stats, weir.handler.telemetry.stats());
+    let by_endpoint = weir.weir(&["stat", "--by", "endpoint"]);
+    assert!(by_endpoint.contains("10.0.0.1:80  10.0.0.1:80  tcp       detected"), "{by_endpoint}");
+    let by_endpoint = weir.weir(&["stat", "--by", "endpoint", "-o", "json"]);
+    let by_endpoint: StatsSnapshot = serde_json::from_str(&by_endpoint).unwrap();
+    assert_eq!(by_endpoint, weir.handler.telemetry.stats_by(By::Endpoint));
     assert!(weir.weir(&["status"]).contains("phase        running"));
     let status: serde_json::Value =
         serde_json::from_str(&weir.weir(&["status", "-o", "json"])).unwrap();
     assert_eq!(status["status"]["pid"], 1);
+}
+
+#[test]
+fn services_are_shown_with_their_skew() {
+    let weir = Running::start();
+    let stat = weir.weir(&["stat", "--by", "service"]);
+    let words: Vec<_> = stat.split_whitespace().collect();
+    assert_eq!(words[..5], ["SERVICE", "MODE", "ENDPOINTS", "CHOSEN", "REQ"]);
+    assert_eq!(
+        words[5..13],
+        ["SKEW", "REQ", "SKEW", "BALANCED", "shop/cart", "connections", "2", "4"]
+    );
+    assert_eq!(words[13..], ["100", "1.50", "1.80", "1.00"]);
+    let stat = weir.weir(&["stat", "--by", "service", "-o", "json"]);
+    let stat: serde_json::Value = serde_json::from_str(&stat).unwrap();
+    assert_eq!(stat["services"][0]["request_skew"], 1.8);
+    let top = ["top", "--by", "service", "--interval", "100ms", "-c1", "-o", "json"];
+    let top: serde_json::Value = serde_json::from_str(&weir.weir(&top)).unwrap();
+    assert_eq!((&top["in_use"], &top["services"]), (&0.into(), &serde_json::json!([])));
+    for flags in [&["stat", "--workload", "shop"][..], &["top", "--sort", "bytes"]] {
+        let output = weir.command(flags).args(["--by", "service"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{flags:?}");
+    }
 }
 
 #[test]

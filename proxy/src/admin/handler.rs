@@ -13,7 +13,7 @@ use crate::{
     ports::{PortChange, PortsSet},
     service::ServicesReport,
     telemetry::{
-        stats::StatsSnapshot,
+        stats::{By, StatsSnapshot},
         tap::{Tap, TapFilter},
     },
     workloads::Handover,
@@ -48,13 +48,15 @@ pub trait ControlHandler: Send + Sync + 'static {
         address: SocketAddr,
         direction: Direction,
     ) -> BoxFuture<'_, Result<Explanation, ControlError>>;
-    /// Numbers per destination, of one workload or of all.
+    /// Numbers per destination or endpoint, of one workload or of all.
     ///
     /// # Errors
     /// If there is no such workload.
-    fn stat(&self, workload: Option<&str>) -> Result<StatsSnapshot, ControlError>;
+    fn stat(&self, workload: Option<&str>, by: By) -> Result<StatsSnapshot, ControlError>;
     /// The services that are known: the one of this name, or all of them.
     fn services(&self, service: Option<&str>) -> ServicesReport;
+    /// The services that connections were made to.
+    fn used_services(&self) -> ServicesReport;
     /// Records from now on, of one workload or of all.
     ///
     /// # Errors

@@ -29,8 +29,8 @@ pub use log_level::LogLevel;
 pub use ports_list::{PortsList, PortsReport, PortsRule};
 pub use ports_set::PortsChanged;
 pub use request::Request;
-pub use services::GetServices;
-pub use stat::GetStat;
+pub use services::{GetServices, GetUsedServices};
+pub use stat::{GetEndpointStat, GetStat};
 pub use status::{GetStatus, PodState, PodStatus, Status, WorkloadStatus};
 pub use tap::{StartTap, Tapped};
 pub use workload_add::WorkloadAdd;
@@ -59,13 +59,15 @@ pub const MAX_REQUEST: usize = 8 * 1024 * 1024;
 pub const MAX_RESPONSE: usize = 16 * 1024 * 1024;
 
 /// Every call that a weir understands.
-const CALLS: [Decoder; 14] = [
+const CALLS: [Decoder; 16] = [
     decoder::<GetStatus>(),
     decoder::<PortsList>(),
     decoder::<PortsSet>(),
     decoder::<Explain>(),
     decoder::<GetStat>(),
+    decoder::<GetEndpointStat>(),
     decoder::<GetServices>(),
+    decoder::<GetUsedServices>(),
     decoder::<StartTap>(),
     decoder::<LogLevel>(),
     decoder::<GetKernelCounters>(),

@@ -73,8 +73,7 @@ pub(super) fn sources(report: &ServicesReport) -> String {
 }
 
 fn row(service: &ServiceReport) -> Vec<String> {
-    let in_use = |state: &str| matches!(state, "used" | "preferred" | "out" | "probing");
-    let used = service.endpoints.iter().filter(|it| in_use(&it.state)).count();
+    let used = service.endpoints.iter().filter(|it| it.is_used()).count();
     let out = service.endpoints.iter().filter(|it| it.state == "out").count();
     let in_flight: u32 = service.endpoints.iter().map(|it| it.in_flight).sum();
     let chosen: u64 = service.endpoints.iter().map(|it| it.chosen).sum();

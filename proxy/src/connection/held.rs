@@ -69,8 +69,8 @@ impl Context {
         let mut attempts = Attempts::new(self, Target { direction, destination });
         let reason = match self.connect_held(&held, &mut attempts, dial).await {
             Ok(upstream) => {
-                guard.upstream_connected();
                 attempts.tell(&guard);
+                guard.upstream_connected();
                 Following::settle(&mut following);
                 match self.admit(held, &upstream, destination).await {
                     Ok(client) => {

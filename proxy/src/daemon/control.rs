@@ -31,7 +31,7 @@ use crate::{
     service::ServicesReport,
     telemetry::{
         Telemetry,
-        stats::StatsSnapshot,
+        stats::{By, StatsSnapshot},
         tap::{Tap, TapFilter},
     },
     workload::Workload,
@@ -173,8 +173,8 @@ impl ControlHandler for Control {
         .boxed()
     }
 
-    fn stat(&self, workload: Option<&str>) -> Result<StatsSnapshot, ControlError> {
-        let mut stats = self.telemetry.stats();
+    fn stat(&self, workload: Option<&str>, by: By) -> Result<StatsSnapshot, ControlError> {
+        let mut stats = self.telemetry.stats_by(by);
         if let Some(name) = workload {
             self.meant(Some(name))?;
             stats.rows.retain(|row| &*row.workload == name);
@@ -184,6 +184,10 @@ impl ControlHandler for Control {
 
     fn services(&self, service: Option<&str>) -> ServicesReport {
         self.workloads.services().report(service)
+    }
+
+    fn used_services(&self) -> ServicesReport {
+        self.workloads.services().report_used()
     }
 
     fn tap(&self, workload: Option<&str>, filter: TapFilter) -> Result<Tap, ControlError> {

@@ -9,7 +9,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Endpoint, Endpoints, Origin, Services, Target};
+use super::{
+    Endpoint, Endpoints, Origin, Services, Target,
+    spread::{balanced_skew, skew},
+};
 use crate::{
     balance::{Mode, Moment, Standing},
     telemetry::ServiceFacts,
@@ -139,7 +142,16 @@ impl Services {
     /// The services whose name is `only`, or all of them.
     #[must_use]
     pub fn report(&self, only: Option<&str>) -> ServicesReport {
-        let is_wanted = |it: &Target| only.is_none_or(|name| is_named(it.service(), name));
+        self.report_where(|it| only.is_none_or(|name| is_named(it.service(), name)))
+    }
+
+    /// Those that connections were made to.
+    #[must_use]
+    pub fn report_used(&self) -> ServicesReport {
+        self.report_where(|it| it.instantiated().is_some())
+    }
+
+    fn report_where(&self, is_wanted: impl Fn(&Target) -> bool) -> ServicesReport {
         let targets = self.targets();
         let wanted = targets.iter().filter(|it| is_wanted(it));
         let mut services: Vec<_> = wanted.map(|it| self.report_of(it)).collect();
@@ -183,6 +195,7 @@ impl Services {
             age_ms: millis(now.since(last.at)),
         });
         let choices = target.choices().filter(|(_, count)| *count > 0);
+        let used = || endpoints.all().iter().filter(|it| it.used.is_used());
         ServiceReport {
             service: target.service().to_string(),
             source: target.origin().name().to_owned(),
@@ -193,16 +206,52 @@ impl Services {
             app_protocol: target.app_protocol().map(str::to_owned),
             choices: choices.map(|(why, count)| (why.name().to_owned(), count)).collect(),
             fallbacks: target.fallbacks(),
-            skew: skew(&endpoints, |it| it.stats.chosen()),
-            request_skew: skew(&endpoints, |it| it.stats.requests()),
-            balanced_request_skew: balanced_skew(&endpoints),
+            skew: skew(used().map(|it| it.stats.chosen())),
+            request_skew: skew(used().map(|it| it.stats.requests())),
+            balanced_request_skew: balanced_skew(used().map(|it| it.stats.requests())),
             last,
             endpoints: report_all(&endpoints, now),
         }
     }
 }
 
+// === impl ServiceReport ===
+
+impl ServiceReport {
+    /// Its name, with the port if that has one, as in metrics.
+    #[must_use]
+    pub fn label(&self) -> String {
+        label(&self.service, &self.port, self.is_ipv6())
+    }
+
+    /// Whether the other one is about the same port, at another time.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        (&self.source, self.label()) == (&other.source, other.label())
+    }
+
+    fn is_ipv6(&self) -> bool {
+        self.addresses.first().is_some_and(SocketAddr::is_ipv6)
+    }
+}
+
+// === impl EndpointReport ===
+
+impl EndpointReport {
+    /// Whether it is one of those among which is chosen, even if it is out at present.
+    #[must_use]
+    pub fn is_used(&self) -> bool {
+        matches!(&*self.state, "used" | "preferred" | "out" | "probing")
+    }
+}
+
 // === helpers ===
+
+/// A port's name in metrics and tables.
+fn label(service: &str, port: &str, is_ipv6: bool) -> String {
+    let colon = if port.is_empty() { "" } else { ":" };
+    let family = if is_ipv6 { "/v6" } else { "" };
+    format!("{service}{colon}{port}{family}")
+}
 
 fn facts_of(target: &Target, now: Moment) -> Option<ServiceFacts> {
     let endpoints = target.instantiated()?;
@@ -211,16 +260,8 @@ fn facts_of(target: &Target, now: Moment) -> Option<ServiceFacts> {
     let is_out = |it: &Endpoint| it.stats.standing(now) != Standing::In;
     let choices = target.choices().filter(|(_, count)| *count > 0);
     let choices = choices.map(|(why, count)| (why.name(), count));
-    let service = match (target.port_name(), target.is_ipv6()) {
-        ("", false) => Arc::clone(target.service()),
-        (port, is_ipv6) => {
-            let family = if is_ipv6 { "/v6" } else { "" };
-            let colon = if port.is_empty() { "" } else { ":" };
-            format!("{}{colon}{port}{family}", target.service()).into()
-        }
-    };
     Some(ServiceFacts {
-        service,
+        service: label(target.service(), target.port_name(), target.is_ipv6()).into(),
         endpoints: vec![
             ("used", count(&|it| it.used.is_used() && !is_out(it))),
             ("out", count(&|it| it.used.is_used() && is_out(it))),
@@ -268,19 +309,6 @@ fn report_all(endpoints: &Endpoints, now: Moment) -> Vec<EndpointReport> {
         }
     };
     endpoints.all().iter().enumerate().map(report).collect()
-}
-
-fn skew(endpoints: &Endpoints, of: impl Fn(&Endpoint) -> u64) -> Option<f64> {
-    let counts = || endpoints.all().iter().filter(|it| it.used.is_used()).map(&of);
-    let (total, most, count) = (counts().sum::<u64>(), counts().max()?, counts().count());
-    (total > 0).then(|| most as f64 * count as f64 / total as f64)
-}
-
-/// Requests in turn differ by one at most.
-fn balanced_skew(endpoints: &Endpoints) -> Option<f64> {
-    let counts = || endpoints.all().iter().filter(|it| it.used.is_used());
-    let (total, count) = (counts().map(|it| it.stats.requests()).sum::<u64>(), counts().count());
-    (total > 0).then(|| total.div_ceil(count as u64) as f64 * count as f64 / total as f64)
 }
 
 fn millis(time: Duration) -> u64 {

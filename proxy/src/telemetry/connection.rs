@@ -86,7 +86,8 @@ impl ConnectionGuard {
         }
     }
 
-    /// It is a connection to this endpoint, and not to the original destination.
+    /// It is a connection to this endpoint, and not to the original destination. To be called before
+    /// [`Self::upstream_connected`].
     pub fn chosen(&self, endpoint: ChosenEndpoint) {
         // There is one upstream connection.
         let _ = self.live.connection.endpoint.set(endpoint);

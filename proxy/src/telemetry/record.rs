@@ -337,3 +337,6 @@ mod micros {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

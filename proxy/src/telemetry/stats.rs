@@ -1,13 +1,14 @@
-//! Numbers per destination, for the table at the end of `weir exec` and for `weir stat`.
+//! Numbers per destination and endpoint, for the table at the end of `weir exec` and for `weir stat`.
 
 mod rates;
 mod rows;
 mod table;
 
 pub use rates::{Order, Rate};
-pub(crate) use table::{plain_table, print_table};
+pub(crate) use table::{number, plain_table, print_table};
 
 use std::{
+    collections::HashMap,
     hash::Hash,
     net::SocketAddr,
     sync::{
@@ -39,8 +40,20 @@ use crate::{
 /// Two significant digits: an error below 1 %, in at most 12 KiB for latencies up to an hour.
 const DIGITS: u8 = 2;
 
+/// Of endpoints that the requests of one connection went to, so many rows are kept at hand.
+const AT_HAND: usize = 16;
+
 /// Latencies above are recorded as this: one hour, in microseconds.
 const MAX_LATENCY_US: u64 = 3_600_000_000;
+
+/// What rows are summed up by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// The original destination.
+    Destination,
+    /// The address that connections and requests went to.
+    Endpoint,
+}
 
 /// What a row is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -49,6 +62,8 @@ pub(super) struct Key {
     pub(super) direction: Direction,
     /// `None` for destinations that are summed up.
     pub(super) destination: Option<SocketAddr>,
+    /// What was chosen in its place.
+    pub(super) endpoint: Option<SocketAddr>,
     pub(super) treatment: Option<Treatment>,
     pub(super) source: Option<Source>,
     /// Why it went direct, where nobody has asked for that.
@@ -61,7 +76,10 @@ pub(super) struct Row {
     why: &'static str,
     connections: AtomicU64,
     closed: AtomicU64,
+    /// Begun on connections of this row.
     requests: AtomicU64,
+    /// That ended at this row's endpoint.
+    exchanges: AtomicU64,
     successes: AtomicU64,
     failures: AtomicU64,
     bytes_sent: AtomicU64,
@@ -77,6 +95,15 @@ pub(super) struct Stats {
     rows: Rows,
 }
 
+/// The rows of a connection.
+#[derive(Debug, Default)]
+pub(super) struct OfConnection {
+    /// Once it is known which.
+    own: OnceLock<Arc<Row>>,
+    /// Of requests that went to endpoints of their own.
+    others: Mutex<Vec<(Option<SocketAddr>, Arc<Row>)>>,
+}
+
 /// Everything at one moment, as `weir stat -o json` prints it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StatsSnapshot {
@@ -84,7 +111,7 @@ pub struct StatsSnapshot {
     pub rows: Vec<StatRow>,
 }
 
-/// One destination under one decision.
+/// One destination, or one endpoint of it, under one decision.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StatRow {
     /// The workload's name.
@@ -95,6 +122,10 @@ pub struct StatRow {
     /// The original destination; absent in the row in which the workload's destinations are summed
     /// up that were used longest ago, when there are too many of them.
     pub destination: Option<SocketAddr>,
+    /// Only in rows by endpoint: where connections and requests went, which is the destination itself
+    /// where no endpoint was chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<SocketAddr>,
     /// Absent for connections that ended before a decision.
     pub treatment: Option<Treatment>,
     /// Who decided.
@@ -110,7 +141,7 @@ pub struct StatRow {
     pub connections: u64,
     /// Connections open now.
     pub open: u64,
-    /// Requests so far.
+    /// Requests so far; by endpoint those that have ended.
     pub requests: u64,
     /// Responses classified as success.
     pub successes: u64,
@@ -141,19 +172,56 @@ impl Stats {
         &self,
         workload: &Arc<str>,
         direction: Direction,
-        destination: SocketAddr,
+        (destination, endpoint): (SocketAddr, Option<SocketAddr>),
         detection: Option<Detection>,
     ) -> Arc<Row> {
         let key = Key {
             workload: Arc::clone(workload),
             direction,
             destination: Some(destination),
+            endpoint,
             treatment: detection.map(Detection::treatment),
             source: detection.map(Detection::source),
             reason: detection.and_then(Detection::unasked),
         };
-        let row = self.rows.get(key, detection.map_or(UNDETECTED, Detection::why));
-        row.opened();
+        self.rows.get(key, detection.map_or(UNDETECTED, Detection::why))
+    }
+
+    /// The row of a connection's endpoint.
+    fn row_at(&self, connection: &Connection, endpoint: Option<SocketAddr>) -> Arc<Row> {
+        let info = &connection.info;
+        let to = (info.destination, endpoint);
+        self.row(&info.workload, info.direction, to, connection.detection())
+    }
+
+    /// The row that a connection is counted in, from the first call on.
+    fn own<'a>(&self, connection: &Connection, rows: &'a OfConnection) -> &'a Arc<Row> {
+        rows.own.get_or_init(|| {
+            let row = self.row_at(connection, connection.endpoint());
+            row.opened();
+            row
+        })
+    }
+
+    /// The row that a request is counted in.
+    fn of_exchange(
+        &self,
+        connection: &Connection,
+        rows: &OfConnection,
+        exchange: &Exchange,
+    ) -> Arc<Row> {
+        let endpoint = connection.endpoint_of(exchange);
+        if endpoint == connection.endpoint() {
+            return Arc::clone(self.own(connection, rows));
+        }
+        let mut others = lock(&rows.others);
+        if let Some((_, row)) = others.iter().find(|(of, _)| *of == endpoint) {
+            return Arc::clone(row);
+        }
+        let row = self.row_at(connection, endpoint);
+        if others.len() < AT_HAND {
+            others.push((endpoint, Arc::clone(&row)));
+        }
         row
     }
 
@@ -162,44 +230,47 @@ impl Stats {
         self.rows.forget(workload);
     }
 
-    pub(super) fn snapshot(&self) -> StatsSnapshot {
-        let rows = self.rows.all();
-        let mut rows: Vec<_> = rows.iter().map(|(key, row)| row.snapshot(key)).collect();
+    pub(super) fn snapshot(&self, by: By) -> StatsSnapshot {
+        let rows = match by {
+            By::Destination => by_destination(self.rows.all()),
+            By::Endpoint => self.rows.all(),
+        };
+        let mut rows: Vec<_> = rows.iter().map(|(key, row)| row.snapshot(key, by)).collect();
         rows.sort_by(|a, b| a.key().cmp(&b.key()));
         StatsSnapshot { rows }
     }
 }
 
 impl Sink for Stats {
-    /// The connection's row, once it is known which.
-    type State = OnceLock<Arc<Row>>;
+    type State = OfConnection;
 
-    fn opened(&self, _: &Connection) -> Self::State {
-        OnceLock::new()
+    fn opened(&self, _: &Connection) -> OfConnection {
+        OfConnection::default()
     }
 
-    fn event(&self, connection: &Connection, row: &Self::State, event: Event<'_>) {
-        if let Event::Detected(found) = event {
-            let info = &connection.info;
-            row.get_or_init(|| {
-                self.row(&info.workload, info.direction, info.destination, found.detection)
-            });
+    fn event(&self, connection: &Connection, rows: &OfConnection, event: Event<'_>) {
+        if connection.found.get().is_none() {
             return;
         }
-        let Some(row) = row.get() else { return };
         match event {
-            Event::Moved { sent, received } => row.moved(sent, received),
-            Event::RequestStarted => row.request(),
-            Event::ExchangeEnded { exchange, class } => row.exchange(exchange, class),
-            Event::Closed(_) => row.closed(),
-            Event::Connected | Event::Detected(_) | Event::Untracked(_) => {}
+            // Before it is connected its endpoint is not known.
+            Event::Detected(_) if !connection.is_connected() => {}
+            Event::Moved { sent: 0, received: 0 } | Event::Untracked(_) => {}
+            Event::Connected | Event::Detected(_) => _ = self.own(connection, rows),
+            Event::Moved { sent, received } => self.own(connection, rows).moved(sent, received),
+            Event::RequestStarted => self.own(connection, rows).request(),
+            Event::ExchangeEnded { exchange, class } => {
+                self.of_exchange(connection, rows, exchange).exchange(exchange, class);
+            }
+            Event::Closed(_) => self.own(connection, rows).closed(),
         }
     }
 
     fn skipped(&self, _: u64, skipped: &SkippedConnection) {
         let SkippedConnection { workload, direction, .. } = skipped;
         let destination = canonical(skipped.destination);
-        let row = self.row(workload, *direction, destination, Some(skipped.detection()));
+        let row = self.row(workload, *direction, (destination, None), Some(skipped.detection()));
+        row.opened();
         row.moved(skipped.bytes_sent, skipped.bytes_received);
         row.retransmits.fetch_add(skipped.retransmits.into(), Relaxed);
         row.closed();
@@ -215,6 +286,7 @@ impl Row {
             connections: AtomicU64::new(0),
             closed: AtomicU64::new(0),
             requests: AtomicU64::new(0),
+            exchanges: AtomicU64::new(0),
             successes: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             bytes_sent: AtomicU64::new(0),
@@ -242,6 +314,7 @@ impl Row {
     }
 
     pub(super) fn exchange(&self, exchange: &Exchange, class: Option<Class>) {
+        self.exchanges.fetch_add(1, Relaxed);
         match class {
             Some(Class::Success) => self.successes.fetch_add(1, Relaxed),
             Some(Class::Failure) => self.failures.fetch_add(1, Relaxed),
@@ -262,12 +335,13 @@ impl Row {
         add(&self.connections, &other.connections);
         add(&self.closed, &other.closed);
         add(&self.requests, &other.requests);
+        add(&self.exchanges, &other.exchanges);
         add(&self.successes, &other.successes);
         add(&self.failures, &other.failures);
         add(&self.bytes_sent, &other.bytes_sent);
         add(&self.bytes_received, &other.bytes_received);
         add(&self.retransmits, &other.retransmits);
-        let Some(latencies) = lock(&other.latency).take() else { return };
+        let Some(latencies) = lock(&other.latency).clone() else { return };
         let mut latency = lock(&self.latency);
         match &mut *latency {
             Some(latency) => latency.add(latencies).expect("the histogram grows to any latency"),
@@ -275,7 +349,7 @@ impl Row {
         }
     }
 
-    fn snapshot(&self, key: &Key) -> StatRow {
+    fn snapshot(&self, key: &Key, by: By) -> StatRow {
         let latency = lock(&self.latency).clone();
         let quantile = |q: f64| latency.as_ref().map(|h| h.value_at_quantile(q));
         let closed = self.closed.load(Relaxed);
@@ -284,13 +358,20 @@ impl Row {
             workload: key.workload.to_string(),
             direction: key.direction,
             destination: key.destination,
+            endpoint: match by {
+                By::Destination => None,
+                By::Endpoint => key.endpoint.or(key.destination),
+            },
             treatment: key.treatment,
             source: key.source,
             reason: key.reason.map(|reason| reason.name().to_owned()),
             why: self.why.to_owned(),
             connections,
             open: connections.saturating_sub(closed),
-            requests: self.requests.load(Relaxed),
+            requests: match by {
+                By::Destination => self.requests.load(Relaxed),
+                By::Endpoint => self.exchanges.load(Relaxed),
+            },
             successes: self.successes.load(Relaxed),
             failures: self.failures.load(Relaxed),
             p50_us: quantile(0.50),
@@ -326,9 +407,30 @@ impl StatRow {
             self.direction,
             self.destination.is_none(),
             self.destination,
+            self.endpoint,
             self.treatment,
             self.source,
             &self.reason,
         )
     }
 }
+
+// === helpers ===
+
+/// Sums up the endpoints of each destination. The reason is that of the first one.
+fn by_destination(mut rows: Vec<(Key, Arc<Row>)>) -> Vec<(Key, Arc<Row>)> {
+    if rows.iter().all(|(key, _)| key.endpoint.is_none()) {
+        return rows;
+    }
+    rows.sort_by_key(|(key, _)| key.endpoint);
+    let mut sums: HashMap<Key, Arc<Row>> = HashMap::new();
+    for (mut key, row) in rows {
+        key.endpoint = None;
+        let sum = sums.entry(key).or_insert_with(|| Arc::new(Row::new(row.why)));
+        sum.absorb(&row);
+    }
+    sums.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -24,7 +24,10 @@ use crate::{
     decision::{Direction, PortState, Source},
     learn::Learn,
     ports::{Cidr, CidrList, PolicyInput, PortChange, PortList, PortPolicy, PortSet, PortsSet},
-    telemetry::{stats::StatsSnapshot, tap::TapFilter},
+    telemetry::{
+        stats::{By, StatsSnapshot},
+        tap::TapFilter,
+    },
     workloads::Handover,
 };
 
@@ -96,7 +99,11 @@ impl ControlHandler for Fake {
         crate::service::ServicesReport::default()
     }
 
-    fn stat(&self, _: Option<&str>) -> Result<StatsSnapshot, ControlError> {
+    fn used_services(&self) -> crate::service::ServicesReport {
+        crate::service::ServicesReport::default()
+    }
+
+    fn stat(&self, _: Option<&str>, _: By) -> Result<StatsSnapshot, ControlError> {
         Ok(StatsSnapshot::default())
     }
 

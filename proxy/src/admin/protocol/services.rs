@@ -13,6 +13,10 @@ pub struct GetServices {
     pub service: Option<String>,
 }
 
+/// Asks for the services that connections were made to: of many that are known few are used.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct GetUsedServices;
+
 // === impl GetServices ===
 
 impl Call for GetServices {
@@ -22,5 +26,17 @@ impl Call for GetServices {
 
     async fn answer(self, on: &mut Conversation<'_>) -> Result<ServicesReport, ControlError> {
         Ok(on.handler.services(self.service.as_deref()))
+    }
+}
+
+// === impl GetUsedServices ===
+
+impl Call for GetUsedServices {
+    const NAME: &'static str = "used_services";
+    const REPLY: &'static str = "used_services";
+    type Reply = ServicesReport;
+
+    async fn answer(self, on: &mut Conversation<'_>) -> Result<ServicesReport, ControlError> {
+        Ok(on.handler.used_services())
     }
 }

@@ -1,13 +1,17 @@
-//! Numbers per destination.
+//! Numbers per destination, or per endpoint.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Call, ControlError, Conversation};
-use crate::telemetry::stats::StatsSnapshot;
+use crate::telemetry::stats::{By, StatsSnapshot};
 
 /// Asks for the numbers per destination, of one workload or of all.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct GetStat;
+
+/// Asks for the same per endpoint.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct GetEndpointStat;
 
 impl Call for GetStat {
     const NAME: &'static str = "stat";
@@ -15,6 +19,16 @@ impl Call for GetStat {
     type Reply = StatsSnapshot;
 
     async fn answer(self, on: &mut Conversation<'_>) -> Result<StatsSnapshot, ControlError> {
-        on.handler.stat(on.workload())
+        on.handler.stat(on.workload(), By::Destination)
+    }
+}
+
+impl Call for GetEndpointStat {
+    const NAME: &'static str = "endpoint_stat";
+    const REPLY: &'static str = "endpoint_stat";
+    type Reply = StatsSnapshot;
+
+    async fn answer(self, on: &mut Conversation<'_>) -> Result<StatsSnapshot, ControlError> {
+        on.handler.stat(on.workload(), By::Endpoint)
     }
 }

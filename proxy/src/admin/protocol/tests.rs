@@ -46,10 +46,12 @@ fn requests_are_as_every_weir_of_this_version_reads_them() {
         r#"{"explain":{"address":"192.0.2.1:80","direction":"inbound"}}"#
     );
     assert_eq!(request(GetStat), r#""stat""#);
+    assert_eq!(request(GetEndpointStat), r#""endpoint_stat""#);
     assert_eq!(
         request(GetServices { service: Some("shop".into()) }),
         r#"{"services":{"service":"shop"}}"#
     );
+    assert_eq!(request(GetUsedServices), r#""used_services""#);
     assert!(request(StartTap(TapFilter::default())).starts_with(r#"{"tap":{"#));
     assert_eq!(request(LogLevel { filter: None }), r#"{"log_level":{"filter":null}}"#);
     assert_eq!(request(GetKernelCounters), r#""kernel_counters""#);
@@ -73,10 +75,16 @@ fn replies_are_as_every_client_of_this_version_reads_them() {
         r#"{"ports":{"rules":[],"include_lists":[]}}"#
     );
     assert_eq!(reply::<PortsSet>(&Vec::new()), r#"{"changed":[]}"#);
-    assert!(reply::<GetStat>(&StatsSnapshot::default()).starts_with(r#"{"stat":{"#));
+    let stats = StatsSnapshot::default();
+    assert!(reply::<GetStat>(&stats).starts_with(r#"{"stat":{"#));
+    assert!(reply::<GetEndpointStat>(&stats).starts_with(r#"{"endpoint_stat":{"#));
     assert_eq!(
         reply::<GetServices>(&ServicesReport::default()),
         r#"{"services":{"sources":[],"services":[]}}"#
+    );
+    assert_eq!(
+        reply::<GetUsedServices>(&ServicesReport::default()),
+        r#"{"used_services":{"sources":[],"services":[]}}"#
     );
     assert_eq!(reply::<StartTap>(&()), r#""tapping""#);
     assert_eq!(reply::<LogLevel>(&"info".into()), r#"{"log_level":"info"}"#);

@@ -5,8 +5,8 @@ use std::{cmp::Ordering, collections::HashMap, net::SocketAddr, time::Duration};
 use serde::Serialize;
 
 use super::{
-    StatRow, StatsSnapshot,
-    table::{dash, destination, micros, percent, plain_table, print_table},
+    By, StatRow, StatsSnapshot,
+    table::{Columns, dash, micros, number, percent, print_table},
 };
 use crate::{
     decision::{Direction, Source, Treatment},
@@ -14,21 +14,11 @@ use crate::{
     units::human_bytes,
 };
 
-const HEADER: [&str; 10] = [
-    "DESTINATION",
-    "DECISION",
-    "CONN/S",
-    "OPEN",
-    "REQ/S",
-    "SUCCESS",
-    "P50",
-    "P99",
-    "SENT/S",
-    "RECEIVED/S",
-];
+const HEADER: [&str; 9] =
+    ["DECISION", "CONN/S", "OPEN", "REQ/S", "SUCCESS", "P50", "P99", "SENT/S", "RECEIVED/S"];
 
 /// Columns before this one are text, the others numbers.
-const FIRST_NUMBER: usize = 2;
+const FIRST_NUMBER: usize = 1;
 
 /// Sort order of the busiest destinations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -56,6 +46,9 @@ pub struct Rate {
     pub direction: Direction,
     /// The original destination; absent in the row that many of them share.
     pub destination: Option<SocketAddr>,
+    /// Only in rows by endpoint: where connections and requests went.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<SocketAddr>,
     /// What its connections are treated as.
     pub treatment: Option<Treatment>,
     /// Who decided.
@@ -101,10 +94,10 @@ impl Rate {
         // What is in a row without a destination now and had one before is nothing new.
         let mut moved: HashMap<_, StatRow> = HashMap::new();
         for row in before.rows.iter().filter(|row| row.destination.is_some()) {
-            if later.get(&row.key()).is_some_and(|now| now.connections >= row.connections) {
+            if later.get(&row.key()).is_some_and(|now| row.precedes(now)) {
                 continue;
             }
-            let sum = StatRow { destination: None, ..row.clone() };
+            let sum = StatRow { destination: None, endpoint: None, ..row.clone() };
             moved.entry(sum.sum_key()).and_modify(|all| all.add(row)).or_insert(sum);
         }
         let rates = after.rows.iter().map(|row| {
@@ -112,12 +105,12 @@ impl Rate {
             let Some(moved) = moved.get(&row.sum_key()).filter(|_| row.destination.is_none())
             else {
                 // One whose counters have gone back belongs to a weir that has ended.
-                let then = then.filter(|then| then.connections <= row.connections);
+                let then = then.filter(|then| then.precedes(row));
                 return Self::of(row, then, interval);
             };
             let mut all = moved.clone();
             then.into_iter().for_each(|then| all.add(then));
-            Self::of(row, Some(&all).filter(|all| all.connections <= row.connections), interval)
+            Self::of(row, Some(&all).filter(|all| all.precedes(row)), interval)
         });
         let mut rates: Vec<_> = rates.filter(|rate| !rate.is_idle()).collect();
         // Stable: equals stay in the order of their destinations.
@@ -134,6 +127,7 @@ impl Rate {
             workload: row.workload.clone(),
             direction: row.direction,
             destination: row.destination,
+            endpoint: row.endpoint,
             treatment: row.treatment,
             source: row.source,
             reason: row.reason.clone(),
@@ -159,12 +153,12 @@ impl Rate {
     pub fn table(rates: &[Self]) -> String {
         let several = rates.iter().any(|rate| rate.workload != rates[0].workload);
         let inbound = rates.iter().any(|rate| rate.direction == Direction::Inbound);
-        let mut table = plain_table(&HEADER, FIRST_NUMBER);
+        let columns = Columns { several, inbound, by: By::of(rates.iter().map(|it| it.endpoint)) };
+        let mut table = columns.table(&HEADER, FIRST_NUMBER);
         for rate in rates {
-            let workload = several.then_some(&*rate.workload);
-            let direction = inbound.then_some(rate.direction);
-            table.add_row([
-                destination(workload, direction, rate.destination),
+            let place = (rate.destination, rate.endpoint);
+            let mut row = columns.first(&rate.workload, rate.direction, place);
+            row.extend([
                 rate.treatment.map_or_else(dash, |treatment| treatment.to_string()),
                 number(rate.connections),
                 rate.open.to_string(),
@@ -175,6 +169,7 @@ impl Rate {
                 human_bytes(rate.bytes_sent as u64),
                 human_bytes(rate.bytes_received as u64),
             ]);
+            table.add_row(row);
         }
         print_table(&table)
     }
@@ -186,6 +181,11 @@ impl StatRow {
     /// What rows have in common that are summed up in one.
     fn sum_key(&self) -> (String, Direction, Option<Treatment>, Option<Source>) {
         (self.workload.clone(), self.direction, self.treatment, self.source)
+    }
+
+    /// Whether `later` can be the same row at a later time: counters do not go back.
+    const fn precedes(&self, later: &Self) -> bool {
+        self.connections <= later.connections && self.requests <= later.requests
     }
 
     fn add(&mut self, other: &Self) {
@@ -218,17 +218,6 @@ impl Order {
     }
 }
 
-/// One decimal where it matters.
-fn number(rate: f64) -> String {
-    if rate == 0.0 {
-        dash()
-    } else if rate < 10.0 {
-        format!("{rate:.1}")
-    } else {
-        format!("{rate:.0}")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,6 +227,7 @@ mod tests {
             workload: "shop".into(),
             direction: Direction::Outbound,
             destination: Some(destination.parse().unwrap()),
+            endpoint: None,
             treatment: Some(Treatment::Http1),
             source: Some(Source::Detected),
             reason: None,
@@ -318,13 +308,30 @@ mod tests {
     }
 
     #[test]
+    fn endpoints_of_one_destination_have_rates_of_their_own() {
+        let at = |endpoint: &str, requests| StatRow {
+            endpoint: endpoint.parse().ok(),
+            ..row(A, 0, requests, 0)
+        };
+        let sum = |requests| StatRow { destination: None, ..row(A, 0, requests, 0) };
+        let (first, second) = ("10.1.0.1:80", "10.1.0.2:80");
+        // The second one was summed up, with 10 more requests, and has begun anew.
+        let before = snapshot([at(first, 10), at(second, 1000)]);
+        let after = snapshot([at(first, 30), at(second, 4), sum(1010)]);
+        let rates = Rate::between(&before, &after, SECONDS, Order::default());
+        let seen: Vec<_> = rates.iter().map(|rate| (rate.endpoint, rate.requests)).collect();
+        assert_eq!(seen, [(first.parse().ok(), 10.0), (None, 5.0), (second.parse().ok(), 2.0)]);
+        assert!(Rate::table(&rates).starts_with("ENDPOINT         DESTINATION  DECISION"));
+    }
+
+    #[test]
     fn rates_make_a_table() {
         let (before, after) = ([row(A, 10, 100, 0)], [row(A, 13, 300, 50)]);
         let rates = Rate::between(&snapshot(before), &snapshot(after), SECONDS, Order::default());
         let table = Rate::table(&rates);
         let words: Vec<Vec<_>> =
             table.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(words[0], HEADER);
+        assert_eq!(words[0], [&["DESTINATION"], &HEADER[..]].concat());
         assert_eq!(words[1][..8].join(" "), "10.0.0.1:80 http1 1.5 1 100 75.00% 1.50ms 20.0ms");
         assert_eq!(Rate::table(&[]).lines().count(), 1);
     }

@@ -117,7 +117,7 @@ impl OfWorkload {
     /// The row in which those with this decision are summed up. There are few of them: they are not
     /// in the budget.
     fn shared(&mut self, key: &Key) -> Arc<Row> {
-        let shared = Key { destination: None, ..key.clone() };
+        let shared = Key { destination: None, endpoint: None, ..key.clone() };
         let new = || Kept { row: Arc::new(Row::new(SHARED)), used: 0 };
         Arc::clone(&self.rows.entry(shared).or_insert_with(new).row)
     }
@@ -136,6 +136,7 @@ mod tests {
     use crate::{
         budget::Sizes,
         decision::{Direction, Source, Treatment},
+        telemetry::stats::By,
     };
 
     fn key(workload: &str, number: u16) -> Key {
@@ -143,6 +144,7 @@ mod tests {
             workload: workload.into(),
             direction: Direction::Outbound,
             destination: Some(([10, 0, 0, 1], number).into()),
+            endpoint: None,
             treatment: Some(Treatment::Tcp),
             source: Some(Source::Detected),
             reason: None,
@@ -180,8 +182,10 @@ mod tests {
         );
         let a = of(&rows, "a");
         assert!(a.len() <= 129, "half of what there is, and the sum: {}", a.len());
-        let connections: u64 = a.iter().map(|(key, row)| row.snapshot(key).connections).sum();
-        let bytes: u64 = a.iter().map(|(key, row)| row.snapshot(key).bytes_received).sum();
+        let connections: u64 =
+            a.iter().map(|(key, row)| row.snapshot(key, By::Destination).connections).sum();
+        let bytes: u64 =
+            a.iter().map(|(key, row)| row.snapshot(key, By::Destination).bytes_received).sum();
         assert_eq!((connections, bytes), (65_535, 131_070), "nothing is lost");
     }
 
@@ -197,7 +201,7 @@ mod tests {
         assert!(!is_there(2));
         open.moved(7, 0);
         let first = kept.iter().find(|(kept, _)| *kept == key("a", 1)).unwrap();
-        assert_eq!(first.1.snapshot(&first.0).bytes_sent, 7);
+        assert_eq!(first.1.snapshot(&first.0, By::Destination).bytes_sent, 7);
     }
 
     #[test]
@@ -208,7 +212,7 @@ mod tests {
         let all = of(&rows, "a");
         assert_eq!(all.len(), 33);
         let shared = all.iter().find(|(key, _)| key.destination.is_none()).unwrap();
-        assert_eq!(shared.1.snapshot(&shared.0).open, 68);
+        assert_eq!(shared.1.snapshot(&shared.0, By::Destination).open, 68);
     }
 
     #[test]

@@ -4,29 +4,27 @@ use std::{net::SocketAddr, time::Duration};
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::{StatRow, StatsSnapshot};
+use super::{By, StatRow, StatsSnapshot};
 use crate::{
     decision::Direction,
     units::{human_bytes, human_duration},
 };
 
-const HEADER: [&str; 12] = [
-    "DESTINATION",
-    "DECISION",
-    "SOURCE",
-    "CONN",
-    "OPEN",
-    "REQ",
-    "SUCCESS",
-    "P50",
-    "P95",
-    "P99",
-    "SENT",
-    "RECEIVED",
+const HEADER: [&str; 11] = [
+    "DECISION", "SOURCE", "CONN", "OPEN", "REQ", "SUCCESS", "P50", "P95", "P99", "SENT", "RECEIVED",
 ];
 
 /// Columns before this one are text, the others numbers.
-const FIRST_NUMBER: usize = 3;
+const FIRST_NUMBER: usize = 2;
+
+/// The first columns: which row it is.
+pub(super) struct Columns {
+    /// There are several workloads.
+    pub(super) several: bool,
+    /// There are both directions.
+    pub(super) inbound: bool,
+    pub(super) by: By,
+}
 
 // === impl StatsSnapshot ===
 
@@ -40,13 +38,67 @@ impl StatsSnapshot {
         }
         let several = self.rows.iter().any(|row| row.workload != self.rows[0].workload);
         let inbound = self.rows.iter().any(|row| row.direction == Direction::Inbound);
-        let mut table = plain_table(&HEADER, FIRST_NUMBER);
+        let by = By::of(self.rows.iter().map(|row| row.endpoint));
+        let columns = Columns { several, inbound, by };
+        let mut table = columns.table(&HEADER, FIRST_NUMBER);
         for row in &self.rows {
-            table.add_row(cells(row, several, inbound));
+            table.add_row(cells(row, &columns));
         }
         Some(print_table(&table))
     }
 }
+
+// === impl By ===
+
+impl By {
+    /// What rows with these endpoints are by.
+    pub(super) fn of(mut endpoints: impl Iterator<Item = Option<SocketAddr>>) -> Self {
+        if endpoints.any(|endpoint| endpoint.is_some()) {
+            Self::Endpoint
+        } else {
+            Self::Destination
+        }
+    }
+}
+
+// === impl Columns ===
+
+impl Columns {
+    /// A table of them and further ones, of which those from `first_number` are numbers.
+    pub(super) fn table(&self, further: &[&str], first_number: usize) -> Table {
+        let first: &[&str] = match self.by {
+            By::Destination => &["DESTINATION"],
+            By::Endpoint => &["ENDPOINT", "DESTINATION"],
+        };
+        plain_table(&[first, further].concat(), first.len() + first_number)
+    }
+
+    /// Of a row. Workload and direction are given where rows differ in them.
+    pub(super) fn first(
+        &self,
+        workload: &str,
+        direction: Direction,
+        (destination, endpoint): (Option<SocketAddr>, Option<SocketAddr>),
+    ) -> Vec<String> {
+        let mut text = String::new();
+        if self.several {
+            text.push_str(workload);
+            text.push(' ');
+        }
+        if self.inbound {
+            text.push_str(if direction == Direction::Inbound { "in " } else { "out " });
+        }
+        let or = |address: Option<SocketAddr>, other: &str| {
+            address.map_or_else(|| other.to_owned(), |address| address.to_string())
+        };
+        match self.by {
+            By::Destination => vec![text + &or(destination, "other destinations")],
+            By::Endpoint => vec![text + &or(endpoint, "other endpoints"), or(destination, "-")],
+        }
+    }
+}
+
+// === helpers ===
 
 /// A table in weir's style: aligned columns, nothing else.
 pub(crate) fn plain_table(header: &[&str], first_number: usize) -> Table {
@@ -66,11 +118,9 @@ pub(crate) fn print_table(table: &Table) -> String {
     table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 
-fn cells(row: &StatRow, with_workload: bool, with_direction: bool) -> Vec<String> {
-    let workload = with_workload.then_some(&*row.workload);
-    let direction = with_direction.then_some(row.direction);
-    vec![
-        destination(workload, direction, row.destination),
+fn cells(row: &StatRow, columns: &Columns) -> Vec<String> {
+    let mut cells = columns.first(&row.workload, row.direction, (row.destination, row.endpoint));
+    cells.extend([
         row.treatment.map_or_else(dash, |t| t.to_string()),
         row.decided_by().map_or_else(dash, str::to_owned),
         row.connections.to_string(),
@@ -82,32 +132,12 @@ fn cells(row: &StatRow, with_workload: bool, with_direction: bool) -> Vec<String
         micros(row.p99_us),
         human_bytes(row.bytes_sent),
         human_bytes(row.bytes_received),
-    ]
+    ]);
+    cells
 }
 
 pub(super) fn micros(us: Option<u64>) -> String {
     us.map_or_else(dash, |us| human_duration(Duration::from_micros(us)))
-}
-
-/// Workload and direction are given where rows differ in them.
-pub(super) fn destination(
-    workload: Option<&str>,
-    direction: Option<Direction>,
-    destination: Option<SocketAddr>,
-) -> String {
-    let mut text = String::new();
-    if let Some(workload) = workload {
-        text.push_str(workload);
-        text.push(' ');
-    }
-    if let Some(direction) = direction {
-        text.push_str(if direction == Direction::Inbound { "in " } else { "out " });
-    }
-    match destination {
-        Some(address) => text.push_str(&address.to_string()),
-        None => text.push_str("other destinations"),
-    }
-    text
 }
 
 /// Never rounds a failure away: 99.99 % and less is not shown as 100 %.
@@ -117,4 +147,15 @@ pub(super) fn percent(rate: f64) -> String {
 
 pub(super) fn dash() -> String {
     "-".to_owned()
+}
+
+/// A rate, with one decimal where it matters.
+pub(crate) fn number(rate: f64) -> String {
+    if rate == 0.0 {
+        dash()
+    } else if rate < 10.0 {
+        format!("{rate:.1}")
+    } else {
+        format!("{rate:.0}")
+    }
 }
