@@ -18,6 +18,8 @@ use weir_tests::site::PATIENCE;
 use weir_tests::weir::Run;
 
 const PORT: u16 = 8080;
+/// A service that exists nowhere but in weir, with two endpoints at the client's host.
+const SERVICE: &str = "10.96.0.10:80";
 const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 /// What `weir node` says of a workload beside its name, which `weir run` cannot know.
 const OF_PODS: [&str; 4] = ["namespace", "pod", "workload_kind", "workload_name"];
@@ -139,8 +141,8 @@ fn known(metrics: &Metrics) -> Known {
     known
 }
 
-fn ask(pods: &Pods, request: &str) -> Result<()> {
-    let mut stream = pods.pod_a.connect(SocketAddr::new(CLIENT[0].parse()?, PORT))?;
+fn ask(pods: &Pods, address: SocketAddr, request: &str) -> Result<()> {
+    let mut stream = pods.pod_a.connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(request.as_bytes())?;
     let mut answer = vec![0; ANSWER.len()];
@@ -151,18 +153,25 @@ fn ask(pods: &Pods, request: &str) -> Result<()> {
 #[test]
 fn the_dashboard_asks_for_metrics_that_there_are() -> Result<()> {
     let pods = Pods::new()?;
-    let server =
-        Peer::answering(pods.client_a.listen(SocketAddr::new("::".parse()?, PORT))?, ANSWER)?;
+    let answering = |port| -> Result<Peer> {
+        let address = SocketAddr::new("::".parse()?, port);
+        Peer::answering(pods.client_a.listen(address)?, ANSWER)
+    };
+    let servers = [answering(PORT)?, answering(PORT + 1)?];
+    let server = SocketAddr::new(CLIENT[0].parse()?, PORT);
+    let service = format!("{SERVICE}={server},{}:{}", CLIENT[0], PORT + 1);
     let mut weir = Run::new(&pods.node, pods.dir())
         .workload("a", pods.pod_a.cgroup(), Some(&pods.pod_a.netns))
         .flags(&metrics::FLAGS)
+        .flags(&["--service", &service])
         .start()?;
-    ask(&pods, "GET / HTTP/1.1\r\nhost: a\r\n\r\n")?;
+    ask(&pods, server, "GET / HTTP/1.1\r\nhost: a\r\n\r\n")?;
+    ask(&pods, SERVICE.parse()?, "GET / HTTP/1.1\r\nhost: a\r\n\r\n")?;
     // Read in two ways: not followed.
-    ask(&pods, "POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n")?;
+    ask(&pods, server, "POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n")?;
     let dashboard = dashboard()?;
     let expressions = expressions(&dashboard);
-    ensure!(expressions.len() > 15, "{expressions:?}");
+    ensure!(expressions.len() > 19, "{expressions:?}");
     let mut wrong = Vec::new();
     let waited = wait_until("the metrics", PATIENCE, || {
         let known = known(&Metrics::scrape(&pods.node)?);
@@ -174,7 +183,7 @@ fn the_dashboard_asks_for_metrics_that_there_are() -> Result<()> {
         Ok(wrong.is_empty())
     });
     waited.with_context(|| format!("there is no {wrong:#?}"))?;
-    drop(server);
+    drop(servers);
     weir.stop()
 }
 
