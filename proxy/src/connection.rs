@@ -302,17 +302,18 @@ impl Context {
         upstream: TcpStream,
         guard: &ConnectionGuard,
     ) -> CloseReason {
-        let (options, counters) = (self.tcp_options(), guard.counters());
+        let (options, counters) = (self.tcp_options(guard), guard.counters());
         let forwarded =
             tcp::forward(client.into(), upstream.into(), &options, &counters, &self.abort).await;
         close_reason(forwarded.end)
     }
 
-    fn tcp_options(&self) -> TcpOptions {
+    fn tcp_options(&self, guard: &ConnectionGuard) -> TcpOptions {
         TcpOptions {
             half_closed_idle: self.config.now().forward.half_closed_idle,
             splice: self.splice,
             memory: Some(self.share.clone()),
+            at_close: guard.at_close(),
         }
     }
 }

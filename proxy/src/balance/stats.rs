@@ -19,6 +19,9 @@ const SLOWEST_FAILURE: Duration = Duration::from_secs(30);
 /// A first guess without siblings: so many times the time that connect(2) took.
 const CONNECTS: u32 = 4;
 
+/// A segment that is sent again is late by this at least (`TCP_RTO_MIN`, include/net/tcp.h).
+const RESEND: Duration = Duration::from_millis(200);
+
 /// What all workloads and workers know of one endpoint.
 #[derive(Debug, Default)]
 pub struct Stats {
@@ -109,6 +112,12 @@ impl Stats {
     pub fn answered(&self, time: Duration, now: Moment) {
         self.failures.succeeded();
         self.latency.sample(time, now);
+    }
+
+    /// A connection without answers that can be told apart has had this round-trip time, and this part of
+    /// its segments (0 to 1) was sent again.
+    pub fn carried(&self, round_trip: Duration, resent: f64, now: Moment) {
+        self.latency.sample(round_trip + RESEND.mul_f64(resent.clamp(0.0, 1.0)), now);
     }
 
     /// A connection has ended as it should.

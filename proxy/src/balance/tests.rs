@@ -88,6 +88,16 @@ fn a_failure_costs_a_second_however_fast_it_was() {
 }
 
 #[test]
+fn an_endpoint_on_a_lossy_path_costs_more_than_its_round_trip_time() {
+    let pool = pool(3);
+    for (member, resent) in [(0, 0.0), (1, 0.1), (2, 7.0)] {
+        pool.stats(member).carried(millis(10), resent, at(0));
+    }
+    let estimates = [0, 1, 2].map(|member| pool.stats(member).estimate(at(0)).unwrap());
+    assert_eq!(estimates, [millis(10), millis(30), millis(210)]);
+}
+
+#[test]
 fn distance_and_weight_shift_the_shares() {
     let near = |at: usize| if at < 5 { (1.0, 1.0) } else { (1.5, 1.0) };
     assert_eq!(spread(&pool_of(10, near, 0), 100), [12, 12, 12, 12, 12, 8, 8, 8, 8, 8]);

@@ -15,6 +15,18 @@ pub struct WeakSocket {
     cookie: u64,
 }
 
+/// What the kernel has measured of a TCP connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpNumbers {
+    /// The smoothed round-trip time. Right after connect(2) it is that of the handshake, which no
+    /// process has to be scheduled for.
+    pub round_trip: Duration,
+    /// Segments sent again.
+    pub retransmits: u32,
+    /// Segments sent, those sent again included.
+    pub segments: u32,
+}
+
 // === impl WeakSocket ===
 
 impl WeakSocket {
@@ -67,14 +79,17 @@ pub fn set<T: Copy>(socket: &impl AsFd, option: libc::c_int, value: T) -> io::Re
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The smoothed round-trip time of a connected TCP socket. Right after connect(2) it is that of the
-/// handshake, which no process has to be scheduled for.
+/// What the kernel has measured of a TCP socket that is or was connected.
 ///
 /// # Errors
 /// What getsockopt(2) says.
-pub fn round_trip(socket: &impl AsFd) -> io::Result<Duration> {
-    /// The beginning of `struct tcp_info` (include/uapi/linux/tcp.h), up to `tcpi_rtt` in microseconds.
-    const LENGTH: usize = 72;
+pub fn tcp_numbers(socket: &impl AsFd) -> io::Result<TcpNumbers> {
+    /// Offsets in `struct tcp_info` (include/uapi/linux/tcp.h).
+    const RTT_MICROS: usize = 68;
+    const TOTAL_RETRANS: usize = 100;
+    /// Since 4.2.
+    const SEGS_OUT: usize = 136;
+    const LENGTH: usize = SEGS_OUT + 4;
     let mut info = [0_u8; LENGTH];
     let mut length = LENGTH as libc::socklen_t;
     // SAFETY: both pointers are to live locals, of the size given, and the descriptor is open.
@@ -90,8 +105,13 @@ pub fn round_trip(socket: &impl AsFd) -> io::Result<Duration> {
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
-    let micros = [info[68], info[69], info[70], info[71]];
-    Ok(Duration::from_micros(u32::from_ne_bytes(micros).into()))
+    let number =
+        |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+    Ok(TcpNumbers {
+        round_trip: Duration::from_micros(number(RTT_MICROS).into()),
+        retransmits: number(TOTAL_RETRANS),
+        segments: number(SEGS_OUT),
+    })
 }
 
 /// The number that no other socket has until the machine restarts (`SO_COOKIE`, since 4.6).
@@ -113,17 +133,21 @@ fn cookie(descriptor: RawFd) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::{io::Write, net::TcpListener};
 
     use super::*;
 
     #[test]
-    fn the_round_trip_of_a_handshake_is_known() {
+    fn the_numbers_of_a_connection_are_known() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let measured = round_trip(&stream).unwrap();
-        assert!(!measured.is_zero() && measured < Duration::from_secs(1), "{measured:?}");
-        assert!(round_trip(&std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).is_err());
+        let mut stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let before = tcp_numbers(&stream).unwrap();
+        let measured = before.round_trip;
+        assert!(!measured.is_zero() && measured < Duration::from_secs(1), "{before:?}");
+        stream.write_all(b"x").unwrap();
+        let after = tcp_numbers(&stream).unwrap();
+        assert_eq!(after.segments, before.segments + 1, "{before:?} {after:?}");
+        assert!(tcp_numbers(&std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).is_err());
     }
 
     #[test]

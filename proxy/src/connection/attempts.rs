@@ -95,7 +95,8 @@ impl<'a> Attempts<'a> {
         }
         if let Some(selection) = &mut self.selection {
             let took = begun.elapsed();
-            let round_trip = result.ok().and_then(|upstream| sockopt::round_trip(upstream).ok());
+            let numbers = result.ok().and_then(|upstream| sockopt::tcp_numbers(upstream).ok());
+            let round_trip = numbers.map(|numbers| numbers.round_trip);
             let result = result.map(|_| ());
             selection.attempted(&Attempt { address, result, took, round_trip });
         }

@@ -118,7 +118,7 @@ impl Context {
         let mut observer = Detecting::new(self, guard, accepted);
         let drain = self.drain_of(guard.direction());
         let observing = Observing { observer: &mut observer, drain };
-        let options = self.tcp_options();
+        let options = self.tcp_options(guard);
         let counters = guard.counters();
         let passed =
             tcp::forward_observed(client, upstream, &options, &counters, &self.abort, observing);

@@ -14,9 +14,12 @@ mod reset;
 mod socket;
 mod splice;
 
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
@@ -47,6 +50,14 @@ pub struct TcpOptions {
     /// Whom buffers are charged to that are larger than the usual one; without room for them the
     /// usual one does.
     pub memory: Option<Share>,
+    /// Who wants to see the upstream's socket at the end.
+    pub at_close: Option<Arc<dyn UpstreamClosing>>,
+}
+
+/// Looks at an upstream's socket before it is closed. Called on the data path: must not block.
+pub trait UpstreamClosing: Send + Sync + fmt::Debug {
+    /// The socket, which has failed or has sent its end.
+    fn closing(&self, socket: BorrowedFd<'_>);
 }
 
 /// One side as it is handed over.
@@ -93,7 +104,12 @@ pub enum TcpEnd {
 
 impl Default for TcpOptions {
     fn default() -> Self {
-        Self { half_closed_idle: Duration::from_secs(3600), splice: true, memory: None }
+        Self {
+            half_closed_idle: Duration::from_secs(3600),
+            splice: true,
+            memory: None,
+            at_close: None,
+        }
     }
 }
 
@@ -242,6 +258,9 @@ async fn pass<C: Transport, U: Transport>(
             near.arm();
             far.arm();
         }
+    }
+    if let (Some(listener), Some(socket)) = (&options.at_close, far.splicing()) {
+        listener.closing(socket);
     }
     Passed::Over(forwarded)
 }

@@ -76,7 +76,7 @@ pub(crate) trait TransportIo: Abort + Send + Sync + Sized {
     /// Waits until the peer has everything that was written, as far as the transport knows.
     fn delivered(&self) -> impl Future<Output = ()> + Send;
 
-    /// What splice(2) takes: a descriptor whose bytes are the stream's. `None` where there is none.
+    /// What splice(2) takes: the socket, where its bytes are the stream's. `None` where there is none.
     fn splicing(&self) -> Option<BorrowedFd<'_>>;
 
     /// Something else has read from [`Self::splicing`].

@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    os::fd::BorrowedFd,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
@@ -15,7 +16,9 @@ use fastrand::Rng;
 use super::{Endpoints, Services, Target, requests::ToEndpoint};
 use crate::{
     balance::{InFlight, Mode, Moment},
+    capture::sockopt::{TcpNumbers, tcp_numbers},
     decision::Direction,
+    forward::tcp::UpstreamClosing,
     telemetry::{ChosenEndpoint, CloseReason, EndpointListener},
     upstream::{self, Attempt, ByRequest, Endpoint, Outcome, Selection, Upstream},
 };
@@ -227,6 +230,18 @@ impl EndpointListener for Learning {
     }
 }
 
+impl UpstreamClosing for Learning {
+    fn closing(&self, socket: BorrowedFd<'_>) {
+        if self.judged.load(Relaxed) {
+            return;
+        }
+        if let Ok(TcpNumbers { round_trip, retransmits, segments }) = tcp_numbers(&socket) {
+            let resent = f64::from(retransmits) / f64::from(segments.max(1));
+            self.endpoints.pool().stats(self.member).carried(round_trip, resent, Moment::now());
+        }
+    }
+}
+
 // === helpers ===
 
 /// Whether an endpoint is to blame. A workload's own firewall or policy is not for others, and neither
@@ -241,7 +256,7 @@ pub(super) fn is_of_endpoint(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
+    use std::{net::SocketAddr, os::fd::AsFd};
 
     use super::*;
     use crate::{
@@ -381,6 +396,26 @@ mod tests {
         drop(dropped);
         close(closed, CloseReason::Finished, 1);
         assert_eq!(in_flight(), 0);
+    }
+
+    #[test]
+    fn a_raw_connection_is_sampled_at_its_end_and_one_with_answers_is_not() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        for is_judged in [false, true] {
+            let services = services(&["10.1.0.1", "10.1.0.2"]);
+            let mut selection = select(&services, None).unwrap();
+            let address = selection.next().unwrap().address;
+            let chosen = selection.chosen().unwrap().listener;
+            if is_judged {
+                chosen.exchange(None, false);
+            }
+            chosen.closing(socket.as_fd());
+            let target = services.find(FRONTEND.parse().unwrap()).unwrap();
+            let endpoints = services.endpoints(&target);
+            let endpoint = endpoints.all().iter().find(|it| it.address == address).unwrap();
+            assert_eq!(endpoint.stats.estimate(Moment::now()).is_none(), is_judged);
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    ChosenEndpoint, CloseReason, ConnectionInfo, Telemetry,
+    ChosenEndpoint, CloseReason, ConnectionInfo, EndpointListener, Telemetry,
     classify::Class,
     event::{Connection, Event, Found},
     lock,
@@ -21,6 +21,7 @@ use crate::{
     forward::{
         ByteCounters,
         http::{Exchange, ExchangeSink, Untracked},
+        tcp::UpstreamClosing,
     },
 };
 
@@ -91,6 +92,13 @@ impl ConnectionGuard {
     pub fn chosen(&self, endpoint: ChosenEndpoint) {
         // There is one upstream connection.
         let _ = self.live.connection.endpoint.set(endpoint);
+    }
+
+    /// Who learns from the endpoint that it was made to.
+    #[must_use]
+    pub fn at_close(&self) -> Option<Arc<dyn UpstreamClosing>> {
+        let endpoint = self.live.connection.endpoint.get()?;
+        Some(Arc::<dyn EndpointListener>::clone(&endpoint.listener))
     }
 
     /// What the connection is, and how long it took from accept to know that. The first call counts;

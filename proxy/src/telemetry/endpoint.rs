@@ -1,7 +1,7 @@
 //! The endpoint that a connection was made to in place of its original destination, and who learns from
 //! its answers.
 
-use std::{fmt::Debug, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{
     SkippedConnection,
@@ -9,6 +9,7 @@ use super::{
     event::{Connection, Event},
     sinks::Sink,
 };
+use crate::forward::tcp::UpstreamClosing;
 
 /// An endpoint that was chosen.
 #[derive(Clone, Debug)]
@@ -19,8 +20,9 @@ pub struct ChosenEndpoint {
     pub listener: Arc<dyn EndpointListener>,
 }
 
-/// Learns from an endpoint's answers. Called on the data path: must not block.
-pub trait EndpointListener: Send + Sync + Debug {
+/// Learns from an endpoint's answers, and from the sockets of raw connections to it. Called on the data
+/// path: must not block.
+pub trait EndpointListener: UpstreamClosing {
     /// A request is over: its response began after this time, if there was one, and it was a failure of
     /// the endpoint or not.
     fn exchange(&self, time_to_head: Option<Duration>, failed: bool);

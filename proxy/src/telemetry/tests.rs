@@ -331,6 +331,9 @@ pub(super) fn chosen(endpoint: &str) -> ChosenEndpoint {
     impl EndpointListener for Deaf {
         fn exchange(&self, _: Option<Duration>, _: bool) {}
     }
+    impl crate::forward::tcp::UpstreamClosing for Deaf {
+        fn closing(&self, _: std::os::fd::BorrowedFd<'_>) {}
+    }
     ChosenEndpoint { address: endpoint.parse().unwrap(), listener: Arc::new(Deaf) }
 }
 

@@ -96,6 +96,41 @@ fn freeze() -> mpsc::Sender<()> {
     guard
 }
 
+/// Notes the addresses of sockets that are shown to it.
+#[derive(Debug, Default)]
+struct Shown(std::sync::Mutex<Vec<Option<std::net::SocketAddr>>>);
+
+impl UpstreamClosing for Shown {
+    fn closing(&self, socket: BorrowedFd<'_>) {
+        let address = socket2::SockRef::from(&socket).local_addr().unwrap();
+        self.0.lock().unwrap().push(address.as_socket());
+    }
+}
+
+#[tokio::test]
+async fn the_upstreams_socket_is_shown_once_before_it_is_closed() {
+    for resets in [false, true] {
+        let (mut client, near) = connected(None).await;
+        let (far, mut server) = connected(None).await;
+        let address = far.local_addr().unwrap();
+        let shown = Arc::<Shown>::default();
+        let options = TcpOptions { at_close: Some(shown.clone()), ..TcpOptions::default() };
+        let (counters, cancel) = (ByteCounters::default(), Stop::new());
+        let forwarding = forward(near.into(), far.into(), &options, &counters, &cancel);
+        let peers = async {
+            if resets {
+                reset(client);
+            } else {
+                client.shutdown().await.unwrap();
+                server.shutdown().await.unwrap();
+            }
+            let _ = read_all(&mut server).await;
+        };
+        tokio::join!(forwarding, peers);
+        assert_eq!(*shown.0.lock().unwrap(), [Some(address)], "{resets}");
+    }
+}
+
 #[tokio::test]
 async fn client_half_close_reaches_the_server_and_the_answer_comes_back() {
     let mut rig = Rig::new().await;
