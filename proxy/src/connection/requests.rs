@@ -155,7 +155,8 @@ impl Connect for Dialler {
                 dialled.as_ref().err().is_none_or(|it| !self.context.feedback.is_exhaustion(it));
             if is_of_endpoint {
                 let connected = dialled.as_ref().ok();
-                let round_trip = connected.and_then(|it| sockopt::round_trip(&it.stream).ok());
+                let round_trip = connected.and_then(|it| sockopt::tcp_numbers(&it.stream).ok());
+                let round_trip = round_trip.map(|it| it.round_trip);
                 let (took, result) = (begun.elapsed(), dialled.as_ref().map(|_| ()));
                 self.requests.attempted(&Attempt { address: to, result, took, round_trip });
             }
