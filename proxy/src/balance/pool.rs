@@ -299,7 +299,7 @@ impl Pool {
 // === helpers ===
 
 fn is_noise(estimate: f64, median: f64) -> bool {
-    (median / BAND..=median * BAND).contains(&estimate)
+    (estimate - median).abs() < RESOLUTION || (median / BAND..=median * BAND).contains(&estimate)
 }
 
 /// The lower one of two in the middle: half of the endpoints may be broken.
