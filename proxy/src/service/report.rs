@@ -181,7 +181,7 @@ impl Services {
             (false, Some(_)) => "the service asks for it",
             (false, None) => "default",
         };
-        let why = if mode == Mode::Connections && endpoints.pool().len() < 2 {
+        let why = if mode != Mode::Off && endpoints.pool().len() < 2 {
             "fewer than two endpoints can be used: connections go to the service's own address"
         } else {
             why

@@ -119,14 +119,14 @@ impl Relay {
             return EndCause::Reset(Side::Client);
         }
         let violation = self.lock().core.violation(id);
-        let (has_ended, left) = (io.has_ended, matches!(drain.stage, Stage::Left));
+        let was_asked = matches!(drain.stage, Stage::Told(_) | Stage::Left);
         drop(place);
         close(io.stream).await;
         match violation {
             Some(Violation { reason, .. }) => {
                 EndCause::Protocol { side: Side::Client, text: reason.to_owned() }
             }
-            None if left && !has_ended => EndCause::Drained,
+            None if was_asked => EndCause::Drained,
             None => EndCause::Closed(Side::Client),
         }
     }

@@ -92,7 +92,7 @@ impl Relay {
 
     /// Closes a connection that is not wanted any more, and has clients go on without the relay if their
     /// requests are not to be balanced any more.
-    fn look_after(self: &Arc<Self>, id: usize, unused: Duration) {
+    pub(super) fn look_after(self: &Arc<Self>, id: usize, unused: Duration) {
         let address = self.lock().core.address(id);
         let is_used = address.is_some_and(|address| self.requests.is_used(address));
         let is_current = self.requests.is_current();
