@@ -1,4 +1,9 @@
-//! A directory of Kubernetes manifests that is followed: which files there are, and their text.
+//! A directory of Kubernetes manifests that is followed: which files there are, their text, and when to
+//! look again.
+
+mod watch;
+
+pub(crate) use watch::Watch;
 
 use std::{
     collections::BTreeMap,

@@ -15,9 +15,9 @@ use tokio::sync::watch;
 use super::{Pods, seen::Seen};
 use crate::admin::node::NodeState;
 use crate::blocking::blocking;
-use crate::manifests::{self, Stamp, first_line};
+use crate::manifests::{self, Stamp, Watch, first_line};
 
-/// How often it is looked at.
+/// How often it is looked at where changes are not told.
 const LOOK: Duration = Duration::from_millis(500);
 /// Larger files are no pods.
 const MOST_MIB: u64 = 1;
@@ -37,13 +37,14 @@ struct Entry {
 
 /// Follows until nobody wants to know any more.
 pub(super) async fn follow(path: &Path, sender: watch::Sender<Pods>, state: &NodeState) {
-    let mut directory = Directory::default();
+    let (mut directory, mut watch) = (Directory::default(), Watch::new());
     loop {
         let owned = path.to_owned();
         let outcome;
-        (directory, outcome) = blocking(move || {
+        (directory, watch, outcome) = blocking(move || {
+            watch.follow(&owned);
             let outcome = directory.look(&owned);
-            (directory, outcome)
+            (directory, watch, outcome)
         })
         .await;
         let mut problems = directory.problems();
@@ -66,7 +67,7 @@ pub(super) async fn follow(path: &Path, sender: watch::Sender<Pods>, state: &Nod
             tracing::warn!("{problem}");
         }
         state.set_problem(problem);
-        tokio::time::sleep(LOOK).await;
+        watch.changed(LOOK).await;
     }
 }
 

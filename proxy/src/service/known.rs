@@ -154,10 +154,10 @@ impl Services {
         self.lock().feed(origin).cloned()
     }
 
-    /// What is refused at present.
+    /// What is refused of an origin at present.
     #[must_use]
-    pub fn problems(&self) -> Vec<Problem> {
-        self.lock().problems()
+    pub fn problems(&self, origin: Origin) -> Vec<Problem> {
+        self.lock().problems(origin)
     }
 
     /// The addresses of services that nobody but weir may have a route to, and their changes.

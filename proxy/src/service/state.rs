@@ -68,8 +68,9 @@ impl State {
         self.services.values().flat_map(|entry| &entry.targets)
     }
 
-    pub(super) fn problems(&self) -> Vec<Problem> {
-        self.refused.values().map(|(_, problem)| problem.clone()).collect()
+    pub(super) fn problems(&self, origin: Origin) -> Vec<Problem> {
+        let refused = self.refused.iter().filter(|((of, _), _)| *of == origin);
+        refused.map(|(_, (_, problem))| problem.clone()).collect()
     }
 
     pub(super) fn heard(&mut self, origin: Origin, outcome: Result<(), String>) {

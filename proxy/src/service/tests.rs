@@ -97,11 +97,12 @@ fn an_address_that_another_service_has_is_refused_as_a_whole_until_it_is_free() 
                 addresses of its own";
     assert_eq!(problems[0].to_string(), text);
     assert!(services.find(addr("10.96.0.9:80")).is_none(), "nothing of it is applied");
-    assert_eq!(services.problems(), problems);
+    assert_eq!(services.problems(Origin::Config), problems);
+    assert!(services.problems(Origin::Directory).is_empty(), "another origin's");
     apply(Delta::NoService(name("first"))).expect(NO_ORIGIN_PROBLEM);
     assert_eq!(&**services.find(addr("10.96.0.1:80")).unwrap().service(), "second");
     assert!(services.find(addr("10.96.0.9:80")).is_some());
-    assert!(services.problems().is_empty());
+    assert!(services.problems(Origin::Config).is_empty());
     let twice = apply(service("third", &["10.96.0.3:80", "10.96.0.3:80"])).unwrap_err();
     assert!(twice[0].to_string().contains("10.96.0.3:80 belongs to service third already"));
 }

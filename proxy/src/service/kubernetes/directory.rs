@@ -14,10 +14,10 @@ use super::{
 };
 use crate::{
     blocking::blocking,
-    manifests::{self, Stamp, first_line},
+    manifests::{self, Stamp, Watch, first_line},
 };
 
-/// How often it is looked at.
+/// How often it is looked at where changes are not told.
 const LOOK: Duration = Duration::from_millis(100);
 /// Ten thousand endpoints are 9 MB.
 const MOST_MIB: u64 = 64;
@@ -55,13 +55,14 @@ struct Entry {
 /// Follows for ever. What is wrong is logged once, and in [`Services::feed`].
 pub(crate) async fn follow(path: PathBuf, services: Arc<Services>) {
     let mut directory = Directory::default();
-    let mut said = None;
+    let (mut watch, mut said) = (Watch::new(), None);
     loop {
         let (look, into) = (path.clone(), Arc::clone(&services));
         let problems;
-        (directory, problems) = blocking(move || {
+        (directory, watch, problems) = blocking(move || {
+            watch.follow(&look);
             let problems = directory.update(&look, &into);
-            (directory, problems)
+            (directory, watch, problems)
         })
         .await;
         let problem = (!problems.is_empty()).then(|| problems.join("; "));
@@ -73,7 +74,7 @@ pub(crate) async fn follow(path: PathBuf, services: Arc<Services>) {
             said.clone_from(&problem);
         }
         services.heard(Origin::Directory, problem.map_or(Ok(()), Err));
-        tokio::time::sleep(LOOK).await;
+        watch.changed(LOOK).await;
     }
 }
 
@@ -153,7 +154,7 @@ impl Directory {
         }
         let mut problems: Vec<_> =
             self.files.iter().flat_map(|(path, entry)| entry.problems(path)).collect();
-        problems.extend(services.problems().iter().map(Problem::to_string));
+        problems.extend(services.problems(Origin::Directory).iter().map(Problem::to_string));
         problems
     }
 

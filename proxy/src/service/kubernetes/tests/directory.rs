@@ -52,3 +52,22 @@ async fn objects_come_change_and_go() {
     assert_eq!(&**services.find(frontend).unwrap().service(), "default/other");
     following.abort();
 }
+
+/// Guards against a directory that is said to be wrong for what a cluster says.
+#[tokio::test]
+async fn what_is_refused_of_others_is_no_problem_of_the_directory() {
+    let place = tempfile::tempdir().unwrap();
+    fs::write(place.path().join("service.yaml"), service("")).unwrap();
+    let services = Arc::new(Services::default());
+    let following = tokio::spawn(follow(place.path().to_owned(), Arc::clone(&services)));
+    let feed = || services.feed(Origin::Directory);
+    until("the directory", || services.find("10.96.0.1:80".parse().unwrap()).is_some()).await;
+    let mut claims = parse(&service("")).unwrap();
+    let refused = services.apply(Origin::Cluster, claims.drain(..)).unwrap_err();
+    assert_eq!(services.problems(Origin::Cluster), refused);
+    fs::write(place.path().join("wrong.yaml"), "kind: Pod\n").unwrap();
+    until("its own problem", || feed().is_some_and(|feed| feed.problem.is_some())).await;
+    let problem = feed().unwrap().problem.unwrap();
+    assert!(problem.contains("wrong.yaml") && !problem.contains("belongs to"), "{problem}");
+    following.abort();
+}
