@@ -20,7 +20,7 @@ pub mod stats;
 pub mod tap;
 mod workloads;
 
-pub(crate) use classify::is_failure;
+pub use classify::Answer;
 pub use close::CloseReason;
 pub use connection::ConnectionGuard;
 pub use endpoint::{ChosenEndpoint, EndpointListener};

@@ -219,7 +219,10 @@ impl Pool {
         let preference =
             if self.preferred > 0 && member >= self.preferred { NOT_PREFERRED } else { 1.0 };
         let in_flight = f64::from(stats.in_flight()) + 1.0;
-        latency.max(RESOLUTION) * in_flight * f64::from(*distance) * preference
+        (latency.max(RESOLUTION) + stats.pause(now).as_secs_f64())
+            * in_flight
+            * f64::from(*distance)
+            * preference
             / f64::from(weight.max(f32::MIN_POSITIVE))
     }
 

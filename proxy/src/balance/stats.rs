@@ -22,6 +22,9 @@ const CONNECTS: u32 = 4;
 /// A segment that is sent again is late by this at least (`TCP_RTO_MIN`, include/net/tcp.h).
 const RESEND: Duration = Duration::from_millis(200);
 
+/// An endpoint that asks for a pause costs more for no longer than this, however long it asks for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
 /// What all workloads and workers know of one endpoint.
 #[derive(Debug, Default)]
 pub struct Stats {
@@ -31,6 +34,8 @@ pub struct Stats {
     chosen: AtomicU64,
     requests: AtomicU64,
     failed: AtomicU64,
+    /// Until when it has asked to be left alone; "never" where it has not.
+    paused_until: AtomicU64,
 }
 
 /// A connection, counted for as long as it lasts.
@@ -123,6 +128,20 @@ impl Stats {
     /// A connection has ended as it should.
     pub fn succeeded(&self) {
         self.failures.succeeded();
+    }
+
+    /// It works, and has asked for a pause (429, RESOURCE_EXHAUSTED): until that is over it costs the time
+    /// that is left of it more. It is no failure, and no measure of its latency.
+    pub fn limited(&self, pause: Duration, now: Moment) {
+        self.failures.succeeded();
+        let until = now.plus(pause.min(LONGEST_PAUSE));
+        self.paused_until.fetch_max(until.to_bits(), Relaxed);
+    }
+
+    /// What is left of a pause that it has asked for.
+    #[must_use]
+    pub fn pause(&self, now: Moment) -> Duration {
+        Moment::from_bits(self.paused_until.load(Relaxed)).since(now)
     }
 
     /// It has failed after this time; whether the breaker asks for taking it out.

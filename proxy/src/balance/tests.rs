@@ -88,6 +88,33 @@ fn a_failure_costs_a_second_however_fast_it_was() {
 }
 
 #[test]
+fn a_pause_costs_what_is_left_of_it_and_is_no_failure() {
+    let (pool, mut rng) = (pool(3), Rng::with_seed(1));
+    for member in 0..3 {
+        pool.stats(member).answered(millis(20), at(0));
+    }
+    for _ in 0..50 {
+        pool.stats(0).limited(millis(1000), at(0));
+    }
+    assert_eq!((pool.stats(0).failed(), out(&pool, at(0))), (0, 0));
+    assert!((pool.cost(0, at(0)) - 1.020).abs() < 1e-6, "{}", pool.cost(0, at(0)));
+    assert!((pool.cost(0, at(600)) - 0.420).abs() < 0.002, "{}", pool.cost(0, at(600)));
+    assert_eq!(pool.cost(0, at(1000)), pool.cost(1, at(1000)), "it is over");
+    pool.stats(0).limited(millis(500), at(0));
+    assert_eq!(pool.stats(0).pause(at(0)), millis(1000), "the longest of them counts");
+    // However long it asks for, and even if all of them do, one is chosen.
+    for member in 0..3 {
+        pool.stats(member).limited(Duration::MAX, at(0));
+    }
+    assert_eq!(pool.stats(0).pause(at(0)), Duration::from_secs(60));
+    assert!(pool.choose(&[], at(0), &mut rng).is_some());
+    // Whoever answers is there.
+    pool.refused(1, millis(0), at(0), &mut rng);
+    pool.stats(1).limited(millis(1), at(1));
+    assert_eq!(out(&pool, at(1)), 0);
+}
+
+#[test]
 fn an_endpoint_on_a_lossy_path_costs_more_than_its_round_trip_time() {
     let pool = pool(3);
     for (member, resent) in [(0, 0.0), (1, 0.1), (2, 7.0)] {
@@ -134,6 +161,7 @@ enum Event {
     Answered(usize, u64),
     Failed(usize, u64),
     Refused(usize),
+    Limited(usize, u64),
     Pass(u64),
 }
 
@@ -143,6 +171,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         (0..64_usize, 0..3000_u64).prop_map(|(at, time)| Event::Answered(at, time)),
         (0..64_usize, 0..3000_u64).prop_map(|(at, time)| Event::Failed(at, time)),
         (0..64_usize).prop_map(Event::Refused),
+        (0..64_usize, 0..100_000_u64).prop_map(|(at, time)| Event::Limited(at, time)),
         (0..20_000_u64).prop_map(Event::Pass),
     ];
     proptest::collection::vec(one, 0..200)
@@ -161,6 +190,7 @@ proptest! {
                 Event::Answered(to, time) => pool.stats(to % count).answered(millis(time), at(now)),
                 Event::Failed(to, time) => pool.failed(to % count, millis(time), at(now), &mut rng),
                 Event::Refused(to) => pool.refused(to % count, millis(0), at(now), &mut rng),
+                Event::Limited(to, time) => pool.stats(to % count).limited(millis(time), at(now)),
                 Event::Pass(time) => now += time,
             }
             prop_assert!(out(&pool, at(now)) * 2 <= count);

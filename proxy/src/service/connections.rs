@@ -19,7 +19,7 @@ use crate::{
     capture::sockopt::{TcpNumbers, tcp_numbers},
     decision::Direction,
     forward::tcp::UpstreamClosing,
-    telemetry::{ChosenEndpoint, CloseReason, EndpointListener},
+    telemetry::{Answer, ChosenEndpoint, CloseReason, EndpointListener},
     upstream::{self, Attempt, ByRequest, Endpoint, Outcome, Selection, Upstream},
 };
 
@@ -215,18 +215,9 @@ impl Selection for Chosen {
 // === impl Learning ===
 
 impl EndpointListener for Learning {
-    fn exchange(&self, time_to_head: Option<Duration>, failed: bool) {
+    fn exchange(&self, time_to_head: Option<Duration>, answer: Answer) {
         self.judged.store(true, Relaxed);
-        let (pool, now) = (self.endpoints.pool(), Moment::now());
-        pool.stats(self.member).requested();
-        match time_to_head {
-            _ if failed => {
-                let took = time_to_head.unwrap_or_default();
-                pool.failed(self.member, took, now, &mut Rng::new());
-            }
-            Some(time) => pool.stats(self.member).answered(time, now),
-            None => {}
-        }
+        self.endpoints.learn(self.member, time_to_head, answer);
     }
 }
 
@@ -408,7 +399,7 @@ mod tests {
             let address = selection.next().unwrap().address;
             let chosen = selection.chosen().unwrap().listener;
             if is_judged {
-                chosen.exchange(None, false);
+                chosen.exchange(None, Answer::Served);
             }
             chosen.closing(socket.as_fd());
             let target = services.find(FRONTEND.parse().unwrap()).unwrap();

@@ -1,12 +1,20 @@
 //! The endpoints of one port of a service, as connections see them.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use fastrand::Rng;
 
 use super::{Place, names::Names, selection::Selected};
-use crate::balance::{Breaker, Member, Pool, Stats};
+use crate::{
+    balance::{Breaker, Member, Moment, Pool, Stats},
+    telemetry::Answer,
+};
 
 /// How much farther away an endpoint of another zone is.
 const OTHER_ZONE: f32 = 1.5;
+/// How long an endpoint is spared that is at its limit. Its own wish (`Retry-After`, RFC 9110 §10.2.3) is
+/// not read: heads are not kept for it.
+const PAUSE: Duration = Duration::from_secs(1);
 /// How much farther away each further tier is: it is used when those before it fail.
 const TIER: f32 = 1000.0;
 
@@ -109,6 +117,21 @@ impl Endpoints {
         let preferred = all.iter().filter(|it| it.used == Use::Preferred).count();
         let pool = Pool::new(members, preferred, breaker);
         Self { all, pool }
+    }
+
+    /// A request is over that was sent to this member.
+    pub(super) fn learn(&self, member: usize, time_to_head: Option<Duration>, answer: Answer) {
+        let (pool, now) = (&self.pool, Moment::now());
+        let stats = pool.stats(member);
+        stats.requested();
+        match (answer, time_to_head) {
+            (Answer::Failed, time) => {
+                pool.failed(member, time.unwrap_or_default(), now, &mut Rng::new());
+            }
+            (Answer::Limited, _) => stats.limited(PAUSE, now),
+            (Answer::Served, Some(time)) => stats.answered(time, now),
+            (Answer::Served, None) => {}
+        }
     }
 
     /// All of them, the pool's first.

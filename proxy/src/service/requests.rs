@@ -15,7 +15,7 @@ use crate::{
         http::Exchange,
         requests::{Lease, Picked, Requests},
     },
-    telemetry::is_failure,
+    telemetry::Answer,
     upstream::{Attempt, RequestUpstream},
 };
 
@@ -30,7 +30,8 @@ pub(super) struct ToEndpoint {
 struct AtEndpoint {
     endpoints: Arc<Endpoints>,
     member: usize,
-    in_flight: InFlight,
+    /// Counts it until it is over.
+    _in_flight: InFlight,
 }
 
 /// A request at the original destination, of which nothing is learned.
@@ -68,7 +69,8 @@ impl ToEndpoint {
         let choice = target.choose(&endpoints, &tried)?;
         let chosen = &endpoints.all()[choice.member];
         let (address, in_flight) = (chosen.address, chosen.stats.begin());
-        let lease = Box::new(AtEndpoint { member: choice.member, in_flight, endpoints });
+        let lease =
+            Box::new(AtEndpoint { member: choice.member, _in_flight: in_flight, endpoints });
         Some(Picked { address, connect_timeout: Some(CONNECT), lease })
     }
 }
@@ -130,16 +132,7 @@ impl fmt::Debug for ToEndpoint {
 
 impl Lease for AtEndpoint {
     fn over(&mut self, exchange: &Exchange) {
-        let (stats, now) = (self.in_flight.stats(), Moment::now());
-        stats.requested();
-        match exchange.time_to_head {
-            time if is_failure(exchange) => {
-                let took = time.unwrap_or_default();
-                self.endpoints.pool().failed(self.member, took, now, &mut Rng::new());
-            }
-            Some(time) => stats.answered(time, now),
-            None => {}
-        }
+        self.endpoints.learn(self.member, exchange.time_to_head, Answer::of(exchange));
     }
 }
 
@@ -222,6 +215,22 @@ mod tests {
         to.attempted(&Attempt { address: other, result: Err(&error), took, round_trip });
         to.attempted(&Attempt { address: bad, result: Ok(()), took, round_trip });
         assert_eq!(to.choose(&[]).unwrap().address, bad);
+    }
+
+    #[test]
+    fn an_endpoint_that_is_at_its_limit_is_left_alone_for_a_moment() {
+        let (services, to) = to(&["10.1.0.1", "10.1.0.2"]);
+        let mut picked = to.choose(&[]).unwrap();
+        let limited = picked.address;
+        picked.lease.over(&Exchange { status: Some(429), ..exchange() });
+        drop(picked);
+        // 40 ms for the other one: a second is more.
+        let others: Vec<_> = (0..8).map(|_| to.choose(&[]).unwrap()).collect();
+        assert!(others.iter().all(|it| it.address != limited));
+        let target = services.find(FRONTEND.parse().unwrap()).unwrap();
+        let endpoints = services.endpoints(&target);
+        assert!(endpoints.all().iter().all(|it| it.stats.failed() == 0));
+        assert!(to.choose(&[others[0].address]).is_some(), "it is not out");
     }
 
     #[test]

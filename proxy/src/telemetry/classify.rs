@@ -11,6 +11,22 @@ pub(super) enum Class {
     Failure,
 }
 
+/// What an exchange says of the endpoint that it was sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It works. What it has said may still be an error of the request.
+    Served,
+    /// It has failed.
+    Failed,
+    /// It works, and asks for fewer requests: 429 (RFC 6585 §4), or RESOURCE_EXHAUSTED of gRPC.
+    Limited,
+}
+
+/// Too Many Requests.
+const TOO_MANY: u16 = 429;
+/// gRPC's RESOURCE_EXHAUSTED.
+const EXHAUSTED: u32 = 8;
+
 /// gRPC codes that are the server's fault: UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE,
 /// DATA_LOSS. The others (NOT_FOUND, say) are answers.
 const GRPC_FAILURES: [u32; 5] = [2, 4, 13, 14, 15];
@@ -50,11 +66,21 @@ impl Class {
     }
 }
 
-// === helpers ===
+// === impl Answer ===
 
-/// Whether an exchange counts against the endpoint that it was sent to.
-pub(crate) fn is_failure(exchange: &Exchange) -> bool {
-    Class::of(exchange) == Some(Class::Failure)
+impl Answer {
+    /// Of an exchange that has ended.
+    pub(crate) fn of(exchange: &Exchange) -> Self {
+        let is_limit = match exchange.grpc_status {
+            Some(code) => code == EXHAUSTED,
+            None => exchange.status == Some(TOO_MANY),
+        };
+        match Class::of(exchange) {
+            Some(Class::Failure) => Self::Failed,
+            _ if is_limit => Self::Limited,
+            _ => Self::Served,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -85,6 +111,26 @@ mod tests {
             let what = format!("{status:?} {grpc:?} {end:?}");
             let exchange = Exchange { status, grpc_status: grpc, end, ..exchange() };
             assert_eq!(Class::of(&exchange), class, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_limit_is_neither_a_failure_nor_a_usual_answer() {
+        use Answer::{Failed, Limited, Served};
+        for (status, grpc, end, answer) in [
+            (Some(200), None, ExchangeEnd::Complete, Served),
+            (Some(404), None, ExchangeEnd::Complete, Served),
+            (Some(429), None, ExchangeEnd::Complete, Limited),
+            (Some(200), Some(8), ExchangeEnd::Complete, Limited),
+            (Some(200), Some(5), ExchangeEnd::Complete, Served),
+            (Some(429), Some(0), ExchangeEnd::Complete, Served),
+            (Some(503), None, ExchangeEnd::Complete, Failed),
+            (Some(429), None, ExchangeEnd::UpstreamReset(Some(2)), Failed),
+            (None, None, ExchangeEnd::ClientReset(None), Served),
+        ] {
+            let what = format!("{status:?} {grpc:?} {end:?}");
+            let exchange = Exchange { status, grpc_status: grpc, end, ..exchange() };
+            assert_eq!(Answer::of(&exchange), answer, "{what}");
         }
     }
 }

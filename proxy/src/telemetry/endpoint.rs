@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{
     SkippedConnection,
-    classify::Class,
+    classify::Answer,
     event::{Connection, Event},
     sinks::Sink,
 };
@@ -23,9 +23,8 @@ pub struct ChosenEndpoint {
 /// Learns from an endpoint's answers, and from the sockets of raw connections to it. Called on the data
 /// path: must not block.
 pub trait EndpointListener: UpstreamClosing {
-    /// A request is over: its response began after this time, if there was one, and it was a failure of
-    /// the endpoint or not.
-    fn exchange(&self, time_to_head: Option<Duration>, failed: bool);
+    /// A request is over: its response began after this time, if there was one.
+    fn exchange(&self, time_to_head: Option<Duration>, answer: Answer);
 }
 
 /// Tells endpoints of the answers on their connections.
@@ -41,11 +40,11 @@ impl Sink for Answers {
 
     fn event(&self, connection: &Connection, (): &(), event: Event<'_>) {
         // Where requests are balanced, the lease of each has been told already.
-        if let Event::ExchangeEnded { exchange, class } = event
+        if let Event::ExchangeEnded { exchange, .. } = event
             && exchange.upstream.is_none()
             && let Some(endpoint) = connection.endpoint.get()
         {
-            endpoint.listener.exchange(exchange.time_to_head, class == Some(Class::Failure));
+            endpoint.listener.exchange(exchange.time_to_head, Answer::of(exchange));
         }
     }
 

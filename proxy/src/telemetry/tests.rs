@@ -329,7 +329,7 @@ pub(super) fn chosen(endpoint: &str) -> ChosenEndpoint {
     #[derive(Debug)]
     struct Deaf;
     impl EndpointListener for Deaf {
-        fn exchange(&self, _: Option<Duration>, _: bool) {}
+        fn exchange(&self, _: Option<Duration>, _: Answer) {}
     }
     impl crate::forward::tcp::UpstreamClosing for Deaf {
         fn closing(&self, _: std::os::fd::BorrowedFd<'_>) {}

@@ -4,10 +4,11 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 
 use super::*;
 
-/// A server: how long it takes, or that it refuses.
+/// A server: how long it takes, or that it refuses, or at once asks for fewer requests.
 #[derive(Clone, Copy)]
 enum Server {
     Answers(Duration),
+    Limits,
     Refuses,
 }
 
@@ -45,6 +46,11 @@ fn run(pool: &Pool, servers: &[Server], connections: usize, interval: Duration) 
                 Server::Refuses => {
                     pool.refused(choice.member, Duration::ZERO, now, &mut rng);
                     tried.push(choice.member);
+                }
+                Server::Limits => {
+                    outcome.served[choice.member] += 1;
+                    pool.stats(choice.member).limited(Duration::from_secs(1), now);
+                    break;
                 }
                 Server::Answers(time) => {
                     let in_flight = pool.stats(choice.member).begin();
@@ -106,6 +112,19 @@ fn a_refusing_endpoint_fails_no_connection() {
     servers[3] = Server::Refuses;
     let outcome = run(&pool(5), &servers, 10_000, millis(1));
     assert_eq!(outcome.failed, 0, "with more than half of them broken");
+}
+
+#[test]
+fn an_endpoint_at_its_limit_is_asked_about_once_a_second() {
+    let mut servers = vec![Server::Answers(millis(4)); 5];
+    servers[2] = Server::Limits;
+    let outcome = run(&pool(5), &servers, 10_000, millis(1));
+    assert!((5..=20).contains(&outcome.served[2]), "in ten seconds: {:?}", outcome.served);
+    assert_eq!(outcome.failed, 0);
+    // Where all are, nothing is gained by sparing one.
+    let outcome = run(&pool(5), &[Server::Limits; 5], 10_000, millis(1));
+    assert_eq!(outcome.failed, 0);
+    assert!(skew(&outcome.served) <= 1.1, "{:?}", outcome.served);
 }
 
 #[test]
