@@ -41,6 +41,13 @@ impl<S: ExchangeSink + ?Sized> Connection<S> {
         Self::new(sink, Protocol::Http2(Box::new(session)))
     }
 
+    /// HTTP/1 that another has followed up to here; from here on bytes pass on as they come.
+    #[must_use]
+    pub fn following(sink: Arc<S>, mut session: h1::Session<S>) -> Self {
+        session.pass();
+        Self::new(sink, Protocol::Http1(Box::new(session)))
+    }
+
     fn new(sink: Arc<S>, protocol: Protocol<S>) -> Self {
         Self { sink, protocol, shown: 0, read: 0, untracked: None }
     }

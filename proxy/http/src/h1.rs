@@ -13,6 +13,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 pub(crate) mod token;
+mod unpoolable;
 mod version;
 
 pub use self::body::{Body, Framing, NotChunked, Progress};
@@ -24,6 +25,7 @@ pub use self::prefix::{MAX_METHOD, RequestPrefix};
 pub use self::request::{RequestLine, RequestReader};
 pub use self::response::{CloseEdit, ResponseHead, ResponseReader, StatusLine};
 pub use self::session::{Edit, MAX_HELD, Session, UpstreamEnd};
+pub use self::unpoolable::Unpoolable;
 
 /// Bounds of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,6 +17,7 @@ pub enum Framing {
 #[derive(Debug)]
 pub struct Body {
     state: State,
+    loose: bool,
 }
 
 /// What [`Body::advance`] made of its input.
@@ -79,7 +80,7 @@ impl Body {
             Framing::Chunked => State::Size { size: 0, digits: 0 },
             Framing::UntilEof => State::UntilEof,
         };
-        Self { state }
+        Self { state, loose: false }
     }
 
     /// No byte of it is left.
@@ -92,6 +93,13 @@ impl Body {
     #[inline]
     pub fn is_until_eof(&self) -> bool {
         matches!(self.state, State::UntilEof)
+    }
+
+    /// Its framing has been such that strict recipients refuse it: lines that end in a bare LF, or spaces
+    /// behind a length.
+    #[inline]
+    pub fn is_loose(&self) -> bool {
+        self.loose
     }
 
     /// Takes the next bytes of the stream, up to the first that is wrong.
@@ -123,6 +131,7 @@ impl Body {
                 }
                 _ => match self.state.framing(rest[0]) {
                     Ok(state) => {
+                        self.loose |= self.state.is_loose(rest[0]);
                         self.state = state;
                         progress.consumed += 1;
                     }
@@ -139,6 +148,18 @@ impl Body {
 // === impl State ===
 
 impl State {
+    /// Whether strict recipients refuse this byte of chunked framing.
+    #[inline]
+    fn is_loose(self, byte: u8) -> bool {
+        match byte {
+            b'\n' => {
+                !matches!(self, Self::SizeLf { .. } | Self::DataLf | Self::LastLf | Self::TrailerLf)
+            }
+            b' ' | b'\t' => matches!(self, Self::Size { .. }),
+            _ => false,
+        }
+    }
+
     /// One byte of chunked framing. A bare LF ends a line, as in most parsers; about one behind an
     /// extension they differ, and about a bare CR anywhere.
     #[inline]

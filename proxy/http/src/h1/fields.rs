@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::body::Framing;
 use super::token;
+use super::unpoolable::Unpoolable;
 use crate::{ParseError, RequestInfo, is_grpc};
 
 /// The start of a request.
@@ -21,6 +22,8 @@ pub struct RequestHead {
     pub may_tunnel: bool,
     /// The response may switch to HTTP/2 (RFC 7540 §3.2).
     pub h2c: bool,
+    /// Why its connection is not to be shared.
+    pub unpoolable: Option<Unpoolable>,
 }
 
 /// A request line, except its version: whom it asks for what.
@@ -48,6 +51,10 @@ pub enum Kind {
 pub(super) enum Field {
     Host,
     Upgrade,
+    /// Whom a client says it is.
+    Credentials,
+    /// How a server asks for that.
+    Challenge,
     Connection,
     ContentType,
     ContentLength,
@@ -66,6 +73,15 @@ pub(super) struct Fields {
     http2_settings: bool,
     grpc: bool,
     host: Option<Arc<str>>,
+    /// Fields and items of this kind.
+    hosts: usize,
+    lengths: usize,
+    codings: usize,
+    /// Authenticates the connection, not the request.
+    authenticates: bool,
+    close: bool,
+    /// `Connection` names a field that recipients need to find the end of the message.
+    hides_framing: bool,
     connection: Persistence,
 }
 
@@ -128,14 +144,17 @@ impl RequestHead {
         line: RequestTarget,
         http11: bool,
         fields: &mut Fields,
+        loose: bool,
     ) -> Result<Self, ParseError> {
         let framing = match fields.coding(http11)? {
             Some(Framing::UntilEof) => return Err(ParseError::EndlessRequest),
             Some(framing) => framing,
             None => Framing::None,
         };
+        let unpoolable = fields.request_unpoolable(&line, http11, framing, loose);
         Ok(Self {
             framing,
+            unpoolable,
             kind: line.kind,
             may_tunnel: line.kind == Kind::Connect || fields.upgrade,
             h2c: fields.upgrade_h2c && fields.http2_settings,
@@ -155,7 +174,7 @@ impl RequestHead {
 
 impl Field {
     /// Length of the longest name that [`Field::of`] knows.
-    pub(super) const LONGEST: usize = 17;
+    pub(super) const LONGEST: usize = 19;
 
     #[inline]
     pub(super) fn of(name: &[u8]) -> Option<Self> {
@@ -164,9 +183,13 @@ impl Field {
             7 => (b"upgrade", Self::Upgrade),
             10 => (b"connection", Self::Connection),
             12 => (b"content-type", Self::ContentType),
+            13 => (b"authorization", Self::Credentials),
             14 if matches!(name[0], b'h' | b'H') => (b"http2-settings", Self::Http2Settings),
             14 => (b"content-length", Self::ContentLength),
+            16 => (b"www-authenticate", Self::Challenge),
             17 => (b"transfer-encoding", Self::TransferEncoding),
+            18 => (b"proxy-authenticate", Self::Challenge),
+            19 => (b"proxy-authorization", Self::Credentials),
             _ => return None,
         };
         name.eq_ignore_ascii_case(candidate).then_some(field)
@@ -194,6 +217,7 @@ impl Fields {
         let value = value.trim_ascii();
         match field {
             Field::Host => {
+                self.hosts += 1;
                 self.host.get_or_insert_with(|| String::from_utf8_lossy(value).into());
             }
             Field::Upgrade => {
@@ -202,7 +226,17 @@ impl Fields {
                     .split(|byte| *byte == b',')
                     .any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"h2c"));
             }
+            Field::Credentials => self.authenticates |= is_of_connection(value),
+            // Parameters of one challenge are items as well; none is a scheme's name alone.
+            Field::Challenge => {
+                self.authenticates |= value.split(|byte| *byte == b',').any(is_of_connection);
+            }
             Field::Connection => {
+                for option in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+                    self.close |= option.eq_ignore_ascii_case(b"close");
+                    self.hides_framing |=
+                        Self::of_framing().iter().any(|it| option.eq_ignore_ascii_case(it));
+                }
                 let keep_alive = value.eq_ignore_ascii_case(b"keep-alive");
                 self.connection = match (&self.connection, at) {
                     (Persistence::Unsaid, Some(at)) if keep_alive => {
@@ -217,6 +251,86 @@ impl Fields {
             Field::TransferEncoding => self.codings(value),
         }
         Ok(())
+    }
+
+    /// The last value of this field was longer than what is kept.
+    #[cold]
+    pub(super) fn was_cut(&mut self, field: Field) {
+        match field {
+            Field::Challenge => self.authenticates = true,
+            Field::Connection => self.close = true,
+            // Longer than any name.
+            Field::Host => self.hosts += 1,
+            _ => {}
+        }
+    }
+
+    /// Why the connection of a request is not to be shared.
+    #[inline]
+    fn request_unpoolable(
+        &self,
+        line: &RequestTarget,
+        http11: bool,
+        framing: Framing,
+        loose: bool,
+    ) -> Option<Unpoolable> {
+        let other = |authority: &str| {
+            self.host.as_deref().is_some_and(|host| !host.eq_ignore_ascii_case(authority))
+        };
+        if line.kind == Kind::Connect || self.upgrade {
+            Some(Unpoolable::Upgrade)
+        } else if !http11 {
+            Some(Unpoolable::Http10)
+        } else if self.hosts != 1 || self.host.as_deref().is_none_or(str::is_empty) {
+            Some(Unpoolable::Host)
+        } else if line.authority.as_deref().is_some_and(other) {
+            Some(Unpoolable::Target)
+        } else {
+            self.unpoolable(framing, loose)
+        }
+    }
+
+    /// Why the connection of a response is not to be shared.
+    #[inline]
+    pub(super) fn response_unpoolable(
+        &self,
+        http11: bool,
+        status: u16,
+        framing: Framing,
+        loose: bool,
+    ) -> Option<Unpoolable> {
+        let promises_content = self.codings > 0 || self.length.is_some_and(|it| it > 0);
+        match status {
+            101 => Some(Unpoolable::Upgrade),
+            _ if !http11 => Some(Unpoolable::Http10),
+            _ if framing == Framing::UntilEof => Some(Unpoolable::UntilClose),
+            // They have none (RFC 9112 §6.3), and some recipients read it all the same.
+            100..=199 | 204 if promises_content => Some(Unpoolable::Framing),
+            _ => self.unpoolable(framing, loose),
+        }
+    }
+
+    #[inline]
+    fn unpoolable(&self, framing: Framing, loose: bool) -> Option<Unpoolable> {
+        let usual = match framing {
+            Framing::Chunked => self.codings == 1,
+            // The answer to HEAD has the fields of the one to GET.
+            _ => self.codings <= 1 && self.lengths <= 1,
+        };
+        if self.authenticates {
+            Some(Unpoolable::Authentication)
+        } else if loose {
+            Some(Unpoolable::Lines)
+        } else if !usual || self.hides_framing {
+            Some(Unpoolable::Framing)
+        } else {
+            self.close.then_some(Unpoolable::Close)
+        }
+    }
+
+    /// Fields that say where a message ends, and whom it is for.
+    const fn of_framing() -> [&'static [u8]; 3] {
+        [b"content-length", b"transfer-encoding", b"host"]
     }
 
     #[inline]
@@ -254,6 +368,7 @@ impl Fields {
     #[inline]
     fn length(&mut self, value: &[u8]) -> Result<(), ParseError> {
         for item in value.split(|byte| *byte == b',') {
+            self.lengths += 1;
             match (token::number(item.trim_ascii()), self.length) {
                 (None, _) => return Err(ParseError::ContentLength),
                 (Some(new), Some(old)) if new != old => return Err(ParseError::ContentLengths),
@@ -266,6 +381,7 @@ impl Fields {
     /// Only the last coding of the last field counts (RFC 9112 §6.3).
     #[inline]
     fn codings(&mut self, value: &[u8]) {
+        self.codings += value.split(|byte| *byte == b',').count();
         let last = value.rsplit(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
         self.chunked = last.eq_ignore_ascii_case(b"chunked");
         self.other_coding = !self.chunked;
@@ -283,4 +399,14 @@ impl Fields {
             _ => Ok(None),
         }
     }
+}
+
+/// Whether credentials or a challenge are of a scheme that authenticates a connection: Microsoft's NTLM
+/// and Negotiate (RFC 4559), and Kerberos.
+#[inline]
+fn is_of_connection(value: &[u8]) -> bool {
+    let value = value.trim_ascii_start();
+    let end = value.iter().position(|byte| matches!(byte, b' ' | b'\t' | b'\r'));
+    let scheme = &value[..end.unwrap_or(value.len())];
+    [&b"ntlm"[..], b"negotiate", b"kerberos"].iter().any(|it| scheme.eq_ignore_ascii_case(it))
 }

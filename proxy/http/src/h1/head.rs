@@ -27,6 +27,9 @@ pub trait FirstLine: Default {
     /// No byte of a line has been read, but perhaps empty lines.
     fn is_at_start(&self) -> bool;
 
+    /// Whether strict recipients refuse the form of the line that has been read; starts over.
+    fn take_is_loose(&mut self) -> bool;
+
     /// Bytes of the heap that it holds.
     fn memory(&self) -> usize;
 }
@@ -56,6 +59,12 @@ impl<L: FirstLine> HeadReader<L> {
     #[inline]
     pub(super) fn memory(&self) -> usize {
         self.line.memory() + self.section.memory()
+    }
+
+    /// Whether strict recipients refuse the form of the head that has been read.
+    #[inline]
+    pub(super) fn take_is_loose(&mut self) -> bool {
+        self.line.take_is_loose() | self.section.is_loose()
     }
 
     /// Reads on. `Some` at the end of the head: how many of these bytes belong to it. The caller takes

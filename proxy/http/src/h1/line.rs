@@ -12,6 +12,8 @@ use crate::ParseError;
 pub(super) struct LineReader {
     at: At,
     version: Version,
+    /// A line has ended in a bare LF.
+    loose: bool,
 }
 
 /// Takes the parts of a request line. `end` is the byte behind a part that it does not continue
@@ -49,6 +51,12 @@ impl LineReader {
     #[inline]
     pub(super) fn take_is_11(&mut self) -> bool {
         self.version.take_is_11()
+    }
+
+    /// Whether it, or an empty line before it, has ended in a bare LF; starts over.
+    #[inline]
+    pub(super) fn take_is_loose(&mut self) -> bool {
+        std::mem::take(&mut self.loose)
     }
 
     /// Reads on. `Some` at the end of the line: how many of these bytes belong to it.
@@ -91,6 +99,7 @@ impl LineReader {
                     1
                 }
                 At::End | At::EndLf => {
+                    self.loose |= self.at == At::End;
                     self.at = At::Start;
                     at += token::line_feed(first, ParseError::RequestLineEnd)?;
                     return Ok(Some(at));
@@ -104,7 +113,10 @@ impl LineReader {
     fn start(&mut self, first: u8) -> Result<usize, ParseError> {
         self.at = match first {
             b'\r' => At::StartLf,
-            b'\n' => At::Start,
+            b'\n' => {
+                self.loose = true;
+                At::Start
+            }
             first if token::is_token(first) => At::Method,
             _ => return Err(ParseError::Start),
         };

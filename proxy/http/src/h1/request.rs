@@ -42,9 +42,10 @@ impl RequestReader {
     #[inline]
     pub fn read(&mut self, input: &[u8]) -> Result<Option<(RequestHead, usize)>, ParseError> {
         let Some(length) = self.read_on(input)? else { return Ok(None) };
+        let loose = self.take_is_loose();
         let RequestLine { line, parts } = &mut self.line;
         let target = parts.target.take().ok_or(ParseError::Target)?;
-        let head = RequestHead::new(target, line.take_is_11(), &mut self.section.fields)?;
+        let head = RequestHead::new(target, line.take_is_11(), &mut self.section.fields, loose)?;
         self.section.restart();
         Ok(Some((head, length)))
     }
@@ -63,6 +64,11 @@ impl FirstLine for RequestLine {
     #[inline]
     fn is_at_start(&self) -> bool {
         self.line.is_at_start()
+    }
+
+    #[inline]
+    fn take_is_loose(&mut self) -> bool {
+        self.line.take_is_loose()
     }
 
     #[inline]

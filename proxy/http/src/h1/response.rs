@@ -6,6 +6,7 @@ use super::fields::{Kind, Persistence};
 use super::head::{FirstLine, HeadReader};
 use super::section::SectionReader;
 use super::token;
+use super::unpoolable::Unpoolable;
 use super::version::Version;
 use crate::ParseError;
 
@@ -18,6 +19,8 @@ pub struct StatusLine {
     at: At,
     version: Version,
     status: u16,
+    /// A line has ended in a bare LF.
+    loose: bool,
 }
 
 /// The start of a response.
@@ -31,6 +34,8 @@ pub struct ResponseHead {
     pub grpc: bool,
     /// `Upgrade` names h2c.
     pub h2c: bool,
+    /// Why its connection is not to be shared.
+    pub unpoolable: Option<Unpoolable>,
     /// How the head says that the connection ends behind the response; `None` where it says so
     /// already, or something that weir does not know.
     pub close: Option<CloseEdit>,
@@ -84,11 +89,14 @@ impl ResponseReader {
         kind: Kind,
     ) -> Result<Option<(ResponseHead, usize)>, ParseError> {
         let Some(length) = self.read_on(input)? else { return Ok(None) };
+        let loose = self.take_is_loose();
         let (status, http11) = (self.line.status, self.line.version.take_is_11());
         let fields = &self.section.fields;
+        let framing = fields.response_framing(http11, status, kind)?;
         let head = ResponseHead {
             status,
-            framing: fields.response_framing(http11, status, kind)?,
+            framing,
+            unpoolable: fields.response_unpoolable(http11, status, framing, loose),
             grpc: fields.is_grpc(),
             h2c: fields.is_h2c(),
             close: CloseEdit::of(&self.section, http11),
@@ -137,6 +145,11 @@ impl FirstLine for StatusLine {
     }
 
     #[inline]
+    fn take_is_loose(&mut self) -> bool {
+        std::mem::take(&mut self.loose)
+    }
+
+    #[inline]
     fn memory(&self) -> usize {
         0
     }
@@ -147,7 +160,10 @@ impl StatusLine {
     fn start(&mut self, first: u8) -> usize {
         self.at = match first {
             b'\r' => At::StartLf,
-            b'\n' => At::Start,
+            b'\n' => {
+                self.loose = true;
+                At::Start
+            }
             _ => At::Version,
         };
         usize::from(self.at != At::Version)
@@ -178,10 +194,17 @@ impl StatusLine {
             }
             (3, b' ') => At::Reason,
             (3, b'\r') => At::LineLf,
-            (3, b'\n') => At::End,
+            (3, b'\n') => self.bare_end(),
             _ => return Err(ParseError::Status),
         };
         Ok(1)
+    }
+
+    /// The line ends in a bare LF.
+    #[inline]
+    fn bare_end(&mut self) -> At {
+        self.loose = true;
+        At::End
     }
 
     #[inline]
@@ -190,7 +213,7 @@ impl StatusLine {
         let Some(end) = rest.get(length) else { return Ok(length) };
         self.at = match end {
             b'\r' => At::LineLf,
-            b'\n' => At::End,
+            b'\n' => self.bare_end(),
             _ => return Err(ParseError::Status),
         };
         Ok(length + 1)

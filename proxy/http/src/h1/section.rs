@@ -25,6 +25,8 @@ pub(super) struct SectionReader {
     /// Where in the section the value that is being read begins; `None` once it is folded.
     value_at: Option<usize>,
     crlf: bool,
+    /// A line is folded or ends in a bare LF, or there is a space before a colon.
+    loose: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +64,7 @@ impl SectionReader {
             before: 0,
             value_at: None,
             crlf: false,
+            loose: false,
         }
     }
 
@@ -79,6 +82,7 @@ impl SectionReader {
         self.count = 0;
         self.before = 0;
         self.crlf = false;
+        self.loose = false;
         self.fields = Fields::default();
     }
 
@@ -90,6 +94,12 @@ impl SectionReader {
     /// The empty line at its end is CR LF, not a bare LF.
     pub(super) fn ends_in_crlf(&self) -> bool {
         self.crlf
+    }
+
+    /// Strict recipients refuse the form of what has been read.
+    #[inline]
+    pub(super) fn is_loose(&self) -> bool {
+        self.loose
     }
 
     /// Reads on. `Some` at the end of the section: how many of these bytes belong to it.
@@ -138,13 +148,17 @@ impl SectionReader {
                 self.token.push(b"\r\n", MOST);
             }
             self.value_at = None;
+            self.loose = true;
             self.at = At::Value;
             return Ok(0);
         }
         self.finish_open()?;
         self.at = match first {
             b'\r' => At::EndLf,
-            b'\n' => At::End,
+            b'\n' => {
+                self.loose = true;
+                At::End
+            }
             _ => {
                 self.started = true;
                 self.count += 1;
@@ -174,7 +188,10 @@ impl SectionReader {
         self.token.clear();
         self.at = match next {
             b':' => At::AfterColon,
-            b' ' | b'\t' if self.lenient => At::BeforeColon,
+            b' ' | b'\t' if self.lenient => {
+                self.loose = true;
+                At::BeforeColon
+            }
             _ => return Err(ParseError::FieldName),
         };
         Ok(length + 1)
@@ -196,7 +213,10 @@ impl SectionReader {
         let part = &rest[..length];
         let (taken, next_line) = match &rest[length..] {
             [b'\r', b'\n', next_line @ ..] => (2, next_line),
-            [b'\n', next_line @ ..] => (1, next_line),
+            [b'\n', next_line @ ..] => {
+                self.loose = true;
+                (1, next_line)
+            }
             [b'\r'] => (1, &[][..]),
             [] => (0, &[][..]),
             _ => return Err(ParseError::FieldValue),
@@ -236,6 +256,9 @@ impl SectionReader {
         let added = self.fields.add(field, value, self.value_at);
         let cut = self.token.is_cut();
         self.token.clear();
+        if cut {
+            self.fields.was_cut(field);
+        }
         if cut && field.is_framing() {
             return Err(ParseError::LongFramingField);
         }

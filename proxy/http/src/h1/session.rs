@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{
     Answer, Body, CloseEdit, Exchanges, Framing, HeadLimits, RequestHead, RequestReader,
-    ResponseHead, ResponseReader,
+    ResponseHead, ResponseReader, Unpoolable,
 };
 use crate::{ExchangeEnd, ExchangeSink, ParseError, Side, Tracker, Untracked};
 
@@ -29,6 +29,8 @@ pub struct Session<S: ExchangeSink + ?Sized> {
     close: Option<Edit>,
     /// The client was told that no more requests are taken.
     closing: bool,
+    /// Why the connection to the upstream is not to be shared, from here on.
+    unpoolable: Option<Unpoolable>,
 }
 
 /// What becomes of the bytes that are read.
@@ -38,6 +40,8 @@ enum Mode {
     Passing,
     /// They pass on when their meaning is known, and may be made to wait.
     Holding,
+    /// The same, and a request waits for the response to the one before.
+    OneByOne,
 }
 
 #[derive(Debug)]
@@ -90,6 +94,12 @@ impl<S: ExchangeSink + ?Sized> Session<S> {
         Self::new(Mode::Holding, sink, limits)
     }
 
+    /// The same, and each request waits until the one before is answered to its end.
+    #[must_use]
+    pub fn one_by_one(sink: Arc<S>, limits: HeadLimits) -> Self {
+        Self::new(Mode::OneByOne, sink, limits)
+    }
+
     fn new(mode: Mode, sink: Arc<S>, limits: HeadLimits) -> Self {
         Self {
             mode,
@@ -103,12 +113,23 @@ impl<S: ExchangeSink + ?Sized> Session<S> {
             client_ended: false,
             close: None,
             closing: false,
+            unpoolable: None,
         }
     }
 
     /// Set once the messages are not followed any more.
     pub fn untracked(&self) -> Option<Untracked> {
         self.exchanges.untracked
+    }
+
+    /// From here on bytes pass on as they come: nothing waits.
+    pub fn pass(&mut self) {
+        self.mode = Mode::Passing;
+    }
+
+    /// Why the upstream's connection is not to be shared from here on: the first reason that came up.
+    pub fn unpoolable(&self) -> Option<Unpoolable> {
+        self.unpoolable
     }
 
     /// HTTP has ended: every byte is read at once.
@@ -133,6 +154,11 @@ impl<S: ExchangeSink + ?Sized> Session<S> {
     /// The client's bytes are requests that are not taken any more.
     pub fn refuses_requests(&self) -> bool {
         self.closing && matches!(self.requests, State::Head)
+    }
+
+    /// A request has begun, and its exchange has not ended.
+    pub fn has_request(&self) -> bool {
+        !self.exchanges.is_empty()
     }
 
     /// No response has ended yet: the connection was not being reused.
@@ -193,6 +219,8 @@ impl<S: ExchangeSink + ?Sized> Session<S> {
                     Ok(progress) => {
                         at += progress.consumed;
                         self.exchanges.request_bytes(progress.content);
+                        let loose = body.is_loose();
+                        self.note(loose.then_some(Unpoolable::Framing));
                         if progress.done {
                             self.request_done();
                         }
@@ -202,7 +230,7 @@ impl<S: ExchangeSink + ?Sized> Session<S> {
                         at = input.len();
                     }
                 },
-                State::Held if self.mode == Mode::Holding => return at,
+                State::Held if self.mode != Mode::Passing => return at,
                 State::Held => {
                     self.hold(rest);
                     at = input.len();
@@ -249,6 +277,8 @@ impl<S: ExchangeSink + ?Sized> Session<S> {
                     Ok(progress) => {
                         at += progress.consumed;
                         self.exchanges.response_bytes(progress.content);
+                        let loose = body.is_loose();
+                        self.note(loose.then_some(Unpoolable::Framing));
                         if progress.done {
                             self.response_done(began);
                         }
@@ -320,6 +350,7 @@ impl<S: ExchangeSink + ?Sized> Session<S> {
     #[cold]
     pub fn lose_track(&mut self, side: Side, reason: &'static str) {
         self.exchanges.lose_track(side, reason);
+        self.note(Some(Unpoolable::Unfollowed));
         self.pass_everything();
     }
 
@@ -340,7 +371,11 @@ impl<S: ExchangeSink + ?Sized> Session<S> {
     /// No request head may begin.
     #[inline]
     fn is_stopped(&self) -> bool {
-        let full = self.mode == Mode::Holding && self.exchanges.is_full();
+        let full = match self.mode {
+            Mode::Passing => false,
+            Mode::Holding => self.exchanges.is_full(),
+            Mode::OneByOne => !self.exchanges.is_empty(),
+        };
         (self.closing || full) && self.request.length() == 0
     }
 
@@ -349,6 +384,7 @@ impl<S: ExchangeSink + ?Sized> Session<S> {
             return self.lose_track(Side::Client, ParseError::TooManyRequests.reason());
         }
         let body = Body::new(head.framing);
+        self.note(head.unpoolable);
         self.exchanges.start(head);
         if body.is_done() {
             self.request_done();
@@ -364,6 +400,7 @@ impl<S: ExchangeSink + ?Sized> Session<S> {
 
     /// The head ends at `end` of the buffer.
     fn response_started(&mut self, head: &ResponseHead, end: usize) {
+        self.note(head.unpoolable);
         match self.exchanges.response_head(head.status, head.grpc) {
             Answer::Interim => {}
             Answer::Tunnel => self.become_tunnel(),
@@ -390,7 +427,18 @@ impl<S: ExchangeSink + ?Sized> Session<S> {
     /// `at_once`: in the segment in which its head ended.
     fn response_done(&mut self, at_once: bool) {
         self.responses = State::Head;
+        if matches!(self.requests, State::Body(_)) {
+            self.note(Some(Unpoolable::EarlyAnswer));
+        }
         self.exchanges.response_done(at_once);
+    }
+
+    /// One that lets a message go by stands only until there is another.
+    #[inline]
+    fn note(&mut self, reason: Option<Unpoolable>) {
+        if self.unpoolable.is_none_or(Unpoolable::may_be_last) && reason.is_some() {
+            self.unpoolable = reason;
+        }
     }
 
     fn hold(&mut self, bytes: &[u8]) {

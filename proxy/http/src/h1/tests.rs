@@ -35,6 +35,9 @@ const PARTS: &[&str] = &[
     " folded\r\n",
     "Connection: keep-alive\r\n",
     "Connection: close\r\n",
+    "Authorization: NTLM x\r\n",
+    "WWW-Authenticate: Negotiate\r\n",
+    "Upgrade: x\r\n",
     "Content-Length: 3\r\n",
     "A:\tb\r\n",
     "\r\n\r\n",
@@ -241,6 +244,60 @@ fn close_is_said_where_it_is_unambiguous() {
     for (said, expected) in cases {
         for step in [1, 2, 5, 1000] {
             assert_eq!(closed(said, step).as_deref(), expected, "{said:?} {step}");
+        }
+    }
+}
+
+#[test]
+fn a_message_shares_its_connection_unless_a_field_is_against_it() {
+    let authenticates = Some(Unpoolable::Authentication);
+    let cases = [
+        ("", None, None),
+        ("Authorization: Basic x\r\n", None, None),
+        ("authorization: NTLM\r\n", authenticates, authenticates),
+        ("Proxy-Authorization:  negotiate x\r\n", authenticates, authenticates),
+        ("WWW-Authenticate: Basic realm=\"a\"\r\n", None, None),
+        ("WWW-Authenticate: Basic, Kerberos x\r\n", authenticates, authenticates),
+        ("Connection: Keep-Alive\r\n", None, None),
+        ("Connection: a, Close\r\n", Some(Unpoolable::Close), Some(Unpoolable::Close)),
+        ("Connection: host\r\n", Some(Unpoolable::Framing), Some(Unpoolable::Framing)),
+        ("Content-Length: 3\r\n", Some(Unpoolable::Framing), Some(Unpoolable::Framing)),
+        ("Upgrade: h2c\r\n", Some(Unpoolable::Upgrade), None),
+        ("Host: a\r\n", Some(Unpoolable::Host), None),
+        ("A: b\n", Some(Unpoolable::Lines), Some(Unpoolable::Lines)),
+    ];
+    for (field, of_request, of_response) in cases {
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n{field}\r\n");
+        let (found, _) = request(head.as_bytes(), &[]).unwrap().unwrap();
+        assert_eq!(found.unpoolable, of_request, "{head:?}");
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n{field}\r\n");
+        let (found, _) = response(head.as_bytes(), &[]).unwrap().unwrap();
+        assert_eq!(found.unpoolable, of_response, "{head:?}");
+    }
+}
+
+#[test]
+fn loose_framing_of_chunks_is_told() {
+    let cases = [
+        ("3\r\nabc\r\n0\r\nA: b\r\n\r\n", false),
+        ("3;x=y\r\nabc\r\n0\r\n\r\n", false),
+        ("3\nabc\r\n0\r\n\r\n", true),
+        ("3\r\nabc\n0\r\n\r\n", true),
+        ("3 \r\nabc\r\n0\r\n\r\n", true),
+        ("0\r\nA: b\n\r\n", true),
+        ("0\r\n\n", true),
+    ];
+    for (text, loose) in cases {
+        for step in [1, 3, 1000] {
+            let mut body = Body::new(Framing::Chunked);
+            for piece in text.as_bytes().chunks(step) {
+                let mut piece = piece;
+                while !piece.is_empty() {
+                    let progress = body.advance(piece).unwrap();
+                    piece = &piece[progress.consumed..];
+                }
+            }
+            assert!(body.is_done() && body.is_loose() == loose, "{text:?} {step}");
         }
     }
 }
