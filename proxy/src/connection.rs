@@ -28,6 +28,7 @@ use self::{
     policy::DestinationPolicy, requests::Balancing,
 };
 pub use self::{
+    balanced::Pools,
     dials::OwnDials,
     held::Held,
     options::{Options, OptionsByWorkload},
@@ -66,6 +67,8 @@ pub struct Context {
     pub options: Arc<Options>,
     /// Where upstream connections go.
     pub upstream: Arc<dyn Upstream>,
+    /// Upstream connections for requests of HTTP/1 that are balanced.
+    pub pools: Pools,
     /// What is known of destinations.
     pub learning: Learning,
     /// Cancelled when no new work is to be begun.

@@ -9,9 +9,11 @@ pub mod http;
 mod http1;
 mod http2;
 pub(crate) mod passthrough;
+pub(crate) mod pool;
 pub mod prefixed;
 pub(crate) mod relay;
 pub mod requests;
+pub mod retries;
 pub mod tcp;
 pub(crate) mod transport;
 

@@ -1,29 +1,74 @@
 //! Connections whose requests are balanced: hands them to the engines.
 
+use std::{fmt, sync::Arc};
+
 use weir_http::h2::relay::Limits;
 
 use super::{
     Context,
-    http::{Peer, close_reason},
-    requests::Balancing,
+    http::{Peer, close_reason, endpoint},
+    requests::{Balancing, Shared},
 };
 use crate::{
+    budget::Resource,
     forward::{
-        http::HttpVersion,
+        pool::{self, End, Pinned, Pool, PoolContext, Served},
         relay::{Client, Relay},
+        tcp::Endpoint,
     },
     telemetry::{CloseReason, ConnectionGuard},
 };
 
+/// Upstream connections for requests of HTTP/1.
+#[derive(Default)]
+pub struct Pools(Shared<Pool>);
+
+// === impl Pools ===
+
+impl fmt::Debug for Pools {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pools").finish_non_exhaustive()
+    }
+}
+
+// === impl Context ===
+
 impl Context {
     pub(super) async fn pool(
         &self,
-        _balancing: Balancing<'_>,
+        balancing: Balancing<'_>,
         client: Peer,
         upstream: Peer,
         guard: &ConnectionGuard,
     ) -> CloseReason {
-        self.terminate(HttpVersion::Http1, client, upstream, guard).await
+        let key = balancing.key();
+        let parts = balancing.balance();
+        let pool = self.pools.0.get(key, || {
+            let (requests, connect) = parts;
+            let drain = self.drain_of(guard.direction()).clone();
+            Arc::new(Pool::new(requests, connect, Some(self.share.clone()), drain))
+        });
+        let head = self.head_limits();
+        let context = PoolContext { sink: guard.sink(), counters: guard.counters(), head };
+        // It may outlast the client's connection.
+        let descriptor = self.share.occupy(Resource::Descriptors, 1);
+        let Endpoint { stream, prefix, eof } = endpoint(upstream.0, upstream.1);
+        let upstream = Endpoint { stream: (stream, Some(descriptor)), prefix, eof };
+        let serving = pool::serve(pool, endpoint(client.0, client.1), upstream, context);
+        let served = tokio::select! {
+            served = serving => served,
+            () = self.abort.cancelled() => return CloseReason::DrainDeadline,
+        };
+        match served {
+            Served::Pinned(pinned) => {
+                let Pinned { client, upstream, mut observer, descriptor: _taken } = *pinned;
+                Box::pin(self.observe(client, upstream, guard, &mut observer)).await
+            }
+            Served::Over(End::Finished) => CloseReason::Finished,
+            Served::Over(End::ClientReset) => CloseReason::ClientReset,
+            Served::Over(End::UpstreamReset) => CloseReason::UpstreamReset,
+            Served::Over(End::Unreachable(errno)) => CloseReason::ConnectFailed(errno),
+        }
     }
 
     /// Relays the streams of an HTTP/2 connection.

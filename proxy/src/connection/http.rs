@@ -14,7 +14,7 @@ use crate::{
     forward::{
         Side,
         http::{self, EndCause, ExchangeEnd, HeadLimits, HttpContext, HttpLimits, HttpVersion},
-        passthrough::Observer as _,
+        passthrough::Observer,
         prefixed::Prefixed,
         tcp::{self, Endpoint, Forwarded, Observed, Observing, TcpEnd},
         transport::AbortState,
@@ -116,8 +116,19 @@ impl Context {
         accepted: Instant,
     ) -> CloseReason {
         let mut observer = Detecting::new(self, guard, accepted);
+        self.observe(client, upstream, guard, &mut observer).await
+    }
+
+    /// Passes everything as it comes, before the eyes of an observer.
+    pub(super) async fn observe(
+        &self,
+        client: Endpoint,
+        upstream: Endpoint,
+        guard: &ConnectionGuard,
+        observer: &mut dyn Observer,
+    ) -> CloseReason {
         let drain = self.drain_of(guard.direction());
-        let observing = Observing { observer: &mut observer, drain };
+        let observing = Observing { observer: &mut *observer, drain };
         let options = self.tcp_options(guard);
         let counters = guard.counters();
         let passed =
@@ -140,11 +151,17 @@ impl Context {
     }
 
     /// What asks a connection's client to leave.
-    const fn drain_of(&self, direction: Direction) -> &Stop {
+    pub(super) const fn drain_of(&self, direction: Direction) -> &Stop {
         match direction {
             Direction::Inbound => &self.leaving,
             Direction::Outbound => &self.drain,
         }
+    }
+
+    /// Bounds of the heads of HTTP/1.
+    pub(super) fn head_limits(&self) -> HeadLimits {
+        let settings = &self.config.now().http;
+        HeadLimits { bytes: settings.max_head_bytes, fields: settings.max_headers }
     }
 
     pub(super) async fn terminate(
@@ -165,7 +182,7 @@ impl Context {
             sink: guard.sink(),
             drain: self.drain_of(guard.direction()).token().clone(),
             limits: HttpLimits {
-                head: HeadLimits { bytes: settings.max_head_bytes, fields: settings.max_headers },
+                head: self.head_limits(),
                 max_streams: settings.max_concurrent_streams,
                 half_closed_idle: config.forward.half_closed_idle,
                 ..HttpLimits::default()
@@ -207,7 +224,7 @@ pub(super) fn close_reason(cause: EndCause) -> CloseReason {
     }
 }
 
-fn endpoint(stream: TcpStream, Peeked { prefix, eof }: Peeked) -> Endpoint {
+pub(super) fn endpoint(stream: TcpStream, Peeked { prefix, eof }: Peeked) -> Endpoint {
     Endpoint { stream, prefix, eof }
 }
 

@@ -58,6 +58,7 @@ pub(super) fn context(feedback: &Arc<Deaf>) -> Context {
         dials: Arc::default(),
         options: Arc::default(),
         upstream: Arc::new(ToOriginal),
+        pools: Pools::default(),
         learning: Learning::new(Learn::Off),
         drain: Stop::new(),
         leaving: Stop::new(),

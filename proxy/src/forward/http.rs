@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
-pub use weir_http::h1::HeadLimits;
+pub use weir_http::h1::{HeadLimits, Unpoolable};
 pub use weir_http::{Exchange, ExchangeEnd, Side, Untracked};
 pub(crate) use weir_http::{RequestInfo, is_grpc};
 
 pub(crate) use self::answer::{ERROR_HEADER, GRPC_UNAVAILABLE, bad_gateway};
+use super::retries::Retry;
 use crate::budget::Share;
 
 /// See [`HttpLimits::drain_idle`].
@@ -34,6 +35,11 @@ pub trait ExchangeSink: Send + Sync + 'static {
     fn exchange(&self, exchange: Exchange);
     /// The engine stopped following the messages of the connection. Called at most once for each.
     fn downgraded(&self, untracked: Untracked);
+    /// A message cannot share a connection: from here on the client's connection has an upstream
+    /// connection of its own. Called at most once for each.
+    fn unpoolable(&self, _reason: Unpoolable) {}
+    /// A request was to be sent once more.
+    fn retried(&self, _retry: Retry) {}
     /// The share that memory for what the peers have sent is charged to.
     fn share(&self) -> Option<Share> {
         None

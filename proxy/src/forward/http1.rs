@@ -7,7 +7,7 @@
 //! with an HTTP/1.1 connection, the version of an answer to HTTP/1.0, or the order of fields, and
 //! adds `connection` fields of its own (`h1/conn.rs`, `enforce_version`).
 
-mod pipe;
+pub(super) mod pipe;
 #[cfg(test)]
 mod tests;
 

@@ -11,8 +11,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::http::{
-    Exchange, ExchangeSink, HttpContext, HttpEnd, HttpLimits, HttpVersion, Side, Untracked, serve,
+    Exchange, ExchangeSink, HttpContext, HttpEnd, HttpLimits, HttpVersion, Side, Unpoolable,
+    Untracked, serve,
 };
+use super::retries::Retry;
 use crate::budget::Share;
 
 /// A test that waits longer than this for a condition has failed.
@@ -24,6 +26,8 @@ pub(super) struct Recorder {
     share: Option<Share>,
     seen: Mutex<(usize, Vec<Exchange>)>,
     downgrades: Mutex<Vec<Untracked>>,
+    unpoolable: Mutex<Vec<Unpoolable>>,
+    retries: Mutex<Vec<Retry>>,
     changed: Notify,
 }
 
@@ -53,6 +57,14 @@ impl ExchangeSink for Recorder {
         self.downgrades.lock().unwrap().push(untracked);
     }
 
+    fn unpoolable(&self, reason: Unpoolable) {
+        self.unpoolable.lock().unwrap().push(reason);
+    }
+
+    fn retried(&self, retry: Retry) {
+        self.retries.lock().unwrap().push(retry);
+    }
+
     fn share(&self) -> Option<Share> {
         self.share.clone()
     }
@@ -75,6 +87,16 @@ impl Recorder {
     /// What the engine said of streams that it could not follow.
     pub(super) fn downgrades(&self) -> Vec<Untracked> {
         self.downgrades.lock().unwrap().clone()
+    }
+
+    /// Why the engine has given a connection an upstream connection of its own.
+    pub(super) fn reasons(&self) -> Vec<Unpoolable> {
+        self.unpoolable.lock().unwrap().clone()
+    }
+
+    /// What the engine said of requests that it was to send once more.
+    pub(super) fn retries(&self) -> Vec<Retry> {
+        self.retries.lock().unwrap().clone()
     }
 
     /// The exchanges reported so far.
@@ -166,7 +188,7 @@ pub(super) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("the condition did not come about")
 }
 
-async fn pair() -> (TcpStream, TcpStream) {
+pub(super) async fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let connecting = TcpStream::connect(listener.local_addr().unwrap());
     let (connected, accepted) = tokio::join!(connecting, listener.accept());

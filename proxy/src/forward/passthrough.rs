@@ -64,6 +64,8 @@ pub(crate) trait Observer: Send {
 pub(crate) struct HttpObserver {
     connection: Connection<dyn ExchangeSink>,
     charge: Charge,
+    /// How many bytes of each side's next ones have been read already.
+    read: [usize; 2],
 }
 
 // === impl HttpObserver ===
@@ -76,13 +78,28 @@ impl HttpObserver {
             HttpVersion::Http1 => Connection::http1(sink),
             HttpVersion::Http2 => Connection::http2(sink),
         };
-        Self { connection, charge }
+        Self { connection, charge, read: [0; 2] }
+    }
+
+    /// Goes on for an engine that has followed the connection so far, and charged what is kept. The first
+    /// bytes that it is shown have been read already: so many of the client, and of the upstream.
+    pub(crate) const fn following(
+        connection: Connection<dyn ExchangeSink>,
+        charge: Charge,
+        read: [usize; 2],
+    ) -> Self {
+        Self { connection, charge, read }
     }
 }
 
 impl Observer for HttpObserver {
     fn bytes(&mut self, from: Side, bytes: &[u8]) {
-        self.connection.bytes(from, bytes, &mut |kept| self.charge.keep(kept));
+        let read = &mut self.read[usize::from(from == Side::Upstream)];
+        let (_, new) = bytes.split_at((*read).min(bytes.len()));
+        *read -= bytes.len() - new.len();
+        if !new.is_empty() {
+            self.connection.bytes(from, new, &mut |kept| self.charge.keep(kept));
+        }
     }
 
     fn ended(&mut self, from: Side) {

@@ -34,7 +34,8 @@ use super::transport::{Abort as _, Transport, TransportIo};
 use super::{ByteCounters, Side};
 use crate::budget::Share;
 use crate::stop::Stop;
-pub(crate) use leave::close;
+pub(crate) use leave::{close, end};
+pub(crate) use reset::reset_behind;
 pub use reset::{arm, disarm, reset};
 
 /// Settings of raw TCP.

@@ -20,7 +20,8 @@ use crate::{
     detect::TlsInfo,
     forward::{
         ByteCounters,
-        http::{Exchange, ExchangeSink, Untracked},
+        http::{Exchange, ExchangeSink, Unpoolable, Untracked},
+        retries::Retry,
         tcp::UpstreamClosing,
     },
 };
@@ -201,6 +202,14 @@ impl ExchangeSink for Live {
     fn downgraded(&self, untracked: Untracked) {
         tracing::debug!(?untracked, "HTTP messages are no longer followed; forwarding bytes");
         self.tell(Event::Untracked(untracked));
+    }
+
+    fn unpoolable(&self, reason: Unpoolable) {
+        self.tell(Event::Unpoolable(reason));
+    }
+
+    fn retried(&self, retry: Retry) {
+        self.tell(Event::Retried(retry));
     }
 
     fn request_started(&self) {

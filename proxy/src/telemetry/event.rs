@@ -15,7 +15,8 @@ use crate::{
     detect::TlsInfo,
     forward::{
         ByteCounters,
-        http::{Exchange, Untracked},
+        http::{Exchange, Unpoolable, Untracked},
+        retries::Retry,
     },
 };
 
@@ -73,6 +74,10 @@ pub(super) enum Event<'a> {
     },
     /// HTTP messages are not followed any more.
     Untracked(Untracked),
+    /// It has got an upstream connection of its own, where others share theirs.
+    Unpoolable(Unpoolable),
+    /// A request was to be sent once more.
+    Retried(Retry),
     /// The connection is over.
     Closed(&'a CloseReason),
 }

@@ -108,6 +108,23 @@ pub(super) struct DowngradeLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct UnpoolableLabels {
+    pub(super) direction: &'static str,
+    #[prometheus(flatten)]
+    pub(super) of: Of,
+    pub(super) reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct RetryLabels {
+    pub(super) direction: &'static str,
+    #[prometheus(flatten)]
+    pub(super) of: Of,
+    pub(super) level: &'static str,
+    pub(super) outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ErrnoLabels {
     pub(super) errno: String,
 }
@@ -176,5 +193,7 @@ of_workload!(
     LatencyLabels,
     DetectLabels,
     ConnectionLabels,
-    DowngradeLabels
+    DowngradeLabels,
+    UnpoolableLabels,
+    RetryLabels
 );

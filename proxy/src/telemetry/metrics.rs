@@ -25,7 +25,8 @@ use super::{
     close::errno_name,
     labels::{
         Base, CloseLabels, ConnectionLabels, DetectLabels, DowngradeLabels, ErrnoLabels,
-        LatencyLabels, Of, PeerLabels, ResponseLabels, WorkloadLabels,
+        LatencyLabels, Of, PeerLabels, ResponseLabels, RetryLabels, UnpoolableLabels,
+        WorkloadLabels,
     },
     process::ProcessCollector,
     series::Series,
@@ -69,6 +70,8 @@ struct Families {
     undecided: Series<Base, Gauge>,
     in_flight: Series<Base, Gauge>,
     downgrade: Series<DowngradeLabels, Counter>,
+    unpoolable: Series<UnpoolableLabels, Counter>,
+    retries: Series<RetryLabels, Counter>,
     accept_dead: Series<WorkloadLabels, Counter>,
     accept_errors: Family<ErrnoLabels, Counter>,
     accept_shed: Counter,
@@ -209,6 +212,8 @@ impl Families {
             undecided: Series::default(),
             in_flight: Series::default(),
             downgrade: Series::default(),
+            unpoolable: Series::default(),
+            retries: Series::default(),
             accept_dead: Series::default(),
             accept_errors: Family::default(),
             accept_shed: Counter::default(),
@@ -246,6 +251,11 @@ impl Families {
                 "HTTP connections whose messages are no longer followed: bytes are forwarded \
                 without parsing",
                 downgrade;
+            "weir_unpoolable",
+                "HTTP/1 connections whose requests could not be balanced any more, by reason",
+                unpoolable;
+            "weir_retries",
+                "Requests sent to an upstream once more, by level of safety and outcome", retries;
             "weir_accept_dead",
                 "Connections reset by the client before weir accepted them: closed without a dial",
                 accept_dead;
@@ -283,6 +293,8 @@ impl Families {
             undecided,
             in_flight,
             downgrade,
+            unpoolable,
+            retries,
             accept_dead,
             accept_errors: _,
             accept_shed: _,
@@ -304,6 +316,8 @@ impl Families {
         undecided.forget(workload);
         in_flight.forget(workload);
         downgrade.forget(workload);
+        unpoolable.forget(workload);
+        retries.forget(workload);
         accept_dead.forget(workload);
     }
 }

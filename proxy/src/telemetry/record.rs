@@ -83,6 +83,10 @@ pub struct ConnectionRecord {
     /// Why its HTTP messages could not be followed any more: from then on bytes passed unread.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub untracked: Option<Cow<'static, str>>,
+    /// Why its requests are not balanced any more: from then on it had an upstream connection of its own. A
+    /// reason of `weir_unpoolable_total`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unpoolable: Option<Cow<'static, str>>,
     /// From accept to the decision.
     #[serde(
         rename = "detect_us",

@@ -255,7 +255,10 @@ impl Sink for Stats {
         match event {
             // Before it is connected its endpoint is not known.
             Event::Detected(_) if !connection.is_connected() => {}
-            Event::Moved { sent: 0, received: 0 } | Event::Untracked(_) => {}
+            Event::Moved { sent: 0, received: 0 }
+            | Event::Untracked(_)
+            | Event::Unpoolable(_)
+            | Event::Retried(_) => {}
             Event::Connected | Event::Detected(_) => _ = self.own(connection, rows),
             Event::Moved { sent, received } => self.own(connection, rows).moved(sent, received),
             Event::RequestStarted => self.own(connection, rows).request(),

@@ -13,7 +13,7 @@ const FIRST_READ: usize = 8 << 10;
 /// Reads grow up to this while the peer fills them: beyond it system calls no longer dominate.
 const LARGEST_READ: usize = 128 << 10;
 
-pub(super) struct Pipe {
+pub(in super::super) struct Pipe {
     buffer: BytesMut,
     /// Bytes at the front of the buffer that may be written.
     cleared: usize,
@@ -30,7 +30,7 @@ pub(super) struct Pipe {
 // === impl Pipe ===
 
 impl Pipe {
-    pub(super) fn new() -> Self {
+    pub(in super::super) fn new() -> Self {
         Self {
             buffer: BytesMut::new(),
             cleared: 0,
@@ -43,54 +43,72 @@ impl Pipe {
     }
 
     /// The bytes that nobody has decided about.
-    pub(super) fn uncleared(&self) -> &[u8] {
+    pub(in super::super) fn uncleared(&self) -> &[u8] {
         &self.buffer[self.cleared..]
     }
 
     /// Lets the next `count` bytes go.
-    pub(super) fn clear(&mut self, count: usize) {
+    pub(in super::super) fn clear(&mut self, count: usize) {
         debug_assert!(count <= self.uncleared().len());
         self.cleared += count;
     }
 
-    pub(super) fn has_cleared(&self) -> bool {
+    pub(in super::super) fn has_cleared(&self) -> bool {
         self.cleared > 0
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in super::super) fn is_empty(&self) -> bool {
         self.buffer.is_empty()
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(in super::super) fn len(&self) -> usize {
         self.buffer.len()
     }
 
-    pub(super) fn is_eof(&self) -> bool {
+    /// Bytes of the heap beyond those of an ordinary message.
+    pub(in super::super) fn excess(&self) -> usize {
+        self.buffer.capacity().saturating_sub(FIRST_READ)
+    }
+
+    /// Gives memory back while there is nothing to be written.
+    pub(in super::super) fn rest(&mut self) {
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+            self.next_read = FIRST_READ;
+        }
+    }
+
+    /// What has been read and not written.
+    pub(in super::super) fn into_rest(self) -> BytesMut {
+        self.buffer
+    }
+
+    pub(in super::super) fn is_eof(&self) -> bool {
         self.eof
     }
 
-    pub(super) fn is_shut(&self) -> bool {
+    pub(in super::super) fn is_shut(&self) -> bool {
         self.shut
     }
 
-    pub(super) fn moved(&self) -> u64 {
+    pub(in super::super) fn moved(&self) -> u64 {
         self.moved
     }
 
     /// Forgets what has not been cleared.
-    pub(super) fn discard(&mut self) {
+    pub(in super::super) fn discard(&mut self) {
         self.buffer.truncate(self.cleared);
     }
 
     /// Puts weir's own words behind what has been cleared, in place of what has not.
-    pub(super) fn say(&mut self, words: &[u8]) {
+    pub(in super::super) fn say(&mut self, words: &[u8]) {
         self.discard();
         self.buffer.extend_from_slice(words);
         self.cleared = self.buffer.len();
     }
 
     /// Puts `words` in place of the next `count` bytes, and lets them go.
-    pub(super) fn replace(&mut self, count: usize, words: &[u8]) {
+    pub(in super::super) fn replace(&mut self, count: usize, words: &[u8]) {
         let mut rest = self.buffer.split_off(self.cleared);
         rest.advance(count);
         self.buffer.extend_from_slice(words);
@@ -100,7 +118,7 @@ impl Pipe {
 
     /// Reads once; `Ok(0)` is the end of the source. Holds no memory while there is nothing to
     /// read, however long that lasts.
-    pub(super) fn poll_read<S>(
+    pub(in super::super) fn poll_read<S>(
         &mut self,
         source: &mut S,
         cx: &mut Context<'_>,
@@ -112,12 +130,7 @@ impl Pipe {
         let room = self.buffer.capacity() - self.buffer.len();
         let result = pin!(source.read_buf(&mut self.buffer)).poll(cx);
         match &result {
-            Poll::Pending => {
-                if self.buffer.is_empty() {
-                    self.buffer = BytesMut::new();
-                    self.next_read = FIRST_READ;
-                }
-            }
+            Poll::Pending => self.rest(),
             Poll::Ready(Ok(0)) => self.eof = true,
             Poll::Ready(Ok(read)) => {
                 self.moved += *read as u64;
@@ -131,7 +144,7 @@ impl Pipe {
     }
 
     /// Writes everything that has been cleared, and flushes it.
-    pub(super) fn poll_write<D>(
+    pub(in super::super) fn poll_write<D>(
         &mut self,
         destination: &mut D,
         cx: &mut Context<'_>,
@@ -158,7 +171,7 @@ impl Pipe {
     }
 
     /// Passes the end of the source on.
-    pub(super) fn poll_shutdown<D>(
+    pub(in super::super) fn poll_shutdown<D>(
         &mut self,
         destination: &mut D,
         cx: &mut Context<'_>,

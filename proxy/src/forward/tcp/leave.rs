@@ -33,10 +33,15 @@ pub(super) enum Leaving {
 /// Ends what [`Leaving::Quiet`] has left: the upstream at once, the client when it has ended too, or
 /// after [`LINGER`]. What it still sends is read: unread bytes would make the close a reset, which may
 /// overtake the last response.
-pub(crate) async fn close(mut client: impl Transport, upstream: impl Transport) {
-    client.disarm();
+pub(crate) async fn close(client: impl Transport, upstream: impl Transport) {
     upstream.disarm();
     drop(upstream);
+    end(client).await;
+}
+
+/// Ends a client's connection in order.
+pub(crate) async fn end(mut client: impl Transport) {
+    client.disarm();
     let rest = async {
         // An error says that the client is gone.
         let _ = client.shutdown().await;

@@ -22,6 +22,13 @@ pub fn reset(stream: TcpStream) {
     let _ = stream.set_zero_linger();
 }
 
+/// Resets `stream` once its peer has what was written to it, as far as [`GRACE`] allows.
+pub(crate) async fn reset_behind(stream: TcpStream) {
+    // Past it the rest is undeliverable.
+    let _ = tokio::time::timeout(GRACE, delivered(&stream)).await;
+    reset(stream);
+}
+
 /// From now on a close of `stream` is a reset, also the kernel's when the process dies: a stream
 /// that was cut must not look complete.
 pub fn arm(stream: &impl AsFd) {

@@ -10,7 +10,10 @@ use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Hist
 use super::{Families, Latencies, Metrics};
 use crate::{
     decision::{Detection, Direction, direction_name},
-    forward::http::{Exchange, Untracked},
+    forward::{
+        http::{Exchange, Unpoolable, Untracked},
+        retries::Retry,
+    },
     telemetry::{
         SkippedConnection,
         classify::Class,
@@ -18,7 +21,7 @@ use crate::{
         event::{Connection, Event},
         labels::{
             Base, CloseLabels, DetectLabels, DowngradeLabels, LatencyLabels, Of, PeerLabels,
-            ResponseLabels, WorkloadLabels,
+            ResponseLabels, RetryLabels, UnpoolableLabels, WorkloadLabels,
         },
         lock,
         series::Series,
@@ -39,6 +42,8 @@ pub(super) struct Bound {
     response: Series<ResponseLabels, Counter>,
     latency: Latencies,
     downgrade: Series<DowngradeLabels, Counter>,
+    unpoolable: Series<UnpoolableLabels, Counter>,
+    retries: Series<RetryLabels, Counter>,
     detect: Series<DetectLabels, Counter>,
     detect_time: Histogram,
 }
@@ -119,6 +124,8 @@ impl Sink for Metrics {
                 responses.count(bound, exchange, class);
             }
             Event::Untracked(untracked) => bound.untracked(untracked),
+            Event::Unpoolable(reason) => bound.unpoolable(reason),
+            Event::Retried(retry) => bound.retried(retry),
             Event::Closed(reason) => {
                 bound.client.closed(reason.client_errno());
                 if connection.is_connected() {
@@ -152,6 +159,8 @@ impl Bound {
             response: families.response.clone(),
             latency: families.latency.clone(),
             downgrade: families.downgrade.clone(),
+            unpoolable: families.unpoolable.clone(),
+            retries: families.retries.clone(),
             detect: detect.clone(),
             detect_time: detect_time.get_or_create(&WorkloadLabels { of }),
             base,
@@ -181,6 +190,18 @@ impl Bound {
         let Base { direction, of } = self.base.clone();
         let reason = untracked.label();
         self.downgrade.get_or_create(&DowngradeLabels { direction, of, reason }).inc();
+    }
+
+    fn unpoolable(&self, reason: Unpoolable) {
+        let Base { direction, of } = self.base.clone();
+        let reason = reason.name();
+        self.unpoolable.get_or_create(&UnpoolableLabels { direction, of, reason }).inc();
+    }
+
+    fn retried(&self, retry: Retry) {
+        let Base { direction, of } = self.base.clone();
+        let (level, outcome) = (retry.level.name(), retry.outcome.name());
+        self.retries.get_or_create(&RetryLabels { direction, of, level, outcome }).inc();
     }
 
     fn responses(&self, kind: ResponseKind) -> Responses {

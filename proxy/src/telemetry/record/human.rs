@@ -52,6 +52,9 @@ impl fmt::Display for ConnectionRecord {
         if let Some(reason) = &self.untracked {
             write!(f, " not followed: {reason};")?;
         }
+        if let Some(reason) = &self.unpoolable {
+            write!(f, " not balanced: {reason};")?;
+        }
         write!(f, " in {} {}", human_duration(self.duration), self.close)?;
         if let Some(error) = &self.error {
             write!(f, ": {}", error.escape_default())?;

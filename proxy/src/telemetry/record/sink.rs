@@ -12,7 +12,7 @@ use super::{ConnectionRecord, KernelNumbers, Record, RecordLog, RequestRecord};
 use crate::{
     budget::{Budgets, Share},
     decision::Detection,
-    forward::http::Untracked,
+    forward::http::{Unpoolable, Untracked},
     telemetry::{
         CloseReason, SkippedConnection, canonical,
         event::{Connection, Event},
@@ -37,6 +37,7 @@ pub(in crate::telemetry) struct Records {
 pub(in crate::telemetry) struct Tally {
     requests: AtomicU64,
     untracked: OnceLock<Untracked>,
+    unpoolable: OnceLock<Unpoolable>,
 }
 
 // === impl Records ===
@@ -76,6 +77,9 @@ impl Sink for Records {
                 // Said once for each connection.
                 let _ = tally.untracked.set(untracked);
             }
+            Event::Unpoolable(reason) => {
+                let _ = tally.unpoolable.set(reason);
+            }
             Event::ExchangeEnded { exchange, class } => self.record(share, || {
                 let (info, detection) = (&connection.info, connection.detection());
                 let (id, endpoint) = (connection.id, connection.endpoint_of(exchange));
@@ -84,7 +88,7 @@ impl Sink for Records {
             Event::Closed(reason) => {
                 self.record(share, || Record::Connection(closed(connection, tally, reason)));
             }
-            Event::Connected | Event::Detected(_) | Event::Moved { .. } => {}
+            Event::Connected | Event::Detected(_) | Event::Moved { .. } | Event::Retried(_) => {}
         }
     }
 
@@ -120,6 +124,7 @@ fn closed(connection: &Connection, tally: &Tally, reason: &CloseReason) -> Conne
         bytes_received: counters.upstream_to_client(),
         requests: tally.requests.load(Relaxed),
         untracked: tally.untracked.get().map(|untracked| untracked.reason.into()),
+        unpoolable: tally.unpoolable.get().map(|reason| reason.name().into()),
         detect: found.and_then(|found| found.took),
         duration: connection.opened.elapsed(),
         close: reason.name().into(),
@@ -148,6 +153,7 @@ fn direct(id: u64, skipped: &SkippedConnection) -> ConnectionRecord {
         bytes_received: skipped.bytes_received,
         requests: 0,
         untracked: None,
+        unpoolable: None,
         detect: None,
         duration: skipped.duration,
         close: skipped.end.name().into(),

@@ -1,0 +1,89 @@
+//! Which endpoint each exchange of a connection was at: told with the exchange, and to the lease.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use super::super::http::{Exchange, ExchangeSink, Unpoolable, Untracked};
+use super::super::requests::Lease;
+use super::super::retries::Retry;
+use crate::budget::Share;
+use crate::sync::lock;
+
+/// Reports the exchanges of one client's connection, which has one under way at a time.
+pub(super) struct Report {
+    sink: Arc<dyn ExchangeSink>,
+    at: Mutex<At>,
+}
+
+/// Where the exchange under way is.
+#[derive(Default)]
+struct At {
+    /// `None` for where the client's connection went.
+    upstream: Option<SocketAddr>,
+    attempts: u8,
+    lease: Option<Box<dyn Lease>>,
+    /// Also those to come.
+    stays: bool,
+}
+
+// === impl Report ===
+
+impl Report {
+    pub(super) fn new(sink: Arc<dyn ExchangeSink>) -> Self {
+        Self { sink, at: Mutex::default() }
+    }
+
+    /// The request goes to this endpoint.
+    pub(super) fn goes_to(&self, upstream: SocketAddr, lease: Box<dyn Lease>) {
+        let mut at = lock(&self.at);
+        (at.upstream, at.lease) = (Some(upstream), Some(lease));
+    }
+
+    /// It is sent.
+    pub(super) fn attempted(&self) {
+        let attempts = &mut lock(&self.at).attempts;
+        *attempts = attempts.saturating_add(1);
+    }
+
+    /// So do all that follow.
+    pub(super) fn stay(&self) {
+        lock(&self.at).stays = true;
+    }
+}
+
+impl ExchangeSink for Report {
+    fn request_started(&self) {
+        self.sink.request_started();
+    }
+
+    fn exchange(&self, mut exchange: Exchange) {
+        let mut at = lock(&self.at);
+        exchange.upstream = at.upstream;
+        exchange.attempts = at.attempts.max(1);
+        if let Some(lease) = &mut at.lease {
+            lease.over(&exchange);
+        }
+        at.attempts = 0;
+        if !at.stays {
+            at.lease = None;
+        }
+        drop(at);
+        self.sink.exchange(exchange);
+    }
+
+    fn downgraded(&self, untracked: Untracked) {
+        self.sink.downgraded(untracked);
+    }
+
+    fn unpoolable(&self, reason: Unpoolable) {
+        self.sink.unpoolable(reason);
+    }
+
+    fn retried(&self, retry: Retry) {
+        self.sink.retried(retry);
+    }
+
+    fn share(&self) -> Option<Share> {
+        self.sink.share()
+    }
+}
