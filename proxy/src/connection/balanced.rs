@@ -85,7 +85,7 @@ impl Context {
             let settings = self.config.now().http.clone();
             let limits = Limits {
                 streams: settings.max_concurrent_streams.min(Limits::default().streams),
-                list: settings.max_head_bytes,
+                list: settings.max_head_bytes.min(Limits::default().list),
                 ..Limits::default()
             };
             let stops = (self.drain.clone(), self.abort.clone());
