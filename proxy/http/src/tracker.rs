@@ -12,8 +12,8 @@ pub struct Tracker<S: ExchangeSink + ?Sized> {
     since: Instant,
     /// `None` once reported.
     exchange: Option<Exchange>,
-    /// Set at the end of the response, which may come before the end of the request.
-    settled: Option<(Duration, ExchangeEnd)>,
+    /// How it ended is known: at the end of the response, which may come before that of the request.
+    is_settled: bool,
 }
 
 /// True for `application/grpc`, `application/grpc+proto`, `application/grpc-web`, …
@@ -50,7 +50,7 @@ impl<S: ExchangeSink + ?Sized> Tracker<S> {
             sink: Arc::clone(sink),
             since: Instant::now(),
             exchange: Some(exchange),
-            settled: None,
+            is_settled: false,
         }
     }
 
@@ -93,13 +93,26 @@ impl<S: ExchangeSink + ?Sized> Tracker<S> {
     /// The response has ended. Whatever becomes of the rest of the request, this is how the
     /// exchange ended; it is reported when the request's bytes are counted.
     pub fn response_ended(&mut self, end: ExchangeEnd) {
-        self.settled.get_or_insert((self.since.elapsed(), end));
+        if !self.is_settled {
+            let took = self.since.elapsed();
+            self.settle(took, end);
+        }
     }
 
     /// The same for a response that came with its head, at one time.
     pub fn response_ended_at_once(&mut self, end: ExchangeEnd) {
-        let took = self.exchange.as_ref().and_then(|exchange| exchange.time_to_head);
-        self.settled.get_or_insert_with(|| (took.unwrap_or_else(|| self.since.elapsed()), end));
+        if !self.is_settled {
+            let took = self.exchange.as_ref().and_then(|exchange| exchange.time_to_head);
+            let took = took.unwrap_or_else(|| self.since.elapsed());
+            self.settle(took, end);
+        }
+    }
+
+    fn settle(&mut self, took: Duration, end: ExchangeEnd) {
+        if let Some(exchange) = &mut self.exchange {
+            (exchange.duration, exchange.end) = (took, end);
+            self.is_settled = true;
+        }
     }
 
     /// It was sent to this endpoint, once more if it was sent before.
@@ -122,9 +135,8 @@ impl<S: ExchangeSink + ?Sized> Tracker<S> {
 
     /// The same, and shows it to `tell` before.
     pub fn finish_after(&mut self, end: ExchangeEnd, tell: impl FnOnce(&Exchange)) {
+        self.response_ended(end);
         if let Some(mut exchange) = self.exchange.take() {
-            let settled = self.settled.take().unwrap_or_else(|| (self.since.elapsed(), end));
-            (exchange.duration, exchange.end) = settled;
             // To a client that waits for the rest of a response, an end in order is a reset.
             if exchange.end == ExchangeEnd::UpstreamClosed && exchange.status.is_some() {
                 exchange.end = ExchangeEnd::UpstreamReset(None);

@@ -18,6 +18,7 @@
 mod answer;
 mod clients;
 mod content;
+mod lost;
 mod output;
 mod peer;
 mod placing;
@@ -35,9 +36,9 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use self::clients::Client;
+use self::clients::{Client, MOST_OUTPUT};
 use self::peer::{Peer, StreamKey};
-use self::stream::{Again, Stream};
+use self::stream::{Again, Place, Stream};
 use self::upstreams::{State, Upstream};
 pub use self::violation::{Code, Violation};
 use super::fields::{FieldList, Shared};
@@ -135,6 +136,7 @@ pub struct Relay<S: ExchangeSink + ?Sized, E: Endpoints> {
     /// The header list that was read last.
     list: FieldList,
     /// Can be used again.
+    #[expect(clippy::vec_box, reason = "streams have them in a box, to be small themselves")]
     spare: Vec<Box<Again>>,
     marked: Vec<PeerId>,
     dials: Vec<Dial>,
@@ -213,9 +215,14 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
     pub fn written(&mut self, to: PeerId, count: usize) {
         if let Some(peer) = self.peer_mut(to) {
             peer.out.advance(count);
-            if !peer.ready.is_empty() {
+            if !peer.ready.is_empty() || !peer.ends.is_empty() {
                 self.pump(to);
             }
+        }
+        if let PeerId::Upstream(id) = to
+            && self.upstreams.get(id).is_some_and(|it| !it.waiting.is_empty())
+        {
+            self.settle_upstream(id);
         }
     }
 
@@ -317,10 +324,14 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
     /// Gives up the client that most is held for.
     pub fn shed(&mut self) {
         let held = |client: &Client<S>| client.owed.max(0) as usize + client.peer.memory();
-        let most = self.clients.iter().max_by_key(|(_, it)| held(it)).map(|(id, _)| id);
+        let open = self.clients.iter().filter(|(_, it)| !it.peer.is_closing);
+        let most = open.max_by_key(|(_, it)| held(it)).map(|(id, _)| id);
         if let Some(id) = most {
             let reason = "over the memory budget of the workload";
             self.give_up(PeerId::Client(id), Violation::new(Code::ENHANCE_YOUR_CALM, reason));
+            if let Some(client) = self.clients.get_mut(id) {
+                client.peer.out.discard();
+            }
         }
     }
 
@@ -395,7 +406,12 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         match which {
             PeerId::Client(id) => {
                 let Some(client) = self.clients.get_mut(id) else { return };
-                client.peer.out.go_away(client.last, code, reason);
+                // One that does not read would keep it.
+                if client.peer.out.len() > MOST_OUTPUT {
+                    client.peer.out.discard();
+                } else {
+                    client.peer.out.go_away(client.last, code, reason);
+                }
                 client.violation = Some(violation);
                 client.peer.is_closing = true;
                 self.end_streams_of_client(id, &ExchangeEnd::ClientReset(Some(code.0)));
@@ -422,10 +438,11 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         if let Some(again) = stream.again.take() {
             self.put_back(again);
         }
-        self.detach(&mut stream);
+        let place = stream.leave();
+        self.detach(key, place);
+        self.let_go(stream.client, stream.request.held());
         if let Some(client) = self.clients.get_mut(stream.client) {
-            client.peer.streams.remove(&stream.client_id);
-            client.peer.held -= stream.request.held();
+            client.peer.forget(stream.client_id);
             client.owed -= stream.response.owed();
             let is_last = client.peer.streams.is_empty();
             if is_last && (client.is_leaving || client.peer.has_ended) {
@@ -435,19 +452,18 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         }
     }
 
-    /// Takes a stream from its endpoint's connection.
-    fn detach(&mut self, stream: &mut Stream<S, E::Lease>) {
-        let Some(id) = stream.upstream.take() else { return };
+    /// A stream has left its endpoint's connection.
+    fn detach(&mut self, key: StreamKey, place: Option<Place>) {
+        let Some(Place { upstream: id, number, held }) = place else { return };
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
-        match std::mem::take(&mut stream.upstream_id) {
-            0 => upstream.waiting.retain(|key| {
-                self.streams.get(*key).is_some_and(|stream| stream.upstream == Some(id))
-            }),
-            number => {
-                upstream.peer.streams.remove(&number);
-            }
+        if number == 0 {
+            // The last ones are reset most.
+            let place = upstream.waiting.iter().rposition(|it| *it == key);
+            place.map(|place| upstream.waiting.remove(place));
+        } else {
+            upstream.peer.forget(number);
         }
-        upstream.peer.held -= stream.response.held();
+        upstream.peer.held -= held;
         self.settle_upstream(id);
     }
 

@@ -12,8 +12,11 @@ use super::stream::{FIRST_WINDOW, Half, LEAST_WINDOW, Stream};
 use super::{Code, End, Endpoints, Limits, PeerId, Relay, Violation};
 use crate::{ExchangeEnd, ExchangeSink, RequestInfo, Side, Tracker};
 
-/// What a client may have on its way, and held for endpoints, on all streams.
+/// What a client may have on its way, on all streams. The window is kept open whatever is held for
+/// endpoints that do not take it, as other streams may have to go on before they do.
 const WINDOW: i64 = 1 << 20;
+/// So much is held for endpoints at most, besides what is on its way.
+const MOST_HELD: usize = 16 << 20;
 /// Streams that are reset before they are answered, and sooner than a deadline would be.
 const PREMATURE: Duration = Duration::from_millis(100);
 /// So many of them are an attack, if they are most of all (rapid reset, CVE-2023-44487).
@@ -25,8 +28,10 @@ pub(super) const MOST_OUTPUT: usize = 4 << 20;
 pub(super) struct Client<S: ExchangeSink + ?Sized> {
     pub(super) peer: Peer,
     pub(super) sink: Arc<S>,
-    /// The highest stream that it has opened.
+    /// The highest stream that was taken from it.
     pub(super) last: u32,
+    /// The highest stream that it has opened.
+    highest: u32,
     opened: u32,
     premature: u32,
     /// Content of responses that is held for it, and that may come for it.
@@ -55,6 +60,7 @@ impl<S: ExchangeSink + ?Sized> Client<S> {
             peer,
             sink,
             last: 0,
+            highest: 0,
             opened: 0,
             premature: 0,
             owed: 0,
@@ -63,12 +69,18 @@ impl<S: ExchangeSink + ?Sized> Client<S> {
         }
     }
 
-    /// Gives back what of the window has gone on.
-    pub(super) fn grant(&mut self) {
-        let held = self.peer.held as i64;
-        if held < WINDOW / 2 {
-            self.peer.grant(WINDOW - held);
+    /// Gives back what of the window has gone on; false if that is little.
+    pub(super) fn grant(&mut self) -> bool {
+        self.peer.held < MOST_HELD && self.peer.grant(WINDOW)
+    }
+
+    /// It has had a stream reset that was not answered, for which it has not waited long.
+    fn premature(&mut self) -> Result<(), Violation> {
+        self.premature += 1;
+        if self.premature > MOST_PREMATURE && self.premature > self.opened / 2 {
+            return Err(Violation::new(Code::ENHANCE_YOUR_CALM, "too many streams are reset"));
         }
+        Ok(())
     }
 }
 
@@ -110,6 +122,9 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
     fn client_frame(&mut self, id: usize, frame: Frame<'_>) -> Result<(), Violation> {
         let Self { clients, shared, list, limits, .. } = self;
         let Some(client) = clients.get_mut(id) else { return Ok(()) };
+        if client.peer.is_closing {
+            return Ok(());
+        }
         let decoding = (limits.list, shared, list);
         match frame {
             Frame::Data { stream, bytes, flow, end } => {
@@ -170,9 +185,10 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
             return Err(Violation::new(Code::PROTOCOL_ERROR, "a stream with a server's number"));
         }
         // One that was reset, or refused.
-        if stream <= client.last {
+        if stream <= client.highest {
             return Ok(());
         }
+        client.highest = stream;
         if client.is_leaving {
             return Ok(());
         }
@@ -183,7 +199,7 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         } else if client.peer.streams.len() >= self.limits.streams as usize {
             Some(Code::REFUSED_STREAM)
         } else if self.list.check_request().is_err()
-            || self.list.content_length().is_err()
+            || self.list.content_length().map_or(true, |it| end && it.is_some_and(|it| it > 0))
             || (self.list.protocol() && !self.connect_protocol)
         {
             Some(Code::PROTOCOL_ERROR)
@@ -228,6 +244,7 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
             is_grpc: info.grpc,
             tracker: Tracker::start(&client.sink, info),
             lease: None,
+            unwanted: None,
             again: Some(again),
         };
         let key = self.streams.insert(stream);
@@ -238,16 +255,46 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
 
     /// RST_STREAM of a client.
     fn client_reset(&mut self, id: usize, key: StreamKey, code: Code) -> Result<(), Violation> {
-        let Some(stream) = self.streams.get_mut(key) else { return Ok(()) };
-        let is_premature = !stream.is_answered && stream.tracker.elapsed() < PREMATURE;
+        let is_premature = self.is_premature(key);
         self.reset_at_endpoint(key, code);
         self.finish(key, ExchangeEnd::ClientReset(Some(code.0)));
-        let Some(client) = self.clients.get_mut(id) else { return Ok(()) };
-        client.premature += u32::from(is_premature);
-        if client.premature > MOST_PREMATURE && client.premature > client.opened / 2 {
-            return Err(Violation::new(Code::ENHANCE_YOUR_CALM, "too many streams are reset"));
+        match self.clients.get_mut(id) {
+            Some(client) if is_premature => client.premature(),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// A reset of the stream would be sooner than one by a deadline.
+    fn is_premature(&self, key: StreamKey) -> bool {
+        let stream = self.streams.get(key);
+        stream.is_some_and(|it| !it.is_answered && it.tracker.elapsed() < PREMATURE)
+    }
+
+    /// A client has broken the rules of a stream (RFC 9113 §5.4.2). That is a reset, whoever sends it
+    /// (CVE-2025-8671).
+    #[cold]
+    pub(super) fn break_by_client(&mut self, key: StreamKey, code: Code) {
+        let Some(id) = self.streams.get(key).map(|stream| stream.client) else { return };
+        let is_premature = self.is_premature(key);
+        self.reset_at_endpoint(key, Code::CANCEL);
+        self.reset_at_client(key, code);
+        self.finish(key, ExchangeEnd::ClientReset(Some(code.0)));
+        if is_premature
+            && let Some(client) = self.clients.get_mut(id)
+            && let Err(violation) = client.premature()
+        {
+            self.give_up(PeerId::Client(id), violation);
+        }
+    }
+
+    /// Tells the client that nothing more comes, and nothing is wanted.
+    pub(super) fn reset_at_client(&mut self, key: StreamKey, code: Code) {
+        let Some(stream) = self.streams.get(key) else { return };
+        let (client, number) = (PeerId::Client(stream.client), stream.client_id);
+        if let Some(peer) = self.peer_mut(client) {
+            peer.out.reset(number, code);
+            self.mark(client);
+        }
     }
 
     pub(super) fn client_ended(&mut self, id: usize, end: End) {
@@ -256,16 +303,30 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         if !matches!(end, End::Closed { .. }) {
             client.peer.is_closing = true;
             self.end_streams_of_client(id, &ExchangeEnd::ClientReset(None));
-        } else if client.peer.streams.is_empty() {
-            client.peer.is_closing = true;
+        } else {
+            // The rest of these requests cannot come any more.
+            self.end_streams_of(id, &ExchangeEnd::ClientReset(None), |it| !it.request.is_ended);
+            let Some(client) = self.clients.get_mut(id) else { return };
+            client.peer.is_closing |= client.peer.streams.is_empty();
         }
         self.mark(PeerId::Client(id));
     }
 
     /// All streams of a client end: their endpoints are told.
     pub(super) fn end_streams_of_client(&mut self, id: usize, end: &ExchangeEnd) {
+        self.end_streams_of(id, end, |_| true);
+    }
+
+    fn end_streams_of(
+        &mut self,
+        id: usize,
+        end: &ExchangeEnd,
+        which: impl Fn(&Stream<S, E::Lease>) -> bool,
+    ) {
         let Some(client) = self.clients.get(id) else { return };
-        let mut keys: Vec<_> = client.peer.streams.iter().map(|(id, key)| (*id, *key)).collect();
+        let all = client.peer.streams.iter().map(|(id, key)| (*id, *key));
+        let is_one = |key| self.streams.get(key).is_some_and(&which);
+        let mut keys: Vec<_> = all.filter(|(_, key)| is_one(*key)).collect();
         keys.sort_unstable();
         for (_, key) in keys {
             self.reset_at_endpoint(key, Code::CANCEL);
@@ -279,9 +340,9 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
     }
 
     /// Tells the endpoint that nothing more comes, and nothing is wanted.
-    fn reset_at_endpoint(&mut self, key: StreamKey, code: Code) {
+    pub(super) fn reset_at_endpoint(&mut self, key: StreamKey, code: Code) {
         let Some(stream) = self.streams.get(key) else { return };
-        if stream.upstream_id == 0 || stream.is_over() {
+        if stream.upstream_id == 0 || (stream.request.is_sent && stream.response.is_ended) {
             return;
         }
         let (number, Some(id)) = (stream.upstream_id, stream.upstream) else { return };
@@ -311,7 +372,7 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
 impl<S: ExchangeSink + ?Sized> Client<S> {
     /// A frame on a stream that was never opened (RFC 9113 §5.1, "idle").
     const fn check_known(&self, stream: u32) -> Result<(), Violation> {
-        if stream > self.last || stream.is_multiple_of(2) {
+        if stream > self.highest || stream.is_multiple_of(2) {
             return Err(Violation::new(Code::PROTOCOL_ERROR, "a frame on an idle stream"));
         }
         Ok(())

@@ -9,6 +9,8 @@ use crate::{ExchangeEnd, ExchangeSink, Side};
 const OUTPUT: usize = 64 << 10;
 /// What may be held for a client, and come for it, before its streams get the least window only.
 const MOST_OWED: i64 = 8 << 20;
+/// Streams on a list that are over, besides as many as are open.
+const STALE: usize = 32;
 /// Of one stream at a time: others are to have their turn.
 const TURN: usize = 16 << 10;
 
@@ -29,21 +31,30 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         if half.is_ended {
             return self.break_stream(from, key, Code::STREAM_CLOSED);
         }
-        if !half.received(flow) {
+        let is_allowed = half.received(flow);
+        if from == Side::Upstream
+            && let Some(client) = self.clients.get_mut(stream.client)
+        {
+            client.owed -= i64::from(flow);
+        }
+        if !is_allowed {
             return self.break_stream(from, key, Code::FLOW_CONTROL_ERROR);
         }
+        let half = stream.half(from);
         if !half.is_expected(bytes.len(), end) {
             return self.break_stream(from, key, Code::PROTOCOL_ERROR);
         }
         half.is_ended = end;
         match from {
             Side::Client => stream.tracker.request_bytes(bytes.len() as u64),
-            Side::Upstream => {
-                stream.tracker.response_bytes(bytes.len() as u64);
-                if let Some(client) = self.clients.get_mut(stream.client) {
-                    client.owed -= i64::from(flow);
-                }
-            }
+            Side::Upstream => stream.tracker.response_bytes(bytes.len() as u64),
+        }
+        if stream.unwanted.is_some() && from == Side::Client {
+            return;
+        }
+        // Padding, or nothing.
+        if bytes.is_empty() && !end {
+            return self.grant(from, key);
         }
         let receiver = Self::receiver(stream, from);
         if !receiver.is_some_and(|to| self.pass(from, key, to, bytes)) {
@@ -117,10 +128,42 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
     pub(super) fn make_ready(&mut self, from: Side, key: StreamKey) {
         let Some(stream) = self.streams.get_mut(key) else { return };
         let Some(to) = Self::receiver(stream, from) else { return };
-        if !std::mem::replace(&mut stream.half(from).is_ready, true)
-            && let Some(peer) = self.peer_mut(to)
-        {
-            peer.ready.push_back(key);
+        let half = stream.half(from);
+        let is_end = half.held() == 0;
+        if std::mem::replace(&mut half.is_ready, true) {
+            return;
+        }
+        let Some(peer) = self.peer_mut(to) else { return };
+        let list = if is_end { &mut peer.ends } else { &mut peer.ready };
+        list.push_back(key);
+        if list.len() > 2 * peer.streams.len() + STALE {
+            self.tidy(to, from);
+        }
+    }
+
+    /// Takes streams from the lists of a peer that are over, or elsewhere.
+    #[cold]
+    fn tidy(&mut self, to: PeerId, from: Side) {
+        let Some(peer) = self.peer_mut(to) else { return };
+        let mut lists = [std::mem::take(&mut peer.ready), std::mem::take(&mut peer.ends)];
+        let streams = &mut self.streams;
+        for list in &mut lists {
+            // A number may be there twice, if it was used again.
+            list.retain(|key| {
+                streams.get_mut(*key).is_some_and(|stream| {
+                    Self::receiver(stream, from) == Some(to)
+                        && std::mem::take(&mut stream.half(from).is_ready)
+                })
+            });
+        }
+        for key in lists.iter().flatten() {
+            if let Some(stream) = streams.get_mut(*key) {
+                stream.half(from).is_ready = true;
+            }
+        }
+        let [ready, ends] = lists;
+        if let Some(peer) = self.peer_mut(to) {
+            (peer.ready, peer.ends) = (ready, ends);
         }
     }
 
@@ -132,12 +175,19 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         };
         loop {
             let Some(peer) = self.peer_mut(to) else { return };
-            if peer.out.len() >= OUTPUT || peer.window <= 0 {
+            if peer.out.len() >= OUTPUT {
                 return;
             }
-            let Some(key) = peer.ready.pop_front() else { return };
+            let end = peer.ends.pop_front();
+            let Some(key) = end.or_else(|| match peer.window {
+                1.. => peer.ready.pop_front(),
+                _ => None,
+            }) else {
+                return;
+            };
             let is_its = self.streams.get_mut(key).is_some_and(|stream| {
                 Self::receiver(stream, from) == Some(to)
+                    && (end.is_none() || stream.half(from).held() == 0)
                     && std::mem::take(&mut stream.half(from).is_ready)
             });
             if is_its {
@@ -198,12 +248,27 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         }
         let half = stream.half(from);
         half.advance(count);
-        let has_more = !half.is_sent && !(half.is_clear() && !half.is_ended);
-        if let Some(sender) = self.sender(from, key) {
-            sender.held -= count;
+        let has_more = !half.is_sent && (half.is_ended || !half.is_clear());
+        let client = stream.client;
+        match from {
+            Side::Client => self.let_go(client, count),
+            Side::Upstream => {
+                if let Some(sender) = self.sender(from, key) {
+                    sender.held -= count;
+                }
+            }
         }
         if has_more {
             self.hand_on(from, key);
+        }
+    }
+
+    /// So much that a client has sent is not held any more.
+    pub(super) fn let_go(&mut self, client: usize, count: usize) {
+        let Some(it) = self.clients.get_mut(client) else { return };
+        it.peer.held -= count;
+        if count > 0 && !it.peer.is_closing && it.grant() {
+            self.mark(PeerId::Client(client));
         }
     }
 
@@ -211,7 +276,8 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
     fn hand_on(&mut self, from: Side, key: StreamKey) {
         let Some(stream) = self.streams.get_mut(key) else { return };
         let Some(to) = Self::receiver(stream, from) else { return };
-        if stream.half(from).held() == 0 {
+        let is_end = stream.half(from).held() == 0;
+        if is_end && self.peer(to).is_some_and(|peer| peer.out.len() < OUTPUT) {
             self.send(to, from, key);
         } else {
             self.make_ready(from, key);
@@ -243,10 +309,13 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
     #[inline]
     pub(super) fn grant(&mut self, from: Side, key: StreamKey) {
         let Some(stream) = self.streams.get_mut(key) else { return };
-        // An endpoint that does not know the stream yet is told when it does.
-        if from == Side::Upstream && stream.upstream_id == 0 {
-            return;
-        }
+        let (to, number) = match (from, stream.upstream) {
+            (Side::Client, _) => (PeerId::Client(stream.client), stream.client_id),
+            (Side::Upstream, Some(id)) if stream.upstream_id != 0 => {
+                (PeerId::Upstream(id), stream.upstream_id)
+            }
+            (Side::Upstream, _) => return,
+        };
         let is_crowded = from == Side::Upstream
             && self.clients.get(stream.client).is_some_and(|client| client.owed > MOST_OWED);
         let by = stream.half(from).grant(is_crowded);
@@ -258,11 +327,6 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         {
             client.owed += i64::from(by);
         }
-        let (to, number) = match (from, stream.upstream) {
-            (Side::Client, _) => (PeerId::Client(stream.client), stream.client_id),
-            (Side::Upstream, Some(id)) => (PeerId::Upstream(id), stream.upstream_id),
-            (Side::Upstream, None) => return,
-        };
         if let Some(peer) = self.peer_mut(to) {
             peer.out.window_update(number, by);
             self.mark(to);
@@ -279,6 +343,10 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         let is_whole = half.expected.is_none_or(|left| left == 0);
         if !end || is_too_large || !is_whole || self.list.check_trailers().is_err() {
             return self.break_stream(from, key, Code::PROTOCOL_ERROR);
+        }
+        if half.is_sent {
+            half.is_ended = true;
+            return;
         }
         let list = Box::new(std::mem::take(&mut self.list));
         half.end_with(Some(list));
@@ -351,7 +419,10 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
             stream.tracker.response_ended(end);
         }
         if stream.is_over() {
-            let end = stream.complete();
+            let (end, is_ended) = (stream.complete(), stream.request.is_ended);
+            if let Some(code) = stream.unwanted.filter(|_| !is_ended) {
+                self.reset_at_client(key, code);
+            }
             self.finish(key, end);
         }
     }
@@ -360,26 +431,13 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
     /// more comes.
     #[cold]
     pub(super) fn break_stream(&mut self, by: Side, key: StreamKey, code: Code) {
-        let Some(stream) = self.streams.get(key) else { return };
-        let (client, client_id) = (stream.client, stream.client_id);
-        let upstream = stream.upstream.filter(|_| stream.upstream_id != 0);
-        let upstream_id = stream.upstream_id;
-        let (to_client, to_upstream, end) = match by {
-            Side::Client => (code, Code::CANCEL, ExchangeEnd::ClientReset(Some(code.0))),
+        match by {
+            Side::Client => self.break_by_client(key, code),
             Side::Upstream => {
-                (Code::INTERNAL_ERROR, code, ExchangeEnd::UpstreamReset(Some(code.0)))
+                self.reset_at_client(key, Code::INTERNAL_ERROR);
+                self.reset_at_endpoint(key, code);
+                self.finish(key, ExchangeEnd::UpstreamReset(Some(code.0)));
             }
-        };
-        if let Some(peer) = self.peer_mut(PeerId::Client(client)) {
-            peer.out.reset(client_id, to_client);
-            self.mark(PeerId::Client(client));
         }
-        if let Some(id) = upstream
-            && let Some(peer) = self.peer_mut(PeerId::Upstream(id))
-        {
-            peer.out.reset(upstream_id, to_upstream);
-            self.mark(PeerId::Upstream(id));
-        }
-        self.finish(key, end);
     }
 }

@@ -9,6 +9,8 @@ use super::violation::Code;
 
 /// A buffer that is empty and larger than this is given back.
 const BUFFER: usize = 2 << 10;
+/// So much that is written is kept at most in front of as much that is not.
+const WRITTEN: usize = 16 << 10;
 
 /// Bytes for one peer.
 #[derive(Debug, Default)]
@@ -54,7 +56,16 @@ impl Output {
             if self.bytes.capacity() > BUFFER {
                 self.bytes = Vec::new();
             }
+        } else if self.written >= WRITTEN && self.written >= self.bytes.len() / 2 {
+            self.bytes.drain(..self.written);
+            self.before += std::mem::take(&mut self.written) as u64;
         }
+    }
+
+    /// Nothing more is to be written: what is left is given up, in the middle of a frame perhaps.
+    pub(super) fn discard(&mut self) {
+        self.bytes.truncate(self.written);
+        self.advance(0);
     }
 
     #[inline]

@@ -1,6 +1,7 @@
 //! What a client's connection and one to an endpoint have in common.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use super::super::fields::DecodeError;
 use super::super::fields::{FieldList, ListDecoder, ListEncoder, Shared};
@@ -18,6 +19,10 @@ pub(super) const MAX_WINDOW: i64 = (1 << 31) - 1;
 const MAX_BLOCK: usize = 128 << 10;
 /// CONTINUATION frames of a block (CVE-2024-27316).
 const MAX_CONTINUATIONS: u32 = 64;
+/// Tables for more streams than this are given back when there are none.
+const STREAMS: usize = 64;
+/// Windows of streams that a peer may change by SETTINGS in a second: a frame of 15 bytes changes all.
+const MOST_RESIZED: usize = 100_000;
 /// Streams that a peer allows before it has said so.
 const UNSAID_STREAMS: u32 = 100;
 
@@ -44,6 +49,8 @@ pub(super) struct Peer {
     pub(super) streams: HashMap<u32, StreamKey, Seed>,
     /// Streams that have something for the peer, and may send it.
     pub(super) ready: VecDeque<StreamKey>,
+    /// Streams that have their end for the peer, which needs no window.
+    pub(super) ends: VecDeque<StreamKey>,
     /// What may be sent on the connection.
     pub(super) window: i64,
     /// What the peer may send on the connection.
@@ -51,6 +58,8 @@ pub(super) struct Peer {
     /// Content that it has sent and that is held.
     pub(super) held: usize,
     block: Option<OpenBlock>,
+    /// Windows of streams that its settings have changed since then.
+    resized: (Instant, usize),
     /// In the list of those that have something to do.
     pub(super) is_marked: bool,
     /// Its stream has ended.
@@ -105,10 +114,12 @@ impl Peer {
             remote: Remote::default(),
             streams: HashMap::with_hasher(Seed::new()),
             ready: VecDeque::new(),
+            ends: VecDeque::new(),
             window: INITIAL_WINDOW,
             granted: INITIAL_WINDOW,
             held: 0,
             block: None,
+            resized: (Instant::now(), 0),
             is_marked: false,
             has_ended: false,
             is_closing: false,
@@ -123,7 +134,17 @@ impl Peer {
             + self.out.memory()
             + self.block.as_ref().map_or(0, |block| block.bytes.capacity())
             + self.streams.capacity() * size_of::<(u32, StreamKey)>()
-            + self.ready.capacity() * size_of::<StreamKey>()
+            + (self.ready.capacity() + self.ends.capacity()) * size_of::<StreamKey>()
+    }
+
+    /// The stream with this number is over.
+    #[inline]
+    pub(super) fn forget(&mut self, number: u32) {
+        self.streams.remove(&number);
+        if self.streams.is_empty() && self.streams.capacity() > STREAMS {
+            self.streams = HashMap::with_hasher(Seed::new());
+            (self.ready, self.ends) = (VecDeque::new(), VecDeque::new());
+        }
     }
 
     /// A header block, or its first part. `None`: there is more to come.
@@ -211,7 +232,23 @@ impl Peer {
             }
         }
         self.out.settings_ack();
+        if changes.windows != 0 {
+            self.resize()?;
+        }
         Ok(changes)
+    }
+
+    /// The windows of all streams change.
+    fn resize(&mut self) -> Result<(), Violation> {
+        let (since, count) = &mut self.resized;
+        if since.elapsed() >= Duration::from_secs(1) {
+            (*since, *count) = (Instant::now(), 0);
+        }
+        *count += self.streams.len();
+        if *count > MOST_RESIZED {
+            return Err(Violation::new(Code::ENHANCE_YOUR_CALM, "windows change all the time"));
+        }
+        Ok(())
     }
 
     /// WINDOW_UPDATE for the connection (RFC 9113 §6.9.1).
@@ -237,14 +274,16 @@ impl Peer {
         Ok(())
     }
 
-    /// Lets the peer send until so much is on its way.
+    /// Lets the peer send until so much is on its way; false if it may already, nearly.
     #[inline]
-    pub(super) fn grant(&mut self, window: i64) {
+    pub(super) fn grant(&mut self, window: i64) -> bool {
         let by = window - self.granted;
-        if by >= window / 2 {
+        let is_due = by >= window / 2;
+        if is_due {
             self.granted += by;
             self.out.window_update(0, by as u32);
         }
+        is_due
     }
 }
 

@@ -3,17 +3,23 @@
 use std::net::SocketAddr;
 
 use super::peer::StreamKey;
+use super::stream::LEAST_WINDOW;
 use super::upstreams::{State, Upstream};
-use super::{Choice, Code, Dial, Endpoints, PeerId, Relay};
-use crate::{ExchangeEnd, ExchangeSink, Side};
+use super::{Choice, Dial, Endpoints, PeerId, Relay};
+use crate::{ExchangeSink, Side};
 
 /// The highest number of a stream (RFC 9113 §5.1.1).
 const LAST_NUMBER: u32 = (1 << 31) - 1;
 
+/// Requests wait while so much is to be written to their endpoint.
+const MOST_WRITTEN: usize = 128 << 10;
+
 /// Why a request may be sent once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Proof {
-    /// There was no connection to send it on.
+    /// There is no connection to its endpoint.
+    NotConnected,
+    /// It has waited for a connection that takes no more streams.
     NotSent,
     /// The endpoint has said that it has not processed it.
     Refused,
@@ -27,8 +33,13 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
     /// Chooses an endpoint for a stream, and sends the request there, or has it wait for a connection.
     pub(super) fn place(&mut self, key: StreamKey) {
         let Some(stream) = self.streams.get_mut(key) else { return };
-        let tried = stream.again.as_ref().map_or(&[][..], |again| &again.tried);
-        let Some(choice) = self.endpoints.choose(tried) else {
+        let again = stream.again.as_deref();
+        let (tried, unreachable) =
+            again.map_or((&[][..], &[][..]), |again| (&again.tried, &again.unreachable));
+        // Another connection to an endpoint that it was at is as good, if there is no other endpoint.
+        let is_any_left = tried.len() > unreachable.len();
+        let once_more = || is_any_left.then(|| self.endpoints.choose(unreachable)).flatten();
+        let Some(choice) = self.endpoints.choose(tried).or_else(once_more) else {
             return self.answer(key, "no-endpoint");
         };
         let Choice { address, connect_timeout, lease } = choice;
@@ -73,7 +84,8 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
     pub(super) fn settle_upstream(&mut self, id: usize) {
         loop {
             let Some(upstream) = self.upstreams.get_mut(id) else { return };
-            let has_room = upstream.peer.streams.len() < upstream.room();
+            let has_room = upstream.peer.streams.len() < upstream.room()
+                && upstream.peer.out.len() < MOST_WRITTEN;
             if upstream.state != State::Open || !has_room {
                 break;
             }
@@ -86,12 +98,13 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         }
         // What waits for it goes elsewhere.
         let waiting = std::mem::take(&mut upstream.waiting);
+        let proof = if upstream.is_unreachable { Proof::NotConnected } else { Proof::NotSent };
         if upstream.peer.streams.is_empty() && !upstream.peer.is_closing {
             upstream.peer.is_closing = true;
             self.mark(PeerId::Upstream(id));
         }
         for key in waiting {
-            self.place_elsewhere(key, Proof::NotSent);
+            self.place_elsewhere(key, proof);
         }
     }
 
@@ -122,25 +135,10 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         }
     }
 
-    /// A stream cannot stay where it is: it goes to another endpoint if it may, or else ends with `lost`.
-    pub(super) fn move_or_end(&mut self, key: StreamKey, proof: Option<Proof>, lost: ExchangeEnd) {
-        let may_move = self.streams.get(key).is_some_and(|stream| {
-            stream.again.as_ref().is_some_and(|again| {
-                proof == Some(Proof::NotSent) || (proof.is_some() && !again.is_repeated)
-            })
-        });
-        match proof {
-            Some(proof) if may_move => self.place_elsewhere(key, proof),
-            // It may be sent once more, and was before.
-            Some(_) => self.lose(key, Code::REFUSED_STREAM, lost),
-            None => self.lose(key, Code::INTERNAL_ERROR, lost),
-        }
-    }
-
     /// Sends a request to another endpoint than the one where it is.
-    fn place_elsewhere(&mut self, key: StreamKey, proof: Proof) {
+    pub(super) fn place_elsewhere(&mut self, key: StreamKey, proof: Proof) {
         match proof {
-            Proof::NotSent => {}
+            Proof::NotConnected | Proof::NotSent => {}
             Proof::Refused => self.repeated.refused += 1,
             Proof::Unacknowledged => self.repeated.unacknowledged += 1,
         }
@@ -149,8 +147,17 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         let address = stream.upstream.and_then(|id| self.upstreams.get(id)).map(|it| it.address);
         let (upstream, number) = (stream.upstream.take(), std::mem::take(&mut stream.upstream_id));
         if let Some(again) = &mut stream.again {
-            again.tried.extend(address);
-            again.is_repeated |= proof != Proof::NotSent;
+            match proof {
+                Proof::NotSent => {}
+                Proof::NotConnected => {
+                    again.tried.extend(address);
+                    again.unreachable.extend(address);
+                }
+                Proof::Refused | Proof::Unacknowledged => {
+                    again.tried.extend(address);
+                    again.is_repeated = true;
+                }
+            }
             let content = std::mem::take(&mut again.content);
             let more = content.len();
             stream.request.is_sent = false;
@@ -159,36 +166,20 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
             if let Some(trailers) = again.trailers.take() {
                 stream.request.end_with(Some(trailers));
             }
+            let credit = stream.response.restart(LEAST_WINDOW);
             if let Some(client) = self.clients.get_mut(stream.client) {
                 client.peer.held += more;
+                client.owed += credit;
             }
         }
         if let Some(id) = upstream
             && let Some(upstream) = self.upstreams.get_mut(id)
         {
-            upstream.peer.streams.remove(&number);
+            upstream.peer.forget(number);
         }
         self.place(key);
         if let Some(id) = upstream {
             self.settle_upstream(id);
         }
-    }
-
-    /// The endpoint is gone, with the request: for a client, as if it had been connected to it.
-    fn lose(&mut self, key: StreamKey, code: Code, end: ExchangeEnd) {
-        let Some(stream) = self.streams.get(key) else { return };
-        if stream.is_grpc && !stream.is_answered {
-            let reason = match end {
-                ExchangeEnd::UpstreamClosed => "upstream-closed",
-                _ => "upstream-reset",
-            };
-            return self.answer(key, reason);
-        }
-        let (client, number) = (stream.client, stream.client_id);
-        if let Some(peer) = self.peer_mut(PeerId::Client(client)) {
-            peer.out.reset(number, code);
-            self.mark(PeerId::Client(client));
-        }
-        self.finish(key, end);
     }
 }

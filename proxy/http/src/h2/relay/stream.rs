@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 
 use bytes::{Buf as _, BytesMut};
 
-use super::super::fields::FieldList;
+use super::super::fields::{FieldList, Malformed};
 use super::super::hpack::Head;
+use super::violation::Code;
 use crate::{ExchangeEnd, ExchangeSink, Side, Tracker};
 
 /// What a sender may send on a stream before any of it has gone on.
@@ -34,6 +35,9 @@ pub(super) struct Stream<S: ExchangeSink + ?Sized, L> {
     pub(super) again: Option<Box<Again>>,
     pub(super) tracker: Tracker<S>,
     pub(super) lease: Option<L>,
+    /// The endpoint takes no more of the request, and its response is whole: what the client is told
+    /// behind that, if it has not ended the request.
+    pub(super) unwanted: Option<Code>,
     /// The final head of the response has come.
     pub(super) is_answered: bool,
     /// CONNECT, which a successful answer makes a tunnel.
@@ -65,6 +69,16 @@ pub(super) struct Half {
     pub(super) is_ready: bool,
 }
 
+/// Where a stream was.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) upstream: usize,
+    /// 0 if it has waited there.
+    pub(super) number: u32,
+    /// Content that is held, which the connection counts.
+    pub(super) held: usize,
+}
+
 /// What it takes to send a request once more.
 #[derive(Debug, Default)]
 pub(super) struct Again {
@@ -75,6 +89,8 @@ pub(super) struct Again {
     pub(super) trailers: Option<Box<FieldList>>,
     /// Endpoints that it was sent to, or could not be.
     pub(super) tried: Vec<SocketAddr>,
+    /// Those of them that could not be connected to.
+    pub(super) unreachable: Vec<SocketAddr>,
     /// Where it begins in the bytes to the endpoint.
     pub(super) position: u64,
     /// It was sent again already: the last time.
@@ -102,9 +118,34 @@ impl<S: ExchangeSink + ?Sized, L> Stream<S, L> {
         }
     }
 
+    /// Takes it from its endpoint's connection, which is to know that.
+    pub(super) fn leave(&mut self) -> Option<Place> {
+        let number = std::mem::replace(&mut self.upstream_id, 0);
+        let held = self.response.held();
+        self.upstream.take().map(|upstream| Place { upstream, number, held })
+    }
+
     /// How the exchange ends when both directions have.
     pub(super) const fn complete(&self) -> ExchangeEnd {
         if self.is_tunnel { ExchangeEnd::Tunnel } else { ExchangeEnd::Complete }
+    }
+
+    /// The length of the content of a response with this status, if it is to be checked.
+    ///
+    /// # Errors
+    /// Where the head says none that can be.
+    pub(super) fn expected_of_response(
+        &self,
+        status: u16,
+        length: Result<Option<u64>, Malformed>,
+    ) -> Result<Option<u64>, Malformed> {
+        match status {
+            100..200 => Ok(None),
+            200..300 if self.is_connect => Ok(None),
+            204 | 304 => Ok(Some(0)),
+            _ if self.is_head => Ok(Some(0)),
+            _ => length,
+        }
     }
 
     /// Both directions have been sent to their ends.
@@ -173,6 +214,20 @@ impl Half {
         self.bytes = content;
     }
 
+    /// Forgets what is held, and takes no more; how much it was.
+    pub(super) fn discard(&mut self) -> usize {
+        self.trailers = None;
+        self.is_sent = true;
+        std::mem::take(&mut self.bytes).len()
+    }
+
+    /// The sender is another one, which may send so much; by how much that is more.
+    pub(super) const fn restart(&mut self, credit: i64) -> i64 {
+        let more = credit - self.credit;
+        self.credit = credit;
+        more
+    }
+
     pub(super) fn end_with(&mut self, trailers: Option<Box<FieldList>>) {
         self.is_ended = true;
         self.trailers = trailers;
@@ -238,7 +293,7 @@ impl Half {
     /// the receiver would take.
     #[inline]
     pub(super) fn grant(&mut self, is_crowded: bool) -> u32 {
-        if self.is_ended {
+        if self.is_ended || self.is_sent {
             return 0;
         }
         let most = match is_crowded {
@@ -264,6 +319,7 @@ impl Again {
         self.content = BytesMut::new();
         self.trailers = None;
         self.tried.clear();
+        self.unreachable.clear();
         self.position = 0;
         self.is_repeated = false;
     }

@@ -28,6 +28,8 @@ pub(super) struct Upstream {
     pub(super) next: u32,
     /// Its settings have come.
     pub(super) is_greeted: bool,
+    /// It could not be made.
+    pub(super) is_unreachable: bool,
 }
 
 /// What a connection to an endpoint can be used for.
@@ -52,7 +54,8 @@ impl Upstream {
         ]);
         peer.grant(WINDOW);
         let (state, waiting) = (State::Connecting, VecDeque::new());
-        Self { peer, address, state, waiting, next: 1, is_greeted: false }
+        let (is_greeted, is_unreachable) = (false, false);
+        Self { peer, address, state, waiting, next: 1, is_greeted, is_unreachable }
     }
 
     /// Streams that it has, or will have.
@@ -120,6 +123,9 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
     fn upstream_frame(&mut self, id: usize, frame: Frame<'_>) -> Result<(), Violation> {
         let Self { upstreams, shared, list, limits, .. } = self;
         let Some(upstream) = upstreams.get_mut(id) else { return Ok(()) };
+        if upstream.peer.has_ended {
+            return Ok(());
+        }
         let decoding = (limits.list, shared, list);
         let peer = &mut upstream.peer;
         match frame {
@@ -195,11 +201,18 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         }
         let status = self.list.head().status.unwrap_or_default();
         let is_interim = (100..200).contains(&status);
-        if is_too_large || self.list.check_response().is_err() || (is_interim && end) {
-            self.break_stream(Side::Upstream, key, Code::PROTOCOL_ERROR);
-            return Ok(());
+        let Some(stream) = self.streams.get_mut(key) else { return Ok(()) };
+        let expected = stream.expected_of_response(status, self.list.content_length());
+        let is_short = end && expected.is_ok_and(|length| length.is_some_and(|it| it > 0));
+        let is_malformed =
+            is_too_large || is_short || self.list.check_response().is_err() || (is_interim && end);
+        match expected {
+            Ok(expected) if !is_malformed => {
+                stream.response.expected = expected;
+                self.response_head(key, status, end);
+            }
+            _ => self.break_stream(Side::Upstream, key, Code::PROTOCOL_ERROR),
         }
-        self.response_head(key, status, end);
         Ok(())
     }
 
@@ -218,9 +231,6 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
             stream.is_tunnel = stream.is_connect && status < 300;
             stream.tracker.head(status, head.grpc.unwrap_or_default());
             stream.tracker.grpc_status(head.grpc_status.flatten());
-            let has_content = !stream.is_head && !matches!(status, 204 | 304);
-            let length = list.content_length().ok().flatten();
-            stream.response.expected = length.filter(|_| has_content && !stream.is_tunnel && !end);
             stream.response.is_ended = end;
             stream.response.is_sent = end;
         }
@@ -229,10 +239,24 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         }
         self.mark(PeerId::Client(client));
         self.settle_stream(key);
+        self.bound_output(client);
+    }
+
+    /// Heads are not bounded by windows: gives a client up that reads none of many.
+    fn bound_output(&mut self, client: usize) {
+        let Some(peer) = self.peer(PeerId::Client(client)) else { return };
+        if peer.out.len() > MOST_OUTPUT && !peer.is_closing {
+            let reason = "the client does not read";
+            let violation = Violation::new(Code::ENHANCE_YOUR_CALM, reason);
+            self.give_up(PeerId::Client(client), violation);
+        }
     }
 
     /// RST_STREAM of an endpoint.
     fn upstream_reset(&mut self, key: StreamKey, code: Code) {
+        if self.streams.get(key).is_some_and(|stream| stream.response.is_ended) {
+            return self.release(key, code);
+        }
         let proof = (code == Code::REFUSED_STREAM).then_some(Proof::Refused);
         let end = ExchangeEnd::UpstreamReset(Some(code.0));
         let may_move = proof.is_some()
@@ -242,12 +266,7 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         if may_move {
             return self.move_or_end(key, proof, end);
         }
-        let Some(stream) = self.streams.get(key) else { return };
-        let (client, number) = (stream.client, stream.client_id);
-        if let Some(peer) = self.peer_mut(PeerId::Client(client)) {
-            peer.out.reset(number, code);
-            self.mark(PeerId::Client(client));
-        }
+        self.reset_at_client(key, code);
         self.finish(key, end);
     }
 
@@ -272,6 +291,7 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
             return;
         }
         upstream.state = State::Leaving;
+        upstream.is_unreachable = end == End::NotConnected;
         upstream.peer.is_closing = true;
         let written = upstream.peer.out.position() - upstream.peer.out.len() as u64;
         let mut open: Vec<_> = upstream.peer.streams.iter().map(|it| (*it.0, *it.1)).collect();
