@@ -96,12 +96,26 @@ pub struct RequestInfo {
     pub grpc: bool,
 }
 
+/// Why a request could be sent once more: its endpoint has certainly not processed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Repeat {
+    /// No connection could be made.
+    NotConnected,
+    /// The endpoint has refused the stream, or had gone away before it (RFC 9113 §8.7).
+    Refused,
+    /// The connection had ended before the endpoint's kernel had any of it.
+    Unacknowledged,
+}
+
 /// Takes what is reported. Called on the data path: must not block.
 pub trait ExchangeSink {
     /// A request head has arrived.
     fn request_started(&self);
     /// The exchange is over. Called once for each [`ExchangeSink::request_started`].
     fn exchange(&self, exchange: Exchange);
+    /// A request that was sent once more is over, with a response or without. Called before
+    /// [`ExchangeSink::exchange`].
+    fn repeated(&self, _why: Repeat, _is_answered: bool) {}
     /// The messages of the connection are not followed any more. Called at most once for each.
     fn downgraded(&self, untracked: Untracked);
 }

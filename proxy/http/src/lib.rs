@@ -14,7 +14,9 @@ mod tracker;
 
 pub use self::connection::Connection;
 pub use self::error::ParseError;
-pub use self::exchange::{Exchange, ExchangeEnd, ExchangeSink, RequestInfo, Side, Untracked};
+pub use self::exchange::{
+    Exchange, ExchangeEnd, ExchangeSink, Repeat, RequestInfo, Side, Untracked,
+};
 pub use self::tracker::{Tracker, is_grpc};
 
 /// Largest part of a method, a path or a host that is kept, in bytes. No server of note takes a

@@ -14,8 +14,9 @@ pub use weir_http::{Exchange, ExchangeEnd, Side, Untracked};
 pub(crate) use weir_http::{RequestInfo, is_grpc};
 
 pub(crate) use self::answer::{ERROR_HEADER, GRPC_UNAVAILABLE, bad_gateway};
-use super::retries::Retry;
+use super::retries::{Retry, RetryLevel, RetryOutcome};
 use crate::budget::Share;
+use weir_http::Repeat;
 
 /// See [`HttpLimits::drain_idle`].
 pub(crate) const DRAIN_IDLE: Duration = Duration::from_secs(1);
@@ -199,6 +200,16 @@ impl weir_http::ExchangeSink for dyn ExchangeSink {
 
     fn exchange(&self, exchange: Exchange) {
         ExchangeSink::exchange(self, exchange);
+    }
+
+    fn repeated(&self, why: Repeat, is_answered: bool) {
+        let level = match why {
+            Repeat::NotConnected => RetryLevel::Connect,
+            Repeat::Refused => RetryLevel::Refused,
+            Repeat::Unacknowledged => RetryLevel::Untaken,
+        };
+        let outcome = if is_answered { RetryOutcome::Success } else { RetryOutcome::Failure };
+        self.retried(Retry { level, outcome });
     }
 
     fn downgraded(&self, untracked: Untracked) {

@@ -18,9 +18,7 @@ use std::{
     task::Waker,
 };
 
-use weir_http::h2::relay::{
-    self as core, Choice, Dial, End, Endpoints, Limits, PeerId, Repeated, Violation,
-};
+use weir_http::h2::relay::{self as core, Choice, Dial, End, Endpoints, Limits, PeerId, Violation};
 
 pub(crate) use self::client::Client;
 use super::{
@@ -78,11 +76,6 @@ impl Relay {
             uncharged: 0,
         });
         Arc::new(Self { state, requests, connect, drain, abort })
-    }
-
-    /// Requests that were sent again so far.
-    pub(crate) fn repeated(&self) -> Repeated {
-        self.lock().core.repeated()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -14,6 +14,8 @@ pub struct Retry {
 pub enum RetryLevel {
     /// No connection could be made.
     Connect,
+    /// The endpoint has refused the stream, or had gone away before it (RFC 9113 §8.7).
+    Refused,
     /// A connection that had been used before ended, and had taken none of it.
     Untaken,
 }
@@ -39,6 +41,7 @@ impl RetryLevel {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Connect => "0",
+            Self::Refused => "1",
             Self::Untaken => "2",
         }
     }

@@ -115,15 +115,6 @@ pub enum End {
     NotConnected,
 }
 
-/// Requests that were sent again, since the relay began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Repeated {
-    /// The endpoint had refused the stream, or had gone away before it.
-    pub refused: u64,
-    /// The connection had ended before the endpoint's kernel had any of the request.
-    pub unacknowledged: u64,
-}
-
 /// The relay.
 pub struct Relay<S: ExchangeSink + ?Sized, E: Endpoints> {
     endpoints: E,
@@ -140,7 +131,6 @@ pub struct Relay<S: ExchangeSink + ?Sized, E: Endpoints> {
     spare: Vec<Box<Again>>,
     marked: Vec<PeerId>,
     dials: Vec<Dial>,
-    repeated: Repeated,
     /// All endpoints that have said what they can, can do extended CONNECT.
     connect_protocol: bool,
 }
@@ -170,7 +160,6 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
             spare: Vec::new(),
             marked: Vec::new(),
             dials: Vec::new(),
-            repeated: Repeated::default(),
             connect_protocol: false,
         }
     }
@@ -351,11 +340,6 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         std::mem::take(&mut self.dials)
     }
 
-    /// How many requests were sent again.
-    pub const fn repeated(&self) -> Repeated {
-        self.repeated
-    }
-
     /// Bytes of the heap that it holds.
     pub fn memory(&self) -> usize {
         let clients = self.clients.iter().map(|(_, it)| it.peer.memory()).sum::<usize>();
@@ -429,6 +413,9 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
     fn finish(&mut self, key: StreamKey, end: ExchangeEnd) {
         let Some(mut stream) = self.streams.try_remove(key) else { return };
         let mut lease = stream.lease.take();
+        if let (Some(why), Some(client)) = (stream.repeat, self.clients.get(stream.client)) {
+            client.sink.repeated(why, stream.is_answered);
+        }
         stream.tracker.finish_after(end, |exchange| {
             if let Some(lease) = &mut lease {
                 lease.over(exchange);

@@ -245,6 +245,7 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
             tracker: Tracker::start(&client.sink, info),
             lease: None,
             unwanted: None,
+            repeat: None,
             again: Some(again),
         };
         let key = self.streams.insert(stream);

@@ -6,7 +6,7 @@ use super::peer::StreamKey;
 use super::stream::LEAST_WINDOW;
 use super::upstreams::{State, Upstream};
 use super::{Choice, Dial, Endpoints, PeerId, Relay};
-use crate::{ExchangeSink, Side};
+use crate::{ExchangeSink, Repeat, Side};
 
 /// The highest number of a stream (RFC 9113 §5.1.1).
 const LAST_NUMBER: u32 = (1 << 31) - 1;
@@ -137,13 +137,14 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
 
     /// Sends a request to another endpoint than the one where it is.
     pub(super) fn place_elsewhere(&mut self, key: StreamKey, proof: Proof) {
-        match proof {
-            Proof::NotConnected | Proof::NotSent => {}
-            Proof::Refused => self.repeated.refused += 1,
-            Proof::Unacknowledged => self.repeated.unacknowledged += 1,
-        }
         let Some(stream) = self.streams.get_mut(key) else { return };
         stream.lease = None;
+        stream.repeat = match proof {
+            Proof::NotSent => stream.repeat,
+            Proof::NotConnected => Some(Repeat::NotConnected),
+            Proof::Refused => Some(Repeat::Refused),
+            Proof::Unacknowledged => Some(Repeat::Unacknowledged),
+        };
         let address = stream.upstream.and_then(|id| self.upstreams.get(id)).map(|it| it.address);
         let (upstream, number) = (stream.upstream.take(), std::mem::take(&mut stream.upstream_id));
         if let Some(again) = &mut stream.again {

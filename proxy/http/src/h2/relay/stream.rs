@@ -7,7 +7,7 @@ use bytes::{Buf as _, BytesMut};
 use super::super::fields::{FieldList, Malformed};
 use super::super::hpack::Head;
 use super::violation::Code;
-use crate::{ExchangeEnd, ExchangeSink, Side, Tracker};
+use crate::{ExchangeEnd, ExchangeSink, Repeat, Side, Tracker};
 
 /// What a sender may send on a stream before any of it has gone on.
 pub(super) const FIRST_WINDOW: i64 = 128 << 10;
@@ -38,6 +38,8 @@ pub(super) struct Stream<S: ExchangeSink + ?Sized, L> {
     /// The endpoint takes no more of the request, and its response is whole: what the client is told
     /// behind that, if it has not ended the request.
     pub(super) unwanted: Option<Code>,
+    /// Why it was sent once more.
+    pub(super) repeat: Option<Repeat>,
     /// The final head of the response has come.
     pub(super) is_answered: bool,
     /// CONNECT, which a successful answer makes a tunnel.

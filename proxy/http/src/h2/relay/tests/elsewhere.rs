@@ -3,6 +3,7 @@
 use super::wire::{call, data, go_away, request_fields, reset};
 use super::world::address;
 use super::*;
+use crate::Repeat;
 
 const NO_ERROR: u32 = 0;
 const INTERNAL_ERROR: u32 = 2;
@@ -67,8 +68,8 @@ fn a_refused_request_is_sent_elsewhere_unseen_by_the_client() {
     let (mut world, client, first) = asked(2, &whole());
     assert_whole(&world.frames(first));
     world.send(first, &reset(1, REFUSED_STREAM));
-    assert_eq!(world.relay.repeated(), Repeated { refused: 1, unacknowledged: 0 });
     assert_goes_on(&mut world, client);
+    assert_eq!(world.repeats(), [(Repeat::Refused, true)]);
 }
 
 #[test]
@@ -136,7 +137,7 @@ fn streams_above_the_last_of_goaway_go_elsewhere() {
         world.send(second, &[response(1, "200", true), response(3, "200", true)].concat());
         let ok = |stream| Seen::headers(stream, &[(":status", "200")], true);
         assert_eq!(world.frames(client), [ok(3), ok(5), ok(7)]);
-        assert_eq!(world.relay.repeated().refused, 2);
+        assert_eq!(world.repeats(), [(Repeat::Refused, true); 2]);
     }
 }
 
@@ -167,7 +168,7 @@ fn what_waits_for_a_connection_that_goes_away_stays_at_the_endpoint() {
     world.send(second, &response(1, "200", true));
     world.send(first, &response(3, "200", true));
     assert_eq!(world.frames(client).len(), 2);
-    assert_eq!(world.relay.repeated(), Repeated::default());
+    assert_eq!(world.repeats(), []);
 }
 
 #[test]
@@ -194,12 +195,12 @@ fn a_request_that_the_endpoints_kernel_never_had_is_sent_again() {
         };
         world.end(first, end);
         world.remove(first);
-        assert_eq!(world.relay.repeated().unacknowledged, 1);
         assert_eq!(world.frames(client), []);
         let second = world.connect(&[]);
         assert_eq!(world.frames(second).len(), 1);
         world.send(second, &response(1, "200", true));
         assert_eq!(world.ends(), [ExchangeEnd::Complete]);
+        assert_eq!(world.repeats(), [(Repeat::Unacknowledged, true)]);
     }
 }
 
@@ -259,7 +260,8 @@ fn a_connection_that_cannot_be_made_costs_an_endpoint_and_not_the_request() {
     }
     let third = world.connect(&[]);
     assert_whole(&world.frames(third));
-    assert_eq!(world.relay.repeated(), Repeated::default());
+    world.send(third, &response(1, "200", true));
+    assert_eq!(world.repeats(), [(Repeat::NotConnected, true)]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::checks;
 use super::wire::{Reader, Seen, settings};
 use crate::h2::frames::PREFACE;
 use crate::h2::relay::{Choice, Dial, End, Endpoints, Lease, Limits, PeerId, Relay as Core};
-use crate::{Exchange, ExchangeEnd, ExchangeSink, Untracked};
+use crate::{Exchange, ExchangeEnd, ExchangeSink, Repeat, Untracked};
 
 pub(super) type Relay = Core<Record, Scripted>;
 
@@ -38,6 +38,7 @@ pub(super) struct Leased(Rc<Counts>);
 pub(super) struct Record {
     pub(super) started: AtomicUsize,
     pub(super) exchanges: Mutex<Vec<Exchange>>,
+    repeats: Mutex<Vec<(Repeat, bool)>>,
 }
 
 pub(super) struct World {
@@ -96,6 +97,9 @@ impl ExchangeSink for Record {
     }
     fn exchange(&self, exchange: Exchange) {
         self.exchanges.lock().unwrap().push(exchange);
+    }
+    fn repeated(&self, why: Repeat, is_answered: bool) {
+        self.repeats.lock().unwrap().push((why, is_answered));
     }
     fn downgraded(&self, untracked: Untracked) {
         panic!("{untracked:?}");
@@ -256,6 +260,10 @@ impl World {
     }
 
     /// What was reported so far, which is forgotten.
+    pub(super) fn repeats(&self) -> Vec<(Repeat, bool)> {
+        std::mem::take(&mut self.record.repeats.lock().unwrap())
+    }
+
     pub(super) fn exchanges(&self) -> Vec<Exchange> {
         std::mem::take(&mut self.record.exchanges.lock().unwrap())
     }
