@@ -33,14 +33,16 @@ use crate::{
     },
 };
 
+/// What leases were told: the endpoint, and the status of the exchange.
+type Told = Arc<Mutex<Vec<(SocketAddr, Option<u16>)>>>;
+
 /// Endpoints in turn.
 #[derive(Debug, Default)]
 struct Turns {
     endpoints: Vec<SocketAddr>,
     next: AtomicUsize,
     in_flight: Arc<AtomicUsize>,
-    /// Statuses of the exchanges that leases were told of.
-    over: Arc<Mutex<Vec<(SocketAddr, Option<u16>)>>>,
+    over: Told,
     unused: Mutex<HashSet<SocketAddr>>,
 }
 
@@ -48,7 +50,7 @@ struct Turns {
 struct Turn {
     address: SocketAddr,
     in_flight: Arc<AtomicUsize>,
-    over: Arc<Mutex<Vec<(SocketAddr, Option<u16>)>>>,
+    over: Told,
 }
 
 struct Loopback(Share);
