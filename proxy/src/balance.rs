@@ -16,7 +16,7 @@ pub use self::{
     breaker::{Breaker, Standing},
     mode::Mode,
     moment::Moment,
-    pool::{Choice, Member, Pool, Why},
+    pool::{Choice, LONGEST_SLOW_START, Member, Pool, Why},
     stats::{InFlight, Stats},
 };
 

@@ -26,6 +26,10 @@ const BAND: f64 = 1.5;
 const SEED: f64 = 2.0;
 /// An endpoint that the service does not prefer is so much farther away.
 const NOT_PREFERRED: f64 = 3.0;
+/// A new endpoint gets this part of its share at least, where it is to start slowly.
+const LEAST_START: f64 = 0.05;
+/// The longest time that a new endpoint may take to get its whole share.
+pub const LONGEST_SLOW_START: Duration = Duration::from_secs(3600);
 /// How long a median holds.
 const SUMMARY: Duration = Duration::from_millis(100);
 
@@ -47,6 +51,8 @@ pub struct Pool {
     members: Box<[Member]>,
     preferred: usize,
     breaker: Breaker,
+    /// How long a new member takes to get its whole share; zero for at once.
+    slow_start: Duration,
     /// Bits of the median estimate in seconds; zero without any.
     median: AtomicU64,
     summarised: AtomicU64,
@@ -117,6 +123,12 @@ impl Pool {
     pub fn new(members: Box<[Member]>, preferred: usize, breaker: Breaker) -> Self {
         let any_out = AtomicBool::new(true);
         Self { members, preferred, breaker, any_out, ..Self::default() }
+    }
+
+    /// The same where members that begin to be used get their share little by little, over this time.
+    #[must_use]
+    pub fn with_slow_start(self, window: Duration) -> Self {
+        Self { slow_start: window, ..self }
     }
 
     /// How many there are.
@@ -224,6 +236,16 @@ impl Pool {
             * f64::from(*distance)
             * preference
             / f64::from(weight.max(f32::MIN_POSITIVE))
+            / self.started(stats, now)
+    }
+
+    /// The part of its share that a member gets: 1 but for new ones.
+    fn started(&self, stats: &Stats, now: Moment) -> f64 {
+        if self.slow_start.is_zero() {
+            return 1.0;
+        }
+        let age = stats.age(now).unwrap_or(self.slow_start);
+        age.div_duration_f64(self.slow_start).clamp(LEAST_START, 1.0)
     }
 
     /// A member could not be connected to: it is out for a moment, as far as others are left.

@@ -36,6 +36,8 @@ pub struct Stats {
     failed: AtomicU64,
     /// Until when it has asked to be left alone; "never" where it has not.
     paused_until: AtomicU64,
+    /// When it began to be used; "never" where it was there from the beginning.
+    started: AtomicU64,
 }
 
 /// A connection, counted for as long as it lasts.
@@ -136,6 +138,18 @@ impl Stats {
         self.failures.succeeded();
         let until = now.plus(pause.min(LONGEST_PAUSE));
         self.paused_until.fetch_max(until.to_bits(), Relaxed);
+    }
+
+    /// It is used from now on, and was not before.
+    pub fn start(&self, now: Moment) {
+        self.started.store(now.to_bits(), Relaxed);
+    }
+
+    /// How long it has been used; `None` where it was there from the beginning.
+    #[must_use]
+    pub fn age(&self, now: Moment) -> Option<Duration> {
+        let started = Moment::from_bits(self.started.load(Relaxed));
+        (started != Moment::default()).then(|| now.since(started))
     }
 
     /// What is left of a pause that it has asked for.

@@ -115,6 +115,24 @@ fn a_pause_costs_what_is_left_of_it_and_is_no_failure() {
 }
 
 #[test]
+fn a_new_endpoint_starts_slowly_where_that_is_asked_for() {
+    let slow = || pool(4).with_slow_start(Duration::from_secs(10));
+    let shares = |pool: Pool, age: u64| {
+        pool.stats(3).start(at(0));
+        let mut rng = Rng::with_seed(7);
+        let open: Vec<_> = (0..120)
+            .map(|_| pool.stats(pool.choose(&[], at(age), &mut rng).unwrap().member).begin())
+            .collect();
+        assert_eq!(open.len(), 120);
+        pool.stats(3).in_flight()
+    };
+    // Three with a whole share, one with a half or the least.
+    assert_eq!([0, 5_000, 10_000, 60_000].map(|age| shares(slow(), age)), [2, 17, 30, 30]);
+    assert_eq!(shares(pool(4), 0), 30);
+    assert_eq!(spread(&slow(), 120), [30; 4], "those that were there from the beginning");
+}
+
+#[test]
 fn an_endpoint_on_a_lossy_path_costs_more_than_its_round_trip_time() {
     let pool = pool(3);
     for (member, resent) in [(0, 0.0), (1, 0.1), (2, 7.0)] {

@@ -1,13 +1,18 @@
 //! Services without a cluster: `[[service]]`, and how all services are balanced: `[balance]`.
 
-use std::{collections::HashSet, fmt, net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{
+    collections::HashSet, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration,
+};
 
 use serde::{
     Deserialize, Deserializer, Serialize,
     de::{DeserializeSeed, Error as _, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use crate::balance::{Breaker, Mode};
+use crate::{
+    balance::{Breaker, LONGEST_SLOW_START, Mode},
+    units,
+};
 
 /// How services are balanced.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +46,9 @@ pub struct ServiceConfig {
     /// Whether it is balanced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub balance: Option<Mode>,
+    /// How long a new endpoint takes to get its whole share; zero for at once.
+    #[serde(with = "units::duration", skip_serializing_if = "Duration::is_zero")]
+    pub slow_start: Duration,
     /// When endpoints are taken out.
     pub breaker: BreakerConfig,
 }
@@ -56,6 +64,8 @@ struct Unchecked {
     dns: Option<HostPort>,
     srv: Option<String>,
     balance: Option<Mode>,
+    #[serde(default, with = "units::duration")]
+    slow_start: Duration,
     #[serde(default)]
     breaker: BreakerConfig,
 }
@@ -221,8 +231,9 @@ impl ServiceConfig {
         dns: Option<HostPort>,
         srv: Option<String>,
     ) -> Result<Self, String> {
+        let (balance, slow_start) = (None, Duration::ZERO);
         let breaker = BreakerConfig::default();
-        Unchecked { name, addresses, endpoints, dns, srv, balance: None, breaker }.try_into()
+        Unchecked { name, addresses, endpoints, dns, srv, balance, slow_start, breaker }.try_into()
     }
 }
 
@@ -230,7 +241,7 @@ impl TryFrom<Unchecked> for ServiceConfig {
     type Error = String;
 
     fn try_from(it: Unchecked) -> Result<Self, Self::Error> {
-        let Unchecked { name, addresses, endpoints, dns, srv, balance, breaker } = it;
+        let Unchecked { name, addresses, endpoints, dns, srv, balance, slow_start, breaker } = it;
         let refuse = |problem: &str| Err(format!("service {name:?}: {problem}"));
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
         if !(1..=253).contains(&name.len()) || !name.chars().all(allowed) {
@@ -254,7 +265,10 @@ impl TryFrom<Unchecked> for ServiceConfig {
                 "srv {srv:?} is no name; write one such as _http._tcp.shop.test"
             ));
         }
-        Ok(Self { name, addresses, endpoints, dns, srv, balance, breaker })
+        if slow_start > LONGEST_SLOW_START {
+            return refuse("slow_start is more than an hour");
+        }
+        Ok(Self { name, addresses, endpoints, dns, srv, balance, slow_start, breaker })
     }
 }
 
@@ -370,6 +384,7 @@ name = "shop/checkout"
 addresses = ["checkout.internal:8080", "10.96.12.7:8080"]
 endpoints = ["10.1.0.5:8080", { address = "10.1.0.6:8080", zone = "b", weight = 2 }]
 balance = "off"
+slow_start = "30s"
 [service.breaker]
 consecutive_failures = 3
 "#;
@@ -380,6 +395,7 @@ consecutive_failures = 3
         let service = &config.process.service[0];
         assert_eq!(service.addresses[0], HostPort::Name("checkout.internal".into(), 8080));
         assert_eq!((service.endpoints[1].weight, service.balance), (2, Some(Mode::Off)));
+        assert_eq!(service.slow_start, Duration::from_secs(30));
         assert_eq!(service.breaker.consecutive_failures, 3);
         assert_eq!(load(&config.to_toml()).unwrap(), config);
     }
@@ -389,8 +405,10 @@ consecutive_failures = 3
         let another =
             "[[service]]\nname = \"b\"\naddresses = [\"10.96.12.7:8080\"]\ndns = \"b:1\"\n";
         for (from, to, expected) in [
-            ("consecutive_failures", "failures", "line 8, column 1: unknown field `failures`"),
+            ("consecutive_failures", "failures", "line 9, column 1: unknown field `failures`"),
             ("balance = \"off\"", "balance = \"of\"", "line 6, column 11: unknown variant `of`"),
+            ("\"30s\"", "\"30\"", "line 7, column 14: \"30\" is not a duration"),
+            ("\"30s\"", "\"2h\"", "service \"shop/checkout\": slow_start is more than an hour"),
             ("10.1.0.5:8080", "10.1.0:8080", "line 5, column 14: \"10.1.0:8080\" is no endpoint"),
             ("10.96.12.7:8080", "10.96.12.7", "line 4, column 40: \"10.96.12.7\" is no address"),
             ("10.96.12.7:8080", "10.96.12.700:8080", "line 4, column 40: \"10.96.12.700:8080\" is"),

@@ -185,6 +185,7 @@ fn deltas(config: &[ServiceConfig], answers: &HashMap<Query, Vec<Found>>) -> Vec
                 consecutive_failures: service.breaker.consecutive_failures,
                 ..Breaker::default()
             },
+            slow_start: service.slow_start,
             ..Policy::default()
         };
         let port = PortSpec { name: "".into(), frontends, app_protocol: None };

@@ -4,9 +4,9 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use fastrand::Rng;
 
-use super::{Place, names::Names, selection::Selected};
+use super::{Place, Policy, names::Names, selection::Selected};
 use crate::{
-    balance::{Breaker, Member, Moment, Pool, Stats},
+    balance::{Member, Moment, Pool, Stats},
     telemetry::Answer,
 };
 
@@ -87,12 +87,21 @@ impl Endpoints {
     pub(super) fn new(
         selected: &[Selected],
         before: Option<&Self>,
-        breaker: Breaker,
+        policy: &Policy,
         (names, place): (&Names, &Place),
     ) -> Self {
-        let known: HashMap<SocketAddr, &Arc<Stats>> = before
-            .map(|before| before.all.iter().map(|it| (it.address, &it.stats)).collect())
+        let known: HashMap<SocketAddr, &Endpoint> = before
+            .map(|before| before.all.iter().map(|it| (it.address, it)).collect())
             .unwrap_or_default();
+        let stats = |it: &Selected| {
+            let known = known.get(&it.address);
+            let stats = known.map_or_else(Arc::default, |known| Arc::clone(&known.stats));
+            let was_used = known.is_some_and(|known| known.used.is_used());
+            if before.is_some() && it.used.is_used() && !was_used {
+                stats.start(Moment::now());
+            }
+            stats
+        };
         let all: Box<[_]> = selected
             .iter()
             .map(|it| Endpoint {
@@ -101,7 +110,7 @@ impl Endpoints {
                 node: names.get(it.node).cloned(),
                 weight: it.weight,
                 used: it.used,
-                stats: known.get(&it.address).map_or_else(Arc::default, |stats| Arc::clone(stats)),
+                stats: stats(it),
             })
             .collect();
         let members: Box<[_]> = all
@@ -115,7 +124,8 @@ impl Endpoints {
             })
             .collect();
         let preferred = all.iter().filter(|it| it.used == Use::Preferred).count();
-        let pool = Pool::new(members, preferred, breaker);
+        let pool = Pool::new(members, preferred, policy.breaker);
+        let pool = pool.with_slow_start(policy.slow_start);
         Self { all, pool }
     }
 

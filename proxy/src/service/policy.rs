@@ -1,5 +1,7 @@
 //! How a service wants its connections balanced.
 
+use std::time::Duration;
+
 use crate::balance::{Breaker, Mode};
 
 /// What a service says about itself.
@@ -16,6 +18,8 @@ pub struct Policy {
     pub not_ready_too: bool,
     /// When endpoints are taken out.
     pub breaker: Breaker,
+    /// How long a new endpoint takes to get its whole share; zero for at once.
+    pub slow_start: Duration,
 }
 
 // === impl Policy ===

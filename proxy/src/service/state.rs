@@ -287,8 +287,7 @@ impl State {
             selected = of(!target.is_ipv6());
         }
         let before = target.instantiated();
-        let breaker = target.policy().breaker;
-        Endpoints::new(&selected, before.as_deref(), breaker, (names, place))
+        Endpoints::new(&selected, before.as_deref(), target.policy(), (names, place))
     }
 }
 

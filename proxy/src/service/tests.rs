@@ -3,7 +3,7 @@
 use std::{collections::HashSet, net::SocketAddr, sync::Arc};
 
 use super::*;
-use crate::balance::Standing;
+use crate::balance::{Moment, Standing};
 
 const NO_ORIGIN_PROBLEM: &str = "nothing is refused";
 
@@ -84,6 +84,31 @@ fn what_is_known_of_an_endpoint_outlives_changes_around_it() {
     let endpoints = services.endpoints(&target);
     let in_flight: Vec<_> = endpoints.all().iter().map(|it| it.stats.in_flight()).collect();
     assert_eq!(in_flight, [1, 0]);
+}
+
+#[test]
+fn only_an_endpoint_that_comes_to_others_is_new() {
+    let services = Services::default();
+    let apply = |delta| services.apply(Origin::Cluster, [delta]).expect(NO_ORIGIN_PROBLEM);
+    let ages = || -> Vec<bool> {
+        let target = services.find(addr("10.96.0.1:80")).unwrap();
+        let endpoints = services.endpoints(&target);
+        endpoints.all().iter().map(|it| it.stats.age(Moment::now()).is_some()).collect()
+    };
+    apply(service("shop", &["10.96.0.1:80"]));
+    apply(slice("a", "shop", 80, &["10.1.0.1"]));
+    assert_eq!(ages(), [false]);
+    let mut more = slice("a", "shop", 80, &["10.1.0.1", "10.1.0.2"]);
+    let set_ready = |delta: &mut Delta, ready| {
+        let Delta::Slice(spec) = delta else { unreachable!("it is a slice") };
+        spec.addresses[1].conditions.ready = ready;
+    };
+    set_ready(&mut more, false);
+    apply(more.clone());
+    assert_eq!(ages(), [false, false], "it is not used yet");
+    set_ready(&mut more, true);
+    apply(more);
+    assert_eq!(ages(), [false, true]);
 }
 
 #[test]

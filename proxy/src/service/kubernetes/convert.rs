@@ -1,6 +1,6 @@
 //! What an object says, in the terms of the model.
 
-use std::{net::IpAddr, net::SocketAddr, sync::Arc};
+use std::{net::IpAddr, net::SocketAddr, sync::Arc, time::Duration};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -10,10 +10,11 @@ use super::{
         error::Fault,
     },
     object::{
-        BALANCE, EndpointBody, NO_PROXY, Named, SERVICE_NAME, ServiceBody, ServiceObject,
-        SliceObject, full_name,
+        BALANCE, EndpointBody, NO_PROXY, Named, SERVICE_NAME, SLOW_START, ServiceBody,
+        ServiceObject, SliceObject, full_name,
     },
 };
+use crate::{balance::LONGEST_SLOW_START, units::parse_duration};
 
 /// The service that an object is, with its name. One that weir leaves alone has no port: headless,
 /// of another proxy, or a name elsewhere.
@@ -48,10 +49,13 @@ pub(crate) fn service(object: &ServiceObject) -> Result<(Arc<str>, ServiceSpec),
             });
         }
     }
-    let mode = object.metadata.annotations.as_ref().and_then(|all| all.get(BALANCE));
-    let mode = mode.map(|text| text.parse()).transpose();
+    let annotation = |name| object.metadata.annotations.as_ref()?.get(name);
+    let mode = annotation(BALANCE).map(|text| text.parse()).transpose();
+    let slow_start = annotation(SLOW_START).map_or(Ok(Duration::ZERO), |text| slow_start(text));
     let policy = Policy {
         mode: mode.map_err(|error: String| refuse(format!("annotation {BALANCE}: {error}")))?,
+        slow_start: slow_start
+            .map_err(|error| refuse(format!("annotation {SLOW_START}: {error}")))?,
         sticky: body.session_affinity.as_deref() == Some("ClientIP"),
         local_only: body.internal_traffic_policy.as_deref() == Some("Local"),
         not_ready_too: body.publish_not_ready_addresses == Some(true),
@@ -99,6 +103,14 @@ pub(crate) fn slice(object: &SliceObject) -> Result<Option<SliceSpec>, Problem> 
 }
 
 // === helpers ===
+
+fn slow_start(text: &str) -> Result<Duration, String> {
+    let window = parse_duration(text).map_err(|error| error.to_string())?;
+    if window > LONGEST_SLOW_START {
+        return Err(format!("{text} is more than an hour"));
+    }
+    Ok(window)
+}
 
 fn named(metadata: &ObjectMeta, kind: &str) -> Result<Arc<str>, Problem> {
     match &metadata.name {

@@ -15,9 +15,11 @@ pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// The annotation of a Service that says whether connections to it are balanced: of the same name as a
 /// pod's, which is for connections that the pod makes.
 pub(super) const BALANCE: &str = "config.weir.dev/balance";
+/// The annotation of a Service that says how long a new endpoint takes to get its whole share.
+pub(super) const SLOW_START: &str = "config.weir.dev/slow-start";
 
 /// What is kept of an object's labels and annotations.
-const KEPT: [&str; 3] = [NO_PROXY, SERVICE_NAME, BALANCE];
+const KEPT: [&str; 4] = [NO_PROXY, SERVICE_NAME, BALANCE, SLOW_START];
 
 /// A Service.
 #[derive(Clone, Debug, Deserialize)]

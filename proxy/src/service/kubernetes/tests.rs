@@ -2,7 +2,7 @@
 
 mod directory;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use super::*;
 use crate::{
@@ -212,9 +212,24 @@ fn the_annotation_says_the_mode() {
     assert_eq!(target.policy().mode, Some(Mode::Off));
     let error = parse(&annotated("of")).unwrap_err();
     let expected = "Service default/shop: annotation config.weir.dev/balance: \"of\" is no balance; \
-                    write off, connections, \
-         requests or auto";
+                    write off, connections, requests or auto";
     assert_eq!(error, expected);
+}
+
+#[test]
+fn the_annotation_says_how_long_a_new_endpoint_takes() {
+    let annotated = |window: &str| {
+        let metadata =
+            format!("{{name: shop, annotations: {{config.weir.dev/slow-start: '{window}'}}}}");
+        service("").replace("{name: shop}", &metadata)
+    };
+    let target = find(&services_at("n", &annotated("30s")), "10.96.0.1:80").unwrap();
+    assert_eq!(target.policy().slow_start, Duration::from_secs(30));
+    for (wrong, says) in [("30", "is not a duration"), ("2h", "2h is more than an hour")] {
+        let error = parse(&annotated(wrong)).unwrap_err();
+        let place = "Service default/shop: annotation config.weir.dev/slow-start: ";
+        assert!(error.starts_with(place) && error.contains(says), "{error}");
+    }
 }
 
 #[test]
