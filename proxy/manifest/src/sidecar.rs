@@ -45,7 +45,10 @@ impl Sidecar {
             self.flags().iter().map(|(flag, list)| format!("{flag}{list}")).collect();
         let args = ["run", MODE, "--admin=0.0.0.0:4191"].into_iter();
         let args = args.chain(flags.iter().map(String::as_str)).map(Item::plain).collect();
-        let uid = map(vec![("fieldRef", map(vec![("fieldPath", Item::plain("metadata.uid"))]))]);
+        let field = |name, path| {
+            let source = vec![("fieldRef", map(vec![("fieldPath", Item::plain(path))]))];
+            map(vec![("name", Item::plain(name)), ("valueFrom", map(source))])
+        };
         let ready = vec![("path", Item::plain("/ready")), ("port", Item::Word("4191"))];
         let capabilities = vec![
             ("drop", Item::plains(&["ALL"])),
@@ -59,7 +62,10 @@ impl Sidecar {
             ("args", Item::List(args)),
             (
                 "env",
-                Item::List(vec![map(vec![("name", Item::plain("POD_UID")), ("valueFrom", uid)])]),
+                Item::List(vec![
+                    field("POD_UID", "metadata.uid"),
+                    field("NODE_NAME", "spec.nodeName"),
+                ]),
             ),
             (
                 "ports",

@@ -17,6 +17,8 @@ use crate::{
 
 /// Where the pod's UID is, put there by the downward API.
 const UID: &str = "POD_UID";
+/// And the name of its node.
+const NODE: &str = "NODE_NAME";
 /// What a peer may take for its last words once the application has ended. The kernel gives a closed
 /// socket's bytes that time too, as long as the pod's network namespace is there.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -30,8 +32,10 @@ pub(super) fn locate(args: &RunArgs, config: &mut Config) -> Result<Sidecar> {
              --sidecar",
         ));
     }
-    let uid = args.pod_uid.clone().or_else(|| env::var(UID).ok().filter(|uid| !uid.is_empty()));
+    let uid = args.pod_uid.clone().or_else(|| given(env::var(UID)));
     let sidecar = Sidecar::locate(uid.as_deref())?;
+    let node = &mut config.process.balance.node;
+    *node = node.take().or_else(|| given(env::var(NODE)));
     config.own.workload.cgroup = Some(sidecar.pod().to_owned());
     config.own.workload.netns = Some(Path::new("/proc/self/ns/net").to_owned());
     if config.process.runtime.instance == DEFAULT_INSTANCE {
@@ -52,6 +56,11 @@ pub(super) fn locate(args: &RunArgs, config: &mut Config) -> Result<Sidecar> {
     }
     config.validate()?;
     Ok(sidecar)
+}
+
+/// A variable that is set to anything.
+fn given(variable: Result<String, env::VarError>) -> Option<String> {
+    variable.ok().filter(|value| !value.is_empty())
 }
 
 /// Before it captures.

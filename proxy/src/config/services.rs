@@ -20,6 +20,8 @@ use crate::{
 pub struct Balance {
     /// For services and workloads that ask for nothing.
     pub default: Mode,
+    /// The name of this node, as endpoints have it.
+    pub node: Option<String>,
     /// The availability zone of this node; absent for that of the endpoints on it.
     pub zone: Option<String>,
     /// A directory of Services and EndpointSlices, which is followed.

@@ -18,7 +18,7 @@ const FORWARDING: &str = "Forwarding";
 const OUTPUT: &str = "Output";
 
 /// Every setting of the file, each key in one row.
-pub(super) const SETTINGS: [Setting; 42] = [
+pub(super) const SETTINGS: [Setting; 43] = [
     Setting {
         keys: &["workload.name"],
         kind: Text,
@@ -203,8 +203,19 @@ pub(super) const SETTINGS: [Setting; 42] = [
         ..Setting::NEW
     },
     Setting {
+        keys: &["balance.node"],
+        kind: Text,
+        help: "Name of this machine in lists of endpoints",
+        default: Some("node: --node-name; with --sidecar NODE_NAME; else none"),
+        ..Setting::NEW
+    },
+    Setting {
         keys: &["balance.zone"],
         kind: Text,
+        name: "zone",
+        value: "ZONE",
+        group: Capture,
+        heading: FORWARDING,
         help: "Availability zone of this machine",
         default: Some("that of the endpoints on this node"),
         ..Setting::NEW

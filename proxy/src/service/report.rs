@@ -283,7 +283,7 @@ fn report_all(endpoints: &Endpoints, now: Moment) -> Vec<EndpointReport> {
         let in_pool = it.used.is_used();
         let (state, why) = match (in_pool, stats.standing(now)) {
             (false, _) => (it.used.name(), None),
-            (true, Standing::In) => (it.used.name(), None),
+            (true, Standing::In) => (it.used.name(), paused(stats.pause(now))),
             (true, Standing::Out(until)) => {
                 let left = until.since(now).as_secs_f64();
                 let failed = stats.failed_in_a_row();
@@ -309,6 +309,11 @@ fn report_all(endpoints: &Endpoints, now: Moment) -> Vec<EndpointReport> {
         }
     };
     endpoints.all().iter().enumerate().map(report).collect()
+}
+
+fn paused(left: Duration) -> Option<String> {
+    let left = left.as_secs_f64();
+    (left > 0.0).then(|| format!("it asked for fewer requests; costs more for another {left:.1}s"))
 }
 
 fn millis(time: Duration) -> u64 {

@@ -230,6 +230,10 @@ mod tests {
         let target = services.find(FRONTEND.parse().unwrap()).unwrap();
         let endpoints = services.endpoints(&target);
         assert!(endpoints.all().iter().all(|it| it.stats.failed() == 0));
+        let report = services.report(None);
+        let shown = report.services[0].endpoints.iter().find(|it| it.address == limited).unwrap();
+        assert_eq!(shown.state, "used");
+        assert!(shown.why.as_ref().unwrap().contains("fewer requests"), "{shown:?}");
         assert!(to.choose(&[others[0].address]).is_some(), "it is not out");
     }
 

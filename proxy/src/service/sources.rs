@@ -18,9 +18,10 @@ pub(crate) struct Sources {
 // === impl Sources ===
 
 impl Sources {
-    /// Begins to follow. What the configuration says by itself is known at once. Must be called within a
+    /// Begins to follow, for clients on `node`, or on that of the configuration. What the configuration says by itself is known at once. Must be called within a
     /// runtime.
     pub(crate) fn start(config: &ProcessConfig, node: Option<String>) -> Self {
+        let node = node.as_deref().or(config.balance.node.as_deref());
         let place = Place {
             node: node.map(Into::into),
             zone: config.balance.zone.as_deref().map(Into::into),
@@ -58,5 +59,41 @@ impl Sources {
             }
             is_new
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::Balance,
+        service::{
+            Delta, Origin,
+            tests::{service, slice},
+        },
+    };
+
+    #[tokio::test]
+    async fn clients_are_on_the_node_that_is_given_or_configured() {
+        let balance = Balance { node: Some("one".into()), ..Balance::default() };
+        let config = ProcessConfig { balance, ..ProcessConfig::default() };
+        for (given, expected) in [(None, "10.1.0.1:80"), (Some("two"), "10.1.0.2:80")] {
+            let sources = Sources::start(&config, given.map(str::to_owned));
+            let mut deltas = [
+                service("shop", &["10.96.0.1:80"]),
+                slice("a", "shop", 80, &["10.1.0.1", "10.1.0.2"]),
+            ];
+            if let [Delta::Service(_, spec), Delta::Slice(slice)] = &mut deltas {
+                spec.policy.local_only = true;
+                slice.addresses[0].node = Some("one".into());
+                slice.addresses[1].node = Some("two".into());
+            }
+            let services = sources.services();
+            services.apply(Origin::Cluster, deltas).unwrap();
+            let target = services.find("10.96.0.1:80".parse().unwrap()).unwrap();
+            let endpoints = services.endpoints(&target);
+            let used = endpoints.all().iter().filter(|it| it.used.is_used());
+            assert_eq!(used.map(|it| it.address.to_string()).collect::<Vec<_>>(), [expected]);
+        }
     }
 }
