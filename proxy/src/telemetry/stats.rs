@@ -203,7 +203,7 @@ impl Stats {
         })
     }
 
-    /// The row that a request is counted in.
+    /// The row that a request is counted in, where it has an endpoint of its own.
     fn of_exchange(
         &self,
         connection: &Connection,
@@ -262,6 +262,9 @@ impl Sink for Stats {
             Event::Connected | Event::Detected(_) => _ = self.own(connection, rows),
             Event::Moved { sent, received } => self.own(connection, rows).moved(sent, received),
             Event::RequestStarted => self.own(connection, rows).request(),
+            Event::ExchangeEnded { exchange, class } if exchange.upstream.is_none() => {
+                self.own(connection, rows).exchange(exchange, class);
+            }
             Event::ExchangeEnded { exchange, class } => {
                 self.of_exchange(connection, rows, exchange).exchange(exchange, class);
             }
