@@ -6,6 +6,7 @@ mod connections;
 mod elsewhere;
 mod endings;
 mod floods;
+mod h2_crate;
 mod messages;
 mod model;
 mod sizes;
