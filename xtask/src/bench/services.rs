@@ -1,5 +1,7 @@
 //! `cargo xtask bench services`: what a list of endpoints takes, and what the choice of an endpoint costs a
-//! connection. The bars are those of issue 15.
+//! connection and a request. The bars are those of issues 15 and 16.
+
+mod requests;
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -56,6 +58,7 @@ pub(super) fn run(args: &Args, instance: &str) -> Result<()> {
         list(&mut text, instance, count, bar)?;
     }
     connections(&mut text, instance, args)?;
+    requests::measure(&mut text, instance, args)?;
     print!("{text}");
     Ok(())
 }
