@@ -1,5 +1,7 @@
 //! Metrics, records and statistics as their readers see them.
 
+mod balanced;
+
 use std::time::SystemTime;
 
 use super::{
@@ -9,8 +11,7 @@ use super::{
 };
 use crate::budget::{Figures, Resource};
 use crate::decision::{Treatment, Why};
-use crate::forward::http::{Exchange, ExchangeEnd, Side, Unpoolable, Untracked};
-use crate::forward::retries::{Retry, RetryLevel, RetryOutcome};
+use crate::forward::http::{Exchange, ExchangeEnd, Side, Untracked};
 
 pub(crate) fn exchange() -> Exchange {
     Exchange {
@@ -224,31 +225,6 @@ fn messages_that_cannot_be_followed_are_counted_by_reason() {
     let line = "weir_http_downgrade_total{direction=\"outbound\",workload=\"shop\",\
         reason=\"transfer_encoding_in_http_1.0\"} 1\n";
     assert!(text.contains(line), "{text}");
-}
-
-#[test]
-fn connections_that_are_balanced_no_more_and_retries_are_counted() {
-    let telemetry = Telemetry::new(None);
-    let guard = telemetry.open(info());
-    let sink = guard.sink();
-    sink.unpoolable(Unpoolable::Authentication);
-    sink.retried(Retry { level: RetryLevel::Untaken, outcome: RetryOutcome::Success });
-    sink.retried(Retry { level: RetryLevel::Connect, outcome: RetryOutcome::Failure });
-    let text = telemetry.encode_metrics();
-    for (name, labels) in [
-        ("weir_unpoolable_total", "reason=\"authentication\""),
-        ("weir_retries_total", "level=\"2\",outcome=\"success\""),
-        ("weir_retries_total", "level=\"0\",outcome=\"failure\""),
-    ] {
-        let line = format!("{name}{{direction=\"outbound\",workload=\"shop\",{labels}}} 1\n");
-        assert!(text.contains(&line), "{line} is not in {text}");
-    }
-    let mut tap = telemetry.tap(None, TapFilter::default()).unwrap();
-    guard.close(CloseReason::Finished);
-    let batch = futures_util::FutureExt::now_or_never(tap.next()).expect("the record is there");
-    let Some(Record::Connection(record)) = batch.records.first() else { panic!("no record") };
-    assert_eq!(record.unpoolable.as_deref(), Some("authentication"));
-    assert!(record.to_string().contains(" not balanced: authentication; in "), "{record}");
 }
 
 #[test]
