@@ -110,12 +110,12 @@ pub trait Feedback: Send + Sync {
 }
 
 /// What carries a connection.
-enum Carrier<'a> {
+enum Carrier {
     /// Bytes that are not looked at.
     Opaque,
     PassThrough,
     Terminate,
-    Balance(Balancing<'a>),
+    Balance(Balancing),
 }
 
 // === impl Context ===
@@ -157,7 +157,7 @@ impl Context {
         let reason = match self.connect(&client, &mut attempts, dial, &guard).await {
             Ok(upstream) => {
                 Following::settle(&mut following);
-                let carrier = self.carrier(policy, &mut attempts, captured);
+                let carrier = self.carrier(policy, &attempts, captured);
                 self.forward(client, upstream, carrier, &guard, accepted).await
             }
             Err(reason) => {
@@ -183,19 +183,19 @@ impl Context {
     }
 
     /// What carries the connection, now that its upstream is there.
-    fn carrier<'a>(
+    fn carrier(
         self: &Arc<Self>,
         policy: DestinationPolicy,
-        attempts: &'a mut Attempts<'_>,
+        attempts: &Attempts<'_>,
         captured: Captured,
-    ) -> Carrier<'a> {
+    ) -> Carrier {
         if policy.opaque.is_some() {
             return Carrier::Opaque;
         }
         match (attempts.requests(), policy.engine) {
-            (Some((by_request, selection)), _) => {
+            (Some(by_request), _) => {
                 let context = Arc::clone(self);
-                Carrier::Balance(Balancing::new(context, captured, by_request, selection))
+                Carrier::Balance(Balancing::new(context, captured, by_request))
             }
             (None, HttpEngine::Passthrough) => Carrier::PassThrough,
             (None, HttpEngine::Terminate) => Carrier::Terminate,
@@ -207,7 +207,7 @@ impl Context {
         &self,
         client: TcpStream,
         upstream: TcpStream,
-        carrier: Carrier<'_>,
+        carrier: Carrier,
         guard: &ConnectionGuard,
         accepted: Instant,
     ) -> CloseReason {

@@ -87,9 +87,6 @@ pub trait Selection: Send {
         None
     }
 
-    /// They are, from now on: the connection itself counts no more.
-    fn balance(&mut self) {}
-
     /// A dial has ended; also that of the original destination.
     fn attempted(&mut self, attempt: &Attempt<'_>);
 

@@ -75,9 +75,8 @@ impl<'a> Attempts<'a> {
     }
 
     /// How requests are balanced, if they are.
-    pub(super) fn requests(&mut self) -> Option<(ByRequest, &mut (dyn Selection + 'static))> {
-        let selection = self.selection.as_deref_mut()?;
-        Some((selection.requests()?, selection))
+    pub(super) fn requests(&self) -> Option<ByRequest> {
+        self.selection.as_ref()?.requests()
     }
 
     fn next(&mut self) -> Option<Endpoint> {

@@ -36,20 +36,20 @@ impl fmt::Debug for Pools {
 impl Context {
     pub(super) async fn pool(
         &self,
-        balancing: Balancing<'_>,
+        balancing: Balancing,
         client: Peer,
         upstream: Peer,
         guard: &ConnectionGuard,
     ) -> CloseReason {
-        let key = balancing.key();
-        let parts = balancing.balance();
-        let pool = self.pools.0.get(key, || {
-            let (requests, connect) = parts;
+        let requests = balancing.requests();
+        let pool = self.pools.0.get(balancing.key(), || {
+            let (requests, connect) = balancing.parts();
             let drain = self.drain_of(guard.direction()).clone();
             Arc::new(Pool::new(requests, connect, Some(self.share.clone()), drain))
         });
         let head = self.head_limits();
-        let context = PoolContext { sink: guard.sink(), counters: guard.counters(), head };
+        let (sink, counters) = (guard.sink(), guard.counters());
+        let context = PoolContext { requests, sink, counters, head };
         // It may outlast the client's connection.
         let descriptor = self.share.occupy(Resource::Descriptors, 1);
         let Endpoint { stream, prefix, eof } = endpoint(upstream.0, upstream.1);
@@ -74,14 +74,13 @@ impl Context {
     /// Relays the streams of an HTTP/2 connection.
     pub(super) async fn relay(
         &self,
-        balancing: Balancing<'_>,
+        balancing: Balancing,
         (client, near): Peer,
         (upstream, far): Peer,
         guard: &ConnectionGuard,
     ) -> CloseReason {
-        let key = balancing.key();
-        let parts = balancing.balance();
-        let relay = self.relays.get(key, || {
+        balancing.requests().shares();
+        let relay = self.relays.get(balancing.key(), || {
             let settings = self.config.now().http.clone();
             let limits = Limits {
                 streams: settings.max_concurrent_streams.min(Limits::default().streams),
@@ -89,7 +88,7 @@ impl Context {
                 ..Limits::default()
             };
             let stops = (self.drain.clone(), self.abort.clone());
-            Relay::new(parts, limits, self.share.clone(), stops)
+            Relay::new(balancing.parts(), limits, self.share.clone(), stops)
         });
         let client = Client {
             stream: client,

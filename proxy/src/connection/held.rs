@@ -74,7 +74,7 @@ impl Context {
                 Following::settle(&mut following);
                 match self.admit(held, &upstream, destination).await {
                     Ok(client) => {
-                        let carrier = self.carrier(policy, &mut attempts, captured);
+                        let carrier = self.carrier(policy, &attempts, captured);
                         self.forward(client, upstream, carrier, &guard, Instant::now()).await
                     }
                     Err(reason) => reason,

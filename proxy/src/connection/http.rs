@@ -27,11 +27,11 @@ use crate::{
 pub(super) type Peer = (TcpStream, Peeked);
 
 /// Carries messages, and so needs HTTP from its first byte on.
-pub(super) enum Engine<'a> {
+pub(super) enum Engine {
     /// Each connection for itself.
     Terminate,
     /// To several endpoints.
-    Balance(Balancing<'a>),
+    Balance(Balancing),
 }
 
 impl Context {
@@ -41,7 +41,7 @@ impl Context {
         &self,
         mut client: TcpStream,
         mut upstream: TcpStream,
-        engine: Engine<'_>,
+        engine: Engine,
         guard: &ConnectionGuard,
         accepted: Instant,
     ) -> CloseReason {
@@ -201,7 +201,7 @@ impl Context {
 
 // === impl Engine ===
 
-impl Engine<'_> {
+impl Engine {
     const fn carries(&self, version: HttpVersion) -> bool {
         match (self, version) {
             (Self::Terminate, _) | (Self::Balance(_), HttpVersion::Http2) => true,

@@ -21,7 +21,7 @@ use crate::{
         requests::{Connect, Connected, Connecting, Requests},
     },
     sync::lock,
-    upstream::{Attempt, ByRequest, RequestUpstream, Selection},
+    upstream::{Attempt, ByRequest, RequestUpstream},
 };
 
 /// What the engines keep for the connections of one workload: one `T` for each thread and [`Key`].
@@ -42,11 +42,10 @@ pub(super) struct Key {
 }
 
 /// A connection whose requests are balanced.
-pub(super) struct Balancing<'a> {
+pub(super) struct Balancing {
     context: Arc<Context>,
     captured: Captured,
     by_request: ByRequest,
-    selection: &'a mut dyn Selection,
 }
 
 /// Dials for requests as the first upstream connection was dialled.
@@ -98,14 +97,13 @@ impl Key {
 
 // === impl Balancing ===
 
-impl<'a> Balancing<'a> {
-    pub(super) fn new(
+impl Balancing {
+    pub(super) const fn new(
         context: Arc<Context>,
         captured: Captured,
         by_request: ByRequest,
-        selection: &'a mut dyn Selection,
     ) -> Self {
-        Self { context, captured, by_request, selection }
+        Self { context, captured, by_request }
     }
 
     /// Whether requests of HTTP/1 are balanced.
@@ -117,11 +115,15 @@ impl<'a> Balancing<'a> {
         Key::of(&self.captured)
     }
 
-    /// Who chooses endpoints, and who connects to them. From now on each request counts for itself.
-    pub(super) fn balance(self) -> (Arc<dyn Requests>, Arc<dyn Connect>) {
-        let Self { context, captured, by_request, selection } = self;
-        selection.balance();
-        let requests: Arc<dyn Requests> = Arc::<dyn RequestUpstream>::clone(&by_request.requests);
+    /// Who chooses endpoints for it.
+    pub(super) fn requests(&self) -> Arc<dyn Requests> {
+        Arc::<dyn RequestUpstream>::clone(&self.by_request.requests)
+    }
+
+    /// Who chooses endpoints, and who connects to them.
+    pub(super) fn parts(self) -> (Arc<dyn Requests>, Arc<dyn Connect>) {
+        let requests = self.requests();
+        let Self { context, captured, by_request } = self;
         let connect = Dialler { context, captured, requests: by_request.requests };
         (requests, Arc::new(connect))
     }

@@ -37,6 +37,7 @@ pub(crate) use self::idle::Pool;
 use super::ByteCounters;
 use super::http::{ExchangeSink, HeadLimits};
 use super::passthrough::HttpObserver;
+use super::requests::Requests;
 use super::tcp::Endpoint;
 use crate::budget::Taken;
 #[cfg(doc)]
@@ -44,6 +45,8 @@ use weir_http::h1::Unpoolable;
 
 /// What the engine needs of a client's connection besides its two streams.
 pub(crate) struct PoolContext {
+    /// Chooses endpoints for its requests.
+    pub(crate) requests: Arc<dyn Requests>,
     /// Where exchanges are reported.
     pub(crate) sink: Arc<dyn ExchangeSink>,
     /// Where bytes are counted.

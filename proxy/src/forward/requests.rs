@@ -19,6 +19,10 @@ pub trait Requests: Send + Sync + fmt::Debug {
 
     /// Whether requests are to be balanced still: the mode can change.
     fn is_current(&self) -> bool;
+
+    /// The upstream connection that was made for the client is shared from now on: only requests count as
+    /// in flight, and the client's connection does not.
+    fn shares(&self);
 }
 
 /// The endpoint of one request.

@@ -5,7 +5,7 @@ use std::{
     io,
     os::fd::BorrowedFd,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
     },
     time::Duration,
@@ -19,6 +19,7 @@ use crate::{
     capture::sockopt::{TcpNumbers, tcp_numbers},
     decision::Direction,
     forward::tcp::UpstreamClosing,
+    sync::lock,
     telemetry::{Answer, ChosenEndpoint, CloseReason, EndpointListener},
     upstream::{self, Attempt, ByRequest, Endpoint, Outcome, Selection, Upstream},
 };
@@ -41,6 +42,9 @@ pub struct ToEndpoints {
 #[derive(Debug, Default)]
 pub struct WorkloadMode(AtomicU8);
 
+/// The endpoint that is dialled, or connected to, counted; `None` also once requests count in its place.
+pub(super) type Current = Arc<Mutex<Option<(usize, InFlight)>>>;
+
 /// The endpoints of one connection.
 struct Chosen {
     by_request: Option<ByRequest>,
@@ -48,8 +52,7 @@ struct Chosen {
     endpoints: Arc<Endpoints>,
     tried: Vec<usize>,
     silent: usize,
-    /// The one that is dialled, or connected to, counted.
-    current: Option<(usize, InFlight)>,
+    current: Current,
     /// Whether answers have said what the endpoint is like: then the end of the connection does not.
     judged: Arc<AtomicBool>,
 }
@@ -117,9 +120,11 @@ impl Upstream for ToEndpoints {
             Mode::Auto => Some(false),
             Mode::Requests => Some(true),
         };
+        let current = Current::default();
         let by_request = http1.map(|http1| {
             let (services, mode) = (Arc::clone(&self.services), Arc::clone(&self.mode));
-            let requests = Arc::new(ToEndpoint::new(services, mode, wanted.destination));
+            let first = Arc::clone(&current);
+            let requests = Arc::new(ToEndpoint::new(services, mode, wanted.destination, first));
             ByRequest { http1, requests }
         });
         Some(Box::new(Chosen {
@@ -128,7 +133,7 @@ impl Upstream for ToEndpoints {
             endpoints,
             tried: Vec::new(),
             silent: 0,
-            current: None,
+            current,
             judged: Arc::default(),
         }))
     }
@@ -149,7 +154,7 @@ impl Chosen {
 
 impl Selection for Chosen {
     fn next(&mut self) -> Option<Endpoint> {
-        self.current = None;
+        *lock(&self.current) = None;
         if self.tried.len() >= MOST_TRIED || self.silent >= MOST_SILENT {
             return None;
         }
@@ -159,12 +164,12 @@ impl Selection for Chosen {
         }
         let choice = self.target.choose(&self.endpoints, &self.tried)?;
         let endpoint = &self.endpoints.all()[choice.member];
-        self.current = Some((choice.member, endpoint.stats.begin()));
+        *lock(&self.current) = Some((choice.member, endpoint.stats.begin()));
         Some(Endpoint { address: endpoint.address, connect_timeout: Some(CONNECT) })
     }
 
     fn chosen(&self) -> Option<ChosenEndpoint> {
-        let member = self.current.as_ref()?.0;
+        let member = lock(&self.current).as_ref()?.0;
         let (endpoints, judged) = (Arc::clone(&self.endpoints), Arc::clone(&self.judged));
         Some(ChosenEndpoint {
             address: self.endpoints.all()[member].address,
@@ -176,12 +181,9 @@ impl Selection for Chosen {
         self.by_request.clone()
     }
 
-    fn balance(&mut self) {
-        self.current = None;
-    }
-
     fn attempted(&mut self, attempt: &Attempt<'_>) {
-        let Some((member, in_flight)) = self.current.take() else {
+        let current = lock(&self.current).take();
+        let Some((member, in_flight)) = current else {
             // The original destination.
             return self.target.fell_back();
         };
@@ -189,14 +191,15 @@ impl Selection for Chosen {
             Ok(()) => {
                 let round_trip = attempt.round_trip.unwrap_or(attempt.took);
                 in_flight.stats().connected(round_trip, Moment::now());
-                self.current = Some((member, in_flight));
+                *lock(&self.current) = Some((member, in_flight));
             }
             Err(error) => self.failed(member, error, attempt.took),
         }
     }
 
     fn closed(&mut self, outcome: &Outcome<'_>) {
-        let Some((member, in_flight)) = self.current.take() else { return };
+        let current = lock(&self.current).take();
+        let Some((member, in_flight)) = current else { return };
         if outcome.upstream.is_none() {
             return;
         }

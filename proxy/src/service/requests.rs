@@ -7,7 +7,7 @@ use fastrand::Rng;
 
 use super::{
     Endpoints, Services, WorkloadMode,
-    connections::{CONNECT, MOST_TRIED, is_of_endpoint},
+    connections::{CONNECT, Current, MOST_TRIED, is_of_endpoint},
 };
 use crate::{
     balance::{InFlight, Mode, Moment},
@@ -15,6 +15,7 @@ use crate::{
         http::Exchange,
         requests::{Lease, Picked, Requests},
     },
+    sync::lock,
     telemetry::Answer,
     upstream::{Attempt, RequestUpstream},
 };
@@ -24,6 +25,8 @@ pub(super) struct ToEndpoint {
     services: Arc<Services>,
     mode: Arc<WorkloadMode>,
     destination: SocketAddr,
+    /// Of the connection that was made first.
+    first: Current,
 }
 
 /// A request at an endpoint.
@@ -45,8 +48,9 @@ impl ToEndpoint {
         services: Arc<Services>,
         mode: Arc<WorkloadMode>,
         destination: SocketAddr,
+        first: Current,
     ) -> Self {
-        Self { services, mode, destination }
+        Self { services, mode, destination, first }
     }
 
     /// As they are now. The service may be defined anew while its connections last.
@@ -94,6 +98,10 @@ impl Requests for ToEndpoint {
         let Some(endpoints) = self.endpoints() else { return address == self.destination };
         let used = endpoints.all().iter().take(endpoints.pool().len());
         used.map(|it| it.address).any(|used| used == address) || address == self.destination
+    }
+
+    fn shares(&self) {
+        *lock(&self.first) = None;
     }
 
     fn is_current(&self) -> bool {
@@ -154,11 +162,13 @@ mod tests {
 
     use super::*;
     use crate::{
+        decision::Direction,
         service::{
-            Origin,
+            Origin, ToEndpoints,
             tests::{service, slice},
         },
         telemetry::exchange,
+        upstream::{self, Upstream as _},
     };
 
     const FRONTEND: &str = "10.96.0.1:80";
@@ -168,7 +178,10 @@ mod tests {
         let deltas = [service("s", &[FRONTEND]), slice("a", "s", 80, endpoints)];
         services.apply(Origin::Config, deltas).unwrap();
         let mode = Arc::new(WorkloadMode::new(Some(Mode::Requests)));
-        (Arc::clone(&services), ToEndpoint::new(services, mode, FRONTEND.parse().unwrap()))
+        (
+            Arc::clone(&services),
+            ToEndpoint::new(services, mode, FRONTEND.parse().unwrap(), Current::default()),
+        )
     }
 
     #[test]
@@ -235,6 +248,24 @@ mod tests {
         assert_eq!(shown.state, "used");
         assert!(shown.why.as_ref().unwrap().contains("fewer requests"), "{shown:?}");
         assert!(to.choose(&[others[0].address]).is_some(), "it is not out");
+    }
+
+    #[test]
+    fn a_connection_that_is_shared_counts_no_more() {
+        let (services, _) = to(&["10.1.0.1", "10.1.0.2"]);
+        let mode = Arc::new(WorkloadMode::new(Some(Mode::Requests)));
+        let to = ToEndpoints::new(Arc::clone(&services), mode);
+        let destination = FRONTEND.parse().unwrap();
+        let target = upstream::Target { direction: Direction::Outbound, destination };
+        let mut selection = to.select(&target).unwrap();
+        let address = selection.next().unwrap().address;
+        let took = Duration::from_millis(1);
+        selection.attempted(&Attempt { address, result: Ok(()), took, round_trip: None });
+        let endpoints = services.endpoints(&services.find(destination).unwrap());
+        let in_flight = || endpoints.all().iter().map(|it| it.stats.in_flight()).sum::<u32>();
+        assert_eq!(in_flight(), 1);
+        selection.requests().unwrap().requests.shares();
+        assert_eq!(in_flight(), 0);
     }
 
     #[test]

@@ -26,10 +26,8 @@ impl Client {
     /// How the client's connection has to end: no endpoint can be reached, or the client is gone.
     pub(super) async fn acquire(&mut self, fresh: Fresh) -> Result<Member, End> {
         let mut tried = Vec::new();
-        let mut errno = libc::EIO;
-        while let Some(Picked { address, connect_timeout, lease }) =
-            self.pool.requests.choose(&tried)
-        {
+        let (mut errno, mut shrunk) = (libc::EIO, false);
+        while let Some(Picked { address, connect_timeout, lease }) = self.requests.choose(&tried) {
             self.report.goes_to(address, lease);
             let idle = match fresh {
                 Fresh::No => self.pool.take(address),
@@ -51,9 +49,10 @@ impl Client {
                 }
                 // No endpoint is to blame.
                 Err(error) if is_exhaustion(&error) => {
-                    if !self.pool.shrink() {
+                    if shrunk || !self.pool.shrink() {
                         return Err(End::Unreachable(number(&error)));
                     }
+                    shrunk = true;
                 }
                 Err(error) => {
                     tracing::debug!(%error, upstream.addr = %address, "cannot reach an endpoint");

@@ -16,7 +16,7 @@ use weir_http::h1::Session;
 use super::super::http::{DRAIN_IDLE, ExchangeEnd, ExchangeSink, Unpoolable};
 use super::super::http1::pipe::Pipe;
 use super::super::passthrough::HttpObserver;
-use super::super::requests::Connected;
+use super::super::requests::{Connected, Requests};
 use super::super::tcp::{self, Endpoint};
 use super::super::{ByteCounters, Side};
 use super::acquire::Fresh;
@@ -32,6 +32,7 @@ use crate::stop::Cancelled;
 /// A client's connection, with the request under way.
 pub(super) struct Client {
     pub(super) pool: Arc<Pool>,
+    pub(super) requests: Arc<dyn Requests>,
     pub(super) stream: TcpStream,
     /// Its end was read.
     pub(super) ended: bool,
@@ -83,7 +84,7 @@ impl Client {
         upstream: Endpoint<(TcpStream, Option<Taken>)>,
         context: PoolContext,
     ) -> Self {
-        let PoolContext { sink, counters, head } = context;
+        let PoolContext { requests, sink, counters, head } = context;
         let charge = Charge::to(sink.share());
         let report = Arc::new(Report::new(sink));
         let (stream, descriptor) = upstream.stream;
@@ -92,6 +93,7 @@ impl Client {
             First { member, prefix: upstream.prefix, read: 0, eof: upstream.eof }
         });
         Self {
+            requests,
             stream: client.stream,
             ended: client.eof,
             up: Upload::new(client.prefix),
@@ -123,6 +125,7 @@ impl Client {
                 Next::Reset => return self.over(End::ClientReset).await,
             }
             if let Some(first) = self.first.take() {
+                self.requests.shares();
                 self.pool.give(first.member);
             }
             let mut member = match self.acquire(Fresh::No).await {
@@ -160,7 +163,7 @@ impl Client {
                 return Poll::Ready(Next::Unpoolable(reason));
             }
             if self.session.has_request() {
-                return Poll::Ready(match self.pool.requests.is_current() {
+                return Poll::Ready(match self.requests.is_current() {
                     true => Next::Request,
                     false => Next::NotBalanced,
                 });

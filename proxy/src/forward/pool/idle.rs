@@ -28,7 +28,7 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// The upstream connections of one worker for clients whose own connections would be the same.
 pub(crate) struct Pool {
-    pub(super) requests: Arc<dyn Requests>,
+    requests: Arc<dyn Requests>,
     pub(super) connect: Arc<dyn Connect>,
     pub(super) drain: Stop,
     share: Option<Share>,
@@ -78,12 +78,13 @@ impl Pool {
         }
         member.rest();
         let mut idle = lock(&self.idle);
-        let ready = idle.waker.as_ref().is_some_and(|waker| {
-            member.stream.poll_read_ready(&mut Context::from_waker(waker)).is_ready()
-        });
+        let quiet = match &idle.waker {
+            Some(waker) => member.poll_quiet(&mut Context::from_waker(waker)),
+            None => member.is_quiet(),
+        };
         let Idle { members, closed, watched, .. } = &mut *idle;
         let kept = members.entry(member.address).or_default();
-        if *closed || ready || kept.len() >= MOST_KEPT {
+        if *closed || !quiet || kept.len() >= MOST_KEPT {
             return member.close();
         }
         kept.push(member);
@@ -119,8 +120,7 @@ impl Pool {
                 over.append(members);
             }
             let is_over = |member: &mut Member| {
-                ticked && member.idle_since.elapsed() >= MOST_IDLE
-                    || member.stream.poll_read_ready(cx).is_ready() && !member.is_quiet()
+                ticked && member.idle_since.elapsed() >= MOST_IDLE || !member.poll_quiet(cx)
             };
             over.extend(members.extract_if(.., is_over));
             !members.is_empty()

@@ -109,6 +109,17 @@ impl Member {
         matches!(found, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
+    /// The same; wakes the task when that changes.
+    pub(super) fn poll_quiet(&self, cx: &mut Context<'_>) -> bool {
+        // The runtime also takes a read for the last but one that has filled its buffer.
+        while self.stream.poll_read_ready(cx).is_ready() {
+            if !self.is_quiet() {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Whether the peer can have read some of the present request, now that its stream has ended in order.
     ///
     /// Linux processes the acknowledgement of a segment before its FIN (`tcp_ack` before `tcp_data_queue`,

@@ -36,6 +36,8 @@ struct InTurn {
     endpoints: Mutex<Vec<SocketAddr>>,
     next: AtomicUsize,
     not_current: AtomicBool,
+    /// Clients whose first connection is shared.
+    shared: AtomicUsize,
     in_flight: Arc<AtomicUsize>,
     /// What leases were told.
     over: Arc<Mutex<Vec<SocketAddr>>>,
@@ -102,6 +104,10 @@ impl Requests for InTurn {
 
     fn is_used(&self, address: SocketAddr) -> bool {
         self.endpoints.lock().unwrap().contains(&address)
+    }
+
+    fn shares(&self) {
+        self.shared.fetch_add(1, Relaxed);
     }
 
     fn is_current(&self) -> bool {
@@ -181,7 +187,9 @@ impl Rig {
         let upstream = Endpoint::from((far, None));
         let counters = Arc::new(ByteCounters::default());
         let sink = Arc::clone(&self.sink) as Arc<dyn ExchangeSink>;
-        let context = PoolContext { sink, counters: Arc::clone(&counters), head: self.head };
+        let requests = Arc::clone(&self.requests) as Arc<dyn Requests>;
+        let context =
+            PoolContext { requests, sink, counters: Arc::clone(&counters), head: self.head };
         let (pool, drain) = (Arc::clone(&self.pool), self.drain.clone());
         let weir = tokio::spawn(async move {
             let mut pinned = match serve(pool, near.into(), upstream, context).await {

@@ -88,6 +88,8 @@ impl Requests for Turns {
     fn is_current(&self) -> bool {
         true
     }
+
+    fn shares(&self) {}
 }
 
 impl Lease for Turn {

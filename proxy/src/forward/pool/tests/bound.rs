@@ -155,6 +155,7 @@ async fn a_first_request_that_is_ambiguous_keeps_the_connection_that_was_made_fo
         drop(upstream);
         assert_eq!(caller.close().await, None);
         assert_eq!((rig.sink.reasons(), rig.pool.len()), (vec![*reason], 0));
+        assert_eq!(rig.requests.shared.load(Relaxed), 0);
     }
 }
 

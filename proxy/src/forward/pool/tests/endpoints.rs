@@ -32,6 +32,25 @@ async fn an_idle_connection_that_ends_or_says_something_is_closed_at_once() {
     rig.idle(0).await;
 }
 
+/// A read that fills its buffer leaves the runtime with the belief that there is more.
+#[tokio::test]
+async fn a_response_that_fills_the_buffer_leaves_its_connection_in_the_pool() {
+    let (rig, mut caller, mut upstream) = idle().await;
+    for _ in 0..3 {
+        caller.send(GET).await;
+        next_request(&mut upstream).await.unwrap();
+        let head = "HTTP/1.1 200 OK\r\nContent-Length: 8151\r\n\r\n";
+        let response = format!("{head}{}", "x".repeat(8151));
+        assert_eq!(response.len(), 8 << 10);
+        upstream.write_all(response.as_bytes()).await.unwrap();
+        assert_eq!(caller.response().await, response);
+        rig.idle(1).await;
+    }
+    assert_eq!(rig.connect.dials.load(Relaxed), 1);
+    drop(upstream);
+    rig.idle(0).await;
+}
+
 #[tokio::test]
 async fn a_connection_is_closed_in_order_when_it_has_been_idle_for_long() {
     let (rig, caller, mut upstream) = idle().await;

@@ -33,6 +33,7 @@ async fn clients_share_connections_and_each_has_no_more_than_one() {
     }
     // One was made for each client, and one for each other endpoint.
     assert_eq!(rig.connect.dials.load(Relaxed), 7);
+    assert_eq!(rig.requests.shared.load(Relaxed), 5);
     assert_eq!(rig.spread(), [5, 5, 5]);
 }
 

@@ -185,8 +185,12 @@ async fn restless(listener: TcpListener, read: Arc<Mutex<Vec<String>>>) {
                     return;
                 }
                 if fastrand::u8(..4) == 0 {
-                    a_while().await;
-                    return;
+                    // When it has been idle for that long.
+                    let mut next = [0];
+                    tokio::select! {
+                        _ = stream.peek(&mut next) => {}
+                        () = a_while() => return,
+                    }
                 }
             }
         });
