@@ -1,15 +1,17 @@
 //! What following HTTP/2 costs per stream: unary gRPC calls in segments as sockets give them. And
-//! what header lists cost on their way from one table to another.
+//! what header lists cost on their way from one table to another, and such calls through the relay.
 
 mod discard;
 
 use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use weir_http::h2::fields::{FieldList, ListDecoder, ListEncoder, Shared};
-use weir_http::{Connection, Side};
+use weir_http::h2::relay::{Choice, Endpoints, Lease, Limits, PeerId, Relay};
+use weir_http::{Connection, Exchange, Side};
 
 use self::discard::Discard;
 
@@ -68,6 +70,62 @@ fn transcode(bencher: Bencher<'_, '_>) {
     let block = traced(false);
     pass(&block);
     bencher.bench_local(move || pass(black_box(&block)));
+}
+
+/// The calls of [`unary_calls`] through the relay: from what a client and an endpoint send to what they
+/// are sent.
+#[divan::bench(args = [1, 10, 50], sample_count = 20, sample_size = 1)]
+fn relay(bencher: Bencher<'_, '_>, streams: u32) {
+    let steps = calls(streams);
+    bencher.counter(ItemsCount::new(streams * ROUNDS)).with_inputs(relayed).bench_local_values(
+        |(mut relay, client, endpoint)| {
+            for (from, bytes) in &steps {
+                let from = if *from == Side::Client { client } else { endpoint };
+                relay.read(from, black_box(bytes));
+                for to in [client, endpoint] {
+                    let count = black_box(relay.output(to)).len();
+                    relay.written(to, count);
+                }
+            }
+            assert!(relay.is_idle(client) && !relay.is_closing(client), "all calls have ended");
+            relay
+        },
+    );
+}
+
+/// A relay whose client and endpoint have said hello.
+fn relayed() -> (Relay<Discard, One>, PeerId, PeerId) {
+    let mut relay = Relay::new(One, Limits::default());
+    let endpoint = PeerId::Upstream(relay.add_upstream(One::ADDRESS));
+    let client = PeerId::Client(relay.add_client(Arc::new(Discard)));
+    let settings = frame(SETTINGS, 0, 0, &[]);
+    relay.read(client, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    relay.read(client, &settings);
+    relay.read(endpoint, &settings);
+    // It reads everything at once.
+    relay.read(client, &frame(WINDOW_UPDATE, 0, 0, &(1u32 << 30).to_be_bytes()));
+    (relay, client, endpoint)
+}
+
+/// The only endpoint.
+struct One;
+
+impl One {
+    const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+}
+
+impl Endpoints for One {
+    type Lease = Self;
+
+    fn choose(&self, _: &[SocketAddr]) -> Option<Choice<Self>> {
+        Some(Choice { address: Self::ADDRESS, connect_timeout: None, lease: Self })
+    }
+}
+
+impl Lease for One {
+    fn over(&mut self, exchange: &Exchange) {
+        black_box(exchange);
+    }
 }
 
 /// A connection that has said hello.
