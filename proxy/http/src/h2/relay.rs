@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use self::clients::{Client, MOST_OUTPUT};
+use self::clients::Client;
 use self::peer::{Peer, StreamKey};
 use self::stream::{Again, Place, Stream};
 use self::upstreams::{State, Upstream};
@@ -386,23 +386,21 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
     /// A peer has broken the protocol: it is told, and its connection closes.
     #[cold]
     fn give_up(&mut self, which: PeerId, violation: Violation) {
-        let Violation { code, reason } = violation;
         match which {
             PeerId::Client(id) => {
                 let Some(client) = self.clients.get_mut(id) else { return };
-                // One that does not read would keep it.
-                if client.peer.out.len() > MOST_OUTPUT {
-                    client.peer.out.discard();
-                } else {
-                    client.peer.out.go_away(client.last, code, reason);
-                }
+                client.peer.give_up(client.last, violation);
                 client.violation = Some(violation);
                 client.peer.is_closing = true;
-                self.end_streams_of_client(id, &ExchangeEnd::ClientReset(Some(code.0)));
+                self.end_streams_of_client(id, &ExchangeEnd::ClientReset(Some(violation.code.0)));
             }
             PeerId::Upstream(id) => {
                 let Some(upstream) = self.upstreams.get_mut(id) else { return };
-                upstream.peer.out.go_away(0, code, reason);
+                // Requests that are not written yet are sent elsewhere.
+                match upstream.peer.out.len() {
+                    0 => upstream.peer.give_up(0, violation),
+                    _ => upstream.peer.out.discard(),
+                }
                 self.upstream_ended(id, End::Failed);
             }
         }

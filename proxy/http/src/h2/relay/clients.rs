@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::peer::{
     ENABLE_CONNECT_PROTOCOL, Headers, INITIAL_WINDOW_SIZE, MAX_CONCURRENT_STREAMS,
-    MAX_HEADER_LIST_SIZE, Peer, StreamKey,
+    MAX_HEADER_LIST_SIZE, MOST_OUTPUT, Peer, StreamKey,
 };
 use super::reader::{Frame, FrameReader};
 use super::stream::{FIRST_WINDOW, Half, LEAST_WINDOW, Stream};
@@ -21,8 +21,6 @@ const MOST_HELD: usize = 16 << 20;
 const PREMATURE: Duration = Duration::from_millis(100);
 /// So many of them are an attack, if they are most of all (rapid reset, CVE-2023-44487).
 const MOST_PREMATURE: u32 = 200;
-/// What may wait to be written: more than windows allow is an answer to a flood.
-pub(super) const MOST_OUTPUT: usize = 4 << 20;
 
 /// A client's connection.
 pub(super) struct Client<S: ExchangeSink + ?Sized> {

@@ -17,6 +17,8 @@ pub(super) const INITIAL_WINDOW: i64 = 65_535;
 pub(super) const MAX_WINDOW: i64 = (1 << 31) - 1;
 /// The largest header block: what a list of the largest size takes at most, and size updates.
 const MAX_BLOCK: usize = 128 << 10;
+/// What may wait to be written: more than windows allow is an answer to a flood.
+pub(super) const MOST_OUTPUT: usize = 4 << 20;
 /// CONTINUATION frames of a block (CVE-2024-27316).
 const MAX_CONTINUATIONS: u32 = 64;
 /// Tables for more streams than this are given back when there are none.
@@ -135,6 +137,14 @@ impl Peer {
             + self.block.as_ref().map_or(0, |block| block.bytes.capacity())
             + self.streams.capacity() * size_of::<(u32, StreamKey)>()
             + (self.ready.capacity() + self.ends.capacity()) * size_of::<StreamKey>()
+    }
+
+    /// Says why its connection closes, or, to one that does not read, nothing more.
+    pub(super) fn give_up(&mut self, last: u32, Violation { code, reason }: Violation) {
+        match self.out.len() {
+            MOST_OUTPUT.. => self.out.discard(),
+            _ => self.out.go_away(last, code, reason),
+        }
     }
 
     /// The stream with this number is over.

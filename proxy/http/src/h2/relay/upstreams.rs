@@ -3,9 +3,8 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-use super::clients::MOST_OUTPUT;
 use super::peer::{
-    ENABLE_PUSH, Headers, INITIAL_WINDOW_SIZE, MAX_HEADER_LIST_SIZE, Peer, StreamKey,
+    ENABLE_PUSH, Headers, INITIAL_WINDOW_SIZE, MAX_HEADER_LIST_SIZE, MOST_OUTPUT, Peer, StreamKey,
 };
 use super::placing::Proof;
 use super::reader::{Frame, FrameReader};

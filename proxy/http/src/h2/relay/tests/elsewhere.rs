@@ -229,6 +229,19 @@ fn a_request_that_may_have_been_processed_is_never_sent_again() {
     assert_eq!(world.ends(), [ExchangeEnd::UpstreamClosed]);
 }
 
+/// The connection of an endpoint that breaks the protocol is given up: what was not written is not any
+/// more, as it is sent elsewhere.
+#[test]
+fn a_request_is_not_written_once_more_to_an_endpoint_that_is_given_up() {
+    let mut world = World::new(1);
+    let (client, first) = world.pair(&[], &[]);
+    world.send(client, &request(3, "/", true));
+    world.send(first, &wire::frame(8, 0, 0, &[0; 4]));
+    assert!(world.relay.is_closing(first));
+    let second = world.connect(&[]);
+    assert_eq!((world.frames(first), world.frames(second).len()), (vec![], 1));
+}
+
 #[test]
 fn a_call_whose_endpoint_has_died_is_unavailable() {
     let (mut world, client, first) = asked(2, &call(1, true));

@@ -80,6 +80,20 @@ fn answers_that_are_not_read() {
 }
 
 #[test]
+fn answers_that_an_endpoint_does_not_read() {
+    let mut world = World::new(1);
+    let (_, endpoint) = world.pair(&[], &[]);
+    let flood = frame(6, 0, 0, &[0; 8]).repeat(1000);
+    let mut count = 0;
+    while !world.relay.is_closing(endpoint) {
+        world.send(endpoint, &flood);
+        count += 1;
+        assert!(count < 1000, "not given up");
+    }
+    assert!(world.relay.memory() < 1 << 20, "nothing of it is kept: {}", world.relay.memory());
+}
+
+#[test]
 fn windows_that_change_all_the_time_for_many_streams() {
     let mut world = World::new(1);
     let (client, _) = world.pair(&[], &[(3, 1000)]);
