@@ -59,7 +59,8 @@ impl Output {
             return;
         }
         while let Some(head) = self.bytes.get(..9) {
-            let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+            let length =
+                usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
             assert!(head[3] <= 9 && head[5] < 0x80, "{head:?}");
             assert!(length <= 1 << 24);
             if self.bytes.len() < 9 + length {
