@@ -97,7 +97,7 @@ fn calls_of_one_connection_are_spread_evenly() -> Result<()> {
 fn a_slow_endpoint_gets_a_small_share() -> Result<()> {
     let lab = lab()?;
     add_addresses(&lab, 10)?;
-    let manner = |number| if number == 9 { "0.08" } else { "0.02" };
+    let manner = |number| if number == 9 { "0.4" } else { "0.02" };
     let _servers = serve(&lab, (0..10).map(|number| (number, manner(number))))?;
     let calls = calls(&lab, 10, 4000, 32)?;
     calls.none_failed()?;
@@ -147,7 +147,7 @@ fn new_endpoints_get_their_share_of_a_connection_that_is_open() -> Result<()> {
         records.requests_to(PORT).iter().skip(before).map(|it| it.text("endpoint")).collect();
     for number in 0..6 {
         let share = after.iter().filter(|it| **it == name(number)).count();
-        ensure!(share * 6 * 10 >= after.len() * 8, "{number}: {share} of {}", after.len());
+        ensure!(share * 6 * 4 >= after.len(), "{number}: {share} of {}", after.len());
     }
     Ok(())
 }
