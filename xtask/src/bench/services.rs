@@ -184,6 +184,7 @@ fn connections(text: &mut String, instance: &str, args: &Args) -> Result<()> {
     let connections = weir.proxied(&place.name)?;
     let expected = (args.rounds + 1) * args.connections * 2;
     ensure!(connections >= expected as u64 - 2, "{connections} of {expected} were captured");
+    weir.remove(&place)?;
     weir.stop()?;
     let ratio = |of: &[Vec<f64>; 2]| {
         let ratios = of[1].iter().zip(&of[0]).map(|(chosen, plain)| chosen / plain);

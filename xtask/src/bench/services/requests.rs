@@ -128,6 +128,7 @@ pub(super) fn measure(text: &mut String, instance: &str, args: &Args) -> Result<
     }
     let proxied = weir.proxied(&place.name)?;
     ensure!(proxied > 0, "nothing was captured");
+    weir.remove(&place)?;
     weir.stop()?;
     Ok(())
 }
