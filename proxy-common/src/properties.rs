@@ -3,7 +3,7 @@
 /// The properties of a socket. What is not in [`Self::set`] was not asked for, or is not known: the
 /// kernel's default.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Properties {
     /// `SO_MAX_PACING_RATE`, bytes a second.
     pub pacing: u64,

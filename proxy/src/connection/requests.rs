@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    hash::{Hash, Hasher},
     io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, Weak},
@@ -33,7 +34,7 @@ pub struct Relays(Shared<Relay>);
 
 /// Clients share upstream connections if an upstream connection of their own would be the same: it goes
 /// to the endpoints of one destination, and the network sees the same socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key {
     destination: SocketAddr,
     bound: Option<IpAddr>,
@@ -87,6 +88,13 @@ impl Relays {
 }
 
 // === impl Key ===
+
+impl Hash for Key {
+    /// Without the properties, which hardly ever differ.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.destination, self.bound, self.mark).hash(state);
+    }
+}
 
 impl Key {
     pub(super) const fn of(captured: &Captured) -> Self {
