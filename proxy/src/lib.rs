@@ -34,6 +34,7 @@ pub mod privileges;
 pub mod service;
 mod stop;
 mod sync;
+mod tcp_info;
 pub mod telemetry;
 mod units;
 mod upstream;

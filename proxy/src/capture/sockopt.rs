@@ -3,7 +3,6 @@
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, RawFd},
-    time::Duration,
 };
 
 /// A socket that another object closes: its descriptor, and what tells whether that is the same
@@ -13,18 +12,6 @@ use std::{
 pub struct WeakSocket {
     descriptor: RawFd,
     cookie: u64,
-}
-
-/// What the kernel has measured of a TCP connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TcpNumbers {
-    /// The smoothed round-trip time. Right after connect(2) it is that of the handshake, which no
-    /// process has to be scheduled for.
-    pub round_trip: Duration,
-    /// Segments sent again.
-    pub retransmits: u32,
-    /// Segments sent, those sent again included.
-    pub segments: u32,
 }
 
 // === impl WeakSocket ===
@@ -79,41 +66,6 @@ pub fn set<T: Copy>(socket: &impl AsFd, option: libc::c_int, value: T) -> io::Re
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// What the kernel has measured of a TCP socket that is or was connected.
-///
-/// # Errors
-/// What getsockopt(2) says.
-pub fn tcp_numbers(socket: &impl AsFd) -> io::Result<TcpNumbers> {
-    /// Offsets in `struct tcp_info` (include/uapi/linux/tcp.h).
-    const RTT_MICROS: usize = 68;
-    const TOTAL_RETRANS: usize = 100;
-    /// Since 4.2.
-    const SEGS_OUT: usize = 136;
-    const LENGTH: usize = SEGS_OUT + 4;
-    let mut info = [0_u8; LENGTH];
-    let mut length = LENGTH as libc::socklen_t;
-    // SAFETY: both pointers are to live locals, of the size given, and the descriptor is open.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            info.as_mut_ptr().cast(),
-            &raw mut length,
-        )
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let number =
-        |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
-    Ok(TcpNumbers {
-        round_trip: Duration::from_micros(number(RTT_MICROS).into()),
-        retransmits: number(TOTAL_RETRANS),
-        segments: number(SEGS_OUT),
-    })
-}
-
 /// The number that no other socket has until the machine restarts (`SO_COOKIE`, since 4.6).
 fn cookie(descriptor: RawFd) -> io::Result<u64> {
     let mut cookie = 0_u64;
@@ -133,22 +85,9 @@ fn cookie(descriptor: RawFd) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write, net::TcpListener};
+    use std::net::TcpListener;
 
     use super::*;
-
-    #[test]
-    fn the_numbers_of_a_connection_are_known() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let before = tcp_numbers(&stream).unwrap();
-        let measured = before.round_trip;
-        assert!(!measured.is_zero() && measured < Duration::from_secs(1), "{before:?}");
-        stream.write_all(b"x").unwrap();
-        let after = tcp_numbers(&stream).unwrap();
-        assert_eq!(after.segments, before.segments + 1, "{before:?} {after:?}");
-        assert!(tcp_numbers(&std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).is_err());
-    }
 
     #[test]
     fn a_socket_that_has_been_closed_is_told_from_one_with_its_descriptor() {

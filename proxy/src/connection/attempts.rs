@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use super::{Context, dial::Dial};
 use crate::{
-    capture::sockopt,
+    tcp_info::TcpInfo,
     telemetry::{CloseReason, ConnectionGuard},
     upstream::{Attempt, ByRequest, Endpoint, Outcome, Selection, Target},
 };
@@ -94,7 +94,7 @@ impl<'a> Attempts<'a> {
         }
         if let Some(selection) = &mut self.selection {
             let took = begun.elapsed();
-            let numbers = result.ok().and_then(|upstream| sockopt::tcp_numbers(upstream).ok());
+            let numbers = result.ok().and_then(|upstream| TcpInfo::of(upstream).ok());
             let round_trip = numbers.map(|numbers| numbers.round_trip);
             let result = result.map(|_| ());
             selection.attempted(&Attempt { address, result, took, round_trip });

@@ -16,12 +16,13 @@ use weir_common::Properties;
 use super::{Context, dial::Dial, dials::OwnDial};
 use crate::{
     budget::{Resource, Taken},
-    capture::{Captured, sockopt},
+    capture::Captured,
     forward::{
         relay::Relay,
         requests::{Connect, Connected, Connecting, Requests},
     },
     sync::lock,
+    tcp_info::TcpInfo,
     upstream::{Attempt, ByRequest, RequestUpstream},
 };
 
@@ -165,8 +166,8 @@ impl Connect for Dialler {
                 dialled.as_ref().err().is_none_or(|it| !self.context.feedback.is_exhaustion(it));
             if is_of_endpoint {
                 let connected = dialled.as_ref().ok();
-                let round_trip = connected.and_then(|it| sockopt::tcp_numbers(&it.stream).ok());
-                let round_trip = round_trip.map(|it| it.round_trip);
+                let info = connected.and_then(|it| TcpInfo::of(&it.stream).ok());
+                let round_trip = info.map(|it| it.round_trip);
                 let (took, result) = (begun.elapsed(), dialled.as_ref().map(|_| ()));
                 self.requests.attempted(&Attempt { address: to, result, took, round_trip });
             }

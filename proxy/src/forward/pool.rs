@@ -23,7 +23,6 @@ mod idle;
 mod member;
 mod report;
 mod retry;
-mod tcp_info;
 #[cfg(test)]
 mod tests;
 mod upload;

@@ -6,7 +6,6 @@
 //! what is queued before it reports ECONNRESET. Anything else that cuts a stream short (a drain
 //! deadline, the idle bound) is a reset too, because a FIN would make it look complete.
 
-pub(crate) mod acknowledged;
 mod buffer;
 mod lane;
 mod leave;

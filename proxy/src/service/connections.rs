@@ -16,10 +16,10 @@ use fastrand::Rng;
 use super::{Endpoints, Services, Target, requests::ToEndpoint};
 use crate::{
     balance::{InFlight, Mode, Moment},
-    capture::sockopt::{TcpNumbers, tcp_numbers},
     decision::Direction,
     forward::tcp::UpstreamClosing,
     sync::lock,
+    tcp_info::TcpInfo,
     telemetry::{Answer, ChosenEndpoint, CloseReason, EndpointListener},
     upstream::{self, Attempt, ByRequest, Endpoint, Outcome, Selection, Upstream},
 };
@@ -229,7 +229,7 @@ impl UpstreamClosing for Learning {
         if self.judged.load(Relaxed) {
             return;
         }
-        if let Ok(TcpNumbers { round_trip, retransmits, segments }) = tcp_numbers(&socket) {
+        if let Ok(TcpInfo { round_trip, retransmits, segments, .. }) = TcpInfo::of(&socket) {
             let resent = f64::from(retransmits) / f64::from(segments.max(1));
             self.endpoints.pool().stats(self.member).carried(round_trip, resent, Moment::now());
         }

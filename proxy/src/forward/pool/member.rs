@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use super::super::requests::Connected;
 use super::super::tcp;
-use super::tcp_info::TcpInfo;
 use crate::budget::Taken;
+use crate::tcp_info::{TcpInfo, acknowledged_at_end};
 
 /// An upstream connection, with what has to be known of it to use it once more. Its socket is armed: to
 /// drop it resets the connection, unless [`Member::close`] does.
@@ -31,17 +31,6 @@ pub(super) struct Member {
     /// Bytes sent, and how many of them before the present request.
     sent: u64,
     sent_before: u64,
-}
-
-/// What has become of a request on a connection that has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Taking {
-    /// Not one byte of it has been acknowledged; the connection is gone.
-    Refused,
-    /// The same, and the connection is still half-open.
-    Pending,
-    /// The peer has some of it, or may have.
-    Taken,
 }
 
 // === impl Member ===
@@ -120,21 +109,12 @@ impl Member {
         true
     }
 
-    /// Whether the peer can have read some of the present request, now that its stream has ended in order.
-    ///
-    /// Linux processes the acknowledgement of a segment before its FIN (`tcp_ack` before `tcp_data_queue`,
-    /// net/ipv4/tcp_input.c), and a FIN acknowledges all that its sender's kernel has got: what it does not
-    /// acknowledge was not there when the peer closed. The acknowledgement of a RST does not count, so that
-    /// nothing follows from one.
-    pub(super) fn taking(&self) -> Taking {
-        let (Some(before), Ok(now)) = (self.acknowledged, TcpInfo::of(&self.stream)) else {
-            return Taking::Taken;
-        };
-        match now.acknowledged > before + self.sent_before {
-            true => Taking::Taken,
-            false if now.closed => Taking::Refused,
-            false => Taking::Pending,
-        }
+    /// Whether the peer, whose stream has ended in order, has taken nothing of the present request.
+    pub(super) async fn is_untaken(&self) -> bool {
+        let Some(before) = self.acknowledged else { return false };
+        let is_taken = |acknowledged| acknowledged > before + self.sent_before;
+        let acknowledged = acknowledged_at_end(&self.stream, is_taken).await;
+        acknowledged.is_some_and(|acknowledged| !is_taken(acknowledged))
     }
 
     /// The socket, for one client alone; with what it takes of the budget.

@@ -1,20 +1,10 @@
 //! Whether a request may be sent once more (level 2 of the retries in docs/SERVICES.md): only if the
-//! upstream has taken none of it, whatever its method. `member.rs` has the reason why that can be known.
-
-use std::time::Duration;
-
-use tokio::time::{Instant, sleep};
+//! upstream has taken none of it, whatever its method. `tcp_info.rs` has the reason why that can be known.
 
 use super::super::http::ExchangeSink as _;
 use super::super::retries::{Retry, RetryLevel, RetryOutcome};
 use super::client::Client;
-use super::member::{Member, Taking};
-
-/// How long is waited for the reset that follows when the other side has closed both directions. One that
-/// still reads acknowledges the request within this, unless it is lost on its way.
-const PATIENCE: Duration = Duration::from_millis(200);
-const FIRST_WAIT: Duration = Duration::from_millis(1);
-const LONGEST_WAIT: Duration = Duration::from_millis(20);
+use super::member::Member;
 
 /// How a connection has ended on which nothing of the response had come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +29,7 @@ impl Client {
         let outcome = match ended {
             _ if !self.up.is_kept() => RetryOutcome::TooLarge,
             Ended::Unsent => return true,
-            Ended::Closed if is_untaken(member).await => return true,
+            Ended::Closed if member.is_untaken().await => return true,
             Ended::Closed | Ended::Reset => RetryOutcome::Unproven,
         };
         self.count_retry(outcome);
@@ -48,21 +38,5 @@ impl Client {
 
     pub(super) fn count_retry(&self, outcome: RetryOutcome) {
         self.report.retried(Retry { level: RetryLevel::Untaken, outcome });
-    }
-}
-
-// === helpers ===
-
-/// Whether the peer, whose stream has ended in order, has taken nothing of the request.
-async fn is_untaken(member: &Member) -> bool {
-    let (begun, mut wait) = (Instant::now(), FIRST_WAIT);
-    loop {
-        match member.taking() {
-            Taking::Taken => return false,
-            Taking::Refused => return true,
-            Taking::Pending if begun.elapsed() >= PATIENCE => return true,
-            Taking::Pending => sleep(wait).await,
-        }
-        wait = (wait * 2).min(LONGEST_WAIT);
     }
 }

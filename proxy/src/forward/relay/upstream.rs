@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{
     net::TcpStream,
-    time::{Instant, MissedTickBehavior, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval},
 };
 
 use super::{
@@ -18,22 +18,14 @@ use super::{
 };
 use crate::{
     budget::Taken,
-    forward::{
-        http::ExchangeEnd,
-        tcp::{
-            self,
-            acknowledged::{self, Acknowledged},
-        },
-    },
+    forward::{http::ExchangeEnd, tcp},
+    tcp_info::{self, TcpInfo},
 };
 
 /// A connection without streams is kept for this long.
 const IDLE: Duration = Duration::from_secs(30);
 /// How often it is looked whether it is still wanted.
 const LOOK: Duration = Duration::from_secs(5);
-/// How long a peer that has closed may take to say that it will not read either.
-const RESET: Duration = Duration::from_millis(200);
-const RESET_LOOK: Duration = Duration::from_millis(10);
 
 // === impl Relay ===
 
@@ -47,7 +39,7 @@ impl Relay {
     ) {
         let which = PeerId::Upstream(id);
         // The handshake's own byte.
-        let before = acknowledged::of(&stream).map_or(0, |it| it.bytes);
+        let before = TcpInfo::of(&stream).map_or(0, |it| it.acknowledged);
         let mut io = PeerIo::new(Arc::clone(&self), which, stream);
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -76,7 +68,8 @@ impl Relay {
             None | Some(Event::Moved { .. }) => {}
             Some(Event::Written) => tcp::disarm(&io.stream),
             Some(Event::Ended) => {
-                let acknowledged = self.unseen(which, &io.stream).await;
+                let is_idle = |_| self.lock().core.is_idle(which);
+                let acknowledged = tcp_info::acknowledged_at_end(&io.stream, is_idle).await;
                 let acknowledged = acknowledged.map(|bytes| bytes.saturating_sub(before));
                 tcp::disarm(&io.stream);
                 self.with(None, |core| core.ended(which, End::Closed { acknowledged }));
@@ -107,19 +100,5 @@ impl Relay {
                 core.leave_all();
             }
         });
-    }
-
-    /// How many bytes the endpoint's kernel has acknowledged, when its end has been read. An endpoint
-    /// that has closed, and not only ended its stream, answers what it gets with a reset.
-    async fn unseen(&self, which: PeerId, stream: &TcpStream) -> Option<u64> {
-        let begun = Instant::now();
-        loop {
-            let Acknowledged { bytes, is_closed } = acknowledged::of(stream)?;
-            let is_idle = self.lock().core.is_idle(which);
-            if is_closed || is_idle || begun.elapsed() >= RESET {
-                return Some(bytes);
-            }
-            sleep(RESET_LOOK).await;
-        }
     }
 }
