@@ -23,6 +23,7 @@ mod output;
 mod peer;
 mod placing;
 mod reader;
+mod receive;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -164,8 +165,8 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         }
     }
 
-    /// Who chooses endpoints.
-    pub const fn endpoints(&self) -> &E {
+    #[cfg(test)]
+    const fn endpoints(&self) -> &E {
         &self.endpoints
     }
 
@@ -186,11 +187,7 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
 
     /// Bytes that a peer has sent. Where it breaks the protocol, its connection is given up.
     pub fn read(&mut self, from: PeerId, bytes: &[u8]) {
-        let result = match from {
-            PeerId::Client(id) => self.read_client(id, bytes),
-            PeerId::Upstream(id) => self.read_upstream(id, bytes),
-        };
-        if let Err(violation) = result {
+        if let Err(violation) = self.receive(from, bytes) {
             self.give_up(from, violation);
         }
     }
@@ -364,19 +361,12 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
     }
 
     fn peer_mut(&mut self, which: PeerId) -> Option<&mut Peer> {
-        match which {
-            PeerId::Client(id) => self.clients.get_mut(id).map(|it| &mut it.peer),
-            PeerId::Upstream(id) => self.upstreams.get_mut(id).map(|it| &mut it.peer),
-        }
+        peer_of(&mut self.clients, &mut self.upstreams, which)
     }
 
     /// There is something to do for the connection.
     fn mark(&mut self, which: PeerId) {
-        let peer = match which {
-            PeerId::Client(id) => self.clients.get_mut(id).map(|it| &mut it.peer),
-            PeerId::Upstream(id) => self.upstreams.get_mut(id).map(|it| &mut it.peer),
-        };
-        if let Some(peer) = peer
+        if let Some(peer) = self.peer_mut(which)
             && !std::mem::replace(&mut peer.is_marked, true)
         {
             self.marked.push(which);
@@ -439,7 +429,7 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
 
     /// A stream has left its endpoint's connection.
     fn detach(&mut self, key: StreamKey, place: Option<Place>) {
-        let Some(Place { upstream: id, number, held }) = place else { return };
+        let Some(Place { upstream: id, number }) = place else { return };
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         if number == 0 {
             // The last ones are reset most.
@@ -448,7 +438,6 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         } else {
             upstream.peer.forget(number);
         }
-        upstream.peer.held -= held;
         self.settle_upstream(id);
     }
 
@@ -469,5 +458,20 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
             }
             Side::Upstream => Some(PeerId::Client(stream.client)),
         }
+    }
+}
+
+// === helpers ===
+
+/// Like [`Relay::peer_mut`], while other fields are borrowed.
+#[inline]
+fn peer_of<'a, S: ExchangeSink + ?Sized>(
+    clients: &'a mut Slab<Client<S>>,
+    upstreams: &'a mut Slab<Upstream>,
+    which: PeerId,
+) -> Option<&'a mut Peer> {
+    match which {
+        PeerId::Client(id) => clients.get_mut(id).map(|it| &mut it.peer),
+        PeerId::Upstream(id) => upstreams.get_mut(id).map(|it| &mut it.peer),
     }
 }

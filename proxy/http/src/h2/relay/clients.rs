@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::peer::{
     ENABLE_CONNECT_PROTOCOL, Headers, INITIAL_WINDOW_SIZE, MAX_CONCURRENT_STREAMS,
-    MAX_HEADER_LIST_SIZE, MOST_OUTPUT, Peer, StreamKey,
+    MAX_HEADER_LIST_SIZE, Peer, StreamKey,
 };
-use super::reader::{Frame, FrameReader};
+use super::reader::FrameReader;
 use super::stream::{FIRST_WINDOW, Half, LEAST_WINDOW, Stream};
 use super::{Code, End, Endpoints, Limits, PeerId, Relay, Violation};
 use crate::{ExchangeEnd, ExchangeSink, RequestInfo, Side, Tracker};
@@ -29,9 +29,11 @@ pub(super) struct Client<S: ExchangeSink + ?Sized> {
     /// The highest stream that was taken from it.
     pub(super) last: u32,
     /// The highest stream that it has opened.
-    highest: u32,
+    pub(super) highest: u32,
     opened: u32,
     premature: u32,
+    /// Content that it has sent and that is held.
+    pub(super) held: usize,
     /// Content of responses that is held for it, and that may come for it.
     pub(super) owed: i64,
     /// Why it was given up.
@@ -61,6 +63,7 @@ impl<S: ExchangeSink + ?Sized> Client<S> {
             highest: 0,
             opened: 0,
             premature: 0,
+            held: 0,
             owed: 0,
             violation: None,
             is_leaving: false,
@@ -69,7 +72,7 @@ impl<S: ExchangeSink + ?Sized> Client<S> {
 
     /// Gives back what of the window has gone on; false if that is little.
     pub(super) fn grant(&mut self) -> bool {
-        self.peer.held < MOST_HELD && self.peer.grant(WINDOW)
+        self.held < MOST_HELD && self.peer.grant(WINDOW)
     }
 
     /// It has had a stream reset that was not answered, for which it has not waited long.
@@ -85,94 +88,7 @@ impl<S: ExchangeSink + ?Sized> Client<S> {
 // === impl Relay ===
 
 impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
-    pub(super) fn read_client(&mut self, id: usize, mut bytes: &[u8]) -> Result<(), Violation> {
-        let Some(client) = self.clients.get_mut(id) else { return Ok(()) };
-        if client.peer.is_closing {
-            return Ok(());
-        }
-        // Taken out, so that frames can borrow from it.
-        let mut reader = std::mem::replace(&mut client.peer.reader, FrameReader::of_upstream());
-        let result = loop {
-            match reader.next(&mut bytes) {
-                Ok(None) => break Ok(()),
-                Ok(Some(frame)) => {
-                    if let Err(violation) = self.client_frame(id, frame) {
-                        break Err(violation);
-                    }
-                }
-                Err(violation) => break Err(violation),
-            }
-        };
-        let Some(client) = self.clients.get_mut(id) else { return Ok(()) };
-        client.peer.reader = reader;
-        client.grant();
-        if client.peer.out.len() > MOST_OUTPUT {
-            let reason = "the client does not read";
-            return Err(Violation::new(Code::ENHANCE_YOUR_CALM, reason));
-        }
-        if client.peer.out.len() > 0 {
-            self.mark(PeerId::Client(id));
-        }
-        result
-    }
-
-    #[inline]
-    fn client_frame(&mut self, id: usize, frame: Frame<'_>) -> Result<(), Violation> {
-        let Self { clients, shared, list, limits, .. } = self;
-        let Some(client) = clients.get_mut(id) else { return Ok(()) };
-        if client.peer.is_closing {
-            return Ok(());
-        }
-        let decoding = (limits.list, shared, list);
-        match frame {
-            Frame::Data { stream, bytes, flow, end } => {
-                client.peer.received(flow)?;
-                match client.peer.streams.get(&stream).copied() {
-                    None => client.check_known(stream)?,
-                    Some(key) => self.content(Side::Client, key, (bytes, flow), end),
-                }
-            }
-            Frame::Headers { stream, fragment, end_headers, end_stream } => {
-                let block = (stream, fragment, end_headers, end_stream);
-                if let Some(headers) = client.peer.headers(block, decoding)? {
-                    self.request_headers(id, headers)?;
-                }
-            }
-            Frame::Continuation { fragment, end_headers } => {
-                if let Some(headers) = client.peer.continuation(fragment, end_headers, decoding)? {
-                    self.request_headers(id, headers)?;
-                }
-            }
-            Frame::Reset { stream, code } => {
-                client.check_known(stream)?;
-                if let Some(key) = client.peer.streams.get(&stream).copied() {
-                    self.client_reset(id, key, Code(code))?;
-                }
-            }
-            Frame::Settings(payload) => {
-                let changes = client.peer.settings(payload)?;
-                self.resize_windows(PeerId::Client(id), changes.windows)?;
-            }
-            Frame::Ping(opaque) => client.peer.out.ping_ack(opaque),
-            Frame::WindowUpdate { stream: 0, by } => {
-                client.peer.window_update(by)?;
-                self.pump(PeerId::Client(id));
-            }
-            Frame::WindowUpdate { stream, by } => {
-                client.check_known(stream)?;
-                if let Some(key) = client.peer.streams.get(&stream).copied() {
-                    self.widen(Side::Upstream, key, by);
-                }
-            }
-            Frame::Push => {
-                return Err(Violation::new(Code::PROTOCOL_ERROR, "PUSH_PROMISE of a client"));
-            }
-            Frame::GoAway { .. } | Frame::Other => {}
-        }
-        Ok(())
-    }
-
-    fn request_headers(&mut self, id: usize, headers: Headers) -> Result<(), Violation> {
+    pub(super) fn request_headers(&mut self, id: usize, headers: Headers) -> Result<(), Violation> {
         let Headers { stream, end, is_too_large } = headers;
         let Some(client) = self.clients.get_mut(id) else { return Ok(()) };
         if let Some(key) = client.peer.streams.get(&stream).copied() {
@@ -253,7 +169,12 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
     }
 
     /// RST_STREAM of a client.
-    fn client_reset(&mut self, id: usize, key: StreamKey, code: Code) -> Result<(), Violation> {
+    pub(super) fn client_reset(
+        &mut self,
+        id: usize,
+        key: StreamKey,
+        code: Code,
+    ) -> Result<(), Violation> {
         let is_premature = self.is_premature(key);
         self.reset_at_endpoint(key, code);
         self.finish(key, ExchangeEnd::ClientReset(Some(code.0)));
@@ -363,17 +284,5 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
                 }
             }
         }
-    }
-}
-
-// === impl Client ===
-
-impl<S: ExchangeSink + ?Sized> Client<S> {
-    /// A frame on a stream that was never opened (RFC 9113 §5.1, "idle").
-    const fn check_known(&self, stream: u32) -> Result<(), Violation> {
-        if stream > self.highest || stream.is_multiple_of(2) {
-            return Err(Violation::new(Code::PROTOCOL_ERROR, "a frame on an idle stream"));
-        }
-        Ok(())
     }
 }

@@ -1,8 +1,8 @@
 //! Content and trailers on their way from a sender to a receiver, within the receiver's windows.
 
-use super::peer::{MAX_WINDOW, Peer, StreamKey};
+use super::peer::{MAX_WINDOW, StreamKey};
 use super::stream::{Half, Next};
-use super::{Code, Endpoints, PeerId, Relay, Violation};
+use super::{Code, Endpoints, PeerId, Relay, Violation, peer_of};
 use crate::{ExchangeEnd, ExchangeSink, Side};
 
 /// Content is written while no more than this waits to be written.
@@ -27,6 +27,9 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         end: bool,
     ) {
         let Some(stream) = self.streams.get_mut(key) else { return };
+        if from == Side::Upstream && !stream.is_answered {
+            return self.break_stream(from, key, Code::PROTOCOL_ERROR);
+        }
         let half = stream.half(from);
         if half.is_ended {
             return self.break_stream(from, key, Code::STREAM_CLOSED);
@@ -71,10 +74,7 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
     #[inline]
     fn pass(&mut self, from: Side, key: StreamKey, to: PeerId, bytes: &[u8]) -> bool {
         let Self { streams, clients, upstreams, .. } = self;
-        let peer = match to {
-            PeerId::Client(id) => clients.get_mut(id).map(|it| &mut it.peer),
-            PeerId::Upstream(id) => upstreams.get_mut(id).map(|it| &mut it.peer),
-        };
+        let peer = peer_of(clients, upstreams, to);
         let (Some(stream), Some(peer)) = (streams.get_mut(key), peer) else { return false };
         let number = if from == Side::Client { stream.upstream_id } else { stream.client_id };
         let half = stream.half(from);
@@ -93,7 +93,7 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         half.sent(bytes.len());
         half.is_sent = end;
         if from == Side::Client {
-            self.keep(key, bytes);
+            stream.keep(bytes);
         }
         self.mark(to);
         true
@@ -103,25 +103,13 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
     fn hold(&mut self, from: Side, key: StreamKey, bytes: &[u8]) {
         let Some(stream) = self.streams.get_mut(key) else { return };
         stream.half(from).hold(bytes);
-        if from == Side::Upstream
-            && let Some(client) = self.clients.get_mut(stream.client)
-        {
-            client.owed += bytes.len() as i64;
-        }
-        if let Some(sender) = self.sender(from, key) {
-            sender.held += bytes.len();
+        if let Some(client) = self.clients.get_mut(stream.client) {
+            match from {
+                Side::Client => client.held += bytes.len(),
+                Side::Upstream => client.owed += bytes.len() as i64,
+            }
         }
         self.make_ready(from, key);
-    }
-
-    /// Who sends on this half of the stream.
-    fn sender(&mut self, from: Side, key: StreamKey) -> Option<&mut Peer> {
-        let stream = self.streams.get(key)?;
-        let sender = match from {
-            Side::Client => PeerId::Client(stream.client),
-            Side::Upstream => PeerId::Upstream(stream.upstream?),
-        };
-        self.peer_mut(sender)
     }
 
     /// Puts a stream on the list of those that have something for their receiver.
@@ -169,10 +157,7 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
 
     /// Sends to a peer what it may be sent, of each stream in its turn.
     pub(super) fn pump(&mut self, to: PeerId) {
-        let from = match to {
-            PeerId::Client(_) => Side::Upstream,
-            PeerId::Upstream(_) => Side::Client,
-        };
+        let from = to.side().other();
         loop {
             let Some(peer) = self.peer_mut(to) else { return };
             if peer.out.len() >= OUTPUT {
@@ -199,10 +184,7 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
     /// Sends one frame of a stream.
     fn send(&mut self, to: PeerId, from: Side, key: StreamKey) {
         let Self { streams, clients, upstreams, .. } = self;
-        let peer = match to {
-            PeerId::Client(id) => clients.get_mut(id).map(|it| &mut it.peer),
-            PeerId::Upstream(id) => upstreams.get_mut(id).map(|it| &mut it.peer),
-        };
+        let peer = peer_of(clients, upstreams, to);
         let (Some(stream), Some(peer)) = (streams.get_mut(key), peer) else { return };
         let number = if from == Side::Client { stream.upstream_id } else { stream.client_id };
         let window = usize::try_from(peer.window).unwrap_or(0);
@@ -235,16 +217,8 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
     /// Content that was held has gone on.
     fn passed(&mut self, from: Side, key: StreamKey, count: usize) {
         let Some(stream) = self.streams.get_mut(key) else { return };
-        if from == Side::Client
-            && let Some(again) = &mut stream.again
-            && !again.keep(stream.request.first(count))
-        {
-            stream.again = None;
-        }
-        if from == Side::Upstream
-            && let Some(client) = self.clients.get_mut(stream.client)
-        {
-            client.owed -= count as i64;
+        if from == Side::Client {
+            stream.keep_held(count);
         }
         let half = stream.half(from);
         half.advance(count);
@@ -253,8 +227,8 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         match from {
             Side::Client => self.let_go(client, count),
             Side::Upstream => {
-                if let Some(sender) = self.sender(from, key) {
-                    sender.held -= count;
+                if let Some(client) = self.clients.get_mut(client) {
+                    client.owed -= count as i64;
                 }
             }
         }
@@ -266,7 +240,7 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
     /// So much that a client has sent is not held any more.
     pub(super) fn let_go(&mut self, client: usize, count: usize) {
         let Some(it) = self.clients.get_mut(client) else { return };
-        it.peer.held -= count;
+        it.held -= count;
         if count > 0 && !it.peer.is_closing && it.grant() {
             self.mark(PeerId::Client(client));
         }
@@ -291,17 +265,6 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
             && let Some(again) = &mut stream.again
         {
             again.trailers = trailers;
-        }
-    }
-
-    /// Keeps content that was sent, for the case that it has to be sent once more.
-    #[inline]
-    fn keep(&mut self, key: StreamKey, bytes: &[u8]) {
-        let Some(stream) = self.streams.get_mut(key) else { return };
-        if let Some(again) = &mut stream.again
-            && !again.keep(bytes)
-        {
-            stream.again = None;
         }
     }
 
@@ -389,10 +352,7 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         if by == 0 {
             return Ok(());
         }
-        let from = match peer {
-            PeerId::Client(_) => Side::Upstream,
-            PeerId::Upstream(_) => Side::Client,
-        };
+        let from = peer.side().other();
         let Some(it) = self.peer_mut(peer) else { return Ok(()) };
         let keys: Vec<_> = it.streams.values().copied().collect();
         for key in keys {

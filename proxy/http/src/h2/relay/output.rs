@@ -3,7 +3,7 @@
 use super::super::fields::{FieldList, ListEncoder};
 use super::super::frames::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, FRAME_HEAD, GOAWAY, HEADERS, PING,
-    RST_STREAM, SETTINGS, WINDOW_UPDATE,
+    RST_STREAM, SETTING, SETTINGS, WINDOW_UPDATE,
 };
 use super::violation::Code;
 
@@ -83,7 +83,7 @@ impl Output {
     }
 
     pub(super) fn settings(&mut self, settings: &[(u16, u32)]) {
-        self.head(settings.len() * 6, SETTINGS, 0, 0);
+        self.head(settings.len() * SETTING, SETTINGS, 0, 0);
         for (id, value) in settings {
             self.bytes.extend_from_slice(&id.to_be_bytes());
             self.bytes.extend_from_slice(&value.to_be_bytes());

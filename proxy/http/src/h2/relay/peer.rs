@@ -8,7 +8,7 @@ use super::super::fields::{FieldList, ListDecoder, ListEncoder, Shared};
 use super::super::frames::{SETTING, be32};
 use super::super::seed::Seed;
 use super::output::Output;
-use super::reader::FrameReader;
+use super::reader::{FrameReader, MAX_FRAME};
 use super::violation::{Code, Violation};
 
 /// The window of a connection and of a stream until it is changed (RFC 9113 §6.9.2).
@@ -57,8 +57,6 @@ pub(super) struct Peer {
     pub(super) window: i64,
     /// What the peer may send on the connection.
     pub(super) granted: i64,
-    /// Content that it has sent and that is held.
-    pub(super) held: usize,
     block: Option<OpenBlock>,
     /// Windows of streams that its settings have changed since then.
     resized: (Instant, usize),
@@ -97,13 +95,6 @@ pub(super) struct Headers {
     pub(super) is_too_large: bool,
 }
 
-/// What its settings change for others.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Changes {
-    /// By how much the windows of its streams grow.
-    pub(super) windows: i64,
-}
-
 // === impl Peer ===
 
 impl Peer {
@@ -119,7 +110,6 @@ impl Peer {
             ends: VecDeque::new(),
             window: INITIAL_WINDOW,
             granted: INITIAL_WINDOW,
-            held: 0,
             block: None,
             resized: (Instant::now(), 0),
             is_marked: false,
@@ -209,9 +199,9 @@ impl Peer {
         }
     }
 
-    /// SETTINGS (RFC 9113 §6.5), which are acknowledged.
-    pub(super) fn settings(&mut self, payload: &[u8]) -> Result<Changes, Violation> {
-        let mut changes = Changes::default();
+    /// SETTINGS (RFC 9113 §6.5), which are acknowledged. By how much the windows of its streams grow.
+    pub(super) fn settings(&mut self, payload: &[u8]) -> Result<i64, Violation> {
+        let mut wider = 0;
         for setting in payload.chunks_exact(SETTING) {
             let id = u16::from_be_bytes([setting[0], setting[1]]);
             let value = be32(&setting[2..]);
@@ -227,11 +217,11 @@ impl Peer {
                         let reason = "an initial window that is too large";
                         return Err(Violation::new(Code::FLOW_CONTROL_ERROR, reason));
                     }
-                    changes.windows += window - self.remote.initial_window;
+                    wider += window - self.remote.initial_window;
                     self.remote.initial_window = window;
                 }
                 MAX_FRAME_SIZE => {
-                    if !(16_384..1 << 24).contains(&value) {
+                    if !(MAX_FRAME as u32..1 << 24).contains(&value) {
                         let reason = "an invalid MAX_FRAME_SIZE";
                         return Err(Violation::new(Code::PROTOCOL_ERROR, reason));
                     }
@@ -242,10 +232,10 @@ impl Peer {
             }
         }
         self.out.settings_ack();
-        if changes.windows != 0 {
+        if wider != 0 {
             self.resize()?;
         }
-        Ok(changes)
+        Ok(wider)
     }
 
     /// The windows of all streams change.
@@ -303,7 +293,7 @@ impl Default for Remote {
     fn default() -> Self {
         Self {
             initial_window: INITIAL_WINDOW,
-            max_frame: 16_384,
+            max_frame: MAX_FRAME,
             max_streams: UNSAID_STREAMS,
             connect_protocol: false,
         }

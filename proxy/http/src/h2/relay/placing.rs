@@ -169,7 +169,7 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
             }
             let credit = stream.response.restart(LEAST_WINDOW);
             if let Some(client) = self.clients.get_mut(stream.client) {
-                client.peer.held += more;
+                client.held += more;
                 client.owed += credit;
             }
         }

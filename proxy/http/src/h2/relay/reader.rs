@@ -8,8 +8,9 @@ use super::super::frames::{
 };
 use super::violation::{Code, Violation};
 
-/// The largest payload: SETTINGS_MAX_FRAME_SIZE is left as it is (RFC 9113 §6.5.2).
-const MAX_FRAME: usize = 16_384;
+/// The largest payload until a receiver allows more, which is the least that it can allow
+/// (SETTINGS_MAX_FRAME_SIZE, RFC 9113 §6.5.2). The relay does not.
+pub(super) const MAX_FRAME: usize = 16_384;
 /// DATA frames in a row that bring nothing, not even an end.
 const MAX_EMPTY: u32 = 1000;
 /// Beyond this a buffer is given back.

@@ -77,8 +77,6 @@ pub(super) struct Place {
     pub(super) upstream: usize,
     /// 0 if it has waited there.
     pub(super) number: u32,
-    /// Content that is held, which the connection counts.
-    pub(super) held: usize,
 }
 
 /// What it takes to send a request once more.
@@ -123,8 +121,23 @@ impl<S: ExchangeSink + ?Sized, L> Stream<S, L> {
     /// Takes it from its endpoint's connection, which is to know that.
     pub(super) fn leave(&mut self) -> Option<Place> {
         let number = std::mem::replace(&mut self.upstream_id, 0);
-        let held = self.response.held();
-        self.upstream.take().map(|upstream| Place { upstream, number, held })
+        self.upstream.take().map(|upstream| Place { upstream, number })
+    }
+
+    /// Keeps content of the request that was sent, for the case that it has to be sent once more.
+    #[inline]
+    pub(super) fn keep(&mut self, content: &[u8]) {
+        if self.again.as_mut().is_some_and(|again| !again.keep(content)) {
+            self.again = None;
+        }
+    }
+
+    /// The same of content that was held.
+    pub(super) fn keep_held(&mut self, count: usize) {
+        let Self { again, request, .. } = self;
+        if again.as_mut().is_some_and(|again| !again.keep(request.first(count))) {
+            self.again = None;
+        }
     }
 
     /// How the exchange ends when both directions have.

@@ -7,14 +7,14 @@ use super::peer::{
     ENABLE_PUSH, Headers, INITIAL_WINDOW_SIZE, MAX_HEADER_LIST_SIZE, MOST_OUTPUT, Peer, StreamKey,
 };
 use super::placing::Proof;
-use super::reader::{Frame, FrameReader};
+use super::reader::FrameReader;
 use super::stream::LEAST_WINDOW;
 use super::{Code, End, Endpoints, PeerId, Relay, Violation};
 use crate::h2::frames::PREFACE;
 use crate::{ExchangeEnd, ExchangeSink, Side};
 
 /// What an endpoint may have on its way to all clients: it is not held up by one that does not read.
-const WINDOW: i64 = 4 << 20;
+pub(super) const WINDOW: i64 = 4 << 20;
 
 /// A connection to an endpoint.
 pub(super) struct Upstream {
@@ -87,120 +87,23 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         self.settle_upstream(id);
     }
 
-    pub(super) fn read_upstream(&mut self, id: usize, mut bytes: &[u8]) -> Result<(), Violation> {
-        let Some(upstream) = self.upstreams.get_mut(id) else { return Ok(()) };
-        if upstream.peer.is_closing || upstream.peer.has_ended {
-            return Ok(());
-        }
-        // Taken out, so that frames can borrow from it.
-        let mut reader = std::mem::replace(&mut upstream.peer.reader, FrameReader::of_upstream());
-        let result = loop {
-            match reader.next(&mut bytes) {
-                Ok(None) => break Ok(()),
-                Ok(Some(frame)) => {
-                    if let Err(violation) = self.upstream_frame(id, frame) {
-                        break Err(violation);
-                    }
-                }
-                Err(violation) => break Err(violation),
-            }
-        };
-        let Some(upstream) = self.upstreams.get_mut(id) else { return Ok(()) };
-        upstream.peer.reader = reader;
-        upstream.peer.grant(WINDOW);
-        if upstream.peer.out.len() > MOST_OUTPUT {
-            let reason = "the endpoint does not read";
-            return Err(Violation::new(Code::ENHANCE_YOUR_CALM, reason));
-        }
-        if upstream.peer.out.len() > 0 {
-            self.mark(PeerId::Upstream(id));
-        }
-        result
+    /// Its settings have come, and are in force.
+    pub(super) fn greeted(&mut self, id: usize) {
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        upstream.is_greeted = true;
+        self.offer_connect_protocol();
+        self.settle_upstream(id);
     }
 
-    #[inline]
-    fn upstream_frame(&mut self, id: usize, frame: Frame<'_>) -> Result<(), Violation> {
-        let Self { upstreams, shared, list, limits, .. } = self;
-        let Some(upstream) = upstreams.get_mut(id) else { return Ok(()) };
-        if upstream.peer.has_ended {
-            return Ok(());
-        }
-        let decoding = (limits.list, shared, list);
-        let peer = &mut upstream.peer;
-        match frame {
-            Frame::Data { stream, bytes, flow, end } => {
-                peer.received(flow)?;
-                match peer.streams.get(&stream).copied() {
-                    None => upstream.check_known(stream)?,
-                    Some(key) if !self.is_answered(key) => {
-                        self.break_stream(Side::Upstream, key, Code::PROTOCOL_ERROR);
-                    }
-                    Some(key) => self.content(Side::Upstream, key, (bytes, flow), end),
-                }
-            }
-            Frame::Headers { stream, fragment, end_headers, end_stream } => {
-                let block = (stream, fragment, end_headers, end_stream);
-                if let Some(headers) = peer.headers(block, decoding)? {
-                    self.response_headers(id, headers)?;
-                }
-            }
-            Frame::Continuation { fragment, end_headers } => {
-                if let Some(headers) = peer.continuation(fragment, end_headers, decoding)? {
-                    self.response_headers(id, headers)?;
-                }
-            }
-            Frame::Reset { stream, code } => {
-                let key = peer.streams.get(&stream).copied();
-                upstream.check_known(stream)?;
-                if let Some(key) = key {
-                    self.upstream_reset(key, Code(code));
-                }
-            }
-            Frame::Settings(payload) => {
-                let changes = peer.settings(payload)?;
-                upstream.is_greeted = true;
-                self.resize_windows(PeerId::Upstream(id), changes.windows)?;
-                self.offer_connect_protocol();
-                self.settle_upstream(id);
-            }
-            Frame::Ping(opaque) => peer.out.ping_ack(opaque),
-            Frame::GoAway { last, code } => self.go_away(id, last, Code(code)),
-            Frame::WindowUpdate { stream: 0, by } => {
-                peer.window_update(by)?;
-                self.pump(PeerId::Upstream(id));
-            }
-            Frame::WindowUpdate { stream, by } => {
-                let key = peer.streams.get(&stream).copied();
-                upstream.check_known(stream)?;
-                if let Some(key) = key {
-                    self.widen(Side::Client, key, by);
-                }
-            }
-            Frame::Push => {
-                return Err(Violation::new(Code::PROTOCOL_ERROR, "PUSH_PROMISE was not allowed"));
-            }
-            Frame::Other => {}
-        }
-        Ok(())
-    }
-
-    fn is_answered(&self, key: StreamKey) -> bool {
-        self.streams.get(key).is_some_and(|stream| stream.is_answered)
-    }
-
-    fn response_headers(&mut self, id: usize, headers: Headers) -> Result<(), Violation> {
-        let Headers { stream: number, end, is_too_large } = headers;
-        let Some(upstream) = self.upstreams.get(id) else { return Ok(()) };
-        let Some(key) = upstream.peer.streams.get(&number).copied() else {
-            return upstream.check_known(number);
-        };
-        if self.is_answered(key) {
-            self.trailers(Side::Upstream, key, end, is_too_large);
-            return Ok(());
+    /// The head of a response, or trailers; in `list`.
+    pub(super) fn response_headers(&mut self, key: StreamKey, headers: Headers) {
+        let Headers { end, is_too_large, .. } = headers;
+        if self.streams.get(key).is_some_and(|stream| stream.is_answered) {
+            return self.trailers(Side::Upstream, key, end, is_too_large);
         }
         let status = self.list.head().status.unwrap_or_default();
         let is_interim = (100..200).contains(&status);
-        let Some(stream) = self.streams.get_mut(key) else { return Ok(()) };
+        let Some(stream) = self.streams.get_mut(key) else { return };
         let expected = stream.expected_of_response(status, self.list.content_length());
         let is_short = end && expected.is_ok_and(|length| length.is_some_and(|it| it > 0));
         let is_malformed =
@@ -212,7 +115,6 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
             }
             _ => self.break_stream(Side::Upstream, key, Code::PROTOCOL_ERROR),
         }
-        Ok(())
     }
 
     /// The head of a response has come, which is in `list`.
@@ -252,25 +154,20 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
     }
 
     /// RST_STREAM of an endpoint.
-    fn upstream_reset(&mut self, key: StreamKey, code: Code) {
+    pub(super) fn upstream_reset(&mut self, key: StreamKey, code: Code) {
         if self.streams.get(key).is_some_and(|stream| stream.response.is_ended) {
             return self.release(key, code);
         }
-        let proof = (code == Code::REFUSED_STREAM).then_some(Proof::Refused);
         let end = ExchangeEnd::UpstreamReset(Some(code.0));
-        let may_move = proof.is_some()
-            && self.streams.get(key).is_some_and(|stream| {
-                stream.again.as_ref().is_some_and(|again| !again.is_repeated)
-            });
-        if may_move {
-            return self.move_or_end(key, proof, end);
+        if code == Code::REFUSED_STREAM {
+            return self.move_or_end(key, Some(Proof::Refused), end);
         }
         self.reset_at_client(key, code);
         self.finish(key, end);
     }
 
     /// GOAWAY of an endpoint (RFC 9113 §6.8): streams behind the last one were not processed.
-    fn go_away(&mut self, id: usize, last: u32, code: Code) {
+    pub(super) fn go_away(&mut self, id: usize, last: u32, code: Code) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         upstream.state = State::Leaving;
         let streams = upstream.peer.streams.iter().filter(|(number, _)| **number > last);
@@ -322,17 +219,5 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
                 self.by_address.remove(&upstream.address);
             }
         }
-    }
-}
-
-// === impl Upstream ===
-
-impl Upstream {
-    /// A frame on a stream that was never opened (RFC 9113 §5.1, "idle").
-    const fn check_known(&self, stream: u32) -> Result<(), Violation> {
-        if stream >= self.next || stream.is_multiple_of(2) {
-            return Err(Violation::new(Code::PROTOCOL_ERROR, "a frame on an idle stream"));
-        }
-        Ok(())
     }
 }
