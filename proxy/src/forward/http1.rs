@@ -210,17 +210,7 @@ where
     fn read_responses(&mut self) {
         let was_waiting = self.session.is_waiting();
         let was_raw = self.session.is_raw();
-        let read = self.session.response_length();
-        self.session.responses(self.down.uncleared(), read);
-        let mut complete = self.down.uncleared().len() - self.session.response_length();
-        if self.draining
-            && let Some(edit) = self.session.say_close()
-        {
-            self.down.clear(edit.start);
-            self.down.replace(edit.end - edit.start, edit.text);
-            complete -= edit.end;
-        }
-        self.down.clear(complete);
+        clear_responses(&mut self.session, &mut self.down, self.draining);
         let (is_waiting, is_raw) = (self.session.is_waiting(), self.session.is_raw());
         self.released |= was_waiting && !is_waiting || is_raw && !was_raw;
     }
@@ -373,4 +363,24 @@ where
         self.session.finish(in_flight.clone(), in_flight);
         HttpEnd { cause, untracked }
     }
+}
+
+// === helpers ===
+
+/// Reads on in what the upstream has sent, and lets go what may be sent to the client; in a drain the
+/// response says that the connection ends behind it.
+pub(super) fn clear_responses(
+    session: &mut Session<dyn ExchangeSink>,
+    down: &mut Pipe,
+    draining: bool,
+) {
+    let read = session.response_length();
+    session.responses(down.uncleared(), read);
+    let mut complete = down.uncleared().len() - session.response_length();
+    if draining && let Some(edit) = session.say_close() {
+        down.clear(edit.start);
+        down.replace(edit.end - edit.start, edit.text);
+        complete -= edit.end;
+    }
+    down.clear(complete);
 }

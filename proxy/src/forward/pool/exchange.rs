@@ -5,8 +5,8 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use super::super::Side;
 use super::super::retries::RetryOutcome;
+use super::super::{Side, http1};
 use super::End;
 use super::acquire::Fresh;
 use super::client::Client;
@@ -199,17 +199,7 @@ impl Client {
                 self.count_retry(RetryOutcome::Success);
             }
         }
-        let read = self.session.response_length();
-        self.session.responses(self.down.uncleared(), read);
-        let mut complete = self.down.uncleared().len() - self.session.response_length();
-        if self.draining
-            && let Some(edit) = self.session.say_close()
-        {
-            self.down.clear(edit.start);
-            self.down.replace(edit.end - edit.start, edit.text);
-            complete -= edit.end;
-        }
-        self.down.clear(complete);
+        http1::clear_responses(&mut self.session, &mut self.down, self.draining);
         self.settle();
         let pins = self.session.unpoolable().is_some() && self.session.response_length() == 0;
         pins.then(|| Step::Pin { eof: false }.into())
