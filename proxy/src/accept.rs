@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::admission::Admission;
 use self::flood::Flood;
-use crate::budget::{Budgets, Resource};
+use crate::budget::{Budgets, Resource, is_exhaustion};
 pub use exhaustion::{Episode, Exhaustion, NoSlots, Registered, Slots};
 
 /// The first pause after a failure; each further one is twice as long.
@@ -283,7 +283,7 @@ impl<'a, L: Accept> Acceptor<'a, L> {
     }
 
     async fn failed(&mut self, error: &io::Error) {
-        if exhaustion::is_exhaustion(error) {
+        if is_exhaustion(error) {
             self.slots.exhausted(error);
             self.options.exhaustion.report(error);
             return self.back_off(true).await;

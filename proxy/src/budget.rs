@@ -14,7 +14,7 @@ mod tests;
 
 use std::{
     collections::HashMap,
-    fmt,
+    fmt, io,
     sync::{
         Arc, Mutex, MutexGuard, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -432,4 +432,14 @@ impl Drop for Taken {
     fn drop(&mut self) {
         self.share.give(self.resource, self.count);
     }
+}
+
+// === helpers ===
+
+/// Whether descriptors or memory were lacking: accept(2), socket(2); `ENOSPC` is epoll_ctl(2)'s.
+pub(crate) fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC)
+    )
 }

@@ -28,11 +28,10 @@ use self::{
     policy::DestinationPolicy, requests::Balancing,
 };
 pub use self::{
-    balanced::Pools,
+    balanced::Engines,
     dials::OwnDials,
     held::Held,
     options::{Options, OptionsByWorkload},
-    requests::Relays,
 };
 use crate::{
     budget::{Share, Taken},
@@ -67,8 +66,8 @@ pub struct Context {
     pub options: Arc<Options>,
     /// Where upstream connections go.
     pub upstream: Arc<dyn Upstream>,
-    /// Upstream connections for requests of HTTP/1 that are balanced.
-    pub pools: Pools,
+    /// What balances its requests.
+    pub engines: Engines,
     /// What is known of destinations.
     pub learning: Learning,
     /// Cancelled when no new work is to be begun.
@@ -79,8 +78,6 @@ pub struct Context {
     pub abort: Stop,
     /// Whether payload may go through splice(2): not where `sk_msg` redirects it.
     pub splice: bool,
-    /// Relays of HTTP/2 streams.
-    pub relays: Relays,
     /// The settings in force.
     pub config: Traffic,
     /// Told what connections find out.

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
 use weir_http::h2::frames::PREFACE;
-use weir_http::h2::relay::{Choice, End, Endpoints, Lease, Limits, PeerId, Relay};
-use weir_http::{Exchange, ExchangeEnd, ExchangeSink, Untracked};
+use weir_http::h2::relay::{End, Limits, PeerId, Relay};
+use weir_http::{Choice, Endpoints, Exchange, ExchangeEnd, ExchangeSink, Lease, Untracked};
 
 /// What may be held: windows, outputs, and tables.
 const MEMORY: usize = 32 << 20;

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use weir_http::h2::fields::{FieldList, ListDecoder, ListEncoder, Shared};
-use weir_http::h2::relay::{Choice, Endpoints, Lease, Limits, PeerId, Relay};
-use weir_http::{Connection, Exchange, Side};
+use weir_http::h2::relay::{Limits, PeerId, Relay};
+use weir_http::{Choice, Connection, Endpoints, Exchange, Lease, Side};
 
 use self::discard::Discard;
 

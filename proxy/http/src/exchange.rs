@@ -140,6 +140,21 @@ impl Side {
     }
 }
 
+// === impl Repeat ===
+
+impl Repeat {
+    /// The level as users know it, the safest first: the value of the label `level`. The numbers are those
+    /// of docs/SERVICES.md.
+    #[must_use]
+    pub const fn level(self) -> &'static str {
+        match self {
+            Self::NotConnected => "0",
+            Self::Refused => "1",
+            Self::Unacknowledged => "2",
+        }
+    }
+}
+
 // === impl Untracked ===
 
 impl Untracked {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod connection;
+mod endpoints;
 mod error;
 mod exchange;
 pub mod h1;
@@ -13,11 +14,18 @@ pub mod h2;
 mod tracker;
 
 pub use self::connection::Connection;
+pub use self::endpoints::{Choice, Endpoints, Lease};
 pub use self::error::ParseError;
 pub use self::exchange::{
     Exchange, ExchangeEnd, ExchangeSink, Repeat, RequestInfo, Side, Untracked,
 };
 pub use self::tracker::{Tracker, is_grpc};
+
+/// The header that names the reason of an answer of weir's own.
+pub const ERROR_HEADER: &str = "x-weir-error";
+
+/// gRPC `UNAVAILABLE`: the client may retry.
+pub const GRPC_UNAVAILABLE: u32 = 14;
 
 /// Largest part of a method, a path or a host that is kept, in bytes. No server of note takes a
 /// longer one.

@@ -27,7 +27,10 @@ use tokio::{
 };
 
 use super::{FIRST_PAUSE, LONGEST_PAUSE, descriptors};
-use crate::{budget::Share, sync::lock};
+use crate::{
+    budget::{Share, is_exhaustion},
+    sync::lock,
+};
 
 /// How long nothing may have failed at the end of an episode.
 const CALM: Duration = Duration::from_secs(1);
@@ -380,14 +383,6 @@ async fn watch(inner: Weak<Inner>) {
 }
 
 // === helpers ===
-
-/// Whether descriptors or memory were lacking: accept(2), socket(2); `ENOSPC` is epoll_ctl(2)'s.
-pub(super) fn is_exhaustion(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC)
-    )
-}
 
 /// The cheapest descriptor that takes what a socket takes.
 fn a_socket() -> nix::Result<OwnedFd> {

@@ -19,15 +19,18 @@ use crate::{
     telemetry::{CloseReason, ConnectionGuard},
 };
 
-/// Upstream connections for requests of HTTP/1.
+/// What the engines that balance requests keep for the connections of a workload.
 #[derive(Default)]
-pub struct Pools(Shared<Pool>);
+pub struct Engines {
+    pools: Shared<Pool>,
+    relays: Shared<Relay>,
+}
 
-// === impl Pools ===
+// === impl Engines ===
 
-impl fmt::Debug for Pools {
+impl fmt::Debug for Engines {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pools").finish_non_exhaustive()
+        f.debug_struct("Engines").finish_non_exhaustive()
     }
 }
 
@@ -42,7 +45,7 @@ impl Context {
         guard: &ConnectionGuard,
     ) -> CloseReason {
         let requests = balancing.requests();
-        let pool = self.pools.0.get(balancing.key(), || {
+        let pool = self.engines.pools.get(balancing.key(), || {
             let (requests, connect) = balancing.parts();
             let drain = self.drain_of(guard.direction()).clone();
             Arc::new(Pool::new(requests, connect, Some(self.share.clone()), drain))
@@ -80,7 +83,7 @@ impl Context {
         guard: &ConnectionGuard,
     ) -> CloseReason {
         balancing.requests().shares();
-        let relay = self.relays.get(balancing.key(), || {
+        let relay = self.engines.relays.get(balancing.key(), || {
             let settings = self.config.now().http.clone();
             let limits = Limits {
                 streams: settings.max_concurrent_streams.min(Limits::default().streams),

@@ -17,10 +17,7 @@ use super::{Context, dial::Dial, dials::OwnDial};
 use crate::{
     budget::{Resource, Taken},
     capture::Captured,
-    forward::{
-        relay::Relay,
-        requests::{Connect, Connected, Connecting, Requests},
-    },
+    forward::requests::{Connect, Connected, Connecting, Requests},
     sync::lock,
     tcp_info::TcpInfo,
     upstream::{Attempt, ByRequest, RequestUpstream},
@@ -28,10 +25,6 @@ use crate::{
 
 /// What the engines keep for the connections of one workload: one `T` for each thread and [`Key`].
 pub(super) struct Shared<T>(Mutex<HashMap<(ThreadId, Key), Weak<T>>>);
-
-/// The relays of a workload.
-#[derive(Default)]
-pub struct Relays(Shared<Relay>);
 
 /// Clients share upstream connections if an upstream connection of their own would be the same: it goes
 /// to the endpoints of one destination, and the network sees the same socket.
@@ -77,14 +70,6 @@ impl<T> Shared<T> {
 impl<T> Default for Shared<T> {
     fn default() -> Self {
         Self(Mutex::default())
-    }
-}
-
-// === impl Relays ===
-
-impl Relays {
-    pub(super) fn get(&self, key: Key, make: impl FnOnce() -> Arc<Relay>) -> Arc<Relay> {
-        self.0.get(key, make)
     }
 }
 

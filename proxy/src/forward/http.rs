@@ -10,13 +10,12 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 pub use weir_http::h1::{HeadLimits, Unpoolable};
+pub(crate) use weir_http::{ERROR_HEADER, GRPC_UNAVAILABLE, RequestInfo, is_grpc};
 pub use weir_http::{Exchange, ExchangeEnd, Side, Untracked};
-pub(crate) use weir_http::{RequestInfo, is_grpc};
 
-pub(crate) use self::answer::{ERROR_HEADER, GRPC_UNAVAILABLE, bad_gateway};
-use super::retries::{Retry, RetryLevel, RetryOutcome};
+pub(crate) use self::answer::bad_gateway;
+use super::retries::{Repeat, Retry, RetryOutcome};
 use crate::budget::Share;
-use weir_http::Repeat;
 
 /// See [`HttpLimits::drain_idle`].
 pub(crate) const DRAIN_IDLE: Duration = Duration::from_secs(1);
@@ -203,13 +202,8 @@ impl weir_http::ExchangeSink for dyn ExchangeSink {
     }
 
     fn repeated(&self, why: Repeat, is_answered: bool) {
-        let level = match why {
-            Repeat::NotConnected => RetryLevel::Connect,
-            Repeat::Refused => RetryLevel::Refused,
-            Repeat::Unacknowledged => RetryLevel::Untaken,
-        };
         let outcome = if is_answered { RetryOutcome::Success } else { RetryOutcome::Failure };
-        self.retried(Retry { level, outcome });
+        self.retried(Retry { why, outcome });
     }
 
     fn downgraded(&self, untracked: Untracked) {

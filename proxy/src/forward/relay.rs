@@ -13,17 +13,16 @@ mod upstream;
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
     task::Waker,
 };
 
-use weir_http::h2::relay::{self as core, Choice, Dial, End, Endpoints, Limits, PeerId, Violation};
+use weir_http::h2::relay::{self as core, Dial, End, Limits, PeerId, Violation};
 
 pub(crate) use self::client::Client;
 use super::{
-    http::{Exchange, ExchangeEnd, ExchangeSink},
-    requests::{Connect, Connected, Lease, Picked, Requests},
+    http::{ExchangeEnd, ExchangeSink},
+    requests::{Connect, Connected, Requests},
 };
 use crate::{
     budget::{Charge, Share},
@@ -44,19 +43,17 @@ pub(crate) struct Relay {
     abort: Stop,
 }
 
+/// The requests of any workload.
+type Core = core::Relay<dyn ExchangeSink, Arc<dyn Requests>>;
+
 struct State {
-    core: core::Relay<dyn ExchangeSink, Chooser>,
+    core: Core,
     wakers: HashMap<PeerId, Waker>,
     marked: Vec<PeerId>,
     charge: Charge,
     /// Bytes read since memory was charged.
     uncharged: usize,
 }
-
-/// Asks [`Requests`].
-struct Chooser(Arc<dyn Requests>);
-
-struct Leased(Box<dyn Lease>);
 
 // === impl Relay ===
 
@@ -69,7 +66,7 @@ impl Relay {
         (drain, abort): (Stop, Stop),
     ) -> Arc<Self> {
         let state = Mutex::new(State {
-            core: core::Relay::new(Chooser(Arc::clone(&requests)), limits),
+            core: core::Relay::new(Arc::clone(&requests), limits),
             wakers: HashMap::new(),
             marked: Vec::new(),
             charge: Charge::to(Some(share)),
@@ -83,13 +80,21 @@ impl Relay {
     }
 
     /// Has the core do something, and then those others act for whom that has meant something.
-    fn with<R>(
-        self: &Arc<Self>,
-        me: Option<PeerId>,
-        act: impl FnOnce(&mut core::Relay<dyn ExchangeSink, Chooser>) -> R,
-    ) -> R {
+    fn with<R>(self: &Arc<Self>, me: Option<PeerId>, act: impl FnOnce(&mut Core) -> R) -> R {
+        self.with_state(me, |state| act(&mut state.core))
+    }
+
+    /// A peer has sent something.
+    fn read(self: &Arc<Self>, from: PeerId, bytes: &[u8]) {
+        self.with_state(Some(from), |state| {
+            state.core.read(from, bytes);
+            state.charge(bytes.len());
+        });
+    }
+
+    fn with_state<R>(self: &Arc<Self>, me: Option<PeerId>, act: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.lock();
-        let result = act(&mut state.core);
+        let result = act(&mut state);
         state.wake(me);
         let dials = state.core.take_dials();
         drop(state);
@@ -155,22 +160,5 @@ impl State {
                 self.core.shed();
             }
         }
-    }
-}
-
-// === impl Chooser ===
-
-impl Endpoints for Chooser {
-    type Lease = Leased;
-
-    fn choose(&self, tried: &[SocketAddr]) -> Option<Choice<Leased>> {
-        let Picked { address, connect_timeout, lease } = self.0.choose(tried)?;
-        Some(Choice { address, connect_timeout, lease: Leased(lease) })
-    }
-}
-
-impl core::Lease for Leased {
-    fn over(&mut self, exchange: &Exchange) {
-        self.0.over(exchange);
     }
 }

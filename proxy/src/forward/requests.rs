@@ -3,16 +3,13 @@
 use std::{fmt, future::Future, io, net::SocketAddr, pin::Pin, time::Duration};
 
 use tokio::net::TcpStream;
-use weir_http::Exchange;
+use weir_http::{Endpoints, Lease};
 
 use crate::budget::Taken;
 
-/// Chooses an endpoint for each request to one destination.
-pub trait Requests: Send + Sync + fmt::Debug {
-    /// An endpoint that is not among `tried`; behind the last one, once, the original destination.
-    /// Called for each request: must not block.
-    fn choose(&self, tried: &[SocketAddr]) -> Option<Picked>;
-
+/// Chooses an endpoint for each request to one destination; behind the last one, once, the original
+/// destination.
+pub trait Requests: Endpoints<Lease = BoxedLease> + Send + Sync + fmt::Debug {
     /// Whether requests may go there still. Connections without requests to one that is not used are
     /// closed.
     fn is_used(&self, address: SocketAddr) -> bool;
@@ -25,23 +22,8 @@ pub trait Requests: Send + Sync + fmt::Debug {
     fn shares(&self);
 }
 
-/// The endpoint of one request.
-#[derive(Debug)]
-pub struct Picked {
-    /// Where it is.
-    pub address: SocketAddr,
-    /// How long it may take to accept; `None` for the configured time.
-    pub connect_timeout: Option<Duration>,
-    /// Counts the request as in flight there until it is dropped.
-    pub lease: Box<dyn Lease>,
-}
-
-/// A request at an endpoint.
-pub trait Lease: Send + fmt::Debug {
-    /// The request is over, as it is recorded. Without this call (a request that went to another
-    /// endpoint before it was answered) nothing is learned.
-    fn over(&mut self, exchange: &Exchange);
-}
+/// A request at the endpoint of any service.
+pub type BoxedLease = Box<dyn Lease + Send>;
 
 /// Makes upstream connections.
 pub trait Connect: Send + Sync {

@@ -150,6 +150,11 @@ impl Endpoints {
         &self.all
     }
 
+    /// The members of the pool, by their place in it.
+    pub(super) fn members(&self) -> impl Iterator<Item = (usize, &Endpoint)> {
+        self.all.iter().take(self.pool.len()).enumerate()
+    }
+
     /// Those that are used.
     #[must_use]
     pub const fn pool(&self) -> &Pool {

@@ -4,6 +4,7 @@
 use std::{fmt, net::SocketAddr, sync::Arc};
 
 use fastrand::Rng;
+use weir_http::{Choice, Lease};
 
 use super::{
     Endpoints, Services, WorkloadMode,
@@ -13,7 +14,7 @@ use crate::{
     balance::{InFlight, Mode, Moment},
     forward::{
         http::Exchange,
-        requests::{Lease, Picked, Requests},
+        requests::{BoxedLease, Requests},
     },
     sync::lock,
     telemetry::Answer,
@@ -38,7 +39,6 @@ struct AtEndpoint {
 }
 
 /// A request at the original destination, of which nothing is learned.
-#[derive(Debug)]
 struct AtOriginal;
 
 // === impl ToEndpoint ===
@@ -59,28 +59,32 @@ impl ToEndpoint {
         Some(self.services.endpoints(&target))
     }
 
-    fn pick(&self, tried: &[SocketAddr]) -> Option<Picked> {
+    fn pick(&self, tried: &[SocketAddr]) -> Option<Choice<BoxedLease>> {
         let target = self.services.find(self.destination)?;
         let endpoints = self.services.endpoints(&target);
         if tried.len() >= MOST_TRIED || endpoints.pool().is_hopeless(Moment::now()) {
             return None;
         }
-        let members = endpoints.all().iter().take(endpoints.pool().len()).enumerate();
         let tried: Vec<usize> = match tried.is_empty() {
             true => Vec::new(),
-            false => members.filter(|(_, it)| tried.contains(&it.address)).map(|it| it.0).collect(),
+            false => {
+                let of = |it: &(usize, &super::Endpoint)| tried.contains(&it.1.address);
+                endpoints.members().filter(of).map(|it| it.0).collect()
+            }
         };
         let choice = target.choose(&endpoints, &tried)?;
         let chosen = &endpoints.all()[choice.member];
         let (address, in_flight) = (chosen.address, chosen.stats.begin());
         let lease =
             Box::new(AtEndpoint { member: choice.member, _in_flight: in_flight, endpoints });
-        Some(Picked { address, connect_timeout: Some(CONNECT), lease })
+        Some(Choice { address, connect_timeout: Some(CONNECT), lease })
     }
 }
 
-impl Requests for ToEndpoint {
-    fn choose(&self, tried: &[SocketAddr]) -> Option<Picked> {
+impl weir_http::Endpoints for ToEndpoint {
+    type Lease = BoxedLease;
+
+    fn choose(&self, tried: &[SocketAddr]) -> Option<Choice<BoxedLease>> {
         if let Some(picked) = self.pick(tried) {
             return Some(picked);
         }
@@ -91,13 +95,14 @@ impl Requests for ToEndpoint {
             target.fell_back();
         }
         let (address, lease) = (self.destination, Box::new(AtOriginal));
-        Some(Picked { address, connect_timeout: None, lease })
+        Some(Choice { address, connect_timeout: None, lease })
     }
+}
 
+impl Requests for ToEndpoint {
     fn is_used(&self, address: SocketAddr) -> bool {
-        let Some(endpoints) = self.endpoints() else { return address == self.destination };
-        let used = endpoints.all().iter().take(endpoints.pool().len());
-        used.map(|it| it.address).any(|used| used == address) || address == self.destination
+        let is_member = |it: Arc<Endpoints>| it.members().any(|(_, it)| it.address == address);
+        address == self.destination || self.endpoints().is_some_and(is_member)
     }
 
     fn shares(&self) {
@@ -115,8 +120,10 @@ impl RequestUpstream for ToEndpoint {
     fn attempted(&self, attempt: &Attempt<'_>) {
         let Some(endpoints) = self.endpoints() else { return };
         let pool = endpoints.pool();
-        let mut members = endpoints.all().iter().take(pool.len());
-        let Some(member) = members.position(|it| it.address == attempt.address) else { return };
+        let is_it = |(member, it): (usize, &super::Endpoint)| {
+            (it.address == attempt.address).then_some(member)
+        };
+        let Some(member) = endpoints.members().find_map(is_it) else { return };
         match attempt.result {
             Ok(()) => {
                 let round_trip = attempt.round_trip.unwrap_or(attempt.took);
@@ -144,12 +151,6 @@ impl Lease for AtEndpoint {
     }
 }
 
-impl fmt::Debug for AtEndpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AtEndpoint").field("member", &self.member).finish_non_exhaustive()
-    }
-}
-
 // === impl AtOriginal ===
 
 impl Lease for AtOriginal {
@@ -159,6 +160,8 @@ impl Lease for AtOriginal {
 #[cfg(test)]
 mod tests {
     use std::{io, time::Duration};
+
+    use weir_http::Endpoints as _;
 
     use super::*;
     use crate::{

@@ -43,33 +43,7 @@ use self::stream::{Again, Place, Stream};
 use self::upstreams::{State, Upstream};
 pub use self::violation::{Code, Violation};
 use super::fields::{FieldList, Shared};
-use crate::{Exchange, ExchangeEnd, ExchangeSink, Side};
-
-/// Chooses the endpoint of each request.
-pub trait Endpoints {
-    /// Counts a request as in flight until it is dropped.
-    type Lease: Lease;
-
-    /// An endpoint that is not among `tried`; `None` if there is none left.
-    fn choose(&self, tried: &[SocketAddr]) -> Option<Choice<Self::Lease>>;
-}
-
-/// A request at an endpoint.
-pub trait Lease {
-    /// The request is over, as it is reported.
-    fn over(&mut self, exchange: &Exchange);
-}
-
-/// The endpoint of a request.
-#[derive(Debug)]
-pub struct Choice<L> {
-    /// Where it is.
-    pub address: SocketAddr,
-    /// How long it may take to accept a connection; `None` for the usual time.
-    pub connect_timeout: Option<Duration>,
-    /// Lives as long as the request is there.
-    pub lease: L,
-}
+use crate::{Endpoints, ExchangeEnd, ExchangeSink, Lease as _, Side};
 
 /// Bounds of a relay.
 #[derive(Clone, Copy, Debug)]
@@ -98,7 +72,7 @@ pub struct Dial {
     pub upstream: usize,
     /// Where to.
     pub address: SocketAddr,
-    /// See [`Choice::connect_timeout`].
+    /// See [`Choice::connect_timeout`](crate::Choice::connect_timeout).
     pub timeout: Option<Duration>,
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::hpack::Head;
 use super::seed::Seed;
-use crate::{ExchangeEnd, ExchangeSink, ParseError, RequestInfo, Side, Tracker};
+use crate::{ExchangeEnd, ExchangeSink, ParseError, Side, Tracker};
 
 /// Streams open at a time, pushed ones included: the most that weir's terminating engine would allow.
 const MAX_STREAMS: usize = 1 << 16;
@@ -80,7 +80,7 @@ impl<S: ExchangeSink + ?Sized> Streams<S> {
             return Ok(());
         }
         self.newest = id;
-        let info = info(head);
+        let info = head.into_request();
         let (text_bytes, connect) = (info.text_bytes(), &*info.method == "CONNECT");
         let mut tracker = Tracker::start(&self.sink, info);
         if let Some((last, code)) = self.going_away
@@ -211,17 +211,6 @@ fn finish<S: ExchangeSink + ?Sized>(mut streams: Vec<(u32, Stream<S>)>, end: &Ex
     streams.sort_unstable_by_key(|(id, _)| *id);
     for (_, stream) in streams {
         stream.finish(end.clone());
-    }
-}
-
-#[inline]
-fn info(head: Head) -> RequestInfo {
-    RequestInfo {
-        version: 20,
-        method: head.method.unwrap_or_default(),
-        authority: head.authority.or(head.host),
-        path: head.path.unwrap_or_default(),
-        grpc: head.grpc.unwrap_or_default(),
     }
 }
 

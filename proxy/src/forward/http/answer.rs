@@ -1,10 +1,6 @@
 //! What weir says when it has to answer in the upstream's place.
 
-/// The header that names the reason of an answer of weir's own.
-pub(crate) const ERROR_HEADER: &str = "x-weir-error";
-
-/// gRPC `UNAVAILABLE`: the client may retry.
-pub(crate) const GRPC_UNAVAILABLE: u32 = 14;
+use weir_http::ERROR_HEADER;
 
 /// An HTTP/1 answer that ends its connection and suits every method, HEAD included.
 pub(crate) fn bad_gateway(reason: &str) -> String {

@@ -4,12 +4,13 @@
 use std::io;
 
 use tokio::io::Interest;
+use weir_http::{Choice, Endpoints as _};
 
-use super::super::requests::Picked;
-use super::super::retries::{Retry, RetryLevel, RetryOutcome};
+use super::super::retries::{Repeat, Retry, RetryOutcome};
 use super::End;
 use super::client::Client;
 use super::member::Member;
+use crate::budget::is_exhaustion;
 use crate::forward::http::ExchangeSink as _;
 
 /// Whether the connection has to be a new one.
@@ -27,7 +28,7 @@ impl Client {
     pub(super) async fn acquire(&mut self, fresh: Fresh) -> Result<Member, End> {
         let mut tried = Vec::new();
         let (mut errno, mut shrunk) = (libc::EIO, false);
-        while let Some(Picked { address, connect_timeout, lease }) = self.requests.choose(&tried) {
+        while let Some(Choice { address, connect_timeout, lease }) = self.requests.choose(&tried) {
             self.report.goes_to(address, lease);
             let idle = match fresh {
                 Fresh::No => self.pool.take(address),
@@ -67,18 +68,12 @@ impl Client {
 
     fn count_connect<T>(&self, tried: &[T], outcome: RetryOutcome) {
         if !tried.is_empty() {
-            self.report.retried(Retry { level: RetryLevel::Connect, outcome });
+            self.report.retried(Retry { why: Repeat::NotConnected, outcome });
         }
     }
 }
 
 // === helpers ===
-
-/// The process or the workload has no more descriptors, or the kernel no memory for sockets.
-fn is_exhaustion(error: &io::Error) -> bool {
-    let errnos = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
-    error.raw_os_error().is_some_and(|errno| errnos.contains(&errno))
-}
 
 fn number(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(libc::EIO)

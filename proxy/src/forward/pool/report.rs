@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use weir_http::Lease as _;
+
 use super::super::http::{Exchange, ExchangeSink, Unpoolable, Untracked};
-use super::super::requests::Lease;
+use super::super::requests::BoxedLease;
 use super::super::retries::Retry;
 use crate::budget::Share;
 use crate::sync::lock;
@@ -21,7 +23,7 @@ struct At {
     /// `None` for where the client's connection went.
     upstream: Option<SocketAddr>,
     attempts: u8,
-    lease: Option<Box<dyn Lease>>,
+    lease: Option<BoxedLease>,
     /// Also those to come.
     stays: bool,
 }
@@ -34,7 +36,7 @@ impl Report {
     }
 
     /// The request goes to this endpoint.
-    pub(super) fn goes_to(&self, upstream: SocketAddr, lease: Box<dyn Lease>) {
+    pub(super) fn goes_to(&self, upstream: SocketAddr, lease: BoxedLease) {
         let mut at = lock(&self.at);
         (at.upstream, at.lease) = (Some(upstream), Some(lease));
     }

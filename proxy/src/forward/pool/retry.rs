@@ -2,7 +2,7 @@
 //! upstream has taken none of it, whatever its method. `tcp_info.rs` has the reason why that can be known.
 
 use super::super::http::ExchangeSink as _;
-use super::super::retries::{Retry, RetryLevel, RetryOutcome};
+use super::super::retries::{Repeat, Retry, RetryOutcome};
 use super::client::Client;
 use super::member::Member;
 
@@ -37,6 +37,6 @@ impl Client {
     }
 
     pub(super) fn count_retry(&self, outcome: RetryOutcome) {
-        self.report.retried(Retry { level: RetryLevel::Untaken, outcome });
+        self.report.retried(Retry { why: Repeat::Unacknowledged, outcome });
     }
 }

@@ -16,12 +16,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use weir_http::h1::{Body, Kind, RequestHead, RequestReader, ResponseReader};
+use weir_http::{Choice, Endpoints, Lease};
 
 use super::super::ByteCounters;
 use super::super::http::{Exchange, ExchangeEnd, ExchangeSink, HeadLimits};
 use super::super::http_testing::{Recorder, pair, within};
 use super::super::passthrough::Observer as _;
-use super::super::requests::{Connect, Connected, Connecting, Lease, Picked, Requests};
+use super::super::requests::{BoxedLease, Connect, Connected, Connecting, Requests};
 use super::super::tcp::{self, Endpoint, Observed, Observing, TcpOptions};
 use super::*;
 use crate::budget::{Budgets, Share};
@@ -88,8 +89,10 @@ struct Server {
 
 // === impl InTurn ===
 
-impl Requests for InTurn {
-    fn choose(&self, tried: &[SocketAddr]) -> Option<Picked> {
+impl Endpoints for InTurn {
+    type Lease = BoxedLease;
+
+    fn choose(&self, tried: &[SocketAddr]) -> Option<Choice<BoxedLease>> {
         if let Some(hook) = self.hook.lock().unwrap().take() {
             hook();
         }
@@ -99,9 +102,11 @@ impl Requests for InTurn {
         self.in_flight.fetch_add(1, Relaxed);
         let (in_flight, over) = (Arc::clone(&self.in_flight), Arc::clone(&self.over));
         let lease = Box::new(Counted { address, in_flight, over });
-        Some(Picked { address, connect_timeout: None, lease })
+        Some(Choice { address, connect_timeout: None, lease })
     }
+}
 
+impl Requests for InTurn {
     fn is_used(&self, address: SocketAddr) -> bool {
         self.endpoints.lock().unwrap().contains(&address)
     }
@@ -327,6 +332,27 @@ impl Drop for Server {
 }
 
 // === helpers ===
+
+/// A client whose request has reached the endpoint, which the test serves.
+async fn asked() -> (Rig, TcpListener, Caller, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let rig = Rig::new(&[address]);
+    let mut caller = rig.caller(address).await;
+    let (mut upstream, _) = listener.accept().await.unwrap();
+    caller.send(GET).await;
+    next_request(&mut upstream).await.unwrap();
+    (rig, listener, caller, upstream)
+}
+
+/// The same, answered: the connection to the endpoint was used once and is idle.
+async fn served() -> (Rig, TcpListener, Caller, TcpStream) {
+    let (rig, listener, mut caller, mut upstream) = asked().await;
+    upstream.write_all(OK.as_bytes()).await.unwrap();
+    assert_eq!(caller.response().await, OK);
+    rig.idle(1).await;
+    (rig, listener, caller, upstream)
+}
 
 /// Three endpoints.
 async fn servers() -> [Server; 3] {

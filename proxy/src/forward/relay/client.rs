@@ -10,9 +10,8 @@ use std::{
 
 use bytes::BytesMut;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::{Instant, Sleep, sleep, timeout},
+    time::{Instant, Sleep, sleep},
 };
 
 use super::{
@@ -22,8 +21,8 @@ use super::{
 use crate::{
     forward::{
         ByteCounters,
-        http::{DRAIN_BUSY, DRAIN_IDLE, EndCause, ExchangeEnd, ExchangeSink, LINGER, Side},
-        tcp::{self, disarm},
+        http::{DRAIN_BUSY, DRAIN_IDLE, EndCause, ExchangeEnd, ExchangeSink, Side},
+        tcp,
     },
     stop::Cancelled,
 };
@@ -82,7 +81,7 @@ impl Relay {
         let which = PeerId::Client(id);
         let place = Place { relay: Arc::clone(self), id };
         counters.client_to_upstream.fetch_add(prefix.len() as u64, Relaxed);
-        self.with(Some(which), |core| core.read(which, &prefix));
+        self.read(which, &prefix);
         drop(prefix);
         let mut io = PeerIo::new(Arc::clone(self), which, stream);
         if has_ended {
@@ -121,7 +120,7 @@ impl Relay {
         let violation = self.lock().core.violation(id);
         let was_asked = matches!(drain.stage, Stage::Told(_) | Stage::Left);
         drop(place);
-        close(io.stream).await;
+        tcp::end(io.stream).await;
         match violation {
             Some(Violation { reason, .. }) => {
                 EndCause::Protocol { side: Side::Client, text: reason.to_owned() }
@@ -135,7 +134,7 @@ impl Relay {
         let Ok(address) = stream.peer_addr() else { return };
         if self.lock().core.has_room(address) {
             // Nothing was sent on it.
-            disarm(&stream);
+            tcp::disarm(&stream);
             return;
         }
         let id = self.with(None, |core| {
@@ -203,19 +202,4 @@ impl Drain {
             Stage::Left => Poll::Pending,
         }
     }
-}
-
-// === helpers ===
-
-/// Ends a connection in order. What the client still sends is read: unread bytes would make the close a
-/// reset, which may overtake the last response.
-async fn close(mut stream: TcpStream) {
-    tcp::disarm(&stream);
-    let rest = async {
-        // An error says that the client is gone.
-        let _ = stream.shutdown().await;
-        let mut unread = vec![0; 8 << 10];
-        while let Ok(1..) = stream.read(&mut unread).await {}
-    };
-    let _ = timeout(LINGER, rest).await;
 }

@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    collections::hash_map::Entry,
     io,
     pin::Pin,
     sync::Arc,
@@ -93,8 +94,7 @@ impl PeerIo {
             }
             let bytes = buffer.filled();
             if !bytes.is_empty() {
-                self.relay.with(Some(self.which), |core| core.read(self.which, bytes));
-                self.relay.lock().charge(bytes.len());
+                self.relay.read(self.which, bytes);
             }
             Poll::Ready(Ok(bytes.len()))
         })
@@ -109,8 +109,10 @@ impl PeerIo {
             if state.core.is_closing(self.which) {
                 return Poll::Ready(Ok(None));
             }
-            let waker = state.wakers.entry(self.which).or_insert_with(|| cx.waker().clone());
-            waker.clone_from(cx.waker());
+            match state.wakers.entry(self.which) {
+                Entry::Occupied(mut waker) => waker.get_mut().clone_from(cx.waker()),
+                Entry::Vacant(place) => _ = place.insert(cx.waker().clone()),
+            }
             return Poll::Pending;
         }
         match Pin::new(&mut self.stream).poll_write(cx, output) {

@@ -21,15 +21,16 @@ use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
+use weir_http::{Choice, Endpoints, Lease};
 
 use super::*;
 use crate::{
     budget::{Budgets, Resource},
     forward::{
         ByteCounters,
-        http::{EndCause, Side},
+        http::{EndCause, Exchange, Side},
         http_testing::{Recorder, within},
-        requests::Connecting,
+        requests::{BoxedLease, Connecting},
     },
 };
 
@@ -71,16 +72,20 @@ struct Scene {
     share: Share,
 }
 
-impl Requests for Turns {
-    fn choose(&self, tried: &[SocketAddr]) -> Option<Picked> {
+impl Endpoints for Turns {
+    type Lease = BoxedLease;
+
+    fn choose(&self, tried: &[SocketAddr]) -> Option<Choice<BoxedLease>> {
         let left: Vec<_> = self.endpoints.iter().filter(|it| !tried.contains(it)).collect();
         let address = **left.get(self.next.fetch_add(1, Relaxed) % left.len().max(1))?;
         self.in_flight.fetch_add(1, Relaxed);
         let (in_flight, over) = (Arc::clone(&self.in_flight), Arc::clone(&self.over));
         let lease = Box::new(Turn { address, in_flight, over });
-        Some(Picked { address, connect_timeout: Some(Duration::from_secs(5)), lease })
+        Some(Choice { address, connect_timeout: Some(Duration::from_secs(5)), lease })
     }
+}
 
+impl Requests for Turns {
     fn is_used(&self, address: SocketAddr) -> bool {
         !self.unused.lock().unwrap().contains(&address)
     }

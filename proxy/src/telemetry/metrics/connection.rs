@@ -200,7 +200,7 @@ impl Bound {
 
     fn retried(&self, retry: Retry) {
         let Base { direction, of } = self.base.clone();
-        let (level, outcome) = (retry.level.name(), retry.outcome.name());
+        let (level, outcome) = (retry.why.level(), retry.outcome.name());
         self.retries.get_or_create(&RetryLabels { direction, of, level, outcome }).inc();
     }
 

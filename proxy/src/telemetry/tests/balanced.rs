@@ -3,7 +3,7 @@
 use super::*;
 use crate::forward::{
     http::Unpoolable,
-    retries::{Retry, RetryLevel, RetryOutcome},
+    retries::{Repeat, Retry, RetryOutcome},
 };
 
 #[test]
@@ -12,9 +12,9 @@ fn connections_that_are_balanced_no_more_and_retries_are_counted() {
     let guard = telemetry.open(info());
     let sink = guard.sink();
     sink.unpoolable(Unpoolable::Authentication);
-    sink.retried(Retry { level: RetryLevel::Untaken, outcome: RetryOutcome::Success });
-    sink.retried(Retry { level: RetryLevel::Connect, outcome: RetryOutcome::Failure });
-    sink.retried(Retry { level: RetryLevel::Refused, outcome: RetryOutcome::Success });
+    sink.retried(Retry { why: Repeat::Unacknowledged, outcome: RetryOutcome::Success });
+    sink.retried(Retry { why: Repeat::NotConnected, outcome: RetryOutcome::Failure });
+    sink.retried(Retry { why: Repeat::Refused, outcome: RetryOutcome::Success });
     let text = telemetry.encode_metrics();
     for (name, labels) in [
         ("weir_unpoolable_total", "reason=\"authentication\""),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{LONGEST_TEXT, is_grpc};
+use crate::{LONGEST_TEXT, RequestInfo, is_grpc};
 
 /// The fields that matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +90,18 @@ impl Head {
             Said::Status(status) => self.status = self.status.or(status),
             Said::ContentType(grpc) => keep(&mut self.grpc, grpc),
             Said::GrpcStatus(status) => keep(&mut self.grpc_status, status),
+        }
+    }
+
+    /// What it says of a request, if it is the head of one.
+    #[inline]
+    pub(crate) fn into_request(self) -> RequestInfo {
+        RequestInfo {
+            version: 20,
+            method: self.method.unwrap_or_default(),
+            authority: self.authority.or(self.host),
+            path: self.path.unwrap_or_default(),
+            grpc: self.grpc.unwrap_or_default(),
         }
     }
 

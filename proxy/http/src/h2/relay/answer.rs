@@ -3,12 +3,7 @@
 use super::peer::StreamKey;
 use super::{Endpoints, PeerId, Relay};
 use crate::h2::fields::FieldList;
-use crate::{ExchangeEnd, ExchangeSink};
-
-/// The field that names the reason.
-const ERROR_HEADER: &str = "x-weir-error";
-/// gRPC's UNAVAILABLE: the client may try again.
-const GRPC_UNAVAILABLE: u32 = 14;
+use crate::{ERROR_HEADER, ExchangeEnd, ExchangeSink, GRPC_UNAVAILABLE};
 
 // === impl Relay ===
 

@@ -10,7 +10,7 @@ use super::peer::{
 use super::reader::FrameReader;
 use super::stream::{FIRST_WINDOW, Half, LEAST_WINDOW, Stream};
 use super::{Code, End, Endpoints, Limits, PeerId, Relay, Violation};
-use crate::{ExchangeEnd, ExchangeSink, RequestInfo, Side, Tracker};
+use crate::{ExchangeEnd, ExchangeSink, Side, Tracker};
 
 /// What a client may have on its way, on all streams. The window is kept open whatever is held for
 /// endpoints that do not take it, as other streams may have to go on before they do.
@@ -133,14 +133,7 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         let Some(client) = self.clients.get_mut(id) else { return };
         let mut again = self.spare.pop().unwrap_or_default();
         std::mem::swap(&mut again.head, &mut self.list);
-        let head = again.head.head();
-        let info = RequestInfo {
-            version: 20,
-            method: head.method.clone().unwrap_or_default(),
-            authority: head.authority.clone().or_else(|| head.host.clone()),
-            path: head.path.clone().unwrap_or_default(),
-            grpc: head.grpc.unwrap_or_default(),
-        };
+        let info = again.head.head().clone().into_request();
         let mut request = Half::new(0, FIRST_WINDOW);
         request.is_ended = end;
         request.expected = again.head.content_length().ok().flatten();

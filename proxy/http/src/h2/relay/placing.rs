@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use super::peer::StreamKey;
 use super::stream::LEAST_WINDOW;
 use super::upstreams::{State, Upstream};
-use super::{Choice, Dial, Endpoints, PeerId, Relay};
-use crate::{ExchangeSink, Repeat, Side};
+use super::{Dial, Endpoints, PeerId, Relay};
+use crate::{Choice, ExchangeSink, Repeat, Side};
 
 /// The highest number of a stream (RFC 9113 §5.1.1).
 const LAST_NUMBER: u32 = (1 << 31) - 1;

@@ -89,21 +89,6 @@ const RESPONSES: &[(Unpoolable, &str)] = &[
     ),
 ];
 
-/// A listener that the test serves, and a client that it has answered once.
-async fn served() -> (Rig, TcpListener, Caller, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let rig = Rig::new(&[address]);
-    let mut caller = rig.caller(address).await;
-    let (mut upstream, _) = listener.accept().await.unwrap();
-    caller.send(GET).await;
-    next_request(&mut upstream).await.unwrap();
-    upstream.write_all(OK.as_bytes()).await.unwrap();
-    assert_eq!(caller.response().await, OK);
-    rig.idle(1).await;
-    (rig, listener, caller, upstream)
-}
-
 async fn expect(stream: &mut TcpStream, bytes: &str) {
     let mut seen = vec![0; bytes.len()];
     within(stream.read_exact(&mut seen)).await.unwrap();

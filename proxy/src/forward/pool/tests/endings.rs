@@ -4,18 +4,6 @@ use super::*;
 use crate::forward::http::ExchangeEnd;
 use crate::forward::http_testing::{rest, until_reset};
 
-/// A client whose request has reached the upstream.
-async fn asked() -> (Rig, TcpListener, Caller, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let rig = Rig::new(&[address]);
-    let mut caller = rig.caller(address).await;
-    let (mut upstream, _) = listener.accept().await.unwrap();
-    caller.send(GET).await;
-    next_request(&mut upstream).await.unwrap();
-    (rig, listener, caller, upstream)
-}
-
 const BEGINNING: &str = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhi";
 
 #[tokio::test]

@@ -2,32 +2,17 @@
 
 use super::*;
 use crate::forward::http_testing::rest;
-use crate::forward::retries::{Retry, RetryLevel, RetryOutcome};
-
-/// A connection that was used once and is idle.
-async fn idle() -> (Rig, Caller, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let rig = Rig::new(&[address]);
-    let mut caller = rig.caller(address).await;
-    let (mut upstream, _) = listener.accept().await.unwrap();
-    caller.send(GET).await;
-    next_request(&mut upstream).await.unwrap();
-    upstream.write_all(OK.as_bytes()).await.unwrap();
-    assert_eq!(caller.response().await, OK);
-    rig.idle(1).await;
-    (rig, caller, upstream)
-}
+use crate::forward::retries::{Repeat, Retry, RetryOutcome};
 
 #[tokio::test]
 async fn an_idle_connection_that_ends_or_says_something_is_closed_at_once() {
-    let (rig, _caller, upstream) = idle().await;
+    let (rig, _listener, _caller, upstream) = served().await;
     drop(upstream);
     rig.idle(0).await;
-    let (rig, _caller, upstream) = idle().await;
+    let (rig, _listener, _caller, upstream) = served().await;
     tcp::reset(upstream);
     rig.idle(0).await;
-    let (rig, _caller, mut upstream) = idle().await;
+    let (rig, _listener, _caller, mut upstream) = served().await;
     upstream.write_all(b"HTTP/1.1 408 Too Late\r\n\r\n").await.unwrap();
     rig.idle(0).await;
 }
@@ -35,7 +20,7 @@ async fn an_idle_connection_that_ends_or_says_something_is_closed_at_once() {
 /// A read that fills its buffer leaves the runtime with the belief that there is more.
 #[tokio::test]
 async fn a_response_that_fills_the_buffer_leaves_its_connection_in_the_pool() {
-    let (rig, mut caller, mut upstream) = idle().await;
+    let (rig, _listener, mut caller, mut upstream) = served().await;
     for _ in 0..3 {
         caller.send(GET).await;
         next_request(&mut upstream).await.unwrap();
@@ -53,7 +38,7 @@ async fn a_response_that_fills_the_buffer_leaves_its_connection_in_the_pool() {
 
 #[tokio::test]
 async fn a_connection_is_closed_in_order_when_it_has_been_idle_for_long() {
-    let (rig, caller, mut upstream) = idle().await;
+    let (rig, _listener, caller, mut upstream) = served().await;
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(4)).await;
     tokio::task::yield_now().await;
@@ -67,7 +52,7 @@ async fn a_connection_is_closed_in_order_when_it_has_been_idle_for_long() {
 
 #[tokio::test]
 async fn idle_connections_outlast_their_clients() {
-    let (rig, caller, upstream) = idle().await;
+    let (rig, _listener, caller, upstream) = served().await;
     let address = upstream.local_addr().unwrap();
     assert_eq!(caller.close().await, Some(End::Finished));
     let Rig { pool, .. } = rig;
@@ -105,7 +90,7 @@ async fn the_next_endpoint_is_tried_when_one_cannot_be_reached() {
     for _ in 0..8 {
         caller.ask(GET).await;
     }
-    let retried = Retry { level: RetryLevel::Connect, outcome: RetryOutcome::Success };
+    let retried = Retry { why: Repeat::NotConnected, outcome: RetryOutcome::Success };
     let retries = rig.sink.retries();
     assert!(!retries.is_empty() && retries.iter().all(|it| *it == retried), "{retries:?}");
     let exchanges = rig.sink.exchanges(8).await;

@@ -6,24 +6,9 @@ use socket2::SockRef;
 
 use super::*;
 use crate::forward::http_testing::{rest, until_reset};
-use crate::forward::retries::{Retry, RetryLevel, RetryOutcome};
+use crate::forward::retries::{Repeat, Retry, RetryOutcome};
 
 const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody";
-
-/// A client, one idle connection to an endpoint, and that connection's other end.
-async fn idle() -> (Rig, TcpListener, Caller, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let rig = Rig::new(&[address]);
-    let mut caller = rig.caller(address).await;
-    let (mut upstream, _) = listener.accept().await.unwrap();
-    caller.send(GET).await;
-    next_request(&mut upstream).await.unwrap();
-    upstream.write_all(OK.as_bytes()).await.unwrap();
-    assert_eq!(caller.response().await, OK);
-    rig.idle(1).await;
-    (rig, listener, caller, upstream)
-}
 
 /// Has something happen on the upstream's side between the choice and the sending, before the runtime
 /// can have been told.
@@ -32,12 +17,12 @@ fn just_before_sending(rig: &Rig, hook: impl FnOnce() + Send + 'static) {
 }
 
 fn retried(outcome: RetryOutcome) -> Vec<Retry> {
-    vec![Retry { level: RetryLevel::Untaken, outcome }]
+    vec![Retry { why: Repeat::Unacknowledged, outcome }]
 }
 
 #[tokio::test]
 async fn a_request_that_crosses_with_a_close_is_sent_once_more() {
-    let (rig, listener, mut caller, upstream) = idle().await;
+    let (rig, listener, mut caller, upstream) = served().await;
     just_before_sending(&rig, move || drop(upstream));
     caller.send(POST).await;
     let (mut second, _) = within(listener.accept()).await.unwrap();
@@ -52,7 +37,7 @@ async fn a_request_that_crosses_with_a_close_is_sent_once_more() {
 
 #[tokio::test]
 async fn a_request_of_which_the_kernel_takes_nothing_is_sent_once_more() {
-    let (rig, listener, mut caller, upstream) = idle().await;
+    let (rig, listener, mut caller, upstream) = served().await;
     just_before_sending(&rig, move || tcp::reset(upstream));
     caller.send(POST).await;
     let (mut second, _) = within(listener.accept()).await.unwrap();
@@ -64,7 +49,7 @@ async fn a_request_of_which_the_kernel_takes_nothing_is_sent_once_more() {
 
 #[tokio::test]
 async fn a_request_that_an_upstream_has_acknowledged_is_not_sent_again() {
-    let (rig, _listener, mut caller, upstream) = idle().await;
+    let (rig, _listener, mut caller, upstream) = served().await;
     let upstream = Arc::new(upstream);
     let half_closed = Arc::clone(&upstream);
     just_before_sending(&rig, move || {
@@ -82,7 +67,7 @@ async fn a_request_that_an_upstream_has_acknowledged_is_not_sent_again() {
 
 #[tokio::test]
 async fn a_request_that_was_read_and_not_answered_is_not_sent_again() {
-    let (rig, _listener, mut caller, mut upstream) = idle().await;
+    let (rig, _listener, mut caller, mut upstream) = served().await;
     caller.send(POST).await;
     next_request(&mut upstream).await.unwrap();
     drop(upstream);
@@ -92,7 +77,7 @@ async fn a_request_that_was_read_and_not_answered_is_not_sent_again() {
 
 #[tokio::test]
 async fn nothing_follows_from_a_reset() {
-    let (rig, _listener, mut caller, upstream) = idle().await;
+    let (rig, _listener, mut caller, upstream) = served().await;
     caller.send(POST).await;
     // What is unread in its queue makes the close a reset.
     within(upstream.peek(&mut [0])).await.unwrap();
@@ -120,7 +105,7 @@ async fn a_new_connection_has_no_second() {
 
 #[tokio::test]
 async fn a_request_is_sent_no_more_than_twice() {
-    let (rig, listener, mut caller, upstream) = idle().await;
+    let (rig, listener, mut caller, upstream) = served().await;
     just_before_sending(&rig, move || drop(upstream));
     caller.send(POST).await;
     let (second, _) = within(listener.accept()).await.unwrap();
@@ -139,7 +124,7 @@ fn large(length: usize) -> String {
 
 #[tokio::test]
 async fn a_body_is_sent_once_more_with_its_head() {
-    let (rig, listener, caller, upstream) = idle().await;
+    let (rig, listener, caller, upstream) = served().await;
     let request = large(200 << 10);
     just_before_sending(&rig, move || drop(upstream));
     let (mut read, mut write) = caller.stream.into_split();
@@ -156,7 +141,7 @@ async fn a_body_is_sent_once_more_with_its_head() {
 
 #[tokio::test]
 async fn of_a_request_no_more_is_kept_than_a_bound() {
-    let (rig, _listener, caller, mut upstream) = idle().await;
+    let (rig, _listener, caller, mut upstream) = served().await;
     let (mut read, mut write) = caller.stream.into_split();
     let sends = tokio::spawn(async move {
         // The connection ends meanwhile.

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use super::checks;
 use super::wire::{Reader, Seen, settings};
 use crate::h2::frames::PREFACE;
-use crate::h2::relay::{Choice, Dial, End, Endpoints, Lease, Limits, PeerId, Relay as Core};
-use crate::{Exchange, ExchangeEnd, ExchangeSink, Repeat, Untracked};
+use crate::h2::relay::{Dial, End, Limits, PeerId, Relay as Core};
+use crate::{Choice, Endpoints, Exchange, ExchangeEnd, ExchangeSink, Lease, Repeat, Untracked};
 
 pub(super) type Relay = Core<Record, Scripted>;
 

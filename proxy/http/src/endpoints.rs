@@ -1,0 +1,49 @@
+//! Where requests that are balanced go: the seam between an engine and what knows the endpoints.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::Exchange;
+
+/// Chooses the endpoint of each request.
+pub trait Endpoints {
+    /// Counts a request as in flight until it is dropped.
+    type Lease: Lease;
+
+    /// An endpoint that is not among `tried`; `None` if there is none left. Called for each request: must
+    /// not block.
+    fn choose(&self, tried: &[SocketAddr]) -> Option<Choice<Self::Lease>>;
+}
+
+/// A request at an endpoint.
+pub trait Lease {
+    /// The request is over, as it is reported. Without this call (a request that went to another
+    /// endpoint before it was answered) nothing is learned.
+    fn over(&mut self, exchange: &Exchange);
+}
+
+/// The endpoint of a request.
+#[derive(Debug)]
+pub struct Choice<L> {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// How long it may take to accept a connection; `None` for the usual time.
+    pub connect_timeout: Option<Duration>,
+    /// Lives as long as the request is there.
+    pub lease: L,
+}
+
+impl<E: Endpoints + ?Sized> Endpoints for Arc<E> {
+    type Lease = E::Lease;
+
+    fn choose(&self, tried: &[SocketAddr]) -> Option<Choice<E::Lease>> {
+        (**self).choose(tried)
+    }
+}
+
+impl<L: Lease + ?Sized> Lease for Box<L> {
+    fn over(&mut self, exchange: &Exchange) {
+        (**self).over(exchange);
+    }
+}
