@@ -14,6 +14,9 @@ pub trait Endpoints {
     /// An endpoint that is not among `tried`; `None` if there is none left. Called for each request: must
     /// not block.
     fn choose(&self, tried: &[SocketAddr]) -> Option<Choice<Self::Lease>>;
+
+    /// An endpoint closes a connection that is in use because of an error of its own.
+    fn failed(&self, address: SocketAddr);
 }
 
 /// A request at an endpoint.
@@ -39,6 +42,10 @@ impl<E: Endpoints + ?Sized> Endpoints for Arc<E> {
 
     fn choose(&self, tried: &[SocketAddr]) -> Option<Choice<E::Lease>> {
         (**self).choose(tried)
+    }
+
+    fn failed(&self, address: SocketAddr) {
+        (**self).failed(address);
     }
 }
 

@@ -31,6 +31,8 @@ pub struct Stats {
     pub(super) latency: Latency,
     pub(super) failures: Failures,
     in_flight: AtomicU32,
+    /// Connections that requests of several clients share.
+    shared: AtomicU32,
     chosen: AtomicU64,
     requests: AtomicU64,
     failed: AtomicU64,
@@ -43,6 +45,10 @@ pub struct Stats {
 /// A connection, counted for as long as it lasts.
 #[derive(Debug)]
 pub struct InFlight(Arc<Stats>);
+
+/// A connection that requests share, counted for as long as it lasts.
+#[derive(Debug)]
+pub struct SharedConnection(Arc<Stats>);
 
 // === impl Stats ===
 
@@ -57,6 +63,12 @@ impl Stats {
     #[must_use]
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Relaxed)
+    }
+
+    /// Connections that requests of several clients share.
+    #[must_use]
+    pub fn shared(&self) -> u32 {
+        self.shared.load(Relaxed)
     }
 
     /// How often it was chosen.
@@ -100,6 +112,13 @@ impl Stats {
         self.in_flight.fetch_add(1, Relaxed);
         self.chosen.fetch_add(1, Relaxed);
         InFlight(Arc::clone(self))
+    }
+
+    /// Counts a connection that requests share.
+    #[must_use]
+    pub fn share(self: &Arc<Self>) -> SharedConnection {
+        self.shared.fetch_add(1, Relaxed);
+        SharedConnection(Arc::clone(self))
     }
 
     /// It has accepted a connection after this time.
@@ -186,5 +205,11 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Drop for SharedConnection {
+    fn drop(&mut self) {
+        self.0.shared.fetch_sub(1, Relaxed);
     }
 }

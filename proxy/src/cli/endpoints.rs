@@ -18,13 +18,14 @@ use crate::{
     telemetry::stats::{plain_table, print_table},
 };
 
-const HEADER: [&str; 10] = [
+const HEADER: [&str; 11] = [
     "SERVICE",
     "ENDPOINT",
     "ZONE",
     "STATE",
     "COST",
     "LATENCY",
+    "CONNECTIONS",
     "IN FLIGHT",
     "CHOSEN",
     "SHARE",
@@ -44,7 +45,8 @@ Examples:
   weir endpoints checkout -o json | jq '.services[].endpoints[] | select(.state == \"out\")'
 
 The endpoint with the lowest cost is chosen next. COST, in milliseconds, is
-latency x (in flight + 1) x distance / weight.")]
+latency x (in flight + 1) x distance / weight. CONNECTIONS are those that balanced
+requests share; IN FLIGHT are then requests and streams, otherwise connections.")]
 pub(super) struct Args {
     /// A service, with or without its namespace [default: all]
     #[arg(value_name = "SERVICE")]
@@ -103,6 +105,7 @@ fn row(service: &ServiceReport, endpoint: &EndpointReport) -> Vec<String> {
         endpoint.state.clone(),
         millis(endpoint.cost_ms),
         millis(endpoint.latency_ms),
+        endpoint.connections.to_string(),
         endpoint.in_flight.to_string(),
         endpoint.chosen.to_string(),
         format!("{:.0}%", endpoint.share * 100.0),

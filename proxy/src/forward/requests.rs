@@ -17,6 +17,10 @@ pub trait Requests: Endpoints<Lease = BoxedLease> + Send + Sync + fmt::Debug {
     /// Whether requests are to be balanced still: the mode can change.
     fn is_current(&self) -> bool;
 
+    /// A connection that requests share is open; counted at the endpoint until this is dropped. `None` for
+    /// the original destination.
+    fn connected(&self, address: SocketAddr) -> Option<Counted>;
+
     /// The upstream connection that was made for the client is shared from now on: only requests count as
     /// in flight, and the client's connection does not.
     fn shares(&self);
@@ -24,6 +28,10 @@ pub trait Requests: Endpoints<Lease = BoxedLease> + Send + Sync + fmt::Debug {
 
 /// A request at the endpoint of any service.
 pub type BoxedLease = Box<dyn Lease + Send>;
+
+/// A connection at the endpoint of any service.
+#[derive(Debug)]
+pub struct Counted(pub Box<dyn fmt::Debug + Send + Sync>);
 
 /// Makes upstream connections.
 pub trait Connect: Send + Sync {

@@ -107,8 +107,11 @@ pub struct EndpointReport {
     pub cost_ms: Option<f64>,
     /// The estimated latency; absent where nothing is known.
     pub latency_ms: Option<f64>,
-    /// Connections that are open or being opened.
+    /// Connections that are open or being opened; requests and streams where these are balanced.
     pub in_flight: u32,
+    /// Connections that balanced requests share.
+    #[serde(default)]
+    pub connections: u32,
     /// Connections that it was chosen for.
     pub chosen: u64,
     /// Requests that were seen on them.
@@ -267,6 +270,7 @@ fn facts_of(target: &Target, now: Moment) -> Option<ServiceFacts> {
             ("out", count(&|it| it.used.is_used() && is_out(it))),
             ("unused", count(&|it| !it.used.is_used())),
         ],
+        connections: endpoints.all().iter().map(|it| u64::from(it.stats.shared())).sum(),
         choices: choices.chain([("original", target.fallbacks())]).collect(),
     })
 }
@@ -301,6 +305,7 @@ fn report_all(endpoints: &Endpoints, now: Moment) -> Vec<EndpointReport> {
             cost_ms: in_pool.then(|| endpoints.pool().cost(at, now) * 1000.0),
             latency_ms: stats.estimate(now).map(|it| it.as_secs_f64() * 1000.0),
             in_flight: stats.in_flight(),
+            connections: stats.shared(),
             chosen: stats.chosen(),
             requests: stats.requests(),
             share: if total == 0 { 0.0 } else { stats.chosen() as f64 / total as f64 },

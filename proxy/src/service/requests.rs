@@ -1,7 +1,7 @@
 //! Requests to services: each goes to an endpoint that is chosen for it (`upstream.rs` has the order of
 //! calls).
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use fastrand::Rng;
 use weir_http::{Choice, Lease};
@@ -14,7 +14,7 @@ use crate::{
     balance::{InFlight, Mode, Moment},
     forward::{
         http::Exchange,
-        requests::{BoxedLease, Requests},
+        requests::{BoxedLease, Counted, Requests},
     },
     sync::lock,
     telemetry::Answer,
@@ -97,12 +97,25 @@ impl weir_http::Endpoints for ToEndpoint {
         let (address, lease) = (self.destination, Box::new(AtOriginal));
         Some(Choice { address, connect_timeout: None, lease })
     }
+
+    fn failed(&self, address: SocketAddr) {
+        let Some(endpoints) = self.endpoints() else { return };
+        if let Some(member) = member_at(&endpoints, address) {
+            endpoints.pool().failed(member, Duration::ZERO, Moment::now(), &mut Rng::new());
+        }
+    }
 }
 
 impl Requests for ToEndpoint {
     fn is_used(&self, address: SocketAddr) -> bool {
         let is_member = |it: Arc<Endpoints>| it.members().any(|(_, it)| it.address == address);
         address == self.destination || self.endpoints().is_some_and(is_member)
+    }
+
+    fn connected(&self, address: SocketAddr) -> Option<Counted> {
+        let endpoints = self.endpoints()?;
+        let stats = &endpoints.all()[member_at(&endpoints, address)?].stats;
+        Some(Counted(Box::new(stats.share())))
     }
 
     fn shares(&self) {
@@ -120,10 +133,7 @@ impl RequestUpstream for ToEndpoint {
     fn attempted(&self, attempt: &Attempt<'_>) {
         let Some(endpoints) = self.endpoints() else { return };
         let pool = endpoints.pool();
-        let is_it = |(member, it): (usize, &super::Endpoint)| {
-            (it.address == attempt.address).then_some(member)
-        };
-        let Some(member) = endpoints.members().find_map(is_it) else { return };
+        let Some(member) = member_at(&endpoints, attempt.address) else { return };
         match attempt.result {
             Ok(()) => {
                 let round_trip = attempt.round_trip.unwrap_or(attempt.took);
@@ -157,9 +167,15 @@ impl Lease for AtOriginal {
     fn over(&mut self, _: &Exchange) {}
 }
 
+// === helpers ===
+
+fn member_at(endpoints: &Endpoints, address: SocketAddr) -> Option<usize> {
+    endpoints.members().find(|(_, it)| it.address == address).map(|(member, _)| member)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{io, time::Duration};
+    use std::io;
 
     use weir_http::Endpoints as _;
 
@@ -234,6 +250,19 @@ mod tests {
     }
 
     #[test]
+    fn an_endpoint_that_closes_connections_for_errors_of_its_own_gets_fewer_requests() {
+        let (_services, to) = to(&["10.1.0.1", "10.1.0.2"]);
+        let bad: SocketAddr = "10.1.0.1:80".parse().unwrap();
+        for _ in 0..4 {
+            to.choose(&[]).unwrap().lease.over(&exchange());
+        }
+        to.failed(bad);
+        to.failed("10.9.9.9:80".parse().unwrap());
+        let chosen: Vec<_> = (0..4).map(|_| to.choose(&[]).unwrap()).collect();
+        assert!(chosen.iter().all(|it| it.address != bad));
+    }
+
+    #[test]
     fn an_endpoint_that_is_at_its_limit_is_left_alone_for_a_moment() {
         let (services, to) = to(&["10.1.0.1", "10.1.0.2"]);
         let mut picked = to.choose(&[]).unwrap();
@@ -269,6 +298,20 @@ mod tests {
         assert_eq!(in_flight(), 1);
         selection.requests().unwrap().requests.shares();
         assert_eq!(in_flight(), 0);
+    }
+
+    #[test]
+    fn connections_that_requests_share_are_counted_at_their_endpoint() {
+        let (services, to) = to(&["10.1.0.1", "10.1.0.2"]);
+        let counted: Vec<_> =
+            (0..3).map(|_| to.connected("10.1.0.2:80".parse().unwrap())).collect();
+        assert!(to.connected(FRONTEND.parse().unwrap()).is_none());
+        let shared = || -> Vec<u32> {
+            services.report(None).services[0].endpoints.iter().map(|it| it.connections).collect()
+        };
+        assert_eq!(shared(), [0, 3]);
+        drop(counted);
+        assert_eq!(shared(), [0, 0]);
     }
 
     #[test]

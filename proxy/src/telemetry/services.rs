@@ -17,8 +17,15 @@ pub struct ServiceFacts {
     pub service: Arc<str>,
     /// Endpoints by state.
     pub endpoints: Vec<(&'static str, u64)>,
+    /// Connections that balanced requests share.
+    pub connections: u64,
     /// Connections by the reason of their choice.
     pub choices: Vec<(&'static str, u64)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ServiceLabel {
+    service: String,
 }
 
 /// Linkerd's name for the service.
@@ -52,6 +59,14 @@ impl Collector for Asked<ServiceFacts> {
                 let count = i64::try_from(*count).unwrap_or(i64::MAX);
                 ConstGauge::new(count).encode(metric.encode_family(&labels)?)?;
             }
+        }
+        let help = "Upstream connections that balanced requests share.";
+        let name = "weir_pool_connections";
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for it in &all {
+            let count = i64::try_from(it.connections).unwrap_or(i64::MAX);
+            let labels = ServiceLabel { service: it.service.to_string() };
+            ConstGauge::new(count).encode(metric.encode_family(&labels)?)?;
         }
         let help = "Choices of an endpoint, by reason.";
         let name = "weir_balancer_choices";

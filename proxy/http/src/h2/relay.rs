@@ -18,7 +18,9 @@
 mod answer;
 mod clients;
 mod content;
+mod keep_alive;
 mod lost;
+mod offers;
 mod output;
 mod peer;
 mod placing;
@@ -38,6 +40,7 @@ use std::time::Duration;
 use slab::Slab;
 
 use self::clients::Client;
+use self::offers::Offers;
 use self::peer::{Peer, StreamKey};
 use self::stream::{Again, Place, Stream};
 use self::upstreams::{State, Upstream};
@@ -54,6 +57,8 @@ pub struct Limits {
     pub list: usize,
     /// Connections to one endpoint.
     pub connections: usize,
+    /// Streams that wait for one of them, where all have as many as the endpoint allows.
+    pub waiting: usize,
 }
 
 /// One of the relay's connections.
@@ -106,15 +111,14 @@ pub struct Relay<S: ExchangeSink + ?Sized, E: Endpoints> {
     spare: Vec<Box<Again>>,
     marked: Vec<PeerId>,
     dials: Vec<Dial>,
-    /// All endpoints that have said what they can, can do extended CONNECT.
-    connect_protocol: bool,
+    offers: Offers,
 }
 
 // === impl Limits ===
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { streams: 1000, list: 64 << 10, connections: 8 }
+        Self { streams: 1000, list: 64 << 10, connections: 8, waiting: 1000 }
     }
 }
 
@@ -135,7 +139,7 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
             spare: Vec::new(),
             marked: Vec::new(),
             dials: Vec::new(),
-            connect_protocol: false,
+            offers: Offers::new(limits),
         }
     }
 
@@ -146,7 +150,7 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
 
     /// A client's connection, at the first byte of the client's preface (RFC 9113 §3.4).
     pub fn add_client(&mut self, sink: Arc<S>) -> usize {
-        let client = Client::new(sink, self.limits, self.connect_protocol);
+        let client = Client::new(sink, self.limits, self.offers);
         let id = self.clients.insert(client);
         self.mark(PeerId::Client(id));
         id

@@ -46,7 +46,8 @@ impl Client {
             match connected {
                 Ok(connected) => {
                     self.count_connect(&tried, RetryOutcome::Success);
-                    return Ok(Member::new(address, connected));
+                    let counted = self.requests.connected(address);
+                    return Ok(Member::new(address, connected, counted));
                 }
                 // No endpoint is to blame.
                 Err(error) if is_exhaustion(&error) => {

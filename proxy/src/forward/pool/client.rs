@@ -89,7 +89,8 @@ impl Client {
         let report = Arc::new(Report::new(sink));
         let (stream, descriptor) = upstream.stream;
         let first = stream.peer_addr().ok().map(|address| {
-            let member = Member::new(address, Connected { stream, descriptor });
+            let counted = requests.connected(address);
+            let member = Member::new(address, Connected { stream, descriptor }, counted);
             First { member, prefix: upstream.prefix, read: 0, eof: upstream.eof }
         });
         Self {

@@ -10,7 +10,7 @@ use tokio::io::{AsyncWrite as _, Interest};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::super::requests::Connected;
+use super::super::requests::{Connected, Counted};
 use super::super::tcp;
 use crate::budget::Taken;
 use crate::tcp_info::{TcpInfo, acknowledged_at_end};
@@ -24,6 +24,7 @@ pub(super) struct Member {
     /// Since when nobody uses it.
     pub(super) idle_since: Instant,
     descriptor: Option<Taken>,
+    _counted: Option<Counted>,
     /// It has been idle: it can have ended meanwhile.
     reused: bool,
     /// What the peer had acknowledged before anything was sent; `None` where the kernel does not say.
@@ -37,7 +38,7 @@ pub(super) struct Member {
 
 impl Member {
     /// On which nothing has been sent.
-    pub(super) fn new(address: SocketAddr, connected: Connected) -> Self {
+    pub(super) fn new(address: SocketAddr, connected: Connected, counted: Option<Counted>) -> Self {
         let Connected { stream, descriptor } = connected;
         let acknowledged = TcpInfo::of(&stream).ok().map(|info| info.acknowledged);
         Self {
@@ -45,6 +46,7 @@ impl Member {
             address,
             idle_since: Instant::now(),
             descriptor,
+            _counted: counted,
             reused: false,
             acknowledged,
             sent: 0,

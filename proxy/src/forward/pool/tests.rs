@@ -104,11 +104,17 @@ impl Endpoints for InTurn {
         let lease = Box::new(Counted { address, in_flight, over });
         Some(Choice { address, connect_timeout: None, lease })
     }
+
+    fn failed(&self, _: SocketAddr) {}
 }
 
 impl Requests for InTurn {
     fn is_used(&self, address: SocketAddr) -> bool {
         self.endpoints.lock().unwrap().contains(&address)
+    }
+
+    fn connected(&self, _: SocketAddr) -> Option<crate::forward::requests::Counted> {
+        None
     }
 
     fn shares(&self) {

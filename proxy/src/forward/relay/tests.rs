@@ -30,7 +30,7 @@ use crate::{
         ByteCounters,
         http::{EndCause, Exchange, Side},
         http_testing::{Recorder, within},
-        requests::{BoxedLease, Connecting},
+        requests::{BoxedLease, Connecting, Counted},
     },
 };
 
@@ -83,6 +83,8 @@ impl Endpoints for Turns {
         let lease = Box::new(Turn { address, in_flight, over });
         Some(Choice { address, connect_timeout: Some(Duration::from_secs(5)), lease })
     }
+
+    fn failed(&self, _: SocketAddr) {}
 }
 
 impl Requests for Turns {
@@ -92,6 +94,10 @@ impl Requests for Turns {
 
     fn is_current(&self) -> bool {
         true
+    }
+
+    fn connected(&self, _: SocketAddr) -> Option<Counted> {
+        None
     }
 
     fn shares(&self) {}

@@ -24,7 +24,10 @@ use crate::{
 
 /// A connection without streams is kept for this long.
 const IDLE: Duration = Duration::from_secs(30);
-/// How often it is looked whether it is still wanted.
+/// An endpoint that says nothing for so long after a PING is gone: the time that gRPC gives its servers
+/// (`GRPC_ARG_KEEPALIVE_TIMEOUT_MS`).
+const SILENT: Duration = Duration::from_secs(20);
+/// How often it is looked whether it is still wanted, and there.
 const LOOK: Duration = Duration::from_secs(5);
 
 // === impl Relay ===
@@ -38,6 +41,8 @@ impl Relay {
         _descriptor: Option<Taken>,
     ) {
         let which = PeerId::Upstream(id);
+        let address = self.lock().core.address(id);
+        let _counted = address.and_then(|address| self.requests.connected(address));
         // The handshake's own byte.
         let before = TcpInfo::of(&stream).map_or(0, |it| it.acknowledged);
         let mut io = PeerIo::new(Arc::clone(&self), which, stream);
@@ -91,6 +96,7 @@ impl Relay {
         let is_current = self.requests.is_current();
         let is_draining = self.drain.is_cancelled();
         self.with(None, |core| {
+            core.check(id, SILENT);
             let is_alone = is_draining && core.clients() == 0;
             let is_idle = core.is_idle(PeerId::Upstream(id));
             if !is_used || (is_idle && (unused >= IDLE || is_alone)) {

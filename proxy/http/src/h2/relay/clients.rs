@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::keep_alive::Asked;
+use super::offers::Offers;
 use super::peer::{
     ENABLE_CONNECT_PROTOCOL, Headers, INITIAL_WINDOW_SIZE, MAX_CONCURRENT_STREAMS,
     MAX_HEADER_LIST_SIZE, Peer, StreamKey,
@@ -40,20 +42,21 @@ pub(super) struct Client<S: ExchangeSink + ?Sized> {
     pub(super) violation: Option<Violation>,
     /// It has been sent the last GOAWAY.
     pub(super) is_leaving: bool,
+    pub(super) asked: Asked,
 }
 
 // === impl Client ===
 
 impl<S: ExchangeSink + ?Sized> Client<S> {
-    pub(super) fn new(sink: Arc<S>, limits: Limits, connect_protocol: bool) -> Self {
+    pub(super) fn new(sink: Arc<S>, limits: Limits, offers: Offers) -> Self {
         let mut peer = Peer::new(FrameReader::of_client());
         let settings = [
             (MAX_CONCURRENT_STREAMS, limits.streams),
             (INITIAL_WINDOW_SIZE, FIRST_WINDOW as u32),
-            (MAX_HEADER_LIST_SIZE, limits.list as u32),
+            (MAX_HEADER_LIST_SIZE, offers.list),
             (ENABLE_CONNECT_PROTOCOL, 1),
         ];
-        let count = if connect_protocol { settings.len() } else { settings.len() - 1 };
+        let count = if offers.connect_protocol { settings.len() } else { settings.len() - 1 };
         peer.out.settings(&settings[..count]);
         peer.grant(WINDOW);
         Self {
@@ -67,6 +70,7 @@ impl<S: ExchangeSink + ?Sized> Client<S> {
             owed: 0,
             violation: None,
             is_leaving: false,
+            asked: Asked::default(),
         }
     }
 
@@ -114,7 +118,7 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
             Some(Code::REFUSED_STREAM)
         } else if self.list.check_request().is_err()
             || self.list.content_length().map_or(true, |it| end && it.is_some_and(|it| it > 0))
-            || (self.list.protocol() && !self.connect_protocol)
+            || (self.list.protocol() && !self.offers.connect_protocol)
         {
             Some(Code::PROTOCOL_ERROR)
         } else {
@@ -262,20 +266,6 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         if let Some(upstream) = self.upstreams.get_mut(id) {
             upstream.peer.out.reset(number, code);
             self.mark(PeerId::Upstream(id));
-        }
-    }
-
-    /// Offers extended CONNECT once every endpoint does (RFC 8441 §3).
-    pub(super) fn offer_connect_protocol(&mut self) {
-        let mut said = self.upstreams.iter().filter(|(_, it)| it.is_greeted).peekable();
-        let offered = said.peek().is_some() && said.all(|(_, it)| it.peer.remote.connect_protocol);
-        if offered && !std::mem::replace(&mut self.connect_protocol, true) {
-            for (id, client) in &mut self.clients {
-                client.peer.out.settings(&[(ENABLE_CONNECT_PROTOCOL, 1)]);
-                if !std::mem::replace(&mut client.peer.is_marked, true) {
-                    self.marked.push(PeerId::Client(id));
-                }
-            }
         }
     }
 }

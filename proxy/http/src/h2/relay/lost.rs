@@ -1,5 +1,6 @@
 //! Streams whose endpoint is gone, or takes no further part in them.
 
+use super::answer::Answer;
 use super::peer::StreamKey;
 use super::placing::Proof;
 use super::{Code, Endpoints, Relay};
@@ -26,11 +27,11 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
             return self.release(key, Code::NO_ERROR);
         }
         if stream.is_grpc && !stream.is_answered && code != Code::REFUSED_STREAM {
-            let reason = match end {
-                ExchangeEnd::UpstreamClosed => "upstream-closed",
-                _ => "upstream-reset",
+            let answer = match end {
+                ExchangeEnd::UpstreamClosed => Answer::UpstreamClosed,
+                _ => Answer::UpstreamReset,
             };
-            return self.answer(key, reason);
+            return self.answer(key, answer);
         }
         self.reset_at_client(key, code);
         self.finish(key, end);

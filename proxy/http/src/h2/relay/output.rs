@@ -94,6 +94,11 @@ impl Output {
         self.head(0, SETTINGS, ACK, 0);
     }
 
+    pub(super) fn ping(&mut self, opaque: [u8; 8]) {
+        self.head(8, PING, 0, 0);
+        self.bytes.extend_from_slice(&opaque);
+    }
+
     pub(super) fn ping_ack(&mut self, opaque: [u8; 8]) {
         self.head(8, PING, ACK, 0);
         self.bytes.extend_from_slice(&opaque);

@@ -75,6 +75,8 @@ pub(super) struct Remote {
     pub(super) max_frame: usize,
     pub(super) max_streams: u32,
     pub(super) connect_protocol: bool,
+    /// The largest header list.
+    pub(super) list: u32,
 }
 
 /// A header block that is not complete.
@@ -227,6 +229,7 @@ impl Peer {
                     }
                     self.remote.max_frame = value as usize;
                 }
+                MAX_HEADER_LIST_SIZE => self.remote.list = value,
                 ENABLE_CONNECT_PROTOCOL => self.remote.connect_protocol = value == 1,
                 _ => {}
             }
@@ -296,6 +299,7 @@ impl Default for Remote {
             max_frame: MAX_FRAME,
             max_streams: UNSAID_STREAMS,
             connect_protocol: false,
+            list: u32::MAX,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::answer::Answer;
 use super::peer::StreamKey;
 use super::stream::LEAST_WINDOW;
 use super::upstreams::{State, Upstream};
@@ -32,17 +33,30 @@ pub(super) enum Proof {
 impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
     /// Chooses an endpoint for a stream, and sends the request there, or has it wait for a connection.
     pub(super) fn place(&mut self, key: StreamKey) {
-        let Some(stream) = self.streams.get_mut(key) else { return };
+        let Some(stream) = self.streams.get(key) else { return };
         let again = stream.again.as_deref();
         let (tried, unreachable) =
             again.map_or((&[][..], &[][..]), |again| (&again.tried, &again.unreachable));
         // Another connection to an endpoint that it was at is as good, if there is no other endpoint.
         let is_any_left = tried.len() > unreachable.len();
         let once_more = || is_any_left.then(|| self.endpoints.choose(unreachable)).flatten();
-        let Some(choice) = self.endpoints.choose(tried).or_else(once_more) else {
-            return self.answer(key, "no-endpoint");
+        let Some(mut choice) = self.endpoints.choose(tried).or_else(once_more) else {
+            return self.answer(key, Answer::NoEndpoint);
         };
+        if self.is_overloaded(choice.address) {
+            let mut others = tried.to_vec();
+            loop {
+                others.push(choice.address);
+                drop(choice);
+                match self.endpoints.choose(&others) {
+                    Some(other) if self.is_overloaded(other.address) => choice = other,
+                    Some(other) => break choice = other,
+                    None => return self.answer(key, Answer::Overload),
+                }
+            }
+        }
         let Choice { address, connect_timeout, lease } = choice;
+        let Some(stream) = self.streams.get_mut(key) else { return };
         let is_repeated = stream.again.as_ref().is_some_and(|again| again.is_repeated);
         stream.tracker.sent_to(address, is_repeated);
         stream.lease = Some(lease);
@@ -78,6 +92,12 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         }
         let is_full = usable().count() >= self.limits.connections;
         usable().filter(|_| is_full).min_by_key(|(_, it)| it.load()).map(|(id, _)| id)
+    }
+
+    /// An endpoint has all the streams that it allows, and as many wait as may.
+    fn is_overloaded(&self, address: SocketAddr) -> bool {
+        let chosen = self.connection_to(address).and_then(|id| self.upstreams.get(id));
+        chosen.is_some_and(|it| it.waiting.len() >= self.limits.waiting && it.load() >= it.room())
     }
 
     /// Sends the streams that wait for a connection, as far as it has room; closes it where it is done.

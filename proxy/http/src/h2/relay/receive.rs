@@ -1,5 +1,7 @@
 //! What peers send, frame by frame: what clients and endpoints have in common.
 
+use std::time::Instant;
+
 use super::peer::{Headers, MOST_OUTPUT, StreamKey};
 use super::reader::{Frame, FrameReader};
 use super::{Code, Endpoints, PeerId, Relay, Violation, peer_of, upstreams};
@@ -28,8 +30,11 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         };
         match from {
             PeerId::Client(id) => _ = self.clients.get_mut(id).map(|client| client.grant()),
-            PeerId::Upstream(_) => {
-                _ = self.peer_mut(from).map(|peer| peer.grant(upstreams::WINDOW));
+            PeerId::Upstream(id) => {
+                if let Some(upstream) = self.upstreams.get_mut(id) {
+                    upstream.asking.heard();
+                    upstream.peer.grant(upstreams::WINDOW);
+                }
             }
         }
         let Some(peer) = self.peer_mut(from) else { return Ok(()) };
@@ -89,7 +94,10 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
                     self.greeted(id);
                 }
             }
-            Frame::Ping(opaque) => peer.out.ping_ack(opaque),
+            Frame::Ping(opaque) => match from {
+                PeerId::Client(id) => self.pinged(id, opaque, Instant::now()),
+                PeerId::Upstream(_) => peer.out.ping_ack(opaque),
+            },
             Frame::WindowUpdate { stream: 0, by } => {
                 peer.window_update(by)?;
                 self.pump(from);

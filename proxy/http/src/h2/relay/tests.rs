@@ -7,6 +7,7 @@ mod elsewhere;
 mod endings;
 mod floods;
 mod h2_crate;
+mod keep_alive;
 mod messages;
 mod model;
 mod sizes;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use super::keep_alive::Asking;
 use super::peer::{
     ENABLE_PUSH, Headers, INITIAL_WINDOW_SIZE, MAX_HEADER_LIST_SIZE, MOST_OUTPUT, Peer, StreamKey,
 };
@@ -29,6 +30,7 @@ pub(super) struct Upstream {
     pub(super) is_greeted: bool,
     /// It could not be made.
     pub(super) is_unreachable: bool,
+    pub(super) asking: Asking,
 }
 
 /// What a connection to an endpoint can be used for.
@@ -54,7 +56,8 @@ impl Upstream {
         peer.grant(WINDOW);
         let (state, waiting) = (State::Connecting, VecDeque::new());
         let (is_greeted, is_unreachable) = (false, false);
-        Self { peer, address, state, waiting, next: 1, is_greeted, is_unreachable }
+        let asking = Asking::default();
+        Self { peer, address, state, waiting, next: 1, is_greeted, is_unreachable, asking }
     }
 
     /// Streams that it has, or will have.
@@ -91,7 +94,7 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
     pub(super) fn greeted(&mut self, id: usize) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         upstream.is_greeted = true;
-        self.offer_connect_protocol();
+        self.offer();
         self.settle_upstream(id);
     }
 
@@ -170,6 +173,9 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
     pub(super) fn go_away(&mut self, id: usize, last: u32, code: Code) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         upstream.state = State::Leaving;
+        if code != Code::NO_ERROR {
+            self.endpoints.failed(upstream.address);
+        }
         let streams = upstream.peer.streams.iter().filter(|(number, _)| **number > last);
         let mut refused: Vec<_> = streams.map(|(number, key)| (*number, *key)).collect();
         refused.sort_unstable();

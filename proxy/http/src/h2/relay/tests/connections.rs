@@ -67,6 +67,58 @@ fn an_endpoint_that_takes_no_streams_gets_none_until_it_does() {
 }
 
 #[test]
+fn no_more_streams_wait_for_an_endpoint_than_may_and_others_are_answered() {
+    let limits = Limits { connections: 1, waiting: 2, ..Limits::default() };
+    let mut world = World::with(2, limits);
+    let full = [(MAX_CONCURRENT_STREAMS, 0)];
+    let (client, _) = world.pair(&[], &full);
+    // Sent before the second one says that it takes none.
+    world.send(client, &request(3, "/", true));
+    let second = world.connect(&full);
+    for number in [5, 7, 9, 11] {
+        world.send(client, &request(number, "/", true));
+    }
+    assert_eq!((world.counts.in_flight.get(), world.frames(second).len()), (5, 1));
+    world.send(client, &request(13, "/", true));
+    world.send(client, &wire::call(15, true));
+    let seen = world.frames(client);
+    let fields = [(":status", "503"), ("x-weir-error", "overload"), ("content-length", "0")];
+    assert_eq!(seen[0], Seen::headers(13, &fields, true));
+    let Seen::Headers { stream: 15, fields, end: true } = &seen[1] else { panic!("{seen:?}") };
+    assert!(fields.contains(&("grpc-status".into(), "14".into())), "{fields:?}");
+    assert!(fields.contains(&("grpc-message".into(), "overload".into())), "{fields:?}");
+    assert_eq!(world.counts.in_flight.get(), 5);
+    let ends = [ExchangeEnd::Answered("overload"), ExchangeEnd::Answered("overload")];
+    assert_eq!(world.ends()[1..], ends);
+    // One of the second's gives up: there is room for another.
+    world.send(client, &wire::reset(7, 8));
+    world.send(client, &request(17, "/17", true));
+    assert_eq!(world.frames(client), []);
+    world.send(second, &settings(&[(MAX_CONCURRENT_STREAMS, 9)]));
+    let paths = [request_fields("/"), request_fields("/17")];
+    let expected = [Seen::headers(3, &paths[0], true), Seen::headers(5, &paths[1], true)];
+    assert_eq!(world.frames(second), expected);
+}
+
+#[test]
+fn clients_are_told_of_the_smallest_list_that_endpoints_take() {
+    const MAX_HEADER_LIST_SIZE: u16 = 6;
+    let mut world = World::new(2);
+    let (client, _) = world.pair(&[], &[(MAX_HEADER_LIST_SIZE, 16 << 10)]);
+    world.send(client, &request(3, "/", true));
+    let second = world.connect(&[(MAX_HEADER_LIST_SIZE, 0)]);
+    let told = |world: &mut World, to| -> Vec<(u16, u32)> {
+        let settings = |it| if let Seen::Settings(it) = it { it } else { vec![] };
+        world.see(to).into_iter().flat_map(settings).collect()
+    };
+    assert_eq!(told(&mut world, client).last(), Some(&(MAX_HEADER_LIST_SIZE, 4 << 10)));
+    let other = world.silent_client();
+    assert!(told(&mut world, other).contains(&(MAX_HEADER_LIST_SIZE, 4 << 10)));
+    world.send(second, &settings(&[(MAX_HEADER_LIST_SIZE, 32 << 10)]));
+    assert_eq!(told(&mut world, client), [(MAX_HEADER_LIST_SIZE, 16 << 10)]);
+}
+
+#[test]
 fn a_client_has_no_more_streams_than_it_was_told() {
     let mut world = World::with(1, Limits { streams: 2, ..Limits::default() });
     let (client, endpoint) = world.pair(&[], &[]);

@@ -127,6 +127,8 @@ fn streams_above_the_last_of_goaway_go_elsewhere() {
         }
         world.frames(first);
         world.send(first, &go_away(3, code));
+        let failed = if code == NO_ERROR { vec![] } else { vec![address(0)] };
+        assert_eq!(*world.counts.failed.borrow(), failed);
         // There is no other endpoint: a new connection to the same one is as good.
         let second = world.connect(&[]);
         assert_eq!(world.dialled(), 0);

@@ -16,6 +16,7 @@ pub(super) enum Seen {
     Reset { stream: u32, code: u32 },
     Settings(Vec<(u16, u32)>),
     SettingsAck,
+    Ping([u8; 8]),
     PingAck([u8; 8]),
     GoAway { last: u32, code: u32 },
     WindowUpdate { stream: u32, by: u32 },
@@ -108,7 +109,10 @@ impl Reader {
                 let pair = |it: &[u8]| (u16::from_be_bytes([it[0], it[1]]), number(&it[2..6]));
                 Seen::Settings(payload.chunks(6).map(pair).collect())
             }
-            PING if flags & ACK != 0 => Seen::PingAck(payload.try_into().expect("eight bytes")),
+            PING => {
+                let opaque = payload.try_into().expect("eight bytes");
+                if flags & ACK != 0 { Seen::PingAck(opaque) } else { Seen::Ping(opaque) }
+            }
             GOAWAY => Seen::GoAway { last: number(&payload[..4]), code: number(&payload[4..8]) },
             WINDOW_UPDATE => Seen::WindowUpdate { stream, by: number(payload) },
             _ => panic!("a frame of kind {kind}"),

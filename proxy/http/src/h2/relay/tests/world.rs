@@ -29,6 +29,7 @@ pub(super) struct Counts {
     pub(super) chosen: Cell<usize>,
     pub(super) in_flight: Cell<usize>,
     pub(super) over: RefCell<Vec<Exchange>>,
+    pub(super) failed: RefCell<Vec<SocketAddr>>,
 }
 
 pub(super) struct Leased(Rc<Counts>);
@@ -72,6 +73,10 @@ impl Endpoints for Scripted {
         self.counts.in_flight.set(self.counts.in_flight.get() + 1);
         let lease = Leased(Rc::clone(&self.counts));
         Some(Choice { address, connect_timeout: None, lease })
+    }
+
+    fn failed(&self, address: SocketAddr) {
+        self.counts.failed.borrow_mut().push(address);
     }
 }
 
