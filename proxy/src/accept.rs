@@ -1,10 +1,10 @@
 //! The one accept loop of weir: captured connections, the control socket and the admin port are
 //! accepted by the same code, so that running out of descriptors does the same to each. It never
-//! spins, never gives a listener up, and leaves nobody waiting for ever.
+//! spins, never gives a listener up, and leaves no client waiting for ever.
 //!
 //! It is fair: every listener has a loop of its own, and a loop that has accepted a few connections in
 //! a row lets the others run. What a workload's budget has no room for stays in the kernel's queue of
-//! that workload's listener, where it is in nobody's way.
+//! that workload's listener, where it is in no other's way.
 //!
 //! accept(2) takes the new descriptor before it looks at the queue (`__sys_accept4` in
 //! net/socket.c): a connection that could not be accepted stays in the queue, and EMFILE comes for
@@ -54,7 +54,7 @@ const OVERFLOW: Duration = Duration::from_millis(10);
 /// Errors of connections in a row that are taken for one that does not go away.
 const ERRORS_IN_A_ROW: u32 = 64;
 /// Lingering ends after this time even if connections keep coming. Longer than [`PATIENCE`], so
-/// that nobody is left in the queue.
+/// that no connection is left in the queue.
 const LONGEST_LINGER: Duration = Duration::from_secs(10);
 
 /// What the loop accepts from.
@@ -112,7 +112,7 @@ pub struct Acceptor<'a, L> {
 /// Connections can't be accepted.
 #[derive(Clone, Copy)]
 struct Trouble {
-    /// Since when somebody has been waiting in vain for descriptors.
+    /// Since when a client has been waiting in vain for descriptors.
     since: Instant,
     /// The next pause.
     pause: Duration,
@@ -122,10 +122,10 @@ struct Trouble {
 enum Look<L: Accept> {
     /// What accept(2) said.
     Accepted(io::Result<(L::Stream, L::Address)>),
-    /// Somebody waits, but there would be no descriptors to serve them with, or the workload has as
+    /// A client waits, but there would be no descriptors to serve them with, or the workload has as
     /// many connections as it may.
     NoRoom,
-    /// Somebody waits, but too many connections before it are still being dialled.
+    /// A client waits, but too many connections before it are still being dialled.
     Full,
 }
 
@@ -252,7 +252,7 @@ impl<'a, L: Accept> Acceptor<'a, L> {
         }
         let accepted = self.listener.poll_accept(cx);
         if accepted.is_pending() {
-            // A descriptor was to be had, or nobody is waiting.
+            // A descriptor was to be had, or no client is waiting.
             self.trouble = None;
             self.in_a_row = 0;
         }

@@ -1,11 +1,11 @@
-//! What one workload may take of what all workloads of the process share. Whoever takes something
-//! on a workload's behalf asks its [`Share`] first; what to do where it says no is the caller's
-//! business: new connections go direct, messages are not followed, rows are summed up.
+//! What one workload may take of what all workloads of the process share. A user that takes
+//! something on a workload's behalf asks its [`Share`] first; what to do where it says no is the
+//! caller's business: new connections go direct, messages are not followed, rows are summed up.
 //!
 //! There are two rules. Of some resources every workload has a number of its own. The others are
 //! one pot, and a workload may take a part of what the *others* leave in it: there is always
-//! something left for the next one, however many there are, and nobody has to be counted. The rule
-//! is the dynamic threshold of shared packet buffers (Choudhury and Hahne, 1998).
+//! something left for the next one, however many there are, and workloads need not be counted. The
+//! rule is the dynamic threshold of shared packet buffers (Choudhury and Hahne, 1998).
 
 mod charge;
 mod memory;
@@ -160,7 +160,7 @@ impl Resource {
         match self {
             Self::Connections | Self::Dialling => None,
             // Few processes have many workloads that are large, and a connection that goes direct is
-            // one that is not seen: most of them for whoever asks.
+            // one that is not seen: most of them to be asked for.
             Self::Descriptors => Some((3, 4)),
             Self::Memory | Self::Rows | Self::Records => Some((1, 2)),
         }
@@ -369,7 +369,7 @@ impl Share {
         tokio::pin!(dialled);
         dialled.as_mut().enable();
         self.inner.waiting.store(true, Relaxed);
-        // One may have been before somebody waited.
+        // One may have been before there was a waiter.
         if self.used(Resource::Dialling) > self.enough_to_go_on() {
             dialled.await;
         }
@@ -416,7 +416,7 @@ impl Inner {
     }
 }
 
-/// What is still taken belongs to nobody any more.
+/// What is still taken belongs to no workload any more.
 impl Drop for Inner {
     fn drop(&mut self) {
         for resource in Resource::ALL {

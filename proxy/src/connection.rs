@@ -118,7 +118,7 @@ enum Carrier {
 // === impl Context ===
 
 impl Context {
-    /// Serves a connection that the kernel sent here. `captured` is `None` for one that somebody
+    /// Serves a connection that the kernel sent here. `captured` is `None` for one that a client
     /// made to the listener's own address. `dialling` is given back when the upstream has been
     /// dialled.
     pub async fn serve(
@@ -273,8 +273,8 @@ impl Context {
         CloseReason::ConnectFailed(error.raw_os_error().unwrap_or(libc::EIO))
     }
 
-    /// Remembers what a destination speaks, where its port leaves that open. Anybody can make an
-    /// application answer something odd; what it says unasked is its own.
+    /// Remembers what a destination speaks, where its port leaves that open. Any process can make
+    /// an application answer something odd; what it says unasked is its own.
     fn learn(&self, guard: &ConnectionGuard, lesson: Lesson) {
         let (direction, destination) = (guard.direction(), guard.destination());
         let now = Instant::now();

@@ -65,7 +65,7 @@ pub enum Detection {
     Direct {
         /// The hook's reason.
         reason: Reason,
-        /// Who asked for it; [`Source::Default`] if nobody did.
+        /// Who asked for it; [`Source::Default`] if nothing did.
         source: Source,
     },
     /// Its bytes are not looked at; where that is set.
@@ -129,7 +129,7 @@ impl Detection {
         }
     }
 
-    /// The kernel's reason, where nobody has asked for the connection to go direct: no rule, and
+    /// The kernel's reason, where no rule asks for the connection to go direct, and
     /// nothing learned.
     #[must_use]
     pub fn unasked(self) -> Option<Reason> {

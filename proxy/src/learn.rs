@@ -37,7 +37,7 @@ pub(crate) const STREAK: u32 = 3;
 pub(crate) const LONGEST_STREAK: u32 = 96;
 /// How long a destination is taken for raw TCP without being looked at.
 pub(crate) const LEARNED_FOR: Duration = Duration::from_secs(600);
-/// How long anything is remembered of a destination that nobody connects to.
+/// How long anything is remembered of a destination without connections.
 pub(crate) const REMEMBERED: Duration = Duration::from_secs(3600);
 /// Destinations remembered per workload.
 pub(crate) const CAPACITY: usize = 4096;
@@ -80,7 +80,7 @@ pub struct Learning {
 /// What one more connection has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Nothing that anybody need act on.
+    /// Nothing to be acted on.
     None,
     /// The destination is known to be raw TCP from now until then.
     Learned {

@@ -31,9 +31,10 @@ use self::{
 };
 use crate::{admin::node::NodeState, config::WorkloadSettings, workloads::Workloads};
 
-/// How soon what failed is tried again, and what is waited for is looked for where nobody tells.
+/// How soon what failed is tried again, and what is waited for is looked for where nothing tells.
 const RETRY: Duration = Duration::from_millis(500);
-/// How often what nobody reports is looked for: a sandbox that was made anew, a cgroup that is gone.
+/// How often what is not reported is looked for: a sandbox that was made anew, a cgroup that is
+/// gone.
 const LOOK: Duration = Duration::from_secs(5);
 /// Changes come in bursts.
 const BURST: Duration = Duration::from_millis(20);

@@ -123,7 +123,7 @@ pub fn reduce(extra: &Extra) -> Result<(), PrivilegeError> {
         .map_err(|error| PrivilegeError { action: "set no_new_privs", cause: error.to_string() })?;
     let mine = caps::read(None, CapSet::Permitted).map_err(failed("read capabilities"))?;
     let kept: CapsHashSet = mine.intersection(&wanted(extra)).copied().collect();
-    // What is in nobody's permitted set needs no bound either; without CAP_SETPCAP there is none.
+    // What no permitted set has needs no bound either; without CAP_SETPCAP there is none.
     if mine.contains(&Capability::CAP_SETPCAP) {
         for capability in caps::runtime::thread_all_supported() {
             if !kept.contains(&capability) {

@@ -13,8 +13,8 @@ use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// The threads; none where whoever accepts serves as well. Dropping it ends them, and what still
-/// runs on them.
+/// The threads; none where the accepting thread serves as well. Dropping it ends them, and what
+/// still runs on them.
 #[derive(Debug)]
 pub struct Workers {
     threads: Vec<Worker>,

@@ -172,7 +172,7 @@ impl Workload {
             programs: keep.then_some(own),
             pod: pod.clone(),
         };
-        // First: what is under a number that nobody knows would never be cleared up.
+        // First: what is under an unknown number would never be cleared up.
         description.keep(&kernel)?;
         kernel.flags.confine(netns.cookie())?;
         configure(&kernel, &settings, &policy, shared.sk_msg).await?;
@@ -322,7 +322,7 @@ impl Workload {
         lock(&self.policy).clone()
     }
 
-    /// True where somebody has set a port's state with `weir ports`.
+    /// True where a port's state was set with `weir ports`.
     #[must_use]
     pub fn has_cli_ports(&self) -> bool {
         let policy = lock(&self.policy);
@@ -400,8 +400,8 @@ impl Workload {
         figures
     }
 
-    /// Takes back what was changed in its namespace for `preserve_client_ip`, unless anybody else
-    /// needs it, in this process or another. Call it when no connection is left.
+    /// Takes back what was changed in its namespace for `preserve_client_ip`, unless it is
+    /// needed, in this process or another. Call it when no connection is left.
     pub async fn restore_client_ip(&self) {
         let Some(installed) = self.client_ip else { return };
         *lock(&self.client_ip_user) = None;
@@ -437,7 +437,7 @@ impl Workload {
         }
     }
 
-    /// Says in what is kept for a restart that nobody wants it any more.
+    /// Says in what is kept for a restart that it is not wanted any more.
     ///
     /// # Errors
     /// Where the map cannot be written.
@@ -474,7 +474,7 @@ impl Workload {
 
 // === helpers ===
 
-/// Takes back what `preserve_client_ip` has changed in a namespace, unless anybody needs it.
+/// Takes back what `preserve_client_ip` has changed in a namespace, unless it is needed.
 pub async fn restore_client_ip(netns: &Netns, installed: &Installed) {
     if let Err(error) = ClientIp::remove_unless_used(netns, installed).await {
         tracing::warn!(%error, "cannot undo the changes of --preserve-client-ip");

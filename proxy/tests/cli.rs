@@ -74,7 +74,7 @@ fn without_a_running_weir_the_code_is_4() {
         let parts = ["cannot connect to weir at", path, "Start it with `weir run`"];
         expect(&[verb, &["--control", path]].concat(), 4, &parts);
     }
-    // Nobody has ever listened at it: a child of another test would have a listener open for a while.
+    // It was never listened at: a child of another test would have a listener open for a while.
     let stale = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
     stale.bind(&SockAddr::unix(path).unwrap()).unwrap();
     drop(stale);

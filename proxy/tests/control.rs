@@ -342,7 +342,7 @@ fn a_tap_of_another_workload_sees_nothing_and_ends_with_weir() {
     assert!(stderr.contains("weir has exited"), "{stderr}");
 }
 
-/// A reader that does not read is told what it has missed, and nobody waits for it meanwhile.
+/// A reader that does not read is told what it has missed, and nothing waits for it meanwhile.
 #[test]
 fn a_tap_that_stands_still_holds_nobody_up() {
     use std::io::Write;

@@ -1,6 +1,6 @@
 //! Accepting with no descriptors left, for real. The limit is the process's, so each test runs in a
 //! process of its own: this binary again, with one test and a variable set. All that opens and
-//! closes descriptors there runs on one thread, and so nobody takes the one that a test has just
+//! closes descriptors there runs on one thread, and so none takes the one that a test has just
 //! given back, or lends one for a moment while a test takes all.
 
 #![expect(clippy::unwrap_used, reason = "a failed expectation is a failed test")]

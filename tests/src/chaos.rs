@@ -50,7 +50,7 @@ struct Chaos {
     done: BTreeMap<&'static str, usize>,
 }
 
-/// A seed that nobody has chosen.
+/// A seed by chance.
 #[must_use]
 pub fn seed() -> u64 {
     fastrand::u64(..)

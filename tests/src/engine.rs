@@ -5,7 +5,7 @@ use std::fmt;
 /// How weir carries HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
-    /// Bytes pass as they came, and somebody looks on: the default.
+    /// Bytes pass as they came, and weir observes them: the default.
     Passthrough,
     /// weir ends both connections and speaks itself.
     Terminate,

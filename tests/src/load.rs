@@ -45,7 +45,7 @@ pub enum Kind {
     ClientResets,
     /// The other way round.
     ServerResets,
-    /// To a port where nobody listens.
+    /// To a port where no socket listens.
     Refused,
 }
 
@@ -141,7 +141,7 @@ impl Kind {
         Self::Refused,
     ];
 
-    /// Those that end in order unless somebody is killed.
+    /// Those that end in order unless a process is killed.
     pub const ORDERLY: [Self; 7] = [
         Self::ClientFirst,
         Self::ServerFirst,
@@ -170,7 +170,7 @@ impl Kind {
         !self.stays() && !matches!(self, Self::Http1Kept | Self::Http2 | Self::Slow)
     }
 
-    /// Whether somebody listens on its port.
+    /// Whether a socket listens on its port.
     #[must_use]
     pub const fn is_served(self) -> bool {
         !matches!(self, Self::Refused)

@@ -205,7 +205,7 @@ pub fn is_captured(client: &Site, to: SocketAddr, listener: &TcpListener) -> Res
 ///
 /// # Errors
 ///
-/// Fails when nobody comes.
+/// Fails when no client comes.
 pub fn accept(listener: &TcpListener) -> Result<TcpStream> {
     listener.set_nonblocking(true)?;
     let mut accepted = None;
@@ -239,7 +239,7 @@ pub fn stop(listener: TcpListener) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// Fails when somebody keeps it.
+/// Fails when a client keeps it.
 pub fn close(site: &Site, listener: TcpListener) -> Result<()> {
     let socket = File::from(OwnedFd::from(listener));
     let inode = socket.metadata()?.ino();

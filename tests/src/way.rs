@@ -47,7 +47,7 @@ pub struct Way {
     next: AtomicU16,
 }
 
-/// A server of a behaviour: a port that nobody else uses.
+/// A server of a behaviour: a port that is not used otherwise.
 #[derive(Debug)]
 pub struct Server<'a> {
     way: &'a Way,
@@ -118,7 +118,7 @@ impl Way {
         }
     }
 
-    /// An address where nobody listens, and nobody has.
+    /// An address where no socket listens or has listened.
     ///
     /// # Panics
     ///
@@ -169,7 +169,7 @@ impl Way {
         self.daemon.as_ref()
     }
 
-    /// As [`Way::daemon`], for whoever ends it.
+    /// As [`Way::daemon`], to be ended by the caller.
     #[must_use]
     pub fn daemon_mut(&mut self) -> Option<&mut Daemon> {
         self.daemon.as_mut()

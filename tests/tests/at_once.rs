@@ -1,5 +1,5 @@
 //! What happens at once, without a timer: bytes go on before it is known what they are, and a dial that
-//! nobody waits for ends.
+//! is not waited for ends.
 
 use std::io::{Read, Write};
 
@@ -10,7 +10,7 @@ use weir_tests::peer::Peer;
 use weir_tests::weir::Exec;
 
 /// An address of the lab's network that swallows what is sent to it.
-const NOBODY: &str = "10.77.0.99";
+const SILENT: &str = "10.77.0.99";
 
 /// The first words of these clients have no end of line, and they wait for an answer to them. With the
 /// detect timeout at an hour they would be answered in an hour if they were held.
@@ -75,13 +75,13 @@ fn a_dial_ends_with_the_client_that_waits_for_it() -> Result<()> {
     let lab = Lab::new()?;
     let program = format!(
         "import socket, subprocess, time\n\
-         dev = subprocess.check_output(['ip', 'route', 'get', '{NOBODY}']).split()[2].decode()\n\
-         subprocess.check_call(['ip', 'neigh', 'replace', '{NOBODY}', 'lladdr', '02:00:00:00:00:99',\n\
+         dev = subprocess.check_output(['ip', 'route', 'get', '{SILENT}']).split()[2].decode()\n\
+         subprocess.check_call(['ip', 'neigh', 'replace', '{SILENT}', 'lladdr', '02:00:00:00:00:99',\n\
          \x20                      'dev', dev, 'nud', 'permanent'])\n\
          def dials(): return '63004D0A:' in open('/proc/net/tcp').read()\n\
          for port in (9000, 6379):\n\
          \x20   for words in (b'', b'GET / HTTP/1.1\\r\\n\\r\\n'):\n\
-         \x20       s = socket.socket(); s.setblocking(False); s.connect_ex(('{NOBODY}', port))\n\
+         \x20       s = socket.socket(); s.setblocking(False); s.connect_ex(('{SILENT}', port))\n\
          \x20       while not dials(): time.sleep(.01)\n\
          \x20       try: s.send(words)\n\
          \x20       except OSError: pass\n\

@@ -37,7 +37,7 @@ fn addresses_of_class_e_are_captured() -> Result<()> {
     })
 }
 
-/// A redirect that accepts for a port that nobody listens on would hide it from who tries one
+/// A redirect that accepts for a port without a listener would hide it from a client that tries one
 /// address after the other.
 #[test]
 fn a_local_port_without_a_listener_refuses_as_without_weir() -> Result<()> {

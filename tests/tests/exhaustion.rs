@@ -105,7 +105,7 @@ fn wait_until_calm(pid: u32) -> Result<()> {
     })
 }
 
-/// What weir has to say, for whoever reads of a failure.
+/// What weir has to say, to be shown with a failure.
 fn with_log(result: Result<()>, daemon: &Daemon) -> Result<()> {
     result.with_context(|| {
         let status = daemon.json(&["status"]).map_or_else(|e| e.to_string(), |s| s.to_string());
@@ -126,7 +126,7 @@ fn an_exhausted_weir_does_not_spin_and_comes_back() -> Result<()> {
 
     let clients = hold(&lab, &cgroup, held.port())?;
     wait_until("weir to be exhausted", PATIENCE, || {
-        // Whoever asks needs a descriptor too, and may have to ask again.
+        // The question needs a descriptor too, and may have to ask again.
         let status = daemon.json(&["status"]).unwrap_or_default();
         Ok(status["status"]["workloads"][0]["phase"] == "exhausted")
     })?;

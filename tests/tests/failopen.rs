@@ -60,7 +60,7 @@ fn connections_go_direct_after_sigterm_and_none_fails() -> Result<()> {
     Ok(())
 }
 
-/// The heartbeat's turn: the listener is there, but nobody accepts.
+/// The heartbeat's turn: the listener is there, but it is not accepted from.
 #[test]
 fn connections_go_direct_while_weir_is_stopped() -> Result<()> {
     let lab = Lab::new()?;

@@ -116,7 +116,7 @@ fn a_cgroup_that_is_made_anew_is_captured_again() -> Result<()> {
     ensure!(ready == 200, "{ready}: {text}");
     let warnings = daemon.process.log().lines().filter(|line| line.contains("WARN")).count();
     assert_eq!(warnings, 1, "{}", daemon.process.log());
-    // Between two looks: nobody has seen that it was away.
+    // Between two looks: its absence was not seen.
     service.remove_cgroup()?;
     fs::create_dir(service.cgroup.path())?;
     wait_until("the third cgroup to be captured", PATIENCE, || service.is_captured(&daemon))?;
@@ -257,7 +257,7 @@ fn a_successor_goes_on_without_a_predecessor_that_hangs() -> Result<()> {
     nothing_left(new.instance(), &pods.namespaces())
 }
 
-/// What it has recorded, counted and said, for whoever looks for a cause.
+/// What it has recorded, counted and said, to look for a cause.
 fn account(daemon: &Daemon) -> String {
     let counted = daemon.ask(&["status"]).map(|said| said.stdout);
     format!("{:?}\n{counted:?}\n{}", daemon.records(), daemon.process.log())

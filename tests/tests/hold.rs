@@ -286,7 +286,7 @@ fn a_burst_is_connected_without_a_retransmission() -> Result<()> {
     Ok(())
 }
 
-/// Nobody answers for the listener any more: its kernel does.
+/// The listener answers no more: its kernel does.
 #[test]
 fn weir_killed_while_it_holds_is_a_refusal() -> Result<()> {
     let (lab, cgroup) = (Lab::new()?, Cgroup::new("hold")?);

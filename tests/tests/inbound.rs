@@ -200,7 +200,7 @@ fn with_no_capture_inbound_connections_go_direct() -> Result<()> {
     Ok(())
 }
 
-/// Over loopback, over its own address, and by somebody who is in the namespace but not in the
+/// Over loopback, over its own address, and by a process that is in the namespace but not in the
 /// cgroup, such as a sidecar.
 #[test]
 fn connections_from_inside_are_not_captured_inbound() -> Result<()> {
@@ -228,7 +228,7 @@ fn connections_from_inside_are_not_captured_inbound() -> Result<()> {
     Ok(())
 }
 
-// === Where nobody listens ===
+// === Without a listener ===
 
 #[test]
 fn a_port_without_a_server_refuses_as_before() -> Result<()> {

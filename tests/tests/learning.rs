@@ -1,4 +1,4 @@
-//! What `--learn` does with a destination whose server speaks first on a port that nobody declared, and
+//! What `--learn` does with a destination whose server speaks first on a port that is not declared, and
 //! that it does nothing with one that only was connected to.
 
 use std::io::{Read, Write};

@@ -98,7 +98,8 @@ fn an_mptcp_socket_has_the_names_of_its_connection() -> Result<()> {
     Ok(())
 }
 
-/// After connect(2) with `AF_UNSPEC` it has no names, whatever it had before; then it is anybody's.
+/// After connect(2) with `AF_UNSPEC` it has no names, whatever it had before; then it can be
+/// connected anew.
 #[test]
 fn a_socket_that_is_used_again_forgets_its_names() -> Result<()> {
     let lab = Lab::new()?;

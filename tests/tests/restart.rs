@@ -153,7 +153,7 @@ fn pins_that_are_something_else_are_made_anew() -> Result<()> {
 fn ten_thousand_scattered_ports_are_kept() -> Result<()> {
     let list = (20_001..40_000).step_by(2).map(|port: u16| port.to_string());
     let list = list.collect::<Vec<_>>().join(",");
-    // Of a network for benchmarks (RFC 2544), where nobody is.
+    // Of a network for benchmarks (RFC 2544), where no host is.
     let prefixes = (0..5_000).map(|n: u32| (Ipv4Addr::new(198, 18, 0, 0).to_bits() + n).into());
     let prefixes = prefixes.map(|it: Ipv4Addr| it.to_string()).collect::<Vec<_>>().join(",");
     let flags = ["--skip-outbound-ports", &list, "--skip-cidrs", &prefixes];

@@ -255,7 +255,7 @@ fn a_followed_listener_goes_on_without_weir() -> Result<()> {
 
 // === Where the descriptor is not to be had ===
 
-/// It is on its way from one process to another, so that nobody has it open.
+/// It is on its way from one process to another, so that no process has it open.
 #[test]
 fn a_listener_of_nobody_is_captured_and_its_end_noticed_at_the_next_refusal() -> Result<()> {
     let pods = Pods::new()?;

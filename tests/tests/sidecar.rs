@@ -115,7 +115,7 @@ impl Pod {
         Ok(sidecar)
     }
 
-    /// What the admin port answers to somebody outside, as the kubelet is.
+    /// What the admin port answers to a client outside, as the kubelet is.
     fn probe(&self, path: &str) -> Result<String> {
         let mut curl = self.lab.server.command("curl");
         curl.args(["-si", "--max-time", "5", &format!("http://{CLIENT_V4}:{ADMIN}{path}")]);
@@ -142,7 +142,7 @@ impl Pod {
         Ok(server)
     }
 
-    /// What that server tells somebody outside.
+    /// What that server tells a client outside.
     fn ask(&self) -> Result<String> {
         let program = format!(
             "import socket\n\
@@ -337,8 +337,8 @@ fn a_busy_connection_is_finished() -> Result<()> {
     Ok(())
 }
 
-/// A job: its container has ended, and a server that it spoke to has not noticed. Nobody in the pod
-/// waits for that server.
+/// A job: its container has ended, and a server that it spoke to has not noticed. No process in the
+/// pod waits for that server.
 #[test]
 fn a_job_that_is_over_is_not_held_up() -> Result<()> {
     let pod = Pod::new("job")?;
@@ -364,7 +364,7 @@ fn a_job_that_is_over_is_not_held_up() -> Result<()> {
     weir.terminate()
 }
 
-/// Whoever is killed with its pod cannot take its pins away.
+/// A weir that is killed with its pod cannot remove its pins.
 #[test]
 fn what_a_pod_that_is_gone_has_left_is_removed_by_the_next_sidecar() -> Result<()> {
     let gone = Pod::new("gone")?;

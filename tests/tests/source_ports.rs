@@ -173,7 +173,7 @@ fn ipv6_connections_beyond_the_source_ports_go_direct_and_say_why() -> Result<()
     wire.finish()
 }
 
-/// Somebody has made the loopback interface smaller: one address is left for all connections.
+/// The loopback interface was made smaller: one address is left for all connections.
 #[test]
 fn without_its_addresses_loopback_is_used_as_far_as_ports_go() -> Result<()> {
     let pods = Pods::new()?;

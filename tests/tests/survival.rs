@@ -199,7 +199,7 @@ fn a_second_weir_on_the_same_workload_refuses_and_names_the_first() -> Result<()
     Ok(())
 }
 
-/// The other one's workload is nobody else's to add either.
+/// No other instance may add the other one's workload either.
 #[test]
 fn a_workload_of_another_weir_is_not_added() -> Result<()> {
     let pods = Pods::new()?;

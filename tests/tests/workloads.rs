@@ -180,7 +180,7 @@ fn ports_belong_to_one_workload() -> Result<()> {
     add(&daemon, "b", &pods.pod_b, &["--skip-inbound-ports", "9001"])?;
     let a = paths(&pods.client_a, &pods.pod_a, PORT)?;
     let b = paths(&pods.client_b, &pods.pod_b, PORT)?;
-    // Where nobody listens there would be nothing to explain.
+    // Where no socket listens there would be nothing to explain.
     let _others =
         [&pods.pod_a, &pods.pod_b].map(|pod| pod.listen(at("::", 9001)).expect("a free port"));
     daemon.ask(&["ports", "skip", "9000", "--workload", "a"])?.ok()?;

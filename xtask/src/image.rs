@@ -17,7 +17,7 @@ use crate::test::cargo;
 
 /// Where the binary is in the image. deploy/Dockerfile has it there too.
 const PROGRAM: &str = "usr/local/bin/weir";
-/// What the image is called where nobody has pushed it anywhere; the chart's default.
+/// What the image is called where it was pushed to no registry; the chart's default.
 const NAME: &str = "localhost/weir";
 
 /// Static, and with names for stack traces, but no lines, which would be most of it.
@@ -40,7 +40,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Where the archive goes when nobody says where.
+/// Where the archive goes without an option.
 pub(crate) fn default_output() -> PathBuf {
     weir_tests::weir::target_dir().join("image/weir.tar")
 }

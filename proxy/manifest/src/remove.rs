@@ -19,7 +19,7 @@ use super::{
 /// If they are laid out in a way that lines or entries cannot be taken from.
 pub(super) fn annotations(editor: &mut Editor<'_>) -> Result<bool, ManifestError> {
     let template = editor.template.mapping;
-    // Where nobody finds an annotation of weir it does not matter how others are written.
+    // Without an annotation of weir it does not matter how others are written.
     let none = |error| if editor.annotated() { Err(error) } else { Ok(None) };
     let found = within(editor, template, "metadata").or_else(none)?;
     let Some((metadata_entry, metadata)) = found else { return Ok(false) };

@@ -110,7 +110,7 @@ fn metadata() -> impl Strategy<Value = Option<Value>> {
     ]
 }
 
-/// Writes a value in block style, with the indentation, comments and blanks of somebody.
+/// Writes a value in block style, with the indentation, comments and blanks as people write them.
 struct Author {
     rng: Rng,
     step: usize,

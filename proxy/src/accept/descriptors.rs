@@ -7,7 +7,7 @@ use nix::sys::resource::{Resource, getrlimit};
 /// Every open descriptor is an entry here; stat(2) needs none itself.
 const OPEN: &str = "/proc/self/fd";
 
-/// Descriptors that may still be opened. `u64::MAX` where nobody can tell (no /proc).
+/// Descriptors that may still be opened. `u64::MAX` where that is not known (no /proc).
 pub(super) fn free() -> u64 {
     limit().saturating_sub(open())
 }

@@ -4,7 +4,7 @@
 //! The time from the first failure until connections are captured again is an episode. However many
 //! loops and dials fail in it, slots are withdrawn once and offered once. Where the process's own
 //! descriptors are lacking, those go first that have the most of them, and the next only if it goes
-//! on failing: whoever has few is not cut off by others. It ends when descriptors
+//! on failing: a workload with few is not cut off by others. It ends when descriptors
 //! are free ([`descriptors::headroom`]) and nothing has failed for a while: a second, and twice as
 //! long for each episode that follows another within a minute, so that a process that lives at its
 //! limit does not switch to and fro all the time.
@@ -73,7 +73,7 @@ pub trait Slots: Send + Sync {
     fn shed(&self, count: u64);
 }
 
-/// For listeners that nothing leads to in the kernel, and where nobody counts.
+/// For listeners that nothing leads to in the kernel, and where nothing counts.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoSlots;
 
@@ -161,7 +161,7 @@ impl Exhaustion {
         Self { inner: Arc::new(inner) }
     }
 
-    /// The process's: its descriptors are one table, whoever needs one.
+    /// The process's: its descriptors are one table for all users.
     #[must_use]
     pub fn process() -> Self {
         static PROCESS: OnceLock<Exhaustion> = OnceLock::new();
@@ -185,7 +185,7 @@ impl Exhaustion {
 
     /// Takes notice of a failed accept(2), socket(2) or connect(2). True if it failed for want of
     /// descriptors or memory; then new connections go direct from now on. Only on a runtime: on
-    /// another thread nobody would end the episode, so none begins.
+    /// another thread nothing would end the episode, so none begins.
     pub fn report(&self, error: &io::Error) -> bool {
         if !is_exhaustion(error) {
             return false;

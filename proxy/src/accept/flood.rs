@@ -1,4 +1,4 @@
-//! Whether what comes to a listener are connections, or attempts that are over before anybody can
+//! Whether what comes to a listener are connections, or attempts that are over before a process can
 //! accept them: a client that connects and resets as fast as it can.
 
 use std::time::Duration;

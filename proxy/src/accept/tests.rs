@@ -208,7 +208,7 @@ async fn withdrawn_and_offered_once_however_many_fail() {
     assert!(all.iter().all(|counts| counts.switched() == (1, 1)), "they are gone");
 }
 
-/// Whoever has few descriptors is not cut off by whoever has many.
+/// A workload with few descriptors is not cut off by one with many.
 #[tokio::test(start_paused = true)]
 async fn slots_are_withdrawn_by_what_they_hold() {
     let exhaustion = Exhaustion::new();
@@ -234,7 +234,7 @@ async fn slots_are_withdrawn_by_what_they_hold() {
         assert_eq!(times, expected, "step {step}");
         sleep(Duration::from_millis(300)).await;
     }
-    // Of the machine's descriptors nobody can be said to have too many.
+    // Of the machine's descriptors no workload can be said to have too many.
     over(&exhaustion).await;
     exhaustion.report(&error(libc::ENFILE));
     assert!(all.iter().all(|counts| counts.switched().0 > counts.switched().1));

@@ -19,7 +19,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// No file, or nobody behind it.
+    /// No file, or no process behind it.
     #[error(
         "cannot connect to weir at {}: {source}. Is it running? Start it with `weir run` or `weir \
          exec`",
@@ -31,7 +31,7 @@ pub enum ClientError {
         /// The cause.
         source: io::Error,
     },
-    /// The socket belongs to somebody else.
+    /// The socket belongs to another user.
     #[error(
         "cannot open control socket {}: permission denied; run as the user that started weir \
          (usually root)",
@@ -108,7 +108,7 @@ pub struct Connection {
 // === impl ClientError ===
 
 impl ClientError {
-    /// Whoever has been asked is there, and does not answer in time.
+    /// The weir that was asked is there, and does not answer in time.
     #[must_use]
     pub fn is_silence(&self) -> bool {
         matches!(self, Self::Io { source, .. }

@@ -1,5 +1,5 @@
-//! The server side of the control socket. Whoever can open the socket may change weir, so it is
-//! mode 0600 in a directory of mode 0700; everything that arrives is bounded in size and time.
+//! The server side of the control socket. A process that can open the socket may change weir, so it
+//! is mode 0600 in a directory of mode 0700; everything that arrives is bounded in size and time.
 
 use std::{
     fs, io,

@@ -31,13 +31,13 @@ impl NodeState {
         Self { known: Mutex::default(), readiness: watch::Sender::new(Readiness::Starting) }
     }
 
-    /// Whether all pods are captured that should be; whoever drains says so there.
+    /// Whether all pods are captured that should be; a weir that drains says so there.
     #[must_use]
     pub fn readiness(&self) -> watch::Sender<Readiness> {
         self.readiness.clone()
     }
 
-    /// The pods that somebody wants captured, and how far that has come.
+    /// The pods that are to be captured, and how far that has come.
     #[must_use]
     pub fn pods(&self) -> Vec<PodStatus> {
         self.lock().pods.clone().unwrap_or_default()

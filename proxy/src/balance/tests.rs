@@ -108,7 +108,7 @@ fn a_pause_costs_what_is_left_of_it_and_is_no_failure() {
     }
     assert_eq!(pool.stats(0).pause(at(0)), Duration::from_secs(60));
     assert!(pool.choose(&[], at(0), &mut rng).is_some());
-    // Whoever answers is there.
+    // An endpoint that answers is there.
     pool.refused(1, millis(0), at(0), &mut rng);
     pool.stats(1).limited(millis(1), at(1));
     assert_eq!(out(&pool, at(1)), 0);

@@ -14,7 +14,7 @@ const CHUNK: usize = 16 << 10;
 /// Bytes charged to a workload; dropping it gives them back.
 #[derive(Debug, Default)]
 pub(crate) struct Charge {
-    /// `None` charges nobody.
+    /// `None` charges no share.
     share: Option<Share>,
     charged: usize,
 }

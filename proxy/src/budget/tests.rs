@@ -127,7 +127,7 @@ fn a_charge_is_coarse_and_small_connections_are_free() {
     assert_eq!((share.used(Resource::Memory), charge.charged()), (96 << 10, 96 << 10));
     drop(charge);
     assert_eq!(budgets.used(Resource::Memory), 0);
-    assert!(Charge::default().keep(usize::MAX / 2), "nobody is charged");
+    assert!(Charge::default().keep(usize::MAX / 2), "no share is charged");
 }
 
 #[tokio::test]

@@ -3,8 +3,8 @@
 //! them.
 //!
 //! The program is attached by each process for itself, and has a ring buffer of each process: a
-//! predecessor that finishes its connections is told of their options still, and nobody is told where
-//! no weir is there.
+//! predecessor that finishes its connections is told of their options still, and no socket is told
+//! where no weir is there.
 
 use std::{
     net::SocketAddr,

@@ -109,7 +109,7 @@ mod tests {
             assert!(is_orphaned(&netns, at, local).await.unwrap());
             let elsewhere = SocketAddr::new(local.ip(), 1);
             let error = is_orphaned(&netns, at, elsewhere).await.unwrap_err();
-            assert_eq!(error.raw_os_error(), Some(libc::ENOENT), "nobody is connected there");
+            assert_eq!(error.raw_os_error(), Some(libc::ENOENT), "no socket is connected there");
         }
     }
 }

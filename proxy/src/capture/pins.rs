@@ -49,7 +49,7 @@ const LAYOUT: [&str; 4] = [
 pub struct Pins {
     root: PathBuf,
     schema: String,
-    /// The instance's directory was not there before, and nobody has been told of it yet.
+    /// The instance's directory was not there before, and it was not reported yet.
     made: AtomicBool,
     /// Shared by all processes that use this schema's maps; a weir of another schema removes them
     /// once no process has it.

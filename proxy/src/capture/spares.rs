@@ -102,7 +102,7 @@ mod tests {
         assert!(!instance.spares.claim(5) && !instance.spares.claim(6));
         let own = instance.spares.take(5).expect("it was prepared");
         assert!(own.iter().any(|(name, _)| *name == "weir_connect4"), "it is loaded");
-        assert!(instance.spares.take(5).is_none(), "it is somebody's");
+        assert!(instance.spares.take(5).is_none(), "it is in use");
         // No workload gets a number that is behind one that was given out.
         assert!(instance.spares.take(9).is_none());
         instance.prepare(6..10).unwrap();

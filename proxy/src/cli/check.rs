@@ -181,7 +181,7 @@ fn text(report: &Report) -> String {
     let width = report.findings.iter().map(|f| f.name.chars().count()).max().unwrap_or(0);
     let mut out = String::new();
     for Finding { name, level, detail, hint } in &report.findings {
-        // `anstream` takes the colours away where nobody sees them.
+        // `anstream` takes the colours away where they are not seen.
         let mark = match level {
             Level::Ok => "\u{1b}[32m✓\u{1b}[0m",
             Level::Warn => "\u{1b}[33m‼\u{1b}[0m",

@@ -176,7 +176,7 @@ fn refused(args: &ExecArgs, error: anyhow::Error) -> Result<Exit> {
     Ok(Exit::Command(code))
 }
 
-/// Goes to standard error: standard output is the command's. Where the terminal is gone, nobody
+/// Goes to standard error: standard output is the command's. Where the terminal is gone, no one
 /// reads it.
 fn report(args: &ExecArgs, stats: &StatsSnapshot) -> Result<()> {
     let text = match (args.output, stats.table()) {

@@ -148,7 +148,7 @@ pub(super) fn settle(outcome: anyhow::Result<Exit>) -> ExitCode {
         Ok(exit) => exit,
         Err(error) if is_broken_pipe(&error) => Exit::Success,
         Err(error) => {
-            // If stderr is gone too there is nobody left to tell.
+            // If stderr is gone too there is nowhere left to tell.
             let _ = io::Write::write_all(
                 &mut io::stderr(),
                 format!("weir: {}\n", describe(&error)).as_bytes(),

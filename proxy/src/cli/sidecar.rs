@@ -85,7 +85,7 @@ pub(super) fn explained(error: DaemonError) -> anyhow::Error {
 }
 
 /// How long connections may go on at the end. The kubelet ends native sidecars after everything else
-/// in the pod: what is open then is waited for by nobody here.
+/// in the pod: what is open then is not waited for here.
 pub(super) fn deadline(sidecar: &Sidecar, configured: Duration) -> Duration {
     if !sidecar.is_alone() {
         return configured;

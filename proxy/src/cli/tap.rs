@@ -140,7 +140,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     bail!("weir has exited or was replaced; run `weir tap` again")
 }
 
-/// One line, at once: whoever reads a pipe waits for it.
+/// One line, at once: the reader of a pipe waits for it.
 fn show(record: &Record, format: Format) -> anyhow::Result<()> {
     let line = match format {
         Format::Table => record.to_string(),

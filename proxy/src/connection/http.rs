@@ -228,8 +228,8 @@ pub(super) fn endpoint(stream: TcpStream, Peeked { prefix, eof }: Peeked) -> End
     Endpoint { stream, prefix, eof }
 }
 
-/// How exchanges end that are under way when their connection ends like this: by whoever ended
-/// first. What the other side did then, it did because of that.
+/// How exchanges end that are under way when their connection ends like this: by the side that
+/// ended first. What the other side did then, it did because of that.
 fn in_flight(forwarded: &Forwarded) -> ExchangeEnd {
     match (forwarded.end, forwarded.closed_first) {
         (TcpEnd::Cancelled | TcpEnd::Quiet, _) => ExchangeEnd::Cancelled,

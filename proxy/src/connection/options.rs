@@ -155,7 +155,7 @@ impl Known {
 impl Latest {
     fn put(&mut self, option: SocketOption) {
         self.0.retain(|other| !other.is_same(&option));
-        // Whoever else may tell: no more than there are.
+        // Others may tell too: no more than there are.
         if self.0.len() < followed::COUNT {
             self.0.push(option);
         }
@@ -340,6 +340,6 @@ mod tests {
         drop(known);
         drop(options);
         all.told(id(0), keepalive());
-        assert!(all.of(1).lock().early.is_empty(), "nobody serves it any more");
+        assert!(all.of(1).lock().early.is_empty(), "it is not served any more");
     }
 }

@@ -22,9 +22,9 @@ use weir_common::{
 
 use crate::capture::{Owner, SocketOption, sockopt, sockopt::WeakSocket};
 
-/// The congestion controls that anybody may choose (tcp(7), `tcp_allowed_congestion_control`).
+/// The congestion controls that any process may choose (tcp(7), `tcp_allowed_congestion_control`).
 const ALLOWED: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
-/// The highest priority that anybody may choose (socket(7), `SO_PRIORITY`).
+/// The highest priority that any process may choose (socket(7), `SO_PRIORITY`).
 const HIGHEST_PRIORITY: i32 = 6;
 
 /// Whom the application's socket belongs to; `None` where that is not known.

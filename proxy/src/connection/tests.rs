@@ -103,7 +103,7 @@ async fn a_connection_that_comes_back_is_reset_and_counted_as_a_loop() {
     let destination = listener.local_addr().unwrap();
     let passes = Arc::new(AtomicUsize::new(0));
     let (counted, of_all) = (Arc::clone(&passes), Arc::clone(&context));
-    // As sk_lookup would: whoever connects to the application arrives at weir.
+    // As sk_lookup would: a client of the application arrives at weir.
     tokio::spawn(async move {
         while let Ok((client, peer)) = listener.accept().await {
             counted.fetch_add(1, Ordering::Relaxed);

@@ -126,12 +126,12 @@ fn ask_to_hand_over(instance: &str) -> Result<Option<OldProcess>, DaemonError> {
     }
 }
 
-/// Whether somebody holds the instance's lock.
+/// Whether a process holds the instance's lock.
 fn is_served(instance: &str) -> bool {
     matches!(detach::claim(instance, false), Err(CaptureError::Served { .. }))
 }
 
-/// A lock that is free means that whoever had it has gone.
+/// A lock that is free means that its holder has gone.
 fn is_gone(workloads: &Workloads, error: &ClientError) -> bool {
     let gone =
         !matches!(error, ClientError::Refused(_)) && workloads.instance().take_lock().is_ok();

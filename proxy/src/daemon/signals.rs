@@ -17,7 +17,7 @@ pub(crate) struct Signals {
 /// What a SIGHUP means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hangup {
-    /// Somebody has sent it.
+    /// It was sent.
     Reload,
     /// The terminal that weir was started in is gone.
     TerminalGone,

@@ -52,7 +52,7 @@ pub struct Outcome {
     pub server: Peeked,
 }
 
-/// A connection that ended before it was decided. Whoever gets this resets the side that is left.
+/// A connection that ended before it was decided. The caller resets the side that is left.
 #[derive(Debug, Error)]
 pub enum RaceError {
     /// The client's connection failed, typically by a reset.

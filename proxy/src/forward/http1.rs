@@ -161,7 +161,7 @@ where
         self.last_word.is_none() && (self.is_client_held() || unread)
     }
 
-    /// Reads what nobody will get, so that closing does not become a reset too early, and so that
+    /// Reads what no peer will get, so that closing does not become a reset too early, and so that
     /// a client that goes away is noticed.
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), EndCause>> {
         self.up = if self.up.is_eof() { return Poll::Ready(Ok(())) } else { Pipe::new() };
@@ -352,7 +352,7 @@ where
         if let EndCause::Reset(side) = cause {
             self.context.abort(side.other());
         }
-        // Whoever ended first.
+        // The side that ended first.
         let in_flight = match (self.first, &cause) {
             (Some(Side::Client), _) | (_, EndCause::Reset(Side::Client)) => {
                 ExchangeEnd::ClientReset(None)

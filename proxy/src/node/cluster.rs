@@ -84,7 +84,7 @@ pub(super) async fn server(kubeconfig: Option<&Path>) -> Result<Server, ClusterE
             let options = KubeConfigOptions::default();
             Config::from_custom_kubeconfig(file, &options).await.map_err(refused)?
         }
-        // The service account first: a kubeconfig of the machine's would be of somebody else.
+        // The service account first: a kubeconfig of the machine's would belong to another user.
         None => match Config::incluster() {
             Ok(config) => config,
             Err(_) => {
@@ -98,7 +98,7 @@ pub(super) async fn server(kubeconfig: Option<&Path>) -> Result<Server, ClusterE
     Ok(Server { client, url })
 }
 
-/// Follows until nobody wants to know any more. Lists again and backs off as kube's runtime does.
+/// Follows until the receiver is dropped. Lists again and backs off as kube's runtime does.
 pub(super) async fn follow(
     Server { client, url }: Server,
     node: &str,

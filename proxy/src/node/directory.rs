@@ -1,5 +1,5 @@
 //! Pods without an API server: manifests in a directory, such as a kubelet's static pods, or those
-//! that somebody writes for containers of plain containerd.
+//! written for containers of plain containerd.
 
 use std::{
     collections::BTreeMap,
@@ -35,7 +35,7 @@ struct Entry {
     problem: Option<String>,
 }
 
-/// Follows until nobody wants to know any more.
+/// Follows until the receiver is dropped.
 pub(super) async fn follow(path: &Path, sender: watch::Sender<Pods>, state: &NodeState) {
     let (mut directory, mut watch) = (Directory::default(), Watch::new());
     loop {

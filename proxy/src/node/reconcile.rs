@@ -448,7 +448,7 @@ fn remove(workloads: &Arc<Workloads>, workload: &Workload, why: &str) {
         Ok(()) => {
             tracing::info!(workload = &**workload.name(), why, "no longer captured");
         }
-        // Somebody else was faster, or a successor will see the same.
+        // Another process was faster, or a successor will see the same.
         Err(error) => tracing::debug!(%error, workload = &**workload.name(), "cannot remove"),
     }
 }

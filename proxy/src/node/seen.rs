@@ -70,7 +70,7 @@ impl Seen {
             place,
             host_network: pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true)),
             sidecar: pod.spec.as_ref().and_then(sidecar).map(|it| it.name.clone()),
-            // A manifest without a status is of a pod that somebody runs.
+            // A manifest without a status is of a pod that runs.
             running: matches!(phase, Some("Running") | None),
             ending: metadata.deletion_timestamp.is_some(),
             over: matches!(phase, Some("Succeeded" | "Failed")),

@@ -15,7 +15,7 @@ const LINKERD_PREFIX: &str = "config.linkerd.io/";
 /// What is to become of a pod.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Wish {
-    /// Nobody has asked for anything.
+    /// Nothing was asked for.
     Nothing,
     /// It is to be captured, with these settings but for the cgroup.
     Capture(Box<WorkloadSettings>),
@@ -322,7 +322,7 @@ mod tests {
         assert!(misspelt.contains("unknown setting; known: skip-inbound-ports,"), "{misspelt}");
     }
 
-    /// By its container or by its word, and whoever asks for something else.
+    /// By its container or by its word, and one that asks for something else.
     #[test]
     fn a_pod_with_a_sidecar_is_left_alone() {
         let by_word = (INJECT, BY_SIDECAR);

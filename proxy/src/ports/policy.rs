@@ -70,7 +70,7 @@ pub struct PortPolicy {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Table {
-    /// Ports that somebody said something about; all others are detect by default.
+    /// Ports that a rule names; all others are detect by default.
     rules: BTreeMap<u16, (PortState, Source)>,
     include: PortSet,
 }
@@ -97,7 +97,7 @@ impl PortPolicy {
         Self { outbound: Table::new(outbound, source), inbound: Table::new(inbound, source) }
     }
 
-    /// This policy with the ports that somebody has set at run time (`weir ports`) in another.
+    /// This policy with the ports that were set at run time (`weir ports`) in another.
     #[must_use]
     pub fn with_ports_set_in(mut self, other: &Self) -> Self {
         for (mine, theirs) in

@@ -203,7 +203,7 @@ impl Selection for Chosen {
         if outcome.upstream.is_none() {
             return;
         }
-        // One that resets a connection on which it has said nothing serves nobody.
+        // One that resets a connection on which it has said nothing serves no client.
         let is_failure =
             matches!(outcome.reason, CloseReason::UpstreamReset) && outcome.bytes_received == 0;
         if is_failure {

@@ -10,7 +10,7 @@ use super::configured::{Answer, Query};
 #[cfg(feature = "dns")]
 pub use resolver::{addresses, services};
 
-/// Follows a name until nobody listens any more.
+/// Follows a name until the receiver is dropped.
 #[cfg(feature = "dns")]
 pub(super) async fn follow(query: Query, tell: UnboundedSender<(Query, Answer)>) {
     match resolver::system() {

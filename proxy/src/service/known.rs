@@ -160,7 +160,7 @@ impl Services {
         self.lock().problems(origin)
     }
 
-    /// The addresses of services that nobody but weir may have a route to, and their changes.
+    /// The addresses of services that only weir may have a route to, and their changes.
     #[must_use]
     pub fn unrouted(&self) -> watch::Receiver<Arc<HashSet<IpAddr>>> {
         self.unrouted.subscribe()

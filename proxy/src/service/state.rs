@@ -293,7 +293,7 @@ impl State {
 
 // === helpers ===
 
-/// Whether nobody else has one of its addresses.
+/// Whether no other service has one of its addresses.
 fn check(id: &ServiceId, spec: &ServiceSpec, known: &Writable<'_>) -> Result<(), Problem> {
     let mut own = HashSet::new();
     for frontend in spec.ports.iter().flat_map(|port| &port.frontends) {

@@ -20,7 +20,7 @@ impl<T> Asked<T> {
         *write(&self.0) = Some(source);
     }
 
-    /// `None` inside where nobody can be asked yet.
+    /// `None` inside where there is no source yet.
     pub(super) fn source(&self) -> RwLockReadGuard<'_, Option<Source<T>>> {
         read(&self.0)
     }

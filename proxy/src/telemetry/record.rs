@@ -62,7 +62,7 @@ pub struct ConnectionRecord {
     /// Who said so.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "names::source::optional")]
     pub source: Option<Source>,
-    /// Why the kernel let it pass, where nobody has asked for that: a reason of
+    /// Why the kernel let it pass, where no rule asks for that: a reason of
     /// `weir_kernel_decisions_total`, such as `no_listener`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Cow<'static, str>>,

@@ -66,7 +66,7 @@ pub(super) struct Key {
     pub(super) endpoint: Option<SocketAddr>,
     pub(super) treatment: Option<Treatment>,
     pub(super) source: Option<Source>,
-    /// Why it went direct, where nobody has asked for that.
+    /// Why it went direct, where no rule asks for that.
     pub(super) reason: Option<Reason>,
 }
 
@@ -131,7 +131,7 @@ pub struct StatRow {
     /// Who decided.
     #[serde(with = "names::source::optional")]
     pub source: Option<Source>,
-    /// Why the kernel let them pass, where nobody has asked for that: a reason of
+    /// Why the kernel let them pass, where no rule asks for that: a reason of
     /// `weir_kernel_decisions_total`, such as `no_listener`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -400,7 +400,7 @@ impl StatRow {
         (judged > 0).then(|| self.successes as f64 / judged as f64)
     }
 
-    /// Who decided, or the kernel's reason where nobody has asked for it.
+    /// Who decided, or the kernel's reason where no rule asks for it.
     #[must_use]
     pub fn decided_by(&self) -> Option<&str> {
         self.reason.as_deref().or_else(|| self.source.map(source_name))

@@ -1,5 +1,5 @@
-//! Records as they come, for whoever asks while weir runs. Nothing waits for a reader: what a slow
-//! one has no room for is counted and left out, and without any reader no record is made.
+//! Records as they come, for clients that ask while weir runs. Nothing waits for a reader: what a
+//! slow one has no room for is counted and left out, and without any reader no record is made.
 
 mod filter;
 mod statuses;
@@ -73,7 +73,7 @@ pub struct Batch {
 // === impl Taps ===
 
 impl Taps {
-    /// Whether anybody reads.
+    /// Whether there is a reader.
     pub(super) fn is_idle(&self) -> bool {
         self.count.load(Relaxed) == 0
     }

@@ -174,7 +174,7 @@ fn series_of_a_pod_have_its_labels_and_go_with_it() {
     telemetry.forget_workload("shop");
     assert_eq!(of("shop"), [""; 0]);
     assert_eq!(of("other"), others);
-    // A name is counted anew, for whoever has it next.
+    // A name is counted anew for the next workload that has it.
     connection("shop");
     assert!(of("shop").iter().all(|line| !line.contains("pod=")));
     telemetry.label("shop", Some((&pod("db-1")).into()));
@@ -327,7 +327,7 @@ fn records_read_the_same_to_people_and_programs() {
     }
 }
 
-/// An endpoint that nobody learns of.
+/// An endpoint that is not reported.
 pub(super) fn chosen(endpoint: &str) -> ChosenEndpoint {
     #[derive(Debug)]
     struct Deaf;
@@ -465,7 +465,7 @@ fn codes_that_a_peer_makes_up_do_not_make_series() {
         guard.close(CloseReason::Finished);
         lines(&telemetry)
     };
-    // Nine in each class that nobody has registered, and gRPC codes that there are not.
+    // Nine in each class that are not registered, and gRPC codes that there are not.
     let one = counted(&mut (1..=9).map(|class| (class * 100 + 99, 17)));
     let many = counted(&mut (1..=9).flat_map(|class| {
         (60..99).flat_map(move |rest| (17..40).map(move |grpc| (class * 100 + rest, grpc)))

@@ -22,7 +22,7 @@ use crate::{
     decision::Direction,
 };
 
-/// A listener whose connections are served on another thread: they are not yet anybody's.
+/// A listener whose connections are served on another thread: they have no owner yet.
 pub(super) struct Incoming(AsyncFd<TcpListener>);
 
 // === impl Incoming ===

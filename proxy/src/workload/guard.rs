@@ -200,7 +200,7 @@ impl Workload {
         match residence(cgroup, self.netns.inode()) {
             Residence::Here => None,
             Residence::Elsewhere if path.is_some() && self.netns.is_own() => None,
-            Residence::Nobody if self.netns.is_own() => None,
+            Residence::Empty if self.netns.is_own() => None,
             Residence::Elsewhere => {
                 let why = format!(
                     "the processes of cgroup {} are in another network namespace than before",
@@ -208,7 +208,7 @@ impl Workload {
                 );
                 Some(Wait::new(Missing::Netns, why))
             }
-            Residence::Nobody => {
+            Residence::Empty => {
                 let why = format!(
                     "cgroup {} has no process from which to find its network namespace",
                     cgroup.display()

@@ -32,9 +32,9 @@ use crate::{
     connection,
 };
 
-/// How often it is looked whether an application still waits whose end nobody has told: the kernel
-/// lets the ring buffer overflow, and programs of before a restart tell nobody. Each further look
-/// comes twice as late.
+/// How often it is looked whether an application still waits whose end was not reported: the kernel
+/// lets the ring buffer overflow, and programs of before a restart report nothing. Each further
+/// look comes twice as late.
 const FIRST_LOOK: Duration = Duration::from_millis(50);
 const LAST_LOOK: Duration = Duration::from_millis(500);
 /// How often it is looked for a connection that has been let pass, and was not accepted.
@@ -74,7 +74,7 @@ struct Entry {
     accepted: oneshot::Sender<TcpStream>,
 }
 
-/// The same for whoever dials. When it is dropped, the connection is held no more.
+/// The same for the dial. When it is dropped, the connection is held no more.
 pub(super) struct Held {
     holding: Arc<Holding>,
     syn: HeldSyn,
@@ -191,7 +191,7 @@ impl Holding {
             accepted: Some(accepting),
             settled: false,
         };
-        // Where nobody takes it, it is dropped, which has the kernel ask again.
+        // Where it is not taken, it is dropped, which has the kernel ask again.
         let _ = self.queue.send(held);
     }
 
@@ -214,8 +214,8 @@ impl Holding {
         }
     }
 
-    /// Gives an accepted socket to whoever has dialled for it; back where nobody has. `local` is the
-    /// address that it was accepted at.
+    /// Gives an accepted socket to the dial that was made for it; back where there is none. `local`
+    /// is the address that it was accepted at.
     pub(super) fn deliver(
         &self,
         client: TcpStream,

@@ -34,7 +34,7 @@ const IN_A_ROW: Duration = Duration::from_secs(60);
 pub(super) trait Way: Send + Sync {
     /// Leads there no more.
     fn close(&self) -> Result<(), CaptureError>;
-    /// Leads there again, unless to somebody else by now.
+    /// Leads there again, unless to another listener by now.
     fn open(&self) -> Result<(), CaptureError>;
 }
 

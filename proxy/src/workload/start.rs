@@ -20,7 +20,7 @@ pub enum Origin {
     Cli,
     /// A pod's or its namespace's annotation, by way of `weir node`.
     Pod,
-    /// Nobody any more: it has been removed, and its last connections are being finished.
+    /// None any more: it has been removed, and its last connections are being finished.
     Removed,
 }
 

@@ -49,7 +49,7 @@ pub enum WorkloadError {
     /// A new process is taking over.
     #[error("this weir is being replaced by another one (--upgrade); try again")]
     BeingReplaced,
-    /// Nobody is taking over.
+    /// No weir is taking over.
     #[error(
         "no handover is in progress on this connection, or it timed out; start the new weir again \
          (--upgrade)"

@@ -20,7 +20,7 @@ const THOROUGH: u64 = 5;
 // === impl Workloads ===
 
 impl Workloads {
-    /// Until the workloads are gone, or somebody else's.
+    /// Until the workloads are gone, or another process's.
     pub(super) async fn guard(workloads: Weak<Self>) {
         let Some((over, woken)) =
             workloads.upgrade().map(|it| (it.guarding.clone(), Arc::clone(&it.woken)))

@@ -32,7 +32,7 @@ impl Workloads {
 // === helpers ===
 
 /// Whether connections are to be held and can be, as far as the process is concerned; says so where
-/// they cannot. No reason: nobody has asked for it.
+/// they cannot. No reason: no rule asks for it.
 pub(super) fn support(policy: &TrafficPolicy) -> Result<(), String> {
     if policy.forward.connect == Connect::Immediate {
         return Err(String::new());

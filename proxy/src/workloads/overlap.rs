@@ -55,8 +55,8 @@ impl Claimed {
         Ok(())
     }
 
-    /// What a new process captures: no two of the same connections, and none of those of anybody but
-    /// itself under the same number. Blocks.
+    /// What a new process captures: no two of the same connections, and none of those of any
+    /// process but itself under the same number. Blocks.
     pub(super) fn refuse_overlaps(all: &[Self], instance: &Instance) -> Result<(), WorkloadError> {
         for (at, claimed) in all.iter().enumerate() {
             // The own one is the first: what was there before it counts.

@@ -19,7 +19,7 @@ use crate::{
 #[derive(Default)]
 struct Known {
     workloads: Vec<(WorkloadId, Description)>,
-    /// To be cleared up where nobody captures them: number, namespace and what was changed there.
+    /// To be cleared up where no weir captures them: number, namespace and what was changed there.
     all: Vec<(WorkloadId, u64, Option<Installed>)>,
 }
 
@@ -109,7 +109,7 @@ impl Workloads {
             (Origin::Cli, None) => Wait { missing: Missing::Start, why: error.to_string() },
         };
         if wait.missing != Missing::Start && !start.fresh {
-            // They are on hooks that nobody uses any more.
+            // They are on hooks that are not used any more.
             WorkloadMaps::new(Arc::clone(&self.shared.instance), start.id, false).links.detach();
         }
         tracing::warn!(workload = name, reason = wait.why, "waiting to capture a workload");

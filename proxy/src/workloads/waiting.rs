@@ -83,7 +83,7 @@ impl Workloads {
         let name = Arc::clone(workload.name());
         {
             let mut running = write(&self.running);
-            // Somebody may have removed it meanwhile.
+            // It may have been removed meanwhile.
             if !running.get(&name).is_some_and(|it| Arc::ptr_eq(it, workload)) {
                 return;
             }

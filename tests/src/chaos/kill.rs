@@ -335,7 +335,7 @@ impl Kill {
 
 // === helpers ===
 
-/// What it says, for whoever looks for a cause.
+/// What it says, to look for a cause.
 fn state(daemon: &Daemon) -> String {
     let status = daemon.ask(&["status"]).map(|said| said.stdout + &said.stderr);
     format!("{}\nlog:\n{}", status.unwrap_or_default(), daemon.process.log())

@@ -1,6 +1,6 @@
 //! Every connection has an outcome, and what was lost has a cause: something that was done at the
 //! time, to the very weir, workload or server that carried the connection. Loss without a cause is
-//! nobody's to forgive; nor is a byte that is wrong, an end in order with bytes missing, or a
+//! not to be forgiven; nor is a byte that is wrong, an end in order with bytes missing, or a
 //! connection that hangs, whatever was done.
 
 use std::collections::HashMap;

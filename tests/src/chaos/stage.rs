@@ -338,7 +338,7 @@ impl Stage {
         nothing_left(self.current.daemon.instance(), &self.pods.namespaces())
     }
 
-    /// Copies all logs and records for whoever looks for a cause.
+    /// Copies all logs and records to look for a cause.
     pub(super) fn keep(&self, to: &Path) -> Result<()> {
         std::fs::create_dir_all(to).with_context(|| format!("cannot create {}", to.display()))?;
         for entry in std::fs::read_dir(self.pods.dir())? {

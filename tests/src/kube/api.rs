@@ -224,7 +224,7 @@ impl Api {
         watched.with_context(|| format!("requests: {:#?}", self.asked()))
     }
 
-    /// Nobody has asked for what weir has no right to, nor got anything but what is there.
+    /// weir has asked for nothing that it has no right to, and has got nothing but what is there.
     ///
     /// # Errors
     ///

@@ -334,7 +334,7 @@ impl Ways<'_> {
     }
 
     /// How many connections of the pod were let pass because weir's heartbeat was too old, as weir
-    /// has counted; none where nobody answers.
+    /// has counted; none where there is no answer.
     fn stale(&self) -> u64 {
         let workload = format!("workload=\"{}\"", self.pod.workload());
         let sum = |metrics: Metrics| {

@@ -19,7 +19,7 @@ pub enum Owner {
     DaemonSet,
     /// A Job.
     Job,
-    /// Nobody.
+    /// No owner.
     None,
 }
 

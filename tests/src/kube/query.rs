@@ -94,7 +94,8 @@ impl Query {
     ///
     /// # Errors
     ///
-    /// Fails for fields that a cluster does not select by, and for operators that nobody here uses.
+    /// Fails for fields that a cluster does not select by, and for operators that are not used
+    /// here.
     pub fn selector(&self) -> Result<Selector, Refusal> {
         let mut all = Vec::new();
         for part in self.text("fieldSelector").split(',').filter(|part| !part.is_empty()) {

@@ -126,7 +126,7 @@ impl Store {
 
     /// Forgets all history up to now.
     pub fn compact(&mut self) {
-        // Whoever has seen the newest version misses nothing, but lists of older ones are gone.
+        // A watcher of the newest version misses nothing, but lists of older ones are gone.
         self.compacted = self.version;
         self.changes.clear();
     }

@@ -90,7 +90,7 @@ impl Watch {
         }
     }
 
-    /// `Err` when nobody listens any more, or nobody shall.
+    /// `Err` when the watcher has gone, or is to go.
     async fn tell(
         &self,
         shared: &Shared,

@@ -1,4 +1,5 @@
-//! vsftpd: speaks first; data connections in both directions, to ports nobody knows beforehand.
+//! vsftpd: speaks first; data connections in both directions, to ports that are not known
+//! beforehand.
 
 use anyhow::Result;
 

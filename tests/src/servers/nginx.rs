@@ -16,7 +16,7 @@ use crate::site::PATIENCE;
 pub const HTTP1: u16 = 8080;
 /// HTTP/2 with prior knowledge; nginx 1.22 speaks nothing else on such a port.
 pub const H2C: u16 = 8081;
-/// HTTP/1 and HTTP/2 over TLS, with a certificate that nobody signed.
+/// HTTP/1 and HTTP/2 over TLS, with a self-signed certificate.
 pub const TLS: u16 = 8443;
 /// What answers uploads: the last that it listens on.
 const LAST: u16 = 8079;

@@ -278,7 +278,7 @@ impl Attr {
 
     fn make(&mut self, command: libc::c_long) -> io::Result<OwnedFd> {
         let fd = self.call(command)?;
-        // SAFETY: just made by the kernel, and nobody else knows it.
+        // SAFETY: just made by the kernel, and it has no other owner.
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 }

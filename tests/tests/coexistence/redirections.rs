@@ -47,7 +47,7 @@ fn a_redirection_of_everything_takes_captured_connections_unless_it_spares_loopb
     let weir = place.weir(&place.own(), &[])?;
     // weir has tried loopback out.
     let before = other.seen().len();
-    ensure!(!matches!(place.visit(SERVER_V4)?, Visit::Failed(_)), "nobody answered");
+    ensure!(!matches!(place.visit(SERVER_V4)?, Visit::Failed(_)), "no answer");
     assert_eq!((other.seen().len(), weir.served(&place.lab)?), (before + 1, 0), "past weir");
     let found = place.check(&place.own(), "chain out (nat, output)")?;
     assert_says(&found, "warn", &["take captured connections away"]);

@@ -30,7 +30,7 @@ const ATTACKS: &[Attack] = &[
     ("a head that never ends", endless_head),
     ("an answer with a head of 8 MiB", large_answer),
     ("chunks of one byte", small_chunks),
-    ("pipelined requests that nobody answers", unanswered),
+    ("pipelined requests that are not answered", unanswered),
     ("clients that do not read", deaf_clients),
     ("servers that do not read", deaf_servers),
     ("clients that reset in the middle", resets),
@@ -127,7 +127,7 @@ fn small_chunks(place: &Place) -> Result<()> {
 
 // === Unread ===
 
-/// Sends until nobody takes any more; what then has gone in, weir or the kernel holds.
+/// Sends until no more is taken; what then has gone in, weir or the kernel holds.
 fn unread(
     place: &Place,
     wires: &[Wire],

@@ -149,7 +149,7 @@ fn table_sizes(place: &Place) -> Result<()> {
 
 // === Other frames ===
 
-/// What has to be answered, and nobody reads the answers.
+/// What has to be answered, where the answers are not read.
 fn control_frames(place: &Place, one: &[u8]) -> Result<()> {
     let bytes = one.repeat(50_000);
     if place.engine() == Engine::Passthrough {

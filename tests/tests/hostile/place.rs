@@ -68,7 +68,7 @@ impl Place {
         self.way.engine()
     }
 
-    /// Somebody else's request is answered now.
+    /// Another client's request is answered now.
     pub(crate) fn serves(&self) -> Result<()> {
         let server = self.way.listen()?;
         let wire = server.wire()?;
@@ -133,7 +133,7 @@ impl Place {
 
 // === helpers ===
 
-/// Writes until everything is written, nobody reads any more, or the connection has ended; returns
+/// Writes until everything is written, the peer reads no more, or the connection has ended; returns
 /// how much was taken.
 pub(crate) fn pour(mut stream: &TcpStream, bytes: &[u8]) -> Result<usize> {
     stream.set_write_timeout(Some(BLOCKED))?;

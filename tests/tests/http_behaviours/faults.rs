@@ -34,12 +34,12 @@ fn refusing_then_accepting(way: &Way) -> Result<()> {
     let address = way.free_address();
     // The first connect may have succeeded towards weir; then it is a reset.
     let first = match way.client().connect(address) {
-        Ok(stream) => read_all(&stream).expect_err("nobody is there to end it well"),
+        Ok(stream) => read_all(&stream).expect_err("no process is left to end it well"),
         Err(error) => error,
     };
     let early = [ErrorKind::ConnectionReset, ErrorKind::ConnectionRefused];
     ensure!(early.contains(&first.kind()), "first: {first}");
-    let second = way.client().connect(address).expect_err("nobody listens");
+    let second = way.client().connect(address).expect_err("no socket listens");
     ensure!(second.kind() == ErrorKind::ConnectionRefused, "second: {second}");
     let server = way.listen_at(address)?;
     let visit = || {
@@ -147,7 +147,7 @@ fn raw_reset(way: &Way) -> Result<()> {
 
 // === weir itself ===
 
-/// Whoever finds one of weir's ports and connects to it gets nothing, soon, and starts no loop.
+/// A client that connects to one of weir's own ports gets nothing, soon, and starts no loop.
 fn own_port(way: &Way) -> Result<()> {
     let Some(daemon) = way.daemon() else { return Ok(()) };
     let mut tried = 0;
@@ -175,7 +175,7 @@ fn goes_nowhere(from: &Site, to: SocketAddr) -> Result<()> {
     let mut byte = [0];
     match TcpStream::read(&mut stream, &mut byte) {
         Ok(0) => Ok(()),
-        Ok(_) => bail!("somebody answered"),
+        Ok(_) => bail!("there was an answer"),
         Err(error) => {
             ensure!(error.kind() != ErrorKind::WouldBlock, "it hangs");
             Ok(())

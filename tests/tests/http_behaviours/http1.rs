@@ -203,7 +203,7 @@ fn head(way: &Way) -> Result<()> {
         wire.down("HTTP/1.1 200 OK\r\nContent-Length: 12345\r\n\r\n")?;
         wire.up(request)?;
         wire.down("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
-        // Whoever waits for the 12345 bytes does not get here.
+        // A reader that waits for the 12345 bytes does not get here.
         wire.up("GET /small HTTP/1.1\r\nHost: host.test\r\n\r\n")?;
         wire.down("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
     })

@@ -9,7 +9,7 @@ use super::http1::{http1, http1_until_close};
 
 pub(crate) const TABLE: &[Behaviour] = &[
     ("raw TCP is echoed", echo),
-    ("a server may speak first on a port that nobody declared", server_first),
+    ("a server may speak first on a port that is not declared", server_first),
     ("what only begins like HTTP is raw TCP from its first byte on", almost_http),
     ("a client that says nothing and ends gets the server's words", silent_client),
     ("an end of one half leaves the other open", half_open),

@@ -131,7 +131,7 @@ fn a_bad_file_is_named_with_its_place_and_disturbs_no_other() -> Result<()> {
     wait_until("the mended one to be captured", SOON, || {
         Ok(captured(&weir)?.contains(&second.workload()))
     })?;
-    // Bad annotations are as they are in a cluster, but with nobody to send an event to.
+    // Bad annotations are as they are in a cluster, but without an API server to send an event to.
     replace(&dir.join("broken.yaml"), &yaml(&second, &format!("    {SKIP_INBOUND}: 80,,443\n")))?;
     wait_until("the pod to be refused", SOON, || {
         Ok(told(&weir, "second")?.is_some_and(|pod: Value| {

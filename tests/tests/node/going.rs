@@ -84,13 +84,13 @@ fn a_pod_is_captured_once_it_is_there() -> Result<()> {
         Ok(told(&weir, "late")?.is_some_and(|pod| pod["state"] == "waiting"))
     })
     .with_context(|| format!("told {:?}; log:\n{}", told(&weir, "late"), weir.process.log()))?;
-    // It is not late yet: nobody has started it.
+    // It is not late yet: it was not started.
     ensure!(cluster.ready()?.0, "{:?}", cluster.ready());
     let pod = cluster.run(&object, Layout::SystemdContainerd)?;
     cluster.settle(&weir, &[&pod])?;
     cluster.api.change(&key(&object), |pod| pod["status"]["phase"] = json!("Running"));
     cluster.ways(&pod, PORT)?.assert_captured([true; 2]);
-    // It has waited quietly: that a pod is not there yet is nobody's fault.
+    // It has waited quietly: that a pod is not there yet is no fault.
     ensure!(cluster.api.events().is_empty(), "{:#?}", cluster.api.events());
     // And one that the API server calls running, with a runtime that is behind.
     let object = opted("later", Owner::StatefulSet);
@@ -162,8 +162,8 @@ fn another_pod_of_the_same_name_is_captured_in_its_place() -> Result<()> {
     cluster.ways(&first, PORT)?.become_captured([false; 2])
 }
 
-/// Whoever ends knows it before any list of endpoints does: its clients are told with the next response,
-/// and served until the end.
+/// A pod that ends knows it before any list of endpoints does: its clients are told with the next
+/// response, and served until the end.
 #[test]
 fn clients_of_a_pod_that_is_deleted_are_asked_to_leave_at_once() -> Result<()> {
     let cluster = Cluster::new()?;

@@ -1,4 +1,4 @@
-//! Pods that ask for what cannot be done: they keep running as they were made, and somebody is told.
+//! Pods that ask for what cannot be done: they keep running as they were made, and an Event says so.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;

@@ -60,7 +60,7 @@ fn slice(host: &str, port: u16) -> Value {
     })
 }
 
-/// Says the port of each server to whoever connects, until the test ends.
+/// Tells each client the port of its server, until the test ends.
 fn greet(cluster: &Cluster, ip: &str, port: u16) -> Result<()> {
     let address = SocketAddr::new(ip.parse()?, port);
     let listener: TcpListener = cluster.host.listen(address)?;
@@ -114,7 +114,7 @@ fn services_are_followed_and_outlive_the_api_server() -> Result<()> {
     });
     become_("no connection to one that ends", &[9102, 9103])?;
 
-    // Watches are cut, and there is nobody to list from.
+    // Watches are cut, and there is no server to list from.
     cluster.api.go_away();
     ensure!(reached(&pod)? == [9102, 9103], "what is known stays");
     cluster.api_comes_back()?;

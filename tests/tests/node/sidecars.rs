@@ -124,7 +124,7 @@ fn a_captured_pod_is_let_go_when_it_says_that_it_captures_itself() -> Result<()>
     cluster.settle(&weir, &[])
 }
 
-/// Its container has another name and image, and nobody has written the annotation.
+/// Its container has another name and image, and the annotation was not written.
 #[test]
 fn a_sidecar_that_nothing_tells_of_is_found_at_work() -> Result<()> {
     let cluster = cluster()?;

@@ -29,7 +29,8 @@ fn at(ip: &str, port: u16) -> SocketAddr {
     SocketAddr::new(ip.parse().expect("an address of this harness"), port)
 }
 
-/// On loopback of weir's own namespace, for both families. Whoever gets here came through weir.
+/// On loopback of weir's own namespace, for both families. A client that gets here came through
+/// weir.
 fn secret(node: &Netns) -> Result<Peer> {
     Peer::start(node, SECRET, |mut stream| stream.write_all(b"the secret"))
 }
@@ -80,11 +81,11 @@ fn what_only_weirs_namespace_reaches_is_not_reached_by_way_of_weir() -> Result<(
         let pods = Pods::new()?;
         let secret = secret(&pods.node)?;
         let (daemon, pod) = (capture(&pods, engine)?, &pods.pod_a);
-        // By address: captured, and dialled in the pod, where nobody listens.
+        // By address: captured, and dialled in the pod, where no socket listens.
         for ip in ["127.0.0.1", "::1"] {
             gets_nothing(pod.connect(at(ip, SECRET)), b"GET / HTTP/1.1\r\n\r\n")?;
         }
-        // By what is said on a connection to somebody else.
+        // By what is said on a connection to another destination.
         let server = pods.client_a.listen(at("::", SERVER))?;
         for (request, ip) in forged().iter().zip(CLIENT.iter().cycle()) {
             let wire = join(pod, at(ip, SERVER), &server)?;

@@ -42,7 +42,7 @@ fn sysctl(netns: &Netns, setting: &str) -> Result<()> {
     run(&mut command, PATIENCE)?.ok().map(drop)
 }
 
-/// Names its own port to whoever connects.
+/// Tells each client its own port.
 fn says_its_port(netns: &Netns, port: u16) -> Result<Peer> {
     Peer::start(netns, port, move |mut stream| write!(stream, "{port}"))
 }
@@ -105,7 +105,7 @@ fn connections_of_two_workloads_from_one_port_reach_each_its_own_server() -> Res
     Ok(())
 }
 
-/// A weir that stands still dials for nobody: the attempts hang.
+/// A weir that is stopped dials for no workload: the attempts hang.
 #[test]
 fn attempts_that_end_leave_no_note_and_more_than_a_share_goes_direct() -> Result<()> {
     const SHARE: usize = 4;
@@ -217,7 +217,7 @@ fn a_process_of_the_cgroup_in_another_namespace_goes_direct() -> Result<()> {
     wait_until("one warning", Duration::from_secs(30), || {
         Ok(daemon.process.log().contains("reason other_netns"))
     })?;
-    // What it listens on there is not taken for the workload's: nobody listens there in pod A.
+    // What it listens on there is not taken for the workload's: no socket listens there in pod A.
     let mut command = elsewhere.command_in(cgroup, fixture::PYTHON);
     let program = format!(
         "import socket, time\ns = socket.create_server(('', {PORT}))\nprint('listens', flush=True)\ntime.sleep(600)"

@@ -1,4 +1,4 @@
-//! What a workload that somebody has taken over can do to weir itself: nothing.
+//! What a compromised workload can do to weir itself: nothing.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

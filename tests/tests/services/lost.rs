@@ -49,7 +49,7 @@ fn endpoints_that_never_answer_do_not_keep_a_connection_from_the_original_destin
     all_reach_the_vip(&observed, 5)
 }
 
-/// One that answers nobody is where the application would get no answer without weir either.
+/// One that does not answer is where the application would get no answer without weir either.
 #[test]
 fn a_service_that_is_nowhere_fails_as_its_address_does() -> Result<()> {
     let lab = lab_with_vip()?;

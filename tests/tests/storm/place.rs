@@ -194,7 +194,7 @@ impl Storm {
 }
 
 impl Drop for Storm {
-    /// Keeps all logs in the directory that `STORM_KEEP` names, for whoever looks for a cause.
+    /// Keeps all logs in the directory that `STORM_KEEP` names, to look for a cause.
     fn drop(&mut self) {
         let Some(to) = std::env::var_os(KEEP) else { return };
         let kept = std::fs::create_dir_all(&to).and_then(|()| {

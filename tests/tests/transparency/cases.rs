@@ -286,7 +286,7 @@ fn happy_eyeballs_takes_the_family_that_has_a_route() -> Result<()> {
     Ok(())
 }
 
-/// There is a route, but nobody listens at the IPv6 address.
+/// There is a route, but no socket listens at the IPv6 address.
 #[test]
 fn happy_eyeballs_takes_the_family_that_answers() -> Result<()> {
     let lab = Lab::new()?;

@@ -21,7 +21,7 @@ const KERNEL: [&str; 4] = ["SUnreclaim:", "VmallocUsed:", "Percpu:", "KernelStac
 pub(super) struct Usage {
     /// Its share of the memory that it has mapped (`Pss` of smaps_rollup).
     pub(super) pss_kib: u64,
-    /// What of that nobody else has mapped.
+    /// What of that no other process has mapped.
     pub(super) private_kib: u64,
     /// BPF programs that it has open or attached, and what the kernel says they take.
     pub(super) programs: usize,

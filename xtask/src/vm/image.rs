@@ -124,7 +124,7 @@ impl Stage {
         Ok(Self { dir: tempfile::Builder::new().prefix(&prefix).tempdir_in(cache)? })
     }
 
-    /// Removes what a run left that was killed; nobody else may be at work in the cache.
+    /// Removes what a run left that was killed; no other run may use the cache.
     pub(super) fn sweep(cache: &Path) -> Result<()> {
         for entry in fs::read_dir(cache)? {
             let entry = entry?;
@@ -176,7 +176,7 @@ impl Stage {
             use std::os::unix::fs::PermissionsExt;
             fs::set_permissions(at(open), fs::Permissions::from_mode(0o1777))?;
         }
-        // Nobody has a password; sshd wants the entries.
+        // No user has a password; sshd wants the entries.
         let users = fs::read_to_string(at("etc/passwd")).context("no users in the image")?;
         let entry = |line: &str| format!("{}:*:19000:0:99999:7:::\n", field(line));
         fs::write(at("etc/shadow"), users.lines().map(entry).collect::<String>())?;

@@ -97,7 +97,8 @@ impl<S: ExchangeSink + ?Sized> Streams<S> {
         let Entry::Occupied(mut entry) = self.open.entry(id) else { return };
         let stream = entry.get_mut();
         if self.client_left && is_failure(head) {
-            // gRPC servers end the streams of a client that is gone with UNAVAILABLE, for nobody.
+            // gRPC servers end the streams of a client that is gone with UNAVAILABLE, for no
+            // client.
             stream.complete = ExchangeEnd::ClientReset(None);
         } else {
             stream.head(head);

@@ -150,7 +150,7 @@ fn count(log: &Log) -> usize {
     log.lock().unwrap().len()
 }
 
-/// Whoever floods has his connections accepted in turn with all others.
+/// A workload that floods has its connections accepted in turn with all others.
 #[tokio::test(start_paused = true)]
 async fn a_flood_delays_others_by_a_batch_at_most() {
     for dead in [false, true] {
@@ -242,7 +242,7 @@ async fn a_workload_that_has_what_it_may_waits_for_room_in_its_own_queue() {
     // 54 descriptors are three quarters of what b leaves.
     assert_eq!(count(&log), 27 + 3);
     assert_eq!((a.queue.reset.load(SeqCst), exhaustion.episodes()), (0, 0));
-    // Nobody waits for ever.
+    // No client waits for ever.
     sleep(PATIENCE * 2).await;
     assert_eq!(a.queue.len(), 0);
     assert_eq!(a.queue.reset.load(SeqCst), a.workload.shed.load(SeqCst));

@@ -307,7 +307,7 @@ async fn the_socket_is_private() {
 async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control.sock");
-    // Nobody has ever listened at it: a child of another test would have a listener open for a while.
+    // It was never listened at: a child of another test would have a listener open for a while.
     let stale = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
     stale.bind(&SockAddr::unix(&path).unwrap()).unwrap();
     drop(stale);

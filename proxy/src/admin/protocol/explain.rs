@@ -69,7 +69,7 @@ pub struct Seen {
     /// Who decided.
     #[serde(with = "names::source::optional")]
     pub source: Option<Source>,
-    /// Why the kernel let them pass, where nobody has asked for that.
+    /// Why the kernel let them pass, where no rule asks for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Why.

@@ -13,7 +13,7 @@ use crate::{
 #[derive(Debug, Serialize, Deserialize)]
 pub struct PortsList;
 
-/// The ports that somebody or a default said something about.
+/// The ports that a rule or a default names.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PortsReport {
     /// One entry per port with hits, and one for all without that have the same status.

@@ -36,7 +36,7 @@ pub struct Status {
     /// Whether it is `weir node`, which is told by annotations what to capture.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub node: bool,
-    /// Of `weir node`: the pods that somebody wants captured.
+    /// Of `weir node`: the pods that are to be captured.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pods: Vec<PodStatus>,
     /// Of `weir node`: what keeps it from knowing which pods there are.
@@ -44,7 +44,7 @@ pub struct Status {
     pub source_problem: Option<String>,
 }
 
-/// A pod that somebody wants captured.
+/// A pod that is to be captured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodStatus {
     /// Its namespace.

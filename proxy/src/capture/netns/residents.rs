@@ -12,7 +12,7 @@ pub enum Residence {
     /// None of them is in it.
     Elsewhere,
     /// There are none.
-    Nobody,
+    Empty,
 }
 
 /// Where the processes in a cgroup and below it are, seen from the namespace with this inode number.
@@ -20,7 +20,7 @@ pub enum Residence {
 #[must_use]
 pub fn residence(cgroup: &Path, netns: u64) -> Residence {
     let Ok(processes) = processes(cgroup) else { return Residence::Here };
-    let mut found = Residence::Nobody;
+    let mut found = Residence::Empty;
     for pid in processes {
         // cgroups(7): processes of other PID namespaces are listed as 0.
         if pid == 0 {
@@ -45,7 +45,7 @@ mod tests {
     fn a_cgroup_without_processes_has_no_residents() {
         let cgroup = Transient::create(&format!("weirt-{}-residents", std::process::id())).unwrap();
         let own = Netns::own().unwrap().inode();
-        assert_eq!(residence(cgroup.path(), own), Residence::Nobody);
+        assert_eq!(residence(cgroup.path(), own), Residence::Empty);
         let mut command = std::process::Command::new("sleep");
         command.arg("60");
         cgroup.enter(&mut command).unwrap();

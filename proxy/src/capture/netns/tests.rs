@@ -125,7 +125,7 @@ async fn after_the_first_socket_others_are_ready() {
         assert_eq!(netns_cookie(&socket).unwrap(), netns.cookie());
     }
     release.send(()).unwrap();
-    assert!(!netns.pool(false).is_full(), "a family that nobody uses has no sockets");
+    assert!(!netns.pool(false).is_full(), "a family that is not used has no sockets");
 }
 
 #[test]

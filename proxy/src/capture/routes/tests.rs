@@ -37,7 +37,7 @@ async fn follow_with(
     tokio::spawn(watch.run())
 }
 
-/// Guards against services on addresses that nobody routes: without weir there is nothing, and the
+/// Guards against services on addresses without a route: without weir there is nothing, and the
 /// hook would let the connection fail.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_of_a_service_is_reachable_without_a_route() {

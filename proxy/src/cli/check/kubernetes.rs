@@ -112,7 +112,7 @@ fn pid_namespace(running: &[Vec<u32>]) -> Finding {
     let seen = running.iter().flatten().filter(|pid| **pid != 0).count();
     let all = running.iter().map(Vec::len).sum::<usize>();
     if all == 0 {
-        // Nobody to look at. The first process of a container is whatever was started in it.
+        // No process to look at. The first process of a container is whatever was started in it.
         let init = fs::read_to_string("/proc/1/comm").unwrap_or_default();
         let own = std::process::id() == 1;
         return if own {
@@ -134,8 +134,8 @@ fn pid_namespace(running: &[Vec<u32>]) -> Finding {
     }
 }
 
-/// A pod's network namespace is found by a process; to open that of somebody with more capabilities
-/// is tracing (ptrace(2), `PTRACE_MODE_READ_FSCREDS`).
+/// A pod's network namespace is found by a process; to open that of a process with more
+/// capabilities is tracing (ptrace(2), `PTRACE_MODE_READ_FSCREDS`).
 fn namespaces(running: &[Vec<u32>]) -> Finding {
     let name = "network namespaces";
     let visible = || running.iter().flatten().filter(|pid| **pid != 0);

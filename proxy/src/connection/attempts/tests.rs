@@ -128,7 +128,7 @@ async fn server() -> SocketAddr {
     address
 }
 
-/// An address at which nobody listens.
+/// An address without a listener.
 fn refusing() -> (Socket, SocketAddr) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();

@@ -42,7 +42,7 @@ impl Pipe {
         }
     }
 
-    /// The bytes that nobody has decided about.
+    /// The bytes that are not decided about.
     pub(in super::super) fn uncleared(&self) -> &[u8] {
         &self.buffer[self.cleared..]
     }

@@ -1,7 +1,7 @@
 //! The client's socket, closed with patience. Linux answers data for a closed socket with a reset
 //! and drops what that socket has still to send (`tcp_rcv_state_process` in net/ipv4/tcp_input.c):
 //! a WINDOW_UPDATE of a slow client would cut its own last response short. So after the last word
-//! weir shuts its side, and reads what nobody needs until the client closes.
+//! weir shuts its side, and reads what is not needed until the client closes.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -21,7 +21,7 @@ const SILENCE: Duration = Duration::from_secs(30);
 pub(super) struct Lingering<S> {
     io: S,
     /// Set when the client was told to open no more streams. Without it the connection ends by an
-    /// error, and nobody is waited for.
+    /// error, and there is no wait.
     going_away: Arc<AtomicBool>,
     /// Set while there is something to write and the socket has no room.
     blocked: Arc<AtomicBool>,
@@ -112,7 +112,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
                     let silent = Instant::now() + SILENCE;
                     closing.silence.as_mut().reset(silent.min(closing.end));
                 }
-                // Closed, or reset: there is nobody left to wait for.
+                // Closed, or reset: there is no peer left to wait for.
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
                 Poll::Pending => return closing.silence.as_mut().poll(cx).map(Ok),
             }

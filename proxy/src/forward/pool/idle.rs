@@ -111,7 +111,7 @@ impl Pool {
     }
 
     /// Closes those that have ended or been idle for too long, and watches the others. False if there are
-    /// none: then nobody watches.
+    /// none: then none is watched.
     fn sweep(&self, cx: &mut Context<'_>, ticked: bool) -> bool {
         let mut idle = lock(&self.idle);
         let mut over = Vec::new();

@@ -21,7 +21,7 @@ use crate::tcp_info::{TcpInfo, acknowledged_at_end};
 pub(super) struct Member {
     pub(super) stream: TcpStream,
     pub(super) address: SocketAddr,
-    /// Since when nobody uses it.
+    /// Since when it is idle.
     pub(super) idle_since: Instant,
     descriptor: Option<Taken>,
     _counted: Option<Counted>,
@@ -59,7 +59,7 @@ impl Member {
         self.reused
     }
 
-    /// Nobody uses it from now on.
+    /// It is idle from now on.
     pub(super) fn rest(&mut self) {
         self.reused = true;
         self.idle_since = Instant::now();
@@ -89,8 +89,8 @@ impl Member {
     }
 
     /// Whether the peer has said nothing since the last response. A connection that has ended, or that has
-    /// bytes nobody asked for, must not be used. Costs a system call only where the runtime has been told
-    /// that there is something.
+    /// bytes that were not asked for, must not be used. Costs a system call only where the runtime
+    /// has been told that there is something.
     pub(super) fn is_quiet(&self) -> bool {
         let peek = || {
             let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;

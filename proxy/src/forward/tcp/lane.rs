@@ -34,7 +34,7 @@ pub(super) struct Lane<'a, R, W> {
     /// What the lease holds is one urgent byte.
     urgent: bool,
     size: Size,
-    /// Instead of the lease, for bulk that nobody looks at.
+    /// Instead of the lease, for bulk that no observer reads.
     pipe: Option<Pipe>,
     /// Whether bulk can be spliced from the source to the sink.
     splices: bool,

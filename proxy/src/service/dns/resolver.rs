@@ -30,7 +30,7 @@ pub(super) fn system() -> Result<TokioResolver, String> {
     builder.build().map_err(told)
 }
 
-/// Asks until nobody listens any more.
+/// Asks until the receiver is dropped.
 pub(super) async fn follow(
     resolver: &TokioResolver,
     query: Query,

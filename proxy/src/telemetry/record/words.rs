@@ -1,4 +1,4 @@
-//! A bound on what peers have said in records that wait for somebody: a path may have many KiB,
+//! A bound on what peers have said in records that wait to be written: a path may have many KiB,
 //! chosen by a client.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

@@ -67,10 +67,10 @@ impl RecordLog {
         Self::with_queue(Box::new(open(path)?), Some(path.to_owned()), format, RECORDS)
     }
 
-    /// Opens the file anew, behind what was queued: somebody has given it another name. Blocks
+    /// Opens the file anew, behind what was queued: it was renamed. Blocks
     /// while the queue is full.
     pub fn reopen(&self) {
-        // The thread is there for as long as somebody can ask.
+        // The thread is there for as long as it can be asked.
         let _ = self.queue.send(Message::Reopen);
     }
 
@@ -184,7 +184,7 @@ fn run(
                 }
                 Message::Flush(done) => {
                     let result = out.flush();
-                    // Nobody may be waiting any more.
+                    // The caller may have gone.
                     let _ = done.try_send(());
                     result
                 }

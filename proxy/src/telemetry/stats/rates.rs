@@ -54,7 +54,7 @@ pub struct Rate {
     /// Who decided.
     #[serde(with = "names::source::optional")]
     pub source: Option<Source>,
-    /// Why the kernel let them pass, where nobody has asked for that.
+    /// Why the kernel let them pass, where no rule asks for that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Connections begun, per second.

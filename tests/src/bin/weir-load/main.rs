@@ -119,7 +119,7 @@ async fn accept(kind: Kind, listener: TcpListener, memory: Arc<Memory>, log: Log
                     resets::must_be_reset(raw::serve(&mut journey, stream, false).await)
                 }
                 Kind::ServerResets => resets::serve(&journey, stream).await,
-                Kind::Refused => unreachable!("nobody listens there"),
+                Kind::Refused => unreachable!("no socket listens there"),
             };
             log.say(&journey.over(end));
         });

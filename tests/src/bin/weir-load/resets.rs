@@ -59,10 +59,10 @@ pub(crate) fn must_be_reset(end: End) -> End {
     }
 }
 
-// === Nobody there ===
+// === No listener ===
 
-/// Connects where nobody listens. Behind a proxy the connection may come about, and must be reset
-/// then.
+/// Connects where no socket listens. Behind a proxy the connection may come about, and must be
+/// reset then.
 pub(crate) async fn refused(journey: &mut Journey, to: SocketAddr) -> End {
     let stream = match journey.within("connect", TcpStream::connect(to)).await? {
         Ok(stream) => stream,

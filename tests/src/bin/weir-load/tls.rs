@@ -1,5 +1,5 @@
 //! The beginning of TLS: a ClientHello (RFC 8446 §4.1.2) with a server name and ALPN. What follows is
-//! no TLS, which is nobody's business on the way.
+//! no TLS, which nothing on the way needs to know.
 
 use std::sync::LazyLock;
 use std::time::Duration;

@@ -214,7 +214,7 @@ pub(crate) fn extended_connect(way: &Way) -> Result<()> {
     let mut offering = server::Builder::new();
     offering.enable_connect_protocol();
     http2_with(way, &mut offering, &[200], async |peers: &mut Peers| {
-        // Until the server's SETTINGS are there; whoever never gets them hangs.
+        // Until the server's SETTINGS are there; a client that never gets them hangs.
         while !peers.client.is_extended_connect_protocol_enabled() {
             tokio::task::yield_now().await;
         }
@@ -224,7 +224,7 @@ pub(crate) fn extended_connect(way: &Way) -> Result<()> {
     })?;
     http2(way, &[200], async |peers: &mut Peers| {
         exchange(peers, request("GET", "/", &[])?, 200, &[]).await?;
-        ensure!(!peers.client.is_extended_connect_protocol_enabled(), "nobody offers it");
+        ensure!(!peers.client.is_extended_connect_protocol_enabled(), "it is not offered");
         Ok(())
     })
 }

@@ -105,7 +105,7 @@ impl Percentiles {
 // === impl Ports ===
 
 impl Ports {
-    /// Whether somebody was between.
+    /// Whether a proxy was between.
     pub(super) fn proxied(&self) -> bool {
         self.own != self.seen
     }

@@ -54,7 +54,7 @@ pub(super) fn version(program: impl AsRef<Path>, flag: &str) -> Option<String> {
     let output = run(command.arg(flag), Duration::from_secs(10)).ok()?;
     let text = output.stdout + "\n" + &output.stderr;
     let line = text.lines().find(|line| line.contains(|c: char| c.is_ascii_digit()))?;
-    // Some say where they are, which is nobody's business.
+    // Some say where they are, which is not kept.
     let name = program.as_ref().file_name()?.to_string_lossy();
     Some(line.trim().replace(&*program.as_ref().to_string_lossy(), &name))
 }

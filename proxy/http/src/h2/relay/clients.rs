@@ -187,7 +187,7 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         stream.is_some_and(|it| !it.is_answered && it.tracker.elapsed() < PREMATURE)
     }
 
-    /// A client has broken the rules of a stream (RFC 9113 §5.4.2). That is a reset, whoever sends it
+    /// A client has broken the rules of a stream (RFC 9113 §5.4.2). That is a reset, of either side
     /// (CVE-2025-8671).
     #[cold]
     pub(super) fn break_by_client(&mut self, key: StreamKey, code: Code) {

@@ -224,7 +224,7 @@ async fn a_client_that_resets_while_it_is_held_is_noticed() {
     let sunk =
         tokio::spawn(async move { tokio::io::copy(&mut upstream, &mut tokio::io::sink()).await });
     let pour = async { while rig.client.write_all(GET.repeat(1000).as_bytes()).await.is_ok() {} };
-    // Nobody takes any more.
+    // No more is taken.
     assert!(tokio::time::timeout(Duration::from_secs(3), pour).await.is_err());
     reset(rig.client);
     assert_eq!(within(rig.weir).await.unwrap().cause, EndCause::Reset(Side::Client));

@@ -72,7 +72,7 @@ async fn a_storm_of_streams_leaves_none_behind() {
     .await;
     let requests: Vec<_> =
         (0..STREAMS).map(|number| tokio::spawn(request(peers.client.clone(), number))).collect();
-    // Streams that were reset before they were opened never arrive, so nobody waits for a number.
+    // Streams that were reset before they were opened never arrive, so no number is waited for.
     let sink = peers.sink.clone();
     let upstream = tokio::spawn(async move {
         let client = peers.client.clone();

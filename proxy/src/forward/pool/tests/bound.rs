@@ -215,7 +215,8 @@ async fn a_web_socket_has_its_connection_and_passes_both_ways() {
     assert_eq!(exchanges[1].end, crate::forward::http::ExchangeEnd::Tunnel);
 }
 
-/// A server like those with NTLM: whoever has authenticated a connection is who all its requests are of.
+/// A server like those with NTLM: all requests of a connection are of the user that has
+/// authenticated it.
 async fn identifying(mut stream: TcpStream) {
     let mut user = "nobody".to_owned();
     while let Some((_, text)) = next_request(&mut stream).await {

@@ -1,4 +1,4 @@
-//! Connections that somebody looks on at, and when a drain leaves them.
+//! Connections that are observed, and when a drain leaves them.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -237,7 +237,7 @@ async fn a_farewell_is_said_once_between_messages_and_time_is_given_after_it() {
     assert!(scene.client.try_read(&mut [0]).is_err(), "it may not have read the answer yet");
     advance(DRAIN_IDLE + Duration::from_millis(1)).await;
     scene.expect(Side::Client, WORDS).await;
-    // Whoever has not heard it yet is served as before.
+    // A connection that has not heard it yet is served as before.
     advance(DRAIN_IDLE / 2).await;
     scene.client.write_all(b"late\n").await.unwrap();
     scene.expect(Side::Upstream, b"late\n").await;

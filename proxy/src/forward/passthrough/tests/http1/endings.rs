@@ -40,7 +40,7 @@ fn the_end_of_the_upstream_ends_what_it_has_not_answered() {
     for (client, upstream, expected) in cases {
         let mut watch = said(client, upstream).ended(Upstream);
         assert_eq!(ends(&watch), *expected, "{client:?} {upstream:?}");
-        // Whatever the client still says, nobody answers.
+        // What the client still says is not answered.
         watch.say(Client, GET, 1000);
         watch.observer.finish(ExchangeEnd::Complete);
         assert_eq!(ends(&watch), *expected);

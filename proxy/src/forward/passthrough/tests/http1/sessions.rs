@@ -103,7 +103,7 @@ fn response(last: bool) -> impl Strategy<Value = Message> {
 }
 
 /// A few requests, all sent before the first response, or the response before the body. Only the
-/// last may become a tunnel: the terminating engine holds back what comes behind one, so that nobody can
+/// last may become a tunnel: the terminating engine holds back what comes behind one, so that no one can
 /// have answered it.
 fn batch(last: bool) -> impl Strategy<Value = Vec<Step>> {
     let pairs = prop_oneof![

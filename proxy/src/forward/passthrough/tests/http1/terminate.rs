@@ -12,7 +12,7 @@ use super::sessions::{Step, cut, mutated, observe, session};
 use super::*;
 use crate::forward::http::{HttpContext, HttpVersion, serve};
 
-/// More than a session is long: nobody has to read.
+/// More than a session is long: it need not be read.
 const ROOM: usize = 1 << 20;
 
 /// What the terminating engine reports of a session.
