@@ -128,7 +128,7 @@ fn new_endpoints_get_their_share_of_a_connection_that_is_open() -> Result<()> {
     let objects = Objects::new(&lab, &all[..3])?;
     let daemon = start(&lab, &cgroup, &objects)?;
     let go = lab.dir().join("go");
-    let mut load = start_calls(&lab, &cgroup, 3000, Some(&go))?;
+    let mut load = start_calls(&lab, &cgroup, 3000, Some(&go), None)?;
     let requests = || Ok::<_, anyhow::Error>(daemon.records()?.requests_to(PORT).len());
     wait_until("the first calls", PATIENCE, || Ok(requests()? > 300))?;
     objects.set(&all)?;
@@ -163,10 +163,11 @@ fn start_calls(
     cgroup: &Cgroup,
     count: usize,
     until: Option<&std::path::Path>,
+    environment: Option<(&str, &str)>,
 ) -> Result<Process> {
     let arguments = arguments(count, 8);
     let mut command: Command = lab.client.command_in(cgroup.path(), &arguments[0]);
-    command.args(&arguments[1..]).args(until);
+    command.args(&arguments[1..]).args(until).envs(environment);
     Process::start("calls", command, lab.dir())
 }
 
@@ -183,7 +184,7 @@ fn a_rolling_restart_under_load_fails_no_call() -> Result<()> {
     let objects = Objects::new(&lab, &all)?;
     let daemon = start(&lab, &cgroup, &objects)?;
     let go = lab.dir().join("go");
-    let mut load = start_calls(&lab, &cgroup, 5000, Some(&go))?;
+    let mut load = start_calls(&lab, &cgroup, 5000, Some(&go), None)?;
     let reached = |number: usize, since: usize| {
         let records = daemon.records()?;
         let name = name(number);
@@ -224,7 +225,7 @@ fn an_endpoint_that_is_killed_fails_only_the_calls_that_it_had() -> Result<()> {
     let objects = Objects::new(&lab, &(0..3).map(address).collect::<Vec<_>>())?;
     let daemon = start(&lab, &cgroup, &objects)?;
     let go = lab.dir().join("go");
-    let mut load = start_calls(&lab, &cgroup, 500, Some(&go))?;
+    let mut load = start_calls(&lab, &cgroup, 500, Some(&go), None)?;
     wait_until("calls to be made", PATIENCE, || {
         Ok(daemon.records()?.requests_to(PORT).len() > 100)
     })?;
@@ -240,5 +241,37 @@ fn an_endpoint_that_is_killed_fails_only_the_calls_that_it_had() -> Result<()> {
     let lost = records.requests_to(PORT);
     let lost: Vec<_> = lost.iter().filter(|it| it.number("grpc_status") == 14).collect();
     ensure!(lost.len() == failed && lost.iter().all(|it| it.text("endpoint") == name(1)));
+    Ok(())
+}
+
+/// weir answers a client's PING, and yet the client learns what it asks for.
+#[test]
+fn keep_alive_ends_the_calls_of_an_endpoint_that_stands_still() -> Result<()> {
+    let lab = lab()?;
+    let cgroup = Cgroup::new("still")?;
+    add_addresses(&lab, 2)?;
+    let server = serve(&lab, [(0, "0.02")])?;
+    let _other = serve(&lab, [(1, "0.02")])?;
+    let objects = Objects::new(&lab, &[address(0), address(1)])?;
+    let daemon = start(&lab, &cgroup, &objects)?;
+    let go = lab.dir().join("go");
+    let keep_alive = Some(("KEEP_ALIVE_MS", "1000"));
+    let mut load = start_calls(&lab, &cgroup, 100, Some(&go), keep_alive)?;
+    let count = || Ok::<_, anyhow::Error>(daemon.records()?.requests_to(PORT).len());
+    wait_until("calls to be made", PATIENCE, || Ok(count()? > 100))?;
+    server.signal(Signal::SIGSTOP)?;
+    let is_lost = || {
+        let records = daemon.records()?;
+        let lost = records.requests_to(PORT).iter().any(|it| it.number("grpc_status") == 14);
+        Ok::<_, anyhow::Error>(lost)
+    };
+    wait_until("a call to be given up", 4 * PATIENCE, is_lost)?;
+    server.signal(Signal::SIGCONT)?;
+    std::fs::write(&go, "")?;
+    load.wait(Duration::from_secs(300))?;
+    let calls = Calls::of(&load.log())?;
+    let failed: usize = calls.failed.values().sum();
+    let said = |text: &str| text == "UNAVAILABLE: upstream-reset";
+    ensure!(failed <= 8 && calls.failed.keys().all(|it| said(it)), "{:?}", calls.failed);
     Ok(())
 }
