@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::Exchange;
+use crate::{Exchange, RequestView, Routed};
 
 /// Chooses the endpoint of each request.
 pub trait Endpoints {
@@ -17,6 +17,17 @@ pub trait Endpoints {
 
     /// An endpoint closes a connection that is in use because of an error of its own.
     fn failed(&self, address: SocketAddr);
+
+    /// Whether requests are routed by their heads at present: [`Self::route`] is to be asked.
+    fn is_routed(&self) -> bool {
+        false
+    }
+
+    /// What becomes of a request by its head; `None` for one that goes where all go. Called once for each
+    /// request: must not block.
+    fn route(&self, _request: &RequestView<'_>) -> Option<Routed<Self::Lease>> {
+        None
+    }
 }
 
 /// A request at an endpoint.
@@ -46,6 +57,14 @@ impl<E: Endpoints + ?Sized> Endpoints for Arc<E> {
 
     fn failed(&self, address: SocketAddr) {
         (**self).failed(address);
+    }
+
+    fn is_routed(&self) -> bool {
+        (**self).is_routed()
+    }
+
+    fn route(&self, request: &RequestView<'_>) -> Option<Routed<E::Lease>> {
+        (**self).route(request)
     }
 }
 

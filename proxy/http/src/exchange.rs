@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::RouteName;
+
 /// One of a connection's two peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
@@ -47,6 +49,8 @@ pub struct Exchange {
     pub upstream: Option<SocketAddr>,
     /// How many connections it was sent on; more than one where requests are retried.
     pub attempts: u8,
+    /// The route that it has taken, if its destination has any.
+    pub route: Option<Arc<RouteName>>,
 }
 
 /// How an exchange ended.

@@ -11,6 +11,7 @@ mod error;
 mod exchange;
 pub mod h1;
 pub mod h2;
+mod routing;
 mod tracker;
 
 pub use self::connection::Connection;
@@ -19,10 +20,17 @@ pub use self::error::ParseError;
 pub use self::exchange::{
     Exchange, ExchangeEnd, ExchangeSink, Repeat, RequestInfo, Side, Untracked,
 };
+pub use self::routing::{
+    FieldEdit, OwnAnswer, RequestEdits, RequestView, RouteName, RouteTo, Routed, TimeLimits,
+    edit_request, edit_response, head_length,
+};
 pub use self::tracker::{Tracker, is_grpc};
 
 /// The header that names the reason of an answer of weir's own.
 pub const ERROR_HEADER: &str = "x-weir-error";
+
+/// The reason of an answer that sends the client elsewhere.
+pub const REDIRECT: &str = "redirect";
 
 /// gRPC `UNAVAILABLE`: the client may retry.
 pub const GRPC_UNAVAILABLE: u32 = 14;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::{Exchange, ExchangeEnd, ExchangeSink, RequestInfo};
+use crate::{Exchange, ExchangeEnd, ExchangeSink, RequestInfo, RouteName};
 
 /// One exchange in flight.
 pub struct Tracker<S: ExchangeSink + ?Sized> {
@@ -45,6 +45,7 @@ impl<S: ExchangeSink + ?Sized> Tracker<S> {
             end: ExchangeEnd::Cancelled,
             upstream: None,
             attempts: 1,
+            route: None,
         };
         Self {
             sink: Arc::clone(sink),
@@ -120,6 +121,13 @@ impl<S: ExchangeSink + ?Sized> Tracker<S> {
         if let Some(exchange) = &mut self.exchange {
             exchange.upstream = Some(endpoint);
             exchange.attempts = exchange.attempts.saturating_add(u8::from(once_more));
+        }
+    }
+
+    /// It takes this route.
+    pub fn routed(&mut self, route: Option<Arc<RouteName>>) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.route = route;
         }
     }
 

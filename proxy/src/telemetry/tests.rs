@@ -30,6 +30,7 @@ pub(crate) fn exchange() -> Exchange {
         end: ExchangeEnd::Complete,
         upstream: None,
         attempts: 1,
+        route: None,
     }
 }
 

@@ -161,6 +161,11 @@ impl<S: ExchangeSink + ?Sized> Session<S> {
         !self.exchanges.is_empty()
     }
 
+    /// The request that has begun has come to its end, or to where a response decides what follows.
+    pub fn has_whole_request(&self) -> bool {
+        !matches!(self.requests, State::Body(_))
+    }
+
     /// No response has ended yet: the connection was not being reused.
     pub fn is_fresh(&self) -> bool {
         self.exchanges.answered == 0

@@ -20,6 +20,6 @@ mod tests;
 
 pub use self::decoder::{DecodeError, ListDecoder};
 pub use self::encoder::ListEncoder;
-pub use self::list::FieldList;
+pub use self::list::{FieldList, Replacement};
 pub use self::meaning::Malformed;
 pub use self::shared::Shared;

@@ -26,6 +26,7 @@ mod peer;
 mod placing;
 mod reader;
 mod receive;
+mod routing;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -58,6 +58,15 @@ pub(super) enum LiteralName {
     Entry(Arc<Field>),
 }
 
+/// What takes the place of a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replacement<'a> {
+    /// The same name with this value.
+    Value(&'a [u8]),
+    /// The field is left out.
+    Nothing,
+}
+
 // === impl FieldList ===
 
 impl FieldList {
@@ -66,12 +75,7 @@ impl FieldList {
     pub fn of(fields: &[(&str, &str)]) -> Self {
         let mut list = Self::default();
         for (name, value) in fields {
-            let strings = list.add_strings(|to| {
-                put_plain(to, name.as_bytes());
-                put_plain(to, value.as_bytes());
-            });
-            list.size += name.len() + value.len() + OVERHEAD;
-            list.items.push(Item::Literal(Literal::new(false, LiteralName::String, strings)));
+            list.append(name, value);
         }
         list
     }
@@ -138,6 +142,48 @@ impl FieldList {
                 (name, strings.copied(), literal.never_indexed)
             }
         })
+    }
+
+    /// The list with other fields in the place of some. Those for whose name `replace` has nothing stay as
+    /// they are, for tables too. What it says about its exchange stays what the peer has said, and it is
+    /// not checked again.
+    #[must_use]
+    pub fn edited<'a>(&self, mut replace: impl FnMut(&[u8]) -> Option<Replacement<'a>>) -> Self {
+        let mut edited = Self { head: self.head.clone(), shape: self.shape, ..Self::default() };
+        for (item, (name, value, never_indexed)) in self.items.iter().zip(self.iter()) {
+            match replace(&name) {
+                Some(Replacement::Nothing) => {}
+                Some(Replacement::Value(value)) => edited.add(&name, value, never_indexed),
+                None => {
+                    edited.size += name.len() + value.len() + OVERHEAD;
+                    let item = match item {
+                        Item::Literal(literal) => {
+                            let strings = self.strings(literal);
+                            let at = edited.add_strings(|to| to.extend_from_slice(strings));
+                            let name = literal.name.clone();
+                            Item::Literal(Literal::new(literal.never_indexed, name, at))
+                        }
+                        item => item.clone(),
+                    };
+                    edited.items.push(item);
+                }
+            }
+        }
+        edited
+    }
+
+    /// Adds a valid field at the end, as by [`Self::edited`]. The name is in lower case.
+    pub fn append(&mut self, name: &str, value: &str) {
+        self.add(name.as_bytes(), value.as_bytes(), false);
+    }
+
+    fn add(&mut self, name: &[u8], value: &[u8], never_indexed: bool) {
+        let strings = self.add_strings(|to| {
+            put_plain(to, name);
+            put_plain(to, value);
+        });
+        self.size += name.len() + value.len() + OVERHEAD;
+        self.items.push(Item::Literal(Literal::new(never_indexed, LiteralName::String, strings)));
     }
 
     /// Checks it as the head of a request (RFC 9113 §8.1.1, §8.2, §8.3.1 and §8.5, RFC 8441 §4).

@@ -157,12 +157,15 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
             lease: None,
             unwanted: None,
             repeat: None,
+            to: None,
             again: Some(again),
         };
         let key = self.streams.insert(stream);
         client.peer.streams.insert(number, key);
         client.owed += LEAST_WINDOW;
-        self.place(key);
+        if !self.endpoints.is_routed() || self.route(key) {
+            self.place(key);
+        }
     }
 
     /// RST_STREAM of a client.

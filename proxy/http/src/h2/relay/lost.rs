@@ -1,10 +1,9 @@
 //! Streams whose endpoint is gone, or takes no further part in them.
 
-use super::answer::Answer;
 use super::peer::StreamKey;
 use super::placing::Proof;
 use super::{Code, Endpoints, Relay};
-use crate::{ExchangeEnd, ExchangeSink};
+use crate::{ExchangeEnd, ExchangeSink, OwnAnswer};
 
 // === impl Relay ===
 
@@ -27,11 +26,11 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
             return self.release(key, Code::NO_ERROR);
         }
         if stream.is_grpc && !stream.is_answered && code != Code::REFUSED_STREAM {
-            let answer = match end {
-                ExchangeEnd::UpstreamClosed => Answer::UpstreamClosed,
-                _ => Answer::UpstreamReset,
+            let reason = match end {
+                ExchangeEnd::UpstreamClosed => "upstream-closed",
+                _ => "upstream-reset",
             };
-            return self.answer(key, answer);
+            return self.answer(key, &OwnAnswer::error(502, reason, None));
         }
         self.reset_at_client(key, code);
         self.finish(key, end);

@@ -2,12 +2,11 @@
 
 use std::net::SocketAddr;
 
-use super::answer::Answer;
 use super::peer::StreamKey;
 use super::stream::LEAST_WINDOW;
 use super::upstreams::{State, Upstream};
 use super::{Dial, Endpoints, PeerId, Relay};
-use crate::{Choice, ExchangeSink, Repeat, Side};
+use crate::{Choice, ExchangeSink, OwnAnswer, Repeat, Side};
 
 /// The highest number of a stream (RFC 9113 §5.1.1).
 const LAST_NUMBER: u32 = (1 << 31) - 1;
@@ -39,19 +38,23 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
             again.map_or((&[][..], &[][..]), |again| (&again.tried, &again.unreachable));
         // Another connection to an endpoint that it was at is as good, if there is no other endpoint.
         let is_any_left = tried.len() > unreachable.len();
-        let once_more = || is_any_left.then(|| self.endpoints.choose(unreachable)).flatten();
-        let Some(mut choice) = self.endpoints.choose(tried).or_else(once_more) else {
-            return self.answer(key, Answer::NoEndpoint);
+        let choose = |tried: &[SocketAddr]| match &stream.to {
+            Some(to) => to.endpoints.choose(tried),
+            None => self.endpoints.choose(tried),
+        };
+        let once_more = || is_any_left.then(|| choose(unreachable)).flatten();
+        let Some(mut choice) = choose(tried).or_else(once_more) else {
+            return self.answer_unreachable(key);
         };
         if self.is_overloaded(choice.address) {
             let mut others = tried.to_vec();
             loop {
                 others.push(choice.address);
                 drop(choice);
-                match self.endpoints.choose(&others) {
+                match choose(&others) {
                     Some(other) if self.is_overloaded(other.address) => choice = other,
                     Some(other) => break choice = other,
-                    None => return self.answer(key, Answer::Overload),
+                    None => return self.answer(key, &OwnAnswer::error(503, "overload", None)),
                 }
             }
         }

@@ -7,7 +7,7 @@ use bytes::{Buf as _, BytesMut};
 use super::super::fields::{FieldList, Malformed};
 use super::super::hpack::Head;
 use super::violation::Code;
-use crate::{ExchangeEnd, ExchangeSink, Repeat, Side, Tracker};
+use crate::{ExchangeEnd, ExchangeSink, Repeat, RouteTo, Side, Tracker};
 
 /// What a sender may send on a stream before any of it has gone on.
 pub(super) const FIRST_WINDOW: i64 = 128 << 10;
@@ -31,6 +31,8 @@ pub(super) struct Stream<S: ExchangeSink + ?Sized, L> {
     pub(super) upstream_id: u32,
     pub(super) request: Half,
     pub(super) response: Half,
+    /// Where its route leads; `None` where all requests go.
+    pub(super) to: Option<Box<RouteTo<L>>>,
     /// `None` once a part of the response has come, or too much of the request has been sent.
     pub(super) again: Option<Box<Again>>,
     pub(super) tracker: Tracker<S>,

@@ -126,7 +126,9 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         let Some(stream) = streams.get_mut(key) else { return };
         let Some(client) = clients.get_mut(stream.client) else { return };
         let (peer, number) = (&mut client.peer, stream.client_id);
-        peer.out.headers(number, list, end, (&mut peer.encoder, peer.remote.max_frame));
+        let edited = stream.edited_response(status, list);
+        let sent = edited.as_ref().unwrap_or(list);
+        peer.out.headers(number, sent, end, (&mut peer.encoder, peer.remote.max_frame));
         let client = stream.client;
         let again = stream.again.take();
         if status >= 200 {
