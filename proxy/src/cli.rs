@@ -18,6 +18,7 @@ mod man;
 mod node;
 pub mod output;
 mod ports;
+mod routes;
 mod run;
 mod service_flags;
 mod services;
@@ -77,6 +78,8 @@ enum Verb {
     Services(services::Args),
     /// Show the endpoints of services, with what each costs
     Endpoints(endpoints::Args),
+    /// Show the routes that a running weir knows, and what of them is in force
+    Routes(routes::Args),
     /// Show statistics per destination, endpoint or service
     Stat(stat::Args),
     /// Show the busiest destinations, endpoints or services, refreshed every interval
@@ -121,6 +124,7 @@ pub fn main() -> ExitCode {
         Verb::Status(args) => status::run(&args),
         Verb::Services(args) => services::run(&args),
         Verb::Endpoints(args) => endpoints::run(&args),
+        Verb::Routes(args) => routes::run(&args),
         Verb::Stat(args) => stat::run(&args),
         Verb::Top(args) => top::run(&args),
         Verb::Tap(args) => tap::run(&args),

@@ -7,6 +7,7 @@ mod docs;
 mod engine;
 mod file;
 mod process;
+mod routes;
 mod services;
 mod setting;
 mod table;
@@ -20,6 +21,7 @@ pub use process::{
     Admin, BpfLog, Budget, DEFAULT_CONTROL_SOCKET, DEFAULT_INSTANCE, Drain, Log, LogFormat,
     ProcessConfig, RecordConfig, RecordFormat, Runtime, Switch,
 };
+pub use routes::RouteConfig;
 pub use services::{
     Balance, BreakerConfig, EndpointConfig, HostPort, ServiceConfig, check_another,
 };

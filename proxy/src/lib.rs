@@ -31,6 +31,7 @@ mod node;
 mod pod;
 pub mod ports;
 pub mod privileges;
+pub mod route;
 pub mod service;
 mod stop;
 mod sync;

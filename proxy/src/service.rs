@@ -16,6 +16,8 @@ mod names;
 mod policy;
 mod report;
 mod requests;
+mod route_report;
+mod routes;
 mod selection;
 mod sources;
 mod spec;
@@ -31,6 +33,7 @@ pub use self::{
     known::{Known, Services},
     policy::Policy,
     report::{EndpointReport, LastReport, ServiceReport, ServicesReport, SourceReport},
+    route_report::{BackendReport, RequestReport, RouteReport, RoutesReport, RuleReport},
     selection::Place,
     spec::{Address, Conditions, Delta, Kind, Origin, PortSpec, ServiceSpec, SlicePort, SliceSpec},
     spread::Spread,

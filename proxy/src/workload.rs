@@ -184,7 +184,9 @@ impl Workload {
         let fails_closed = settings.workload.fail == Fail::Closed;
         let slots = WorkloadSlots::new(listeners, &shared.telemetry, &name, fails_closed);
         let balance = Arc::new(WorkloadMode::new(settings.outbound.balance));
-        let upstream = ToEndpoints::new(Arc::clone(&shared.services), Arc::clone(&balance));
+        let namespace = pod.as_ref().map(|pod| pod.namespace.as_str().into());
+        let upstream =
+            ToEndpoints::new(Arc::clone(&shared.services), Arc::clone(&balance), namespace);
         let feedback = KernelFeedback::new(&kernel, &netns, &cgroup, &shared);
         let registered = shared.exhaustion.register(Arc::clone(&slots) as Arc<dyn Slots>);
         let workload = Arc::new(Self {

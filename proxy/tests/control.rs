@@ -18,8 +18,8 @@ use weir::{
     admin::{
         control::{ControlHandler, ControlSocket},
         protocol::{
-            ControlError, Explanation, KernelCounters, PortsChanged, PortsReport, Status,
-            WorkloadStatus,
+            ControlError, ExplainRequest, Explanation, KernelCounters, PortsChanged, PortsReport,
+            Status, WorkloadStatus,
         },
     },
     config::{Config, WorkloadSettings},
@@ -99,6 +99,18 @@ impl ControlHandler for Weir {
 
     fn services(&self, _: Option<&str>) -> weir::service::ServicesReport {
         weir::service::ServicesReport::default()
+    }
+
+    fn routes(&self) -> weir::service::RoutesReport {
+        weir::service::RoutesReport::default()
+    }
+
+    fn explain_request(
+        &self,
+        _: Option<&str>,
+        _: &ExplainRequest,
+    ) -> Result<Option<weir::service::RequestReport>, ControlError> {
+        Ok(None)
     }
 
     fn used_services(&self) -> weir::service::ServicesReport {

@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use futures_util::future::BoxFuture;
 
 use super::protocol::{
-    ControlError, Explanation, KernelCounters, PortsReport, Status, WorkloadStatus,
+    ControlError, ExplainRequest, Explanation, KernelCounters, PortsReport, Status, WorkloadStatus,
 };
 use crate::{
     config::WorkloadSettings,
     decision::Direction,
     ports::{PortChange, PortsSet},
-    service::ServicesReport,
+    service::{RequestReport, RoutesReport, ServicesReport},
     telemetry::{
         stats::{By, StatsSnapshot},
         tap::{Tap, TapFilter},
@@ -57,6 +57,17 @@ pub trait ControlHandler: Send + Sync + 'static {
     fn services(&self, service: Option<&str>) -> ServicesReport;
     /// The services that connections were made to.
     fn used_services(&self) -> ServicesReport;
+    /// The routes that are known.
+    fn routes(&self) -> RoutesReport;
+    /// What becomes of a request; `None` if its destination has no routes.
+    ///
+    /// # Errors
+    /// If the workload is not clear.
+    fn explain_request(
+        &self,
+        workload: Option<&str>,
+        request: &ExplainRequest,
+    ) -> Result<Option<RequestReport>, ControlError>;
     /// Records from now on, of one workload or of all.
     ///
     /// # Errors

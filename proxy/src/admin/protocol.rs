@@ -12,6 +12,7 @@ mod log_level;
 mod ports_list;
 mod ports_set;
 mod request;
+mod routes;
 mod services;
 mod stat;
 mod status;
@@ -29,6 +30,7 @@ pub use log_level::LogLevel;
 pub use ports_list::{PortsList, PortsReport, PortsRule};
 pub use ports_set::PortsChanged;
 pub use request::Request;
+pub use routes::{ExplainRequest, GetRoutes};
 pub use services::{GetServices, GetUsedServices};
 pub use stat::{GetEndpointStat, GetStat};
 pub use status::{GetStatus, PodState, PodStatus, Status, WorkloadStatus};
@@ -59,7 +61,7 @@ pub const MAX_REQUEST: usize = 8 * 1024 * 1024;
 pub const MAX_RESPONSE: usize = 16 * 1024 * 1024;
 
 /// Every call that a weir understands.
-const CALLS: [Decoder; 16] = [
+const CALLS: [Decoder; 18] = [
     decoder::<GetStatus>(),
     decoder::<PortsList>(),
     decoder::<PortsSet>(),
@@ -68,6 +70,8 @@ const CALLS: [Decoder; 16] = [
     decoder::<GetEndpointStat>(),
     decoder::<GetServices>(),
     decoder::<GetUsedServices>(),
+    decoder::<GetRoutes>(),
+    decoder::<ExplainRequest>(),
     decoder::<StartTap>(),
     decoder::<LogLevel>(),
     decoder::<GetKernelCounters>(),

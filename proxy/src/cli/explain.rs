@@ -7,16 +7,18 @@ use std::{
 };
 
 use anyhow::anyhow;
+use serde::Serialize;
 
 use super::{Exit, control::WorkloadArgs, output::OutputArgs, with_exit};
 use crate::{
-    admin::protocol::{Explain, Explanation},
+    admin::protocol::{Explain, ExplainRequest, Explanation},
     decision::{Direction, direction_name, source_name},
+    service::RequestReport,
 };
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  weir explain 10.1.2.3:3306\n  weir explain '[2001:db8::1]:443' -o json\n  weir explain db.example.com:4406"
+    after_help = "Examples:\n  weir explain 10.1.2.3:3306\n  weir explain 10.96.0.10:80 --request 'GET /v2 version: two'\n  weir explain '[2001:db8::1]:443' -o json\n  weir explain db.example.com:4406"
 )]
 pub(super) struct Args {
     /// Address and port; a host name is resolved locally, and every address is explained
@@ -25,20 +27,90 @@ pub(super) struct Args {
     /// Explain an inbound connection instead of an outbound one
     #[arg(long)]
     inbound: bool,
+    /// Explain too which route a request takes: METHOD PATH [NAME: VALUE...]
+    #[arg(long, value_parser = request, conflicts_with = "inbound")]
+    request: Option<RequestText>,
     #[command(flatten)]
     weir: WorkloadArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
 
+/// A request as it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct RequestText {
+    text: String,
+    method: String,
+    target: String,
+    fields: Vec<(String, String)>,
+}
+
+#[derive(Serialize)]
+struct Explained {
+    #[serde(flatten)]
+    explanation: Explanation,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request: Option<RequestExplained>,
+}
+
+#[derive(Serialize)]
+struct RequestExplained {
+    request: String,
+    /// Absent where the destination has no routes.
+    taken: Option<RequestReport>,
+}
+
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let direction = if args.inbound { Direction::Inbound } else { Direction::Outbound };
     let mut explanations = Vec::new();
     for address in resolve(&args.address)? {
-        explanations.push(args.weir.ask(Explain { address, direction })?);
+        let explanation = args.weir.ask(Explain { address, direction })?;
+        let request = match &args.request {
+            None => None,
+            Some(it) => {
+                let RequestText { text, method, target, fields } = it.clone();
+                let asked = ExplainRequest { address, method, target, fields };
+                Some(RequestExplained { request: text, taken: args.weir.ask(asked)? })
+            }
+        };
+        explanations.push(Explained { explanation, request });
     }
-    args.output.print(&explanations, |all| all.iter().map(text).collect::<Vec<_>>().join("\n"))?;
+    let all = |all: &Vec<Explained>| {
+        let one = |it: &Explained| {
+            let request = it.request.as_ref();
+            let request = request.map(|it| super::routes::explain(&it.request, it.taken.as_ref()));
+            text(&it.explanation) + &request.unwrap_or_default()
+        };
+        all.iter().map(one).collect::<Vec<_>>().join("\n")
+    };
+    args.output.print(&explanations, all)?;
     Ok(Exit::Success)
+}
+
+/// Words of a value follow its name, which ends with a colon.
+fn request(text: &str) -> Result<RequestText, String> {
+    let usage = "write METHOD PATH [NAME: VALUE...], such as 'GET /v2 version: two'";
+    let mut words = text.split_ascii_whitespace();
+    let (Some(method), Some(target)) = (words.next(), words.next()) else {
+        return Err(usage.to_owned());
+    };
+    if target.ends_with(':') {
+        return Err(usage.to_owned());
+    }
+    let mut fields: Vec<(String, String)> = Vec::new();
+    for word in words {
+        match (word.strip_suffix(':'), fields.last_mut()) {
+            (Some(name), _) => fields.push((name.to_owned(), String::new())),
+            (None, Some((_, value))) if value.is_empty() => value.push_str(word),
+            (None, Some((_, value))) => {
+                value.push(' ');
+                value.push_str(word);
+            }
+            (None, None) => return Err(usage.to_owned()),
+        }
+    }
+    let (text, method, target) = (text.to_owned(), method.to_owned(), target.to_owned());
+    Ok(RequestText { text, method, target, fields })
 }
 
 fn resolve(text: &str) -> anyhow::Result<BTreeSet<SocketAddr>> {
@@ -99,4 +171,20 @@ pub(super) fn text(explanation: &Explanation) -> String {
         out += &super::endpoints::explain(service);
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_written_as_one_text() {
+        let it = request("GET /v2?a=b version: two accept: text/html, */* x:").unwrap();
+        assert_eq!((&*it.method, &*it.target), ("GET", "/v2?a=b"));
+        let fields = [("version", "two"), ("accept", "text/html, */*"), ("x", "")];
+        assert_eq!(it.fields, fields.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        for wrong in ["GET", "", "GET version: two", "GET / version two"] {
+            assert!(request(wrong).unwrap_err().starts_with("write METHOD"), "{wrong}");
+        }
+    }
 }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     admin::protocol::GetServices,
-    service::{ServiceReport, ServicesReport},
+    service::{ServiceReport, ServicesReport, SourceReport},
     telemetry::stats::{plain_table, print_table},
     units::human_duration,
 };
@@ -61,7 +61,12 @@ pub(super) fn table(report: &ServicesReport) -> String {
 
 /// What cannot be asked at present, and since when.
 pub(super) fn sources(report: &ServicesReport) -> String {
-    let problem = |source: &crate::service::SourceReport| {
+    source_problems(&report.sources)
+}
+
+/// The same of any report.
+pub(super) fn source_problems(sources: &[SourceReport]) -> String {
+    let problem = |source: &SourceReport| {
         let problem = source.problem.as_ref()?;
         let age = source.age_ms.map(|age| {
             let age = human_duration(std::time::Duration::from_millis(age));
@@ -69,7 +74,7 @@ pub(super) fn sources(report: &ServicesReport) -> String {
         });
         Some(format!("{}: {problem}{}\n", source.source, age.unwrap_or_default()))
     };
-    report.sources.iter().filter_map(problem).collect()
+    sources.iter().filter_map(problem).collect()
 }
 
 fn row(service: &ServiceReport) -> Vec<String> {

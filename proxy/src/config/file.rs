@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Admin, Balance, Budget, Config, Detect, Drain, Forward, Http, Inbound, Log, Outbound,
-    ProcessConfig, RecordConfig, Runtime, ServiceConfig, TrafficPolicy, Workload, WorkloadSettings,
-    services,
+    ProcessConfig, RecordConfig, RouteConfig, Runtime, ServiceConfig, TrafficPolicy, Workload,
+    WorkloadSettings, routes, services,
 };
 
 /// Larger files are no configuration: all lists of ports fit, one by one, and 65,536 prefixes.
@@ -35,6 +35,8 @@ pub(super) struct Sections {
     balance: Balance,
     #[serde(deserialize_with = "services::all", skip_serializing_if = "Vec::is_empty")]
     service: Vec<ServiceConfig>,
+    #[serde(deserialize_with = "routes::all", skip_serializing_if = "Vec::is_empty")]
+    route: Vec<RouteConfig>,
 }
 
 /// Why a configuration was refused. Nothing has been changed then.
@@ -83,10 +85,20 @@ pub enum ConfigError {
 impl From<Sections> for Config {
     fn from(sections: Sections) -> Self {
         let Sections { workload, outbound, inbound, detect, forward, http, .. } = sections;
-        let Sections { admin, log, record, drain, runtime, budget, balance, service, .. } =
-            sections;
+        let Sections { admin, log, record, drain, runtime, budget, .. } = sections;
+        let Sections { balance, service, route, .. } = sections;
         Self {
-            process: ProcessConfig { admin, log, record, drain, runtime, budget, balance, service },
+            process: ProcessConfig {
+                admin,
+                log,
+                record,
+                drain,
+                runtime,
+                budget,
+                balance,
+                service,
+                route,
+            },
             own: WorkloadSettings { workload, outbound, inbound },
             traffic: TrafficPolicy { detect, forward, http },
         }
@@ -95,8 +107,8 @@ impl From<Sections> for Config {
 
 impl From<Config> for Sections {
     fn from(Config { process, own, traffic }: Config) -> Self {
-        let ProcessConfig { admin, log, record, drain, runtime, budget, balance, service } =
-            process;
+        let ProcessConfig { admin, log, record, drain, runtime, budget, .. } = process;
+        let ProcessConfig { balance, service, route, .. } = process;
         let WorkloadSettings { workload, outbound, inbound } = own;
         let TrafficPolicy { detect, forward, http } = traffic;
         Self {
@@ -114,6 +126,7 @@ impl From<Config> for Sections {
             budget,
             balance,
             service,
+            route,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Balance, ServiceConfig};
+use super::{Balance, RouteConfig, ServiceConfig};
 use crate::{budget::Sizes, units};
 
 /// The instance where none is named.
@@ -31,6 +31,8 @@ pub struct ProcessConfig {
     pub balance: Balance,
     /// Services without a cluster.
     pub service: Vec<ServiceConfig>,
+    /// Rules for the requests to services.
+    pub route: Vec<RouteConfig>,
 }
 
 /// Probes, metrics and control.

@@ -13,6 +13,7 @@ use std::{
 
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use tokio::sync::watch;
+use weir_http::RequestView;
 
 use super::explain;
 use crate::{
@@ -20,7 +21,8 @@ use crate::{
         control::ControlHandler,
         node::NodeState,
         protocol::{
-            ControlError, Explanation, KernelCounters, PortsReport, Status, WorkloadStatus,
+            ControlError, ExplainRequest, Explanation, KernelCounters, PortsReport, Status,
+            WorkloadStatus,
         },
     },
     blocking::blocking,
@@ -28,7 +30,7 @@ use crate::{
     decision::{Direction, Source, direction_name},
     log::LogHandle,
     ports::{PortChange, PortsSet},
-    service::ServicesReport,
+    service::{RequestReport, RoutesReport, ServicesReport},
     telemetry::{
         Telemetry,
         stats::{By, StatsSnapshot},
@@ -188,6 +190,28 @@ impl ControlHandler for Control {
 
     fn used_services(&self) -> ServicesReport {
         self.workloads.services().report_used()
+    }
+
+    fn routes(&self) -> RoutesReport {
+        self.workloads.services().report_routes()
+    }
+
+    fn explain_request(
+        &self,
+        workload: Option<&str>,
+        request: &ExplainRequest,
+    ) -> Result<Option<RequestReport>, ControlError> {
+        let workload = self.meant(workload)?;
+        let namespace = workload.pod().map(|pod| pod.namespace.as_str());
+        let ExplainRequest { address, method, target, fields } = request;
+        let of = |name: &str| {
+            let is_it = |it: &&(String, String)| it.0.eq_ignore_ascii_case(name);
+            fields.iter().find(is_it).map(|it| it.1.as_str())
+        };
+        let named: Vec<_> = fields.iter().map(|it| (it.0.as_str(), it.1.as_str())).collect();
+        let host = address.to_string();
+        let view = RequestView::new(method, of("host").or(Some(&host)), target, &named);
+        Ok(self.workloads.services().report_request(*address, namespace, &view))
     }
 
     fn tap(&self, workload: Option<&str>, filter: TapFilter) -> Result<Tap, ControlError> {

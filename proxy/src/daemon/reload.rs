@@ -43,6 +43,7 @@ impl<'a> Reload<'a> {
         self.apply_workload(daemon, &wanted).await;
         daemon.sources().reconfigure(&wanted.process);
         self.in_force.process.service.clone_from(&wanted.process.service);
+        self.in_force.process.route.clone_from(&wanted.process.route);
         let changed = before.differences(&self.in_force);
         let pending = self.in_force.differences(&wanted);
         if !pending.is_empty() {

@@ -11,6 +11,7 @@
 //! | `client.rs` | one client's connection: its requests, one after the other |
 //! | `exchange.rs` | one request on one upstream connection |
 //! | `acquire.rs` | how a request gets an upstream connection |
+//! | `routed.rs` | requests that are routed by their heads |
 //! | `retry.rs` | whether a request may be sent once more |
 //! | `idle.rs`, `member.rs` | upstream connections, and those that are idle |
 //! | `upload.rs` | what the client has sent |
@@ -23,6 +24,7 @@ mod idle;
 mod member;
 mod report;
 mod retry;
+mod routed;
 #[cfg(test)]
 mod tests;
 mod upload;

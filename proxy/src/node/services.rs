@@ -10,10 +10,17 @@ use kube::{
 };
 
 use super::cluster::{Server, full, lasting};
+use crate::route::{RouteId, RouteKind};
 use crate::service::{
     Delta, Kind, Origin, Problem, Services,
-    kubernetes::{NO_PROXY, ServiceObject, SliceObject, full_name, service, slice},
+    kubernetes::{
+        GrpcRouteObject, HttpRouteObject, NO_PROXY, ServiceObject, SliceObject, full_name, service,
+        slice,
+    },
 };
+
+/// The HTTP status for a kind that the server does not have.
+const NOT_FOUND: u16 = 404;
 
 /// So many changes of a first list are made at a time: the index is copied for each.
 const AT_A_TIME: usize = 1000;
@@ -55,8 +62,34 @@ pub(super) fn follow(
         listed: HashSet::new(),
         waiting: Vec::new(),
     };
+    let any = watcher::Config::default;
+    let of_http =
+        lasting(Api::<HttpRouteObject>::all(server.client.clone()), any()).default_backoff();
+    let of_grpc =
+        lasting(Api::<GrpcRouteObject>::all(server.client.clone()), any()).default_backoff();
+    let following_http = Following {
+        services: Arc::clone(services),
+        kind: Kind::Routes(RouteKind::Http),
+        convert: |object: &HttpRouteObject| Ok(Some(object.delta())),
+        gone: |name| Delta::NoRoute(RouteId { kind: RouteKind::Http, name }),
+        listed: HashSet::new(),
+        waiting: Vec::new(),
+    };
+    let following_grpc = Following {
+        services: Arc::clone(services),
+        kind: Kind::Routes(RouteKind::Grpc),
+        convert: |object: &GrpcRouteObject| Ok(Some(object.delta())),
+        gone: |name| Delta::NoRoute(RouteId { kind: RouteKind::Grpc, name }),
+        listed: HashSet::new(),
+        waiting: Vec::new(),
+    };
     async move {
-        tokio::join!(following_services.run(of_services), following_slices.run(of_slices));
+        tokio::join!(
+            following_services.run(of_services),
+            following_slices.run(of_slices),
+            following_http.run(of_http),
+            following_grpc.run(of_grpc),
+        );
     }
 }
 
@@ -77,17 +110,30 @@ impl<K: kube::Resource> Following<K> {
                         self.services.heard(Origin::Cluster, Ok(()));
                     }
                 }
+                // Where the Gateway API is not installed there are no routes. It is looked for again.
+                Err(error) if self.is_absent(&error) => {
+                    self.services.retain(Origin::Cluster, self.kind, &HashSet::new());
+                }
                 Err(error) => {
                     let error = full(&error);
                     if problem.as_ref() != Some(&error) {
                         let what = self.what();
                         tracing::warn!(%error, "cannot watch {what}; what is known stays in effect");
                     }
-                    self.services.heard(Origin::Cluster, Err(error.clone()));
+                    if !matches!(self.kind, Kind::Routes(_)) {
+                        self.services.heard(Origin::Cluster, Err(error.clone()));
+                    }
                     problem = Some(error);
                 }
             }
         }
+    }
+
+    fn is_absent(&self, error: &watcher::Error) -> bool {
+        use watcher::Error::{InitialListFailed, WatchStartFailed};
+        let (InitialListFailed(error) | WatchStartFailed(error)) = error else { return false };
+        let is_unknown = matches!(error, kube::Error::Api(status) if status.code == NOT_FOUND);
+        is_unknown && matches!(self.kind, Kind::Routes(_))
     }
 
     fn event(&mut self, event: watcher::Event<K>) {
@@ -121,7 +167,11 @@ impl<K: kube::Resource> Following<K> {
     }
 
     fn converted(&self, object: &K) -> Option<Delta> {
-        (self.convert)(object).unwrap_or_else(|problem| {
+        let converted = (self.convert)(object);
+        if let Ok(Some(Delta::RefusedRoute(id, fault))) = &converted {
+            tracing::warn!("{id}: {fault}; what was in force of it before stays");
+        }
+        converted.unwrap_or_else(|problem| {
             tracing::warn!(%problem, "a {} is not understood", self.what());
             None
         })
@@ -138,6 +188,7 @@ impl<K: kube::Resource> Following<K> {
         match self.kind {
             Kind::Services => "Service",
             Kind::Slices => "EndpointSlice",
+            Kind::Routes(kind) => kind.name(),
         }
     }
 }

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     balance::Breaker,
-    config::{HostPort, ServiceConfig},
+    config::{HostPort, ProcessConfig, RouteConfig, ServiceConfig},
 };
 
 /// What is asked of the DNS.
@@ -46,10 +46,21 @@ pub struct Found {
 /// What has come of a query: the answer, and how long it holds.
 pub(super) type Answer = Result<(Vec<Found>, Duration), String>;
 
+/// What a configuration says of services.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Declared {
+    /// The services.
+    pub services: Vec<ServiceConfig>,
+    /// The rules for requests to them.
+    pub routes: Vec<RouteConfig>,
+}
+
 /// The services of a configuration.
 struct Configured {
     services: Arc<Services>,
-    config: Arc<[ServiceConfig]>,
+    config: Arc<Declared>,
+    /// What is wrong, as it was logged last.
+    said: Vec<Problem>,
     /// The last good answers.
     answers: HashMap<Query, Vec<Found>>,
     failures: BTreeMap<Query, String>,
@@ -60,18 +71,19 @@ struct Configured {
 ///
 /// # Errors
 /// What is not taken over, of which there is nothing in a configuration that was read.
-pub fn configure(services: &Services, config: &[ServiceConfig]) -> Result<(), Vec<Problem>> {
+pub fn configure(services: &Services, config: &Declared) -> Result<(), Vec<Problem>> {
     services.replace(Origin::Config, deltas(config, &HashMap::new()))
 }
 
 /// Follows the configuration and the DNS for ever.
-pub async fn follow(services: Arc<Services>, mut configs: watch::Receiver<Arc<[ServiceConfig]>>) {
+pub async fn follow(services: Arc<Services>, mut configs: watch::Receiver<Arc<Declared>>) {
     let (sender, mut answers) = mpsc::unbounded_channel();
     let mut tasks = JoinSet::new();
     let config = Arc::clone(&configs.borrow_and_update());
     let mut configured = Configured {
         services,
         config,
+        said: Vec::new(),
         answers: HashMap::new(),
         failures: BTreeMap::new(),
         asking: HashMap::new(),
@@ -92,12 +104,22 @@ pub async fn follow(services: Arc<Services>, mut configs: watch::Receiver<Arc<[S
     }
 }
 
+// === impl Declared ===
+
+impl Declared {
+    /// Of a configuration.
+    #[must_use]
+    pub fn of(config: &ProcessConfig) -> Self {
+        Self { services: config.service.clone(), routes: config.route.clone() }
+    }
+}
+
 // === impl Configured ===
 
 impl Configured {
     /// Has the DNS asked for the names that there are, and for no others.
     fn ask(&mut self, tasks: &mut JoinSet<()>, sender: &mpsc::UnboundedSender<(Query, Answer)>) {
-        let wanted: HashSet<_> = self.config.iter().flat_map(queries).collect();
+        let wanted: HashSet<_> = self.config.services.iter().flat_map(queries).collect();
         self.asking.retain(|query, task| {
             wanted.contains(query) || {
                 task.abort();
@@ -133,14 +155,22 @@ impl Configured {
         }
     }
 
-    fn apply(&self) {
+    fn apply(&mut self) {
         let applied = self.services.replace(Origin::Config, deltas(&self.config, &self.answers));
-        let refused = applied.err().into_iter().flatten().map(|problem| problem.to_string());
+        // Of routes too, which other sources can make whole.
+        let mut wrong = self.services.problems(Origin::Config);
+        wrong.extend(applied.err().into_iter().flatten());
+        wrong.dedup();
+        for problem in wrong.iter().filter(|it| !self.said.contains(it)) {
+            tracing::warn!("{problem}");
+        }
+        let refused = wrong.iter().map(ToString::to_string);
         let failed =
             self.failures.iter().map(|(query, error)| format!("{}: {error}", query.name()));
         let problems: Vec<_> = refused.chain(failed).collect();
         let outcome = if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) };
         self.services.heard(Origin::Config, outcome);
+        self.said = wrong;
     }
 }
 
@@ -164,10 +194,10 @@ fn queries(service: &ServiceConfig) -> impl Iterator<Item = Query> {
     hosts.chain(service.srv.clone().map(Query::Srv))
 }
 
-fn deltas(config: &[ServiceConfig], answers: &HashMap<Query, Vec<Found>>) -> Vec<Delta> {
+fn deltas(config: &Declared, answers: &HashMap<Query, Vec<Found>>) -> Vec<Delta> {
     let host = |name: &str| answers.get(&Query::Host(name.to_owned())).into_iter().flatten();
     let mut deltas = Vec::new();
-    for service in config {
+    for service in &config.services {
         let mut frontends: Vec<SocketAddr> = Vec::new();
         for address in &service.addresses {
             match address {
@@ -219,6 +249,7 @@ fn deltas(config: &[ServiceConfig], answers: &HashMap<Query, Vec<Found>>) -> Vec
             })
         }));
     }
+    deltas.extend(config.routes.iter().map(|route| Delta::Route((**route.route()).clone())));
     deltas
 }
 
@@ -226,8 +257,8 @@ fn deltas(config: &[ServiceConfig], answers: &HashMap<Query, Vec<Found>>) -> Vec
 mod tests {
     use super::*;
 
-    fn config(text: &str) -> Vec<ServiceConfig> {
-        toml::from_str::<crate::config::Config>(text).unwrap().process.service
+    fn config(text: &str) -> Declared {
+        Declared::of(&toml::from_str::<crate::config::Config>(text).unwrap().process)
     }
 
     fn used(services: &Services, frontend: &str) -> Vec<String> {
@@ -245,7 +276,7 @@ mod tests {
         configure(&services, &config).unwrap();
         assert_eq!(used(&services, "10.96.0.1:80"), ["10.1.0.5:8080", "10.1.0.6:9090"]);
         assert_eq!(used(&services, "[fd00::1]:80").len(), 2, "of the other family");
-        configure(&services, &[]).unwrap();
+        configure(&services, &Declared::default()).unwrap();
         assert!(services.targets().is_empty());
     }
 
@@ -286,6 +317,7 @@ mod tests {
         let mut configured = Configured {
             services: Arc::default(),
             config: config.into(),
+            said: Vec::new(),
             answers: HashMap::new(),
             failures: BTreeMap::new(),
             asking: HashMap::from([(query(), tokio::spawn(async {}).abort_handle())]),

@@ -13,7 +13,7 @@ use std::{
 
 use fastrand::Rng;
 
-use super::{Endpoints, Services, Target, requests::ToEndpoint};
+use super::{Endpoints, Services, Target, requests::ToEndpoint, routes::Routing};
 use crate::{
     balance::{InFlight, Mode, Moment},
     decision::Direction,
@@ -36,6 +36,8 @@ const MOST_SILENT: usize = 2;
 pub struct ToEndpoints {
     services: Arc<Services>,
     mode: Arc<WorkloadMode>,
+    /// Where the workload is: routes can be for the clients of one namespace.
+    namespace: Option<Arc<str>>,
 }
 
 /// The mode that a workload asks for, which can change.
@@ -93,10 +95,37 @@ impl WorkloadMode {
 // === impl ToEndpoints ===
 
 impl ToEndpoints {
-    /// For a workload that asks for this mode.
+    /// For a workload in a namespace that asks for this mode.
     #[must_use]
-    pub const fn new(services: Arc<Services>, mode: Arc<WorkloadMode>) -> Self {
-        Self { services, mode }
+    pub const fn new(
+        services: Arc<Services>,
+        mode: Arc<WorkloadMode>,
+        namespace: Option<Arc<str>>,
+    ) -> Self {
+        Self { services, mode, namespace }
+    }
+
+    /// The rules for requests to a destination that is a service, unless the workload wants none.
+    fn routing(&self, target: &Target, port: u16) -> Option<Arc<Routing>> {
+        if self.mode.get() == Some(Mode::Off) {
+            return None;
+        }
+        self.services.routing(target, port, self.namespace.as_deref())
+    }
+
+    /// The service whose endpoints are dialled before a request is known: that of the destination, or else
+    /// one that its routes lead to.
+    fn dialled(&self, target: Arc<Target>, routing: &Routing) -> (Arc<Target>, Arc<Endpoints>) {
+        let endpoints = self.services.endpoints(&target);
+        if endpoints.pool().is_empty() {
+            for target in routing.targets(target.is_ipv6()) {
+                let endpoints = self.services.endpoints(&target);
+                if !endpoints.pool().is_empty() {
+                    return (target, endpoints);
+                }
+            }
+        }
+        (target, endpoints)
     }
 }
 
@@ -106,15 +135,25 @@ impl Upstream for ToEndpoints {
             return None;
         }
         let target = self.services.find(wanted.destination)?;
-        let mode = self.services.mode(&target, &self.mode);
+        let routing = self.routing(&target, wanted.destination.port());
+        let mode = match routing {
+            Some(_) => Mode::Requests,
+            None => self.services.mode(&target, &self.mode),
+        };
         if mode == Mode::Off {
             return None;
         }
-        let endpoints = self.services.endpoints(&target);
-        // With one or none there is nothing to choose.
-        if endpoints.pool().len() < 2 {
-            return None;
-        }
+        let (target, endpoints) = match &routing {
+            Some(routing) => self.dialled(target, routing),
+            None => {
+                let endpoints = self.services.endpoints(&target);
+                // With one or none there is nothing to choose.
+                if endpoints.pool().len() < 2 {
+                    return None;
+                }
+                (target, endpoints)
+            }
+        };
         let http1 = match mode {
             Mode::Off | Mode::Connections => None,
             Mode::Auto => Some(false),
@@ -124,7 +163,8 @@ impl Upstream for ToEndpoints {
         let by_request = http1.map(|http1| {
             let (services, mode) = (Arc::clone(&self.services), Arc::clone(&self.mode));
             let first = Arc::clone(&current);
-            let requests = Arc::new(ToEndpoint::new(services, mode, wanted.destination, first));
+            let (destination, namespace) = (wanted.destination, self.namespace.clone());
+            let requests = Arc::new(ToEndpoint::new(services, mode, destination, namespace, first));
             ByRequest { http1, requests }
         });
         Some(Box::new(Chosen {
@@ -276,7 +316,7 @@ mod tests {
     }
 
     fn select(services: &Arc<Services>, mode: Option<Mode>) -> Option<Box<dyn Selection>> {
-        let to = ToEndpoints::new(Arc::clone(services), Arc::new(WorkloadMode::new(mode)));
+        let to = ToEndpoints::new(Arc::clone(services), Arc::new(WorkloadMode::new(mode)), None);
         let destination = FRONTEND.parse().unwrap();
         to.select(&upstream::Target { direction: Direction::Outbound, destination })
     }

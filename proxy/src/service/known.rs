@@ -1,19 +1,24 @@
 //! All services, for those who look them up and those who tell of them.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
 
 use super::{
     Delta, Endpoints, Kind, Origin, Place, Problem, Target, WorkloadMode,
+    routes::{RouteKey, Routes, Routing},
     state::{Feed, State},
 };
-use crate::{balance::Mode, sync::lock};
+use crate::{
+    balance::Mode,
+    route::{Route, RouteKind},
+    sync::lock,
+};
 
 /// All services that are known.
 #[derive(Debug)]
@@ -21,6 +26,8 @@ pub struct Services {
     known: ArcSwap<Known>,
     state: Mutex<State>,
     default_mode: Mode,
+    /// `None` while there are none.
+    routes: ArcSwapOption<Routes>,
     /// Frontends of services that no cluster routes.
     unrouted: watch::Sender<Arc<HashSet<IpAddr>>>,
 }
@@ -47,6 +54,7 @@ impl Services {
             known: ArcSwap::default(),
             state: Mutex::new(State::new(place)),
             default_mode,
+            routes: ArcSwapOption::empty(),
             unrouted: watch::Sender::default(),
         }
     }
@@ -71,6 +79,32 @@ impl Services {
         }
         let plain = SocketAddr::new(destination.ip().to_canonical(), destination.port());
         known.by_address.get(&plain).cloned()
+    }
+
+    /// The rules for requests of clients in a namespace to a port of a service, if it has routes.
+    pub(super) fn routing(
+        &self,
+        target: &Target,
+        port: u16,
+        namespace: Option<&str>,
+    ) -> Option<Arc<Routing>> {
+        let routes = self.routes.load();
+        routes.as_ref()?.of(target, port, namespace).cloned()
+    }
+
+    /// All routes.
+    pub(super) fn all_routes(&self) -> BTreeMap<RouteKey, Arc<Route>> {
+        self.lock().routes().clone()
+    }
+
+    /// Why a newer version of a route was not taken over, if it was not.
+    pub(super) fn refused_route(&self, key: &RouteKey) -> Option<String> {
+        self.lock().refused_routes().get(key).cloned()
+    }
+
+    /// All routes, as they are linked.
+    pub(super) fn routes(&self) -> Option<Arc<Routes>> {
+        self.routes.load_full()
     }
 
     /// The endpoints of a service. The first connection to it has them put together.
@@ -112,16 +146,26 @@ impl Services {
         self.change(|state, known| {
             let mut services = HashSet::new();
             let mut slices = HashSet::new();
+            let mut routes = [HashSet::new(), HashSet::new()];
             for delta in &deltas {
                 match delta {
                     Delta::Service(name, _) => services.insert(Arc::clone(name)),
                     Delta::Slice(slice) => slices.insert(Arc::clone(&slice.name)),
-                    Delta::NoService(_) | Delta::NoSlice(_) => false,
+                    Delta::Route(route) => {
+                        routes[route.id.kind as usize].insert(Arc::clone(&route.id.name))
+                    }
+                    Delta::NoService(_) | Delta::NoSlice(_) | Delta::NoRoute(_) => false,
+                    Delta::RefusedRoute(id, _) => {
+                        routes[id.kind as usize].insert(Arc::clone(&id.name))
+                    }
                 };
             }
             // What is gone first: what comes may have its addresses.
             state.retain(origin, Kind::Services, &services, known);
             state.retain(origin, Kind::Slices, &slices, known);
+            for kind in [RouteKind::Http, RouteKind::Grpc] {
+                state.retain(origin, Kind::Routes(kind), &routes[kind as usize], known);
+            }
             deltas.into_iter().filter_map(|delta| state.apply(origin, delta, known).err()).collect()
         })
     }
@@ -157,7 +201,12 @@ impl Services {
     /// What is refused of an origin at present.
     #[must_use]
     pub fn problems(&self, origin: Origin) -> Vec<Problem> {
-        self.lock().problems(origin)
+        let mut problems = self.lock().problems(origin);
+        if let Some(routes) = self.routes() {
+            let of_origin = routes.problems.iter().filter(|it| it.0.0 == origin);
+            problems.extend(of_origin.map(|it| it.1.clone()));
+        }
+        problems
     }
 
     /// The addresses of services that only weir may have a route to, and their changes.
@@ -174,6 +223,10 @@ impl Services {
         let before = self.known.load_full();
         let mut known = Writable { before: &before, changed: None };
         let problems = change(&mut state, &mut known);
+        if let Some(routes) = state.link(known.changed.is_some()) {
+            let routes = (!state.routes().is_empty()).then(|| Arc::new(routes));
+            self.routes.store(routes);
+        }
         if let Some(changed) = known.changed {
             let of_weir = |target: &&Arc<Target>| target.origin() != Origin::Cluster;
             let targets = changed.by_address.values().filter(of_weir);

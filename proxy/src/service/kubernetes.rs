@@ -4,11 +4,13 @@
 mod convert;
 mod directory;
 mod object;
+mod route;
 
 pub(crate) use self::{
     convert::{service, slice},
     directory::follow,
     object::{NO_PROXY, ServiceObject, SliceObject, full_name},
+    route::{GrpcRouteObject, HttpRouteObject},
 };
 pub use directory::{parse, parse_json};
 

@@ -159,6 +159,11 @@ impl Services {
         let wanted = targets.iter().filter(|it| is_wanted(it));
         let mut services: Vec<_> = wanted.map(|it| self.report_of(it)).collect();
         services.sort_by(|a, b| (&a.service, &a.addresses).cmp(&(&b.service, &b.addresses)));
+        ServicesReport { sources: self.report_sources(), services }
+    }
+
+    /// Where services and routes are told from.
+    pub(super) fn report_sources(&self) -> Vec<SourceReport> {
         let source = |origin: Origin| {
             let feed = self.feed(origin)?;
             let age = feed.heard.map(|heard: Instant| millis(heard.elapsed()));
@@ -166,7 +171,7 @@ impl Services {
             Some(SourceReport { source, age_ms: age, problem: feed.problem })
         };
         let origins = [Origin::Cluster, Origin::Directory, Origin::Config];
-        ServicesReport { sources: origins.into_iter().filter_map(source).collect(), services }
+        origins.into_iter().filter_map(source).collect()
     }
 
     /// The service that a destination belongs to.
@@ -184,7 +189,12 @@ impl Services {
             (false, Some(_)) => "the service asks for it",
             (false, None) => "default",
         };
-        let why = if mode != Mode::Off && endpoints.pool().len() < 2 {
+        let port = target.frontends().first().map_or(0, SocketAddr::port);
+        let is_routed = self.routing(target, port, None).is_some();
+        let mode = if is_routed { Mode::Requests } else { mode };
+        let why = if is_routed {
+            "it has routes"
+        } else if mode != Mode::Off && endpoints.pool().len() < 2 {
             "fewer than two endpoints can be used: connections go to the service's own address"
         } else {
             why

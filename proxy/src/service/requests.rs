@@ -4,11 +4,12 @@
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use fastrand::Rng;
-use weir_http::{Choice, Lease};
+use weir_http::{Choice, Lease, RequestView, RouteTo, Routed};
 
 use super::{
-    Endpoints, Services, WorkloadMode,
+    Endpoints, Origin, Services, Target, WorkloadMode,
     connections::{CONNECT, Current, MOST_TRIED, is_of_endpoint},
+    routes::{Decision, Routing},
 };
 use crate::{
     balance::{InFlight, Mode, Moment},
@@ -26,6 +27,8 @@ pub(super) struct ToEndpoint {
     services: Arc<Services>,
     mode: Arc<WorkloadMode>,
     destination: SocketAddr,
+    /// Where the clients are.
+    namespace: Option<Arc<str>>,
     /// Of the connection that was made first.
     first: Current,
 }
@@ -41,6 +44,14 @@ struct AtEndpoint {
 /// A request at the original destination, of which nothing is learned.
 struct AtOriginal;
 
+/// Sends requests to the endpoints of a backend.
+struct ToBackend {
+    services: Arc<Services>,
+    target: Arc<Target>,
+    /// Where requests go when no endpoint can be reached.
+    last: Option<SocketAddr>,
+}
+
 // === impl ToEndpoint ===
 
 impl ToEndpoint {
@@ -48,9 +59,10 @@ impl ToEndpoint {
         services: Arc<Services>,
         mode: Arc<WorkloadMode>,
         destination: SocketAddr,
+        namespace: Option<Arc<str>>,
         first: Current,
     ) -> Self {
-        Self { services, mode, destination, first }
+        Self { services, mode, destination, namespace, first }
     }
 
     /// As they are now. The service may be defined anew while its connections last.
@@ -59,25 +71,32 @@ impl ToEndpoint {
         Some(self.services.endpoints(&target))
     }
 
-    fn pick(&self, tried: &[SocketAddr]) -> Option<Choice<BoxedLease>> {
-        let target = self.services.find(self.destination)?;
-        let endpoints = self.services.endpoints(&target);
-        if tried.len() >= MOST_TRIED || endpoints.pool().is_hopeless(Moment::now()) {
+    /// The rules of the destination, unless the workload wants none.
+    fn routing(&self) -> Option<Arc<Routing>> {
+        if self.mode.get() == Some(Mode::Off) {
             return None;
         }
-        let tried: Vec<usize> = match tried.is_empty() {
-            true => Vec::new(),
-            false => {
-                let of = |it: &(usize, &super::Endpoint)| tried.contains(&it.1.address);
-                endpoints.members().filter(of).map(|it| it.0).collect()
-            }
-        };
-        let choice = target.choose(&endpoints, &tried)?;
-        let chosen = &endpoints.all()[choice.member];
-        let (address, in_flight) = (chosen.address, chosen.stats.begin());
-        let lease =
-            Box::new(AtEndpoint { member: choice.member, _in_flight: in_flight, endpoints });
-        Some(Choice { address, connect_timeout: Some(CONNECT), lease })
+        let target = self.services.find(self.destination)?;
+        let port = self.destination.port();
+        self.services.routing(&target, port, self.namespace.as_deref())
+    }
+
+    /// The endpoints of all services that requests can go to.
+    fn all_endpoints(&self) -> impl Iterator<Item = Arc<Endpoints>> {
+        let is_ipv6 = self.destination.is_ipv6();
+        let routing = self.routing();
+        let backends: Vec<_> = routing.iter().flat_map(|it| it.targets(is_ipv6)).collect();
+        let backends = backends.into_iter().filter_map(|it| it.instantiated());
+        self.endpoints().into_iter().chain(backends)
+    }
+
+    /// The endpoint with this address, and its place in the pool.
+    fn member_at(&self, address: SocketAddr) -> Option<(Arc<Endpoints>, usize)> {
+        self.all_endpoints().find_map(|endpoints| {
+            let found = endpoints.members().find(|(_, it)| it.address == address);
+            let member = found.map(|(member, _)| member)?;
+            Some((endpoints, member))
+        })
     }
 }
 
@@ -85,7 +104,8 @@ impl weir_http::Endpoints for ToEndpoint {
     type Lease = BoxedLease;
 
     fn choose(&self, tried: &[SocketAddr]) -> Option<Choice<BoxedLease>> {
-        if let Some(picked) = self.pick(tried) {
+        let target = self.services.find(self.destination);
+        if let Some(picked) = target.and_then(|target| pick(&self.services, &target, tried)) {
             return Some(picked);
         }
         if tried.contains(&self.destination) {
@@ -99,22 +119,40 @@ impl weir_http::Endpoints for ToEndpoint {
     }
 
     fn failed(&self, address: SocketAddr) {
-        let Some(endpoints) = self.endpoints() else { return };
-        if let Some(member) = member_at(&endpoints, address) {
+        if let Some((endpoints, member)) = self.member_at(address) {
             endpoints.pool().failed(member, Duration::ZERO, Moment::now(), &mut Rng::new());
         }
+    }
+
+    fn is_routed(&self) -> bool {
+        self.routing().is_some()
+    }
+
+    fn route(&self, request: &RequestView<'_>) -> Option<Routed<BoxedLease>> {
+        let routing = self.routing()?;
+        if !routing.concerns(request) {
+            return None;
+        }
+        Some(match routing.decide(request, self.destination.is_ipv6()) {
+            Decision::Answer(answer) => Routed::Answer(answer),
+            Decision::To { backend, target, request, response, limits } => {
+                let name = Arc::clone(&backend.name);
+                let services = Arc::clone(&self.services);
+                let endpoints = Arc::new(ToBackend::new(services, target, self.destination));
+                Routed::To(Box::new(RouteTo { name, endpoints, request, response, limits }))
+            }
+        })
     }
 }
 
 impl Requests for ToEndpoint {
     fn is_used(&self, address: SocketAddr) -> bool {
-        let is_member = |it: Arc<Endpoints>| it.members().any(|(_, it)| it.address == address);
-        address == self.destination || self.endpoints().is_some_and(is_member)
+        address == self.destination || self.member_at(address).is_some()
     }
 
     fn connected(&self, address: SocketAddr) -> Option<Counted> {
-        let endpoints = self.endpoints()?;
-        let stats = &endpoints.all()[member_at(&endpoints, address)?].stats;
+        let (endpoints, member) = self.member_at(address)?;
+        let stats = &endpoints.all()[member].stats;
         Some(Counted(Box::new(stats.share())))
     }
 
@@ -123,17 +161,17 @@ impl Requests for ToEndpoint {
     }
 
     fn is_current(&self) -> bool {
-        self.services.find(self.destination).is_some_and(|target| {
-            matches!(self.services.mode(&target, &self.mode), Mode::Requests | Mode::Auto)
-        })
+        self.routing().is_some()
+            || self.services.find(self.destination).is_some_and(|target| {
+                matches!(self.services.mode(&target, &self.mode), Mode::Requests | Mode::Auto)
+            })
     }
 }
 
 impl RequestUpstream for ToEndpoint {
     fn attempted(&self, attempt: &Attempt<'_>) {
-        let Some(endpoints) = self.endpoints() else { return };
+        let Some((endpoints, member)) = self.member_at(attempt.address) else { return };
         let pool = endpoints.pool();
-        let Some(member) = member_at(&endpoints, attempt.address) else { return };
         match attempt.result {
             Ok(()) => {
                 let round_trip = attempt.round_trip.unwrap_or(attempt.took);
@@ -153,6 +191,38 @@ impl fmt::Debug for ToEndpoint {
     }
 }
 
+// === impl ToBackend ===
+
+impl ToBackend {
+    /// For clients that have asked for `destination`. What a cluster routes, or is theirs anyway, is the
+    /// last resort.
+    fn new(services: Arc<Services>, target: Arc<Target>, destination: SocketAddr) -> Self {
+        let frontends = target.frontends();
+        let last = match frontends.contains(&destination) {
+            true => Some(destination),
+            false => frontends.first().copied().filter(|_| target.origin() == Origin::Cluster),
+        };
+        Self { services, target, last }
+    }
+}
+
+impl weir_http::Endpoints for ToBackend {
+    type Lease = BoxedLease;
+
+    fn choose(&self, tried: &[SocketAddr]) -> Option<Choice<BoxedLease>> {
+        let Self { services, target, last } = self;
+        if services.endpoints(target).pool().is_empty() {
+            return None;
+        }
+        if let Some(picked) = pick(services, target, tried) {
+            return Some(picked);
+        }
+        let address = last.filter(|last| !tried.contains(last))?;
+        target.fell_back();
+        Some(Choice { address, connect_timeout: None, lease: Box::new(AtOriginal) })
+    }
+}
+
 // === impl AtEndpoint ===
 
 impl Lease for AtEndpoint {
@@ -169,8 +239,24 @@ impl Lease for AtOriginal {
 
 // === helpers ===
 
-fn member_at(endpoints: &Endpoints, address: SocketAddr) -> Option<usize> {
-    endpoints.members().find(|(_, it)| it.address == address).map(|(member, _)| member)
+/// An endpoint of a service that is not among `tried`.
+fn pick(services: &Services, target: &Target, tried: &[SocketAddr]) -> Option<Choice<BoxedLease>> {
+    let endpoints = services.endpoints(target);
+    if tried.len() >= MOST_TRIED || endpoints.pool().is_hopeless(Moment::now()) {
+        return None;
+    }
+    let tried: Vec<usize> = match tried.is_empty() {
+        true => Vec::new(),
+        false => {
+            let of = |it: &(usize, &super::Endpoint)| tried.contains(&it.1.address);
+            endpoints.members().filter(of).map(|it| it.0).collect()
+        }
+    };
+    let choice = target.choose(&endpoints, &tried)?;
+    let chosen = &endpoints.all()[choice.member];
+    let (address, in_flight) = (chosen.address, chosen.stats.begin());
+    let lease = Box::new(AtEndpoint { member: choice.member, _in_flight: in_flight, endpoints });
+    Some(Choice { address, connect_timeout: Some(CONNECT), lease })
 }
 
 #[cfg(test)]
@@ -199,7 +285,7 @@ mod tests {
         let mode = Arc::new(WorkloadMode::new(Some(Mode::Requests)));
         (
             Arc::clone(&services),
-            ToEndpoint::new(services, mode, FRONTEND.parse().unwrap(), Current::default()),
+            ToEndpoint::new(services, mode, FRONTEND.parse().unwrap(), None, Current::default()),
         )
     }
 
@@ -286,7 +372,7 @@ mod tests {
     fn a_connection_that_is_shared_counts_no_more() {
         let (services, _) = to(&["10.1.0.1", "10.1.0.2"]);
         let mode = Arc::new(WorkloadMode::new(Some(Mode::Requests)));
-        let to = ToEndpoints::new(Arc::clone(&services), mode);
+        let to = ToEndpoints::new(Arc::clone(&services), mode, None);
         let destination = FRONTEND.parse().unwrap();
         let target = upstream::Target { direction: Direction::Outbound, destination };
         let mut selection = to.select(&target).unwrap();

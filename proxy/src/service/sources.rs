@@ -5,13 +5,16 @@ use std::sync::Arc;
 
 use tokio::{sync::watch, task::JoinSet};
 
-use super::{Place, Services, configured};
-use crate::config::{ProcessConfig, ServiceConfig};
+use super::{
+    Place, Services,
+    configured::{self, Declared},
+};
+use crate::config::ProcessConfig;
 
 /// Where services are told from, while it lasts.
 pub(crate) struct Sources {
     services: Arc<Services>,
-    configured: watch::Sender<Arc<[ServiceConfig]>>,
+    configured: watch::Sender<Arc<Declared>>,
     _following: JoinSet<()>,
 }
 
@@ -27,9 +30,10 @@ impl Sources {
             zone: config.balance.zone.as_deref().map(Into::into),
         };
         let services = Arc::new(Services::new(config.balance.default, place));
-        let (configured, configs) = watch::channel(config.service.as_slice().into());
+        let declared = Arc::new(Declared::of(config));
         // Read strictly: nothing in it can be refused.
-        let _ = configured::configure(&services, &config.service);
+        let _ = configured::configure(&services, &declared);
+        let (configured, configs) = watch::channel(declared);
         let mut following = JoinSet::new();
         following.spawn(configured::follow(Arc::clone(&services), configs));
         #[cfg(feature = "node")]
@@ -52,10 +56,11 @@ impl Sources {
 
     /// Has another configuration take effect.
     pub(crate) fn reconfigure(&self, config: &ProcessConfig) {
+        let declared = Declared::of(config);
         self.configured.send_if_modified(|known| {
-            let is_new = **known != *config.service;
+            let is_new = **known != declared;
             if is_new {
-                *known = config.service.as_slice().into();
+                *known = Arc::new(declared);
             }
             is_new
         });

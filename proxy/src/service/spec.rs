@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::Policy;
+use crate::route::{Route, RouteId, RouteKind};
 
 /// Where a service is defined. Names are unique within one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,6 +26,8 @@ pub enum Kind {
     Services,
     /// Groups of endpoints.
     Slices,
+    /// Routes of one kind.
+    Routes(RouteKind),
 }
 
 /// A change. It replaces what the same name stood for.
@@ -38,6 +41,12 @@ pub enum Delta {
     Slice(SliceSpec),
     /// A group of endpoints is gone.
     NoSlice(Arc<str>),
+    /// A route is there.
+    Route(Route),
+    /// A newer version of a route is not to be taken over, for this reason: the one before stays in force.
+    RefusedRoute(RouteId, String),
+    /// A route is gone.
+    NoRoute(RouteId),
 }
 
 /// A service: what clients connect to.

@@ -12,8 +12,10 @@ use super::{
     error::Fault,
     known::Writable,
     names::Names,
+    routes::{RouteKey, Routes},
     selection::{Hints, Slice, select},
 };
+use crate::route::Route;
 
 /// Services are apart by their origin.
 type ServiceId = (Origin, Arc<str>);
@@ -30,6 +32,11 @@ pub(super) struct State {
     /// Definitions that were not taken over, with what is wrong.
     refused: BTreeMap<ServiceId, (ServiceSpec, Problem)>,
     feeds: BTreeMap<Origin, Feed>,
+    routes: BTreeMap<RouteKey, Arc<Route>>,
+    /// Of newer versions what is wrong.
+    refused_routes: BTreeMap<RouteKey, String>,
+    /// Routes have changed since they were linked.
+    is_unlinked: bool,
 }
 
 /// A service, or endpoints whose service is not known yet.
@@ -61,6 +68,9 @@ impl State {
             owners: HashMap::new(),
             refused: BTreeMap::new(),
             feeds: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            refused_routes: BTreeMap::new(),
+            is_unlinked: false,
         }
     }
 
@@ -70,7 +80,13 @@ impl State {
 
     pub(super) fn problems(&self, origin: Origin) -> Vec<Problem> {
         let refused = self.refused.iter().filter(|((of, _), _)| *of == origin);
-        refused.map(|(_, (_, problem))| problem.clone()).collect()
+        let services = refused.map(|(_, (_, problem))| problem.clone());
+        let routes = self.refused_routes.iter().filter(|((of, _), _)| *of == origin);
+        let routes = routes.map(|((_, id), fault)| {
+            let fault = Fault::Other(fault.clone());
+            Problem { place: id.to_string(), fault }
+        });
+        services.chain(routes).collect()
     }
 
     pub(super) fn heard(&mut self, origin: Origin, outcome: Result<(), String>) {
@@ -96,6 +112,9 @@ impl State {
             Delta::NoService(name) => self.undefine(&(origin, name), known),
             Delta::Slice(spec) => self.slice(origin, &spec),
             Delta::NoSlice(name) => self.no_slice(origin, &name),
+            Delta::Route(route) => self.route((origin, route.id.clone()), Some(route)),
+            Delta::NoRoute(id) => self.route((origin, id), None),
+            Delta::RefusedRoute(id, fault) => _ = self.refused_routes.insert((origin, id), fault),
         }
         Ok(())
     }
@@ -120,7 +139,42 @@ impl State {
                 let gone: Vec<_> = self.owners.keys().filter(is_gone).cloned().collect();
                 gone.iter().for_each(|(_, name)| self.no_slice(origin, name));
             }
+            Kind::Routes(kind) => {
+                let is_gone = |(of, id): &&RouteKey| {
+                    *of == origin && id.kind == kind && !names.contains(&id.name)
+                };
+                let all = self.routes.keys().chain(self.refused_routes.keys());
+                let gone: Vec<_> = all.filter(is_gone).cloned().collect();
+                gone.into_iter().for_each(|key| self.route(key, None));
+            }
         }
+    }
+
+    pub(super) const fn refused_routes(&self) -> &BTreeMap<RouteKey, String> {
+        &self.refused_routes
+    }
+
+    fn route(&mut self, key: RouteKey, route: Option<Route>) {
+        self.refused_routes.remove(&key);
+        if self.routes.get(&key).map(|it| &**it) == route.as_ref() {
+            return;
+        }
+        self.is_unlinked = true;
+        match route {
+            Some(route) => _ = self.routes.insert(key, Arc::new(route)),
+            None => _ = self.routes.remove(&key),
+        }
+    }
+
+    /// All routes, linked with the services that there are; `None` if nothing has changed for them.
+    pub(super) fn link(&mut self, services_changed: bool) -> Option<Routes> {
+        let is_unlinked = std::mem::take(&mut self.is_unlinked);
+        let is_stale = is_unlinked || (services_changed && !self.routes.is_empty());
+        is_stale.then(|| Routes::link(&self.routes, self.targets()))
+    }
+
+    pub(super) const fn routes(&self) -> &BTreeMap<RouteKey, Arc<Route>> {
+        &self.routes
     }
 
     fn define(

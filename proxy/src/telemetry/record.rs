@@ -17,6 +17,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use weir_http::RouteName;
 
 use super::{ConnectionInfo, classify::Class};
 use crate::{
@@ -118,6 +119,18 @@ pub struct KernelNumbers {
     pub retransmits: u32,
 }
 
+/// The route of a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteTaken {
+    /// The route.
+    pub name: Arc<str>,
+    /// Its rule: the name, or the place among the rules, which counts from zero.
+    pub rule: Arc<str>,
+    /// The service that the request went to; absent where weir has answered itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<Arc<str>>,
+}
+
 /// A request and its response, as they ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RequestRecord {
@@ -139,6 +152,9 @@ pub struct RequestRecord {
     /// that of the connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<SocketAddr>,
+    /// The route that it has taken, if its destination has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<RouteTaken>,
     /// Connections that it was sent on, where it was retried.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub attempts: u8,
@@ -218,6 +234,15 @@ impl Record {
     }
 }
 
+// === impl RouteTaken ===
+
+impl RouteTaken {
+    fn of(name: &RouteName) -> Self {
+        let RouteName { route, rule, backend } = name;
+        Self { name: Arc::clone(route), rule: Arc::clone(rule), backend: backend.clone() }
+    }
+}
+
 // === impl RequestRecord ===
 
 impl RequestRecord {
@@ -234,6 +259,7 @@ impl RequestRecord {
             ExchangeEnd::ClientReset(code) => ("client_reset", code, None),
             ExchangeEnd::UpstreamReset(code) => ("upstream_reset", code, None),
             ExchangeEnd::UpstreamClosed => ("upstream_closed", None, None),
+            ExchangeEnd::Answered(weir_http::REDIRECT) => ("answered", None, None),
             ExchangeEnd::Answered(error) => ("answered", None, Some(error.into())),
             ExchangeEnd::Tunnel => ("tunnel", None, None),
             ExchangeEnd::Untracked => ("untracked", None, None),
@@ -247,6 +273,7 @@ impl RequestRecord {
             client: info.client,
             destination: info.destination,
             endpoint,
+            route: exchange.route.as_deref().map(RouteTaken::of),
             attempts: exchange.attempts,
             treatment: detection.map(Detection::treatment),
             source: detection.map(Detection::source),

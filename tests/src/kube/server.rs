@@ -242,6 +242,8 @@ fn call(method: &Method, path: &str, query: &Query) -> Call {
         ["api", "v1", "namespaces"] => Some(Kind::Namespace),
         ["api", "v1", "services"] => Some(Kind::Service),
         ["apis", "discovery.k8s.io", "v1", "endpointslices"] => Some(Kind::EndpointSlice),
+        ["apis", "gateway.networking.k8s.io", "v1", "httproutes"] => Some(Kind::HttpRoute),
+        ["apis", "gateway.networking.k8s.io", "v1", "grpcroutes"] => Some(Kind::GrpcRoute),
         _ => None,
     };
     match (method, kind) {

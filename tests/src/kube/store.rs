@@ -21,6 +21,10 @@ pub enum Kind {
     Service,
     /// `/apis/discovery.k8s.io/v1/endpointslices`
     EndpointSlice,
+    /// `/apis/gateway.networking.k8s.io/v1/httproutes`
+    HttpRoute,
+    /// `/apis/gateway.networking.k8s.io/v1/grpcroutes`
+    GrpcRoute,
 }
 
 /// Kind, namespace (empty for a namespace itself) and name.
@@ -68,7 +72,14 @@ pub struct Page {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Pod, Self::Namespace, Self::Service, Self::EndpointSlice];
+    pub const ALL: [Self; 6] = [
+        Self::Pod,
+        Self::Namespace,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::HttpRoute,
+        Self::GrpcRoute,
+    ];
 
     /// As it is called in objects.
     #[must_use]
@@ -78,6 +89,8 @@ impl Kind {
             Self::Namespace => "Namespace",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
+            Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
         }
     }
 
@@ -89,6 +102,8 @@ impl Kind {
             Self::Namespace => "namespaces",
             Self::Service => "services",
             Self::EndpointSlice => "endpointslices",
+            Self::HttpRoute => "httproutes",
+            Self::GrpcRoute => "grpcroutes",
         }
     }
 
@@ -98,6 +113,7 @@ impl Kind {
         match self {
             Self::Pod | Self::Namespace | Self::Service => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
+            Self::HttpRoute | Self::GrpcRoute => "gateway.networking.k8s.io/v1",
         }
     }
 }

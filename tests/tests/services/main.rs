@@ -7,4 +7,5 @@ mod lossy;
 mod lost;
 mod place;
 mod requests;
+mod routes;
 mod shares;

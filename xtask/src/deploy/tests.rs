@@ -165,13 +165,14 @@ fn weir_may_do_in_the_cluster_what_it_needs_and_nothing_else() {
         ("", "namespaces", vec!["get", "list", "watch"]),
         ("", "services", vec!["get", "list", "watch"]),
         ("discovery.k8s.io", "endpointslices", vec!["get", "list", "watch"]),
+        ("gateway.networking.k8s.io", "httproutes grpcroutes", vec!["get", "list", "watch"]),
         ("events.k8s.io", "events", vec!["create", "patch"]),
     ];
     assert_eq!(rules.len(), expected.len(), "{rules:?}");
     for (rule, (group, resource, verbs)) in rules.iter().zip(expected) {
         assert_eq!(rule.as_object().unwrap().len(), 3, "{rule}");
         assert_eq!(strings(&rule["apiGroups"]), [group]);
-        assert_eq!(strings(&rule["resources"]), [resource]);
+        assert_eq!(strings(&rule["resources"]).join(" "), resource);
         assert_eq!(strings(&rule["verbs"]), verbs);
     }
     let binding = of_kind(&objects, "ClusterRoleBinding");

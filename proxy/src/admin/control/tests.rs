@@ -16,8 +16,8 @@ use crate::{
     admin::{
         client::{ClientError, ask},
         protocol::{
-            Call, Explain, Explanation, GetStatus, KernelCounters, LogLevel, PortsList,
-            PortsReport, Status, WorkloadAdd, WorkloadStatus,
+            Call, Explain, ExplainRequest, Explanation, GetStatus, KernelCounters, LogLevel,
+            PortsList, PortsReport, Status, WorkloadAdd, WorkloadStatus,
         },
     },
     config::{Fail, WorkloadSettings},
@@ -97,6 +97,18 @@ impl ControlHandler for Fake {
 
     fn services(&self, _: Option<&str>) -> crate::service::ServicesReport {
         crate::service::ServicesReport::default()
+    }
+
+    fn routes(&self) -> crate::service::RoutesReport {
+        crate::service::RoutesReport::default()
+    }
+
+    fn explain_request(
+        &self,
+        _: Option<&str>,
+        _: &ExplainRequest,
+    ) -> Result<Option<crate::service::RequestReport>, ControlError> {
+        Ok(None)
     }
 
     fn used_services(&self) -> crate::service::ServicesReport {

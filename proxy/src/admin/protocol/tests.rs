@@ -5,7 +5,7 @@ use crate::{
     config::WorkloadSettings,
     decision::{Direction, PortState},
     ports::PortList,
-    service::ServicesReport,
+    service::{RoutesReport, ServicesReport},
     telemetry::{stats::StatsSnapshot, tap::TapFilter},
 };
 
@@ -86,6 +86,11 @@ fn replies_are_as_every_client_of_this_version_reads_them() {
         reply::<GetUsedServices>(&ServicesReport::default()),
         r#"{"used_services":{"sources":[],"services":[]}}"#
     );
+    assert_eq!(
+        reply::<GetRoutes>(&RoutesReport::default()),
+        r#"{"routes":{"sources":[],"routes":[]}}"#
+    );
+    assert_eq!(reply::<ExplainRequest>(&None), r#"{"request_explained":null}"#);
     assert_eq!(reply::<StartTap>(&()), r#""tapping""#);
     assert_eq!(reply::<LogLevel>(&"info".into()), r#"{"log_level":"info"}"#);
     assert_eq!(

@@ -1,11 +1,12 @@
 //! How a request gets an upstream connection: an idle one to the endpoint that is chosen, or a new one;
 //! where none can be made, the next endpoint (level 0 of the retries in docs/SERVICES.md).
 
-use std::io;
+use std::{io, net::SocketAddr};
 
 use tokio::io::Interest;
 use weir_http::{Choice, Endpoints as _};
 
+use super::super::requests::BoxedLease;
 use super::super::retries::{Repeat, Retry, RetryOutcome};
 use super::End;
 use super::client::Client;
@@ -28,7 +29,7 @@ impl Client {
     pub(super) async fn acquire(&mut self, fresh: Fresh) -> Result<Member, End> {
         let mut tried = Vec::new();
         let (mut errno, mut shrunk) = (libc::EIO, false);
-        while let Some(Choice { address, connect_timeout, lease }) = self.requests.choose(&tried) {
+        while let Some(Choice { address, connect_timeout, lease }) = self.choose(&tried) {
             self.report.goes_to(address, lease);
             let idle = match fresh {
                 Fresh::No => self.pool.take(address),
@@ -65,6 +66,14 @@ impl Client {
         }
         self.count_connect(&tried, RetryOutcome::Failure);
         Err(End::Unreachable(errno))
+    }
+
+    /// An endpoint of where the request goes.
+    fn choose(&self, tried: &[SocketAddr]) -> Option<Choice<BoxedLease>> {
+        match &self.to {
+            Some(to) => to.endpoints.choose(tried),
+            None => self.requests.choose(tried),
+        }
     }
 
     fn count_connect<T>(&self, tried: &[T], outcome: RetryOutcome) {

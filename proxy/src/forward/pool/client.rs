@@ -10,13 +10,13 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
-use weir_http::Connection;
 use weir_http::h1::Session;
+use weir_http::{Connection, RouteTo};
 
 use super::super::http::{DRAIN_IDLE, ExchangeEnd, ExchangeSink, Unpoolable};
 use super::super::http1::pipe::Pipe;
 use super::super::passthrough::HttpObserver;
-use super::super::requests::{Connected, Requests};
+use super::super::requests::{BoxedLease, Connected, Requests};
 use super::super::tcp::{self, Endpoint};
 use super::super::{ByteCounters, Side};
 use super::acquire::Fresh;
@@ -49,8 +49,12 @@ pub(super) struct Client {
     leaving: Option<Pin<Box<Sleep>>>,
     /// The connection that was made for it, before its first request.
     first: Option<First>,
-    /// Where its last request was.
+    /// Where its last request was, if it was not routed.
     last: Option<SocketAddr>,
+    /// Where the route of the request under way leads.
+    pub(super) to: Option<Box<RouteTo<BoxedLease>>>,
+    /// The head of its response has been changed.
+    pub(super) is_response_edited: bool,
 }
 
 /// An upstream connection of its own.
@@ -108,6 +112,8 @@ impl Client {
             leaving: None,
             first,
             last: None,
+            to: None,
+            is_response_edited: false,
             pool,
         }
     }
@@ -129,13 +135,22 @@ impl Client {
                 self.requests.shares();
                 self.pool.give(first.member);
             }
+            if let Some(answer) = self.route() {
+                match self.answer(answer).await {
+                    None => continue,
+                    Some(end) => return self.over(end).await,
+                }
+            }
             let mut member = match self.acquire(Fresh::No).await {
                 Ok(member) => member,
-                Err(end) => return self.over(end).await,
+                Err(end) => match self.answer_unreachable(end).await {
+                    None => continue,
+                    Some(end) => return self.over(end).await,
+                },
             };
             match self.exchange(&mut member).await {
                 Step::Done => {
-                    self.last = Some(member.address);
+                    self.last = self.to.is_none().then_some(member.address);
                     self.pool.give(member);
                     if self.session.is_closing() {
                         return self.finish().await;
@@ -148,6 +163,10 @@ impl Client {
                     let upstream = First { member, read: prefix.len(), prefix, eof };
                     return self.pin(upstream, reason);
                 }
+                Step::Over(end @ End::Unreachable(_)) => match self.answer_unreachable(end).await {
+                    None => {}
+                    Some(end) => return self.over(end).await,
+                },
                 Step::Over(end) => return self.over(end).await,
             }
         }
@@ -220,6 +239,14 @@ impl Client {
 
     /// Goes on with a connection of its own, on which nothing has been sent.
     async fn pin_anew(mut self, reason: Option<Unpoolable>) -> Served {
+        if let Some(answer) = self.route() {
+            let end = self.answer(answer).await.unwrap_or(End::Finished);
+            return self.over(end).await;
+        }
+        if let Some(first) = self.first.take_if(|_| self.to.is_some()) {
+            self.requests.shares();
+            self.pool.give(first.member);
+        }
         if let Some(first) = self.first.take() {
             return self.pin(first, reason);
         }
@@ -229,7 +256,10 @@ impl Client {
         }
         match self.acquire(Fresh::Yes).await {
             Ok(member) => self.pin(First::from(member), reason),
-            Err(end) => self.over(end).await,
+            Err(end) => {
+                let end = self.answer_unreachable(end).await.unwrap_or(End::Finished);
+                self.over(end).await
+            }
         }
     }
 
@@ -258,6 +288,7 @@ impl Client {
         };
         self.session.finish(exchange.clone(), exchange);
         match end {
+            End::Finished => tcp::end(self.stream).await,
             End::UpstreamReset => tcp::reset_behind(self.stream).await,
             _ => tcp::reset(self.stream),
         }

@@ -199,7 +199,15 @@ impl Client {
                 self.count_retry(RetryOutcome::Success);
             }
         }
-        http1::clear_responses(&mut self.session, &mut self.down, self.draining);
+        if self.edits_response() {
+            let read = self.session.response_length();
+            self.session.responses(self.down.uncleared(), read);
+            let complete = self.down.uncleared().len() - self.session.response_length();
+            let left = self.edit_response(complete);
+            self.down.clear(left);
+        } else {
+            http1::clear_responses(&mut self.session, &mut self.down, self.draining);
+        }
         self.settle();
         let pins = self.session.unpoolable().is_some() && self.session.response_length() == 0;
         pins.then(|| Step::Pin { eof: false }.into())

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use weir_http::Lease as _;
+use weir_http::{Lease as _, RouteName};
 
-use super::super::http::{Exchange, ExchangeSink, Unpoolable, Untracked};
+use super::super::http::{Exchange, ExchangeEnd, ExchangeSink, Unpoolable, Untracked};
 use super::super::requests::BoxedLease;
 use super::super::retries::Retry;
 use crate::budget::Share;
@@ -24,6 +24,9 @@ struct At {
     upstream: Option<SocketAddr>,
     attempts: u8,
     lease: Option<BoxedLease>,
+    route: Option<Arc<RouteName>>,
+    /// The reason for which weir has answered in the place of an endpoint.
+    answered: Option<&'static str>,
     /// Also those to come.
     stays: bool,
 }
@@ -39,6 +42,19 @@ impl Report {
     pub(super) fn goes_to(&self, upstream: SocketAddr, lease: BoxedLease) {
         let mut at = lock(&self.at);
         (at.upstream, at.lease) = (Some(upstream), Some(lease));
+    }
+
+    /// The request takes this route.
+    pub(super) fn routed(&self, route: Option<Arc<RouteName>>) {
+        lock(&self.at).route = route;
+    }
+
+    /// weir answers the request itself.
+    pub(super) fn answers(&self, reason: &'static str, route: Option<Arc<RouteName>>) {
+        let mut at = lock(&self.at);
+        at.route = route.or(at.route.take());
+        at.answered = Some(reason);
+        (at.upstream, at.lease) = (None, None);
     }
 
     /// It is sent.
@@ -62,12 +78,16 @@ impl ExchangeSink for Report {
         let mut at = lock(&self.at);
         exchange.upstream = at.upstream;
         exchange.attempts = at.attempts.max(1);
+        exchange.route.clone_from(&at.route);
+        if let Some(reason) = at.answered.take() {
+            exchange.end = ExchangeEnd::Answered(reason);
+        }
         if let Some(lease) = &mut at.lease {
             lease.over(&exchange);
         }
         at.attempts = 0;
         if !at.stays {
-            at.lease = None;
+            (at.lease, at.route) = (None, None);
         }
         drop(at);
         self.sink.exchange(exchange);

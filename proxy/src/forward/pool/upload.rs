@@ -40,6 +40,27 @@ impl Upload {
         Self { buffer: read, ..Self::default() }
     }
 
+    /// What is there, from the first byte that has not been sent: the request under way.
+    pub(super) fn front(&self) -> &[u8] {
+        &self.buffer[self.sent..]
+    }
+
+    /// Puts `head` in the place of the first `length` of those bytes, which may be sent.
+    pub(super) fn replace_front(&mut self, length: usize, head: &[u8]) {
+        debug_assert!(self.sent == 0 && length <= self.cleared);
+        let rest = self.buffer.split_off(length);
+        self.buffer.clear();
+        self.buffer.extend_from_slice(head);
+        self.buffer.extend_from_slice(&rest);
+        self.cleared = self.cleared - length + head.len();
+    }
+
+    /// Drops what may be sent: nobody is to get it.
+    pub(super) fn discard(&mut self) {
+        self.sent = self.cleared;
+        self.forget();
+    }
+
     /// The bytes that nothing has been decided about.
     pub(super) fn uncleared(&self) -> &[u8] {
         &self.buffer[self.cleared..]

@@ -10,11 +10,13 @@ use std::{
 use super::{
     super::{Delta, Kind, Origin, Problem, Services, error::Fault},
     convert::{service, slice},
-    object::{AnyObject, ServiceObject, SliceObject},
+    object::{AnyObject, Body, ServiceObject, SliceObject},
+    route::route,
 };
 use crate::{
     blocking::blocking,
     manifests::{self, Stamp, Watch, first_line},
+    route::{Route, RouteId},
 };
 
 /// How often it is looked at where changes are not told.
@@ -39,6 +41,7 @@ struct Directory {
 enum Typed {
     Service(ServiceObject),
     Slice(SliceObject),
+    Route(Box<Route>),
     /// A list of nothing.
     Empty,
 }
@@ -109,6 +112,7 @@ fn taken(objects: Vec<AnyObject>) -> Result<Vec<Delta>, String> {
                 service(object).map(|(name, spec)| Some(Delta::Service(name, spec)))
             }
             Typed::Slice(object) => slice(object).map(|slice| slice.map(Delta::Slice)),
+            Typed::Route(route) => Ok(Some(Delta::Route((**route).clone()))),
             Typed::Empty => Ok(None),
         };
         deltas.extend(delta.map_err(|problem| problem.to_string())?);
@@ -192,6 +196,9 @@ impl Directory {
                 deltas.push(match name.0 {
                     Kind::Services => Delta::NoService(Arc::clone(&name.1)),
                     Kind::Slices => Delta::NoSlice(Arc::clone(&name.1)),
+                    Kind::Routes(kind) => {
+                        Delta::NoRoute(RouteId { kind, name: Arc::clone(&name.1) })
+                    }
                 });
             }
             stays
@@ -218,6 +225,7 @@ impl Entry {
             let kind = match kind {
                 Kind::Services => "Service",
                 Kind::Slices => "EndpointSlice",
+                Kind::Routes(kind) => kind.name(),
             };
             format!("{kind} {name} is in another file already")
         };
@@ -232,7 +240,9 @@ fn name(delta: &Delta) -> Option<Name> {
     match delta {
         Delta::Service(name, _) => Some((Kind::Services, Arc::clone(name))),
         Delta::Slice(slice) => Some((Kind::Slices, Arc::clone(&slice.name))),
-        Delta::NoService(_) | Delta::NoSlice(_) => None,
+        Delta::Route(route) => Some((Kind::Routes(route.id.kind), Arc::clone(&route.id.name))),
+        Delta::NoService(_) | Delta::NoSlice(_) | Delta::NoRoute(_) => None,
+        Delta::RefusedRoute(..) => None,
     }
 }
 
@@ -240,13 +250,26 @@ fn typed(object: AnyObject) -> Result<Typed, String> {
     Ok(match &*object.kind {
         "Service" => Typed::Service(object.into_service()),
         "EndpointSlice" => Typed::Slice(object.into_slice()),
-        "List" | "ServiceList" | "EndpointSliceList" => Typed::Empty,
+        "HTTPRoute" | "GRPCRoute" => {
+            let read = match object.spec {
+                Body::Http(body) => route(&object.metadata, body),
+                Body::Grpc(body) => route(&object.metadata, body),
+                _ => Err(wrong(&object, "spec is missing")),
+            };
+            Typed::Route(Box::new(read.map_err(|problem| problem.to_string())?))
+        }
+        "List" | "ServiceList" | "EndpointSliceList" | "HTTPRouteList" | "GRPCRouteList" => {
+            Typed::Empty
+        }
         _ => {
-            let fault = "is neither a Service nor an EndpointSlice; remove it".to_owned();
-            let problem = Problem { place: object.name(), fault: Fault::Other(fault) };
-            return Err(problem.to_string());
+            let fault = "is no Service, EndpointSlice, HTTPRoute or GRPCRoute; remove it";
+            return Err(wrong(&object, fault).to_string());
         }
     })
+}
+
+fn wrong(object: &AnyObject, fault: &str) -> Problem {
+    Problem { place: object.name(), fault: Fault::Other(fault.to_owned()) }
 }
 
 fn read(path: &Path, stamp: Stamp) -> Result<Vec<Delta>, String> {

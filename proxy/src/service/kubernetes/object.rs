@@ -4,9 +4,11 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use k8s_openapi::{
     api::{core::v1::Service, discovery::v1::EndpointSlice},
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
 use serde::{Deserialize, Deserializer};
+
+use super::route::{GrpcBody, HttpBody};
 
 /// The label of services that another proxy serves, which kube-proxy leaves alone too.
 pub(crate) const NO_PROXY: &str = "service.kubernetes.io/service-proxy-name";
@@ -44,25 +46,27 @@ pub(crate) struct SliceObject {
     pub(super) ports: Option<Vec<SlicePortBody>>,
 }
 
-/// Either of them, as in a file.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// Any of the objects, as in a file.
+#[derive(Clone, Debug, Default)]
 pub(super) struct AnyObject {
-    #[serde(default)]
     pub(super) kind: String,
-    #[serde(default, deserialize_with = "slim")]
-    metadata: ObjectMeta,
-    #[serde(default)]
-    spec: Option<ServiceBody>,
-    #[serde(default)]
+    pub(super) metadata: ObjectMeta,
+    pub(super) spec: Body,
     address_type: String,
-    #[serde(default)]
     endpoints: Option<Vec<EndpointBody>>,
-    #[serde(default)]
     ports: Option<Vec<SlicePortBody>>,
     /// Of a `List`.
-    #[serde(default)]
     pub(super) items: Vec<AnyObject>,
+}
+
+/// What the `spec` of an object says.
+#[derive(Clone, Debug, Default)]
+pub(super) enum Body {
+    #[default]
+    Nothing,
+    Service(ServiceBody),
+    Http(HttpBody),
+    Grpc(GrpcBody),
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -135,6 +139,7 @@ struct Metadata {
     name: Option<String>,
     namespace: Option<String>,
     resource_version: Option<String>,
+    creation_timestamp: Option<Time>,
     labels: Option<Kept>,
     annotations: Option<Kept>,
 }
@@ -173,9 +178,65 @@ impl<'de> Deserialize<'de> for Kept {
 
 // === impl AnyObject ===
 
+impl<'de> Deserialize<'de> for AnyObject {
+    /// The kind of an object says what its `spec` is: it has to come first, as tools write it. So an error
+    /// has its place.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = AnyObject;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object of Kubernetes")
+            }
+
+            fn visit_map<M: serde::de::MapAccess<'de>>(
+                self,
+                mut map: M,
+            ) -> Result<AnyObject, M::Error> {
+                let mut object = AnyObject::default();
+                let mut spec_at_first = false;
+                while let Some(key) = map.next_key::<Cow<'_, str>>()? {
+                    match &*key {
+                        "kind" => object.kind = map.next_value()?,
+                        "metadata" => object.metadata = map.next_value::<Slim>()?.0,
+                        "addressType" => object.address_type = map.next_value()?,
+                        "endpoints" => object.endpoints = map.next_value()?,
+                        "ports" => object.ports = map.next_value()?,
+                        "items" => object.items = map.next_value()?,
+                        "spec" => {
+                            spec_at_first = object.kind.is_empty();
+                            object.spec = match &*object.kind {
+                                "HTTPRoute" => Body::Http(map.next_value()?),
+                                "GRPCRoute" => Body::Grpc(map.next_value()?),
+                                _ => map
+                                    .next_value::<Option<_>>()?
+                                    .map_or(Body::Nothing, Body::Service),
+                            };
+                        }
+                        _ => _ = map.next_value::<serde::de::IgnoredAny>()?,
+                    }
+                }
+                if spec_at_first && matches!(&*object.kind, "HTTPRoute" | "GRPCRoute") {
+                    let name = object.name();
+                    return Err(serde::de::Error::custom(format!(
+                        "{name}: write kind before spec"
+                    )));
+                }
+                Ok(object)
+            }
+        }
+        deserializer.deserialize_map(Visitor)
+    }
+}
+
 impl AnyObject {
     pub(super) fn into_service(self) -> ServiceObject {
-        ServiceObject { metadata: self.metadata, spec: self.spec }
+        let spec = match self.spec {
+            Body::Service(body) => Some(body),
+            _ => None,
+        };
+        ServiceObject { metadata: self.metadata, spec }
     }
 
     pub(super) fn into_slice(self) -> SliceObject {
@@ -234,13 +295,23 @@ pub(crate) fn full_name(metadata: &ObjectMeta) -> String {
     format!("{namespace}/{}", metadata.name.as_deref().unwrap_or_default())
 }
 
-fn slim<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+/// Metadata with what is kept of it.
+struct Slim(ObjectMeta);
+
+impl<'de> Deserialize<'de> for Slim {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        slim(deserializer).map(Self)
+    }
+}
+
+pub(super) fn slim<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     let metadata = Metadata::deserialize(deserializer)?;
     let kept = |kept: Option<Kept>| kept.map(|kept| kept.0).filter(|kept| !kept.is_empty());
     Ok(ObjectMeta {
         name: metadata.name,
         namespace: metadata.namespace,
         resource_version: metadata.resource_version,
+        creation_timestamp: metadata.creation_timestamp,
         labels: kept(metadata.labels),
         annotations: kept(metadata.annotations),
         ..ObjectMeta::default()

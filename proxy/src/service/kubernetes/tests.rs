@@ -258,7 +258,7 @@ fn what_is_wrong_is_named_with_its_object() {
         ),
         (
             "kind: Pod\nmetadata: {name: web}".to_owned(),
-            "Pod default/web: is neither a Service nor an EndpointSlice; remove it",
+            "Pod default/web: is no Service, EndpointSlice, HTTPRoute or GRPCRoute; remove it",
         ),
         ("kind: Service\nspec: {}".to_owned(), "Service without a name: metadata.name is missing"),
     ] {

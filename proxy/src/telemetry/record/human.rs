@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{ConnectionRecord, Record, RequestRecord};
+use super::{ConnectionRecord, Record, RequestRecord, RouteTaken};
 use crate::{
     decision::{direction_name, source_name},
     units::{human_bytes, human_duration, rfc3339},
@@ -88,6 +88,12 @@ impl fmt::Display for RequestRecord {
         }
         if let Some(code) = self.grpc_status {
             write!(f, " grpc-status={code}")?;
+        }
+        if let Some(RouteTaken { name, rule, backend }) = &self.route {
+            write!(f, " route={name} rule={rule}")?;
+            if let Some(backend) = backend {
+                write!(f, " backend={backend}")?;
+            }
         }
         write!(
             f,

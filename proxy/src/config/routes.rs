@@ -1,0 +1,485 @@
+//! Routes without a cluster: `[[route]]`.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Visitor, value::MapAccessDeserializer},
+};
+use weir_http::FieldEdit;
+
+use crate::route::{
+    Backend, Filters, GrpcMatch, Match, Parent, PathChange, PathMatch, Pattern, Redirect, Rewrite,
+    Route, RouteId, RouteKind, Rule, TextMatch,
+};
+
+/// Rules for the requests to a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct RouteConfig {
+    written: Written,
+    /// Checked, and as the model has it.
+    #[serde(skip)]
+    route: Arc<Route>,
+}
+
+/// As it is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    /// The service, with or without a port: `shop/checkout:80`.
+    parent: String,
+    /// For records; absent for that of the parent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(default)]
+    kind: Kind,
+    #[serde(default)]
+    rule: Vec<RuleConfig>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    #[default]
+    Http,
+    Grpc,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RuleConfig {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(default, rename = "match", skip_serializing_if = "Vec::is_empty")]
+    matches: Vec<MatchConfig>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    backends: Vec<BackendConfig>,
+    #[serde(default, skip_serializing_if = "Modifier::is_empty")]
+    request_headers: Modifier,
+    #[serde(default, skip_serializing_if = "Modifier::is_empty")]
+    response_headers: Modifier,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redirect: Option<RedirectConfig>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rewrite: Option<RewriteConfig>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MatchConfig {
+    /// The first elements of the path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_exact: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_regex: Option<String>,
+    /// Of HTTP, or of gRPC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<Text>,
+    /// Of gRPC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<Text>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    headers: BTreeMap<String, Text>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    query: BTreeMap<String, Text>,
+}
+
+/// `"this"`, or `{ regex = "an expression" }`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+enum Text {
+    Exact(String),
+    Regex(Regex),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Regex {
+    regex: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BackendConfig {
+    service: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
+    #[serde(default = "one")]
+    weight: u32,
+    #[serde(default, skip_serializing_if = "Modifier::is_empty")]
+    request_headers: Modifier,
+    #[serde(default, skip_serializing_if = "Modifier::is_empty")]
+    response_headers: Modifier,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Modifier {
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    set: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    add: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    remove: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RedirectConfig {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scheme: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hostname: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prefix: Option<String>,
+    #[serde(default = "found")]
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RewriteConfig {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hostname: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prefix: Option<String>,
+}
+
+// === impl RouteConfig ===
+
+impl RouteConfig {
+    /// As the model has it.
+    #[must_use]
+    pub const fn route(&self) -> &Arc<Route> {
+        &self.route
+    }
+}
+
+impl<'de> Deserialize<'de> for RouteConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        /// Within the visitor, so that an error has the place of the table.
+        struct Table;
+        impl<'de> Visitor<'de> for Table {
+            type Value = RouteConfig;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a route")
+            }
+
+            fn visit_map<M: serde::de::MapAccess<'de>>(
+                self,
+                map: M,
+            ) -> Result<RouteConfig, M::Error> {
+                let written = Written::deserialize(MapAccessDeserializer::new(map))?;
+                let route = written.route().map_err(|fault| {
+                    serde::de::Error::custom(format!("route {:?}: {fault}", written.name()))
+                })?;
+                Ok(RouteConfig { written, route: Arc::new(route) })
+            }
+        }
+        deserializer.deserialize_map(Table)
+    }
+}
+
+// === impl Written ===
+
+impl Written {
+    fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or(&self.parent)
+    }
+
+    fn route(&self) -> Result<Route, String> {
+        let (service, port) = match self.parent.rsplit_once(':') {
+            Some((service, port)) => {
+                let port = port.parse().ok().filter(|port| *port != 0);
+                let wrong =
+                    || format!("the parent {:?} has no port; write SERVICE:PORT", self.parent);
+                (service, Some(port.ok_or_else(wrong)?))
+            }
+            None => (&*self.parent, None),
+        };
+        if self.rule.is_empty() {
+            return Err("it has no rules; write [[route.rule]]".to_owned());
+        }
+        let kind = match self.kind {
+            Kind::Http => RouteKind::Http,
+            Kind::Grpc => RouteKind::Grpc,
+        };
+        let rules = self.rule.iter().enumerate().map(|(at, rule)| {
+            let named = rule.name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+            rule.rule(kind).map_err(|fault| format!("rule {at}{named}: {fault}"))
+        });
+        Ok(Route {
+            id: RouteId { kind, name: self.name().into() },
+            namespace: None,
+            created: None,
+            parents: vec![Parent { service: service.into(), port }],
+            rules: rules.collect::<Result<_, _>>()?,
+            notes: Vec::new(),
+        })
+    }
+}
+
+// === impl RuleConfig ===
+
+impl RuleConfig {
+    fn rule(&self, kind: RouteKind) -> Result<Rule, String> {
+        let any = MatchConfig::default();
+        let matches = if self.matches.is_empty() { &[any][..] } else { &self.matches };
+        let backends = self.backends.iter().map(|it| Backend {
+            service: it.service.as_str().into(),
+            port: it.port,
+            weight: it.weight,
+            filters: Filters {
+                request: it.request_headers.edits(),
+                response: it.response_headers.edits(),
+                ..Filters::default()
+            },
+        });
+        let text = |it: &Option<String>| it.as_deref().map(Into::into);
+        let redirect = self.redirect.as_ref().map(|it| {
+            Ok::<_, String>(Redirect {
+                scheme: text(&it.scheme),
+                hostname: text(&it.hostname),
+                port: it.port,
+                path: change(&it.path, &it.prefix)?,
+                status: it.status,
+            })
+        });
+        let rewrite = self.rewrite.as_ref().map(|it| {
+            let path = change(&it.path, &it.prefix)?;
+            Ok::<_, String>(Rewrite { hostname: text(&it.hostname), path })
+        });
+        let rule = Rule {
+            name: text(&self.name),
+            matches: matches.iter().map(|it| it.of(kind)).collect::<Result<_, String>>()?,
+            filters: Filters {
+                request: self.request_headers.edits(),
+                response: self.response_headers.edits(),
+                redirect: redirect.transpose()?,
+                rewrite: rewrite.transpose()?,
+            },
+            backends: backends.collect(),
+        };
+        if rule.backends.is_empty() && rule.filters.redirect.is_none() {
+            return Err("it leads nowhere; write backends or redirect".to_owned());
+        }
+        rule.check()?;
+        Ok(rule)
+    }
+}
+
+// === impl MatchConfig ===
+
+impl MatchConfig {
+    fn of(&self, kind: RouteKind) -> Result<Match, String> {
+        let text = |it: &Text| it.of();
+        let path = match (&self.path, &self.path_exact, &self.path_regex) {
+            (None, None, None) => None,
+            (Some(prefix), None, None) => Some(PathMatch::Prefix(prefix.as_str().into())),
+            (None, Some(exact), None) => Some(PathMatch::Exact(exact.as_str().into())),
+            (None, None, Some(regex)) => Some(PathMatch::Pattern(Pattern::new(regex)?)),
+            _ => return Err("path, path_exact and path_regex exclude each other".to_owned()),
+        };
+        let (path, method) = match (kind, path, &self.method) {
+            (RouteKind::Http, _, _) if self.service.is_some() => {
+                return Err("a service is matched in a route of kind \"grpc\" only".to_owned());
+            }
+            (RouteKind::Http, _, Some(Text::Regex(_))) => {
+                return Err("the method of HTTP is no expression".to_owned());
+            }
+            (RouteKind::Http, path, method) => {
+                let method = method.as_ref().and_then(|it| match it {
+                    Text::Exact(method) => Some(method.as_str().into()),
+                    Text::Regex(_) => None,
+                });
+                (path.unwrap_or_default(), method)
+            }
+            (RouteKind::Grpc, Some(_), _) => {
+                return Err("a call is matched by service and method, not by its path".to_owned());
+            }
+            (RouteKind::Grpc, None, method) => {
+                let service = self.service.as_ref().map(text).transpose()?;
+                let method = method.as_ref().map(text).transpose()?;
+                (PathMatch::Grpc(GrpcMatch { service, method }), None)
+            }
+        };
+        let named = |all: &BTreeMap<String, Text>| {
+            let each = |(name, value): (&String, &Text)| Ok((name.as_str().into(), value.of()?));
+            all.iter().map(each).collect::<Result<_, String>>()
+        };
+        Ok(Match { path, method, headers: named(&self.headers)?, query: named(&self.query)? })
+    }
+}
+
+// === impl Text ===
+
+impl Text {
+    fn of(&self) -> Result<TextMatch, String> {
+        Ok(match self {
+            Self::Exact(text) => TextMatch::Exact(text.as_str().into()),
+            Self::Regex(Regex { regex }) => TextMatch::Pattern(Pattern::new(regex)?),
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Text;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"TEXT\" or { regex = \"EXPRESSION\" }")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Text, E> {
+                Ok(Text::Exact(text.to_owned()))
+            }
+
+            fn visit_map<M: serde::de::MapAccess<'de>>(self, map: M) -> Result<Text, M::Error> {
+                Regex::deserialize(MapAccessDeserializer::new(map)).map(Text::Regex)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+// === impl Modifier ===
+
+impl Modifier {
+    fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.add.is_empty() && self.remove.is_empty()
+    }
+
+    fn edits(&self) -> Vec<FieldEdit> {
+        let set = self
+            .set
+            .iter()
+            .map(|(name, value)| FieldEdit::Set(name.as_str().into(), value.as_str().into()));
+        let add = self
+            .add
+            .iter()
+            .map(|(name, value)| FieldEdit::Add(name.as_str().into(), value.as_str().into()));
+        let remove = self.remove.iter().map(|name| FieldEdit::Remove(name.as_str().into()));
+        set.chain(add).chain(remove).collect()
+    }
+}
+
+// === helpers ===
+
+/// Routes whose names are all different.
+///
+/// # Errors
+/// At the route that is wrong.
+pub(super) fn all<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<RouteConfig>, D::Error> {
+    let routes = Vec::<RouteConfig>::deserialize(deserializer)?;
+    for (at, route) in routes.iter().enumerate() {
+        let id = &route.route.id;
+        if routes[..at].iter().any(|other| other.route.id == *id) {
+            let name = &id.name;
+            let wrong = format!("route {name:?} is there twice; give each a name of its own");
+            return Err(serde::de::Error::custom(wrong));
+        }
+    }
+    Ok(routes)
+}
+
+fn change(full: &Option<String>, prefix: &Option<String>) -> Result<Option<PathChange>, String> {
+    match (full, prefix) {
+        (None, None) => Ok(None),
+        (Some(full), None) => Ok(Some(PathChange::Full(full.as_str().into()))),
+        (None, Some(prefix)) => Ok(Some(PathChange::Prefix(prefix.as_str().into()))),
+        (Some(_), Some(_)) => Err("path and prefix exclude each other".to_owned()),
+    }
+}
+
+const fn one() -> u32 {
+    1
+}
+
+const fn found() -> u16 {
+    302
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+
+    fn load(text: &str) -> Result<Config, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let path = file.path().display().to_string();
+        Config::load(file.path()).map_err(|error| error.to_string().replace(&path, "FILE"))
+    }
+
+    const SHOP: &str = r#"
+[[route]]
+parent = "shop/checkout:80"
+[[route.rule]]
+name = "new"
+match = [{ path = "/v2", headers = { version = { regex = "two|2" } }, method = "GET" }]
+backends = [{ service = "shop/checkout-v2", weight = 90 }, { service = "shop/checkout" }]
+request_headers = { set = { x-new = "1" }, remove = ["x-old"] }
+rewrite = { hostname = "v2.test", prefix = "/" }
+[[route.rule]]
+redirect = { scheme = "https", status = 301 }
+[[route]]
+parent = "shop/cart"
+kind = "grpc"
+[[route.rule]]
+match = [{ service = "shop.Cart", method = "Add" }]
+backends = [{ service = "shop/cart" }]
+"#;
+
+    #[test]
+    fn routes_are_read_and_printed_as_they_are() {
+        let config = load(SHOP).unwrap();
+        let [checkout, cart] = &config.process.route[..] else { panic!() };
+        let rule = &checkout.route().rules[0];
+        assert_eq!(rule.matches[0].to_string(), "GET /v2/*, version ~ two|2");
+        assert_eq!((rule.backends[0].weight, rule.backends[1].weight), (90, 1));
+        assert_eq!(checkout.route().parents[0].port, Some(80));
+        assert_eq!(cart.route().id.to_string(), "GRPCRoute shop/cart");
+        assert_eq!(load(&config.to_toml()).unwrap(), config);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place() {
+        for (from, to, expected) in [
+            ("path = \"/v2\"", "paht = \"/v2\"", "line 6, column 12: unknown field `paht`"),
+            ("weight = 90", "weight = -1", "line 7"),
+            (
+                "two|2",
+                "two|(2",
+                "route \"shop/checkout:80\": rule 0 (new): \"two|(2\" is no regular",
+            ),
+            ("/v2", "v2", "rule 0 (new): the path \"v2\" does not begin with a slash"),
+            ("status = 301", "status = 300", "rule 1: 300 is no redirect"),
+            ("x-old", "Connection", "Connection belongs to the connection"),
+            ("checkout:80", "checkout:http", "the parent \"shop/checkout:http\" has no port"),
+            ("shop/cart\"\nkind", "shop/cart\"\nname = \"x\"\nkimd", "unknown field `kimd`"),
+            (
+                "kind = \"grpc\"",
+                "kind = \"http\"",
+                "a service is matched in a route of kind \"grpc\"",
+            ),
+            ("method = \"GET\"", "path_exact = \"/a\"", "path, path_exact and path_regex exclude"),
+        ] {
+            let error = load(&SHOP.replace(from, to)).unwrap_err();
+            assert!(error.starts_with("config FILE, line "), "{error}");
+            assert!(error.contains(expected), "{error} != {expected}");
+        }
+    }
+}

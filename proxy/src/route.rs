@@ -1,0 +1,30 @@
+//! Routes of requests, as the Gateway API has them: which rule a request matches, and what that does with
+//! it. Pure: knows no sockets, no services and no sources.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `model.rs` | routes as their sources tell of them |
+//! | `matches.rs` | whether a request is meant |
+//! | `precedence.rs` | which of several matches counts |
+//! | `table.rs` | all rules for one destination, made for fast matching |
+//! | `filter.rs` | what a rule changes of a request, and redirects |
+//! | `weights.rs` | which of several backends |
+//! | `check.rs` | rules that cannot be |
+
+mod check;
+mod filter;
+mod matches;
+mod model;
+mod precedence;
+mod table;
+#[cfg(test)]
+mod tests;
+mod weights;
+
+pub use self::{
+    filter::{Filters, PathChange, Redirect, Rewrite, check_field},
+    matches::{GrpcMatch, Match, PathMatch, Pattern, TextMatch},
+    model::{Backend, Parent, Route, RouteId, RouteKind, Rule},
+    table::{Found, Table},
+    weights::Weights,
+};

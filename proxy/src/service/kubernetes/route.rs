@@ -1,0 +1,548 @@
+//! HTTPRoutes and GRPCRoutes of the Gateway API, read strictly: a field that weir does not know is an
+//! error, because a route without it would do something else.
+
+use std::{borrow::Cow, fmt, marker::PhantomData, sync::Arc};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use weir_http::FieldEdit;
+
+use super::{
+    super::{Delta, Problem, error::Fault},
+    object::{full_name, slim},
+};
+use crate::route::{
+    Backend, Filters, GrpcMatch, Match, Parent, PathChange, PathMatch, Pattern, Redirect, Rewrite,
+    Route, RouteId, RouteKind, Rule, TextMatch,
+};
+
+/// The group of the Gateway API.
+const GROUP: &str = "gateway.networking.k8s.io";
+
+/// What a route of a kind says.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, bound(deserialize = "M: DeserializeOwned"))]
+pub(super) struct RouteBody<M> {
+    #[serde(default)]
+    parent_refs: Vec<ParentRef>,
+    #[serde(default)]
+    hostnames: Vec<String>,
+    #[serde(default)]
+    rules: Vec<RuleBody<M>>,
+}
+
+/// Of an HTTPRoute.
+pub(super) type HttpBody = RouteBody<HttpMatch>;
+/// Of a GRPCRoute.
+pub(super) type GrpcBody = RouteBody<CallMatch>;
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ParentRef {
+    #[serde(default = "gateway_group")]
+    group: String,
+    #[serde(default = "gateway")]
+    kind: String,
+    namespace: Option<String>,
+    name: String,
+    section_name: Option<String>,
+    port: Option<u16>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, bound(deserialize = "M: DeserializeOwned"))]
+struct RuleBody<M> {
+    name: Option<String>,
+    #[serde(default = "Vec::new")]
+    matches: Vec<M>,
+    #[serde(default)]
+    filters: Vec<FilterBody>,
+    #[serde(default)]
+    backend_refs: Vec<BackendRef>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct HttpMatch {
+    path: Option<PathBody>,
+    #[serde(default)]
+    headers: Vec<NamedMatch>,
+    #[serde(default)]
+    query_params: Vec<NamedMatch>,
+    method: Option<Method>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct CallMatch {
+    method: Option<CallMethod>,
+    #[serde(default)]
+    headers: Vec<NamedMatch>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CallMethod {
+    #[serde(default, rename = "type")]
+    kind: TextKind,
+    service: Option<String>,
+    method: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PathBody {
+    #[serde(default, rename = "type")]
+    kind: PathKind,
+    #[serde(default = "root")]
+    value: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+enum PathKind {
+    Exact,
+    #[default]
+    PathPrefix,
+    RegularExpression,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+enum TextKind {
+    #[default]
+    Exact,
+    RegularExpression,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NamedMatch {
+    #[serde(default, rename = "type")]
+    kind: TextKind,
+    name: String,
+    value: String,
+}
+
+/// A method that a match can name.
+#[derive(Clone, Debug)]
+struct Method(Box<str>);
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct FilterBody {
+    #[serde(rename = "type")]
+    kind: FilterKind,
+    request_header_modifier: Option<Modifier>,
+    response_header_modifier: Option<Modifier>,
+    request_redirect: Option<RedirectBody>,
+    url_rewrite: Option<RewriteBody>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+enum FilterKind {
+    RequestHeaderModifier,
+    ResponseHeaderModifier,
+    RequestRedirect,
+    #[serde(rename = "URLRewrite")]
+    UrlRewrite,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Modifier {
+    #[serde(default)]
+    set: Vec<Header>,
+    #[serde(default)]
+    add: Vec<Header>,
+    #[serde(default)]
+    remove: Vec<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    name: String,
+    value: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RedirectBody {
+    scheme: Option<String>,
+    hostname: Option<String>,
+    path: Option<PathChangeBody>,
+    port: Option<u16>,
+    #[serde(default = "found")]
+    status_code: u16,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RewriteBody {
+    hostname: Option<String>,
+    path: Option<PathChangeBody>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(tag = "type", rename_all_fields = "camelCase", deny_unknown_fields)]
+enum PathChangeBody {
+    ReplaceFullPath { replace_full_path: String },
+    ReplacePrefixMatch { replace_prefix_match: String },
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct BackendRef {
+    #[serde(default)]
+    group: String,
+    #[serde(default = "service")]
+    kind: String,
+    namespace: Option<String>,
+    name: String,
+    port: Option<u16>,
+    #[serde(default = "one")]
+    weight: u32,
+    #[serde(default)]
+    filters: Vec<FilterBody>,
+}
+
+/// A route as an API server has it. What is in it is read strictly only where a Service is its parent: others
+/// are not weir's.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(bound = "")]
+pub(crate) struct RouteObject<M> {
+    #[serde(default, deserialize_with = "slim")]
+    metadata: ObjectMeta,
+    #[serde(default)]
+    spec: serde_json::Value,
+    #[serde(skip)]
+    _of: PhantomData<M>,
+}
+
+/// An HTTPRoute.
+pub(crate) type HttpRouteObject = RouteObject<HttpMatch>;
+/// A GRPCRoute.
+pub(crate) type GrpcRouteObject = RouteObject<CallMatch>;
+
+/// The matches of a kind of route.
+pub(crate) trait MatchBody: DeserializeOwned {
+    const KIND: RouteKind;
+    const PLURAL: &'static str;
+
+    fn convert(self) -> Result<Match, String>;
+}
+
+/// The route that an object is.
+///
+/// # Errors
+/// What is wrong with the object, which is not to be taken over then.
+pub(super) fn route<M: MatchBody>(
+    metadata: &ObjectMeta,
+    body: RouteBody<M>,
+) -> Result<Route, Problem> {
+    let name: Arc<str> = full_name(metadata).into();
+    let id = RouteId { kind: M::KIND, name };
+    let place = id.to_string();
+    convert(metadata, id, body).map_err(|fault| Problem { place, fault: Fault::Other(fault) })
+}
+
+// === impl RouteObject ===
+
+impl<M: MatchBody> RouteObject<M> {
+    /// What the object changes. One that is wrong leaves the route as it was, and one without a Service as
+    /// parent is none.
+    pub(crate) fn delta(&self) -> Delta {
+        let id = RouteId { kind: M::KIND, name: full_name(&self.metadata).into() };
+        let parents = self.spec["parentRefs"].as_array().into_iter().flatten();
+        if !parents.into_iter().any(|it| it["kind"] == "Service") {
+            return Delta::NoRoute(id);
+        }
+        let body = serde_json::from_value::<RouteBody<M>>(self.spec.clone());
+        let read = body.map_err(|error| error.to_string()).and_then(|body| {
+            route(&self.metadata, body).map_err(|problem| problem.fault.to_string())
+        });
+        read.map_or_else(|fault| Delta::RefusedRoute(id, fault), Delta::Route)
+    }
+}
+
+impl<M: MatchBody> kube::Resource for RouteObject<M> {
+    type DynamicType = ();
+    type Scope = kube::core::NamespaceResourceScope;
+
+    fn kind(_: &()) -> Cow<'_, str> {
+        M::KIND.name().into()
+    }
+
+    fn group(_: &()) -> Cow<'_, str> {
+        GROUP.into()
+    }
+
+    fn version(_: &()) -> Cow<'_, str> {
+        "v1".into()
+    }
+
+    fn plural(_: &()) -> Cow<'_, str> {
+        M::PLURAL.into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+// === impl Method ===
+
+impl<'de> Deserialize<'de> for Method {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = Method;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a method")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Method, E> {
+                const KNOWN: [&str; 9] = [
+                    "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
+                ];
+                match KNOWN.contains(&text) {
+                    true => Ok(Method(text.into())),
+                    false => {
+                        Err(E::custom(format!("{text:?} is no method; write one such as GET")))
+                    }
+                }
+            }
+        }
+        deserializer.deserialize_str(Visitor)
+    }
+}
+
+// === impl HttpMatch ===
+
+impl MatchBody for HttpMatch {
+    const KIND: RouteKind = RouteKind::Http;
+    const PLURAL: &'static str = "httproutes";
+
+    fn convert(self) -> Result<Match, String> {
+        let path = match self.path {
+            None => PathMatch::default(),
+            Some(PathBody { kind: PathKind::Exact, value }) => PathMatch::Exact(value.into()),
+            Some(PathBody { kind: PathKind::PathPrefix, value }) => PathMatch::Prefix(value.into()),
+            Some(PathBody { kind: PathKind::RegularExpression, value }) => {
+                PathMatch::Pattern(Pattern::new(&value)?)
+            }
+        };
+        Ok(Match {
+            path,
+            method: self.method.map(|method| method.0),
+            headers: named(self.headers, str::eq_ignore_ascii_case)?,
+            query: named(self.query_params, PartialEq::eq)?,
+        })
+    }
+}
+
+// === impl CallMatch ===
+
+impl MatchBody for CallMatch {
+    const KIND: RouteKind = RouteKind::Grpc;
+    const PLURAL: &'static str = "grpcroutes";
+
+    fn convert(self) -> Result<Match, String> {
+        let path = match self.method {
+            None => GrpcMatch::default(),
+            Some(CallMethod { service: None, method: None, .. }) => {
+                return Err("a match of a method names neither a service nor a method".to_owned());
+            }
+            Some(CallMethod { kind, service, method }) => GrpcMatch {
+                service: service.map(|it| text(kind, &it)).transpose()?,
+                method: method.map(|it| text(kind, &it)).transpose()?,
+            },
+        };
+        let headers = named(self.headers, str::eq_ignore_ascii_case)?;
+        Ok(Match { path: PathMatch::Grpc(path), headers, ..Match::default() })
+    }
+}
+
+// === helpers ===
+
+fn convert<M: MatchBody>(
+    metadata: &ObjectMeta,
+    id: RouteId,
+    body: RouteBody<M>,
+) -> Result<Route, String> {
+    let namespace = metadata.namespace.as_deref().unwrap_or("default");
+    let RouteBody { parent_refs, hostnames, rules } = body;
+    let mut notes = Vec::new();
+    if !hostnames.is_empty() {
+        notes.push("hostnames have no effect for a parent that is a Service".to_owned());
+    }
+    let mut parents = Vec::new();
+    for (at, parent) in parent_refs.into_iter().enumerate() {
+        if parent.kind != "Service" || !parent.group.is_empty() {
+            notes.push(format!("the parent {} {} is not weir's", parent.kind, parent.name));
+            continue;
+        }
+        if parent.section_name.is_some() {
+            return Err(format!("parentRefs[{at}].sectionName is not supported; write port"));
+        }
+        let in_namespace = parent.namespace.as_deref().unwrap_or(namespace);
+        let service = format!("{in_namespace}/{}", parent.name).into();
+        parents.push(Parent { service, port: parent.port });
+    }
+    if parents.is_empty() {
+        let wanted = "write one with group \"\" and kind Service";
+        return Err(format!("it has no parent that is a Service; {wanted}"));
+    }
+    if rules.is_empty() {
+        return Err("it has no rules".to_owned());
+    }
+    let rules = rules.into_iter().enumerate().map(|(at, body)| {
+        let named = body.name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+        rule(body, namespace).map_err(|fault| format!("rules[{at}]{named}: {fault}"))
+    });
+    Ok(Route {
+        id,
+        namespace: Some(namespace.into()),
+        created: metadata.creation_timestamp.as_ref().map(|time| time.0.to_string().into()),
+        parents,
+        rules: rules.collect::<Result<_, _>>()?,
+        notes,
+    })
+}
+
+fn rule<M: MatchBody>(body: RuleBody<M>, namespace: &str) -> Result<Rule, String> {
+    let matches =
+        body.matches.into_iter().map(MatchBody::convert).collect::<Result<Vec<_>, _>>()?;
+    let matches = match (matches.is_empty(), M::KIND) {
+        (true, RouteKind::Grpc) => {
+            vec![Match { path: PathMatch::Grpc(GrpcMatch::default()), ..Match::default() }]
+        }
+        _ => matches,
+    };
+    let backends = body.backend_refs.into_iter().map(|it| {
+        let BackendRef { group, kind, name, port, weight, .. } = it;
+        if kind != "Service" || !group.is_empty() {
+            return Err(format!("the backend {kind} {name} is no Service"));
+        }
+        let Some(port) = port else {
+            return Err(format!("the backend {name} has no port; write port"));
+        };
+        let namespace = it.namespace.as_deref().unwrap_or(namespace);
+        let service = format!("{namespace}/{name}").into();
+        Ok(Backend { service, port: Some(port), weight, filters: filters(it.filters)? })
+    });
+    let rule = Rule {
+        name: body.name.map(Into::into),
+        matches,
+        filters: filters(body.filters)?,
+        backends: backends.collect::<Result<_, String>>()?,
+    };
+    rule.check()?;
+    Ok(rule)
+}
+
+fn filters(bodies: Vec<FilterBody>) -> Result<Filters, String> {
+    let mut filters = Filters::default();
+    for body in bodies {
+        let (kind, mut is_said) = (body.kind, false);
+        if let (FilterKind::RequestHeaderModifier, Some(it)) = (kind, &body.request_header_modifier)
+        {
+            filters.request.extend(edits(it));
+            is_said = true;
+        }
+        if let (FilterKind::ResponseHeaderModifier, Some(it)) =
+            (kind, &body.response_header_modifier)
+        {
+            filters.response.extend(edits(it));
+            is_said = true;
+        }
+        if let (FilterKind::RequestRedirect, Some(it)) = (kind, &body.request_redirect) {
+            filters.redirect = Some(Redirect {
+                scheme: it.scheme.as_deref().map(Into::into),
+                hostname: it.hostname.as_deref().map(Into::into),
+                port: it.port,
+                path: it.path.as_ref().map(path_change),
+                status: it.status_code,
+            });
+            is_said = true;
+        }
+        if let (FilterKind::UrlRewrite, Some(it)) = (kind, &body.url_rewrite) {
+            filters.rewrite = Some(Rewrite {
+                hostname: it.hostname.as_deref().map(Into::into),
+                path: it.path.as_ref().map(path_change),
+            });
+            is_said = true;
+        }
+        if !is_said {
+            return Err(format!("a filter of type {kind:?} does not say what it changes"));
+        }
+    }
+    Ok(filters)
+}
+
+fn edits(it: &Modifier) -> impl Iterator<Item = FieldEdit> {
+    let set = it.set.iter().map(|it| FieldEdit::Set((*it.name).into(), (*it.value).into()));
+    let add = it.add.iter().map(|it| FieldEdit::Add((*it.name).into(), (*it.value).into()));
+    let remove = it.remove.iter().map(|name| FieldEdit::Remove(name.as_str().into()));
+    set.chain(add).chain(remove)
+}
+
+fn path_change(body: &PathChangeBody) -> PathChange {
+    match body {
+        PathChangeBody::ReplaceFullPath { replace_full_path } => {
+            PathChange::Full(replace_full_path.as_str().into())
+        }
+        PathChangeBody::ReplacePrefixMatch { replace_prefix_match } => {
+            PathChange::Prefix(replace_prefix_match.as_str().into())
+        }
+    }
+}
+
+fn text(kind: TextKind, value: &str) -> Result<TextMatch, String> {
+    Ok(match kind {
+        TextKind::Exact => TextMatch::Exact(value.into()),
+        TextKind::RegularExpression => TextMatch::Pattern(Pattern::new(value)?),
+    })
+}
+
+/// Of several with one name the first counts (`HTTPRouteMatch.headers`).
+fn named(
+    matches: Vec<NamedMatch>,
+    is_same: impl Fn(&str, &str) -> bool,
+) -> Result<Vec<(Box<str>, TextMatch)>, String> {
+    let mut all: Vec<(Box<str>, TextMatch)> = Vec::new();
+    for it in matches {
+        if !all.iter().any(|known| is_same(&known.0, &it.name)) {
+            all.push((it.name.as_str().into(), text(it.kind, &it.value)?));
+        }
+    }
+    Ok(all)
+}
+
+fn gateway_group() -> String {
+    GROUP.to_owned()
+}
+
+fn gateway() -> String {
+    "Gateway".to_owned()
+}
+
+fn service() -> String {
+    "Service".to_owned()
+}
+
+fn root() -> String {
+    "/".to_owned()
+}
+
+const fn one() -> u32 {
+    1
+}
+
+const fn found() -> u16 {
+    302
+}

@@ -1,0 +1,235 @@
+//! What is in force of routes, for people and programs.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use weir_http::{FieldEdit, RequestView};
+
+use super::{
+    Services, SourceReport,
+    routes::{InForce, RouteKey, Routes},
+};
+use crate::route::{Filters, Match, PathChange, Route};
+
+/// All routes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RoutesReport {
+    /// Where they are told from.
+    pub sources: Vec<SourceReport>,
+    /// By name.
+    pub routes: Vec<RouteReport>,
+}
+
+/// A route.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RouteReport {
+    /// `HTTPRoute` or `GRPCRoute`.
+    pub kind: String,
+    /// Its name.
+    pub route: String,
+    /// Where it is defined.
+    pub source: String,
+    /// When it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<String>,
+    /// The ports of services that it is in force for, as `SERVICE:PORT`.
+    pub in_force: Vec<String>,
+    /// For the clients of its namespace alone.
+    pub consumer: bool,
+    /// What is not in force, and why.
+    pub problems: Vec<String>,
+    /// What has no effect.
+    pub notes: Vec<String>,
+    /// The rules.
+    pub rules: Vec<RuleReport>,
+}
+
+/// A rule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RuleReport {
+    /// The name, or the place among the rules, which counts from zero.
+    pub rule: String,
+    /// One of these is to match.
+    pub matches: Vec<String>,
+    /// What it changes.
+    pub filters: Vec<String>,
+    /// Where requests go.
+    pub backends: Vec<BackendReport>,
+}
+
+/// A backend of a rule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BackendReport {
+    /// The service.
+    pub service: String,
+    /// Its port, if the route says one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// As it is written.
+    pub weight: u32,
+    /// Its part of the requests, of 1.
+    pub share: f64,
+    /// Endpoints that are used; absent where it is not known how many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoints: Option<usize>,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RequestReport {
+    /// The route, where a rule matches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+    /// What of the rule has matched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// The rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<RuleReport>,
+    /// In words.
+    pub outcome: String,
+}
+
+// === impl Services ===
+
+impl Services {
+    /// All routes, and what of them is in force.
+    #[must_use]
+    pub fn report_routes(&self) -> RoutesReport {
+        let linked = self.routes();
+        let routes = self.all_routes();
+        let report = |(key, route)| report_of(self, key, route, linked.as_deref());
+        let routes = routes.iter().map(|(key, route)| report((key, route))).collect();
+        RoutesReport { sources: self.report_sources(), routes }
+    }
+
+    /// What becomes of a request of a client in a namespace to a destination; `None` where the destination
+    /// has no routes.
+    #[must_use]
+    pub fn report_request(
+        &self,
+        destination: SocketAddr,
+        namespace: Option<&str>,
+        request: &RequestView<'_>,
+    ) -> Option<RequestReport> {
+        let target = self.find(destination)?;
+        let routing = self.routing(&target, destination.port(), namespace)?;
+        let plain = |outcome: &str| {
+            let outcome = outcome.to_owned();
+            Some(RequestReport { route: None, by: None, rule: None, outcome })
+        };
+        if !routing.concerns(request) {
+            return plain("the routes are for calls of gRPC alone: it goes to the service");
+        }
+        let Some((rule, by)) = routing.find(request) else {
+            return plain("no rule matches: weir answers with 404");
+        };
+        let filters = &rule.rule().filters;
+        let outcome = match &filters.redirect {
+            Some(redirect) => {
+                let location = redirect.location(request, by, destination.port());
+                let location = location.unwrap_or_else(|| "a host that it has to name".to_owned());
+                format!("weir answers with {} to {location}", redirect.status)
+            }
+            None if rule.shares().all(|(_, share)| share <= 0.0) => {
+                "the rule has no backend: weir answers with 500".to_owned()
+            }
+            None => "it goes to one of the backends".to_owned(),
+        };
+        Some(RequestReport {
+            route: Some(rule.route.id.to_string()),
+            by: Some(by.to_string()),
+            rule: Some(rule_report(self, rule, destination.is_ipv6())),
+            outcome,
+        })
+    }
+}
+
+// === helpers ===
+
+fn report_of(
+    services: &Services,
+    key: &RouteKey,
+    route: &Route,
+    linked: Option<&Routes>,
+) -> RouteReport {
+    let attached = linked.and_then(|it| it.attached.get(key));
+    let in_force: Vec<_> =
+        attached.into_iter().flatten().map(|(service, port)| format!("{service}:{port}")).collect();
+    let problems = linked.iter().flat_map(|it| &it.problems).filter(|it| it.0 == *key);
+    let mut problems: Vec<_> = problems.map(|it| it.1.fault.to_string()).collect();
+    problems.extend(services.refused_route(key));
+    let own = |parent: &crate::route::Parent| {
+        let namespace = parent.service.split_once('/').map(|it| it.0);
+        route.namespace.is_none() || route.namespace.as_deref() == namespace
+    };
+    RouteReport {
+        kind: key.1.kind.name().to_owned(),
+        route: key.1.name.to_string(),
+        source: key.0.name().to_owned(),
+        created: route.created.as_deref().map(str::to_owned),
+        in_force,
+        consumer: !route.parents.iter().all(own),
+        problems,
+        notes: route.notes.clone(),
+        rules: linked
+            .and_then(|it| it.rules_of(key))
+            .map(|rules| rules.iter().map(|rule| rule_report(services, rule, false)).collect())
+            .unwrap_or_default(),
+    }
+}
+
+fn rule_report(services: &Services, in_force: &InForce, is_ipv6: bool) -> RuleReport {
+    let rule = in_force.rule();
+    let backends = in_force.shares().zip(&rule.backends).map(|((linked, share), backend)| {
+        let target = linked.target(is_ipv6);
+        BackendReport {
+            service: backend.service.to_string(),
+            port: backend.port,
+            weight: backend.weight,
+            share,
+            endpoints: target.map(|target| services.look(&target).pool().len()),
+        }
+    });
+    let any = [Match::default()];
+    let matches = if rule.matches.is_empty() { &any[..] } else { &rule.matches };
+    RuleReport {
+        rule: rule.label(in_force.place).to_string(),
+        matches: matches.iter().map(ToString::to_string).collect(),
+        filters: filters(&rule.filters),
+        backends: backends.collect(),
+    }
+}
+
+fn filters(it: &Filters) -> Vec<String> {
+    let edit = |of: &'static str| {
+        move |edit: &FieldEdit| match edit {
+            FieldEdit::Set(name, value) => format!("{of}: set {name}: {value}"),
+            FieldEdit::Add(name, value) => format!("{of}: add {name}: {value}"),
+            FieldEdit::Remove(name) => format!("{of}: remove {name}"),
+        }
+    };
+    let mut all: Vec<_> = it.request.iter().map(edit("request")).collect();
+    all.extend(it.response.iter().map(edit("response")));
+    let path = |change: &PathChange| match change {
+        PathChange::Full(path) => format!("path {path}"),
+        PathChange::Prefix(path) => format!("prefix {path}"),
+    };
+    if let Some(rewrite) = &it.rewrite {
+        let host = rewrite.hostname.as_ref().map(|host| format!("host {host}"));
+        let parts: Vec<_> = host.into_iter().chain(rewrite.path.as_ref().map(path)).collect();
+        all.push(format!("rewrite: {}", parts.join(", ")));
+    }
+    if let Some(redirect) = &it.redirect {
+        let parts = [
+            Some(redirect.status.to_string()),
+            redirect.scheme.as_ref().map(|it| format!("scheme {it}")),
+            redirect.hostname.as_ref().map(|it| format!("host {it}")),
+            redirect.port.map(|it| format!("port {it}")),
+            redirect.path.as_ref().map(path),
+        ];
+        let parts: Vec<_> = parts.into_iter().flatten().collect();
+        all.push(format!("redirect: {}", parts.join(", ")));
+    }
+    all
+}
