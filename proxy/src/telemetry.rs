@@ -40,6 +40,7 @@ use std::{
 };
 
 use crate::budget::{Budgets, Share};
+use crate::config::RecordFormat;
 use crate::decision::{Detection, Direction, Source};
 use crate::sync::lock;
 use connection::Live;
@@ -215,10 +216,16 @@ impl Telemetry {
         self.inner.sinks.metrics.label(workload, pod);
     }
 
+    /// Sets the format of a workload's records; `None` for that of the process.
+    pub fn set_record_format(&self, workload: &str, format: Option<RecordFormat>) {
+        self.inner.sinks.records.set_format(workload, format);
+    }
+
     /// Takes away what was counted of a workload that is gone with its last connection.
     pub fn forget_workload(&self, workload: &str) {
         self.inner.sinks.metrics.forget(workload);
         self.inner.sinks.stats.forget(workload);
+        self.set_record_format(workload, None);
     }
 
     /// An accept failed for want of descriptors or memory; an `errno`.

@@ -184,6 +184,7 @@ impl Workload {
         let fails_closed = settings.workload.fail == Fail::Closed;
         let slots = WorkloadSlots::new(listeners, &shared.telemetry, &name, fails_closed);
         let balance = Arc::new(WorkloadMode::new(settings.outbound.balance));
+        shared.telemetry.set_record_format(&name, settings.workload.record_format);
         let namespace = pod.as_ref().map(|pod| pod.namespace.as_str().into());
         let upstream =
             ToEndpoints::new(Arc::clone(&shared.services), Arc::clone(&balance), namespace);

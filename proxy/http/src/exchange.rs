@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::RouteName;
+use crate::{RouteName, TraceParent};
 
 /// One of a connection's two peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,6 +32,8 @@ pub struct Exchange {
     pub grpc_status: Option<u32>,
     /// True for `content-type: application/grpc…`.
     pub grpc: bool,
+    /// The `traceparent` of the request, if it is valid.
+    pub trace: Option<Arc<TraceParent>>,
     /// When the request head was complete.
     pub started: SystemTime,
     /// From the request head to the final response head.
@@ -98,6 +100,8 @@ pub struct RequestInfo {
     pub path: Arc<str>,
     /// The content is gRPC's.
     pub grpc: bool,
+    /// `traceparent`, if it is valid.
+    pub trace: Option<Arc<TraceParent>>,
 }
 
 /// Why a request could be sent once more: its endpoint has certainly not processed it.

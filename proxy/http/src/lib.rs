@@ -12,6 +12,7 @@ mod exchange;
 pub mod h1;
 pub mod h2;
 mod routing;
+mod trace;
 mod tracker;
 
 pub use self::connection::Connection;
@@ -24,6 +25,7 @@ pub use self::routing::{
     FieldEdit, OwnAnswer, RequestEdits, RequestView, RouteName, RouteTo, Routed, TimeLimits,
     edit_request, edit_response, head_length,
 };
+pub use self::trace::TraceParent;
 pub use self::tracker::{Tracker, is_grpc};
 
 /// The header that names the reason of an answer of weir's own.

@@ -37,6 +37,7 @@ impl<S: ExchangeSink + ?Sized> Tracker<S> {
             status: None,
             grpc_status: None,
             grpc: request.grpc,
+            trace: request.trace,
             started: SystemTime::now(),
             time_to_head: None,
             duration: Duration::ZERO,

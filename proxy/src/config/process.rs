@@ -93,7 +93,7 @@ pub enum BpfLog {
 pub struct RecordConfig {
     /// Where they go; `-` is stdout; absent for nowhere.
     pub file: Option<PathBuf>,
-    /// How they are written.
+    /// How they are written, where a workload does not ask for another format.
     pub format: RecordFormat,
 }
 
@@ -106,6 +106,10 @@ pub enum RecordFormat {
     Json,
     /// One human-readable line each.
     Human,
+    /// Apache's combined log format, one line for each request.
+    Combined,
+    /// Envoy's default text format, one line for each request.
+    Envoy,
 }
 
 /// How weir ends.

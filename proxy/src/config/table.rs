@@ -18,7 +18,7 @@ const FORWARDING: &str = "Forwarding";
 const OUTPUT: &str = "Output";
 
 /// Every setting of the file, each key in one row.
-pub(super) const SETTINGS: [Setting; 43] = [
+pub(super) const SETTINGS: [Setting; 44] = [
     Setting {
         keys: &["workload.name"],
         kind: Text,
@@ -387,13 +387,22 @@ pub(super) const SETTINGS: [Setting; 43] = [
         ..Setting::NEW
     },
     Setting {
-        keys: &["record.format"],
+        keys: &["workload.record_format"],
         kind: Choice(choices::<RecordFormat>),
         name: "record-format",
         value: "FORMAT",
-        group: Capture,
+        group: Workload,
         heading: OUTPUT,
-        help: "Format of records",
+        annotation: true,
+        change: InPlace,
+        help: "Format of records; docs/TRACING.md has the fields of each",
+        default: Some("json"),
+        ..Setting::NEW
+    },
+    Setting {
+        keys: &["record.format"],
+        kind: Choice(choices::<RecordFormat>),
+        help: "The same for workloads that ask for nothing",
         ..Setting::NEW
     },
     Setting {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, name, setting};
+use super::{ConfigError, RecordFormat, name, setting};
 use crate::{
     balance::Mode,
     decision::Source,
@@ -39,6 +39,9 @@ pub struct Workload {
     pub fail: Fail,
     /// Policy for destinations whose servers speak neither HTTP nor TLS.
     pub learn: Learn,
+    /// Format of its records; absent for that of the process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub record_format: Option<RecordFormat>,
 }
 
 /// Policy for new connections while weir is not running.
@@ -106,6 +109,7 @@ impl Default for Workload {
             netns: None,
             fail: Fail::Open,
             learn: Learn::default(),
+            record_format: None,
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 pub use weir_http::h1::{HeadLimits, Unpoolable};
 pub(crate) use weir_http::{ERROR_HEADER, GRPC_UNAVAILABLE, RequestInfo, is_grpc};
-pub use weir_http::{Exchange, ExchangeEnd, Side, Untracked};
+pub use weir_http::{Exchange, ExchangeEnd, Side, TraceParent, Untracked};
 
 pub(crate) use self::answer::bad_gateway;
 use super::retries::{Repeat, Retry, RetryOutcome};

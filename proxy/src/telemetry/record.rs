@@ -1,6 +1,8 @@
-//! Access records: one per connection and one per request, as JSON lines or for people to read.
+//! Access records: one per connection and one per request, as JSON lines, for people to read, or as the
+//! access logs of other servers have them.
 
 mod human;
+mod lines;
 mod sink;
 mod words;
 mod writer;
@@ -22,7 +24,7 @@ use weir_http::RouteName;
 use super::{ConnectionInfo, classify::Class};
 use crate::{
     decision::{Detection, Direction, Source, Treatment},
-    forward::http::{Exchange, ExchangeEnd},
+    forward::http::{Exchange, ExchangeEnd, TraceParent},
     names,
 };
 
@@ -176,6 +178,15 @@ pub struct RequestRecord {
     /// Absent if no response came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
+    /// Of the `traceparent` that the request had, if it is valid: the id of the trace, as 32 digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
+    /// The id of the span that it was sent in, as 16 digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_id: Option<String>,
+    /// Whether its sender records the trace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampled: Option<bool>,
     /// gRPC status code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grpc_status: Option<u32>,
@@ -265,6 +276,7 @@ impl RequestRecord {
             ExchangeEnd::Untracked => ("untracked", None, None),
             ExchangeEnd::Cancelled => ("cancelled", None, None),
         };
+        let trace = exchange.trace.as_deref();
         Self {
             connection,
             time: exchange.started,
@@ -282,6 +294,9 @@ impl RequestRecord {
             authority: exchange.authority.as_deref().map(without_userinfo),
             path: (*exchange.path).to_owned(),
             status: exchange.status,
+            trace_id: trace.map(|it| hex(&it.trace_id)),
+            parent_id: trace.map(|it| hex(&it.parent_id)),
+            sampled: trace.map(TraceParent::is_sampled),
             grpc_status: exchange.grpc_status,
             classification: class.map(|class| class.name().into()),
             latency: exchange.time_to_head,
@@ -302,6 +317,14 @@ const fn one() -> u8 {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 const fn is_one(attempts: &u8) -> bool {
     *attempts <= 1
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
+        text
+    })
 }
 
 fn without_userinfo(authority: &str) -> String {

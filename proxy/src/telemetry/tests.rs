@@ -22,6 +22,7 @@ pub(crate) fn exchange() -> Exchange {
         status: Some(200),
         grpc_status: None,
         grpc: false,
+        trace: None,
         started: SystemTime::UNIX_EPOCH,
         time_to_head: Some(Duration::from_millis(3)),
         duration: Duration::from_millis(5),

@@ -100,6 +100,8 @@ impl Workload {
         let fails_closed = wanted.workload.fail == Fail::Closed;
         self.slots.fails_closed.store(fails_closed, Ordering::Relaxed);
         self.balance.set(wanted.outbound.balance);
+        let format = wanted.workload.record_format;
+        self.shared.telemetry.set_record_format(self.name(), format);
         *lock(&self.settings) = Arc::new(wanted);
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::body::Framing;
 use super::token;
 use super::unpoolable::Unpoolable;
+use crate::trace::Trace;
 use crate::{ParseError, RequestInfo, is_grpc};
 
 /// The start of a request.
@@ -56,6 +57,7 @@ pub(super) enum Field {
     /// How a server asks for that.
     Challenge,
     Connection,
+    TraceParent,
     ContentType,
     ContentLength,
     Http2Settings,
@@ -83,6 +85,7 @@ pub(super) struct Fields {
     /// `Connection` names a field that recipients need to find the end of the message.
     hides_framing: bool,
     connection: Persistence,
+    trace: Trace,
 }
 
 /// What a head says will become of its connection (RFC 9112 §9.3).
@@ -165,6 +168,7 @@ impl RequestHead {
                 authority: line.authority.or_else(|| fields.host.take()),
                 path: line.path,
                 grpc: fields.grpc,
+                trace: std::mem::take(&mut fields.trace).parent(),
             },
         })
     }
@@ -182,6 +186,7 @@ impl Field {
             4 => (b"host", Self::Host),
             7 => (b"upgrade", Self::Upgrade),
             10 => (b"connection", Self::Connection),
+            11 => (b"traceparent", Self::TraceParent),
             12 => (b"content-type", Self::ContentType),
             13 => (b"authorization", Self::Credentials),
             14 if matches!(name[0], b'h' | b'H') => (b"http2-settings", Self::Http2Settings),
@@ -245,6 +250,7 @@ impl Fields {
                     _ => Persistence::Said,
                 };
             }
+            Field::TraceParent => self.trace.add(Trace::of(value)),
             Field::ContentType => self.grpc = is_grpc(value),
             Field::ContentLength => self.length(value)?,
             Field::Http2Settings => self.http2_settings = true,

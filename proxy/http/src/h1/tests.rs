@@ -301,3 +301,24 @@ fn loose_framing_of_chunks_is_told() {
         }
     }
 }
+
+/// In any segmentation and case. Several say nothing.
+#[test]
+fn the_trace_of_a_request_is_read() {
+    let field = "TraceParent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n";
+    let trace = |fields: &str, cut: usize| {
+        let head = format!("GET / HTTP/1.1\r\nhost: a\r\n{fields}\r\n");
+        let mut reader = RequestReader::new(HeadLimits::default());
+        let cut = cut.min(head.len() - 1);
+        assert!(reader.read(&head.as_bytes()[..cut]).unwrap().is_none());
+        let (head, _) = reader.read(&head.as_bytes()[cut..]).unwrap().unwrap();
+        head.info.trace.map(|parent| (parent.trace_id[0], parent.parent_id[0], parent.is_sampled()))
+    };
+    for cut in 0..field.len() + 30 {
+        assert_eq!(trace(field, cut), Some((0x0a, 0xb7, true)), "{cut}");
+    }
+    assert_eq!(trace(&field.to_lowercase(), 0), Some((0x0a, 0xb7, true)));
+    for nothing in ["", &field.replace("-01", "-1"), &field.repeat(2)] {
+        assert_eq!(trace(nothing, 0), None, "{nothing}");
+    }
+}

@@ -15,8 +15,8 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Versio
 
 use super::pump::{Fault, Pump};
 use crate::forward::http::{
-    ERROR_HEADER, ExchangeEnd, ExchangeSink, GRPC_UNAVAILABLE, RequestInfo, Tracker, grpc_status,
-    is_grpc,
+    ERROR_HEADER, ExchangeEnd, ExchangeSink, GRPC_UNAVAILABLE, RequestInfo, TraceParent, Tracker,
+    grpc_status, is_grpc,
 };
 
 /// Forwards one exchange to its end, whatever that is: true where the client has got a whole response.
@@ -98,7 +98,16 @@ fn info(head: &http::request::Parts) -> RequestInfo {
         authority: authority.or_else(host).map(Arc::from),
         path: head.uri.path().into(),
         grpc: has_grpc(&head.headers),
+        trace: trace(&head.headers),
     }
+}
+
+/// Several say nothing.
+fn trace(headers: &HeaderMap) -> Option<Arc<TraceParent>> {
+    let mut values = headers.get_all("traceparent").iter();
+    let first = values.next()?;
+    let parent = TraceParent::parse(first.as_bytes())?;
+    values.next().is_none().then(|| Arc::new(parent))
 }
 
 fn has_grpc(headers: &HeaderMap) -> bool {

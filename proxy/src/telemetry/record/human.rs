@@ -102,6 +102,9 @@ impl fmt::Display for RequestRecord {
             human_bytes(self.response_bytes)
         )?;
         write!(f, " in {}", human_duration(self.duration))?;
+        if let (Some(trace), Some(parent)) = (&self.trace_id, &self.parent_id) {
+            write!(f, " trace={trace}/{parent}")?;
+        }
         if self.attempts > 1 {
             write!(f, " attempts={}", self.attempts)?;
         }

@@ -1,8 +1,9 @@
 //! Makes records of what happens on connections, for the record log and for taps.
 
 use std::{
+    collections::HashMap,
     sync::{
-        OnceLock,
+        OnceLock, RwLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::SystemTime,
@@ -11,8 +12,10 @@ use std::{
 use super::{ConnectionRecord, KernelNumbers, Record, RecordLog, RequestRecord};
 use crate::{
     budget::{Budgets, Share},
+    config::RecordFormat,
     decision::Detection,
     forward::http::{Unpoolable, Untracked},
+    sync::{read, write},
     telemetry::{
         CloseReason, SkippedConnection, canonical,
         event::{Connection, Event},
@@ -30,6 +33,8 @@ pub(in crate::telemetry) struct Records {
     pub(in crate::telemetry) log: Option<RecordLog>,
     pub(in crate::telemetry) taps: Taps,
     budgets: Budgets,
+    /// Of workloads that ask for one.
+    formats: RwLock<HashMap<String, RecordFormat>>,
 }
 
 /// What a connection's record needs of what happened before its close.
@@ -44,7 +49,16 @@ pub(in crate::telemetry) struct Tally {
 
 impl Records {
     pub(in crate::telemetry) fn new(log: Option<RecordLog>, budgets: Budgets) -> Self {
-        Self { log, taps: Taps::default(), budgets }
+        Self { log, taps: Taps::default(), budgets, formats: RwLock::default() }
+    }
+
+    /// Sets the format of a workload's records in the log; `None` for that of all others.
+    pub(in crate::telemetry) fn set_format(&self, workload: &str, format: Option<RecordFormat>) {
+        let mut formats = write(&self.formats);
+        match format {
+            Some(format) => drop(formats.insert(workload.to_owned(), format)),
+            None => drop(formats.remove(workload)),
+        }
     }
 
     /// Hands a record to all readers; never waits.
@@ -55,7 +69,8 @@ impl Records {
         let record = record();
         self.taps.show(&record);
         if let Some(log) = &self.log {
-            log.write_for(&share(), record);
+            let format = read(&self.formats).get(record.workload()).copied();
+            log.write_for(&share(), format, record);
         }
     }
 }

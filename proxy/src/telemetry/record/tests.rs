@@ -1,11 +1,60 @@
-//! What records say of endpoints.
+//! What records say of endpoints and traces, and the format of each workload's.
 
 use super::*;
+use crate::config::RecordFormat;
 use crate::telemetry::{
     CloseReason, Telemetry,
     tap::{Tap, TapFilter},
-    tests::balanced,
+    tests::{balanced, exchange, info},
 };
+
+/// A request of the usual kind.
+pub(super) fn request() -> RequestRecord {
+    let mut info = info();
+    info.destination = "192.0.2.1:80".parse().unwrap();
+    RequestRecord::new(7, &info, None, Some(Detection::Http1), None, &exchange())
+}
+
+#[test]
+fn a_requests_record_has_its_trace() {
+    let trace = TraceParent::parse(b"00-0af7651916cd43dd8448eb211c80319c-00ad6b7169203331-01");
+    let exchange = Exchange { trace: trace.map(Arc::new), ..exchange() };
+    let record = RequestRecord::new(7, &info(), None, None, None, &exchange);
+    let json = serde_json::to_value(&record).unwrap();
+    assert_eq!(json["trace_id"], "0af7651916cd43dd8448eb211c80319c");
+    assert_eq!(json["parent_id"], "00ad6b7169203331");
+    assert_eq!(json["sampled"], true);
+    assert_eq!(serde_json::from_value::<RequestRecord>(json).unwrap(), record);
+    let text = record.to_string();
+    assert!(text.contains(" trace=0af7651916cd43dd8448eb211c80319c/00ad6b7169203331"), "{text}");
+    assert_eq!(request().trace_id, None);
+}
+
+#[test]
+fn a_workload_has_its_own_format() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let log = RecordLog::start(Box::new(file.reopen().unwrap()), RecordFormat::Json).unwrap();
+    let telemetry = Telemetry::new(Some(log));
+    let request = || {
+        let guard = telemetry.open(info());
+        guard.sink().request_started();
+        guard.sink().exchange(exchange());
+        guard.close(CloseReason::Finished);
+    };
+    request();
+    telemetry.set_record_format("shop", Some(RecordFormat::Combined));
+    request();
+    telemetry.set_record_format("shop", Some(RecordFormat::Envoy));
+    request();
+    telemetry.set_record_format("shop", None);
+    request();
+    telemetry.flush_records(Duration::from_secs(60));
+    let text = std::fs::read_to_string(file.path()).unwrap();
+    let lines: Vec<_> = text.lines().map(|line| line.split_at(1)).collect();
+    let firsts: String = lines.iter().map(|(first, _)| *first).collect();
+    // Connections with requests have no line of their own in the formats of others.
+    assert_eq!(firsts, "{{1[{{", "{text}");
+}
 
 #[test]
 fn a_requests_record_has_its_own_endpoint_and_its_attempts() {

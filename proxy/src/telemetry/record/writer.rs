@@ -2,7 +2,7 @@
 //! pipe is too slow, records are dropped and counted, and connections go on.
 
 use std::{
-    fs,
+    fmt, fs,
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
     sync::{
@@ -14,7 +14,7 @@ use std::{
 
 use prometheus_client::metrics::counter::Counter;
 
-use super::{Record, Words};
+use super::{Record, Words, lines};
 use crate::{
     budget::{RECORDS, Resource, Share, Taken},
     config::RecordFormat,
@@ -37,8 +37,8 @@ pub struct RecordLog {
 
 #[derive(Debug)]
 enum Message {
-    /// With the place that it takes of its workload's.
-    Record(Box<Record>, Option<Taken>),
+    /// With the format that its workload asks for, and the place that it takes of its workload's.
+    Record(Box<Record>, Option<RecordFormat>, Option<Taken>),
     /// The file is opened anew.
     Reopen,
     /// Answered when everything before it is written.
@@ -92,23 +92,24 @@ impl RecordLog {
 
     /// Queues a record, or drops and counts it if the queue is full. Never waits.
     pub fn write(&self, record: Record) {
-        self.enqueue(record, None);
+        self.enqueue(record, None, None);
     }
 
-    /// The same for a workload's: those of others have their own place.
-    pub fn write_for(&self, share: &Share, record: Record) {
+    /// The same for a workload's, in the format that it asks for: those of others have their own place.
+    pub fn write_for(&self, share: &Share, format: Option<RecordFormat>, record: Record) {
         let places = 1 + record.words() / WORDS;
         match share.take(Resource::Records, places as u64) {
-            Some(taken) => self.enqueue(record, Some(taken)),
+            Some(taken) => self.enqueue(record, format, Some(taken)),
             None => {
                 self.dropped.inc();
             }
         }
     }
 
-    fn enqueue(&self, record: Record, taken: Option<Taken>) {
+    fn enqueue(&self, record: Record, format: Option<RecordFormat>, taken: Option<Taken>) {
         let words = record.words();
-        let queue = || self.queue.try_send(Message::Record(Box::new(record), taken)).is_ok();
+        let message = Message::Record(Box::new(record), format, taken);
+        let queue = || self.queue.try_send(message).is_ok();
         if !self.words.queue(words, queue) {
             self.dropped.inc();
         }
@@ -161,10 +162,10 @@ fn run(
         let mut next = Ok(first);
         while let Ok(message) = next {
             let result = match message {
-                Message::Record(record, taken) => {
+                Message::Record(record, own, taken) => {
                     queued.taken(&record);
                     drop(taken);
-                    write_one(&mut out, &record, format)
+                    write_one(&mut out, &record, own.unwrap_or(format))
                 }
                 Message::Reopen => {
                     // What is in the buffer is the old file's.
@@ -217,11 +218,21 @@ fn open(path: &Path) -> io::Result<fs::File> {
 }
 
 fn write_one(out: &mut impl Write, record: &Record, format: RecordFormat) -> io::Result<()> {
-    match format {
-        RecordFormat::Json => out.write_all(json::to_string(record)?.as_bytes())?,
-        RecordFormat::Human => write!(out, "{record}")?,
+    let mut line = String::new();
+    let has_line = match format {
+        RecordFormat::Json => {
+            line = json::to_string(record)?;
+            true
+        }
+        RecordFormat::Human => fmt::Write::write_fmt(&mut line, format_args!("{record}")).is_ok(),
+        RecordFormat::Combined => lines::combined(record, &mut line),
+        RecordFormat::Envoy => lines::envoy(record, &mut line),
+    };
+    if has_line {
+        line.push('\n');
+        out.write_all(line.as_bytes())?;
     }
-    out.write_all(b"\n")
+    Ok(())
 }
 
 #[cfg(test)]
@@ -309,13 +320,13 @@ mod tests {
             Record::Connection(record)
         };
         for _ in 0..10_000 {
-            log.write_for(&a, long());
-            log.write_for(&a, Record::Connection(connection_record()));
+            log.write_for(&a, None, long());
+            log.write_for(&a, None, Record::Connection(connection_record()));
         }
         let dropped = log.dropped();
         assert!(dropped > 10_000);
         for _ in 0..1000 {
-            log.write_for(&b, Record::Connection(connection_record()));
+            log.write_for(&b, None, Record::Connection(connection_record()));
         }
         assert_eq!(log.dropped(), dropped, "every record of b has a place");
         drop(held);

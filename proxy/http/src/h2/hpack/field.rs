@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::trace::Trace;
 use crate::{LONGEST_TEXT, RequestInfo, is_grpc};
 
 /// The fields that matter.
@@ -15,6 +16,7 @@ pub(in crate::h2) enum Kind {
     Status,
     ContentType,
     GrpcStatus,
+    TraceParent,
 }
 
 /// What a field says, if it matters. An entry of the dynamic table and every head that names it have
@@ -33,9 +35,11 @@ pub(in crate::h2) enum Said {
     ContentType(bool),
     /// `None` if it is not a number.
     GrpcStatus(Option<u32>),
+    Trace(Trace),
 }
 
-/// What a header block has said. The first of several fields of one name counts.
+/// What a header block has said. The first of several fields of one name counts, but for `traceparent`,
+/// which says nothing then.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Head {
     /// `:method`.
@@ -52,6 +56,8 @@ pub struct Head {
     pub grpc: Option<bool>,
     /// `Some(None)` if it is not a number.
     pub grpc_status: Option<Option<u32>>,
+    /// `traceparent`.
+    pub(crate) trace: Trace,
 }
 
 // === impl Kind ===
@@ -70,6 +76,7 @@ impl Kind {
             b":status" => Self::Status,
             b"content-type" => Self::ContentType,
             b"grpc-status" => Self::GrpcStatus,
+            b"traceparent" => Self::TraceParent,
             _ => Self::Other,
         }
     }
@@ -90,6 +97,7 @@ impl Head {
             Said::Status(status) => self.status = self.status.or(status),
             Said::ContentType(grpc) => keep(&mut self.grpc, grpc),
             Said::GrpcStatus(status) => keep(&mut self.grpc_status, status),
+            Said::Trace(trace) => self.trace.add(trace),
         }
     }
 
@@ -102,6 +110,7 @@ impl Head {
             authority: self.authority.or(self.host),
             path: self.path.unwrap_or_default(),
             grpc: self.grpc.unwrap_or_default(),
+            trace: self.trace.parent(),
         }
     }
 
@@ -127,6 +136,7 @@ impl Said {
             Kind::Status => Self::Status(status(value)),
             Kind::ContentType => Self::ContentType(is_grpc(value)),
             Kind::GrpcStatus => Self::GrpcStatus(grpc_status(value)),
+            Kind::TraceParent => Self::Trace(Trace::of(value)),
         }
     }
 
@@ -139,6 +149,7 @@ impl Said {
             Self::Method(text) | Self::Path(text) | Self::Authority(text) | Self::Host(text) => {
                 COUNTERS + text.len()
             }
+            Self::Trace(trace) => trace.memory(),
             _ => 0,
         }
     }

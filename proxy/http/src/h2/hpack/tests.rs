@@ -266,3 +266,21 @@ proptest! {
         prop_assert_eq!(read, text);
     }
 }
+
+/// A `traceparent` is read where it is plain, in Huffman's code and in the table; several say nothing.
+#[test]
+fn the_trace_of_a_request_is_read_in_any_form() {
+    let value = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let trace = |head: Head| head.into_request().trace.map(|it| it.parent_id);
+    let expected = Some([0xb7, 0xad, 0x6b, 0x71, 0x69, 0x20, 0x33, 0x31]);
+    for step in 1..=4 {
+        let mut decoder = Decoder::default();
+        let block = literal(false, b"traceparent", value);
+        assert_eq!(trace(decode_in_steps(&mut decoder, &block, step).unwrap()), expected);
+    }
+    let mut decoder = Decoder::default();
+    let indexed = literal(true, b"traceparent", value);
+    assert_eq!(trace(decode(&mut decoder, &indexed)), expected);
+    assert_eq!(trace(decode(&mut decoder, &[0xbe])), expected, "the newest entry");
+    assert_eq!(trace(decode(&mut decoder, &[0xbe, 0xbe])), None, "twice");
+}
