@@ -31,6 +31,9 @@ pub(crate) use memory::usual_memory;
 /// Records that wait to be written. At about 400 bytes each they take a few MiB.
 pub(crate) const RECORDS: usize = 8192;
 
+/// Spans that wait to be exported. At about 300 bytes each they take less than a MiB.
+pub(crate) const SPANS: usize = 2048;
+
 /// What is shared out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource {
@@ -47,6 +50,8 @@ pub enum Resource {
     Rows,
     /// Access records that wait to be written; one with long words counts as several.
     Records,
+    /// The same of spans that wait to be exported.
+    Spans,
 }
 
 /// Descriptors of a proxied connection: the client's and the upstream's.
@@ -132,13 +137,14 @@ struct Use {
 
 impl Resource {
     /// Every one.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Connections,
         Self::Dialling,
         Self::Descriptors,
         Self::Memory,
         Self::Rows,
         Self::Records,
+        Self::Spans,
     ];
 
     /// The name in `weir status` and of the label `budget`.
@@ -151,6 +157,7 @@ impl Resource {
             Self::Memory => "memory",
             Self::Rows => "stat_rows",
             Self::Records => "records",
+            Self::Spans => "spans",
         }
     }
 
@@ -162,7 +169,7 @@ impl Resource {
             // Few processes have many workloads that are large, and a connection that goes direct is
             // one that is not seen: most of them to be asked for.
             Self::Descriptors => Some((3, 4)),
-            Self::Memory | Self::Rows | Self::Records => Some((1, 2)),
+            Self::Memory | Self::Rows | Self::Records | Self::Spans => Some((1, 2)),
         }
     }
 
@@ -197,6 +204,7 @@ impl Budgets {
                 Resource::Memory => sizes.memory,
                 Resource::Rows => sizes.rows,
                 Resource::Records => RECORDS as u64,
+                Resource::Spans => SPANS as u64,
             };
             Pot { size: AtomicU64::new(size), used: AtomicU64::new(0) }
         });

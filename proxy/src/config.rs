@@ -6,6 +6,7 @@ mod differences;
 mod docs;
 mod engine;
 mod file;
+mod otlp;
 mod process;
 mod routes;
 mod services;
@@ -17,6 +18,8 @@ mod workload;
 pub(crate) use docs::tables;
 pub use engine::{EngineName, HttpEngine};
 pub use file::ConfigError;
+pub(crate) use otlp::url_problem;
+pub use otlp::{Otlp, Ratio};
 pub use process::{
     Admin, BpfLog, Budget, DEFAULT_CONTROL_SOCKET, DEFAULT_INSTANCE, Drain, Log, LogFormat,
     ProcessConfig, RecordConfig, RecordFormat, Runtime, Switch,
@@ -85,8 +88,9 @@ impl Config {
     /// # Errors
     /// The first problem, naming its key.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let ProcessConfig { admin, log, runtime, .. } = &self.process;
+        let ProcessConfig { admin, log, runtime, otlp, .. } = &self.process;
         self.own.validate()?;
+        otlp.validate()?;
         instance_name("runtime.instance", &runtime.instance)?;
         let table = setting::to_table(self);
         for setting in Setting::all() {

@@ -28,6 +28,7 @@ mod manifests;
 mod names;
 #[cfg(feature = "node")]
 mod node;
+mod otlp;
 mod pod;
 pub mod ports;
 pub mod privileges;

@@ -16,6 +16,7 @@ pub mod record;
 mod series;
 mod services;
 mod sinks;
+mod spans;
 pub mod stats;
 pub mod tap;
 mod workloads;
@@ -27,6 +28,7 @@ pub use endpoint::{ChosenEndpoint, EndpointListener};
 pub use labels::PodLabels;
 pub(crate) use process::resident_bytes;
 pub use services::ServiceFacts;
+pub use spans::{Export, FinishedRequest, SpanCounts, SpanTrace, Spans};
 pub use workloads::WorkloadFacts;
 
 use std::{
@@ -132,13 +134,20 @@ impl Telemetry {
     /// The same with other budgets.
     #[must_use]
     pub fn with_budgets(records: Option<RecordLog>, budgets: Budgets) -> Self {
+        Self::with_spans(records, None, budgets)
+    }
+
+    /// The same with spans, which are handed to their exporter.
+    #[must_use]
+    pub fn with_spans(records: Option<RecordLog>, spans: Option<Spans>, budgets: Budgets) -> Self {
         let dropped = records.as_ref().map(RecordLog::dropped_counter);
         let live = std::array::from_fn(|_| Mutex::default());
         let inner = Inner {
             sinks: Sinks {
-                metrics: Metrics::new(dropped),
+                metrics: Metrics::new(dropped, spans.as_ref().map(|spans| &spans.export.counts)),
                 stats: Stats::new(budgets.clone()),
                 records: Records::new(records, budgets.clone()),
+                spans,
                 answers: Answers,
             },
             budgets,
@@ -243,6 +252,18 @@ impl Telemetry {
         self.inner.sinks.metrics.accepted_dead(workload);
     }
 
+    /// Where spans go, and how that goes; `None` where none are exported.
+    #[must_use]
+    pub fn export(&self) -> Option<Export> {
+        self.inner.sinks.spans.as_ref().map(|spans| spans.export.clone())
+    }
+
+    /// The pod that a workload is.
+    #[must_use]
+    pub fn pod(&self, workload: &str) -> Option<Arc<PodLabels>> {
+        self.inner.sinks.metrics.pod(workload)
+    }
+
     /// Waits until every record so far is written. Blocks for at most `limit`.
     pub fn flush_records(&self, limit: Duration) {
         if let Some(records) = &self.inner.sinks.records.log {
@@ -301,4 +322,4 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-pub(crate) use tests::exchange;
+pub(crate) use tests::{exchange, info as connection_info};

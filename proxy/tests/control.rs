@@ -54,6 +54,7 @@ impl ControlHandler for Weir {
             node: false,
             pods: Vec::new(),
             source_problem: None,
+            spans: None,
         }
     }
 

@@ -8,6 +8,7 @@
 
 pub mod cgroup;
 pub mod chaos;
+pub mod collector;
 pub mod daemon;
 pub mod engine;
 pub mod fixture;

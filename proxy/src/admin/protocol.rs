@@ -33,7 +33,7 @@ pub use request::Request;
 pub use routes::{ExplainRequest, GetRoutes};
 pub use services::{GetServices, GetUsedServices};
 pub use stat::{GetEndpointStat, GetStat};
-pub use status::{GetStatus, PodState, PodStatus, Status, WorkloadStatus};
+pub use status::{GetStatus, PodState, PodStatus, SpanExport, Status, WorkloadStatus};
 pub use tap::{StartTap, Tapped};
 pub use workload_add::WorkloadAdd;
 pub use workload_list::WorkloadList;

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::{Exit, control::ControlArgs, output::OutputArgs};
 use crate::{
     admin::protocol::{
-        GetKernelCounters, GetStatus, KernelCounters, PodState, Status, WorkloadStatus,
+        GetKernelCounters, GetStatus, KernelCounters, PodState, SpanExport, Status, WorkloadStatus,
     },
     budget::Figures,
     config::fail_name,
@@ -62,6 +62,16 @@ fn budget(Figures { budget, used, limit, exceeded }: &Figures) -> String {
     format!("{name} {} of {}{exceeded}", amount(*used), amount(*limit))
 }
 
+/// Where spans go, and what has become of them.
+fn export(spans: &SpanExport) -> String {
+    let SpanExport { url, exported, .. } = spans;
+    let lost =
+        [("dropped", spans.dropped), ("rejected", spans.rejected), ("not sent", spans.failed)];
+    let lost = lost.into_iter().filter(|(_, count)| *count > 0);
+    let lost: String = lost.map(|(what, count)| format!(", {count} {what}")).collect();
+    format!("to {url}: {exported} exported{lost}")
+}
+
 pub(super) fn table(report: &Report) -> String {
     let Report { status, kernel } = report;
     let mut lines = vec![
@@ -75,6 +85,10 @@ pub(super) fn table(report: &Report) -> String {
     }
     if let Some(admin) = status.admin {
         lines.push(("metrics", format!("http://{admin}/metrics")));
+    }
+    if let Some(spans) = &status.spans {
+        lines.push(("spans", export(spans)));
+        lines.extend(spans.problem.iter().map(|problem| ("problem", problem.clone())));
     }
     if let Some(problem) = &status.source_problem {
         lines.push(("problem", problem.clone()));

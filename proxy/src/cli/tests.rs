@@ -3,8 +3,8 @@
 use super::*;
 use crate::{
     admin::protocol::{
-        Explanation, KernelCounters, PodState, PodStatus, PortsChanged, PortsReport, Seen, Status,
-        Step, WorkloadStatus,
+        Explanation, KernelCounters, PodState, PodStatus, PortsChanged, PortsReport, Seen,
+        SpanExport, Status, Step, WorkloadStatus,
     },
     budget::Figures,
     config::Fail,
@@ -113,6 +113,7 @@ fn without_a_workload_the_advice_is_what_this_weir_is_told_by() {
         node,
         pods: Vec::new(),
         source_problem: None,
+        spans: None,
     };
     let table = |node| {
         let kernel = KernelCounters { workloads: Default::default() };
@@ -180,6 +181,14 @@ fn explanations_and_status_read_well() {
             pod("db-0", PodState::CapturesItself, "its container \"weir\" runs weir --sidecar"),
         ],
         source_problem: Some("cannot follow pods: connection refused".into()),
+        spans: Some(SpanExport {
+            url: "http://127.0.0.1:4318/v1/traces".into(),
+            exported: 512,
+            dropped: 7,
+            rejected: 0,
+            failed: 40,
+            problem: Some("cannot connect: Connection refused (os error 111)".into()),
+        }),
     };
     let counts = [("redirected".to_owned(), 7), ("stale".to_owned(), 0)];
     let counts = [("outbound".to_owned(), counts.into())];

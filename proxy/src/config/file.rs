@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Admin, Balance, Budget, Config, Detect, Drain, Forward, Http, Inbound, Log, Outbound,
+    Admin, Balance, Budget, Config, Detect, Drain, Forward, Http, Inbound, Log, Otlp, Outbound,
     ProcessConfig, RecordConfig, RouteConfig, Runtime, ServiceConfig, TrafficPolicy, Workload,
     WorkloadSettings, routes, services,
 };
@@ -29,6 +29,7 @@ pub(super) struct Sections {
     admin: Admin,
     log: Log,
     record: RecordConfig,
+    otlp: Otlp,
     drain: Drain,
     runtime: Runtime,
     budget: Budget,
@@ -85,13 +86,14 @@ pub enum ConfigError {
 impl From<Sections> for Config {
     fn from(sections: Sections) -> Self {
         let Sections { workload, outbound, inbound, detect, forward, http, .. } = sections;
-        let Sections { admin, log, record, drain, runtime, budget, .. } = sections;
+        let Sections { admin, log, record, otlp, drain, runtime, budget, .. } = sections;
         let Sections { balance, service, route, .. } = sections;
         Self {
             process: ProcessConfig {
                 admin,
                 log,
                 record,
+                otlp,
                 drain,
                 runtime,
                 budget,
@@ -107,7 +109,7 @@ impl From<Sections> for Config {
 
 impl From<Config> for Sections {
     fn from(Config { process, own, traffic }: Config) -> Self {
-        let ProcessConfig { admin, log, record, drain, runtime, budget, .. } = process;
+        let ProcessConfig { admin, log, record, otlp, drain, runtime, budget, .. } = process;
         let ProcessConfig { balance, service, route, .. } = process;
         let WorkloadSettings { workload, outbound, inbound } = own;
         let TrafficPolicy { detect, forward, http } = traffic;
@@ -121,6 +123,7 @@ impl From<Config> for Sections {
             admin,
             log,
             record,
+            otlp,
             drain,
             runtime,
             budget,

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Balance, RouteConfig, ServiceConfig};
+use super::{Balance, Otlp, RouteConfig, ServiceConfig};
 use crate::{budget::Sizes, units};
 
 /// The instance where none is named.
@@ -21,6 +21,8 @@ pub struct ProcessConfig {
     pub log: Log,
     /// Access records.
     pub record: RecordConfig,
+    /// Spans.
+    pub otlp: Otlp,
     /// How it ends.
     pub drain: Drain,
     /// Threads, instance, kernel features.

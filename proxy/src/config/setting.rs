@@ -8,7 +8,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
 use weir_manifest::PREFIX;
 
-use super::{Config, ConfigError, table::SETTINGS};
+use super::{Config, ConfigError, Ratio, table::SETTINGS, url_problem};
 use crate::{
     ports::{CidrList, PortList},
     units::{parse_duration, parse_size},
@@ -54,6 +54,8 @@ pub enum Kind {
     Path,
     /// An address with a port.
     Address,
+    /// An `http` URL.
+    Url,
     /// A list of ports; `+` adds to the one before.
     Ports,
     /// A list of prefixes.
@@ -74,6 +76,8 @@ pub enum Kind {
         /// The largest.
         to: usize,
     },
+    /// A number from 0 to 1.
+    Ratio,
     /// A time; zero is none.
     Duration,
     /// A time, or zero.
@@ -172,6 +176,7 @@ impl Setting {
             Kind::Path if text.is_empty() => Err("a path is required".to_owned()),
             Kind::Path => Ok(string()),
             Kind::Address => checked(text.parse::<SocketAddr>(), string()),
+            Kind::Url => url_problem(text).map_or_else(|| Ok(string()), Err),
             Kind::Ports => checked(PortList::parse(text), string()),
             Kind::Cidrs => checked(CidrList::parse(text), string()),
             Kind::Duration | Kind::DurationOrZero => checked(parse_duration(text), string()),
@@ -180,6 +185,10 @@ impl Setting {
                 Ok(Value::Integer(number.into()))
             }
             Kind::Size { .. } => checked(parse_size(text), string()),
+            Kind::Ratio => match text.parse::<f64>() {
+                Ok(number) if Ratio::new(number).is_some() => Ok(Value::Float(number)),
+                _ => Err(format!("{text:?}; write a number from 0 to 1")),
+            },
             Kind::Bool => match text {
                 "true" => Ok(Value::Boolean(true)),
                 "false" => Ok(Value::Boolean(false)),
@@ -231,6 +240,7 @@ impl Setting {
             Kind::Text => "debug".to_owned(),
             Kind::Path => "/run/sample".to_owned(),
             Kind::Address => "192.0.2.1:4191".to_owned(),
+            Kind::Url => "http://192.0.2.1:4318".to_owned(),
             Kind::Ports => "1,7-9".to_owned(),
             Kind::Cidrs => "10.0.0.0/8".to_owned(),
             Kind::Bool => {
@@ -239,6 +249,7 @@ impl Setting {
             }
             Kind::Count { from, .. } => (from + 3).to_string(),
             Kind::Size { from, .. } => format!("{}", from + 7),
+            Kind::Ratio => "0.25".to_owned(),
             Kind::Duration | Kind::DurationOrZero => "90s".to_owned(),
             Kind::Choice(values) => {
                 let default = self.default_text();
@@ -256,7 +267,9 @@ impl Setting {
         let line = |key: &&str| {
             let (section, key) = key.split_once('.').expect("a key has a section");
             match self.kind {
-                Kind::Bool | Kind::Count { .. } => format!("[{section}]\n{key} = {text}\n"),
+                Kind::Bool | Kind::Count { .. } | Kind::Ratio => {
+                    format!("[{section}]\n{key} = {text}\n")
+                }
                 _ => format!("[{section}]\n{key} = {text:?}\n"),
             }
         };

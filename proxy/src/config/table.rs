@@ -6,7 +6,8 @@ use super::{
     Connect, EngineName, Fail,
     Group::{Capture, Instance, Name, Place, Workload},
     Kind::{
-        Address, Bool, Choice, Cidrs, Count, Duration, DurationOrZero, Path, Ports, Size, Text,
+        Address, Bool, Choice, Cidrs, Count, Duration, DurationOrZero, Path, Ports, Ratio, Size,
+        Text, Url,
     },
     LogFormat, RecordFormat, Setting, Switch,
     setting::choices,
@@ -18,7 +19,7 @@ const FORWARDING: &str = "Forwarding";
 const OUTPUT: &str = "Output";
 
 /// Every setting of the file, each key in one row.
-pub(super) const SETTINGS: [Setting; 44] = [
+pub(super) const SETTINGS: [Setting; 48] = [
     Setting {
         keys: &["workload.name"],
         kind: Text,
@@ -403,6 +404,36 @@ pub(super) const SETTINGS: [Setting; 44] = [
         keys: &["record.format"],
         kind: Choice(choices::<RecordFormat>),
         help: "The same for workloads that ask for nothing",
+        ..Setting::NEW
+    },
+    Setting {
+        keys: &["otlp.endpoint"],
+        kind: Url,
+        name: "otlp-endpoint",
+        value: "URL",
+        group: Capture,
+        heading: OUTPUT,
+        help: "Export spans of traced requests with OTLP/HTTP to this collector, such as \
+               http://127.0.0.1:4318",
+        default: Some("OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ..Setting::NEW
+    },
+    Setting {
+        keys: &["otlp.failures"],
+        kind: Bool,
+        help: "Also export failed requests that are not sampled",
+        ..Setting::NEW
+    },
+    Setting {
+        keys: &["otlp.slow"],
+        kind: DurationOrZero,
+        help: "Also export requests that are not sampled and take at least this long; 0s for none",
+        ..Setting::NEW
+    },
+    Setting {
+        keys: &["otlp.ratio"],
+        kind: Ratio,
+        help: "Part of requests without a traceparent that is exported: 0 to 1",
         ..Setting::NEW
     },
     Setting {

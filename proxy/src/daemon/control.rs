@@ -21,7 +21,8 @@ use crate::{
         control::ControlHandler,
         node::NodeState,
         protocol::{
-            ControlError, ExplainRequest, Explanation, KernelCounters, PortsReport, Status,
+            ControlError, ExplainRequest, Explanation, KernelCounters, PortsReport, SpanExport,
+            Status,
             WorkloadStatus,
         },
     },
@@ -32,7 +33,7 @@ use crate::{
     ports::{PortChange, PortsSet},
     service::{RequestReport, RoutesReport, ServicesReport},
     telemetry::{
-        Telemetry,
+        Export, Telemetry,
         stats::{By, StatsSnapshot},
         tap::{Tap, TapFilter},
     },
@@ -125,6 +126,7 @@ impl ControlHandler for Control {
             node: self.node.is_some(),
             pods: self.node.as_ref().map(|node| node.pods()).unwrap_or_default(),
             source_problem: self.node.as_ref().and_then(|node| node.problem()),
+            spans: self.telemetry.export().map(spans),
         }
     }
 
@@ -292,6 +294,18 @@ impl ControlHandler for Control {
 }
 
 // === helpers ===
+
+fn spans(export: Export) -> SpanExport {
+    let counts = &export.counts;
+    SpanExport {
+        url: export.url.to_string(),
+        exported: counts.exported.get(),
+        dropped: counts.dropped.get(),
+        rejected: counts.rejected.get(),
+        failed: counts.failed.get(),
+        problem: export.problem(),
+    }
+}
 
 fn status(workload: &Workload) -> WorkloadStatus {
     WorkloadStatus {

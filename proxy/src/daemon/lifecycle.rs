@@ -21,13 +21,14 @@ use crate::{
     budget::Budgets,
     config::{Config, ProcessConfig, Traffic, WorkloadSettings},
     log::LogHandle,
+    otlp::{Exporter, Target},
     service::Sources,
-    telemetry::{Telemetry, record::RecordLog, stats::StatsSnapshot},
+    telemetry::{Spans, Telemetry, record::RecordLog, stats::StatsSnapshot},
     workload::Workload,
     workloads::{Ending, StartOptions, Workloads},
 };
 
-/// How long the record log may take to reach its file at the end.
+/// How long the record log may take to reach its file at the end, and spans their collector.
 const FLUSH: Duration = Duration::from_secs(5);
 /// The answer to a request reaches its client well within this.
 const ANSWERED: Duration = Duration::from_millis(50);
@@ -45,6 +46,8 @@ pub(crate) struct Daemon {
     /// To an old process that does not answer.
     _silent: Option<Connection>,
     sources: Sources,
+    /// Of spans, if they go anywhere.
+    exporter: Option<Exporter>,
     linger: bool,
 }
 
@@ -85,8 +88,7 @@ impl Daemon {
         options: SessionOptions,
     ) -> Result<Self, DaemonError> {
         let SessionOptions { own, instance, upgrade, node, node_name, linger } = options;
-        let telemetry =
-            Telemetry::with_budgets(records(&config.process)?, Budgets::new(&config.budgets()));
+        let (telemetry, exporter) = telemetry(&config)?;
         let old = match &instance {
             Some(instance) if upgrade => OldProcess::of(instance).await?,
             _ => None,
@@ -139,6 +141,7 @@ impl Daemon {
             admin: JoinSet::new(),
             _silent: silent,
             sources,
+            exporter,
             linger,
         };
         daemon.control.spawn(control.serve(handler));
@@ -286,7 +289,11 @@ impl Daemon {
         self.admin.shutdown().await;
         let stats = self.telemetry.stats();
         let telemetry = self.telemetry.clone();
-        let _ = tokio::task::spawn_blocking(move || telemetry.flush_records(FLUSH)).await;
+        let records = tokio::task::spawn_blocking(move || telemetry.flush_records(FLUSH));
+        if let Some(exporter) = self.exporter.take() {
+            exporter.finish(FLUSH).await;
+        }
+        let _ = records.await;
         Summary { stats, cut }
     }
 }
@@ -301,6 +308,23 @@ const fn measured(readiness: Readiness, missing: usize, replaced: bool) -> Readi
         Readiness::Ready if missing > 0 => Readiness::Waiting { workloads: missing },
         readiness => readiness,
     }
+}
+
+/// Everything that is counted, and the exporter of spans.
+fn telemetry(config: &Config) -> Result<(Telemetry, Option<Exporter>), DaemonError> {
+    let (records, budgets) = (records(&config.process)?, Budgets::new(&config.budgets()));
+    let otlp = &config.process.otlp;
+    let (target, ignored) = Target::of_process(otlp);
+    for problem in ignored {
+        tracing::warn!(problem, "ignoring a variable of the environment");
+    }
+    let Some(target) = target else {
+        return Ok((Telemetry::with_budgets(records, budgets), None));
+    };
+    let (spans, waiting, export) = Spans::new(otlp.clone(), target.url.clone());
+    let telemetry = Telemetry::with_spans(records, Some(spans), budgets);
+    let exporter = Exporter::start(target, waiting, export, telemetry.clone());
+    Ok((telemetry, Some(exporter)))
 }
 
 fn records(config: &ProcessConfig) -> Result<Option<RecordLog>, DaemonError> {

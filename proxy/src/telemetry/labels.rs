@@ -125,11 +125,42 @@ pub(super) struct RetryLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct OutcomeLabels {
+    pub(super) outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ErrnoLabels {
     pub(super) errno: String,
 }
 
 // === impl PodLabels ===
+
+impl PodLabels {
+    /// The namespace of the pod.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The name of the pod.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.pod
+    }
+
+    /// The kind of what it belongs to, such as `Deployment`; `Pod` for none.
+    #[must_use]
+    pub fn kind(&self) -> &str {
+        &self.workload_kind
+    }
+
+    /// The name of what it belongs to.
+    #[must_use]
+    pub fn owner(&self) -> &str {
+        &self.workload_name
+    }
+}
 
 impl From<&Pod> for PodLabels {
     fn from(pod: &Pod) -> Self {

@@ -31,6 +31,7 @@ use super::{
     process::ProcessCollector,
     series::Series,
     services::ServiceFacts,
+    spans::SpanCounts,
     workloads::WorkloadFacts,
 };
 use crate::decision::{Detection, Direction, direction_name, source_name};
@@ -80,7 +81,7 @@ struct Families {
 // === impl Metrics ===
 
 impl Metrics {
-    pub(super) fn new(records_dropped: Option<Counter>) -> Self {
+    pub(super) fn new(records_dropped: Option<Counter>, spans: Option<&SpanCounts>) -> Self {
         let mut registry = Registry::default();
         let families = Families::register(&mut registry);
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
@@ -90,6 +91,13 @@ impl Metrics {
             "Access records dropped because the record file was too slow",
             records_dropped.unwrap_or_default(),
         );
+        if let Some(counts) = spans {
+            registry.register(
+                "weir_otlp_spans",
+                "Spans by what has become of them",
+                counts.family.clone(),
+            );
+        }
         let workloads = Arc::new(Asked::default());
         registry.register_collector(Box::new(Arc::clone(&workloads)));
         let services = Arc::new(Asked::default());
@@ -182,6 +190,10 @@ impl Metrics {
         let mut bound = write(&self.bound);
         bound.retain(|(name, _), _| **name != *workload);
         self.families.forget(workload);
+    }
+
+    pub(super) fn pod(&self, workload: &str) -> Option<Arc<PodLabels>> {
+        read(&self.pods).get(workload).cloned()
     }
 
     pub(super) fn of(&self, workload: &Arc<str>) -> Of {

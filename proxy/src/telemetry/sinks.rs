@@ -1,5 +1,4 @@
-//! Who is told what happens on connections. Another one (an exporter of traces, say) is one more field
-//! here, and nothing elsewhere.
+//! Who is told what happens on connections. Another one is one more field here, and nothing elsewhere.
 
 use super::{
     SkippedConnection,
@@ -7,6 +6,7 @@ use super::{
     event::{Connection, Event},
     metrics::Metrics,
     record::Records,
+    spans::Spans,
     stats::Stats,
 };
 
@@ -32,6 +32,8 @@ pub(super) struct Sinks {
     pub(super) stats: Stats,
     /// The record log and the taps.
     pub(super) records: Records,
+    /// The exporter of spans, if there is one.
+    pub(super) spans: Option<Spans>,
     /// Endpoints of services.
     pub(super) answers: Answers,
 }
@@ -61,6 +63,7 @@ impl Sink for Sinks {
         self.metrics.event(connection, &state.metrics, event);
         self.stats.event(connection, &state.stats, event);
         self.records.event(connection, &state.records, event);
+        self.spans.event(connection, &(), event);
         self.answers.event(connection, &(), event);
     }
 

@@ -68,7 +68,7 @@ pub(super) fn request_record() -> record::RequestRecord {
     record::RequestRecord::new(7, &info(), None, Some(Detection::Http1), class, &exchange())
 }
 
-pub(super) fn info() -> ConnectionInfo {
+pub(crate) fn info() -> ConnectionInfo {
     ConnectionInfo {
         workload: "shop".into(),
         share: Budgets::default().share(&"shop".into()),

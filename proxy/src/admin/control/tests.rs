@@ -65,6 +65,7 @@ impl ControlHandler for Fake {
             node: false,
             pods: Vec::new(),
             source_problem: None,
+            spans: None,
         }
     }
 

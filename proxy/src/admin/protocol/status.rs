@@ -42,6 +42,27 @@ pub struct Status {
     /// Of `weir node`: what keeps it from knowing which pods there are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_problem: Option<String>,
+    /// The export of spans, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spans: Option<SpanExport>,
+}
+
+/// How the export of spans goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpanExport {
+    /// Where they go.
+    pub url: String,
+    /// Spans that the collector has taken.
+    pub exported: u64,
+    /// Spans that found no place in the queue.
+    pub dropped: u64,
+    /// Spans that the collector has refused.
+    pub rejected: u64,
+    /// Spans that could not be sent for too long.
+    pub failed: u64,
+    /// Why the last attempt failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// A pod that is to be captured.
