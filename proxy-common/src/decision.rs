@@ -32,6 +32,8 @@ pub enum Check {
     IncludeList,
     /// The destination was not learned to be raw TCP, or such destinations are not bypassed.
     Learned,
+    /// The workload's engine is not the tap, which leaves connections as they are.
+    Proxied,
     /// No foreign program filters what the workload's cgroup sends or receives.
     Filter,
     /// The proxy's connection can have what the application has set on its socket.
@@ -55,7 +57,7 @@ pub enum Check {
 }
 
 /// Of outbound connections, in `connect4` and `connect6`.
-pub const OUTBOUND: [Check; 19] = [
+pub const OUTBOUND: [Check; 20] = [
     Check::Tcp,
     Check::Configured,
     Check::Namespace,
@@ -65,6 +67,7 @@ pub const OUTBOUND: [Check; 19] = [
     Check::SkippedPrefix,
     Check::IncludeList,
     Check::Learned,
+    Check::Proxied,
     Check::Filter,
     Check::Socket,
     Check::Address,
@@ -136,6 +139,7 @@ impl Check {
             Self::SkippedPrefix => &[Reason::SkipCidr],
             Self::IncludeList => &[Reason::NotIncluded],
             Self::Learned => &[Reason::Learned],
+            Self::Proxied => &[Reason::Tapped],
             Self::Filter => &[Reason::Filtered],
             Self::Socket => &[Reason::BoundDevice, Reason::Signed, Reason::BoundPort],
             Self::Address => &[Reason::LinkLocal, Reason::NoRoute],
@@ -164,6 +168,7 @@ impl Check {
             Self::SkippedPrefix => "address skipped?",
             Self::IncludeList => "port included?",
             Self::Learned => "learned?",
+            Self::Proxied => "tapped?",
             Self::Filter => "filtered?",
             Self::Socket => "transferable?",
             Self::Address => "unicast, global?",
@@ -187,13 +192,14 @@ mod tests {
     const ARCHITECTURE: &str = include_str!("../../docs/ARCHITECTURE.md");
 
     /// Reasons that no check gives: see [`Check::reasons`], and counts of other things.
-    const OTHERS: [Reason; 6] = [
+    const OTHERS: [Reason; 7] = [
         Reason::Redirected,
         Reason::HookError,
         Reason::FailClosed,
         Reason::ListeningFull,
         Reason::ReportLost,
         Reason::OptionLost,
+        Reason::TapLost,
     ];
 
     #[test]

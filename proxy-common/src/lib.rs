@@ -21,6 +21,7 @@ mod ports;
 mod properties;
 mod reason;
 pub mod spread;
+mod tap;
 mod workload;
 
 pub use address::{AddrWords, AddressClass, LOOPBACK4, V4_MAPPED_WORD, destination};
@@ -33,6 +34,10 @@ pub use option::{OptionEvent, ToldOptions, followed};
 pub use ports::{PortKey, PortRule, PortState, Source};
 pub use properties::{Properties, Set};
 pub use reason::Reason;
+pub use tap::{
+    TAP_FIN, TAP_SHOWN, TapEnded, TapEvent, TapFigures, TapOpened, TapScan, TapSide, TapSocket,
+    tap_kind, tap_lost, tap_protocol,
+};
 pub use workload::{Shares, Usage, WorkloadConfig, WorkloadId, flags};
 
 /// Carried by the proxy's connections to the application with `--preserve-client-ip`: the answers

@@ -66,6 +66,20 @@ pub const HOLDS: &str = "HOLDS";
 pub const OPTIONS: &str = "OPTIONS";
 /// Socket-local storage [`crate::ToldOptions`] on a captured socket of which an option was told.
 pub const TOLD: &str = "TOLD";
+/// `DestinationKey → u8`, of workload 0: destinations that are proxied whatever the engine, because weir
+/// chooses their endpoints.
+pub const PROXIED: &str = "PROXIED";
+/// Socket-local storage [`crate::TapSocket`] on a socket that is tapped.
+pub const TAPS: &str = "TAPS";
+/// Ring buffer of [`crate::TapEvent`], each with what its kind says.
+pub const TAP_EVENTS: &str = "TAP_EVENTS";
+/// One-element array: 1 while the reader of [`TAP_EVENTS`] wants to be woken.
+pub const TAP_IDLE: &str = "TAP_IDLE";
+/// `u64 → TapEnded`: sockets by cookie whose end found no room in [`TAP_EVENTS`].
+pub const TAP_ENDS: &str = "TAP_ENDS";
+
+/// The maps of the tap, which is loaded by itself, where a workload asks for it.
+pub const OF_TAP: [&str; 4] = [TAPS, TAP_EVENTS, TAP_IDLE, TAP_ENDS];
 
 /// The maps that every process has for itself.
 pub const OF_PROCESS: [&str; 2] = [HOLDS, OPTIONS];

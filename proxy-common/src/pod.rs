@@ -32,4 +32,8 @@ pod!(
     Seeds,
     SeedKey,
     OpenKey,
+    TapEvent,
+    TapOpened,
+    TapFigures,
+    TapEnded,
 );

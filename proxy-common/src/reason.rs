@@ -66,11 +66,15 @@ pub enum Reason {
     OptionLost = 27,
     /// The listeners that the connection could go to have as many open as there are source ports.
     ShortOfPorts = 28,
+    /// Seen by the tap instead of being proxied.
+    Tapped = 29,
+    /// A tapped connection that is not reported: the tap's ring buffer was full when it began.
+    TapLost = 30,
 }
 
 impl Reason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 31] = [
         Self::Redirected,
         Self::NotTcp,
         Self::Loopback,
@@ -100,6 +104,8 @@ impl Reason {
         Self::Filtered,
         Self::OptionLost,
         Self::ShortOfPorts,
+        Self::Tapped,
+        Self::TapLost,
     ];
 
     /// The name used in metrics and in the CLI.
@@ -135,6 +141,8 @@ impl Reason {
             Self::Filtered => "filtered",
             Self::OptionLost => "option_lost",
             Self::ShortOfPorts => "short_of_ports",
+            Self::Tapped => "tapped",
+            Self::TapLost => "tap_lost",
         }
     }
 }

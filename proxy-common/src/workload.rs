@@ -33,6 +33,8 @@ pub mod flags {
     /// Loopback carries the addresses of [`crate::spread`], so that IPv4 connections can be spread
     /// over them.
     pub const SPREAD: u32 = 1 << 11;
+    /// Outbound connections go direct, and are seen by the tap.
+    pub const TAP: u32 = 1 << 12;
 }
 
 /// What the hooks need to know about a workload.

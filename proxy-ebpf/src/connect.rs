@@ -19,7 +19,7 @@ use weir_common::{
 use crate::{
     checks::checks,
     fields::MaybeTcp,
-    maps::{FAILED, PORT_HITS, ROUTES, SKIP_CIDRS, WORKLOAD, WORKLOADS, count, increment},
+    maps::{FAILED, PORT_HITS, PROXIED, ROUTES, SKIP_CIDRS, WORKLOAD, WORKLOADS, count, increment},
     policy, properties, share,
     socket::{self, read, read_words, write},
     spread::{self, Place},
@@ -34,7 +34,7 @@ const REFUSE: i32 = 0;
 /// Where the parts of the table begin: see [`concerned`], [`by_rule`] and [`by_reach`].
 const SCOPE: usize = 1;
 const RULES: usize = 5;
-const REACH: usize = 9;
+const REACH: usize = 10;
 
 #[cgroup_sock_addr(connect4)]
 pub fn weir_connect4(ctx: SockAddrContext) -> i32 {
@@ -173,6 +173,11 @@ fn by_rule(config: &WorkloadConfig, dest: &mut OriginalDestination) -> Result<()
         Learned {
             policy::learned(dest, &destination_key(dest))?;
         }
+        Proxied {
+            if config.flags & flags::TAP != 0 && !is_balanced(dest) {
+                return Err(Reason::Tapped);
+            }
+        }
     }
     Ok(())
 }
@@ -243,6 +248,14 @@ fn by_reach(
         }
     }
     Ok(place)
+}
+
+/// Whether weir is to choose the endpoint.
+#[inline(always)]
+fn is_balanced(dest: &OriginalDestination) -> bool {
+    let key = DestinationKey::new(0, Direction::Outbound, dest.addr, dest.port);
+    // SAFETY: a byte that is never written again.
+    unsafe { PROXIED.get(&key) }.is_some()
 }
 
 #[inline(always)]

@@ -81,6 +81,14 @@ fields! {
     MD5_INFO,
     /// `tcp_sock.ao_info`, a pointer.
     AO_INFO,
+    /// `tcp_sock.copied_seq`, u32: of the byte that is read next.
+    COPIED_SEQ,
+    /// `sk_buff.sk`, a pointer.
+    SKB_SK,
+    /// `sk_buff.len`, u32.
+    SKB_LEN,
+    /// `sk_buff.cb`, of whose `tcp_skb_cb` the first word is `seq`, u32.
+    SKB_CB,
 }
 
 /// Bits of `skc_flags` (`enum sock_flags` in include/net/sock.h): the peer's FIN has come.

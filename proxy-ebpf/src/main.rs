@@ -35,6 +35,7 @@ mod share;
 mod socket;
 mod spread;
 mod stream;
+mod tap;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -117,6 +117,10 @@ pub static ACCEPTED: SkStorage<OriginalDestination> = SkStorage::new();
 pub static OPEN: HashMap<OpenKey, u32, { MAX_WORKLOADS * LISTENERS_EACH }, NO_PREALLOC> =
     HashMap::new();
 
+/// A destination that finds no room is tapped where the workload's engine is the tap.
+#[btf_map]
+pub static PROXIED: HashMap<DestinationKey, u8, 65_536, NO_PREALLOC> = HashMap::new();
+
 #[btf_map]
 pub static USAGE: HashMap<WorkloadId, Usage, MAX_WORKLOADS, NO_PREALLOC> = HashMap::new();
 

@@ -19,6 +19,8 @@ pub struct Figures {
     pub sent: u64,
     pub received: u64,
     pub error: u32,
+    /// The peer's FIN has come.
+    pub peer_ended: bool,
 }
 
 // === impl Figures ===
@@ -68,6 +70,7 @@ impl Figures {
             sent,
             received: less(received, u64::from(fin_came)),
             error: error.unwrap_or(CloseEvent::ERROR_UNKNOWN),
+            peer_ended: fin_came,
         }
     }
 }

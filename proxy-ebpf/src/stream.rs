@@ -389,7 +389,7 @@ fn netns_cookie(ctx: &SockOpsContext) -> u64 {
 }
 
 #[inline(always)]
-fn local_addr(ctx: &SockOpsContext, v4: bool) -> AddrWords {
+pub fn local_addr(ctx: &SockOpsContext, v4: bool) -> AddrWords {
     let ops = ctx.ops;
     // SAFETY: the context is valid for the length of the program.
     unsafe { either(v4, read!((*ops).local_ip4), read_words!((*ops).local_ip6)) }

@@ -44,6 +44,7 @@ pub mod sockopt;
 mod spares;
 mod state;
 mod table;
+mod tap;
 pub(crate) mod trial;
 mod workload_maps;
 
@@ -66,5 +67,6 @@ pub use remembered::{Remembered, RememberedPort};
 pub use routes::RouteWatch;
 pub use shares::{Reckoning, ShareUse};
 pub use sock_diag::listens_in;
+pub use tap::{Tap, TapEnd, TapEvents, TapLinks, TapNews, lost_text, tap_self_test};
 pub use trial::Support;
 pub use workload_maps::WorkloadMaps;

@@ -12,6 +12,7 @@ mod options;
 mod policy;
 mod properties;
 mod requests;
+mod tapped;
 mod waiting;
 
 use std::{
@@ -32,6 +33,7 @@ pub use self::{
     dials::OwnDials,
     held::Held,
     options::{Options, OptionsByWorkload},
+    tapped::{Tapped, TappedConnections},
 };
 use crate::{
     budget::{Share, Taken},
@@ -66,6 +68,8 @@ pub struct Context {
     pub options: Arc<Options>,
     /// Where upstream connections go.
     pub upstream: Arc<dyn Upstream>,
+    /// The HTTP engine of its outbound connections, where it has its own.
+    pub engine: Option<HttpEngine>,
     /// What balances its requests.
     pub engines: Engines,
     /// What is known of destinations.
@@ -172,7 +176,13 @@ impl Context {
         guard: &ConnectionGuard,
         accepted: Instant,
     ) -> DestinationPolicy {
-        let policy = DestinationPolicy::of(captured, &self.config.now(), &self.learning, accepted);
+        let policy = DestinationPolicy::of(
+            captured,
+            &self.config.now(),
+            self.engine,
+            &self.learning,
+            accepted,
+        );
         if let Some(source) = policy.opaque {
             guard.detected(Detection::Opaque(source), None, accepted.elapsed());
         }
@@ -194,7 +204,8 @@ impl Context {
                 let context = Arc::clone(self);
                 Carrier::Balance(Balancing::new(context, captured, by_request))
             }
-            (None, HttpEngine::Passthrough) => Carrier::PassThrough,
+            // What is not tapped comes here: inbound connections, and services.
+            (None, HttpEngine::Passthrough | HttpEngine::Tap) => Carrier::PassThrough,
             (None, HttpEngine::Terminate) => Carrier::Terminate,
         }
     }
@@ -231,6 +242,7 @@ impl Context {
             direction,
             client,
             destination,
+            tapped: None,
         })
     }
 

@@ -255,6 +255,8 @@ const fn skip_clause(reason: Reason) -> &'static str {
         Reason::Signed => "segments are signed (TCP-MD5 or TCP-AO)",
         Reason::Filtered => "a packet filter of the cgroup does not see weir's connections",
         Reason::OptionLost => "a socket option was lost",
+        Reason::Tapped => "seen by the tap, which does not proxy",
+        Reason::TapLost => "the tap's buffer was full when it began",
         Reason::ShortOfPorts => "no source ports were left for weir's listeners",
     }
 }

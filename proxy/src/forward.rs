@@ -63,6 +63,12 @@ impl ByteCounters {
         HalfClosed(self)
     }
 
+    /// Sets both, to what another has counted.
+    pub(crate) fn set(&self, client_to_upstream: u64, upstream_to_client: u64) {
+        self.client_to_upstream.store(client_to_upstream, Relaxed);
+        self.upstream_to_client.store(upstream_to_client, Relaxed);
+    }
+
     /// Adds `n` bytes that came from `side`.
     pub fn add_from(&self, side: Side, n: usize) {
         let counter = match side {

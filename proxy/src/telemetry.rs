@@ -38,7 +38,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::budget::{Budgets, Share};
@@ -85,6 +85,8 @@ pub struct ConnectionInfo {
     pub client: SocketAddr,
     /// The address the client asked for.
     pub destination: SocketAddr,
+    /// When it was established, where it is seen by the tap and not proxied.
+    pub tapped: Option<Instant>,
 }
 
 /// A connection that went direct in the kernel and has ended.

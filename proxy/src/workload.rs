@@ -11,6 +11,7 @@ mod place;
 mod skipped;
 mod slots;
 mod start;
+mod tapping;
 mod update;
 
 use std::{
@@ -24,16 +25,18 @@ pub use holding::Holdings;
 pub use place::cgroup_of;
 pub use skipped::skipped;
 pub use start::{Description, Origin, Residue, WorkloadSpec};
+pub use tapping::Tapping;
 use tokio::{runtime::Handle, sync::mpsc::UnboundedReceiver};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     accepting::Incoming,
-    configure::{configure, policy},
+    configure::{Switches, configure, policy},
     feedback::KernelFeedback,
     holding::{Held, Holding},
     place::Place,
     slots::WorkloadSlots,
+    tapping::WorkloadTap,
 };
 use crate::{
     accept::{AcceptOptions, Exhaustion, Registered, Slots},
@@ -43,7 +46,7 @@ use crate::{
         AttachOptions, CaptureError, ClientIp, ClientIpUser, Heartbeat, Installed, Instance, Lock,
         Netns, Originals, OwnAddresses, RouteWatch, ShareUse, WorkloadMaps,
     },
-    config::{Fail, ProcessConfig, Switch, Traffic, WorkloadSettings},
+    config::{EngineName, Fail, ProcessConfig, Switch, Traffic, WorkloadSettings},
     connection::{Context, Engines, OptionsByWorkload},
     decision::{Direction, Source},
     learn::Learning,
@@ -82,6 +85,8 @@ pub struct Shared {
     pub options: OptionsByWorkload,
     /// Which destinations are services.
     pub services: Arc<Services>,
+    /// The tap, once a workload has asked for it.
+    pub tapping: Tapping,
 }
 
 /// A workload whose connections are being captured.
@@ -104,6 +109,7 @@ pub struct Workload {
     changing: Mutex<()>,
     context: Arc<Context>,
     balance: Arc<WorkloadMode>,
+    tap: WorkloadTap,
     /// What is held, or why nothing is.
     holding: Option<Arc<Holding>>,
     not_held: String,
@@ -175,7 +181,14 @@ impl Workload {
         // First: what is under an unknown number would never be cleared up.
         description.keep(&kernel)?;
         kernel.flags.confine(netns.cookie())?;
-        configure(&kernel, &settings, &policy, shared.sk_msg).await?;
+        let (tap, tapped) = WorkloadTap::of(&shared, &settings, &cgroup).await;
+        configure(
+            &kernel,
+            &settings,
+            &policy,
+            Switches { sk_msg: shared.sk_msg, tap: tap.is_on() },
+        )
+        .await?;
         let routes =
             RouteWatch::start(Arc::clone(&kernel), netns.clone(), shared.services.unrouted())
                 .await?;
@@ -201,6 +214,7 @@ impl Workload {
                 dials: Arc::default(),
                 options: shared.options.of(kernel.workload()),
                 upstream: Arc::new(upstream),
+                engine: settings.outbound.engine.map(EngineName::engine),
                 engines: Engines::default(),
                 learning: Learning::new(settings.workload.learn),
                 drain: Stop::new(),
@@ -211,6 +225,7 @@ impl Workload {
                 feedback: Box::new(feedback),
             }),
             balance,
+            tap,
             kernel,
             settings: Mutex::new(Arc::new(settings)),
             origin,
@@ -236,6 +251,9 @@ impl Workload {
             client_ip_user: Mutex::new(client_ip_user),
             _registered: registered,
         });
+        if let Some(tapped) = tapped {
+            tapped.begin(workload.kernel.workload(), &workload.context);
+        }
         let looked_at = Arc::clone(&workload);
         blocking(move || {
             looked_at.look_at_ports();
@@ -387,6 +405,12 @@ impl Workload {
     #[must_use]
     pub fn not_held(&self) -> Option<&str> {
         self.holding.is_none().then_some(&self.not_held)
+    }
+
+    /// How the workload's outbound connections are seen: the tap, or why not where it was asked for.
+    #[must_use]
+    pub const fn tap(&self) -> &WorkloadTap {
+        &self.tap
     }
 
     /// Proxied connections that are open.

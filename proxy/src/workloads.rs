@@ -14,6 +14,7 @@ mod overlap;
 mod pods;
 mod restore;
 mod shares;
+mod tapping;
 mod waiting;
 
 use std::{
@@ -54,7 +55,7 @@ use crate::{
     sync::{lock, read, write},
     telemetry::{PodLabels, Telemetry, WorkloadFacts},
     workers::Workers,
-    workload::{Holdings, Origin, Shared, Workload, WorkloadSpec, cgroup_of, skipped},
+    workload::{Holdings, Origin, Shared, Tapping, Workload, WorkloadSpec, cgroup_of, skipped},
 };
 
 /// A connect that was never accepted is not coming any more.
@@ -146,6 +147,7 @@ impl Workloads {
             holdings: Holdings::default(),
             options: OptionsByWorkload::default(),
             services,
+            tapping: Tapping::default(),
         };
         let workloads = Arc::new(Self {
             shared: Arc::new(shared),
@@ -213,7 +215,7 @@ impl Workloads {
         let report = move |event: DirectClose| {
             let Some(workloads) = workloads.upgrade() else { return };
             let name = read(&workloads.names).get(&event.captured.workload).cloned();
-            if let Some(name) = name {
+            if let Some(name) = name.filter(|_| !tapping::tells(&event)) {
                 workloads.shared.telemetry.skipped(&skipped(&name, &event));
             }
         };
@@ -226,6 +228,7 @@ impl Workloads {
         if let Some(events) = self.events.lock().await.take() {
             events.settle().await;
         }
+        self.shared.tapping.settle().await;
     }
 
     /// Captures one more workload.

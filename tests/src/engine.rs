@@ -1,4 +1,4 @@
-//! weir's two HTTP engines, as tests choose them.
+//! weir's HTTP engines, as tests choose them.
 
 use std::fmt;
 
@@ -9,12 +9,16 @@ pub enum Engine {
     Passthrough,
     /// weir ends both connections and speaks itself.
     Terminate,
+    /// Connections go direct, and the kernel copies what they carry.
+    Tap,
 }
 
 // === impl Engine ===
 
 impl Engine {
-    /// Both.
+    /// Those that observe: the same traffic gives the same records.
+    pub const OBSERVING: [Self; 3] = [Self::Passthrough, Self::Terminate, Self::Tap];
+    /// Both that proxy.
     pub const ALL: [Self; 2] = [Self::Passthrough, Self::Terminate];
 
     /// The flags that choose it.
@@ -23,6 +27,7 @@ impl Engine {
         match self {
             Self::Passthrough => ["--http-engine", "passthrough"],
             Self::Terminate => ["--http-engine", "terminate"],
+            Self::Tap => ["--http-engine", "tap"],
         }
     }
 }

@@ -47,7 +47,7 @@ impl Record {
     #[must_use]
     pub fn comparable(&self) -> Value {
         let mut fields = self.0.as_object().expect("a record is an object").clone();
-        for field in ["id", "connection", "time", "client", "duration_us", "kernel"] {
+        for field in ["id", "connection", "time", "client", "duration_us", "kernel", "engine"] {
             fields.remove(field);
         }
         for field in ["latency_us", "detect_us"] {

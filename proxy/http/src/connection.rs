@@ -70,13 +70,37 @@ impl<S: ExchangeSink + ?Sized> Connection<S> {
             }
             (Protocol::Http2(session), _) => match session.read(from, bytes, &mut *keep) {
                 Ok(()) => true,
-                Err(error) => return self.lose_track(from, error, keep),
+                Err(error) => return self.lose_track(from, error.reason(), keep),
             },
             (Protocol::Done, _) => true,
         };
         if !kept {
-            self.lose_track(from, ParseError::OverBudget, keep);
+            self.lose_track(from, ParseError::OverBudget.reason(), keep);
         }
+    }
+
+    /// So many bytes of `from` have passed that are not shown. Where they can be anything but content,
+    /// nothing is followed any more.
+    pub fn passed(&mut self, from: Side, mut count: u64, keep: &mut impl FnMut(usize) -> bool) {
+        const UNSEEN: [u8; 16_384] = [0; 16_384];
+        while count > 0 {
+            let ahead = match &self.protocol {
+                Protocol::Http1(session) => session.content_ahead(from),
+                Protocol::Http2(session) => session.content_ahead(from),
+                Protocol::Done => return,
+            };
+            let now = count.min(ahead).min(UNSEEN.len() as u64);
+            if now == 0 {
+                return self.lose_track(from, ParseError::Unseen.reason(), keep);
+            }
+            self.bytes(from, &UNSEEN[..now as usize], keep);
+            count -= now;
+        }
+    }
+
+    /// Nothing is followed from here on.
+    pub fn lose(&mut self, reason: &'static str, keep: &mut impl FnMut(usize) -> bool) {
+        self.lose_track(Side::Upstream, reason, keep);
     }
 
     /// `from` has ended its stream in order; the other side may go on.
@@ -177,8 +201,13 @@ impl<S: ExchangeSink + ?Sized> Connection<S> {
     }
 
     #[cold]
-    fn lose_track(&mut self, side: Side, error: ParseError, keep: &mut impl FnMut(usize) -> bool) {
-        let untracked = Untracked { side, reason: error.reason() };
+    fn lose_track(
+        &mut self,
+        side: Side,
+        reason: &'static str,
+        keep: &mut impl FnMut(usize) -> bool,
+    ) {
+        let untracked = Untracked { side, reason };
         match &mut self.protocol {
             Protocol::Http1(session) => session.lose_track(side, untracked.reason),
             Protocol::Http2(_) => {

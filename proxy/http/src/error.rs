@@ -69,6 +69,7 @@ errors! {
     LargeTable = "HPACK table too large to be followed",
     TooManyStreams = "too many HTTP/2 streams at a time",
     LargeRequests = "HTTP/2 requests at a time too large to be followed",
+    Unseen = "bytes with a meaning were not seen",
     OverBudget = "over the memory budget of the workload",
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::{RouteName, TraceParent};
 
@@ -126,6 +126,10 @@ pub trait ExchangeSink {
     fn repeated(&self, _why: Repeat, _is_answered: bool) {}
     /// The messages of the connection are not followed any more. Called at most once for each.
     fn downgraded(&self, untracked: Untracked);
+    /// When the bytes passed that are being read, where that is not now.
+    fn moment(&self) -> Option<Instant> {
+        None
+    }
 }
 
 // === impl Side ===

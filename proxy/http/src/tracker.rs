@@ -23,12 +23,19 @@ pub fn is_grpc(content_type: &[u8]) -> bool {
     content_type.get(..PREFIX.len()).is_some_and(|head| head.eq_ignore_ascii_case(PREFIX))
 }
 
+/// The time of day that it was then.
+fn at(moment: Instant) -> SystemTime {
+    let now = SystemTime::now();
+    now.checked_sub(moment.elapsed()).unwrap_or(now)
+}
+
 // === impl Tracker ===
 
 impl<S: ExchangeSink + ?Sized> Tracker<S> {
     /// A request head is complete.
     pub fn start(sink: &Arc<S>, request: RequestInfo) -> Self {
         sink.request_started();
+        let moment = sink.moment();
         let exchange = Exchange {
             version: request.version,
             method: request.method,
@@ -38,7 +45,7 @@ impl<S: ExchangeSink + ?Sized> Tracker<S> {
             grpc_status: None,
             grpc: request.grpc,
             trace: request.trace,
-            started: SystemTime::now(),
+            started: moment.map_or_else(SystemTime::now, at),
             time_to_head: None,
             duration: Duration::ZERO,
             request_bytes: 0,
@@ -50,7 +57,7 @@ impl<S: ExchangeSink + ?Sized> Tracker<S> {
         };
         Self {
             sink: Arc::clone(sink),
-            since: Instant::now(),
+            since: moment.unwrap_or_else(Instant::now),
             exchange: Some(exchange),
             is_settled: false,
         }
@@ -58,9 +65,10 @@ impl<S: ExchangeSink + ?Sized> Tracker<S> {
 
     /// The final response head has arrived.
     pub fn head(&mut self, status: u16, grpc: bool) {
+        let elapsed = self.elapsed();
         if let Some(exchange) = &mut self.exchange {
             exchange.status = Some(status);
-            exchange.time_to_head = Some(self.since.elapsed());
+            exchange.time_to_head = Some(elapsed);
             exchange.grpc |= grpc;
         }
     }
@@ -96,7 +104,7 @@ impl<S: ExchangeSink + ?Sized> Tracker<S> {
     /// exchange ended; it is reported when the request's bytes are counted.
     pub fn response_ended(&mut self, end: ExchangeEnd) {
         if !self.is_settled {
-            let took = self.since.elapsed();
+            let took = self.elapsed();
             self.settle(took, end);
         }
     }
@@ -105,7 +113,7 @@ impl<S: ExchangeSink + ?Sized> Tracker<S> {
     pub fn response_ended_at_once(&mut self, end: ExchangeEnd) {
         if !self.is_settled {
             let took = self.exchange.as_ref().and_then(|exchange| exchange.time_to_head);
-            let took = took.unwrap_or_else(|| self.since.elapsed());
+            let took = took.unwrap_or_else(|| self.elapsed());
             self.settle(took, end);
         }
     }
@@ -134,7 +142,10 @@ impl<S: ExchangeSink + ?Sized> Tracker<S> {
 
     /// Since the request head.
     pub fn elapsed(&self) -> Duration {
-        self.since.elapsed()
+        match self.sink.moment() {
+            None => self.since.elapsed(),
+            Some(moment) => moment.saturating_duration_since(self.since),
+        }
     }
 
     /// Reports the exchange, ended like this unless its response has; later calls do nothing.

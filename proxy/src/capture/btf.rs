@@ -10,6 +10,7 @@ const MAGIC: u16 = 0xeb9f;
 /// Kinds of types (`enum` in include/uapi/linux/btf.h).
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
+const FUNCTION: u32 = 12;
 
 /// A member's place in a structure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,20 +38,28 @@ pub(super) fn kernel() -> io::Result<Vec<u8>> {
     fs::read(VMLINUX)
 }
 
+/// The number of a function of this name; `None` where there is none, or the BTF is not understood.
+pub(super) fn function(btf: &[u8], wanted: &str) -> Option<u32> {
+    let (types, strings) = sections(btf)?;
+    let (mut at, mut number) = (0, 1);
+    while at < types.len() {
+        let (name, info) = (word(types, at)?, word(types, at + 4)?);
+        let kind = info >> 24 & 0x1f;
+        if kind == FUNCTION && text(strings, name)? == wanted.as_bytes() {
+            return Some(number);
+        }
+        at += 12 + more(kind, info & 0xffff)?;
+        number += 1;
+    }
+    None
+}
+
 // === impl Structures ===
 
 impl<'a> Structures<'a> {
     /// Finds the structures of these names; `None` where the BTF is not understood.
     pub(super) fn of(btf: &'a [u8], wanted: &[&str]) -> Option<Self> {
-        if half(btf, 0)? != MAGIC {
-            return None;
-        }
-        let header = word(btf, 4)? as usize;
-        let section = |at: usize| {
-            let (offset, length) = (word(btf, at)? as usize, word(btf, at + 4)? as usize);
-            btf.get(header + offset..header + offset + length)
-        };
-        let (types, strings) = (section(8)?, section(16)?);
+        let (types, strings) = sections(btf)?;
         let mut all = Self { types, strings, starts: HashMap::new(), named: HashMap::new() };
         let (mut at, mut number) = (0, 1);
         while at < types.len() {
@@ -97,11 +106,28 @@ impl<'a> Structures<'a> {
     }
 
     fn string(&self, at: u32) -> Option<&'a [u8]> {
-        self.strings.get(at as usize..)?.split(|byte| *byte == 0).next()
+        text(self.strings, at)
     }
 }
 
 // === helpers ===
+
+/// The types, and the names that they refer to.
+fn sections(btf: &[u8]) -> Option<(&[u8], &[u8])> {
+    if half(btf, 0)? != MAGIC {
+        return None;
+    }
+    let header = word(btf, 4)? as usize;
+    let section = |at: usize| {
+        let (offset, length) = (word(btf, at)? as usize, word(btf, at + 4)? as usize);
+        btf.get(header + offset..header + offset + length)
+    };
+    Some((section(8)?, section(16)?))
+}
+
+fn text(strings: &[u8], at: u32) -> Option<&[u8]> {
+    strings.get(at as usize..)?.split(|byte| *byte == 0).next()
+}
 
 /// Bytes behind the twelve that every type has. `None` for a kind that did not exist in Linux 6.18:
 /// what comes behind it cannot be found.

@@ -171,6 +171,9 @@ pub enum CaptureError {
     /// The start-up self-test of `sk_msg` failed.
     #[error("sk_msg self-test failed: {0}; start with --sk-msg off")]
     SelfTest(String),
+    /// The start-up self-test of the tap failed.
+    #[error("self-test of the tap failed: {0}; use --http-engine passthrough")]
+    TapSelfTest(String),
     /// A cgroup could not be asked for its programs.
     #[error(
         "cannot query the programs attached to {cgroup}: {source}; run as root or grant \

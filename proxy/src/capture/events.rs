@@ -88,7 +88,7 @@ impl Events {
 
 impl End {
     /// By the state that the socket left for the closed one, and its error.
-    fn of(state: u32, error: u32) -> Self {
+    pub(super) fn of(state: u32, error: u32) -> Self {
         let errno = error.cast_signed();
         let is_known = error != CloseEvent::ERROR_UNKNOWN;
         match (state, errno) {

@@ -64,7 +64,7 @@ const EGRESS: i16 = 8;
 /// `tcp_sock` begins with an `inet_connection_sock`, that with an `inet_sock`, that with a `sock` and
 /// that with a `sock_common`: the kernel casts one to the other (include/linux/tcp.h). So the offset in
 /// any of them is one in `tcp_sock`.
-const FIELDS: [Field; 28] = [
+const FIELDS: [Field; 29] = [
     field("BYTES_SENT", "tcp_sock", "bytes_sent", 8),
     field("BYTES_RETRANS", "tcp_sock", "bytes_retrans", 8),
     field("SOCKET_ERROR", "sock", "sk_err", 4),
@@ -103,7 +103,12 @@ const FIELDS: [Field; 28] = [
     ),
     field("MD5_INFO", "tcp_sock", "md5sig_info", 8),
     field("AO_INFO", "tcp_sock", "ao_info", 8),
+    field("COPIED_SEQ", "tcp_sock", "copied_seq", 4),
 ];
+
+/// Members of buffers, which the tap reads and no program for sockets can try: it is loaded, or not.
+const OF_BUFFERS: [(&str, Member); 3] =
+    [("SKB_SK", ("sk_buff", "sk")), ("SKB_LEN", ("sk_buff", "len")), ("SKB_CB", ("sk_buff", "cb"))];
 
 /// Fields that kernels without MPTCP or signed segments (`CONFIG_MPTCP`, `CONFIG_TCP_MD5SIG`,
 /// `CONFIG_TCP_AO`, since 6.7) do not have and do not need.
@@ -122,7 +127,8 @@ pub(super) fn constants() -> &'static Constants {
     FOUND.get_or_init(|| {
         find().unwrap_or_else(|error| {
             tracing::info!(%error, "the kernel has no BTF: {WITHOUT}");
-            FIELDS.iter().flat_map(|field| field.constants(None)).collect()
+            let none = OF_BUFFERS.iter().map(|(constant, _)| (*constant, 0));
+            FIELDS.iter().flat_map(|field| field.constants(None)).chain(none).collect()
         })
     })
 }
@@ -195,10 +201,15 @@ impl Field {
 fn find() -> io::Result<Constants> {
     let btf = btf::kernel()?;
     let members = FIELDS.iter().flat_map(|field| [Some(field.member), field.within]);
-    let wanted: Vec<&str> = members.flatten().map(|(structure, _)| structure).collect();
+    let wanted = members.flatten().map(|(structure, _)| structure);
+    let wanted: Vec<&str> = wanted.chain(["sk_buff"]).collect();
     let structures = Structures::of(&btf, &wanted)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "cannot parse BTF"))?;
-    Ok(FIELDS.iter().flat_map(|field| field.constants(field.find(&structures))).collect())
+    let of_sockets = FIELDS.iter().flat_map(|field| field.constants(field.find(&structures)));
+    let of_buffers = OF_BUFFERS.iter().map(|(constant, (structure, member))| {
+        (*constant, structures.place(structure, member).map_or(0, |place| place.bit / 8))
+    });
+    Ok(of_sockets.chain(of_buffers).collect())
 }
 
 /// Bytes from the beginning.

@@ -3,6 +3,8 @@
 
 use std::{
     borrow::Cow,
+    collections::HashSet,
+    net::SocketAddr,
     os::fd::OwnedFd,
     path::PathBuf,
     sync::{Mutex, MutexGuard, OnceLock},
@@ -17,8 +19,8 @@ use aya::{
 use aya_obj::generated::bpf_func_id;
 use tokio::io::unix::AsyncFd;
 use weir_common::{
-    CounterKey, DestinationKey, ListenerKey, Listening, OpenKey, PortKey, PortRule, Route, Seeds,
-    Shares, TupleKey, Usage, WorkloadConfig, WorkloadId, maps,
+    CounterKey, DestinationKey, Direction, ListenerKey, Listening, OpenKey, PortKey, PortRule,
+    Route, Seeds, Shares, TupleKey, Usage, WorkloadConfig, WorkloadId, maps,
 };
 
 use super::{
@@ -26,6 +28,7 @@ use super::{
     entries::AllLeft,
     fields,
     layout::{InUse, Layouts},
+    original::{address_of, words},
     pins::{Lock, Pins, control, digest, directories, lock_holder},
     preexisting::Seeded,
     quota::{Hints, Quotas},
@@ -39,6 +42,9 @@ use super::{
 const OBJECT_VARIABLE: &str = "WEIR_BPF_OBJECT";
 /// The ring buffer of aya-log: in the object, but not weir's own.
 const LOG_MAP: &str = "AYA_LOGS";
+
+/// The tap's ring buffer where the tap is not loaded: the smallest that there is on every processor.
+const NO_TAP_BYTES: u32 = 65_536;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -61,6 +67,7 @@ pub struct Instance {
     pub(super) quotas: Quotas,
     pub(super) failed: Hints,
     pub(super) learned: Hints,
+    pub(super) proxied: Table<DestinationKey, u8>,
     pub(super) listening: Table<DestinationKey, Listening>,
     pub(super) seeds: Table<PortKey, Seeds>,
     pub(super) seeded: Mutex<Seeded>,
@@ -137,6 +144,7 @@ impl Instance {
                 Table::take(&mut ebpf, maps::LEARNED)?,
                 layouts.room(maps::LEARNED),
             ),
+            proxied: Table::take(&mut ebpf, maps::PROXIED)?,
             listening: Table::take(&mut ebpf, maps::LISTENING)?,
             seeds: Table::take(&mut ebpf, maps::SEEDS)?,
             seeded: Mutex::new(take(&mut ebpf, maps::SEEDED)?),
@@ -250,6 +258,54 @@ impl Instance {
         load(object, pins, workload, *log_level, *ingress_ifindex)
     }
 
+    /// Has these destinations proxied whatever the engine, and no others that were before.
+    ///
+    /// # Errors
+    /// Where the map cannot be written: there are more than 65,536.
+    pub fn set_proxied(
+        &self,
+        before: &HashSet<SocketAddr>,
+        now: &HashSet<SocketAddr>,
+    ) -> Result<(), CaptureError> {
+        let key = |it: &SocketAddr| {
+            DestinationKey::new(0, Direction::Outbound, words(it.ip()), it.port())
+        };
+        for address in now.difference(before) {
+            self.proxied.insert(&key(address), &1)?;
+        }
+        for address in before.difference(now) {
+            self.proxied.remove(&key(address))?;
+        }
+        Ok(())
+    }
+
+    /// Whether a destination is proxied whatever the engine.
+    ///
+    /// # Errors
+    /// Where the map cannot be read.
+    pub fn is_proxied(&self, address: SocketAddr) -> Result<bool, CaptureError> {
+        let key = DestinationKey::new(0, Direction::Outbound, words(address.ip()), address.port());
+        Ok(self.proxied.get(&key)?.is_some())
+    }
+
+    /// Destinations that are proxied whatever the engine.
+    #[must_use]
+    pub fn proxied(&self) -> HashSet<SocketAddr> {
+        let address = |key: DestinationKey| SocketAddr::new(address_of(key.addr), key.port);
+        self.proxied.entries(|_| true).into_iter().map(|(key, _)| address(key)).collect()
+    }
+
+    /// The object, as it is loaded.
+    pub(super) fn object(&self) -> &[u8] {
+        &self.object
+    }
+
+    /// The programs of the tap, whose kernel functions are in `object`, with a ring buffer of this size.
+    pub(super) fn load_tap(&self, object: &[u8], ring_bytes: u32) -> Result<Ebpf, CaptureError> {
+        let Self { pins, log_level, ingress_ifindex, .. } = self;
+        load_with(object, pins, 0, *log_level, *ingress_ifindex, ring_bytes)
+    }
+
     /// The programs that serve every workload, and maps that were not taken.
     pub(super) fn shared(&self) -> MutexGuard<'_, Ebpf> {
         lock(&self.shared)
@@ -327,6 +383,17 @@ fn load(
     log_level: u8,
     ingress_ifindex: bool,
 ) -> Result<Ebpf, CaptureError> {
+    load_with(object, pins, workload, log_level, ingress_ifindex, NO_TAP_BYTES)
+}
+
+fn load_with(
+    object: &[u8],
+    pins: &Pins,
+    workload: WorkloadId,
+    log_level: u8,
+    ingress_ifindex: bool,
+    tap_bytes: u32,
+) -> Result<Ebpf, CaptureError> {
     /// The loader reads and parses the kernel's own types when it is made: 20 ms and 20 MB, of
     /// which nothing is needed, because there is nothing to relocate. So one is enough.
     static LOADER: Mutex<Option<EbpfLoader<'static>>> = Mutex::new(None);
@@ -339,6 +406,7 @@ fn load(
         .override_global("WORKLOAD", &*Box::leak(Box::new(workload)), true)
         .override_global("INGRESS_IFINDEX", constant(ingress_ifindex), true)
         .override_global("SOCKOPS_CGROUP", constant(sockops_knows_cgroup()), true)
+        .map_max_entries(maps::TAP_EVENTS, tap_bytes)
         .override_global(aya_log::LEVEL, &LEVELS[usize::from(log_level.min(5))], false);
     for (name, offset) in fields::constants() {
         loader.override_global(name, offset, true);

@@ -52,7 +52,10 @@ impl Layouts {
     /// Where it is no object.
     pub(super) fn of(object: &[u8]) -> Result<Self, CaptureError> {
         let parsed = aya_obj::Object::parse(object).map_err(aya::EbpfError::ParseError)?;
-        let is_shared = |name: &str| !name.starts_with('.') && !maps::OF_PROCESS.contains(&name);
+        let is_shared = |name: &str| {
+            let own = maps::OF_PROCESS.contains(&name) || maps::OF_TAP.contains(&name);
+            !name.starts_with('.') && !own
+        };
         let shared = parsed.maps.into_iter().filter(|(name, _)| is_shared(name));
         Ok(Self(shared.map(|(name, map)| (name, Layout::of(&map))).collect()))
     }

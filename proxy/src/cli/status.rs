@@ -125,6 +125,9 @@ pub(super) fn table(report: &Report) -> String {
         if !workload.connect.is_empty() {
             lines.push(("  connect", workload.connect.clone()));
         }
+        if !workload.engine.is_empty() {
+            lines.push(("  engine", workload.engine.clone()));
+        }
         lines.push(("  listeners", listeners.join(", ")));
         lines.push(("  hooks", workload.hooks.join(", ")));
         lines.extend(workload.budget.iter().map(|figures| ("  budget", budget(figures))));

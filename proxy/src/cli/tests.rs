@@ -169,6 +169,7 @@ fn explanations_and_status_read_well() {
             ],
             connect: "hold".into(),
             listeners: vec!["127.0.0.1:40000".parse().unwrap(), "[::1]:40001".parse().unwrap()],
+            engine: String::new(),
             hooks: vec!["connect4".into(), "connect6".into()],
         }],
         admin: Some("127.0.0.1:4191".parse().unwrap()),

@@ -10,6 +10,9 @@ pub enum HttpEngine {
     Passthrough,
     /// Terminates both connections: parses each message and writes it again.
     Terminate,
+    /// Leaves connections as they are; a parser follows copies that the kernel makes. Connections
+    /// that this cannot be done for are passed through.
+    Tap,
 }
 
 /// The name of an engine, as given; [`Config`](super::Config) prints the current one. Equal to every other name of the same engine.
@@ -21,6 +24,8 @@ pub enum EngineName {
     Passthrough,
     /// Parse each message and write it again; terminate HTTP/2 on both sides
     Terminate,
+    /// Let outbound connections go direct, and follow copies of their bytes that the kernel makes
+    Tap,
     /// Deprecated name of `passthrough`.
     #[value(hide = true)]
     Observe,
@@ -38,6 +43,7 @@ impl EngineName {
         match self {
             Self::Passthrough | Self::Observe => HttpEngine::Passthrough,
             Self::Terminate | Self::Route => HttpEngine::Terminate,
+            Self::Tap => HttpEngine::Tap,
         }
     }
 
@@ -53,6 +59,7 @@ impl EngineName {
         match self.engine() {
             HttpEngine::Passthrough => Self::Passthrough,
             HttpEngine::Terminate => Self::Terminate,
+            HttpEngine::Tap => Self::Tap,
         }
     }
 

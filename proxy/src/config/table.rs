@@ -19,7 +19,7 @@ const FORWARDING: &str = "Forwarding";
 const OUTPUT: &str = "Output";
 
 /// Every setting of the file, each key in one row.
-pub(super) const SETTINGS: [Setting; 48] = [
+pub(super) const SETTINGS: [Setting; 49] = [
     Setting {
         keys: &["workload.name"],
         kind: Text,
@@ -195,6 +195,19 @@ pub(super) const SETTINGS: [Setting; 48] = [
         change: InPlace,
         help: "Whether weir chooses the endpoints of connections to services",
         default: Some("connections"),
+        ..Setting::NEW
+    },
+    Setting {
+        keys: &["outbound.engine"],
+        kind: Choice(choices::<EngineName>),
+        name: "engine",
+        value: "ENGINE",
+        group: Workload,
+        heading: FORWARDING,
+        annotation: true,
+        change: Recapture,
+        help: "HTTP engine of the workload's outbound connections",
+        default: Some("that of --http-engine"),
         ..Setting::NEW
     },
     Setting {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, RecordFormat, name, setting};
+use super::{ConfigError, EngineName, RecordFormat, name, setting};
 use crate::{
     balance::Mode,
     decision::Source,
@@ -81,6 +81,9 @@ pub struct Outbound {
     /// Whether connections to services are balanced; absent for what is configured for all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub balance: Option<Mode>,
+    /// The HTTP engine of its connections; absent for what is configured for all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineName>,
 }
 
 /// Connections that the workload accepts.
@@ -123,6 +126,7 @@ impl Default for Outbound {
             skip_cidrs: CidrList::default(),
             capture_loopback: false,
             balance: None,
+            engine: None,
         }
     }
 }

@@ -2,13 +2,13 @@
 //! followed, and the rest is not looked at, but for the first words of a server whose client has
 //! spoken something else: they teach what the destination speaks.
 
-use std::{mem, time::Instant};
+use std::{borrow::Borrow, mem, ops::Deref, time::Instant};
 
 use weir_http::h1::Edit;
 
 use super::Context;
 use crate::{
-    decision::Detection,
+    decision::{Detection, Why},
     detect::dialogue::{Conclusion, Dialogue},
     forward::{
         Side,
@@ -18,10 +18,11 @@ use crate::{
     telemetry::ConnectionGuard,
 };
 
-/// Looks on at one connection, from its first byte on.
-pub(super) struct Detecting<'a> {
-    context: &'a Context,
-    guard: &'a ConnectionGuard,
+/// Looks on at one connection, from its first byte on. `C` and `G` are how it has what it needs of the
+/// workload and of the connection.
+pub(super) struct Detecting<C, G> {
+    context: C,
+    guard: G,
     accepted: Instant,
     state: State,
 }
@@ -36,17 +37,27 @@ enum State {
 
 // === impl Detecting ===
 
-impl<'a> Detecting<'a> {
-    pub(super) fn new(context: &'a Context, guard: &'a ConnectionGuard, accepted: Instant) -> Self {
+impl<C: Deref<Target = Context>, G: Borrow<ConnectionGuard>> Detecting<C, G> {
+    pub(super) fn new(context: C, guard: G, accepted: Instant) -> Self {
         let dialogue = Dialogue::new(context.config.now().detect.peek_limit);
         Self { context, guard, accepted, state: State::Undecided(dialogue) }
+    }
+
+    /// What the connection is told to.
+    pub(super) fn guard(&self) -> &ConnectionGuard {
+        self.guard.borrow()
+    }
+
+    /// Ends looking on.
+    pub(super) fn into_guard(self) -> G {
+        self.guard
     }
 
     /// `last` has decided; it was said by `from`.
     fn conclude(&mut self, conclusion: Conclusion, from: Side, last: &[u8]) {
         let State::Undecided(dialogue) = mem::replace(&mut self.state, State::Done) else { return };
         let detection = conclusion.detection;
-        self.context.decide(conclusion, self.guard, self.accepted);
+        self.context.decide(conclusion, self.guard.borrow(), self.accepted);
         match detection {
             Detection::Http1 => self.follow(HttpVersion::Http1, &dialogue, from, last),
             Detection::Http2 => self.follow(HttpVersion::Http2, &dialogue, from, last),
@@ -61,7 +72,7 @@ impl<'a> Detecting<'a> {
     }
 
     fn follow(&mut self, version: HttpVersion, dialogue: &Dialogue, from: Side, last: &[u8]) {
-        let mut observer = HttpObserver::new(version, self.guard.sink());
+        let mut observer = HttpObserver::new(version, self.guard.borrow().sink());
         // A server speaks before the client only in HTTP/2. The client may have heeded its settings.
         observer.bytes(Side::Upstream, dialogue.server());
         observer.bytes(Side::Client, dialogue.client());
@@ -72,12 +83,35 @@ impl<'a> Detecting<'a> {
     /// The first words of the server on a connection that is raw TCP.
     fn heard(&self, words: &[u8], asked: bool) {
         if let Some(lesson) = Dialogue::lesson(words, asked) {
-            self.context.learn(self.guard, lesson);
+            self.context.learn(self.guard.borrow(), lesson);
         }
     }
 }
 
-impl Observer for Detecting<'_> {
+impl<C, G> Observer for Detecting<C, G>
+where
+    C: Deref<Target = Context> + Send,
+    G: Borrow<ConnectionGuard> + Send,
+{
+    fn passed(&mut self, from: Side, count: u64) {
+        match &mut self.state {
+            State::Http(observer) => observer.passed(from, count),
+            // More than is looked at for detection.
+            State::Undecided(_) => self.conclude(Why::PeekLimit.into(), from, &[]),
+            State::Unanswered | State::Done => {}
+        }
+    }
+
+    fn lose(&mut self, reason: &'static str) {
+        match &mut self.state {
+            State::Http(observer) => observer.lose(reason),
+            State::Undecided(_) | State::Unanswered | State::Done => {
+                self.guard.borrow().sink().downgraded(Untracked { side: Side::Upstream, reason });
+                self.state = State::Done;
+            }
+        }
+    }
+
     fn bytes(&mut self, from: Side, bytes: &[u8]) {
         match &mut self.state {
             State::Http(observer) => observer.bytes(from, bytes),

@@ -104,7 +104,7 @@ impl Context {
         if let Some(lesson) = conclusion.lesson() {
             self.learn(guard, lesson);
         }
-        guard.detected(conclusion.detection, conclusion.tls, accepted.elapsed());
+        guard.detected(conclusion.detection, conclusion.tls, guard.since(accepted));
     }
 
     /// Passes everything as it comes, and looks on.

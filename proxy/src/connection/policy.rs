@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::{
     capture::Captured,
     config::{HttpEngine, TrafficPolicy},
-    decision::{PortState, Source},
+    decision::{Direction, PortState, Source},
     learn::Learning,
 };
 
@@ -25,6 +25,7 @@ impl DestinationPolicy {
     pub(super) fn of(
         captured: &Captured,
         traffic: &TrafficPolicy,
+        engine: Option<HttpEngine>,
         learning: &Learning,
         now: Instant,
     ) -> Self {
@@ -35,16 +36,15 @@ impl DestinationPolicy {
                 learning.known(direction, destination, now).then_some(Source::Learned)
             }
         };
-        Self { opaque, engine: traffic.http.engine.engine() }
+        let own = engine.filter(|_| direction == Direction::Outbound);
+        Self { opaque, engine: own.unwrap_or_else(|| traffic.http.engine.engine()) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        config::EngineName, connection::tests::captured, decision::Direction, learn::Learn,
-    };
+    use crate::{config::EngineName, connection::tests::captured, learn::Learn};
 
     #[test]
     fn a_port_that_is_opaque_is_so_by_its_own_source_and_a_learned_destination_by_what_was_learned()
@@ -55,7 +55,7 @@ mod tests {
         let learning = Learning::new(Learn::Opaque);
         let of = |state, learning: &Learning| {
             let captured = Captured { state, ..captured(Direction::Outbound, destination) };
-            DestinationPolicy::of(&captured, &traffic, learning, now)
+            DestinationPolicy::of(&captured, &traffic, None, learning, now)
         };
         let engine = HttpEngine::Terminate;
         let detected = DestinationPolicy { opaque: None, engine };

@@ -58,6 +58,7 @@ pub(super) fn context(feedback: &Arc<Deaf>) -> Context {
         dials: Arc::default(),
         options: Arc::default(),
         upstream: Arc::new(ToOriginal),
+        engine: None,
         engines: Engines::default(),
         learning: Learning::new(Learn::Off),
         drain: Stop::new(),

@@ -321,7 +321,12 @@ fn status(workload: &Workload) -> WorkloadStatus {
             Some(why) => format!("immediate: {why}"),
         },
         listeners: workload.own().listed().collect(),
-        hooks: workload.kernel().links.hooks(),
+        engine: match workload.tap().refused() {
+            Some(why) => format!("passthrough: {why}"),
+            None if workload.tap().is_on() => "tap".to_owned(),
+            None => String::new(),
+        },
+        hooks: workload.kernel().links.hooks().into_iter().chain(workload.tap().hooks()).collect(),
         ..waiting_for(&workload.settings())
     }
 }
@@ -346,6 +351,7 @@ fn waiting_for(settings: &WorkloadSettings) -> WorkloadStatus {
         open_connections: 0,
         budget: Vec::new(),
         connect: String::new(),
+        engine: String::new(),
         listeners: Vec::new(),
         hooks: Vec::new(),
     }

@@ -5,7 +5,7 @@ mod answer;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
@@ -42,6 +42,10 @@ pub trait ExchangeSink: Send + Sync + 'static {
     fn retried(&self, _retry: Retry) {}
     /// The share that memory for what the peers have sent is charged to.
     fn share(&self) -> Option<Share> {
+        None
+    }
+    /// When the bytes passed that are being read, where that is not now.
+    fn moment(&self) -> Option<Instant> {
         None
     }
 }
@@ -208,6 +212,10 @@ impl weir_http::ExchangeSink for dyn ExchangeSink {
 
     fn downgraded(&self, untracked: Untracked) {
         ExchangeSink::downgraded(self, untracked);
+    }
+
+    fn moment(&self) -> Option<Instant> {
+        ExchangeSink::moment(self)
     }
 }
 

@@ -23,6 +23,13 @@ pub(crate) trait Observer: Send {
     /// response to it.
     fn bytes(&mut self, from: Side, bytes: &[u8]);
 
+    /// So many bytes of `from` have passed at this place that are not shown. Where they are anything but
+    /// content, the observer loses track.
+    fn passed(&mut self, _from: Side, _count: u64) {}
+
+    /// Nothing more is shown; why, as a label and for people.
+    fn lose(&mut self, _reason: &'static str) {}
+
     /// `from` has ended its stream in order (FIN); the other side may go on.
     fn ended(&mut self, from: Side);
 
@@ -100,6 +107,14 @@ impl Observer for HttpObserver {
         if !new.is_empty() {
             self.connection.bytes(from, new, &mut |kept| self.charge.keep(kept));
         }
+    }
+
+    fn passed(&mut self, from: Side, count: u64) {
+        self.connection.passed(from, count, &mut |kept| self.charge.keep(kept));
+    }
+
+    fn lose(&mut self, reason: &'static str) {
+        self.connection.lose(reason, &mut |kept| self.charge.keep(kept));
     }
 
     fn ended(&mut self, from: Side) {

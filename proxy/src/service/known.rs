@@ -107,6 +107,12 @@ impl Services {
         self.routes.load_full()
     }
 
+    /// The addresses of all services.
+    #[must_use]
+    pub fn addresses(&self) -> HashSet<SocketAddr> {
+        self.known.load().by_address.keys().copied().collect()
+    }
+
     /// The endpoints of a service. The first connection to it has them put together.
     #[must_use]
     pub fn endpoints(&self, target: &Target) -> Arc<Endpoints> {

@@ -31,6 +31,8 @@ pub enum CloseReason {
     Error(i32),
     /// The HTTP engine gave up; its words.
     Http(String),
+    /// A tapped connection whose end was not seen: weir ended before, or has missed it.
+    TapEnded,
     /// The task that owned it went away without a word.
     Aborted,
 }
@@ -60,6 +62,7 @@ impl CloseReason {
             Self::NoOriginalDestination => "no_original_destination",
             Self::Error(_) => "error",
             Self::Http(_) => "http",
+            Self::TapEnded => "tap_ended",
             Self::Aborted => "aborted",
         }
     }

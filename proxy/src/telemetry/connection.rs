@@ -4,7 +4,7 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -114,6 +114,18 @@ impl ConnectionGuard {
         Arc::<Live>::clone(&self.live)
     }
 
+    /// How long ago that was; of a tapped connection, from then to what is being read.
+    #[must_use]
+    pub fn since(&self, then: Instant) -> Duration {
+        let moment = self.live.connection.moment();
+        moment.map_or_else(|| then.elapsed(), |moment| moment.saturating_duration_since(then))
+    }
+
+    /// Of a tapped connection: what it is shown from now on passed then.
+    pub fn read_at(&self, moment: Instant) {
+        self.live.connection.read_at(moment);
+    }
+
     /// The connection is over.
     pub fn close(mut self, reason: CloseReason) {
         self.finish(&reason);
@@ -214,6 +226,10 @@ impl ExchangeSink for Live {
 
     fn request_started(&self) {
         self.tell(Event::RequestStarted);
+    }
+
+    fn moment(&self) -> Option<Instant> {
+        self.connection.moment()
     }
 
     fn exchange(&self, exchange: Exchange) {

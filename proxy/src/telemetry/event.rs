@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -35,6 +35,9 @@ pub(super) struct Connection {
     pub(super) endpoint: OnceLock<ChosenEndpoint>,
     /// Whether there is an upstream connection: [`Event::Connected`].
     connected: AtomicBool,
+    /// Of a tapped connection: when the bytes passed that are being read, in nanoseconds since
+    /// `opened`.
+    read_at: AtomicU64,
 }
 
 /// What detection has come to.
@@ -88,16 +91,37 @@ impl Connection {
     pub(super) fn new(id: u64, mut info: ConnectionInfo) -> Self {
         info.destination = canonical(info.destination);
         info.client = canonical(info.client);
+        let opened = info.tapped.unwrap_or_else(Instant::now);
+        let now = SystemTime::now();
         Self {
             id,
             info,
-            started: SystemTime::now(),
-            opened: Instant::now(),
+            started: now.checked_sub(opened.elapsed()).unwrap_or(now),
+            opened,
             counters: Arc::default(),
             found: OnceLock::new(),
             endpoint: OnceLock::new(),
             connected: AtomicBool::new(false),
+            read_at: AtomicU64::new(0),
         }
+    }
+
+    /// When the bytes passed that are being read, where that is not now.
+    pub(super) fn moment(&self) -> Option<Instant> {
+        self.info.tapped?;
+        Some(self.opened + Duration::from_nanos(self.read_at.load(Relaxed)))
+    }
+
+    /// What is read from now on passed then.
+    pub(super) fn read_at(&self, moment: Instant) {
+        let since = moment.saturating_duration_since(self.opened);
+        self.read_at.store(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// How long it has been open.
+    pub(super) fn age(&self) -> Duration {
+        let moment = self.moment().map(|moment| moment.saturating_duration_since(self.opened));
+        moment.unwrap_or_else(|| self.opened.elapsed())
     }
 
     /// The original destination.

@@ -90,6 +90,9 @@ pub struct ConnectionRecord {
     /// reason of `weir_unpoolable_total`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unpoolable: Option<Cow<'static, str>>,
+    /// `tap` where it was seen in the kernel and not proxied; absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<Cow<'static, str>>,
     /// From accept to the decision.
     #[serde(
         rename = "detect_us",

@@ -37,6 +37,7 @@ pub(crate) fn exchange() -> Exchange {
 
 pub(super) fn connection_record() -> ConnectionRecord {
     ConnectionRecord {
+        engine: None,
         id: 7,
         time: SystemTime::UNIX_EPOCH + Duration::from_secs(1_709_164_800),
         workload: "shop".into(),
@@ -70,6 +71,7 @@ pub(super) fn request_record() -> record::RequestRecord {
 
 pub(crate) fn info() -> ConnectionInfo {
     ConnectionInfo {
+        tapped: None,
         workload: "shop".into(),
         share: Budgets::default().share(&"shop".into()),
         direction: Direction::Outbound,

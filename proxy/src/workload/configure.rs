@@ -14,6 +14,15 @@ use crate::{
     ports::{PortPolicy, PortSet},
 };
 
+/// What is on besides what the settings say.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Switches {
+    /// Payload is redirected in the kernel.
+    pub(super) sk_msg: bool,
+    /// Outbound connections are tapped.
+    pub(super) tap: bool,
+}
+
 /// The port states that the settings mean, with those that were set on an earlier weir.
 pub(super) fn policy(
     settings: &WorkloadSettings,
@@ -33,12 +42,12 @@ pub(super) async fn configure(
     kernel: &Arc<WorkloadMaps>,
     settings: &WorkloadSettings,
     policy: &PortPolicy,
-    sk_msg: bool,
+    switches: Switches,
 ) -> Result<(), CaptureError> {
     let (kernel, settings, policy) = (Arc::clone(kernel), settings.clone(), policy.clone());
     blocking(move || {
         write_lists(&kernel, &settings, &policy)?;
-        configure_flags(&kernel, &settings, &policy, sk_msg)
+        configure_flags(&kernel, &settings, &policy, switches)
     })
     .await
 }
@@ -48,14 +57,14 @@ pub(super) async fn configure_anew(
     kernel: &Arc<WorkloadMaps>,
     settings: &WorkloadSettings,
     policy: &PortPolicy,
-    sk_msg: bool,
+    switches: Switches,
 ) -> Result<(), CaptureError> {
     let (kernel, settings, policy) = (Arc::clone(kernel), settings.clone(), policy.clone());
     blocking(move || {
         let left = WorkloadMaps::new(Arc::clone(kernel.instance()), kernel.workload(), false);
         write_lists(&left, &settings, &policy)?;
         kernel.flags.take_back()?;
-        configure_flags(&kernel, &settings, &policy, sk_msg)
+        configure_flags(&kernel, &settings, &policy, switches)
     })
     .await
 }
@@ -85,7 +94,7 @@ pub(super) fn rewrite(
     kernel: &WorkloadMaps,
     settings: (&WorkloadSettings, &WorkloadSettings),
     policy: (&PortPolicy, &PortPolicy),
-    sk_msg: bool,
+    switches: Switches,
 ) -> Result<(), CaptureError> {
     let (before, after) = policy;
     kernel.ports.reserve(after.len())?;
@@ -99,7 +108,7 @@ pub(super) fn rewrite(
     }
     // With the flags that go with them, before what is not on the lists any more is taken away: an
     // include list without its flag, or its flag without the list, would be another policy.
-    configure_flags(kernel, settings.1, after, sk_msg)?;
+    configure_flags(kernel, settings.1, after, switches)?;
     for direction in [Direction::Outbound, Direction::Inbound] {
         let kept: HashSet<u16> = after.rules(direction).map(|(port, _)| port).collect();
         for (port, _) in before.rules(direction).filter(|(port, _)| !kept.contains(port)) {
@@ -117,7 +126,7 @@ fn configure_flags(
     kernel: &WorkloadMaps,
     settings: &WorkloadSettings,
     policy: &PortPolicy,
-    sk_msg: bool,
+    switches: Switches,
 ) -> Result<(), CaptureError> {
     let flag = |on, flag| if on { flag } else { 0 };
     kernel.flags.configure(WorkloadConfig {
@@ -128,7 +137,8 @@ fn configure_flags(
             | flag(policy.has_include_list(Direction::Inbound), flags::INCLUDE_INBOUND)
             | flag(settings.workload.fail == Fail::Closed, flags::FAIL_CLOSED)
             | flag(settings.inbound.capture, flags::CAPTURE_INBOUND)
-            | flag(sk_msg, flags::SK_MSG),
+            | flag(switches.sk_msg, flags::SK_MSG)
+            | flag(switches.tap, flags::TAP),
         ..WorkloadConfig::default()
     })
 }

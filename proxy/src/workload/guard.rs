@@ -247,6 +247,7 @@ impl Workload {
     /// A new process writes what the hooks know from now on.
     pub fn cede(&self) {
         self.kernel.flags.cede();
+        self.tap.cede();
     }
 
     /// No more changes of the namespace's routes are followed.
@@ -262,7 +263,8 @@ impl Workload {
         let (settings, policy) = (self.settings(), self.policy());
         let own = Some(self.shared.instance.programs());
         self.description(&settings, self.origin, own).keep(&self.kernel)?;
-        configure_anew(&self.kernel, &settings, &policy, self.shared.sk_msg).await?;
+        configure_anew(&self.kernel, &settings, &policy, self.switches()).await?;
+        self.tap.take_back(settings.workload.cgroup.as_deref());
         if !self.slots.withdrawn.load(Ordering::Acquire) {
             self.slots.listeners.offer()?;
         }

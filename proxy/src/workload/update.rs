@@ -83,17 +83,17 @@ impl Workload {
         let policy = self.policy();
         let now = self.settings();
         let next = wanted.port_policy(self.origin.source()).with_ports_set_in(&policy);
-        let sk_msg = self.shared.sk_msg;
+        let switches = self.switches();
         let own = Some(self.shared.instance.programs());
         let keep = |settings| self.description(settings, self.origin, own).keep(&self.kernel);
         // Kept first: a weir that is killed once its maps are written comes back with what they say.
         let written = keep(&wanted).and_then(|()| {
-            configure::rewrite(&self.kernel, (&now, &wanted), (&policy, &next), sk_msg)
+            configure::rewrite(&self.kernel, (&now, &wanted), (&policy, &next), switches)
         });
         if let Err(error) = written {
             let _ = keep(&now);
             let back = (&wanted, &*now);
-            let _ = configure::rewrite(&self.kernel, back, (&next, &policy), sk_msg);
+            let _ = configure::rewrite(&self.kernel, back, (&next, &policy), switches);
             return Err(error);
         }
         *lock(&self.policy) = next;

@@ -26,19 +26,19 @@ fn all<T>(rows: &[(&'static str, T)], check: impl Fn(&T) -> Result<()>) -> Resul
 }
 
 /// The lists are equal, or the error tells the first difference.
-fn equal(passthrough: &[Value], terminate: &[Value]) -> Result<()> {
+fn equal(passthrough: &[Value], other: &[Value]) -> Result<()> {
     ensure!(
-        passthrough.len() == terminate.len(),
-        "{} records of passthrough, {} of terminate: {passthrough:#?} {terminate:#?}",
+        passthrough.len() == other.len(),
+        "{} records of passthrough, {} of another: {passthrough:#?} {other:#?}",
         passthrough.len(),
-        terminate.len()
+        other.len()
     );
-    for (passthrough, terminate) in passthrough.iter().zip(terminate) {
+    for (passthrough, other) in passthrough.iter().zip(other) {
         ensure!(
-            passthrough == terminate,
+            passthrough == other,
             "records differ
 passthrough {passthrough}
-terminate   {terminate}"
+other       {other}"
         );
     }
     Ok(())

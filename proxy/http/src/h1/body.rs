@@ -95,6 +95,16 @@ impl Body {
         matches!(self.state, State::UntilEof)
     }
 
+    /// Bytes that are content, whatever they are, before the next framing.
+    #[inline]
+    pub fn content_ahead(&self) -> u64 {
+        match self.state {
+            State::Length(left) | State::Data(left) => left,
+            State::UntilEof => u64::MAX,
+            _ => 0,
+        }
+    }
+
     /// Its framing has been such that strict recipients refuse it: lines that end in a bare LF, or spaces
     /// behind a length.
     #[inline]

@@ -302,6 +302,19 @@ impl<S: ExchangeSink + ?Sized> Session<S> {
         None
     }
 
+    /// Bytes of a side that have no meaning, whatever they are: content, or what is not followed.
+    pub fn content_ahead(&self, from: Side) -> u64 {
+        let state = match from {
+            Side::Client => &self.requests,
+            Side::Upstream => &self.responses,
+        };
+        match state {
+            State::Body(body) => body.content_ahead(),
+            State::Raw => u64::MAX,
+            State::Head | State::Held => 0,
+        }
+    }
+
     /// How to tell the client, within the buffer that was read last, that the connection ends behind
     /// the response that began there. From then on no requests are taken, so that it has to be done.
     #[must_use]

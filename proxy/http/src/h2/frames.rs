@@ -142,6 +142,15 @@ impl Frames {
         self.greeted && self.state == State::Head && self.have == 0 && self.block.is_none()
     }
 
+    /// Bytes of the frame that have no meaning, whatever they are.
+    pub(super) fn content_ahead(&self) -> u64 {
+        match self.state {
+            State::Content if self.kind == DATA => (self.left - self.padding) as u64,
+            State::Skip => self.left as u64,
+            _ => 0,
+        }
+    }
+
     /// The next event. `None`: the input is used up.
     #[inline]
     pub(super) fn next<'a>(

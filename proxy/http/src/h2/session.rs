@@ -103,6 +103,15 @@ impl<S: ExchangeSink + ?Sized> Session<S> {
         Ok(())
     }
 
+    /// Bytes of a side that have no meaning, whatever they are: content of a stream, or of a frame that
+    /// says nothing about exchanges.
+    pub fn content_ahead(&self, from: Side) -> u64 {
+        match from {
+            Side::Client => self.client.frames.content_ahead(),
+            Side::Upstream => self.upstream.frames.content_ahead(),
+        }
+    }
+
     /// `from` has ended its stream in order.
     pub fn ended(&mut self, from: Side) {
         match from {

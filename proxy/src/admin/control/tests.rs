@@ -56,6 +56,7 @@ impl ControlHandler for Fake {
                 budget: Vec::new(),
                 connect: "hold".to_owned(),
                 listeners: vec!["127.0.0.1:40000".parse().unwrap()],
+                engine: String::new(),
                 hooks: vec!["connect4".into()],
             }],
             admin: None,

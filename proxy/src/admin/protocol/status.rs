@@ -143,6 +143,9 @@ pub struct WorkloadStatus {
     /// `hold` or `immediate`: when connect(2) succeeds; and why, if it is not as configured.
     #[serde(default)]
     pub connect: String,
+    /// `tap`, or `passthrough` and why, where the engine is to be the tap; empty otherwise.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub engine: String,
     /// The listeners that captured connections arrive at.
     pub listeners: Vec<SocketAddr>,
     /// The BPF programs attached to it, by hook.

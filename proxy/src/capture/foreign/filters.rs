@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use weir_common::Direction;
 
-use super::{Tree, called};
+use super::{OURS, Tree, called};
 use crate::{
     capture::{
         CaptureError,
@@ -60,8 +60,11 @@ fn on(
         return Ok(Filters::default());
     }
     let own: Vec<Attached> = ask(own, true)?;
-    let mut names: Vec<String> =
-        programs.iter().filter(|program| !own.contains(program)).map(called).collect();
+    let mut names: Vec<String> = programs
+        .iter()
+        .filter(|program| !own.contains(program) && !program.name.starts_with(OURS))
+        .map(called)
+        .collect();
     names.sort_unstable();
     names.dedup();
     Ok(Filters { shared: names.is_empty(), apart: names })

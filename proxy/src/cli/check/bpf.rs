@@ -2,7 +2,7 @@
 
 use super::Finding;
 use crate::{
-    capture::{Support, WITHOUT_OPTIONS, fields, sk_msg_self_test, trial},
+    capture::{Support, WITHOUT_OPTIONS, fields, sk_msg_self_test, tap_self_test, trial},
     check::{features, probe},
 };
 
@@ -18,7 +18,7 @@ pub(super) fn findings() -> Vec<Finding> {
     let maps = probe::MAPS
         .into_iter()
         .map(|(name, kind)| judge(format!("map {name}"), probe::map(kind), None));
-    programs.chain(maps).chain(abilities()).chain([sk_msg()]).collect()
+    programs.chain(maps).chain(abilities()).chain([sk_msg(), tap()]).collect()
 }
 
 /// What a start with `--sk-msg on` tries too: kernels that load the program can still be told by
@@ -32,6 +32,25 @@ fn sk_msg() -> Finding {
             error.to_string(),
             "leave --sk-msg off; where it is on, weir continues without it",
         ),
+    }
+}
+
+/// What a workload with `--http-engine tap` tries too.
+fn tap() -> Finding {
+    let name = "tap self-test";
+    match tap_self_test() {
+        Ok(()) => Finding::ok(name, "shows what a connection carries"),
+        Err(error) => {
+            // With the verifier's log it is many lines.
+            let text = error.to_string();
+            let detail = text.split(" Verifier output").next().unwrap_or_default().to_owned();
+            Finding::warn(
+                name,
+                detail,
+                "works: --http-engine tap passes connections through; it needs Linux 6.12 or later \
+                 with CONFIG_DEBUG_INFO_BTF",
+            )
+        }
     }
 }
 

@@ -43,6 +43,10 @@ pub(super) struct Facts {
     pub(super) fail: Fail,
     /// The address is one of weir's own listeners.
     pub(super) leads_back: bool,
+    /// It belongs to a service: the tap leaves it to the proxy, which chooses endpoints.
+    pub(super) balanced: bool,
+    /// Why the tap is not used, where it was asked for.
+    pub(super) untapped: Option<String>,
     /// The last connections were raw TCP: detection is not needed.
     pub(super) raw: bool,
 }
@@ -81,6 +85,8 @@ impl Facts {
             wait: workload.wait().map(|wait| wait.why),
             fail: settings.workload.fail,
             leads_back: workload.own().leads_back(address),
+            balanced: kernel.instance().is_proxied(address)?,
+            untapped: workload.tap().refused().map(str::to_owned),
             raw: workload.learning().known(direction, address, Instant::now()),
         })
     }

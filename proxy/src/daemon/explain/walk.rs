@@ -134,6 +134,7 @@ fn finding(check: Check, facts: &Facts, address: SocketAddr, direction: Directio
             let why = format!("learned to be raw TCP: bypassed for {} s more", left.as_secs());
             Fails(format!("yes: {why}"), skip(Reason::Learned, Source::Learned, why))
         }),
+        Check::Proxied => tapped(facts),
         Check::Filter => {
             let flag = match direction {
                 Direction::Outbound => flags::OUTBOUND_FILTERED,
@@ -200,6 +201,23 @@ fn captures_inbound(facts: &Facts) -> Finding {
     };
     let verdict = skip(Reason::Unconfigured, Source::Config, "inbound is not captured");
     fails(result, Verdict { reason: None, ..verdict })
+}
+
+/// Whether the tap sees it, and the proxy does not.
+fn tapped(facts: &Facts) -> Finding {
+    match (facts.has(flags::TAP), facts.balanced, &facts.untapped) {
+        (true, false, _) => {
+            let why =
+                "engine tap: the connection goes direct, and its bytes are followed in the kernel";
+            let verdict = skip(Reason::Tapped, Source::Config, why);
+            fails("yes: the engine is tap", Verdict { name: "tap", ..verdict })
+        }
+        (true, true, _) => {
+            Finding::Passes("no: weir chooses the endpoints of a service".to_owned())
+        }
+        (false, _, Some(why)) => Finding::Passes(format!("no: {why}")),
+        (false, _, None) => Finding::Nothing,
+    }
 }
 
 fn refused(class: AddressClass) -> Finding {

@@ -141,7 +141,8 @@ fn closed(connection: &Connection, tally: &Tally, reason: &CloseReason) -> Conne
         untracked: tally.untracked.get().map(|untracked| untracked.reason.into()),
         unpoolable: tally.unpoolable.get().map(|reason| reason.name().into()),
         detect: found.and_then(|found| found.took),
-        duration: connection.opened.elapsed(),
+        duration: connection.age(),
+        engine: info.tapped.map(|_| "tap".into()),
         close: reason.name().into(),
         error: reason.error().map(|error| error.into_owned()),
         kernel: None,
@@ -173,6 +174,7 @@ fn direct(id: u64, skipped: &SkippedConnection) -> ConnectionRecord {
         duration: skipped.duration,
         close: skipped.end.name().into(),
         error: skipped.end.error().map(|error| error.into_owned()),
+        engine: None,
         kernel: Some(KernelNumbers { srtt: skipped.srtt, retransmits: skipped.retransmits }),
     }
 }

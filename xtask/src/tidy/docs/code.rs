@@ -11,8 +11,16 @@ use syn::{
 use crate::tidy::Source;
 
 /// The attributes by which aya makes an entry of a function.
-const ENTRIES: [&str; 6] =
-    ["cgroup_sock_addr", "cgroup_sockopt", "sk_lookup", "sk_msg", "sock_ops", "socket_filter"];
+const ENTRIES: [&str; 8] = [
+    "btf_tracepoint",
+    "cgroup_skb",
+    "cgroup_sock_addr",
+    "cgroup_sockopt",
+    "sk_lookup",
+    "sk_msg",
+    "sock_ops",
+    "socket_filter",
+];
 
 /// The strings in the lists that a field of structure literals has.
 pub(super) fn lists(source: &Source, field: &str) -> BTreeSet<String> {

@@ -22,6 +22,8 @@ fn open() -> Facts {
         wait: None,
         fail: Fail::Open,
         leads_back: false,
+        balanced: false,
+        untapped: None,
         raw: false,
     }
 }
@@ -92,6 +94,7 @@ fn breaking(check: Check, direction: Direction, facts: &mut Facts) -> Option<&'s
             *flags |= in_direction(flags::INCLUDE_OUTBOUND, flags::INCLUDE_INBOUND);
         }
         Check::Learned => facts.bypassed = Some(Duration::from_secs(1)),
+        Check::Proxied => *flags |= flags::TAP,
         Check::Filter => {
             *flags |= in_direction(flags::OUTBOUND_FILTERED, flags::INBOUND_FILTERED);
         }
