@@ -4,6 +4,7 @@
 mod accepting;
 mod configure;
 mod ending;
+mod facts;
 mod feedback;
 mod guard;
 mod holding;
@@ -41,14 +42,12 @@ use self::{
 use crate::{
     accept::{AcceptOptions, Exhaustion, Registered, Slots},
     blocking::blocking,
-    budget::Figures,
     capture::{
         AttachOptions, CaptureError, ClientIp, ClientIpUser, Heartbeat, Installed, Instance, Lock,
-        Netns, Originals, OwnAddresses, RouteWatch, ShareUse, WorkloadMaps,
+        Netns, Originals, RouteWatch, WorkloadMaps,
     },
     config::{EngineName, Fail, ProcessConfig, Switch, Traffic, WorkloadSettings},
     connection::{Context, Engines, OptionsByWorkload},
-    decision::{Direction, Source},
     learn::Learning,
     pod::Pod,
     ports::PortPolicy,
@@ -337,122 +336,12 @@ impl Workload {
         }
     }
 
-    /// The policy as it stands.
-    #[must_use]
-    pub fn policy(&self) -> PortPolicy {
-        lock(&self.policy).clone()
-    }
-
-    /// True where a port's state was set with `weir ports`.
-    #[must_use]
-    pub fn has_cli_ports(&self) -> bool {
-        let policy = lock(&self.policy);
-        let mut all = [Direction::Outbound, Direction::Inbound]
-            .into_iter()
-            .flat_map(|direction| policy.rules(direction));
-        all.any(|(_, status)| status.source == Source::Cli)
-    }
-
-    /// Its name in metrics and records.
-    #[must_use]
-    pub fn name(&self) -> &Arc<str> {
-        &self.context.workload
-    }
-
-    /// Its settings as they stand.
-    #[must_use]
-    pub fn settings(&self) -> Arc<WorkloadSettings> {
-        Arc::clone(&lock(&self.settings))
-    }
-
-    /// The pod that it is.
-    #[must_use]
-    pub const fn pod(&self) -> Option<&Pod> {
-        self.pod.as_ref()
-    }
-
-    /// Who wanted it.
-    #[must_use]
-    pub const fn origin(&self) -> Origin {
-        self.origin
-    }
-
-    /// Its network namespace.
-    #[must_use]
-    pub const fn netns(&self) -> &Netns {
-        &self.netns
-    }
-
-    /// The kernel side.
-    #[must_use]
-    pub fn kernel(&self) -> &WorkloadMaps {
-        &self.kernel
-    }
-
-    /// What was learned of its destinations.
-    #[must_use]
-    pub fn learning(&self) -> &Learning {
-        &self.context.learning
-    }
-
-    /// The addresses of its listeners.
-    #[must_use]
-    pub fn own(&self) -> &OwnAddresses {
-        self.slots.listeners.own()
-    }
-
-    /// Why connect(2) does not wait for destinations; `None` where it does.
-    #[must_use]
-    pub fn not_held(&self) -> Option<&str> {
-        self.holding.is_none().then_some(&self.not_held)
-    }
-
-    /// How the workload's outbound connections are seen: the tap, or why not where it was asked for.
-    #[must_use]
-    pub const fn tap(&self) -> &WorkloadTap {
-        &self.tap
-    }
-
-    /// Proxied connections that are open.
-    #[must_use]
-    pub fn open_connections(&self) -> usize {
-        self.connections.len()
-    }
-
-    /// What it has of what all workloads share, and may have.
-    #[must_use]
-    pub fn budget(&self) -> Vec<Figures> {
-        let mut figures = self.slots.share.figures();
-        figures.extend(ShareUse::figures(&self.kernel));
-        figures
-    }
-
     /// Takes back what was changed in its namespace for `preserve_client_ip`, unless it is
     /// needed, in this process or another. Call it when no connection is left.
     pub async fn restore_client_ip(&self) {
         let Some(installed) = self.client_ip else { return };
         *lock(&self.client_ip_user) = None;
         restore_client_ip(&self.netns, &installed).await;
-    }
-
-    /// What was changed in its namespace for `preserve_client_ip`.
-    #[must_use]
-    pub const fn client_ip(&self) -> Option<&Installed> {
-        self.client_ip.as_ref()
-    }
-
-    /// `capturing`, `waiting`, `exhausted`, `flooded` or `draining`.
-    #[must_use]
-    pub fn phase(&self) -> &'static str {
-        if self.context.drain.is_cancelled() {
-            "draining"
-        } else if self.wait().is_some() {
-            "waiting"
-        } else if self.slots.withdrawn.load(Ordering::Acquire) {
-            self.slots.phase()
-        } else {
-            "capturing"
-        }
     }
 
     /// Takes slots back that are empty although they should not be: a new process has died.

@@ -213,6 +213,7 @@ impl Running {
             direction: Direction::Outbound,
             client: "10.0.0.9:40000".parse().unwrap(),
             destination: destination.parse().unwrap(),
+            tapped: None,
         });
         guard.detected(Detection::Tcp(Why::ServerFirst), None, Duration::ZERO);
         guard.close(reason);

@@ -120,8 +120,6 @@ impl Endpoints for One {
     fn choose(&self, _: &[SocketAddr]) -> Option<Choice<Self>> {
         Some(Choice { address: Self::ADDRESS, connect_timeout: None, lease: Self })
     }
-
-    fn failed(&self, _: SocketAddr) {}
 }
 
 impl Lease for One {

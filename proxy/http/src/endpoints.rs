@@ -16,7 +16,7 @@ pub trait Endpoints {
     fn choose(&self, tried: &[SocketAddr]) -> Option<Choice<Self::Lease>>;
 
     /// An endpoint closes a connection that is in use because of an error of its own.
-    fn failed(&self, address: SocketAddr);
+    fn failed(&self, _address: SocketAddr) {}
 
     /// Whether requests are routed by their heads at present: [`Self::route`] is to be asked.
     fn is_routed(&self) -> bool {

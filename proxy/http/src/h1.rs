@@ -23,8 +23,8 @@ pub use self::fields::{Kind, RequestHead};
 pub use self::head::HeadReader;
 pub use self::prefix::{MAX_METHOD, RequestPrefix};
 pub use self::request::{RequestLine, RequestReader};
-pub use self::response::{CloseEdit, ResponseHead, ResponseReader, StatusLine};
-pub use self::session::{Edit, MAX_HELD, Session, UpstreamEnd};
+pub use self::response::{CloseEdit, Edit, ResponseHead, ResponseReader, StatusLine};
+pub use self::session::{MAX_HELD, Session, UpstreamEnd};
 pub use self::unpoolable::Unpoolable;
 
 /// Bounds of a head.

@@ -8,7 +8,11 @@ use serde::{Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
 use weir_manifest::PREFIX;
 
-use super::{Config, ConfigError, Ratio, table::SETTINGS, url_problem};
+use super::{
+    Config, ConfigError, Ratio,
+    table::{OUTPUT_SETTINGS, SETTINGS},
+    url_problem,
+};
 use crate::{
     ports::{CidrList, PortList},
     units::{parse_duration, parse_size},
@@ -141,7 +145,7 @@ impl Setting {
 
     /// All settings, in the order in which they are shown.
     pub fn all() -> impl DoubleEndedIterator<Item = &'static Self> + Clone {
-        SETTINGS.iter()
+        SETTINGS.iter().chain(&OUTPUT_SETTINGS)
     }
 
     /// The key of its annotation, if there is one.
@@ -305,7 +309,7 @@ impl Setting {
 /// `now`, with the values of `wanted` for settings that change in place.
 pub(super) fn with_changes_in_place<T: Serialize + DeserializeOwned>(now: &T, wanted: &T) -> T {
     let (mut table, wanted) = (to_table(now), to_table(wanted));
-    for setting in SETTINGS.iter().filter(|setting| setting.change == Change::InPlace) {
+    for setting in Setting::all().filter(|setting| setting.change == Change::InPlace) {
         for key in setting.keys {
             put(&mut table, key, get(&wanted, key).cloned());
         }

@@ -22,8 +22,7 @@ use crate::{
         node::NodeState,
         protocol::{
             ControlError, ExplainRequest, Explanation, KernelCounters, PortsReport, SpanExport,
-            Status,
-            WorkloadStatus,
+            Status, WorkloadStatus,
         },
     },
     blocking::blocking,

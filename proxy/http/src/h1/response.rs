@@ -53,6 +53,17 @@ pub struct CloseEdit {
     pub text: &'static [u8],
 }
 
+/// Bytes in place of others of a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Edit {
+    /// Where the replaced bytes begin.
+    pub start: usize,
+    /// Where they end.
+    pub end: usize,
+    /// What takes their place.
+    pub text: &'static [u8],
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum At {
     #[default]
@@ -239,5 +250,11 @@ impl CloseEdit {
             }),
             Persistence::Said => None,
         }
+    }
+
+    /// In a buffer in which the head ends at `end`, if what is replaced is there.
+    pub(super) fn within(self, end: usize) -> Option<Edit> {
+        let start = end.checked_sub(self.back)?;
+        Some(Edit { start, end: start + self.replaces, text: self.text })
     }
 }

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use super::{
-    Answer, Body, CloseEdit, Exchanges, Framing, HeadLimits, RequestHead, RequestReader,
-    ResponseHead, ResponseReader, Unpoolable,
+    Answer, Body, Edit, Exchanges, Framing, HeadLimits, RequestHead, RequestReader, ResponseHead,
+    ResponseReader, Unpoolable,
 };
 use crate::{ExchangeEnd, ExchangeSink, ParseError, Side, Tracker, Untracked};
 
@@ -52,17 +52,6 @@ enum State {
     Held,
     /// A tunnel, or messages that are not followed.
     Raw,
-}
-
-/// Bytes in place of others of a buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Edit {
-    /// Where the replaced bytes begin.
-    pub start: usize,
-    /// Where they end.
-    pub end: usize,
-    /// What takes their place.
-    pub text: &'static [u8],
 }
 
 /// What the end of the upstream's bytes means.
@@ -500,15 +489,5 @@ impl<S: ExchangeSink + ?Sized> Session<S> {
         self.request = RequestReader::new(self.limits);
         self.response = ResponseReader::new(self.limits);
         self.held = Vec::new();
-    }
-}
-
-// === impl CloseEdit ===
-
-impl CloseEdit {
-    /// In a buffer in which the head ends at `end`, if what is replaced is there.
-    fn within(self, end: usize) -> Option<Edit> {
-        let start = end.checked_sub(self.back)?;
-        Some(Edit { start, end: start + self.replaces, text: self.text })
     }
 }

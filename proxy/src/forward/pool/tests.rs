@@ -104,8 +104,6 @@ impl Endpoints for InTurn {
         let lease = Box::new(Counted { address, in_flight, over });
         Some(Choice { address, connect_timeout: None, lease })
     }
-
-    fn failed(&self, _: SocketAddr) {}
 }
 
 impl Requests for InTurn {

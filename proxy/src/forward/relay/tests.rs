@@ -83,8 +83,6 @@ impl Endpoints for Turns {
         let lease = Box::new(Turn { address, in_flight, over });
         Some(Choice { address, connect_timeout: Some(Duration::from_secs(5)), lease })
     }
-
-    fn failed(&self, _: SocketAddr) {}
 }
 
 impl Requests for Turns {
