@@ -1,5 +1,5 @@
-//! Spans of real requests, as a collector decodes them; and that exporting them changes no byte and holds
-//! nothing up.
+//! Access logs in the formats of others. Spans of real requests, as a collector decodes them; and that
+//! exporting them changes no byte and holds nothing up.
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
@@ -18,7 +18,7 @@ use weir_tests::process::{run, wait_until};
 use weir_tests::servers::grpc;
 use weir_tests::servers::nginx::{H2C, HTTP1, Nginx};
 use weir_tests::site::PATIENCE;
-use weir_tests::weir::{Exec, Run};
+use weir_tests::weir::{Daemon, Exec, Run};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "b7ad6b7169203331";
@@ -225,5 +225,39 @@ fn a_request_that_is_received_is_a_server_span() -> Result<()> {
     assert_eq!(span.kind(), SpanKind::Server);
     assert_eq!(attribute(span, "url.path"), "/hello.txt");
     assert_eq!(attribute(span, "client.address"), weir_tests::lab::CLIENT_V4);
+    Ok(())
+}
+
+// === Access logs ===
+
+#[test]
+fn each_workload_has_its_own_format_of_records() -> Result<()> {
+    let lab = Lab::new()?;
+    let (json, combined, envoy) =
+        (Cgroup::new("json")?, Cgroup::new("combined")?, Cgroup::new("envoy")?);
+    let _nginx = Nginx::start(&lab)?;
+    let mut daemon = Daemon::start(&lab, &json, &[])?;
+    daemon.add("combined", &combined, &lab.client, &["--record-format", "combined"])?;
+    daemon.add("envoy", &envoy, &lab.client, &["--record-format", "envoy"])?;
+    // A quote stays within its field.
+    let url = format!("http://{SERVER_V4}:{HTTP1}/a\"b?secret=1");
+    for cgroup in [&json, &combined, &envoy] {
+        let mut command = lab.client.command("curl");
+        command.args(["-sS", "-o", "/dev/null", "-A", "agent", &url]);
+        run(&mut cgroup.wrap(&command), PATIENCE)?.ok()?;
+    }
+    daemon.stop()?;
+    let text = std::fs::read_to_string(daemon.records_file())?;
+    let lines = |start: &str| -> Vec<&str> {
+        text.lines().filter(|line| line.starts_with(start)).collect()
+    };
+    assert_eq!(lines("{").len(), 2, "a request and its connection: {text}");
+    let ([combined], [envoy]) = (&lines("127.")[..], &lines("[")[..]) else { panic!("{text}") };
+    let request = "\"GET /a\\\"b HTTP/1.1\" 404 ";
+    assert!(combined.starts_with("127.0.0.1 - - ["), "{combined}");
+    assert!(combined.contains(request) && combined.ends_with(" \"-\" \"-\""), "{combined}");
+    assert!(envoy.contains(request), "{envoy}");
+    let hosts = format!("\"{SERVER_V4}:{HTTP1}\" \"{SERVER_V4}:{HTTP1}\"");
+    assert!(envoy.ends_with(&hosts), "{envoy}");
     Ok(())
 }
