@@ -12,6 +12,8 @@ use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::Status
 use weir_tests::Lab;
 use weir_tests::cgroup::Cgroup;
 use weir_tests::collector::{Collector, attribute};
+use weir_tests::fixture::PYTHON;
+use weir_tests::frames;
 use weir_tests::lab::SERVER_V4;
 use weir_tests::peer::Peer;
 use weir_tests::process::{run, wait_until};
@@ -123,52 +125,83 @@ fn calls_of_grpc_are_spans_with_service_and_method() -> Result<()> {
     Ok(())
 }
 
-/// A server that answers HTTP/1 with fixed bytes, and keeps what it has read.
-fn recorder(lab: &Lab, kept: &Arc<Mutex<Vec<u8>>>) -> Result<Peer> {
-    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nX-Odd:  a \r\nContent-Length: 2\r\n\r\nok";
-    let kept = Arc::clone(kept);
-    Peer::start(&lab.server, HTTP1, move |mut stream| {
-        let mut buffer = [0; 4096];
-        loop {
-            let count = stream.read(&mut buffer)?;
-            if count == 0 {
-                return Ok(());
+/// Sends what its third argument has in hexadecimal digits, and prints as many bytes of the answer as the
+/// fourth says, with what is behind them.
+const CLIENT: &str = "
+import socket, sys
+host, port, request, length = sys.argv[1:]
+connection = socket.create_connection((host, int(port)))
+connection.sendall(bytes.fromhex(request))
+answer = b''
+while len(answer) < int(length):
+    part = connection.recv(4096)
+    assert part, answer
+    answer += part
+connection.shutdown(socket.SHUT_WR)
+while part := connection.recv(4096):
+    answer += part
+print(answer.hex())
+";
+
+/// What a server reads and a client reads of these two messages: by weir with `flags`, or without weir.
+fn wire(lab: &Lab, sent: [&[u8]; 2], flags: Option<&[&str]>) -> Result<[String; 2]> {
+    let [request, answer] = sent.map(<[u8]>::to_vec);
+    let (port, length) = (HTTP1.to_string(), answer.len().to_string());
+    let words = [PYTHON, "-c", CLIENT, SERVER_V4, &port, &hex(&request), &length];
+    let kept = Arc::<Mutex<Vec<u8>>>::default();
+    let _server = {
+        let kept = Arc::clone(&kept);
+        Peer::start(&lab.server, HTTP1, move |mut stream| {
+            let (mut buffer, mut is_answered) = ([0; 4096], false);
+            loop {
+                let count = stream.read(&mut buffer)?;
+                if count == 0 {
+                    return Ok(());
+                }
+                let mut kept = kept.lock().expect("no other user panics");
+                kept.extend_from_slice(&buffer[..count]);
+                if kept.len() >= request.len() && !std::mem::replace(&mut is_answered, true) {
+                    stream.write_all(&answer)?;
+                }
             }
-            let mut kept = kept.lock().expect("no other user panics");
-            kept.extend_from_slice(&buffer[..count]);
-            if kept.ends_with(b"\r\n\r\n") {
-                stream.write_all(ANSWER)?;
-            }
-        }
-    })
+        })?
+    };
+    let stdout = match flags {
+        Some(flags) => Exec::without_timer(lab).flags(flags).ok(&words)?.finished.stdout,
+        None => run(lab.client.command(words[0]).args(&words[1..]), PATIENCE)?.ok()?.stdout,
+    };
+    let received = hex(&kept.lock().expect("no other user panics"));
+    Ok([received, stdout.trim().to_owned()])
 }
 
 #[test]
 fn not_a_byte_differs_with_tracing() -> Result<()> {
+    let header = traceparent("01");
+    let http1 = [
+        format!("GET /a?b=c HTTP/1.1\r\nHost: a\r\nTraceParent:   {header} \r\nX:y\r\n\r\n")
+            .into_bytes(),
+        b"HTTP/1.1 200 OK\r\nX-Odd:  a \r\nContent-Length: 2\r\n\r\nok".to_vec(),
+    ];
+    let block = [frames::GET, &frames::indexed_field("traceparent", &header)].concat();
+    let ends = frames::END_HEADERS | frames::END_STREAM;
+    let settings = |flags| frames::frame(frames::SETTINGS, flags, 0, &[]);
+    let http2 = [
+        [frames::PREFACE, &settings(0), &frames::frame(frames::HEADERS, ends, 1, &block)].concat(),
+        [settings(0), settings(frames::ACK), frames::frame(frames::HEADERS, ends, 1, frames::OK)]
+            .concat(),
+    ];
     let lab = Lab::new()?;
-    let collector = Collector::start(&lab.client)?;
-    let collector_url = collector.url();
-    let url = format!("http://{SERVER_V4}:{HTTP1}/a?b=c");
-    let header = format!("TraceParent:   {} ", traceparent("01"));
-    let client = ["curl", "-sS", "-i", "-H", &header, "-H", "tracestate: a=b", &url, &url];
-    let mut seen = Vec::new();
-    for flags in [&[][..], &["--otlp-endpoint", &collector_url][..]] {
-        let kept = Arc::default();
-        let _server = recorder(&lab, &kept)?;
-        let exec = Exec::without_timer(&lab).flags(flags).ok(&client)?;
-        let received = kept.lock().expect("no other user panics").clone();
-        seen.push((received, exec.finished.stdout.clone()));
+    for sent in [&http1, &http2] {
+        let collector = Collector::start(&lab.client)?;
+        let url = collector.url();
+        let sent = [&*sent[0], &*sent[1]];
+        let expected = sent.map(hex);
+        for flags in [None, Some(&[][..]), Some(&["--otlp-endpoint", &url][..])] {
+            assert_eq!(wire(&lab, sent, flags)?, expected, "{flags:?}");
+        }
+        let [span] = &collector.spans()[..] else { panic!("{:?}", collector.spans()) };
+        assert_child(span);
     }
-    let direct = {
-        let kept = Arc::default();
-        let _server = recorder(&lab, &kept)?;
-        let mut command = lab.client.command(client[0]);
-        let finished = run(command.args(&client[1..]), PATIENCE)?.ok()?;
-        (kept.lock().expect("no other user panics").clone(), finished.stdout)
-    };
-    assert_eq!(collector.spans().len(), 2);
-    assert!(direct.0.len() > 200 && direct.1.contains("X-Odd:  a"), "{direct:?}");
-    assert_eq!(seen, [direct.clone(), direct]);
     Ok(())
 }
 
@@ -259,5 +292,61 @@ fn each_workload_has_its_own_format_of_records() -> Result<()> {
     assert!(envoy.contains(request), "{envoy}");
     let hosts = format!("\"{SERVER_V4}:{HTTP1}\" \"{SERVER_V4}:{HTTP1}\"");
     assert!(envoy.ends_with(&hosts), "{envoy}");
+    Ok(())
+}
+
+// === Retries ===
+
+/// An endpoint of HTTP/2 that refuses each stream (RFC 9113 §8.7): what it refuses goes to another one.
+fn refusing(lab: &Lab) -> Result<Peer> {
+    const REFUSED_STREAM: [u8; 4] = [0, 0, 0, 7];
+    Peer::start(&lab.server, 0, |mut stream| {
+        let mut preface = [0; frames::PREFACE.len()];
+        stream.read_exact(&mut preface)?;
+        stream.write_all(&frames::frame(frames::SETTINGS, 0, 0, &[]))?;
+        loop {
+            let mut head = [0; 9];
+            if stream.read_exact(&mut head).is_err() {
+                return Ok(());
+            }
+            let [a, b, c, kind, _, id @ ..] = head;
+            let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+            stream.read_exact(&mut payload)?;
+            let id = u32::from_be_bytes(id);
+            if kind == frames::HEADERS {
+                stream.write_all(&frames::frame(frames::RST_STREAM, 0, id, &REFUSED_STREAM))?;
+            }
+        }
+    })
+}
+
+#[test]
+fn a_request_that_was_sent_twice_says_so() -> Result<()> {
+    let lab = Lab::new()?;
+    let _nginx = Nginx::start(&lab)?;
+    let refusing = refusing(&lab)?;
+    let collector = Collector::start(&lab.client)?;
+    let service = format!("{SERVER_V4}:9={SERVER_V4}:{},{SERVER_V4}:{H2C}", refusing.port());
+    let flags = ["--balance", "auto", "--service", &service, "--otlp-endpoint", &collector.url()];
+    let url = format!("http://{SERVER_V4}:9/hello.txt");
+    let words = curl(&["--http2-prior-knowledge", "--fail"], &traceparent("01"), &url);
+    // One at a time: the curl of Debian 12 can't use a connection again that began with HTTP/2.
+    let script = "for number in $(seq 40); do \"$@\" || exit; done";
+    let words: Vec<_> =
+        ["sh", "-c", script, "sh"].iter().map(|word| (*word).to_owned()).chain(words).collect();
+    Exec::without_timer(&lab).flags(&flags).ok(&words)?;
+    let spans = collector.spans();
+    assert_eq!(spans.len(), 40);
+    let mut counts = std::collections::BTreeMap::<String, usize>::new();
+    for span in &spans {
+        assert_child(span);
+        // Where it was sent last.
+        assert_eq!(attribute(span, "network.peer.port"), H2C.to_string());
+        assert_eq!(attribute(span, "http.response.status_code"), "200");
+        *counts.entry(attribute(span, "http.request.resend_count")).or_default() += 1;
+    }
+    // The endpoint that refuses is out soon, but not before it has been chosen.
+    assert!(counts.get("1").is_some_and(|count| *count >= 1), "{counts:?}");
+    assert!(counts.keys().all(|count| count.is_empty() || count == "1"), "{counts:?}");
     Ok(())
 }
