@@ -124,6 +124,12 @@ pub(super) struct RetryLabels {
     pub(super) outcome: &'static str,
 }
 
+/// What an exemplar says: not a label, so that a trace makes no series.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ExemplarLabels {
+    pub(super) trace_id: String,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct OutcomeLabels {
     pub(super) outcome: &'static str,

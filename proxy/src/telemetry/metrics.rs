@@ -14,7 +14,10 @@ use std::{
 
 use prometheus_client::{
     encoding::text,
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
+    metrics::{
+        counter::Counter, exemplar::HistogramWithExemplars, family::Family, gauge::Gauge,
+        histogram::Histogram, info::Info,
+    },
     registry::Registry,
 };
 
@@ -25,8 +28,8 @@ use super::{
     close::errno_name,
     labels::{
         Base, CloseLabels, ConnectionLabels, DetectLabels, DowngradeLabels, ErrnoLabels,
-        LatencyLabels, Of, PeerLabels, ResponseLabels, RetryLabels, UnpoolableLabels,
-        WorkloadLabels,
+        ExemplarLabels, LatencyLabels, Of, PeerLabels, ResponseLabels, RetryLabels,
+        UnpoolableLabels, WorkloadLabels,
     },
     process::ProcessCollector,
     series::Series,
@@ -37,7 +40,9 @@ use super::{
 use crate::decision::{Detection, Direction, direction_name, source_name};
 use crate::sync::{read, write};
 
-type Latencies = Series<LatencyLabels, Histogram, fn() -> Histogram>;
+/// Each bucket has the trace of the last sampled request in it.
+type Latency = HistogramWithExemplars<ExemplarLabels>;
+type Latencies = Series<LatencyLabels, Latency, fn() -> Latency>;
 type Durations = Series<WorkloadLabels, Histogram, fn() -> Histogram>;
 type BoundMap = HashMap<(Arc<str>, Direction), Arc<Bound>>;
 
@@ -335,9 +340,9 @@ impl Families {
 }
 
 /// Linkerd's latency buckets in milliseconds: 1 to 5 in each decade up to 50 s.
-fn latency_histogram() -> Histogram {
+fn latency_histogram() -> Latency {
     let decades = [1.0, 10.0, 100.0, 1_000.0, 10_000.0];
-    Histogram::new(decades.into_iter().flat_map(|d| (1..=5).map(move |n| d * f64::from(n))))
+    Latency::new(decades.into_iter().flat_map(|d| (1..=5).map(move |n| d * f64::from(n))))
 }
 
 /// Linkerd's detection buckets in seconds.

@@ -7,7 +7,7 @@ use std::{
 
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Histogram};
 
-use super::{Families, Latencies, Metrics};
+use super::{Families, Latencies, Latency, Metrics};
 use crate::{
     decision::{Detection, Direction, direction_name},
     forward::{
@@ -20,10 +20,11 @@ use crate::{
         codes::{GrpcLabel, StatusLabel},
         event::{Connection, Event},
         labels::{
-            Base, CloseLabels, DetectLabels, DowngradeLabels, LatencyLabels, Of, PeerLabels,
-            ResponseLabels, RetryLabels, UnpoolableLabels, WorkloadLabels,
+            Base, CloseLabels, DetectLabels, DowngradeLabels, ExemplarLabels, LatencyLabels, Of,
+            PeerLabels, ResponseLabels, RetryLabels, UnpoolableLabels, WorkloadLabels,
         },
         lock,
+        record::hex,
         series::Series,
         sinks::Sink,
     },
@@ -79,7 +80,7 @@ struct ResponseKind {
 struct Responses {
     kind: ResponseKind,
     count: Counter,
-    latency: Option<Histogram>,
+    latency: Option<Latency>,
 }
 
 /// The metrics that a connection's last response was counted in: the next one is usually of the
@@ -242,7 +243,9 @@ impl LastResponses {
         responses.count.inc();
         if let Some(latency) = &responses.latency {
             let time = exchange.time_to_head.unwrap_or(exchange.duration);
-            latency.observe(time.as_secs_f64() * 1e3);
+            let sampled = exchange.trace.as_deref().filter(|trace| trace.is_sampled());
+            let exemplar = sampled.map(|it| ExemplarLabels { trace_id: hex(&it.trace_id) });
+            latency.observe(time.as_secs_f64() * 1e3, exemplar, Some(exchange.started));
         }
     }
 }

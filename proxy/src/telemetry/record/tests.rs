@@ -82,3 +82,26 @@ fn a_requests_record_has_its_own_endpoint_and_its_attempts() {
     }
     assert_eq!(read(&mut one), records[1..2]);
 }
+
+/// An exemplar is no label: a trace makes no series.
+#[test]
+fn a_bucket_has_the_trace_of_its_last_sampled_request() {
+    let telemetry = Telemetry::new(None);
+    let guard = telemetry.open(info());
+    let send = |trace_id: u8, flags| {
+        let parent = TraceParent { trace_id: [trace_id; 16], parent_id: [9; 8], flags };
+        guard.sink().exchange(Exchange { trace: Some(Arc::new(parent)), ..exchange() });
+    };
+    send(1, 1);
+    send(2, 1);
+    send(3, 0);
+    guard.sink().exchange(exchange());
+    let text = telemetry.encode_metrics();
+    let with: Vec<_> = text.lines().filter(|line| line.contains(" # {")).collect();
+    let [line] = with[..] else { panic!("{text}") };
+    assert!(line.starts_with("response_latency_ms_bucket{le=\"3.0\","), "{line}");
+    let expected = format!("}} 4 # {{trace_id=\"{}\"}} 3.0", "02".repeat(16));
+    assert!(line.contains(&expected), "{line}");
+    let series = text.lines().filter(|line| line.starts_with("response_latency_ms_count"));
+    assert_eq!(series.count(), 1, "{text}");
+}
