@@ -32,7 +32,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     accepting::Incoming,
-    configure::{Switches, configure, policy},
+    configure::{configure, policy},
     feedback::KernelFeedback,
     holding::{Held, Holding},
     place::Place,
@@ -180,14 +180,8 @@ impl Workload {
         // First: what is under an unknown number would never be cleared up.
         description.keep(&kernel)?;
         kernel.flags.confine(netns.cookie())?;
-        let (tap, tapped) = WorkloadTap::of(&shared, &settings, &cgroup).await;
-        configure(
-            &kernel,
-            &settings,
-            &policy,
-            Switches { sk_msg: shared.sk_msg, tap: tap.is_on() },
-        )
-        .await?;
+        let tap = WorkloadTap::of(&shared, &settings, &cgroup).await;
+        configure(&kernel, &settings, &policy, tap.switches(shared.sk_msg)).await?;
         let routes =
             RouteWatch::start(Arc::clone(&kernel), netns.clone(), shared.services.unrouted())
                 .await?;
@@ -250,9 +244,7 @@ impl Workload {
             client_ip_user: Mutex::new(client_ip_user),
             _registered: registered,
         });
-        if let Some(tapped) = tapped {
-            tapped.begin(workload.kernel.workload(), &workload.context);
-        }
+        workload.tap.begin(workload.kernel.workload(), &workload.context);
         let looked_at = Arc::clone(&workload);
         blocking(move || {
             looked_at.look_at_ports();

@@ -105,6 +105,7 @@ impl TappedConnections {
     pub fn leave(&mut self) {
         for (_, mut connection) in self.open.drain() {
             connection.observer.guard().read_at(Instant::now());
+            connection.lose("the tap ended before the connection");
             connection.observer.finish(ExchangeEnd::Untracked);
             connection.observer.into_guard().close(CloseReason::TapEnded);
         }

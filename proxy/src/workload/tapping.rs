@@ -11,13 +11,14 @@ use std::{
 
 use tokio::{sync::OnceCell, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
+use weir_common::WorkloadId;
 
 use super::{Shared, Workload, configure::Switches, lock};
 use crate::{
     blocking::blocking,
     capture::{CaptureError, Instance, Tap, TapEvents, TapLinks},
     config::{EngineName, Fail, HttpEngine, WorkloadSettings},
-    connection::{Tapped, TappedConnections},
+    connection::{Context, Tapped, TappedConnections},
     service::Services,
 };
 
@@ -52,6 +53,8 @@ pub enum WorkloadTap {
         links: Mutex<Option<TapLinks>>,
         /// To attach them again.
         shared: Weak<Shared>,
+        /// Who counts its connections.
+        tapped: Arc<Tapped>,
     },
 }
 
@@ -158,30 +161,29 @@ async fn follow_services(
 // === impl WorkloadTap ===
 
 impl WorkloadTap {
-    /// Attaches the tap to a workload's cgroup, where it is asked for and can be. With where to say whose
-    /// connections they are, before the first one.
+    /// Attaches the tap to a workload's cgroup, where it is asked for and can be.
     pub(super) async fn of(
         shared: &Arc<Shared>,
         settings: &WorkloadSettings,
         cgroup: &Path,
-    ) -> (Self, Option<Arc<Tapped>>) {
+    ) -> Self {
         let wanted = settings.outbound.engine.unwrap_or(shared.traffic.now().http.engine);
         if EngineName::engine(wanted) != HttpEngine::Tap {
-            return (Self::Unwanted, None);
+            return Self::Unwanted;
         }
         if settings.workload.fail == Fail::Closed {
             let why = "fail is closed, which only a proxy can enforce";
-            return (Self::Refused(why.to_owned()), None);
+            return Self::Refused(why.to_owned());
         }
         let running = match shared.tapping.running(shared).await {
             Ok(running) => running,
-            Err(why) => return (Self::Refused(why), None),
+            Err(why) => return Self::Refused(why),
         };
         match running.tap.attach(cgroup) {
             Ok(links) => {
                 let links = Mutex::new(Some(links));
-                let tapped = Some(Arc::clone(&running.tapped));
-                (Self::On { links, shared: Arc::downgrade(shared) }, tapped)
+                let tapped = Arc::clone(&running.tapped);
+                Self::On { links, shared: Arc::downgrade(shared), tapped }
             }
             Err(error) => {
                 tracing::warn!(
@@ -189,9 +191,20 @@ impl WorkloadTap {
                     workload = settings.workload.name,
                     "the tap cannot be attached: connections are passed through"
                 );
-                (Self::Refused(error.to_string()), None)
+                Self::Refused(error.to_string())
             }
         }
+    }
+
+    /// Counts its connections for this one, from before the first.
+    pub(super) fn begin(&self, workload: WorkloadId, context: &Arc<Context>) {
+        if let Self::On { tapped, .. } = self {
+            tapped.begin(workload, context);
+        }
+    }
+
+    pub(super) const fn switches(&self, sk_msg: bool) -> Switches {
+        Switches { sk_msg, tap: self.is_on() }
     }
 
     /// Outbound connections are tapped.
@@ -229,7 +242,7 @@ impl WorkloadTap {
 
     /// It has not come to do so.
     pub(super) fn take_back(&self, cgroup: Option<&Path>) {
-        let Self::On { links, shared } = self else { return };
+        let Self::On { links, shared, .. } = self else { return };
         let (Some(shared), Some(cgroup)) = (shared.upgrade(), cgroup) else { return };
         let Some(Ok(running)) = shared.tapping.running.get() else { return };
         match running.tap.attach(cgroup) {
@@ -243,6 +256,12 @@ impl WorkloadTap {
 
 impl Workload {
     pub(super) fn switches(&self) -> Switches {
-        Switches { sk_msg: self.shared.sk_msg, tap: self.tap.is_on() }
+        self.tap.switches(self.shared.sk_msg)
+    }
+
+    /// How the workload's outbound connections are seen: the tap, or why not where it was asked for.
+    #[must_use]
+    pub const fn tap(&self) -> &WorkloadTap {
+        &self.tap
     }
 }

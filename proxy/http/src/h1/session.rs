@@ -1,6 +1,8 @@
 //! Both directions of an HTTP/1 connection: which response belongs to which request, where a message
 //! ends, and where HTTP ends and a tunnel begins.
 
+mod unseen;
+
 use std::sync::Arc;
 
 use super::{
@@ -289,19 +291,6 @@ impl<S: ExchangeSink + ?Sized> Session<S> {
             }
         }
         None
-    }
-
-    /// Bytes of a side that have no meaning, whatever they are: content, or what is not followed.
-    pub fn content_ahead(&self, from: Side) -> u64 {
-        let state = match from {
-            Side::Client => &self.requests,
-            Side::Upstream => &self.responses,
-        };
-        match state {
-            State::Body(body) => body.content_ahead(),
-            State::Raw => u64::MAX,
-            State::Head | State::Held => 0,
-        }
     }
 
     /// How to tell the client, within the buffer that was read last, that the connection ends behind

@@ -55,7 +55,7 @@ fn converse(instance: &Instance) -> std::io::Result<()> {
     let mut notes: SkStorage<MapData, OriginalDestination> =
         SkStorage::try_from(Map::SkStorage(map)).map_err(into_io)?;
     let note = OriginalDestination { reason: Reason::Tapped as u8, ..Default::default() };
-    notes.insert(&near, &note, 0).map_err(into_io)?;
+    notes.insert(&near, note, 0).map_err(into_io)?;
     near.connect(&listener.local_addr()?.into())?;
     let (mut near, mut far) = (TcpStream::from(near), listener.accept()?.0);
     let mut buffer = [0; 64];

@@ -46,9 +46,11 @@ pub(super) enum Weir {
         engine: Option<&'static str>,
         sk_msg: bool,
     },
+    /// Connections go direct, and are followed in the kernel.
+    Tap,
 }
 
-/// Names of `--http-engine`.
+/// Names of `--http-engine` that proxy.
 const ENGINES: [&str; 2] = ["passthrough", "terminate"];
 
 // === impl Way ===
@@ -73,6 +75,7 @@ impl Way {
                 ways.push(Self::Weir(Weir::Detect { engine, sk_msg }));
             }
         }
+        ways.push(Self::Weir(Weir::Tap));
         for layer in [Layer::Http, Layer::Tcp] {
             ways.extend([Self::Haproxy(layer), Self::Nginx(layer)]);
             ways.extend(tools::envoy().map(|binary| Self::Envoy(layer, binary)));
@@ -95,7 +98,8 @@ impl Way {
 
     /// Whether the origin sees another connection than the client.
     pub(super) fn is_proxied(&self) -> bool {
-        !matches!(self, Self::Direct | Self::Redirect) && !self.is_skip()
+        let goes_direct = matches!(self, Self::Direct | Self::Redirect | Self::Weir(Weir::Tap));
+        !goes_direct && !self.is_skip()
     }
 
     /// Whether there is a process in between, or beside.
@@ -113,8 +117,13 @@ impl Way {
 
     /// Whether it is a weir that differs from another one in how it takes HTTP only.
     pub(super) fn is_second_engine(&self) -> bool {
-        let Self::Weir(Weir::Detect { engine, .. }) = self else { return false };
-        engine.is_some_and(|engine| engine != ENGINES[0])
+        match self {
+            Self::Weir(Weir::Tap) => true,
+            Self::Weir(Weir::Detect { engine, .. }) => {
+                engine.is_some_and(|engine| engine != ENGINES[0])
+            }
+            _ => false,
+        }
     }
 
     /// Whether it is in the namespace with connection tracking.
@@ -163,6 +172,7 @@ impl fmt::Display for Weir {
             Self::SkipMany { scattered: false } => f.write_str("weir-skip-10k-ports"),
             Self::SkipMany { scattered: true } => f.write_str("weir-skip-10k-scattered-ports"),
             Self::Opaque => f.write_str("weir-opaque"),
+            Self::Tap => f.write_str("weir-tap"),
             Self::Detect { engine, sk_msg } => {
                 f.write_str("weir-detect")?;
                 engine.map_or(Ok(()), |engine| write!(f, "-{engine}"))?;

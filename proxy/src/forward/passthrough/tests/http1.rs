@@ -6,6 +6,7 @@ mod drains;
 mod endings;
 mod sessions;
 mod terminate;
+mod unseen;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

@@ -4,6 +4,7 @@ mod anything;
 mod budget;
 mod endings;
 mod peers;
+mod unseen;
 
 use std::sync::Arc;
 

@@ -39,6 +39,7 @@ pub(in crate::bench::proxies) fn command(weir: Weir, site: &Site<'_>) -> Result<
             command.arg("--skip-outbound-ports").arg(format!("{ports},{others}"));
         }
         Weir::Opaque => _ = command.arg("--opaque-ports").arg(ports),
+        Weir::Tap => _ = command.args(["--http-engine", "tap"]),
         Weir::Detect { engine, sk_msg } => {
             command.args(["--sk-msg", if sk_msg { "on" } else { "off" }]);
             if let Some(engine) = engine {
