@@ -208,7 +208,6 @@ impl Running {
     /// A connection that has ended.
     fn connection(&self, destination: &str, reason: CloseReason) {
         let guard = self.handler.telemetry.open(ConnectionInfo {
-            tapped: None,
             workload: "shop".into(),
             share: self.handler.telemetry.share(&"shop".into()),
             direction: Direction::Outbound,

@@ -3,6 +3,7 @@
 
 mod convert;
 mod directory;
+mod gateway;
 mod object;
 mod route;
 

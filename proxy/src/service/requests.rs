@@ -268,8 +268,9 @@ mod tests {
     use super::*;
     use crate::{
         decision::Direction,
+        route::{Backend, Filters, Parent, Route, RouteId, RouteKind, Rule},
         service::{
-            Origin, ToEndpoints,
+            Delta, Origin, ToEndpoints,
             tests::{service, slice},
         },
         telemetry::exchange,
@@ -409,5 +410,55 @@ mod tests {
         assert!(!to.is_used(gone) && to.is_used("10.1.0.1:80".parse().unwrap()));
         to.mode.set(Some(Mode::Connections));
         assert!(!to.is_current());
+    }
+
+    /// Of a route that leads to a service of this name, for clients in `namespace` alone.
+    fn route(name: &str, namespace: &str, backend: &str) -> Delta {
+        let backend =
+            Backend { service: backend.into(), port: None, weight: 1, filters: Filters::default() };
+        Delta::Route(Route {
+            id: RouteId { kind: RouteKind::Http, name: name.into() },
+            namespace: Some(namespace.into()),
+            created: None,
+            parents: vec![Parent { service: "shop/s".into(), port: Some(80) }],
+            rules: vec![Rule { backends: vec![backend], ..Rule::default() }],
+            notes: Vec::new(),
+        })
+    }
+
+    #[test]
+    fn clients_follow_the_routes_of_their_namespace_and_others_those_of_the_service() {
+        let services = Arc::new(Services::default());
+        let mut deltas = vec![
+            service("shop/s", &[FRONTEND]),
+            service("shop/one", &["10.96.0.2:80"]),
+            service("web/two", &["10.96.0.3:80"]),
+            slice("a", "shop/one", 80, &["10.1.0.1"]),
+            slice("b", "web/two", 80, &["10.1.0.2"]),
+        ];
+        deltas.push(route("shop/producer", "shop", "shop/one"));
+        deltas.push(route("web/consumer", "web", "web/two"));
+        services.apply(Origin::Config, deltas).unwrap();
+        let to = |namespace: Option<&str>, mode| {
+            let mode = Arc::new(WorkloadMode::new(mode));
+            let (destination, namespace) = (FRONTEND.parse().unwrap(), namespace.map(Into::into));
+            ToEndpoint::new(Arc::clone(&services), mode, destination, namespace, Current::default())
+        };
+        let taken = |to: &ToEndpoint| match to.route(&RequestView::new("GET", None, "/", &[])) {
+            Some(Routed::To(it)) => it.endpoints.choose(&[]).map(|it| it.address.to_string()),
+            Some(Routed::Answer(answer)) => Some(answer.status.to_string()),
+            None => None,
+        };
+        assert_eq!(taken(&to(None, None)).as_deref(), Some("10.1.0.1:80"));
+        assert_eq!(taken(&to(Some("shop"), None)).as_deref(), Some("10.1.0.1:80"));
+        assert_eq!(taken(&to(Some("web"), None)).as_deref(), Some("10.1.0.2:80"));
+        assert!(!to(None, Some(Mode::Off)).is_routed());
+        let web = to(Some("web"), None);
+        assert!(web.is_used("10.1.0.2:80".parse().unwrap()) && web.is_current());
+        services.apply(Origin::Config, [Delta::NoService("web/two".into())]).unwrap();
+        assert_eq!(taken(&web).as_deref(), Some("500"));
+        let id = RouteId { kind: RouteKind::Http, name: "web/consumer".into() };
+        services.apply(Origin::Config, [Delta::NoRoute(id)]).unwrap();
+        assert_eq!(taken(&web).as_deref(), Some("10.1.0.1:80"));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{Origin, Workload, WorkloadTap};
+use super::{Origin, Workload};
 use crate::{
     budget::Figures,
     capture::{Installed, Netns, OwnAddresses, ShareUse, WorkloadMaps},
@@ -85,12 +85,6 @@ impl Workload {
     #[must_use]
     pub fn not_held(&self) -> Option<&str> {
         self.holding.is_none().then_some(&self.not_held)
-    }
-
-    /// How the workload's outbound connections are seen: the tap, or why not where it was asked for.
-    #[must_use]
-    pub const fn tap(&self) -> &WorkloadTap {
-        &self.tap
     }
 
     /// Proxied connections that are open.

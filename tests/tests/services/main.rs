@@ -9,3 +9,4 @@ mod place;
 mod requests;
 mod routes;
 mod shares;
+mod table;

@@ -15,7 +15,10 @@ use weir_tests::{
     weir::{Daemon, Run},
 };
 
-use super::place::{PORT, VIP, add_addresses, address, lab};
+use super::{
+    place::{PORT, VIP, add_addresses, address, lab},
+    table::{CASES, ONE, RULES, RuleText, TWO, rule},
+};
 
 /// The servers, by their numbers; the third has no endpoints, and the fourth is not there.
 const SERVICES: [&str; 4] = ["echo", "echo-v1", "echo-v2", "empty"];
@@ -29,16 +32,6 @@ enum Door {
     Objects,
 }
 
-/// A request, and what is expected of it.
-struct Case {
-    request: &'static str,
-    status: u64,
-    /// The server, if one is to answer.
-    server: &'static str,
-    /// `path /x`, `field NAME=VALUE`, `no NAME`, `response NAME=VALUE`, `no-response NAME`.
-    expected: &'static [&'static str],
-}
-
 /// An answer.
 #[derive(Debug)]
 struct Answer {
@@ -46,164 +39,6 @@ struct Answer {
     fields: Vec<(String, String)>,
     said: Value,
 }
-
-const fn case(
-    request: &'static str,
-    status: u64,
-    server: &'static str,
-    expected: &'static [&'static str],
-) -> Case {
-    Case { request, status, server, expected }
-}
-
-const CASES: &[Case] = &[
-    // Paths and headers.
-    case("GET /", 200, "echo-v1", &["path /"]),
-    case("GET /v2", 200, "echo-v2", &[]),
-    case("GET /v2/example?x=1", 200, "echo-v2", &["path /v2/example?x=1"]),
-    case("GET /v2example", 200, "echo-v1", &[]),
-    case("GET /foo/v2/example", 200, "echo-v1", &[]),
-    case("GET /any version: two", 200, "echo-v2", &["field version=two"]),
-    case("GET /any VERSION: two", 200, "echo-v2", &["field VERSION=two"]),
-    case("GET /v2/exact", 200, "echo-v1", &[]),
-    case("GET /v2/exact/more", 200, "echo-v2", &[]),
-    case("GET /v77/x", 200, "echo-v2", &[]),
-    // Parameters and methods.
-    case("GET /any?animal=whale", 200, "echo-v2", &[]),
-    case("GET /any?animal=shark", 200, "echo-v1", &[]),
-    case("PATCH /any", 200, "echo-v2", &["method PATCH"]),
-    case("POST /any", 200, "echo-v1", &["content 7"]),
-    // Changes of fields.
-    case(
-        "GET /modify X-Set: old X-Remove: here X-Add: first Untouched-FIELD: As-Is",
-        200,
-        "echo-v1",
-        &[
-            "field X-Set=set",
-            "field X-Add=first",
-            "field x-add=second",
-            "field x-backend=v1",
-            "field Untouched-FIELD=As-Is",
-            "no X-Remove",
-            "response x-set=response",
-            "response X-Server=echo-v1",
-            "no-response X-Old",
-        ],
-    ),
-    // Rewrites.
-    case(
-        "GET /rewrite/one/two?q=1",
-        200,
-        "echo-v1",
-        &["path /one/two?q=1", "field Host=one.example.org"],
-    ),
-    case("GET /rewrite", 200, "echo-v1", &["path /one"]),
-    case("GET /full/any?q", 200, "echo-v1", &["path /all?q"]),
-    // Redirects.
-    case(
-        "GET /redirect/host",
-        302,
-        "",
-        &["response location=http://example.org:8080/redirect/host"],
-    ),
-    case("GET /redirect/301", 301, "", &["response location=http://10.96.0.10:8083/redirect/301"]),
-    case(
-        "GET /redirect/scheme",
-        308,
-        "",
-        &["response location=https://10.96.0.10/redirect/scheme"],
-    ),
-    case(
-        "GET /redirect/prefix/lemon",
-        307,
-        "",
-        &["response location=http://10.96.0.10:8080/new/lemon"],
-    ),
-    // What cannot go anywhere.
-    case("GET /nobackend", 500, "", &["response x-weir-error=unknown-backend"]),
-    case("GET /noendpoint", 503, "", &["response x-weir-error=no-endpoint"]),
-    case("GET /zero", 500, "", &["response x-weir-error=no-backend"]),
-];
-
-/// As both doors have it: match, what else is in the rule (TOML and YAML), and the backends.
-struct RuleText {
-    /// `path`, `exact` or `regex`, with `header`, `query` and `method`.
-    matches: &'static [&'static str],
-    toml: &'static str,
-    yaml: &'static str,
-    backends: &'static [(&'static str, u32)],
-}
-
-const fn rule(
-    matches: &'static [&'static str],
-    backends: &'static [(&'static str, u32)],
-) -> RuleText {
-    RuleText { matches, toml: "", yaml: "", backends }
-}
-
-const ONE: &[(&str, u32)] = &[("echo-v1", 1)];
-const TWO: &[(&str, u32)] = &[("echo-v2", 1)];
-
-const RULES: &[RuleText] = &[
-    rule(&["path=/"], ONE),
-    rule(&["path=/v2", "path=/ header=version:two"], TWO),
-    rule(&["exact=/v2/exact"], ONE),
-    rule(&["regex=/v[0-9]{2}/.*", "path=/ query=animal:whale", "path=/ method=PATCH"], TWO),
-    RuleText {
-        matches: &["path=/modify"],
-        toml: "request_headers = { set = { X-Set = \"set\" }, add = { x-add = \"second\", x-backend = \"v1\" }, \
-               remove = [\"x-remove\"] }\n\
-               response_headers = { set = { x-set = \"response\" }, remove = [\"x-old\"] }",
-        yaml: "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: X-Set, value: set}], \
-               add: [{name: x-add, value: second}, {name: x-backend, value: v1}], remove: [x-remove]}}, \
-               {type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: x-set, value: response}], \
-               remove: [x-old]}}]",
-        backends: ONE,
-    },
-    RuleText {
-        matches: &["path=/rewrite/one", "path=/rewrite"],
-        toml: "rewrite = { hostname = \"one.example.org\", prefix = \"/one\" }",
-        yaml: "filters: [{type: URLRewrite, urlRewrite: {hostname: one.example.org, path: {type: \
-               ReplacePrefixMatch, replacePrefixMatch: /one}}}]",
-        backends: ONE,
-    },
-    RuleText {
-        matches: &["path=/full"],
-        toml: "rewrite = { path = \"/all\" }",
-        yaml: "filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: \
-               /all}}}]",
-        backends: ONE,
-    },
-    RuleText {
-        matches: &["exact=/redirect/host"],
-        toml: "redirect = { hostname = \"example.org\" }",
-        yaml: "filters: [{type: RequestRedirect, requestRedirect: {hostname: example.org}}]",
-        backends: &[],
-    },
-    RuleText {
-        matches: &["exact=/redirect/301"],
-        toml: "redirect = { port = 8083, status = 301 }",
-        yaml: "filters: [{type: RequestRedirect, requestRedirect: {port: 8083, statusCode: 301}}]",
-        backends: &[],
-    },
-    RuleText {
-        matches: &["exact=/redirect/scheme"],
-        toml: "redirect = { scheme = \"https\", status = 308 }",
-        yaml: "filters: [{type: RequestRedirect, requestRedirect: {scheme: https, statusCode: 308}}]",
-        backends: &[],
-    },
-    RuleText {
-        matches: &["path=/redirect/prefix"],
-        toml: "redirect = { prefix = \"/new\", status = 307 }",
-        yaml: "filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplacePrefixMatch, \
-               replacePrefixMatch: /new}, statusCode: 307}}]",
-        backends: &[],
-    },
-    rule(&["path=/nobackend"], &[("nothing", 1)]),
-    rule(&["path=/noendpoint"], &[("empty", 1)]),
-    rule(&["path=/zero"], &[("echo-v1", 0)]),
-    rule(&["path=/weights"], &[("echo-v1", 70), ("echo-v2", 30)]),
-];
 
 // === impl Door ===
 
@@ -282,67 +117,6 @@ fn route(rules: &[RuleText]) -> String {
         .to_owned();
     rules.iter().for_each(|rule| text += &rule.yaml());
     text
-}
-
-// === impl RuleText ===
-
-impl RuleText {
-    fn parts(&self) -> impl Iterator<Item = Vec<(&str, &str)>> {
-        self.matches
-            .iter()
-            .map(|it| it.split(' ').filter_map(|word| word.split_once('=')).collect())
-    }
-
-    fn toml(&self) -> String {
-        let matches = self.parts().map(|parts| {
-            let parts = parts.into_iter().map(|(key, value)| match (key, value.split_once(':')) {
-                ("header", Some((name, value))) => format!("headers = {{ {name} = \"{value}\" }}"),
-                ("query", Some((name, value))) => format!("query = {{ {name} = \"{value}\" }}"),
-                ("exact", _) => format!("path_exact = \"{value}\""),
-                ("regex", _) => format!("path_regex = '{value}'"),
-                _ => format!("{key} = \"{value}\""),
-            });
-            format!("{{ {} }}", parts.collect::<Vec<_>>().join(", "))
-        });
-        let backends = self
-            .backends
-            .iter()
-            .map(|(service, weight)| format!("{{ service = \"{service}\", weight = {weight} }}"));
-        format!(
-            "[[route.rule]]\nmatch = [{}]\nbackends = [{}]\n{}\n",
-            matches.collect::<Vec<_>>().join(", "),
-            backends.collect::<Vec<_>>().join(", "),
-            self.toml
-        )
-    }
-
-    fn yaml(&self) -> String {
-        let matches = self.parts().map(|parts| {
-            let parts = parts.into_iter().map(|(key, value)| match (key, value.split_once(':')) {
-                ("header", Some((name, value))) => {
-                    format!("headers: [{{name: {name}, value: {value}}}]")
-                }
-                ("query", Some((name, value))) => {
-                    format!("queryParams: [{{name: {name}, value: {value}}}]")
-                }
-                ("exact", _) => format!("path: {{type: Exact, value: '{value}'}}"),
-                ("regex", _) => format!("path: {{type: RegularExpression, value: '{value}'}}"),
-                ("path", _) => format!("path: {{type: PathPrefix, value: '{value}'}}"),
-                _ => format!("{key}: {value}"),
-            });
-            format!("{{{}}}", parts.collect::<Vec<_>>().join(", "))
-        });
-        let backends = self
-            .backends
-            .iter()
-            .map(|(name, weight)| format!("{{name: {name}, port: {PORT}, weight: {weight}}}"));
-        format!(
-            "  - matches: [{}]\n    backendRefs: [{}]\n    {}\n",
-            matches.collect::<Vec<_>>().join(", "),
-            backends.collect::<Vec<_>>().join(", "),
-            self.yaml
-        )
-    }
 }
 
 // === impl Answer ===

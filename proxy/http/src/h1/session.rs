@@ -78,8 +78,7 @@ impl<S: ExchangeSink + ?Sized> Session<S> {
         Self::new(Mode::Passing, sink, HeadLimits::NONE)
     }
 
-    /// Starts at the first byte of both streams. Bytes behind those that have been read wait, and so
-    /// do incomplete heads.
+    /// The same; bytes behind those that have been read wait, and so do incomplete heads.
     #[must_use]
     pub fn holding(sink: Arc<S>, limits: HeadLimits) -> Self {
         Self::new(Mode::Holding, sink, limits)
@@ -152,7 +151,7 @@ impl<S: ExchangeSink + ?Sized> Session<S> {
         !self.exchanges.is_empty()
     }
 
-    /// The request that has begun has come to its end, or to where a response decides what follows.
+    /// Nothing more of the request that has begun is to come.
     pub fn has_whole_request(&self) -> bool {
         !matches!(self.requests, State::Body(_))
     }

@@ -8,7 +8,7 @@ use k8s_openapi::{
 };
 use serde::{Deserialize, Deserializer};
 
-use super::route::{GrpcBody, HttpBody};
+use super::gateway::{GrpcBody, HttpBody};
 
 /// The label of services that another proxy serves, which kube-proxy leaves alone too.
 pub(crate) const NO_PROXY: &str = "service.kubernetes.io/service-proxy-name";

@@ -1,209 +1,23 @@
-//! HTTPRoutes and GRPCRoutes of the Gateway API, read strictly: a field that weir does not know is an
-//! error, because a route without it would do something else.
+//! HTTPRoutes and GRPCRoutes of the Gateway API (`gateway.rs`) in the terms of the model.
 
-use std::{borrow::Cow, fmt, marker::PhantomData, sync::Arc};
+use std::{borrow::Cow, marker::PhantomData, sync::Arc};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde::{Deserialize, de::DeserializeOwned};
 use weir_http::FieldEdit;
 
 use super::{
     super::{Delta, Problem, error::Fault},
+    gateway::{
+        BackendRef, CallMatch, CallMethod, FilterBody, FilterKind, GROUP, HttpMatch, Modifier,
+        NamedMatch, PathBody, PathChangeBody, PathKind, RouteBody, RuleBody, TextKind,
+    },
     object::{full_name, slim},
 };
 use crate::route::{
     Backend, Filters, GrpcMatch, Match, Parent, PathChange, PathMatch, Pattern, Redirect, Rewrite,
     Route, RouteId, RouteKind, Rule, TextMatch,
 };
-
-/// The group of the Gateway API.
-const GROUP: &str = "gateway.networking.k8s.io";
-
-/// What a route of a kind says.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, bound(deserialize = "M: DeserializeOwned"))]
-pub(super) struct RouteBody<M> {
-    #[serde(default)]
-    parent_refs: Vec<ParentRef>,
-    #[serde(default)]
-    hostnames: Vec<String>,
-    #[serde(default)]
-    rules: Vec<RuleBody<M>>,
-}
-
-/// Of an HTTPRoute.
-pub(super) type HttpBody = RouteBody<HttpMatch>;
-/// Of a GRPCRoute.
-pub(super) type GrpcBody = RouteBody<CallMatch>;
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct ParentRef {
-    #[serde(default = "gateway_group")]
-    group: String,
-    #[serde(default = "gateway")]
-    kind: String,
-    namespace: Option<String>,
-    name: String,
-    section_name: Option<String>,
-    port: Option<u16>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, bound(deserialize = "M: DeserializeOwned"))]
-struct RuleBody<M> {
-    name: Option<String>,
-    #[serde(default = "Vec::new")]
-    matches: Vec<M>,
-    #[serde(default)]
-    filters: Vec<FilterBody>,
-    #[serde(default)]
-    backend_refs: Vec<BackendRef>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct HttpMatch {
-    path: Option<PathBody>,
-    #[serde(default)]
-    headers: Vec<NamedMatch>,
-    #[serde(default)]
-    query_params: Vec<NamedMatch>,
-    method: Option<Method>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct CallMatch {
-    method: Option<CallMethod>,
-    #[serde(default)]
-    headers: Vec<NamedMatch>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CallMethod {
-    #[serde(default, rename = "type")]
-    kind: TextKind,
-    service: Option<String>,
-    method: Option<String>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PathBody {
-    #[serde(default, rename = "type")]
-    kind: PathKind,
-    #[serde(default = "root")]
-    value: String,
-}
-
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-enum PathKind {
-    Exact,
-    #[default]
-    PathPrefix,
-    RegularExpression,
-}
-
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-enum TextKind {
-    #[default]
-    Exact,
-    RegularExpression,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NamedMatch {
-    #[serde(default, rename = "type")]
-    kind: TextKind,
-    name: String,
-    value: String,
-}
-
-/// A method that a match can name.
-#[derive(Clone, Debug)]
-struct Method(Box<str>);
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct FilterBody {
-    #[serde(rename = "type")]
-    kind: FilterKind,
-    request_header_modifier: Option<Modifier>,
-    response_header_modifier: Option<Modifier>,
-    request_redirect: Option<RedirectBody>,
-    url_rewrite: Option<RewriteBody>,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-enum FilterKind {
-    RequestHeaderModifier,
-    ResponseHeaderModifier,
-    RequestRedirect,
-    #[serde(rename = "URLRewrite")]
-    UrlRewrite,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Modifier {
-    #[serde(default)]
-    set: Vec<Header>,
-    #[serde(default)]
-    add: Vec<Header>,
-    #[serde(default)]
-    remove: Vec<String>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Header {
-    name: String,
-    value: String,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct RedirectBody {
-    scheme: Option<String>,
-    hostname: Option<String>,
-    path: Option<PathChangeBody>,
-    port: Option<u16>,
-    #[serde(default = "found")]
-    status_code: u16,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RewriteBody {
-    hostname: Option<String>,
-    path: Option<PathChangeBody>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(tag = "type", rename_all_fields = "camelCase", deny_unknown_fields)]
-enum PathChangeBody {
-    ReplaceFullPath { replace_full_path: String },
-    ReplacePrefixMatch { replace_prefix_match: String },
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct BackendRef {
-    #[serde(default)]
-    group: String,
-    #[serde(default = "service")]
-    kind: String,
-    namespace: Option<String>,
-    name: String,
-    port: Option<u16>,
-    #[serde(default = "one")]
-    weight: u32,
-    #[serde(default)]
-    filters: Vec<FilterBody>,
-}
 
 /// A route as an API server has it. What is in it is read strictly only where a Service is its parent: others
 /// are not weir's.
@@ -290,34 +104,6 @@ impl<M: MatchBody> kube::Resource for RouteObject<M> {
 
     fn meta_mut(&mut self) -> &mut ObjectMeta {
         &mut self.metadata
-    }
-}
-
-// === impl Method ===
-
-impl<'de> Deserialize<'de> for Method {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl serde::de::Visitor<'_> for Visitor {
-            type Value = Method;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a method")
-            }
-
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Method, E> {
-                const KNOWN: [&str; 9] = [
-                    "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
-                ];
-                match KNOWN.contains(&text) {
-                    true => Ok(Method(text.into())),
-                    false => {
-                        Err(E::custom(format!("{text:?} is no method; write one such as GET")))
-                    }
-                }
-            }
-        }
-        deserializer.deserialize_str(Visitor)
     }
 }
 
@@ -521,28 +307,4 @@ fn named(
         }
     }
     Ok(all)
-}
-
-fn gateway_group() -> String {
-    GROUP.to_owned()
-}
-
-fn gateway() -> String {
-    "Gateway".to_owned()
-}
-
-fn service() -> String {
-    "Service".to_owned()
-}
-
-fn root() -> String {
-    "/".to_owned()
-}
-
-const fn one() -> u32 {
-    1
-}
-
-const fn found() -> u16 {
-    302
 }

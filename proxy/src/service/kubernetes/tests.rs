@@ -266,3 +266,31 @@ fn what_is_wrong_is_named_with_its_object() {
     }
     assert!(error("kind: Service\nmetadata: [").contains("line"));
 }
+
+#[test]
+fn routes_are_read_strictly() {
+    const ROUTE: &str = "kind: HTTPRoute\nmetadata: {name: r, namespace: shop}\nspec:\n  parentRefs: \
+        [{group: '', kind: Service, name: a, port: 80}]\n  rules:\n  - matches: [{path: {value: /v2}}]\n    \
+        filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}]\n    \
+        backendRefs: [{name: b, port: 80, weight: 3}, {name: c, namespace: other, port: 81}]\n";
+    let deltas = parse(ROUTE).unwrap();
+    let [crate::service::Delta::Route(route)] = &deltas[..] else { panic!("{deltas:?}") };
+    assert_eq!(route.id.to_string(), "HTTPRoute shop/r");
+    assert_eq!((&*route.parents[0].service, route.parents[0].port), ("shop/a", Some(80)));
+    let backends: Vec<_> =
+        route.rules[0].backends.iter().map(|it| (&*it.service, it.port, it.weight)).collect();
+    assert_eq!(backends, [("shop/b", Some(80), 3), ("other/c", Some(81), 1)]);
+    for (from, to, expected) in [
+        ("matches:", "match:", "line 6"),
+        ("weight: 3", "weight: 3, timeout: 1s", "unknown field `timeout`"),
+        ("type: URLRewrite", "type: RequestMirror", "unknown variant `RequestMirror`"),
+        ("value: /v2", "type: Exact, value: /v2", "a prefix is replaced only where"),
+        ("value: /v2", "value: v2", "HTTPRoute shop/r: rules[0]: the path \"v2\" does not begin"),
+        ("kind: Service, name: a", "kind: Gateway, name: a", "it has no parent that is a Service"),
+        ("{name: b, port: 80", "{name: b", "the backend b has no port"),
+        ("value: /v2", "type: RegularExpression, value: '('", "is no regular expression"),
+    ] {
+        let error = parse(&ROUTE.replace(from, to)).unwrap_err();
+        assert!(error.contains(expected), "{error} != {expected}");
+    }
+}
