@@ -9,6 +9,7 @@ mod optin;
 mod outages;
 mod refused;
 mod restarts;
+mod routes;
 mod secure;
 mod services;
 mod sidecars;
