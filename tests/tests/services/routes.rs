@@ -143,7 +143,7 @@ impl Answer {
         match what {
             "path" => self.said["path"] == rest,
             "method" => self.said["method"] == rest,
-            "content" => self.said["content"].to_string() == rest,
+            "content" => self.said["content"].as_u64() == rest.parse().ok(),
             "field" => self.got().contains(&(name, value)),
             "no" => !self.got().iter().any(|it| it.0.eq_ignore_ascii_case(name)),
             "response" => self.field(name) == Some(value),
