@@ -1,6 +1,8 @@
 //! `cargo xtask ebpf`: builds the BPF object, and checks that the committed one belongs to the
 //! sources. Everything else in the project needs stable Rust only.
 
+mod wrapper;
+
 use std::{
     env,
     fmt::Write as _,
@@ -11,6 +13,8 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
+
+pub(crate) use self::wrapper::rustc;
 
 /// What the object is made from.
 const SOURCES: [&str; 5] = [
@@ -190,6 +194,8 @@ impl Toolchain {
         for inherited in ["CARGO", "RUSTC", "RUSTUP_TOOLCHAIN", "RUSTFLAGS", "RUSTC_WRAPPER"] {
             command.env_remove(inherited);
         }
+        let this = env::current_exe().context("cannot find this program")?;
+        command.env("RUSTC_WRAPPER", this).env(wrapper::MARK, "1");
         if self.channel.is_none() {
             command.env("RUSTC", &self.rustc);
         }

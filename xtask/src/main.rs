@@ -63,6 +63,9 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = ebpf::rustc() {
+        return code;
+    }
     match run(Cli::parse().verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
