@@ -7,7 +7,6 @@ mod view;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 pub(crate) use self::edit::edit_list;
 pub use self::edit::{FieldEdit, RequestEdits, edit_request, edit_response, head_length};
@@ -50,17 +49,6 @@ pub struct RouteTo<L> {
     pub request: RequestEdits,
     /// What is changed of the head of the response.
     pub response: Arc<[FieldEdit]>,
-    /// How long it may take.
-    pub limits: TimeLimits,
-}
-
-/// How long a request may take. `None`: as long as it takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TimeLimits {
-    /// From the request's head to the end of the response.
-    pub request: Option<Duration>,
-    /// From the choice of an endpoint to the end of its response.
-    pub backend: Option<Duration>,
 }
 
 /// An answer of weir's own, in the place of an endpoint.

@@ -135,11 +135,11 @@ impl weir_http::Endpoints for ToEndpoint {
         }
         Some(match routing.decide(request, self.destination.is_ipv6()) {
             Decision::Answer(answer) => Routed::Answer(answer),
-            Decision::To { backend, target, request, response, limits } => {
+            Decision::To { backend, target, request, response } => {
                 let name = Arc::clone(&backend.name);
                 let services = Arc::clone(&self.services);
                 let endpoints = Arc::new(ToBackend::new(services, target, self.destination));
-                Routed::To(Box::new(RouteTo { name, endpoints, request, response, limits }))
+                Routed::To(Box::new(RouteTo { name, endpoints, request, response }))
             }
         })
     }

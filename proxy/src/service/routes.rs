@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use weir_http::{FieldEdit, OwnAnswer, REDIRECT, RequestEdits, RequestView, RouteName, TimeLimits};
+use weir_http::{FieldEdit, OwnAnswer, REDIRECT, RequestEdits, RequestView, RouteName};
 
 use super::{Origin, Problem, Target, error::Fault};
 use crate::route::{Backend, Filters, Match, Route, RouteId, Rule, Table, Weights};
@@ -73,7 +73,6 @@ pub(super) enum Decision<'a> {
         target: Arc<Target>,
         request: RequestEdits,
         response: Arc<[FieldEdit]>,
-        limits: TimeLimits,
     },
     /// weir answers.
     Answer(OwnAnswer),
@@ -291,7 +290,7 @@ impl InForce {
                 .map(|path| path.apply(request, by)),
         };
         let response = Arc::clone(&backend.response);
-        Decision::To { backend, target, request, response, limits: TimeLimits::default() }
+        Decision::To { backend, target, request, response }
     }
 
     /// The backends with their shares, from 0 to 1.
