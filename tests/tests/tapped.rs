@@ -260,6 +260,27 @@ fn a_service_is_proxied_and_what_is_beside_it_is_tapped() -> Result<()> {
     Ok(())
 }
 
+/// Linux 6.12 has what the tap needs.
+#[test]
+fn without_the_tap_connections_are_passed_through_and_weir_says_so_once() -> Result<()> {
+    let lab = Lab::new()?;
+    let _nginx = server(&lab)?;
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split(['.', '-']).map_while(|it| it.parse::<u32>().ok());
+    let works = (numbers.next(), numbers.next()) >= (Some(6), Some(12));
+    let program = "for _ in range(2):\n    s = dial(); s.sendall(get()); hellos(s, 1); s.close()";
+    let seen = run(&lab, &Engine::Tap.flags(), program)?;
+    for connection in seen.records.connections(HTTP1) {
+        assert_eq!(connection.text("engine"), if works { "tap" } else { "" }, "{connection:#?}");
+        assert_eq!(connection.text("treatment"), "http1", "{connection:#?}");
+    }
+    assert_eq!(seen.records.requests_to(HTTP1).len(), 2);
+    let stderr = &seen.finished.stderr;
+    let said = stderr.matches("the tap does not work here").count();
+    ensure!(said == usize::from(!works), "{stderr}");
+    Ok(())
+}
+
 /// The flag of a workload is over that of the process, in both directions.
 #[test]
 fn a_workload_has_an_engine_of_its_own() -> Result<()> {

@@ -28,7 +28,7 @@ use self::machine::{Accelerator, Limits, Machine};
 use self::payload::{Built, Manner};
 use self::protocol::{Heard, Outcome};
 use self::report::Report;
-use self::selection::{Breadth, Selection};
+use self::selection::{Abilities, Breadth, Selection};
 use crate::setup::{Purpose, setup};
 
 /// The document that `--write` keeps the table in, between these lines.
@@ -132,12 +132,13 @@ impl Ground<'_> {
         let Self { args, kvm, cache, root_disk, built, revision } = self;
         let release = &kernel.release;
         println!("\n=== Linux {release} ===");
-        let supported = kernels::supported(release)
-            .with_context(|| format!("{release:?} has no version number"))?;
+        let of_release = kernels::supported(release).zip(kernels::taps(release));
+        let (supported, taps) =
+            of_release.with_context(|| format!("{release:?} has no version number"))?;
         let breadth = if args.quick { Breadth::Quick } else { Breadth::Wide };
         let filter = args.filter.as_deref();
         let Selection { run, not_run } =
-            selection::select(&built.tests, supported, breadth, filter);
+            selection::select(&built.tests, Abilities { supported, taps }, breadth, filter);
         let initramfs = initramfs::make(cache, kernel)?;
         let console = cache.join("logs").join(format!("{release}.log"));
         let accelerator = if kvm.get() {

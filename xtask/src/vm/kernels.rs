@@ -17,6 +17,9 @@ pub(super) const DEFAULT: Wanted = Wanted::Series(6, 1);
 /// The oldest kernel that weir runs on.
 const FLOOR: (u32, u32) = (5, 15);
 
+/// The oldest kernel that the tap works on.
+const TAP: (u32, u32) = (6, 12);
+
 /// The flavour with the fewest drivers: virtual machines only.
 const FLAVOUR: &str = "-cloud-amd64";
 
@@ -46,6 +49,12 @@ pub(super) struct Release {
 pub(super) fn supported(release: &str) -> Option<bool> {
     let version = numbers(release);
     Some((*version.first()?, *version.get(1)?) >= FLOOR)
+}
+
+/// Whether the tap can work on a kernel; `None` for what is no release.
+pub(super) fn taps(release: &str) -> Option<bool> {
+    let version = numbers(release);
+    Some((*version.first()?, *version.get(1)?) >= TAP)
 }
 
 /// The newest kernel of those wanted, of all package names.

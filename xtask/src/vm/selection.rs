@@ -29,8 +29,11 @@ const LEFT_OUT: [(&str, &str, &str); 11] = [
 /// The only tests for a kernel on which weir does not run.
 const FLOOR: &str = "floor";
 
+/// The tests of the tap, and the one of them that is for every kernel.
+const TAP: (&str, &str) = ("tapped", "without_the_tap_");
+
 /// What [`Breadth::Quick`] has: one test at least of each thing that depends on the kernel.
-const QUICK: [(&str, &str); 36] = [
+const QUICK: [(&str, &str); 37] = [
     ("acceleration", "small_requests_"),
     ("coexistence", "a_filter_of_"),
     ("coexistence", "a_load_balancer_below_"),
@@ -61,6 +64,7 @@ const QUICK: [(&str, &str); 36] = [
     ("source_ports", "source_ports_are_"),
     ("survival", "detach_without_"),
     ("survival", "workloads_added_"),
+    TAP,
     ("transparency", "plain::a_bound_source_"),
     ("transparency", "plain::an_address_without_route_"),
     ("transparency", "plain::getpeername_"),
@@ -69,24 +73,32 @@ const QUICK: [(&str, &str); 36] = [
     ("workloads", "workloads_are_added_"),
 ];
 
+/// What a kernel can.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Abilities {
+    /// weir runs on it.
+    pub(super) supported: bool,
+    /// The tap works on it.
+    pub(super) taps: bool,
+}
+
 /// The tests to be run, and for each of the others why not.
 pub(super) struct Selection {
     pub(super) run: Vec<Test>,
     pub(super) not_run: Vec<(Test, &'static str)>,
 }
 
-/// Divides the tests. `supported`: weir runs on this kernel. What a filter leaves out is in neither
-/// list.
+/// Divides the tests for a kernel. What a filter leaves out is in neither list.
 pub(super) fn select(
     tests: &[Test],
-    supported: bool,
+    abilities: Abilities,
     breadth: Breadth,
     filter: Option<&str>,
 ) -> Selection {
     let mut selection = Selection { run: Vec::new(), not_run: Vec::new() };
     let asked = |test: &&Test| filter.is_none_or(|filter| test.to_string().contains(filter));
     for test in tests.iter().filter(asked) {
-        match reason(test, supported, breadth, filter.is_some()) {
+        match reason(test, abilities, breadth, filter.is_some()) {
             None => selection.run.push(test.clone()),
             Some(reason) => selection.not_run.push((test.clone(), reason)),
         }
@@ -105,7 +117,12 @@ pub(super) fn stale(tests: &[Test]) -> Vec<String> {
     stale.map(|(target, begin)| format!("{target}::{begin}")).collect()
 }
 
-fn reason(test: &Test, supported: bool, breadth: Breadth, named: bool) -> Option<&'static str> {
+fn reason(
+    test: &Test,
+    Abilities { supported, taps }: Abilities,
+    breadth: Breadth,
+    named: bool,
+) -> Option<&'static str> {
     let is = |target: &str, begin: &str| test.target == target && test.name.starts_with(begin);
     match (test.target == FLOOR, supported) {
         (true, false) => return None,
@@ -115,6 +132,9 @@ fn reason(test: &Test, supported: bool, breadth: Breadth, named: bool) -> Option
     }
     if let Some((_, _, reason)) = LEFT_OUT.iter().find(|(target, begin, _)| is(target, begin)) {
         return Some(reason);
+    }
+    if !taps && is(TAP.0, "") && !is(TAP.0, TAP.1) {
+        return Some("the tap needs Linux 6.12");
     }
     // Who names a test gets it.
     let quick = named || QUICK.iter().any(|(target, begin)| is(target, begin));
@@ -132,12 +152,18 @@ mod tests {
             ("badinput", "a_config"),
             ("failopen", "connections_go_direct_after_kill_9_and"),
             ("floor", "weir_refuses"),
+            ("tapped", "a_service"),
+            ("tapped", "without_the_tap_connections"),
         ];
         names.map(|(target, name)| Test { target: target.into(), name: name.into() }).into()
     }
 
     fn run(supported: bool, breadth: Breadth, filter: Option<&str>) -> Vec<String> {
-        let selection = select(&tests(), supported, breadth, filter);
+        run_on(Abilities { supported, taps: false }, breadth, filter)
+    }
+
+    fn run_on(abilities: Abilities, breadth: Breadth, filter: Option<&str>) -> Vec<String> {
+        let selection = select(&tests(), abilities, breadth, filter);
         if filter.is_none() {
             // Nothing is skipped silently.
             assert_eq!(selection.run.len() + selection.not_run.len(), tests().len());
@@ -149,13 +175,23 @@ mod tests {
     fn load_is_left_out_and_so_is_what_another_kernel_answers() {
         assert_eq!(
             run(true, Breadth::Wide, None),
-            ["badinput::a_config", "failopen::connections_go_direct_after_kill_9_and"]
+            [
+                "badinput::a_config",
+                "failopen::connections_go_direct_after_kill_9_and",
+                "tapped::without_the_tap_connections",
+            ]
         );
         assert_eq!(run(false, Breadth::Wide, None), ["floor::weir_refuses"]);
         assert_eq!(
             run(true, Breadth::Quick, None),
-            ["failopen::connections_go_direct_after_kill_9_and"]
+            [
+                "failopen::connections_go_direct_after_kill_9_and",
+                "tapped::without_the_tap_connections",
+            ]
         );
+        let abilities = Abilities { supported: true, taps: true };
+        let tapped = run_on(abilities, Breadth::Wide, Some("tapped"));
+        assert_eq!(tapped, ["tapped::a_service", "tapped::without_the_tap_connections"]);
     }
 
     #[test]
