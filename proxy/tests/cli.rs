@@ -161,5 +161,9 @@ fn deprecated_engine_names_print_as_the_current_ones() {
             assert!(printed.contains(&format!("engine = \"{current}\"")), "{flags:?}: {printed}");
         }
     }
-    expect(&["run", "--http-engine", "tap"], 2, &["[possible values: passthrough, terminate]"]);
+    expect(
+        &["run", "--http-engine", "tcp"],
+        2,
+        &["[possible values: passthrough, terminate, tap]"],
+    );
 }

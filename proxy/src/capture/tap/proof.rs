@@ -2,14 +2,14 @@
 //! was said and in its order.
 
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     mem::size_of,
     net::{TcpListener, TcpStream},
     time::Duration,
 };
 
 use aya::maps::{Map, MapData, RingBuf, SkStorage};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 use weir_common::{OriginalDestination, Reason, TapEvent, maps, tap_kind};
 
 use super::{
@@ -20,6 +20,9 @@ use crate::host::cgroup;
 
 const REQUEST: &[u8] = b"GET /weir-tap-self-test HTTP/1.1\r\n\r\n";
 const RESPONSE: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
+
+/// A connection of loopback takes no longer, unless its packets are lost or go elsewhere.
+const LIMIT: Duration = Duration::from_secs(2);
 
 /// What is shown: the kind, the side, and the bytes.
 type Shown = (u8, u8, Vec<u8>);
@@ -56,15 +59,24 @@ fn converse(instance: &Instance) -> std::io::Result<()> {
         SkStorage::try_from(Map::SkStorage(map)).map_err(into_io)?;
     let note = OriginalDestination { reason: Reason::Tapped as u8, ..Default::default() };
     notes.insert(&near, note, 0).map_err(into_io)?;
-    near.connect(&listener.local_addr()?.into())?;
-    let (mut near, mut far) = (TcpStream::from(near), listener.accept()?.0);
+    // A rule for packets may have it arrive at another socket.
+    SockRef::from(&listener).set_read_timeout(Some(LIMIT))?;
+    near.connect_timeout(&listener.local_addr()?.into(), LIMIT)?;
+    let elsewhere = |error: std::io::Error| match error.kind() {
+        ErrorKind::WouldBlock => std::io::Error::other("its connection arrived at another socket"),
+        _ => error,
+    };
+    let (mut near, mut far) = (TcpStream::from(near), listener.accept().map_err(elsewhere)?.0);
+    for stream in [&near, &far] {
+        stream.set_read_timeout(Some(LIMIT))?;
+    }
     let mut buffer = [0; 64];
     near.write_all(REQUEST)?;
     far.read_exact(&mut buffer[..REQUEST.len()])?;
     far.write_all(RESPONSE)?;
     near.read_exact(&mut buffer[..RESPONSE.len()])?;
     // A reset: the socket is gone at once.
-    socket2::SockRef::from(&near).set_linger(Some(Duration::ZERO))
+    SockRef::from(&near).set_linger(Some(Duration::ZERO))
 }
 
 fn take_shown(tap: &Tap) -> Result<Vec<Shown>, CaptureError> {
