@@ -10,7 +10,7 @@ use kube::{
 };
 
 use super::cluster::{Server, full, lasting};
-use crate::route::{RouteId, RouteKind};
+use crate::route::RouteKind;
 use crate::service::{
     Delta, Kind, Origin, Problem, Services,
     kubernetes::{
@@ -30,7 +30,6 @@ struct Following<K> {
     services: Arc<Services>,
     kind: Kind,
     convert: fn(&K) -> Result<Option<Delta>, Problem>,
-    gone: fn(Arc<str>) -> Delta,
     /// Of a list that has begun.
     listed: HashSet<Arc<str>>,
     waiting: Vec<Delta>,
@@ -41,54 +40,31 @@ pub(super) fn follow(
     server: &Server,
     services: &Arc<Services>,
 ) -> impl Future<Output = ()> + use<> {
-    let config = || watcher::Config::default().labels(&format!("!{NO_PROXY}"));
-    let of_services =
-        lasting(Api::<ServiceObject>::all(server.client.clone()), config()).default_backoff();
-    let of_slices =
-        lasting(Api::<SliceObject>::all(server.client.clone()), config()).default_backoff();
-    let following_services = Following {
-        services: Arc::clone(services),
-        kind: Kind::Services,
-        convert: |object| service(object).map(|(name, spec)| Some(Delta::Service(name, spec))),
-        gone: Delta::NoService,
-        listed: HashSet::new(),
-        waiting: Vec::new(),
-    };
-    let following_slices = Following {
-        services: Arc::clone(services),
-        kind: Kind::Slices,
-        convert: |object| Ok(slice(object)?.map(Delta::Slice)),
-        gone: Delta::NoSlice,
-        listed: HashSet::new(),
-        waiting: Vec::new(),
-    };
-    let any = watcher::Config::default;
-    let of_http =
-        lasting(Api::<HttpRouteObject>::all(server.client.clone()), any()).default_backoff();
-    let of_grpc =
-        lasting(Api::<GrpcRouteObject>::all(server.client.clone()), any()).default_backoff();
-    let following_http = Following {
-        services: Arc::clone(services),
-        kind: Kind::Routes(RouteKind::Http),
-        convert: |object: &HttpRouteObject| Ok(Some(object.delta())),
-        gone: |name| Delta::NoRoute(RouteId { kind: RouteKind::Http, name }),
-        listed: HashSet::new(),
-        waiting: Vec::new(),
-    };
-    let following_grpc = Following {
-        services: Arc::clone(services),
-        kind: Kind::Routes(RouteKind::Grpc),
-        convert: |object: &GrpcRouteObject| Ok(Some(object.delta())),
-        gone: |name| Delta::NoRoute(RouteId { kind: RouteKind::Grpc, name }),
-        listed: HashSet::new(),
-        waiting: Vec::new(),
-    };
+    let all = watcher::Config::default;
+    let proxied = || all().labels(&format!("!{NO_PROXY}"));
+    let following_services = Following::new(services, Kind::Services, |object| {
+        service(object).map(|(name, spec)| Some(Delta::Service(name, spec)))
+    });
+    let following_slices =
+        Following::new(services, Kind::Slices, |object| Ok(slice(object)?.map(Delta::Slice)));
+    let following_http =
+        Following::new(services, Kind::Routes(RouteKind::Http), |object: &HttpRouteObject| {
+            Ok(Some(object.delta()))
+        });
+    let following_grpc =
+        Following::new(services, Kind::Routes(RouteKind::Grpc), |object: &GrpcRouteObject| {
+            Ok(Some(object.delta()))
+        });
+    let of_services = lasting(Api::<ServiceObject>::all(server.client.clone()), proxied());
+    let of_slices = lasting(Api::<SliceObject>::all(server.client.clone()), proxied());
+    let of_http = lasting(Api::<HttpRouteObject>::all(server.client.clone()), all());
+    let of_grpc = lasting(Api::<GrpcRouteObject>::all(server.client.clone()), all());
     async move {
         tokio::join!(
-            following_services.run(of_services),
-            following_slices.run(of_slices),
-            following_http.run(of_http),
-            following_grpc.run(of_grpc),
+            following_services.run(of_services.default_backoff()),
+            following_slices.run(of_slices.default_backoff()),
+            following_http.run(of_http.default_backoff()),
+            following_grpc.run(of_grpc.default_backoff()),
         );
     }
 }
@@ -96,6 +72,15 @@ pub(super) fn follow(
 // === impl Following ===
 
 impl<K: kube::Resource> Following<K> {
+    fn new(
+        services: &Arc<Services>,
+        kind: Kind,
+        convert: fn(&K) -> Result<Option<Delta>, Problem>,
+    ) -> Self {
+        let services = Arc::clone(services);
+        Self { services, kind, convert, listed: HashSet::new(), waiting: Vec::new() }
+    }
+
     async fn run(mut self, changes: impl Stream<Item = Result<watcher::Event<K>, watcher::Error>>) {
         let mut changes = std::pin::pin!(changes);
         let mut problem = None;
@@ -117,7 +102,7 @@ impl<K: kube::Resource> Following<K> {
                 Err(error) => {
                     let error = full(&error);
                     if problem.as_ref() != Some(&error) {
-                        let what = self.what();
+                        let what = self.kind.name();
                         tracing::warn!(%error, "cannot watch {what}; what is known stays in effect");
                     }
                     if !matches!(self.kind, Kind::Routes(_)) {
@@ -160,7 +145,7 @@ impl<K: kube::Resource> Following<K> {
                 self.apply();
             }
             watcher::Event::Delete(object) => {
-                self.waiting.push((self.gone)(full_name(object.meta()).into()));
+                self.waiting.push(self.kind.gone(full_name(object.meta()).into()));
                 self.apply();
             }
         }
@@ -172,7 +157,7 @@ impl<K: kube::Resource> Following<K> {
             tracing::warn!("{id}: {fault}; what was in force of it before stays");
         }
         converted.unwrap_or_else(|problem| {
-            tracing::warn!(%problem, "a {} is not understood", self.what());
+            tracing::warn!(%problem, "a {} is not understood", self.kind.name());
             None
         })
     }
@@ -180,15 +165,7 @@ impl<K: kube::Resource> Following<K> {
     fn apply(&mut self) {
         let applied = self.services.apply(Origin::Cluster, self.waiting.drain(..));
         for problem in applied.err().into_iter().flatten() {
-            tracing::warn!(%problem, "a {} is refused", self.what());
-        }
-    }
-
-    const fn what(&self) -> &'static str {
-        match self.kind {
-            Kind::Services => "Service",
-            Kind::Slices => "EndpointSlice",
-            Kind::Routes(kind) => kind.name(),
+            tracing::warn!(%problem, "a {} is refused", self.kind.name());
         }
     }
 }

@@ -14,11 +14,7 @@ use super::{
     routes::{RouteKey, Routes, Routing},
     state::{Feed, State},
 };
-use crate::{
-    balance::Mode,
-    route::{Route, RouteKind},
-    sync::lock,
-};
+use crate::{balance::Mode, route::Route, sync::lock};
 
 /// All services that are known.
 #[derive(Debug)]
@@ -150,27 +146,13 @@ impl Services {
     /// As for [`Self::apply`].
     pub fn replace(&self, origin: Origin, deltas: Vec<Delta>) -> Result<(), Vec<Problem>> {
         self.change(|state, known| {
-            let mut services = HashSet::new();
-            let mut slices = HashSet::new();
-            let mut routes = [HashSet::new(), HashSet::new()];
-            for delta in &deltas {
-                match delta {
-                    Delta::Service(name, _) => services.insert(Arc::clone(name)),
-                    Delta::Slice(slice) => slices.insert(Arc::clone(&slice.name)),
-                    Delta::Route(route) => {
-                        routes[route.id.kind as usize].insert(Arc::clone(&route.id.name))
-                    }
-                    Delta::NoService(_) | Delta::NoSlice(_) | Delta::NoRoute(_) => false,
-                    Delta::RefusedRoute(id, _) => {
-                        routes[id.kind as usize].insert(Arc::clone(&id.name))
-                    }
-                };
+            let mut there: HashMap<Kind, HashSet<Arc<str>>> = HashMap::new();
+            for (kind, name) in deltas.iter().filter_map(Delta::object) {
+                there.entry(kind).or_default().insert(Arc::clone(name));
             }
             // What is gone first: what comes may have its addresses.
-            state.retain(origin, Kind::Services, &services, known);
-            state.retain(origin, Kind::Slices, &slices, known);
-            for kind in [RouteKind::Http, RouteKind::Grpc] {
-                state.retain(origin, Kind::Routes(kind), &routes[kind as usize], known);
+            for kind in Kind::ALL {
+                state.retain(origin, kind, &there.remove(&kind).unwrap_or_default(), known);
             }
             deltas.into_iter().filter_map(|delta| state.apply(origin, delta, known).err()).collect()
         })

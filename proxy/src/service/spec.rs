@@ -49,6 +49,55 @@ pub enum Delta {
     NoRoute(RouteId),
 }
 
+// === impl Kind ===
+
+impl Kind {
+    /// All of them, in the order in which what is gone is forgotten.
+    pub(super) const ALL: [Self; 4] = [
+        Self::Services,
+        Self::Slices,
+        Self::Routes(RouteKind::Http),
+        Self::Routes(RouteKind::Grpc),
+    ];
+
+    /// As Kubernetes names the objects.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Services => "Service",
+            Self::Slices => "EndpointSlice",
+            Self::Routes(kind) => kind.name(),
+        }
+    }
+
+    /// The object of this name is gone.
+    #[must_use]
+    pub const fn gone(self, name: Arc<str>) -> Delta {
+        match self {
+            Self::Services => Delta::NoService(name),
+            Self::Slices => Delta::NoSlice(name),
+            Self::Routes(kind) => Delta::NoRoute(RouteId { kind, name }),
+        }
+    }
+}
+
+// === impl Delta ===
+
+impl Delta {
+    /// The object that it says is there; `None` of one that is gone.
+    #[must_use]
+    pub const fn object(&self) -> Option<(Kind, &Arc<str>)> {
+        match self {
+            Self::Service(name, _) => Some((Kind::Services, name)),
+            Self::Slice(slice) => Some((Kind::Slices, &slice.name)),
+            Self::Route(Route { id, .. }) | Self::RefusedRoute(id, _) => {
+                Some((Kind::Routes(id.kind), &id.name))
+            }
+            Self::NoService(_) | Self::NoSlice(_) | Self::NoRoute(_) => None,
+        }
+    }
+}
+
 /// A service: what clients connect to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceSpec {

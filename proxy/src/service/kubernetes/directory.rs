@@ -16,7 +16,7 @@ use super::{
 use crate::{
     blocking::blocking,
     manifests::{self, Stamp, Watch, first_line},
-    route::{Route, RouteId},
+    route::Route,
 };
 
 /// How often it is looked at where changes are not told.
@@ -193,13 +193,7 @@ impl Directory {
         self.owners.retain(|name, owner| {
             let stays = owner != path || but.contains(name);
             if !stays {
-                deltas.push(match name.0 {
-                    Kind::Services => Delta::NoService(Arc::clone(&name.1)),
-                    Kind::Slices => Delta::NoSlice(Arc::clone(&name.1)),
-                    Kind::Routes(kind) => {
-                        Delta::NoRoute(RouteId { kind, name: Arc::clone(&name.1) })
-                    }
-                });
+                deltas.push(name.0.gone(Arc::clone(&name.1)));
             }
             stays
         });
@@ -221,14 +215,8 @@ impl Directory {
 impl Entry {
     fn problems(&self, path: &Path) -> impl Iterator<Item = String> {
         let path = path.display();
-        let double = |(kind, name): &Name| {
-            let kind = match kind {
-                Kind::Services => "Service",
-                Kind::Slices => "EndpointSlice",
-                Kind::Routes(kind) => kind.name(),
-            };
-            format!("{kind} {name} is in another file already")
-        };
+        let double =
+            |(kind, name): &Name| format!("{} {name} is in another file already", kind.name());
         let problems = self.problem.iter().cloned().chain(self.doubles.iter().map(double));
         problems.map(move |problem| format!("{path}: {problem}"))
     }
@@ -237,13 +225,7 @@ impl Entry {
 // === helpers ===
 
 fn name(delta: &Delta) -> Option<Name> {
-    match delta {
-        Delta::Service(name, _) => Some((Kind::Services, Arc::clone(name))),
-        Delta::Slice(slice) => Some((Kind::Slices, Arc::clone(&slice.name))),
-        Delta::Route(route) => Some((Kind::Routes(route.id.kind), Arc::clone(&route.id.name))),
-        Delta::NoService(_) | Delta::NoSlice(_) | Delta::NoRoute(_) => None,
-        Delta::RefusedRoute(..) => None,
-    }
+    delta.object().map(|(kind, name)| (kind, Arc::clone(name)))
 }
 
 fn typed(object: AnyObject) -> Result<Typed, String> {
