@@ -6,6 +6,7 @@ mod differences;
 mod docs;
 mod engine;
 mod file;
+mod list;
 mod otlp;
 mod process;
 mod routes;

@@ -22,7 +22,7 @@ mod tests;
 mod weights;
 
 pub use self::{
-    filter::{Filters, PathChange, Redirect, Rewrite, check_field},
+    filter::{Filters, PathChange, Redirect, Rewrite, check_field, edits},
     matches::{GrpcMatch, Match, PathMatch, Pattern, TextMatch},
     model::{Backend, Parent, Route, RouteId, RouteKind, Rule},
     table::{Found, Table},

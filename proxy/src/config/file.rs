@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Admin, Balance, Budget, Config, Detect, Drain, Forward, Http, Inbound, Log, Otlp, Outbound,
     ProcessConfig, RecordConfig, RouteConfig, Runtime, ServiceConfig, TrafficPolicy, Workload,
-    WorkloadSettings, routes, services,
+    WorkloadSettings, list,
 };
 
 /// Larger files are no configuration: all lists of ports fit, one by one, and 65,536 prefixes.
@@ -34,9 +34,9 @@ pub(super) struct Sections {
     runtime: Runtime,
     budget: Budget,
     balance: Balance,
-    #[serde(deserialize_with = "services::all", skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "list::all", skip_serializing_if = "Vec::is_empty")]
     service: Vec<ServiceConfig>,
-    #[serde(deserialize_with = "routes::all", skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "list::all", skip_serializing_if = "Vec::is_empty")]
     route: Vec<RouteConfig>,
 }
 

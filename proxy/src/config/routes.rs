@@ -8,18 +8,18 @@ use serde::{
 };
 use weir_http::FieldEdit;
 
+use super::list::Listed;
 use crate::route::{
     Backend, Filters, GrpcMatch, Match, Parent, PathChange, PathMatch, Pattern, Redirect, Rewrite,
-    Route, RouteId, RouteKind, Rule, TextMatch,
+    Route, RouteId, RouteKind, Rule, TextMatch, edits,
 };
 
 /// Rules for the requests to a service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Written", into = "Written")]
 pub struct RouteConfig {
     written: Written,
     /// Checked, and as the model has it.
-    #[serde(skip)]
     route: Arc<Route>,
 }
 
@@ -164,29 +164,32 @@ impl RouteConfig {
     }
 }
 
-impl<'de> Deserialize<'de> for RouteConfig {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        /// Within the visitor, so that an error has the place of the table.
-        struct Table;
-        impl<'de> Visitor<'de> for Table {
-            type Value = RouteConfig;
+impl TryFrom<Written> for RouteConfig {
+    type Error = String;
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a route")
-            }
+    fn try_from(written: Written) -> Result<Self, Self::Error> {
+        let route =
+            written.route().map_err(|fault| format!("route {:?}: {fault}", written.name()))?;
+        Ok(Self { written, route: Arc::new(route) })
+    }
+}
 
-            fn visit_map<M: serde::de::MapAccess<'de>>(
-                self,
-                map: M,
-            ) -> Result<RouteConfig, M::Error> {
-                let written = Written::deserialize(MapAccessDeserializer::new(map))?;
-                let route = written.route().map_err(|fault| {
-                    serde::de::Error::custom(format!("route {:?}: {fault}", written.name()))
-                })?;
-                Ok(RouteConfig { written, route: Arc::new(route) })
-            }
+impl From<RouteConfig> for Written {
+    fn from(config: RouteConfig) -> Self {
+        config.written
+    }
+}
+
+impl Listed for RouteConfig {
+    const NAME: &'static str = "route";
+
+    /// Each name once.
+    fn check(&self, before: &[Self]) -> Result<(), String> {
+        let id = &self.route.id;
+        match before.iter().any(|other| other.route.id == *id) {
+            true => Err(format!("route {:?} is there twice; give each a name of its own", id.name)),
+            false => Ok(()),
         }
-        deserializer.deserialize_map(Table)
     }
 }
 
@@ -362,39 +365,14 @@ impl Modifier {
     }
 
     fn edits(&self) -> Vec<FieldEdit> {
-        let set = self
-            .set
-            .iter()
-            .map(|(name, value)| FieldEdit::Set(name.as_str().into(), value.as_str().into()));
-        let add = self
-            .add
-            .iter()
-            .map(|(name, value)| FieldEdit::Add(name.as_str().into(), value.as_str().into()));
-        let remove = self.remove.iter().map(|name| FieldEdit::Remove(name.as_str().into()));
-        set.chain(add).chain(remove).collect()
+        let pair =
+            |(name, value): (&'_ String, &'_ String)| (name.as_str().into(), value.as_str().into());
+        let remove = self.remove.iter().map(|name| name.as_str().into());
+        edits(self.set.iter().map(pair), self.add.iter().map(pair), remove)
     }
 }
 
 // === helpers ===
-
-/// Routes whose names are all different.
-///
-/// # Errors
-/// At the route that is wrong.
-pub(super) fn all<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Vec<RouteConfig>, D::Error> {
-    let routes = Vec::<RouteConfig>::deserialize(deserializer)?;
-    for (at, route) in routes.iter().enumerate() {
-        let id = &route.route.id;
-        if routes[..at].iter().any(|other| other.route.id == *id) {
-            let name = &id.name;
-            let wrong = format!("route {name:?} is there twice; give each a name of its own");
-            return Err(serde::de::Error::custom(wrong));
-        }
-    }
-    Ok(routes)
-}
 
 fn change(full: &Option<String>, prefix: &Option<String>) -> Result<Option<PathChange>, String> {
     match (full, prefix) {
@@ -415,14 +393,7 @@ const fn found() -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::Config;
-
-    fn load(text: &str) -> Result<Config, String> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), text).unwrap();
-        let path = file.path().display().to_string();
-        Config::load(file.path()).map_err(|error| error.to_string().replace(&path, "FILE"))
-    }
+    use crate::config::tests::load;
 
     const SHOP: &str = r#"
 [[route]]
@@ -476,9 +447,15 @@ backends = [{ service = "shop/cart" }]
                 "a service is matched in a route of kind \"grpc\"",
             ),
             ("method = \"GET\"", "path_exact = \"/a\"", "path, path_exact and path_regex exclude"),
+            (
+                "parent = \"shop/cart\"\nkind = \"grpc\"\n",
+                "parent = \"shop/checkout:80\"\n[[route.rule]]\nredirect = { status = 301 }\n[[route]]\n\
+                 parent = \"shop/cart\"\nkind = \"grpc\"\n",
+                "line 12, column 1: route \"shop/checkout:80\" is there twice",
+            ),
         ] {
             let error = load(&SHOP.replace(from, to)).unwrap_err();
-            assert!(error.starts_with("config FILE, line "), "{error}");
+            assert!(error.starts_with("config weir.toml, line "), "{error}");
             assert!(error.contains(expected), "{error} != {expected}");
         }
     }

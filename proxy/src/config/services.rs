@@ -6,9 +6,10 @@ use std::{
 
 use serde::{
     Deserialize, Deserializer, Serialize,
-    de::{DeserializeSeed, Error as _, SeqAccess, Visitor, value::MapAccessDeserializer},
+    de::{Error as _, Visitor, value::MapAccessDeserializer},
 };
 
+use super::list::Listed;
 use crate::{
     balance::{Breaker, LONGEST_SLOW_START, Mode},
     units,
@@ -274,57 +275,12 @@ impl TryFrom<Unchecked> for ServiceConfig {
     }
 }
 
-/// All services: each name once, and each address in one of them.
-///
-/// # Errors
-/// At the service that is wrong.
-pub(super) fn all<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Vec<ServiceConfig>, D::Error> {
-    struct All;
-    impl<'de> Visitor<'de> for All {
-        type Value = Vec<ServiceConfig>;
+impl Listed for ServiceConfig {
+    const NAME: &'static str = "service";
 
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("services")
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-            let mut all = Vec::new();
-            while let Some(service) = seq.next_element_seed(Another(&all))? {
-                all.push(service);
-            }
-            Ok(all)
-        }
-    }
-    deserializer.deserialize_seq(All)
-}
-
-/// One more than these.
-struct Another<'a>(&'a [ServiceConfig]);
-
-impl<'de> DeserializeSeed<'de> for Another<'_> {
-    type Value = ServiceConfig;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        struct Checked<'a>(&'a [ServiceConfig]);
-        impl<'de> Visitor<'de> for Checked<'_> {
-            type Value = ServiceConfig;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a service")
-            }
-
-            fn visit_map<M: serde::de::MapAccess<'de>>(
-                self,
-                map: M,
-            ) -> Result<Self::Value, M::Error> {
-                let service = ServiceConfig::deserialize(MapAccessDeserializer::new(map))?;
-                check_another(self.0, &service).map_err(M::Error::custom)?;
-                Ok(service)
-            }
-        }
-        deserializer.deserialize_map(Checked(self.0))
+    /// Each name once, and each address in one of them.
+    fn check(&self, before: &[Self]) -> Result<(), String> {
+        check_another(before, self)
     }
 }
 
@@ -371,14 +327,7 @@ fn dns_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
-
-    fn load(text: &str) -> Result<Config, String> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), text).unwrap();
-        let path = file.path().display().to_string();
-        Config::load(file.path()).map_err(|error| error.to_string().replace(&path, "FILE"))
-    }
+    use crate::config::tests::load;
 
     const SHOP: &str = r#"
 [[service]]
@@ -434,7 +383,7 @@ consecutive_failures = 3
         ] {
             let text = if from.is_empty() { format!("{to}{SHOP}") } else { SHOP.replace(from, to) };
             let error = load(&text).unwrap_err();
-            assert!(error.starts_with("config FILE, "), "{error}");
+            assert!(error.starts_with("config weir.toml, "), "{error}");
             assert!(error.contains(expected), "{error} != {expected}");
         }
     }

@@ -100,6 +100,17 @@ impl Redirect {
     }
 }
 
+/// A header modifier (`HTTPHeaderFilter`): what is set first, then what is added, and then what is removed.
+pub fn edits(
+    set: impl Iterator<Item = (Box<str>, Box<str>)>,
+    add: impl Iterator<Item = (Box<str>, Box<str>)>,
+    remove: impl Iterator<Item = Box<str>>,
+) -> Vec<FieldEdit> {
+    let set = set.map(|(name, value)| FieldEdit::Set(name, value));
+    let add = add.map(|(name, value)| FieldEdit::Add(name, value));
+    set.chain(add).chain(remove.map(FieldEdit::Remove)).collect()
+}
+
 /// Whether a filter may change a field of this name, to this value.
 ///
 /// # Errors

@@ -9,14 +9,14 @@ use weir_http::FieldEdit;
 use super::{
     super::{Delta, Problem, error::Fault},
     gateway::{
-        BackendRef, CallMatch, CallMethod, FilterBody, FilterKind, GROUP, HttpMatch, Modifier,
-        NamedMatch, PathBody, PathChangeBody, PathKind, RouteBody, RuleBody, TextKind,
+        BackendRef, CallMatch, CallMethod, FilterBody, FilterKind, GROUP, Header, HttpMatch,
+        Modifier, NamedMatch, PathBody, PathChangeBody, PathKind, RouteBody, RuleBody, TextKind,
     },
     object::{full_name, slim},
 };
 use crate::route::{
     Backend, Filters, GrpcMatch, Match, Parent, PathChange, PathMatch, Pattern, Redirect, Rewrite,
-    Route, RouteId, RouteKind, Rule, TextMatch,
+    Route, RouteId, RouteKind, Rule, TextMatch, edits,
 };
 
 /// A route as an API server has it. What is in it is read strictly only where a Service is its parent: others
@@ -232,58 +232,53 @@ fn rule<M: MatchBody>(body: RuleBody<M>, namespace: &str) -> Result<Rule, String
 }
 
 fn filters(bodies: Vec<FilterBody>) -> Result<Filters, String> {
+    let text = |it: Option<String>| it.map(Into::into);
     let mut filters = Filters::default();
     for body in bodies {
-        let (kind, mut is_said) = (body.kind, false);
-        if let (FilterKind::RequestHeaderModifier, Some(it)) = (kind, &body.request_header_modifier)
-        {
-            filters.request.extend(edits(it));
-            is_said = true;
-        }
-        if let (FilterKind::ResponseHeaderModifier, Some(it)) =
-            (kind, &body.response_header_modifier)
-        {
-            filters.response.extend(edits(it));
-            is_said = true;
-        }
-        if let (FilterKind::RequestRedirect, Some(it)) = (kind, &body.request_redirect) {
-            filters.redirect = Some(Redirect {
-                scheme: it.scheme.as_deref().map(Into::into),
-                hostname: it.hostname.as_deref().map(Into::into),
-                port: it.port,
-                path: it.path.as_ref().map(path_change),
-                status: it.status_code,
-            });
-            is_said = true;
-        }
-        if let (FilterKind::UrlRewrite, Some(it)) = (kind, &body.url_rewrite) {
-            filters.rewrite = Some(Rewrite {
-                hostname: it.hostname.as_deref().map(Into::into),
-                path: it.path.as_ref().map(path_change),
-            });
-            is_said = true;
-        }
-        if !is_said {
-            return Err(format!("a filter of type {kind:?} does not say what it changes"));
+        let kind = body.kind;
+        match (kind, body) {
+            (
+                FilterKind::RequestHeaderModifier,
+                FilterBody { request_header_modifier: Some(it), .. },
+            ) => filters.request.extend(modifier(it)),
+            (
+                FilterKind::ResponseHeaderModifier,
+                FilterBody { response_header_modifier: Some(it), .. },
+            ) => filters.response.extend(modifier(it)),
+            (FilterKind::RequestRedirect, FilterBody { request_redirect: Some(it), .. }) => {
+                filters.redirect = Some(Redirect {
+                    scheme: text(it.scheme),
+                    hostname: text(it.hostname),
+                    port: it.port,
+                    path: it.path.map(path_change),
+                    status: it.status_code,
+                });
+            }
+            (FilterKind::UrlRewrite, FilterBody { url_rewrite: Some(it), .. }) => {
+                let path = it.path.map(path_change);
+                filters.rewrite = Some(Rewrite { hostname: text(it.hostname), path });
+            }
+            _ => {
+                return Err(format!("a filter of type {kind:?} does not say what it changes"));
+            }
         }
     }
     Ok(filters)
 }
 
-fn edits(it: &Modifier) -> impl Iterator<Item = FieldEdit> {
-    let set = it.set.iter().map(|it| FieldEdit::Set((*it.name).into(), (*it.value).into()));
-    let add = it.add.iter().map(|it| FieldEdit::Add((*it.name).into(), (*it.value).into()));
-    let remove = it.remove.iter().map(|name| FieldEdit::Remove(name.as_str().into()));
-    set.chain(add).chain(remove)
+fn modifier(it: Modifier) -> Vec<FieldEdit> {
+    let pair = |Header { name, value }| (name.into(), value.into());
+    let remove = it.remove.into_iter().map(Into::into);
+    edits(it.set.into_iter().map(pair), it.add.into_iter().map(pair), remove)
 }
 
-fn path_change(body: &PathChangeBody) -> PathChange {
+fn path_change(body: PathChangeBody) -> PathChange {
     match body {
         PathChangeBody::ReplaceFullPath { replace_full_path } => {
-            PathChange::Full(replace_full_path.as_str().into())
+            PathChange::Full(replace_full_path.into())
         }
         PathChangeBody::ReplacePrefixMatch { replace_prefix_match } => {
-            PathChange::Prefix(replace_prefix_match.as_str().into())
+            PathChange::Prefix(replace_prefix_match.into())
         }
     }
 }
