@@ -12,6 +12,17 @@ const STRUCT: u32 = 4;
 const UNION: u32 = 5;
 const FUNCTION: u32 = 12;
 
+/// A type as the BTF lists it.
+struct Type {
+    /// They count from one.
+    number: u32,
+    /// Where it begins.
+    at: usize,
+    kind: u32,
+    /// Where its name is among the strings.
+    name: u32,
+}
+
 /// A member's place in a structure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
@@ -41,17 +52,13 @@ pub(super) fn kernel() -> io::Result<Vec<u8>> {
 /// The number of a function of this name; `None` where there is none, or the BTF is not understood.
 pub(super) fn function(btf: &[u8], wanted: &str) -> Option<u32> {
     let (types, strings) = sections(btf)?;
-    let (mut at, mut number) = (0, 1);
-    while at < types.len() {
-        let (name, info) = (word(types, at)?, word(types, at + 4)?);
-        let kind = info >> 24 & 0x1f;
-        if kind == FUNCTION && text(strings, name)? == wanted.as_bytes() {
-            return Some(number);
-        }
-        at += 12 + more(kind, info & 0xffff)?;
-        number += 1;
-    }
-    None
+    let mut found = None;
+    walk(types, |Type { number, kind, name, .. }| {
+        let is_it = kind == FUNCTION && text(strings, name)? == wanted.as_bytes();
+        found = is_it.then_some(number);
+        Some(!is_it)
+    })?;
+    found
 }
 
 // === impl Structures ===
@@ -61,20 +68,16 @@ impl<'a> Structures<'a> {
     pub(super) fn of(btf: &'a [u8], wanted: &[&str]) -> Option<Self> {
         let (types, strings) = sections(btf)?;
         let mut all = Self { types, strings, starts: HashMap::new(), named: HashMap::new() };
-        let (mut at, mut number) = (0, 1);
-        while at < types.len() {
-            let (name, info) = (word(types, at)?, word(types, at + 4)?);
-            let kind = info >> 24 & 0x1f;
+        walk(types, |Type { number, at, kind, name }| {
             if kind == STRUCT || kind == UNION {
                 all.starts.insert(number, at);
-                let name = all.string(name)?;
+                let name = text(strings, name)?;
                 if wanted.iter().any(|wanted| wanted.as_bytes() == name) {
                     all.named.insert(name, number);
                 }
             }
-            at += 12 + more(kind, info & 0xffff)?;
-            number += 1;
-        }
+            Some(true)
+        })?;
         Some(all)
     }
 
@@ -123,6 +126,21 @@ fn sections(btf: &[u8]) -> Option<(&[u8], &[u8])> {
         btf.get(header + offset..header + offset + length)
     };
     Some((section(8)?, section(16)?))
+}
+
+/// Shows all types in their order, until `look` says false. `None` where one is not understood.
+fn walk(types: &[u8], mut look: impl FnMut(Type) -> Option<bool>) -> Option<()> {
+    let (mut at, mut number) = (0, 1);
+    while at < types.len() {
+        let (name, info) = (word(types, at)?, word(types, at + 4)?);
+        let kind = info >> 24 & 0x1f;
+        if !look(Type { number, at, kind, name })? {
+            break;
+        }
+        at += 12 + more(kind, info & 0xffff)?;
+        number += 1;
+    }
+    Some(())
 }
 
 fn text(strings: &[u8], at: u32) -> Option<&[u8]> {
