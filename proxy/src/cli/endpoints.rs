@@ -93,7 +93,7 @@ pub(super) fn table(report: &ServicesReport) -> String {
             }
         }
     }
-    print_table(&table) + &notes + &sources(report)
+    print_table(&table) + &notes + &sources(&report.sources)
 }
 
 fn row(service: &ServiceReport, endpoint: &EndpointReport) -> Vec<String> {

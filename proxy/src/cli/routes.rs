@@ -6,7 +6,7 @@ use super::{
     Exit,
     control::ControlArgs,
     output::{OutputArgs, narrate},
-    services::source_problems,
+    services::sources,
 };
 use crate::{
     admin::protocol::GetRoutes,
@@ -37,7 +37,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
 }
 
 pub(super) fn text(report: &RoutesReport) -> String {
-    report.routes.iter().map(route).collect::<String>() + &source_problems(&report.sources)
+    report.routes.iter().map(route).collect::<String>() + &sources(&report.sources)
 }
 
 /// What `weir explain` says of a request.

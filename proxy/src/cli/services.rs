@@ -56,16 +56,11 @@ pub(super) fn table(report: &ServicesReport) -> String {
     for service in &report.services {
         table.add_row(row(service));
     }
-    print_table(&table) + &sources(report)
+    print_table(&table) + &sources(&report.sources)
 }
 
 /// What cannot be asked at present, and since when.
-pub(super) fn sources(report: &ServicesReport) -> String {
-    source_problems(&report.sources)
-}
-
-/// The same of any report.
-pub(super) fn source_problems(sources: &[SourceReport]) -> String {
+pub(super) fn sources(sources: &[SourceReport]) -> String {
     let problem = |source: &SourceReport| {
         let problem = source.problem.as_ref()?;
         let age = source.age_ms.map(|age| {

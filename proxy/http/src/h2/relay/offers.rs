@@ -52,10 +52,11 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         if settings.is_empty() {
             return;
         }
-        for (id, client) in &mut self.clients {
-            client.peer.out.settings(&settings);
-            if !std::mem::replace(&mut client.peer.is_marked, true) {
-                self.marked.push(PeerId::Client(id));
+        let all: Vec<_> = self.clients.iter().map(|(id, _)| PeerId::Client(id)).collect();
+        for which in all {
+            if let Some(peer) = self.peer_mut(which) {
+                peer.out.settings(&settings);
+                self.mark(which);
             }
         }
     }
