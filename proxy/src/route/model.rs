@@ -1,6 +1,9 @@
 //! Routes as their sources tell of them.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt, slice,
+    sync::{Arc, LazyLock},
+};
 
 use super::{Filters, Match};
 
@@ -53,7 +56,7 @@ pub struct Parent {
 pub struct Rule {
     /// For records; absent for its place among the rules.
     pub name: Option<Box<str>>,
-    /// One of these is to match; without any, all requests do.
+    /// As they are written: without any, all requests match ([`Self::alternatives`]).
     pub matches: Vec<Match>,
     /// What is changed.
     pub filters: Filters,
@@ -95,9 +98,28 @@ impl fmt::Display for RouteId {
     }
 }
 
+// === impl Route ===
+
+impl Route {
+    /// The namespace whose clients alone it is for, as routes to a service; `None` where it is for those of
+    /// all namespaces: it is in the service's own.
+    #[must_use]
+    pub fn consumers_of(&self, service: &str) -> Option<&Arc<str>> {
+        let own = service.split_once('/').map(|it| it.0);
+        self.namespace.as_ref().filter(|it| Some(&***it) != own)
+    }
+}
+
 // === impl Rule ===
 
 impl Rule {
+    /// One of these is to match.
+    #[must_use]
+    pub fn alternatives(&self) -> &[Match] {
+        static ANY: LazyLock<Match> = LazyLock::new(Match::default);
+        if self.matches.is_empty() { slice::from_ref(&*ANY) } else { &self.matches }
+    }
+
     /// As records name it.
     #[must_use]
     pub fn label(&self, place: usize) -> Arc<str> {

@@ -47,11 +47,9 @@ impl Table {
     #[must_use]
     pub fn new(routes: &[Arc<Route>]) -> Self {
         let mut ranked = Vec::new();
-        let any = [Match::default()];
         for (route_at, route) in routes.iter().enumerate() {
             for (rule_at, rule) in route.rules.iter().enumerate() {
-                let matches = if rule.matches.is_empty() { &any[..] } else { &rule.matches };
-                for (place, of) in matches.iter().enumerate() {
+                for (place, of) in rule.alternatives().iter().enumerate() {
                     let entry =
                         Entry { of: of.clone(), kind: route.id.kind, rule: (route_at, rule_at) };
                     ranked.push((Rank::new(route, of, (rule_at, place)), entry));

@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     os::fd::BorrowedFd,
     sync::{
         Arc, Mutex,
@@ -33,9 +34,10 @@ pub(super) const MOST_TRIED: usize = 5;
 const MOST_SILENT: usize = 2;
 
 /// Sends the connections of one workload to endpoints.
+#[derive(Clone)]
 pub struct ToEndpoints {
-    services: Arc<Services>,
-    mode: Arc<WorkloadMode>,
+    pub(super) services: Arc<Services>,
+    pub(super) mode: Arc<WorkloadMode>,
     /// Where the workload is: routes can be for the clients of one namespace.
     namespace: Option<Arc<str>>,
 }
@@ -106,11 +108,11 @@ impl ToEndpoints {
     }
 
     /// The rules for requests to a destination that is a service, unless the workload wants none.
-    fn routing(&self, target: &Target, port: u16) -> Option<Arc<Routing>> {
+    pub(super) fn routing(&self, destination: SocketAddr) -> Option<Arc<Routing>> {
         if self.mode.get() == Some(Mode::Off) {
             return None;
         }
-        self.services.routing(target, port, self.namespace.as_deref())
+        self.services.routing(destination, self.namespace.as_deref())
     }
 
     /// The service whose endpoints are dialled before a request is known: that of the destination, or else
@@ -135,7 +137,7 @@ impl Upstream for ToEndpoints {
             return None;
         }
         let target = self.services.find(wanted.destination)?;
-        let routing = self.routing(&target, wanted.destination.port());
+        let routing = self.routing(wanted.destination);
         let mode = match routing {
             Some(_) => Mode::Requests,
             None => self.services.mode(&target, &self.mode),
@@ -161,10 +163,8 @@ impl Upstream for ToEndpoints {
         };
         let current = Current::default();
         let by_request = http1.map(|http1| {
-            let (services, mode) = (Arc::clone(&self.services), Arc::clone(&self.mode));
             let first = Arc::clone(&current);
-            let (destination, namespace) = (wanted.destination, self.namespace.clone());
-            let requests = Arc::new(ToEndpoint::new(services, mode, destination, namespace, first));
+            let requests = Arc::new(ToEndpoint::new(self.clone(), wanted.destination, first));
             ByRequest { http1, requests }
         });
         Some(Box::new(Chosen {

@@ -77,15 +77,16 @@ impl Services {
         known.by_address.get(&plain).cloned()
     }
 
-    /// The rules for requests of clients in a namespace to a port of a service, if it has routes.
+    /// The rules for requests of clients in a namespace to a destination, if it is a service with routes.
+    /// Costs next to nothing where there are no routes at all.
     pub(super) fn routing(
         &self,
-        target: &Target,
-        port: u16,
+        destination: SocketAddr,
         namespace: Option<&str>,
     ) -> Option<Arc<Routing>> {
         let routes = self.routes.load();
-        routes.as_ref()?.of(target, port, namespace).cloned()
+        let target = routes.as_ref().and_then(|_| self.find(destination))?;
+        routes.as_ref()?.of(&target, destination.port(), namespace).cloned()
     }
 
     /// All routes.

@@ -189,8 +189,8 @@ impl Services {
             (false, Some(_)) => "the service asks for it",
             (false, None) => "default",
         };
-        let port = target.frontends().first().map_or(0, SocketAddr::port);
-        let is_routed = self.routing(target, port, None).is_some();
+        let first = target.frontends().first();
+        let is_routed = first.is_some_and(|it| self.routing(*it, None).is_some());
         let mode = if is_routed { Mode::Requests } else { mode };
         let why = if is_routed {
             "it has routes"

@@ -7,7 +7,7 @@ use fastrand::Rng;
 use weir_http::{Choice, Lease, RequestView, RouteTo, Routed};
 
 use super::{
-    Endpoints, Origin, Services, Target, WorkloadMode,
+    Endpoints, Origin, Services, Target, ToEndpoints,
     connections::{CONNECT, Current, MOST_TRIED, is_of_endpoint},
     routes::{Decision, Routing},
 };
@@ -24,11 +24,9 @@ use crate::{
 
 /// Sends the requests of one workload to the endpoints behind one destination.
 pub(super) struct ToEndpoint {
-    services: Arc<Services>,
-    mode: Arc<WorkloadMode>,
+    /// Of the workload.
+    of: ToEndpoints,
     destination: SocketAddr,
-    /// Where the clients are.
-    namespace: Option<Arc<str>>,
     /// Of the connection that was made first.
     first: Current,
 }
@@ -55,30 +53,22 @@ struct ToBackend {
 // === impl ToEndpoint ===
 
 impl ToEndpoint {
-    pub(super) const fn new(
-        services: Arc<Services>,
-        mode: Arc<WorkloadMode>,
-        destination: SocketAddr,
-        namespace: Option<Arc<str>>,
-        first: Current,
-    ) -> Self {
-        Self { services, mode, destination, namespace, first }
+    pub(super) const fn new(of: ToEndpoints, destination: SocketAddr, first: Current) -> Self {
+        Self { of, destination, first }
+    }
+
+    fn target(&self) -> Option<Arc<Target>> {
+        self.of.services.find(self.destination)
     }
 
     /// As they are now. The service may be defined anew while its connections last.
     fn endpoints(&self) -> Option<Arc<Endpoints>> {
-        let target = self.services.find(self.destination)?;
-        Some(self.services.endpoints(&target))
+        Some(self.of.services.endpoints(&*self.target()?))
     }
 
     /// The rules of the destination, unless the workload wants none.
     fn routing(&self) -> Option<Arc<Routing>> {
-        if self.mode.get() == Some(Mode::Off) {
-            return None;
-        }
-        let target = self.services.find(self.destination)?;
-        let port = self.destination.port();
-        self.services.routing(&target, port, self.namespace.as_deref())
+        self.of.routing(self.destination)
     }
 
     /// The endpoints of all services that requests can go to.
@@ -104,14 +94,14 @@ impl weir_http::Endpoints for ToEndpoint {
     type Lease = BoxedLease;
 
     fn choose(&self, tried: &[SocketAddr]) -> Option<Choice<BoxedLease>> {
-        let target = self.services.find(self.destination);
-        if let Some(picked) = target.and_then(|target| pick(&self.services, &target, tried)) {
+        let target = self.target();
+        if let Some(picked) = target.and_then(|target| pick(&self.of.services, &target, tried)) {
             return Some(picked);
         }
         if tried.contains(&self.destination) {
             return None;
         }
-        if let Some(target) = self.services.find(self.destination) {
+        if let Some(target) = self.target() {
             target.fell_back();
         }
         let (address, lease) = (self.destination, Box::new(AtOriginal));
@@ -137,7 +127,7 @@ impl weir_http::Endpoints for ToEndpoint {
             Decision::Answer(answer) => Routed::Answer(answer),
             Decision::To { backend, target, request, response } => {
                 let name = Arc::clone(&backend.name);
-                let services = Arc::clone(&self.services);
+                let services = Arc::clone(&self.of.services);
                 let endpoints = Arc::new(ToBackend::new(services, target, self.destination));
                 Routed::To(Box::new(RouteTo { name, endpoints, request, response }))
             }
@@ -162,8 +152,9 @@ impl Requests for ToEndpoint {
 
     fn is_current(&self) -> bool {
         self.routing().is_some()
-            || self.services.find(self.destination).is_some_and(|target| {
-                matches!(self.services.mode(&target, &self.mode), Mode::Requests | Mode::Auto)
+            || self.target().is_some_and(|target| {
+                let mode = self.of.services.mode(&target, &self.of.mode);
+                matches!(mode, Mode::Requests | Mode::Auto)
             })
     }
 }
@@ -270,7 +261,7 @@ mod tests {
         decision::Direction,
         route::{Backend, Filters, Parent, Route, RouteId, RouteKind, Rule},
         service::{
-            Delta, Origin, ToEndpoints,
+            Delta, Origin, ToEndpoints, WorkloadMode,
             tests::{service, slice},
         },
         telemetry::exchange,
@@ -286,7 +277,11 @@ mod tests {
         let mode = Arc::new(WorkloadMode::new(Some(Mode::Requests)));
         (
             Arc::clone(&services),
-            ToEndpoint::new(services, mode, FRONTEND.parse().unwrap(), None, Current::default()),
+            ToEndpoint::new(
+                ToEndpoints::new(services, mode, None),
+                FRONTEND.parse().unwrap(),
+                Current::default(),
+            ),
         )
     }
 
@@ -408,7 +403,7 @@ mod tests {
         assert!(to.is_used(gone) && to.is_current());
         services.apply(Origin::Config, [slice("a", "s", 80, &["10.1.0.1"])]).unwrap();
         assert!(!to.is_used(gone) && to.is_used("10.1.0.1:80".parse().unwrap()));
-        to.mode.set(Some(Mode::Connections));
+        to.of.mode.set(Some(Mode::Connections));
         assert!(!to.is_current());
     }
 
@@ -442,7 +437,8 @@ mod tests {
         let to = |namespace: Option<&str>, mode| {
             let mode = Arc::new(WorkloadMode::new(mode));
             let (destination, namespace) = (FRONTEND.parse().unwrap(), namespace.map(Into::into));
-            ToEndpoint::new(Arc::clone(&services), mode, destination, namespace, Current::default())
+            let of = ToEndpoints::new(Arc::clone(&services), mode, namespace);
+            ToEndpoint::new(of, destination, Current::default())
         };
         let taken = |to: &ToEndpoint| match to.route(&RequestView::new("GET", None, "/", &[])) {
             Some(Routed::To(it)) => it.endpoints.choose(&[]).map(|it| it.address.to_string()),

@@ -9,7 +9,7 @@ use super::{
     Services, SourceReport,
     routes::{InForce, RouteKey, Routes},
 };
-use crate::route::{Filters, Match, PathChange, Route};
+use crate::route::{Filters, PathChange, Route};
 
 /// All routes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -112,8 +112,7 @@ impl Services {
         namespace: Option<&str>,
         request: &RequestView<'_>,
     ) -> Option<RequestReport> {
-        let target = self.find(destination)?;
-        let routing = self.routing(&target, destination.port(), namespace)?;
+        let routing = self.routing(destination, namespace)?;
         let plain = |outcome: &str| {
             let outcome = outcome.to_owned();
             Some(RequestReport { route: None, by: None, rule: None, outcome })
@@ -159,17 +158,13 @@ fn report_of(
     let problems = linked.iter().flat_map(|it| &it.problems).filter(|it| it.0 == *key);
     let mut problems: Vec<_> = problems.map(|it| it.1.fault.to_string()).collect();
     problems.extend(services.refused_route(key));
-    let own = |parent: &crate::route::Parent| {
-        let namespace = parent.service.split_once('/').map(|it| it.0);
-        route.namespace.is_none() || route.namespace.as_deref() == namespace
-    };
     RouteReport {
         kind: key.1.kind.name().to_owned(),
         route: key.1.name.to_string(),
         source: key.0.name().to_owned(),
         created: route.created.as_deref().map(str::to_owned),
         in_force,
-        consumer: !route.parents.iter().all(own),
+        consumer: route.parents.iter().any(|it| route.consumers_of(&it.service).is_some()),
         problems,
         notes: route.notes.clone(),
         rules: linked
@@ -191,11 +186,9 @@ fn rule_report(services: &Services, in_force: &InForce, is_ipv6: bool) -> RuleRe
             endpoints: target.map(|target| services.look(&target).pool().len()),
         }
     });
-    let any = [Match::default()];
-    let matches = if rule.matches.is_empty() { &any[..] } else { &rule.matches };
     RuleReport {
         rule: rule.label(in_force.place).to_string(),
-        matches: matches.iter().map(ToString::to_string).collect(),
+        matches: rule.alternatives().iter().map(ToString::to_string).collect(),
         filters: filters(&rule.filters),
         backends: backends.collect(),
     }

@@ -115,13 +115,14 @@ impl Routes {
             all.rules.insert(key.clone(), rules_of((key.0, route), port, &index));
         }
         for ((origin, service, port), keys) in by_port {
-            let own = namespace_of(&service);
             let mut of_port = OfPort::default();
             let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
             for key in keys {
                 let route = &routes[key];
-                let consumer = route.namespace.as_ref().filter(|it| Some(&***it) != own);
-                groups.entry(consumer).or_default().push((key.0, Arc::clone(route)));
+                groups
+                    .entry(route.consumers_of(&service))
+                    .or_default()
+                    .push((key.0, Arc::clone(route)));
             }
             for (consumer, routes) in groups {
                 let routing = Arc::new(Routing::new(&routes, port, &index));
@@ -373,9 +374,4 @@ impl<'a> Index<'a> {
 fn rules_of((origin, route): (Origin, &Arc<Route>), port: u16, index: &Index<'_>) -> Vec<InForce> {
     let rules = route.rules.iter().enumerate();
     rules.map(|(place, rule)| InForce::new((origin, route), (place, rule), port, index)).collect()
-}
-
-/// The namespace in the name of a service.
-fn namespace_of(service: &str) -> Option<&str> {
-    service.split_once('/').map(|it| it.0)
 }
