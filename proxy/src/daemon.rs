@@ -14,9 +14,7 @@ use std::{io, path::PathBuf};
 
 pub(crate) use lifecycle::{Daemon, SessionOptions};
 pub(crate) use reload::Reload;
-pub(crate) use setup::{
-    free_control_socket, raise_file_limit, reduce_privileges, runtime, start_log,
-};
+pub(crate) use setup::{raise_file_limit, reduce_privileges, runtime, start_log};
 pub(crate) use signals::Signals;
 
 use crate::{

@@ -1,19 +1,12 @@
-//! The server side of the control socket. A process that can open the socket may change weir, so it
-//! is mode 0600 in a directory of mode 0700; everything that arrives is bounded in size and time.
+//! The server side of the control socket. A process that can open the socket may ask, and change weir
+//! if it is weir's user or root: the file is mode 0600, in a directory of mode 0700. Everything that
+//! arrives is bounded in size and time.
 
-use std::{
-    fs, io,
-    os::fd::AsFd as _,
-    os::unix::{fs::DirBuilderExt, fs::FileTypeExt, net::UnixStream as StdStream},
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+mod socket;
 
-use nix::{
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::stat::{Mode, fchmod},
-};
+use std::{io, os::fd::AsFd as _, path::Path, sync::Arc, time::Duration};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
@@ -22,7 +15,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use super::handler::{ControlHandler, Conversation};
+use self::socket::SocketFile;
+pub use self::socket::{BoundSocket, ControlSocketError, Reader};
+pub use super::handler::{Caller, ControlHandler, Conversation};
 use super::protocol::{ControlError, ErrorCode, MAX_REQUEST, Request, Response, Tapped};
 use crate::{
     accept::{AcceptOptions, Acceptor, NoSlots},
@@ -39,52 +34,23 @@ const HANDOVER: Duration = Duration::from_secs(120);
 /// A client that says nothing for this long is dropped; so is one that does not read.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Why the control socket could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum ControlSocketError {
-    /// Another weir answers on it.
-    #[error(
-        "control socket {} is in use by another weir; stop it or choose another path with --control",
-        .0.display()
-    )]
-    InUse(PathBuf),
-    /// There is a file, and it is no socket.
-    #[error("{} exists and is not a socket; remove it or choose another path with --control", .0.display())]
-    NotASocket(PathBuf),
-    /// Anything else.
-    #[error("cannot open control socket {}: {source}; run as root or choose another path with --control", path.display())]
-    Io {
-        /// The socket's path.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-}
-
 /// The listening socket. Removes its file when dropped.
 #[derive(Debug)]
 pub struct ControlSocket {
     listener: UnixListener,
-    path: PathBuf,
-    /// Device and inode of our file: never remove a successor's.
-    identity: Option<(u64, u64)>,
+    file: SocketFile,
+    reader: Option<Reader>,
 }
 
 // === impl ControlSocket ===
 
 impl ControlSocket {
-    /// Opens the socket. A file left behind by a dead weir is replaced. Needs a tokio runtime.
+    /// Opens the socket as [`BoundSocket::open`] does. Needs a tokio runtime.
     ///
     /// # Errors
     /// See [`ControlSocketError`].
     pub fn bind(path: &Path) -> Result<Self, ControlSocketError> {
-        let fail = |source| ControlSocketError::Io { path: path.to_owned(), source };
-        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(fail)?;
-        }
-        clear_stale(path)?;
-        let listener = listen(path).map_err(fail)?;
-        Ok(Self { listener, path: path.to_owned(), identity: identity(path) })
+        BoundSocket::open(path)?.try_into()
     }
 
     /// Opens the socket in place of one that another weir has just let go.
@@ -92,20 +58,13 @@ impl ControlSocket {
     /// # Errors
     /// See [`ControlSocketError`].
     pub fn replace(path: &Path) -> Result<Self, ControlSocketError> {
-        let fail = |source| ControlSocketError::Io { path: path.to_owned(), source };
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".{}", std::process::id()));
-        let beside = PathBuf::from(name);
-        let mut socket = Self::bind(&beside)?;
-        fs::rename(&beside, path).map_err(fail)?;
-        path.clone_into(&mut socket.path);
-        Ok(socket)
+        BoundSocket::replace(path)?.try_into()
     }
 
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.file.path
     }
 
     /// Answers requests until dropped.
@@ -119,10 +78,17 @@ impl ControlSocket {
                 Arc::clone(&clients).acquire_owned().await.expect("the semaphore is never closed");
             while tasks.try_join_next().is_some() {}
             let Some((stream, _)) = acceptor.next().await else { return };
+            let caller = match stream.peer_cred() {
+                Ok(peer) => Caller::new(peer.uid(), peer.pid(), self.reader),
+                Err(error) => {
+                    tracing::debug!(%error, "cannot tell who a control client is");
+                    continue;
+                }
+            };
             let handler = Arc::clone(&handler);
             tasks.spawn(async move {
                 let _permit = permit;
-                if let Err(error) = serve_client(stream, handler.as_ref()).await {
+                if let Err(error) = serve_client(stream, handler.as_ref(), caller).await {
                     tracing::debug!(%error, "control client disconnected");
                 }
             });
@@ -130,63 +96,27 @@ impl ControlSocket {
     }
 }
 
-impl Drop for ControlSocket {
-    fn drop(&mut self) {
-        if self.identity.is_some() && identity(&self.path) == self.identity {
-            // Left behind, it is replaced at the next start.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
+impl TryFrom<BoundSocket> for ControlSocket {
+    type Error = ControlSocketError;
 
-/// Binds with mode 0600 from the first moment on: Linux makes the file with the mode of the
-/// unbound socket (`unix_bind_bsd` in net/unix/af_unix.c), so there is no gap before a chmod.
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
-    socket.bind(&socket2::SockAddr::unix(path)?)?;
-    socket.listen(128)?;
-    UnixListener::from_std(socket.into())
-}
-
-fn clear_stale(path: &Path) -> Result<(), ControlSocketError> {
-    let fail = |source| ControlSocketError::Io { path: path.to_owned(), source };
-    let metadata = match fs::symlink_metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(fail(error)),
-    };
-    if !metadata.file_type().is_socket() {
-        return Err(ControlSocketError::NotASocket(path.to_owned()));
+    /// Needs a tokio runtime.
+    fn try_from(bound: BoundSocket) -> Result<Self, ControlSocketError> {
+        let BoundSocket { listener, file, reader } = bound;
+        let listener = UnixListener::from_std(listener)
+            .map_err(|source| ControlSocketError::Io { path: file.path.clone(), source })?;
+        Ok(Self { listener, file, reader })
     }
-    match StdStream::connect(path) {
-        Ok(_) => Err(ControlSocketError::InUse(path.to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            remove(path).map_err(fail)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(fail(error)),
-    }
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt;
-    fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 /// Requests one after the other until the client closes, errs or falls silent.
-async fn serve_client(stream: UnixStream, handler: &dyn ControlHandler) -> io::Result<()> {
+async fn serve_client(
+    stream: UnixStream,
+    handler: &dyn ControlHandler,
+    caller: Caller,
+) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
-    let mut conversation = Conversation::new(handler);
+    let mut conversation = Conversation::new(handler, caller);
     loop {
         let deadline = if conversation.handover.is_some() { HANDOVER } else { DEADLINE };
         let line = match timeout(deadline, read_line(&mut reader, MAX_REQUEST)).await {

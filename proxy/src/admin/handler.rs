@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use futures_util::future::BoxFuture;
 
+use super::control::Reader;
 use super::protocol::{
     ControlError, ExplainRequest, Explanation, KernelCounters, PortsReport, Status, WorkloadStatus,
 };
@@ -113,6 +114,27 @@ pub trait ControlHandler: Send + Sync + 'static {
     fn retire(&self, schema: &str) -> BoxFuture<'_, Result<(), ControlError>>;
 }
 
+/// Who asks: the process that has connected, as the kernel says (`SO_PEERCRED`, unix(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Its user.
+    pub uid: u32,
+    /// Its process; absent where it is in a PID namespace that weir does not see.
+    pub pid: Option<i32>,
+    access: Access,
+}
+
+/// What a caller may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    /// Anything: weir's own user, and root.
+    Full,
+    /// Ask, and change nothing: the user of the command of `weir exec`.
+    Read,
+    /// Nothing: it has been given a descriptor that it could not have opened.
+    None,
+}
+
 /// The connection of one client, as its calls see it.
 pub struct Conversation<'a> {
     /// The daemon.
@@ -123,14 +145,46 @@ pub struct Conversation<'a> {
     pub(super) handover: Option<Handover>,
     /// Whether the client had closed the connection when the present request was read.
     pub(super) hung_up: bool,
+    /// Who is at the other end.
+    pub(super) caller: Caller,
     workload: Option<String>,
+}
+
+// === impl Caller ===
+
+impl Caller {
+    pub(super) fn new(uid: u32, pid: Option<i32>, reader: Option<Reader>) -> Self {
+        let access = if uid == 0 || uid == nix::unistd::geteuid().as_raw() {
+            Access::Full
+        } else if reader.is_some_and(|reader| reader.uid == uid) {
+            Access::Read
+        } else {
+            Access::None
+        };
+        Self { uid, pid, access }
+    }
+
+    /// Refuses what the caller may not do.
+    pub(super) fn permit(&self, changes: bool) -> Result<(), ControlError> {
+        let uid = self.uid;
+        match self.access {
+            Access::Full => Ok(()),
+            Access::Read if !changes => Ok(()),
+            Access::Read => Err(ControlError::denied(format!(
+                "user {uid} may ask this weir and not change it; run the command as root"
+            ))),
+            Access::None => Err(ControlError::denied(format!(
+                "user {uid} may not use this control socket; run the command as root"
+            ))),
+        }
+    }
 }
 
 // === impl Conversation ===
 
 impl<'a> Conversation<'a> {
-    pub(super) const fn new(handler: &'a dyn ControlHandler) -> Self {
-        Self { handler, tap: None, handover: None, hung_up: false, workload: None }
+    pub(super) const fn new(handler: &'a dyn ControlHandler, caller: Caller) -> Self {
+        Self { handler, tap: None, handover: None, hung_up: false, caller, workload: None }
     }
 
     /// The workload that the present request is about.

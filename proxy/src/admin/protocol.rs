@@ -91,6 +91,12 @@ pub trait Call: Serialize + DeserializeOwned + Send + 'static {
     /// What comes back.
     type Reply: Serialize + DeserializeOwned + Send;
 
+    /// Whether it changes anything, so that only weir's own user and root may ask for it. A call
+    /// that only reads says so.
+    fn changes(&self) -> bool {
+        true
+    }
+
     /// Carries it out, in the weir that was asked.
     ///
     /// # Errors

@@ -34,6 +34,11 @@ Examples:
   weir exec -- curl -s http://example.com/
   weir exec --record calls.json -- ./integration-test
   weir exec --skip-outbound-ports 4406 --opaque-ports +9000 -- ./server
+  sudo weir exec --netns shop -- curl -s http://10.0.0.2/
+
+What follows the command is the command's, also without --. Under sudo the command runs as the user
+who called sudo; --user root keeps root. WEIR_CONTROL in its environment is the session's control
+socket: `weir status` or `weir tap` in the command ask this weir.
 
 weir exits with the exit code of the command, or 128 + signal. When the command exits, weir prints a
 table of destinations to stderr.")]
@@ -50,6 +55,14 @@ pub struct ExecArgs {
     #[command(flatten)]
     pub services: ServiceFlags,
 
+    /// Run the command as this user [default: the caller of sudo, else weir's own]
+    #[arg(long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+
+    /// Run the command in this network namespace, as `ip netns exec` does
+    #[arg(long, value_name = "NAME|PATH")]
+    pub netns: Option<String>,
+
     /// Format of the final table on stderr
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
     pub output: Format,
@@ -58,8 +71,8 @@ pub struct ExecArgs {
     #[arg(short, long)]
     pub quiet: bool,
 
-    /// The command and its arguments, after --
-    #[arg(required = true, last = true, value_name = "CMD")]
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     pub command: Vec<OsString>,
 }
 

@@ -1,13 +1,16 @@
 //! The flag and the call that all verbs share that talk to a running weir.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     admin::{
         client::{ClientError, ask, follow},
         protocol::{Call, Stream},
     },
-    config::DEFAULT_CONTROL_SOCKET,
+    config::{CONTROL_VARIABLE, DEFAULT_CONTROL_SOCKET, SESSION_DIRECTORY},
 };
 
 use super::{Exit, with_exit};
@@ -15,7 +18,8 @@ use super::{Exit, with_exit};
 /// Which weir is asked.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct ControlArgs {
-    /// Control socket of the running weir [default: /run/weir/control.sock]
+    /// Control socket of the running weir [default: WEIR_CONTROL in the environment, else
+    /// /run/weir/control.sock]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
 }
@@ -56,13 +60,33 @@ impl ControlArgs {
     }
 
     fn reach<T>(&self, speak: impl FnOnce(&Path) -> Result<T, ClientError>) -> anyhow::Result<T> {
-        let path = self.control.as_deref().unwrap_or(Path::new(DEFAULT_CONTROL_SOCKET));
-        speak(path).map_err(|error| match (&error, &self.control) {
-            (ClientError::NotRunning { .. }, None) => with_exit(
-                anyhow::anyhow!("{error}, or select another socket with --control"),
-                Exit::NotRunning,
+        let variable = std::env::var_os(CONTROL_VARIABLE).filter(|path| !path.is_empty());
+        let (path, hint) = match (&self.control, variable) {
+            (Some(path), _) => (path.clone(), String::new()),
+            (None, Some(path)) => (
+                path.into(),
+                format!("; the path comes from {CONTROL_VARIABLE}, which --control overrides"),
             ),
-            _ => error.into(),
+            (None, None) => (DEFAULT_CONTROL_SOCKET.into(), other_sockets()),
+        };
+        speak(&path).map_err(|error| match error {
+            ClientError::NotRunning { .. } => {
+                with_exit(anyhow::anyhow!("{error}{hint}"), Exit::NotRunning)
+            }
+            error => error.into(),
         })
     }
+}
+
+// === helpers ===
+
+/// What to do where no weir is at the usual place: `weir exec` has its sockets elsewhere.
+fn other_sockets() -> String {
+    let entries = fs::read_dir(SESSION_DIRECTORY).into_iter().flatten().filter_map(Result::ok);
+    let mut sessions: Vec<_> = entries.map(|entry| entry.path().display().to_string()).collect();
+    sessions.sort();
+    if sessions.is_empty() {
+        return ", or select another socket with --control".to_owned();
+    }
+    format!(", or select a session of `weir exec` with --control {}", sessions.join(", "))
 }

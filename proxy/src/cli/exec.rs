@@ -1,7 +1,9 @@
 //! `weir exec`: one command in a cgroup of its own, captured from its first connection on.
 
+mod launch;
+
 use std::{
-    io::{IsTerminal, Write as _},
+    io::{IsTerminal as _, Write as _},
     os::unix::process::ExitStatusExt,
     process::ExitStatus,
     time::Duration,
@@ -9,25 +11,26 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use nix::{
-    sys::{
-        resource::{Resource, setrlimit},
-        signal::{Signal, kill},
-    },
+    sys::signal::{Signal, kill},
     unistd::{Pid, getpgrp, tcgetpgrp},
 };
 use tokio::{
-    process::{Child, Command},
-    runtime::Handle,
+    process::Child,
     signal::unix::{SignalKind, signal},
     sync::mpsc,
 };
 
+use self::launch::{Launch, LaunchError};
 use super::{Exit, capture_args::ExecArgs, output::Format};
 use crate::{
+    admin::control::{BoundSocket, Reader},
+    config::Config,
     daemon::{self, Daemon, SessionOptions},
-    host::cgroup::{self, Transient},
+    host::{
+        Account,
+        cgroup::{self, Transient},
+    },
     json,
-    privileges::Original,
     telemetry::stats::StatsSnapshot,
     workloads::Ending,
 };
@@ -49,18 +52,16 @@ const FORWARDED: [Signal; 6] = [
 pub(super) fn run(args: &ExecArgs) -> Result<Exit> {
     let mut config = args.config()?;
     let pid = std::process::id();
-    if !args.capture.has("control") {
-        // Several commands may run at a time: the second one takes a socket of its own.
-        config.process.admin.control_socket = daemon::free_control_socket(
-            config.process.admin.control_socket,
-            &format!("exec-{pid}.sock"),
-        );
-    }
+    let launch = Launch::new(args)?;
+    cgroup::reveal()?;
+    let control = open_control(args, &mut config, launch.account.as_ref())?;
     let deadline = config.process.drain.deadline;
-    // The command is to have what weir was started with; weir itself needs less.
-    let original = Original::keep().context("cannot start a thread")?;
     let name = format!("weir-exec-{pid}");
-    daemon::reduce_privileges(&config.process, vec![cgroup::own()?.join(&name)], true)?;
+    let mut paths = vec![cgroup::own()?.join(&name)];
+    if args.capture.has("control") {
+        paths.push(control.path().to_owned());
+    }
+    daemon::reduce_privileges(&config.process, paths, true)?;
     let log = daemon::start_log(&config)?;
     let limit = daemon::raise_file_limit();
     daemon::runtime()?.block_on(async {
@@ -68,7 +69,9 @@ pub(super) fn run(args: &ExecArgs) -> Result<Exit> {
         let mut signals = signals()?;
         let cgroup = Transient::create(&name)?;
         config.own.workload.cgroup = Some(cgroup.path().into());
-        config.own.workload.netns = Some("/proc/self/ns/net".into());
+        let netns = launch.netns.as_ref().map(|netns| netns.path().to_owned());
+        config.own.workload.netns = Some(netns.unwrap_or_else(|| "/proc/self/ns/net".into()));
+        let path = control.path().to_owned();
         let options = SessionOptions {
             own: Some(config.own.clone()),
             instance: None,
@@ -76,9 +79,10 @@ pub(super) fn run(args: &ExecArgs) -> Result<Exit> {
             node: None,
             node_name: None,
             linger: false,
+            control: Some(control),
         };
         let daemon = Daemon::start(config, log, options).await?;
-        let status = match spawn(args, &cgroup, limit, original) {
+        let status = match launch.start(&args.command, &cgroup, limit, &path) {
             Ok(mut child) => wait(&mut child, &mut signals).await,
             Err(error) => {
                 cgroup.release();
@@ -95,30 +99,21 @@ pub(super) fn run(args: &ExecArgs) -> Result<Exit> {
     })
 }
 
-fn spawn(
+/// The session's control socket: of its own, unless a path was asked for.
+fn open_control(
     args: &ExecArgs,
-    cgroup: &Transient,
-    limit: Option<(u64, u64)>,
-    original: Original,
-) -> Result<Child> {
-    let (program, rest) = args.command.split_first().context("no command given")?;
-    let mut command = std::process::Command::new(program);
-    command.args(rest);
-    cgroup.enter(&mut command)?;
-    let mut command = Command::from(command);
-    if let Some((soft, hard)) = limit {
-        // SAFETY: setrlimit(2) is async-signal-safe in practice: a bare system call.
-        unsafe {
-            command.pre_exec(move || {
-                setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(Into::into)
-            });
-        }
+    config: &mut Config,
+    account: Option<&Account>,
+) -> Result<BoundSocket> {
+    let path = &mut config.process.admin.control_socket;
+    if args.capture.has("control") {
+        *path = std::path::absolute(&*path).context("cannot tell the current directory")?;
+        return Ok(BoundSocket::open(path)?);
     }
-    let runtime = Handle::current();
-    Ok(original.run(move || {
-        let _reaped_by = runtime.enter();
-        command.spawn()
-    })??)
+    let reader = account.map(|it| Reader { uid: it.uid().as_raw(), gid: it.gid().as_raw() });
+    let bound = BoundSocket::of_session(std::process::id(), reader)?;
+    bound.path().clone_into(path);
+    Ok(bound)
 }
 
 /// Every signal to be passed on, from one channel.
@@ -164,13 +159,17 @@ fn code(status: ExitStatus) -> u8 {
     u8::try_from(code & 0xff).unwrap_or(u8::MAX)
 }
 
-fn refused(args: &ExecArgs, error: anyhow::Error) -> Result<Exit> {
+fn refused(args: &ExecArgs, error: LaunchError) -> Result<Exit> {
     let program =
         args.command.first().map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
-    let code = match error.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
-        Some(std::io::ErrorKind::NotFound) => NOT_FOUND,
-        Some(std::io::ErrorKind::PermissionDenied) => NOT_EXECUTABLE,
-        _ => return Err(error.context(format!("cannot run {program:?}"))),
+    let error = match error {
+        LaunchError::Program(error) => error,
+        LaunchError::Before(error) => return Err(error),
+    };
+    let code = match error.kind() {
+        std::io::ErrorKind::NotFound => NOT_FOUND,
+        std::io::ErrorKind::PermissionDenied => NOT_EXECUTABLE,
+        _ => return Err(anyhow::Error::new(error).context(format!("cannot run {program:?}"))),
     };
     anstream::eprintln!("weir: cannot run {program:?}: {error}; check the command's name and PATH");
     Ok(Exit::Command(code))

@@ -9,7 +9,7 @@ use crate::{
     capture::CaptureError,
     config::ConfigError,
     daemon::DaemonError,
-    host::HostError,
+    host::{AccountError, HostError, NetnsError},
     ports::{CidrError, PortListError},
     workloads::WorkloadError,
 };
@@ -72,15 +72,26 @@ impl Exit {
             return Some(match error {
                 ClientError::NotRunning { .. } => Self::NotRunning,
                 ClientError::Denied(_) => Self::Requirement,
-                ClientError::Refused(refusal) if refusal.code == ErrorCode::BadRequest => {
-                    Self::Usage
-                }
+                ClientError::Refused(refusal) => match refusal.code {
+                    ErrorCode::BadRequest => Self::Usage,
+                    ErrorCode::Denied => Self::Requirement,
+                    _ => Self::Failure,
+                },
                 _ => Self::Failure,
             });
         }
-        if let Some(ControlSocketError::Io { source, .. }) = cause.downcast_ref() {
-            let denied = source.kind() == io::ErrorKind::PermissionDenied;
-            return denied.then_some(Self::Requirement);
+        match cause.downcast_ref() {
+            Some(ControlSocketError::Io { source, .. }) => {
+                let denied = source.kind() == io::ErrorKind::PermissionDenied;
+                return denied.then_some(Self::Requirement);
+            }
+            Some(ControlSocketError::NoDirectory { .. }) => return Some(Self::Usage),
+            _ => {}
+        }
+        match cause.downcast_ref() {
+            Some(NetnsError::NotFound { .. }) => return Some(Self::Usage),
+            Some(NetnsError::Refused { .. }) => return Some(Self::Requirement),
+            None => {}
         }
         // A transparent error is not among its own causes, and neither is what it stands for.
         if let Some(error) = cause.downcast_ref::<DaemonError>().and_then(DaemonError::transparent)
@@ -108,8 +119,10 @@ impl Exit {
                 ManifestError::Internal(_) => Self::Failure,
             });
         }
-        let usage =
-            cause.is::<ConfigError>() || cause.is::<PortListError>() || cause.is::<CidrError>();
+        let usage = cause.is::<ConfigError>()
+            || cause.is::<PortListError>()
+            || cause.is::<CidrError>()
+            || cause.is::<AccountError>();
         usage.then_some(Self::Usage)
     }
 

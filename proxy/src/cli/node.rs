@@ -116,7 +116,8 @@ pub(super) fn run(args: &Args) -> Result<Exit> {
         })?,
         None => cgroup::mount_point()?,
     };
-    daemon::reduce_privileges(&config.process, Vec::new(), false)?;
+    let control = config.process.admin.control_socket.clone();
+    daemon::reduce_privileges(&config.process, vec![control], false)?;
     let log = daemon::start_log(&config)?;
     daemon::raise_file_limit();
     daemon::runtime()?.block_on(async {
@@ -135,6 +136,7 @@ pub(super) fn run(args: &Args) -> Result<Exit> {
             node: Some(Arc::clone(&state)),
             node_name: args.node_name.clone(),
             linger: args.linger,
+            control: None,
         };
         // Before the API server is asked: what an earlier weir has captured is captured at once.
         let mut reload = Reload::new(config.clone(), || args.config());

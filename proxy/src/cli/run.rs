@@ -18,7 +18,8 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit> {
                        start without one with --standby";
         return Err(with_exit(anyhow::anyhow!(problem), Exit::Usage));
     }
-    daemon::reduce_privileges(&config.process, Vec::new(), false)?;
+    let control = config.process.admin.control_socket.clone();
+    daemon::reduce_privileges(&config.process, vec![control], false)?;
     let log = daemon::start_log(&config)?;
     daemon::raise_file_limit();
     daemon::runtime()?.block_on(async {
@@ -31,6 +32,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit> {
             node: None,
             node_name: None,
             linger: false,
+            control: None,
         };
         if let Some(sidecar) = &sidecar {
             sidecar::begin(sidecar);

@@ -11,6 +11,10 @@ use crate::{budget::Sizes, units};
 pub const DEFAULT_INSTANCE: &str = "default";
 /// Where the control socket is unless told otherwise.
 pub const DEFAULT_CONTROL_SOCKET: &str = "/run/weir/control.sock";
+/// Where those of `weir exec` are, one for each session.
+pub const SESSION_DIRECTORY: &str = "/run/weir-exec";
+/// The variable with the control socket that verbs ask, in the environment of the command of `weir exec`.
+pub const CONTROL_VARIABLE: &str = "WEIR_CONTROL";
 
 /// The settings of the process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -7,7 +7,10 @@ use tokio::time::{Instant, sleep};
 
 use super::DaemonError;
 use crate::{
-    admin::{control::ControlSocket, http::AdminServer},
+    admin::{
+        control::{BoundSocket, ControlSocket},
+        http::AdminServer,
+    },
     config::Admin,
 };
 
@@ -28,8 +31,15 @@ pub(super) struct Endpoints {
 // === impl Endpoints ===
 
 impl Endpoints {
-    pub(super) async fn open(config: &Admin) -> Result<Self, DaemonError> {
-        let control = ControlSocket::bind(&config.control_socket)?;
+    /// `control` is the control socket where it is open already.
+    pub(super) async fn open(
+        config: &Admin,
+        control: Option<BoundSocket>,
+    ) -> Result<Self, DaemonError> {
+        let control = match control {
+            Some(bound) => bound.try_into()?,
+            None => ControlSocket::bind(&config.control_socket)?,
+        };
         let admin = match config.address {
             Some(address) => Some(AdminServer::bind(address).await?),
             None => None,

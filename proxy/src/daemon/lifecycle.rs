@@ -15,6 +15,7 @@ use super::{
 use crate::{
     admin::{
         client::Connection,
+        control::BoundSocket,
         http::{AdminServer, Readiness},
         node::NodeState,
     },
@@ -66,6 +67,8 @@ pub(crate) struct SessionOptions {
     /// Whether it answers probes after a handover to a new process, until a signal: a supervisor
     /// would start it again.
     pub(crate) linger: bool,
+    /// The control socket, where it is open already.
+    pub(crate) control: Option<BoundSocket>,
 }
 
 /// What is left at the end.
@@ -87,7 +90,7 @@ impl Daemon {
         log: LogHandle,
         options: SessionOptions,
     ) -> Result<Self, DaemonError> {
-        let SessionOptions { own, instance, upgrade, node, node_name, linger } = options;
+        let SessionOptions { own, instance, upgrade, node, node_name, linger, control } = options;
         let (telemetry, exporter) = telemetry(&config)?;
         let old = match &instance {
             Some(instance) if upgrade => OldProcess::of(instance).await?,
@@ -108,7 +111,7 @@ impl Daemon {
         let mut silent = None;
         let (workloads, Endpoints { control, admin }) = match old {
             None => {
-                let endpoints = Endpoints::open(&process.admin).await?;
+                let endpoints = Endpoints::open(&process.admin, control).await?;
                 (start.await?, endpoints)
             }
             Some(old) => {

@@ -35,7 +35,7 @@ pub(super) fn log_filter(config: &ProcessConfig) -> String {
 }
 
 /// Drops the privileges that the daemon does not need; before any other thread is started. `paths` will be
-/// changed besides what the configuration names, and `signals` be sent to a command.
+/// changed besides the file of records, and `signals` be sent to a command.
 ///
 /// # Errors
 /// Where the kernel refuses.
@@ -44,7 +44,6 @@ pub(crate) fn reduce_privileges(
     mut paths: Vec<PathBuf>,
     signals: bool,
 ) -> Result<(), DaemonError> {
-    paths.push(config.admin.control_socket.clone());
     paths.extend(config.record.file.clone().filter(|path| path != Path::new("-")));
     Ok(privileges::reduce(&Extra { paths, address: config.admin.address, signals })?)
 }
@@ -64,14 +63,4 @@ pub(crate) fn raise_file_limit() -> Option<(u64, u64)> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).ok()?;
     Some((soft, hard))
-}
-
-/// The control socket to use where none was asked for: the usual one, or `name` beside it while
-/// another weir has that.
-pub(crate) fn free_control_socket(usual: PathBuf, name: &str) -> PathBuf {
-    if std::os::unix::net::UnixStream::connect(&usual).is_ok() {
-        usual.with_file_name(name)
-    } else {
-        usual
-    }
 }

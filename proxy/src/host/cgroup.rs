@@ -8,7 +8,11 @@ use std::{
     sync::OnceLock,
 };
 
-use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+    sys::statvfs::{FsFlags, statvfs},
+};
 
 use super::{HostError, mounts, pods};
 
@@ -101,6 +105,28 @@ impl Drop for Transient {
 /// Where there is none.
 pub fn mount_point() -> Result<PathBuf, HostError> {
     mounts::first("cgroup2")?.ok_or(HostError::NoCgroup2)
+}
+
+/// Where cgroup2 is mounted privately: the first that is a directory. A `/sys` that was mounted anew has
+/// the second; where the second has the hierarchies of version 1, the first is there too.
+const PRIVATE: [&str; 3] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup", "/mnt"];
+
+/// Makes cgroup v2 visible where it is not, as inside `ip netns exec`, which mounts another `/sys`: in
+/// a mount namespace of the calling thread's own, and of those that it starts from now on. To be
+/// called on the first thread: `/proc/self` shows its mounts.
+///
+/// # Errors
+/// [`HostError::NoCgroup2`] where that is not permitted.
+pub fn reveal() -> Result<(), HostError> {
+    if !mounts::all("cgroup2")?.is_empty() {
+        return Ok(());
+    }
+    let none = None::<&str>;
+    let point = PRIVATE.iter().find(|path| Path::new(path).is_dir()).ok_or(HostError::NoCgroup2)?;
+    let mounted = unshare(CloneFlags::CLONE_NEWNS)
+        .and_then(|()| mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none))
+        .and_then(|()| mount(Some("cgroup2"), *point, Some("cgroup2"), MsFlags::empty(), none));
+    mounted.map_err(|_| HostError::NoCgroup2)
 }
 
 /// The directory of weir's own cgroup.

@@ -1,10 +1,15 @@
 //! The control socket with real clients: requests, limits, and who may connect.
 
 use std::{
+    fs,
     io::Read,
     io::Write,
     net::{Ipv6Addr, SocketAddr},
-    os::unix::fs::PermissionsExt,
+    os::unix::{
+        fs::{DirBuilderExt, PermissionsExt},
+        net::UnixStream as StdStream,
+    },
+    path::PathBuf,
     sync::Mutex,
 };
 
@@ -176,6 +181,7 @@ impl Served {
             PolicyInput::default(),
             Source::Config,
         ))));
+        fs::DirBuilder::new().mode(0o700).create(directory.path().join("run")).unwrap();
         let socket = ControlSocket::bind(&directory.path().join("run/control.sock")).unwrap();
         let task = tokio::spawn(socket.serve(handler.clone()));
         Self { directory, handler, _task: task }
@@ -314,7 +320,35 @@ async fn the_socket_is_private() {
     let served = Served::start();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&served.path()), 0o600);
-    assert_eq!(mode(served.path().parent().unwrap()), 0o700);
+}
+
+/// Guards against directories that a mistyped path leaves behind.
+#[tokio::test]
+async fn a_path_without_its_directory_is_refused_and_makes_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("mistyped/control.sock");
+    let error = ControlSocket::bind(&path).unwrap_err();
+    assert!(matches!(error, ControlSocketError::NoDirectory { .. }), "{error}");
+    assert!(!path.parent().unwrap().exists());
+}
+
+#[test]
+fn a_caller_may_what_its_user_may() {
+    let reader = Some(Reader { uid: 4711, gid: 4711 });
+    let own = nix::unistd::geteuid().as_raw();
+    for (uid, reader, reads, changes) in [
+        (0, None, true, true),
+        (own, reader, true, true),
+        (4711, reader, true, false),
+        (4712, reader, false, false),
+        (4711, None, false, false),
+    ] {
+        let caller = Caller::new(uid, Some(1), reader);
+        assert_eq!(caller.permit(false).is_ok(), reads, "{uid}");
+        assert_eq!(caller.permit(true).is_ok(), changes, "{uid}");
+    }
+    let refused = Caller::new(4711, Some(1), reader).permit(true).unwrap_err();
+    assert_eq!(refused.code, ErrorCode::Denied);
 }
 
 #[tokio::test]

@@ -22,6 +22,8 @@ pub enum ErrorCode {
     Version,
     /// Understood and refused.
     Refused,
+    /// Understood, and not permitted to the caller.
+    Denied,
     /// Tried and failed.
     Failed,
     /// A code of a later version.
@@ -40,6 +42,11 @@ impl ControlError {
     /// The request is understood and refused.
     pub fn refused(message: impl Into<String>) -> Self {
         Self { code: ErrorCode::Refused, message: message.into() }
+    }
+
+    /// The caller may not ask for this.
+    pub fn denied(message: impl Into<String>) -> Self {
+        Self { code: ErrorCode::Denied, message: message.into() }
     }
 
     /// Carrying it out failed; nothing was changed.

@@ -85,6 +85,10 @@ impl Call for Explain {
     const REPLY: &'static str = "explanation";
     type Reply = Explanation;
 
+    fn changes(&self) -> bool {
+        false
+    }
+
     async fn answer(self, on: &mut Conversation<'_>) -> Result<Explanation, ControlError> {
         on.handler.explain(on.workload(), self.address, self.direction).await
     }

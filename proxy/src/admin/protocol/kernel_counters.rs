@@ -24,6 +24,10 @@ impl Call for GetKernelCounters {
     const REPLY: &'static str = "kernel_counters";
     type Reply = KernelCounters;
 
+    fn changes(&self) -> bool {
+        false
+    }
+
     async fn answer(self, on: &mut Conversation<'_>) -> Result<KernelCounters, ControlError> {
         on.handler.kernel_counters()
     }

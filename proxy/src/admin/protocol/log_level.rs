@@ -20,6 +20,10 @@ impl Call for LogLevel {
     const REPLY: &'static str = "log_level";
     type Reply = String;
 
+    fn changes(&self) -> bool {
+        self.filter.is_some()
+    }
+
     async fn answer(self, on: &mut Conversation<'_>) -> Result<String, ControlError> {
         match self.filter {
             None => Ok(on.handler.log_level()),

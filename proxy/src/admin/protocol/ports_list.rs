@@ -44,6 +44,10 @@ impl Call for PortsList {
     const REPLY: &'static str = "ports";
     type Reply = PortsReport;
 
+    fn changes(&self) -> bool {
+        false
+    }
+
     async fn answer(self, on: &mut Conversation<'_>) -> Result<PortsReport, ControlError> {
         on.handler.ports(on.workload())
     }

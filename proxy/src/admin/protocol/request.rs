@@ -30,6 +30,9 @@ pub(super) struct Decoder {
 trait AnyCall: Send {
     fn line(&self, workload: Option<&str>) -> serde_json::Result<Vec<u8>>;
 
+    /// See [`Call::changes`].
+    fn changes(&self) -> bool;
+
     /// The line with the reply.
     fn answer<'a>(
         self: Box<Self>,
@@ -113,6 +116,7 @@ impl Request {
         self,
         on: &mut Conversation<'_>,
     ) -> Result<Vec<u8>, ControlError> {
+        on.caller.permit(self.call.changes())?;
         on.set_workload(self.workload);
         self.call.answer(on).await
     }
@@ -121,6 +125,10 @@ impl Request {
 impl<C: Call> AnyCall for C {
     fn line(&self, workload: Option<&str>) -> serde_json::Result<Vec<u8>> {
         request_line(workload, self)
+    }
+
+    fn changes(&self) -> bool {
+        Call::changes(self)
     }
 
     fn answer<'a>(

@@ -32,6 +32,10 @@ impl Call for GetRoutes {
     const REPLY: &'static str = "routes";
     type Reply = RoutesReport;
 
+    fn changes(&self) -> bool {
+        false
+    }
+
     async fn answer(self, on: &mut Conversation<'_>) -> Result<RoutesReport, ControlError> {
         Ok(on.handler.routes())
     }
@@ -43,6 +47,10 @@ impl Call for ExplainRequest {
     const NAME: &'static str = "explain_request";
     const REPLY: &'static str = "request_explained";
     type Reply = Option<RequestReport>;
+
+    fn changes(&self) -> bool {
+        false
+    }
 
     async fn answer(
         self,

@@ -24,6 +24,10 @@ impl Call for GetServices {
     const REPLY: &'static str = "services";
     type Reply = ServicesReport;
 
+    fn changes(&self) -> bool {
+        false
+    }
+
     async fn answer(self, on: &mut Conversation<'_>) -> Result<ServicesReport, ControlError> {
         Ok(on.handler.services(self.service.as_deref()))
     }
@@ -35,6 +39,10 @@ impl Call for GetUsedServices {
     const NAME: &'static str = "used_services";
     const REPLY: &'static str = "used_services";
     type Reply = ServicesReport;
+
+    fn changes(&self) -> bool {
+        false
+    }
 
     async fn answer(self, on: &mut Conversation<'_>) -> Result<ServicesReport, ControlError> {
         Ok(on.handler.used_services())

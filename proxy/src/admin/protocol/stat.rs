@@ -18,6 +18,10 @@ impl Call for GetStat {
     const REPLY: &'static str = "stat";
     type Reply = StatsSnapshot;
 
+    fn changes(&self) -> bool {
+        false
+    }
+
     async fn answer(self, on: &mut Conversation<'_>) -> Result<StatsSnapshot, ControlError> {
         on.handler.stat(on.workload(), By::Destination)
     }
@@ -27,6 +31,10 @@ impl Call for GetEndpointStat {
     const NAME: &'static str = "endpoint_stat";
     const REPLY: &'static str = "endpoint_stat";
     type Reply = StatsSnapshot;
+
+    fn changes(&self) -> bool {
+        false
+    }
 
     async fn answer(self, on: &mut Conversation<'_>) -> Result<StatsSnapshot, ControlError> {
         on.handler.stat(on.workload(), By::Endpoint)

@@ -159,6 +159,10 @@ impl Call for GetStatus {
     const REPLY: &'static str = "status";
     type Reply = Status;
 
+    fn changes(&self) -> bool {
+        false
+    }
+
     async fn answer(self, on: &mut Conversation<'_>) -> Result<Status, ControlError> {
         Ok(on.handler.status())
     }

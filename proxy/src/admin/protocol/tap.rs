@@ -30,6 +30,10 @@ impl Call for StartTap {
     const REPLY: &'static str = "tapping";
     type Reply = ();
 
+    fn changes(&self) -> bool {
+        false
+    }
+
     async fn answer(self, on: &mut Conversation<'_>) -> Result<(), ControlError> {
         on.tap = Some(on.handler.tap(on.workload(), self.0)?);
         Ok(())

@@ -13,6 +13,10 @@ impl Call for WorkloadList {
     const REPLY: &'static str = "workloads";
     type Reply = Vec<WorkloadStatus>;
 
+    fn changes(&self) -> bool {
+        false
+    }
+
     async fn answer(self, on: &mut Conversation<'_>) -> Result<Vec<WorkloadStatus>, ControlError> {
         Ok(on.handler.workloads())
     }
