@@ -7,3 +7,4 @@ mod handler;
 pub mod http;
 pub mod node;
 pub mod protocol;
+pub mod ui;

@@ -27,6 +27,7 @@ mod stat;
 mod status;
 mod tap;
 mod top;
+mod ui;
 mod workload;
 
 pub use check::{ProofFailure, ProofRun};
@@ -86,6 +87,8 @@ enum Verb {
     Top(top::Args),
     /// Show connections and requests as they end
     Tap(tap::Args),
+    /// Serve a page for the browser that shows a running weir
+    Ui(ui::Args),
     /// Show or change the log filter of a running weir
     LogLevel(log_level::Args),
     /// Check the requirements on this machine, and capture a test connection
@@ -128,6 +131,7 @@ pub fn main() -> ExitCode {
         Verb::Stat(args) => stat::run(&args),
         Verb::Top(args) => top::run(&args),
         Verb::Tap(args) => tap::run(&args),
+        Verb::Ui(args) => ui::run(&args),
         Verb::LogLevel(args) => log_level::run(&args),
         Verb::Check(args) => check::run(&args, Some(check::interception)),
         Verb::Inject(args) => inject::inject(&args),

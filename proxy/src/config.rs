@@ -97,6 +97,9 @@ impl Config {
         for setting in Setting::all() {
             setting.validate(&table)?;
         }
+        check(!admin.ui || admin.address.is_some(), "admin.ui", || {
+            "the page needs an admin address; set admin.address, or use `weir ui`".to_owned()
+        })?;
         check(!admin.control_socket.as_os_str().is_empty(), "admin.control_socket", || {
             format!("is empty; write a path such as {DEFAULT_CONTROL_SOCKET}")
         })?;

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod browser;
 pub mod cgroup;
 pub mod chaos;
 pub mod collector;

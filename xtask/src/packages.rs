@@ -21,6 +21,7 @@ pub(crate) const DEMO: &[&str] = &[
 
 /// What `cargo xtask test` needs beside those.
 pub(crate) const TESTS: &[&str] = &[
+    "chromium",
     "g++",
     "iptables",
     "lftp",

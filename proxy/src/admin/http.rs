@@ -1,36 +1,17 @@
-//! Admin over HTTP: `/live`, `/ready` and `/metrics`. Reading only: this port may be open to a
-//! whole pod network.
+//! Admin over HTTP: `/live`, `/ready` and `/metrics`, and for clients on the machine itself the page, if it
+//! is asked for. Reading only: this port may be open to a whole pod network.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+mod serve;
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::{
-    Method, Request, Response, StatusCode, body::Incoming, header, server::conn::http1,
-    service::service_fn,
-};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    net::TcpListener,
-    sync::{Mutex, Semaphore},
-    time::timeout,
-};
-use tokio_util::sync::CancellationToken;
+pub(super) use serve::{Body, serve, text, whole};
 
-use crate::{
-    accept::{AcceptOptions, Acceptor, Slots},
-    telemetry::Telemetry,
-};
+use std::{io, net::SocketAddr, sync::Arc};
 
-/// Connections served at once; more wait in the listen queue.
-const MAX_CLIENTS: usize = 64;
+use hyper::{Method, Request, Response, StatusCode, body::Incoming, header};
+use tokio::{net::TcpListener, sync::Mutex};
 
-/// A request's head must arrive within this time.
-const HEAD_DEADLINE: Duration = Duration::from_secs(5);
-
-/// However slowly a client reads, and however long it keeps the connection: then it must dial
-/// again. Longer than Prometheus' default scrape interval of a minute.
-const CONNECTION_DEADLINE: Duration = Duration::from_secs(90);
+use super::ui::{self, Ui};
+use crate::{accept::Slots, telemetry::Telemetry};
 
 /// What Prometheus must be told for the text that prometheus-client writes.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -106,39 +87,26 @@ impl AdminServer {
         self.address
     }
 
-    /// Answers until dropped.
+    /// Answers until dropped; with the page of a `ui` below `/ui/`.
     pub async fn serve(
         self,
         telemetry: Telemetry,
         readiness: impl Fn() -> Readiness + Clone + Send + Sync + 'static,
+        ui: Option<Ui>,
     ) {
-        let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
-        let mut tasks = tokio::task::JoinSet::new();
         let counts = Counted(telemetry.clone());
         let metrics = Arc::new(Metrics { telemetry, one_at_a_time: Mutex::default() });
-        let never = CancellationToken::new();
-        let mut acceptor = Acceptor::new(&self.listener, &counts, &never, AcceptOptions::admin());
-        loop {
-            let permit =
-                Arc::clone(&clients).acquire_owned().await.expect("the semaphore is never closed");
-            while tasks.try_join_next().is_some() {}
-            let Some((stream, _)) = acceptor.next().await else { return };
-            let (metrics, readiness) = (Arc::clone(&metrics), readiness.clone());
-            tasks.spawn(async move {
-                let _permit = permit;
-                let service = service_fn(move |request| {
-                    let (metrics, readiness) = (Arc::clone(&metrics), readiness());
-                    async move { Ok::<_, Infallible>(respond(&request, &metrics, readiness).await) }
-                });
-                let connection = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEAD_DEADLINE)
-                    .serve_connection(TokioIo::new(stream), service);
-                if let Ok(Err(error)) = timeout(CONNECTION_DEADLINE, connection).await {
-                    tracing::debug!(%error, "admin client disconnected");
+        serve(&self.listener, &counts, move |client, request: Request<Incoming>| {
+            let (metrics, readiness) = (Arc::clone(&metrics), readiness());
+            let ui = ui.clone().filter(|_| ui::is_local(client));
+            async move {
+                match (&ui, request.uri().path().strip_prefix("/ui/")) {
+                    (Some(ui), Some(path)) => ui.answer(path, &request).await,
+                    _ => respond(&request, &metrics, readiness).await,
                 }
-            });
-        }
+            }
+        })
+        .await;
     }
 }
 
@@ -170,7 +138,7 @@ async fn respond(
     request: &Request<Incoming>,
     metrics: &Metrics,
     readiness: Readiness,
-) -> Response<Full<Bytes>> {
+) -> Response<Body> {
     let path = request.uri().path();
     if !matches!(path, "/live" | "/ready" | "/metrics") {
         return text(StatusCode::NOT_FOUND, "not found; available: /live, /ready and /metrics\n");
@@ -191,11 +159,7 @@ async fn respond(
                     "cannot encode metrics; see the log\n",
                 );
             };
-            let mut response = text(StatusCode::OK, encoded);
-            response
-                .headers_mut()
-                .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(OPENMETRICS));
-            response
+            whole(StatusCode::OK, OPENMETRICS, encoded)
         }
         ("/live", _) => text(StatusCode::OK, "live\n"),
         (_, Readiness::Ready) => text(StatusCode::OK, "ready\n"),
@@ -213,16 +177,6 @@ async fn respond(
         }
         (_, Readiness::Draining) => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
     }
-}
-
-fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        header::HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
-    response
 }
 
 #[cfg(test)]

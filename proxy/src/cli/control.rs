@@ -59,16 +59,26 @@ impl ControlArgs {
         self.reach(|path| ask(path, None, &call))
     }
 
-    fn reach<T>(&self, speak: impl FnOnce(&Path) -> Result<T, ClientError>) -> anyhow::Result<T> {
+    /// The socket of the weir that is meant.
+    pub(super) fn path(&self) -> PathBuf {
+        self.selected().0
+    }
+
+    /// The socket, and what to say where there is no weir behind it.
+    fn selected(&self) -> (PathBuf, String) {
         let variable = std::env::var_os(CONTROL_VARIABLE).filter(|path| !path.is_empty());
-        let (path, hint) = match (&self.control, variable) {
+        match (&self.control, variable) {
             (Some(path), _) => (path.clone(), String::new()),
             (None, Some(path)) => (
                 path.into(),
                 format!("; the path comes from {CONTROL_VARIABLE}, which --control overrides"),
             ),
             (None, None) => (DEFAULT_CONTROL_SOCKET.into(), other_sockets()),
-        };
+        }
+    }
+
+    fn reach<T>(&self, speak: impl FnOnce(&Path) -> Result<T, ClientError>) -> anyhow::Result<T> {
+        let (path, hint) = self.selected();
         speak(&path).map_err(|error| match error {
             ClientError::NotRunning { .. } => {
                 with_exit(anyhow::anyhow!("{error}{hint}"), Exit::NotRunning)

@@ -47,6 +47,8 @@ pub struct ProcessConfig {
 pub struct Admin {
     /// Where `/live`, `/ready` and `/metrics` are; absent for nowhere.
     pub address: Option<SocketAddr>,
+    /// Whether the page of `weir ui` is there as well, for clients on this machine.
+    pub ui: bool,
     /// The Unix control socket.
     pub control_socket: PathBuf,
 }
@@ -171,7 +173,7 @@ pub enum Switch {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { address: None, control_socket: DEFAULT_CONTROL_SOCKET.into() }
+        Self { address: None, ui: false, control_socket: DEFAULT_CONTROL_SOCKET.into() }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::{
         control::BoundSocket,
         http::{AdminServer, Readiness},
         node::NodeState,
+        ui::Ui,
     },
     budget::Budgets,
     config::{Config, ProcessConfig, Traffic, WorkloadSettings},
@@ -147,13 +148,19 @@ impl Daemon {
             exporter,
             linger,
         };
+        let ui = process.admin.ui.then(|| Ui::new(control.path().to_owned()));
         daemon.control.spawn(control.serve(handler));
-        daemon.serve_probes(admin, process.admin.address);
+        daemon.serve_probes(admin, process.admin.address, ui);
         Ok(daemon)
     }
 
-    /// Serves probes and metrics, where an address is configured.
-    fn serve_probes(&mut self, admin: Option<AdminServer>, address: Option<std::net::SocketAddr>) {
+    /// Serves probes, metrics and the page, where an address is configured.
+    fn serve_probes(
+        &mut self,
+        admin: Option<AdminServer>,
+        address: Option<std::net::SocketAddr>,
+        ui: Option<Ui>,
+    ) {
         let (readiness, workloads) = (self.readiness.subscribe(), Arc::downgrade(&self.workloads));
         let ready = move || {
             let workloads = workloads.upgrade();
@@ -163,10 +170,10 @@ impl Daemon {
         };
         let telemetry = self.telemetry.clone();
         match (admin, address) {
-            (Some(admin), _) => drop(self.admin.spawn(admin.serve(telemetry, ready))),
+            (Some(admin), _) => drop(self.admin.spawn(admin.serve(telemetry, ready, ui))),
             (None, Some(address)) => {
                 self.admin.spawn(async move {
-                    endpoints::when_free(address).await.serve(telemetry, ready).await;
+                    endpoints::when_free(address).await.serve(telemetry, ready, ui).await;
                 });
             }
             (None, None) => {}

@@ -1,17 +1,22 @@
 //! Probes and scrapes over real connections.
 
+use std::time::Duration;
+
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     sync::watch,
 };
 
-use super::*;
+use super::{
+    serve::{CONNECTION_DEADLINE, HEAD_DEADLINE},
+    *,
+};
 
 async fn start(readiness: watch::Receiver<Readiness>) -> SocketAddr {
     let server = AdminServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = server.address();
-    tokio::spawn(server.serve(Telemetry::new(None), move || *readiness.borrow()));
+    tokio::spawn(server.serve(Telemetry::new(None), move || *readiness.borrow(), None));
     address
 }
 
@@ -87,11 +92,35 @@ async fn a_scrape_that_takes_its_time_keeps_nobody_waiting() {
     });
     let server = AdminServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = server.address();
-    tokio::spawn(server.serve(telemetry, || Readiness::Ready));
+    tokio::spawn(server.serve(telemetry, || Readiness::Ready, None));
     let scrape = tokio::spawn(ask(address, "GET /metrics"));
     for _ in 0..3 {
         assert!(ask(address, "GET /live").await.ends_with("live\n"));
     }
     go_on.send(()).unwrap();
     assert!(scrape.await.unwrap().ends_with("# EOF\n"));
+}
+
+/// The admin address may be open to a pod network; the page is for this machine.
+#[tokio::test]
+async fn the_page_is_there_if_it_is_asked_for() {
+    let (_set, readiness) = watch::channel(Readiness::Ready);
+    assert!(ask(start(readiness).await, "GET /ui/").await.starts_with("HTTP/1.1 404"));
+    let server = AdminServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = server.address();
+    let page = Some(Ui::new("/nonexistent/control.sock".into()));
+    tokio::spawn(server.serve(Telemetry::new(None), || Readiness::Ready, page));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream
+        .write_all(b"GET /ui/ HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains("<title>weir</title>"),
+        "{answer}"
+    );
+    assert!(ask(address, "GET /ui/").await.starts_with("HTTP/1.1 421"));
+    assert!(ask(address, "GET /live").await.ends_with("live\n"));
 }

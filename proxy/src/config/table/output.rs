@@ -12,7 +12,7 @@ use super::super::{
 const OUTPUT: &str = "Output";
 
 /// Each key in one row.
-pub(in super::super) const OUTPUT_SETTINGS: [Setting; 12] = [
+pub(in super::super) const OUTPUT_SETTINGS: [Setting; 13] = [
     Setting {
         keys: &["record.file"],
         kind: Path,
@@ -113,6 +113,13 @@ pub(in super::super) const OUTPUT_SETTINGS: [Setting; 12] = [
         heading: OUTPUT,
         help: "Serve /live, /ready and /metrics at this address, such as 127.0.0.1:4191",
         default: Some("none"),
+        ..Setting::NEW
+    },
+    Setting {
+        keys: &["admin.ui"],
+        kind: Bool,
+        help: "Also serve the page of `weir ui` at the admin address, below /ui/, to clients on this \
+               machine",
         ..Setting::NEW
     },
     Setting {
