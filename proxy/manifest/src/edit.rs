@@ -244,12 +244,14 @@ impl<'a> Editor<'a> {
         on_lines: impl FnOnce(Margin<'_>) -> String,
     ) -> Result<(), ManifestError> {
         let Some(start) = first else {
-            if !self.text[braces.clone()].trim().is_empty() {
+            let inside = &self.text[braces.clone()];
+            if !inside.trim().is_empty() {
                 let problem = "comment within empty braces or brackets; move it";
                 return Err(self.error(key, problem));
             }
-            // One blank at each side says that the braces were there before: see `remove`.
-            self.replace(braces, format!(" {on_one_line} "));
+            // A blank at each side says that the braces were there before: see `remove`.
+            let text = format!("{inside} {on_one_line} ");
+            self.replace(braces, text);
             return Ok(());
         };
         let line = line_start(self.text, start).max(braces.start);

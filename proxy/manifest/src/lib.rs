@@ -4,6 +4,8 @@
 mod edit;
 mod error;
 mod find;
+mod read;
+mod relaxed;
 mod remove;
 mod sidecar;
 mod tree;
@@ -17,7 +19,8 @@ use std::fmt;
 
 use edit::{Change, Editor};
 use find::Object;
-use tree::{Node, Tree};
+use read::read;
+use tree::Node;
 use verify::{Goal, Intent, verify};
 
 /// The annotation that asks for weir.
@@ -204,7 +207,7 @@ fn edit(
         Some(rest) => ("\u{feff}", rest),
         None => ("", text),
     };
-    let tree = Tree::parse(text)?;
+    let tree = read(text)?;
     let anchors = tree.anchors();
     let (mut edits, mut intents, mut report) = (Vec::new(), Vec::new(), Vec::new());
     for (document, Object { kind, name, template }) in find::objects(&tree.documents, &anchors)? {

@@ -2,7 +2,7 @@
 //!
 //! What is empty afterwards goes too: `annotations:`, and the `metadata:` that had nothing else; for
 //! the sidecar `initContainers:` and `volumes:`.
-//! Braces that had been there empty stay: injection marks them with one blank at each side.
+//! Braces that had been there empty stay: injection marks them with a blank at each side.
 
 use std::ops::Range;
 
@@ -48,7 +48,7 @@ pub(super) fn annotations(editor: &mut Editor<'_>) -> Result<bool, ManifestError
     let mut left = vec![(annotations, ours)];
     for (mapping, entry) in [(metadata, annotations_entry), (template, metadata_entry)] {
         let marks = |inner: &Mapping| {
-            inner.braces.as_ref().is_some_and(|braces| marked(editor.text, braces))
+            inner.braces.as_ref().is_some_and(|braces| marked(editor.text, braces).is_some())
         };
         if !empties(&left) || left.last().is_some_and(|(inner, _)| marks(inner)) {
             break;
@@ -63,7 +63,9 @@ pub(super) fn annotations(editor: &mut Editor<'_>) -> Result<bool, ManifestError
     let emptied = empties(&left);
     let Some((mapping, places)) = left.pop() else { return Ok(false) };
     match &mapping.braces {
-        Some(braces) if emptied => editor.replace(braces.clone(), ""),
+        Some(braces) if emptied => {
+            editor.replace(braces.clone(), marked(editor.text, braces).unwrap_or_default());
+        }
         Some(_) => from_braces(editor, mapping, &places)?,
         None => {
             for place in places {
@@ -135,8 +137,9 @@ fn items(
     }
     let brackets = list.brackets(editor.text);
     if places.len() == all.len() {
-        match brackets.filter(|brackets| marked(editor.text, brackets)) {
-            Some(brackets) => editor.replace(brackets, ""),
+        let before = brackets.and_then(|it| marked(editor.text, &it).map(|before| (it, before)));
+        match before {
+            Some((brackets, before)) => editor.replace(brackets, before),
             None if list.anchor != 0 => {
                 let problem = "only weir's addition and an anchor are here; remove the anchor";
                 return Err(editor.error(list, problem));
@@ -203,13 +206,13 @@ fn empties(left: &[(&Mapping, Vec<usize>)]) -> bool {
     left.last().is_some_and(|(mapping, places)| mapping.entries.len() == places.len())
 }
 
-/// One blank at each side within braces or brackets, on one line.
-fn marked(text: &str, braces: &Range<usize>) -> bool {
-    let inside = &text[braces.clone()];
-    inside.starts_with(' ')
-        && inside.ends_with(' ')
-        && inside.trim().len() + 2 == inside.len()
-        && !inside.contains('\n')
+/// What was between braces or brackets before injection put one line there, with a blank at each
+/// side; nothing for braces of other texts.
+fn marked<'t>(text: &'t str, braces: &Range<usize>) -> Option<&'t str> {
+    let inside = text[braces.clone()].strip_suffix(' ')?;
+    let line = inside.trim();
+    let before = inside.strip_suffix(line)?.strip_suffix(' ')?;
+    (!line.contains('\n')).then_some(before)
 }
 
 /// Where the line begins that a key is the first on.

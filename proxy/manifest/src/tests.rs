@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod kubectl;
+
 fn settings() -> Settings {
     Settings {
         known: vec!["skip-inbound-ports", "skip-outbound-ports", "opaque-ports", "fail"],
@@ -51,7 +53,7 @@ fn holds_of(
 }
 
 /// A manifest's value, by another parser than weir's.
-fn read(text: &str) -> Vec<Value> {
+fn values(text: &str) -> Vec<Value> {
     serde_saphyr::from_multiple(text).unwrap_or_else(|error| panic!("{error}:\n{text}"))
 }
 
@@ -179,14 +181,14 @@ proptest! {
         }
         let edited = inject(text.as_bytes(), &settings())
             .map_err(|error| TestCaseError::fail(format!("{error}:\n{text}")))?;
-        prop_assert_eq!(&read(&edited.text), &wanted, "{}\nbecame\n{}", text, edited.text);
+        prop_assert_eq!(&values(&edited.text), &wanted, "{}\nbecame\n{}", text, edited.text);
         let comments = |text: &str| ["# annotations", "# at", "# said"].map(|c| text.matches(c).count());
         prop_assert_eq!(comments(&text), comments(&edited.text));
         holds(text.as_bytes())?;
         if !text.contains("weir.dev") {
             let edited = inject_sidecar(text.as_bytes(), &sidecar())
                 .map_err(|error| TestCaseError::fail(format!("{error}:\n{text}")))?;
-            for value in read(&edited.text) {
+            for value in values(&edited.text) {
                 let of_pods = ["/spec", "/spec/template/spec", "/spec/jobTemplate/spec/template/spec"];
                 let pods: Vec<_> =
                     of_pods.iter().filter_map(|way| value.pointer(way)).filter(|spec| spec.get("containers").is_some()).collect();
@@ -233,7 +235,7 @@ proptest! {
 
 /// `metadata:` or `annotations:` with nothing behind it, which is not told apart from its absence.
 fn empty_value(text: &str) -> bool {
-    read(text).iter().any(|value| {
+    values(text).iter().any(|value| {
         let of_pods = ["", "/spec/template", "/spec/jobTemplate/spec/template"];
         of_pods.iter().filter_map(|way| value.pointer(way)).any(|template| {
             let metadata = template.get("metadata");
@@ -340,13 +342,15 @@ fn a_tag_or_an_anchor_ends_where_a_collection_begins() {
              \"spec\":{mark}{{\n  \"containers\": [{{\"name\": \"b\"}}]\n }}}}\n"
         )
     };
-    for mark in ["!", "! ", "!x ", "&a ", "!<tag:x,[2]> ", "!<tag:x,[2]> &a "] {
+    for mark in ["! ", "!x ", "&a ", "!<tag:x,[2]> ", "!<tag:x,[2]> &a "] {
         let text = text(mark);
         holds(text.as_bytes()).unwrap();
         let edited = inject_sidecar(text.as_bytes(), &sidecar()).unwrap().text;
         assert!(edited.contains(&format!("\"spec\":{mark}{{")), "{edited}");
         assert_eq!(uninject(edited.as_bytes(), &settings()).unwrap().text, text);
     }
+    // As kubectl does.
+    assert!(inject(text("!").as_bytes(), &settings()).is_err());
 }
 
 /// Found by the fuzz target `inject`: the colon was left behind.
@@ -376,7 +380,7 @@ fn an_annotation_in_braces_without_a_value_is_taken_with_its_colon() {
 #[test]
 fn an_edit_that_goes_wrong_is_not_given_out() {
     let before = "kind: Pod\nmetadata:\n  annotations:\n    a: b\nspec: {}\n";
-    let tree = Tree::parse(before).unwrap();
+    let tree = read(before).unwrap();
     let intent = |goal| Intent { document: 0, path: Vec::new(), goal };
     let right = before.replace("    a", "    weir.dev/inject: enabled\n    a");
     let wanted = || [intent(Goal::Annotations(Settings::default().annotations()))];
@@ -402,7 +406,7 @@ fn a_sidecar_that_goes_wrong_is_not_given_out() {
     let before = "kind: Pod\napiVersion: v1\nmetadata:\n  name: p\nspec:\n  volumes:\n  - name: a\n  containers:\n  - name: b\n";
     let right = inject_sidecar(before.as_bytes(), &sidecar()).unwrap().text;
     let intent = |goal| [Intent { document: 0, path: Vec::new(), goal }];
-    let (tree, wanted) = (Tree::parse(before).unwrap(), || intent(Goal::Sidecar(sidecar())));
+    let (tree, wanted) = (read(before).unwrap(), || intent(Goal::Sidecar(sidecar())));
     verify(&tree, &right, &wanted(), &settings().keys()).unwrap();
     for wrong in [
         before.to_owned(),
@@ -419,7 +423,7 @@ fn a_sidecar_that_goes_wrong_is_not_given_out() {
         let error = verify(&tree, &wrong, &wanted(), &settings().keys()).unwrap_err();
         assert!(matches!(error, ManifestError::Internal(_)), "{wrong}");
     }
-    let tree = Tree::parse(&right).unwrap();
+    let tree = read(&right).unwrap();
     verify(&tree, before, &intent(Goal::Nothing), &settings().keys()).unwrap();
     assert!(verify(&tree, &right, &intent(Goal::Nothing), &settings().keys()).is_err());
     assert!(

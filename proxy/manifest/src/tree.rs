@@ -1,20 +1,12 @@
 //! YAML as a tree in which each node knows its bytes. It keeps what an edit and its proof need, and
-//! resolves nothing: aliases and merge keys stay what they are.
+//! resolves nothing: aliases and merge keys stay what they are. [`read`](super::read) makes it.
 
 use std::{
     collections::{HashMap, HashSet},
     ops::Range,
 };
 
-use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span, Tag};
-
-use super::{
-    error::{ManifestError, Position},
-    remove::line_start,
-};
-
-/// Collections within collections; schemas in custom resource definitions have about forty.
-const DEEPEST: usize = 200;
+use super::error::{ManifestError, Position};
 
 /// Aliases of aliases that are followed when something is looked up.
 const ALIAS_HOPS: usize = 16;
@@ -47,7 +39,7 @@ pub(super) struct Mapping {
 }
 
 /// All documents of a text.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Tree {
     pub(super) documents: Vec<Node>,
     /// Anchors that an alias refers to.
@@ -59,43 +51,9 @@ pub(super) struct Tree {
 /// Where each anchor is.
 pub(super) struct Anchors<'a>(HashMap<usize, &'a Node>);
 
-/// A collection that has begun.
-struct Open {
-    node: Node,
-    key: Option<Node>,
-}
-
-struct Builder<'t> {
-    text: &'t str,
-    /// Byte offsets of characters, unless all are ASCII.
-    offsets: Option<Vec<usize>>,
-    stack: Vec<Open>,
-    tree: Tree,
-}
-
 // === impl Tree ===
 
 impl Tree {
-    /// # Errors
-    /// Where the text is no YAML, and where it nests deeper than any manifest.
-    pub(super) fn parse(text: &str) -> Result<Self, ManifestError> {
-        let offsets =
-            (!text.is_ascii()).then(|| text.char_indices().map(|(offset, _)| offset).collect());
-        let tree =
-            Self { documents: Vec::new(), aliased: HashSet::new(), block_ends: HashSet::new() };
-        let mut builder = Builder { text, offsets, stack: Vec::new(), tree };
-        for event in Parser::new_from_str(text) {
-            let (event, span) = event.map_err(|error| {
-                ManifestError::input(
-                    position(error.marker()),
-                    format!("not valid YAML: {}; correct it there or just before", error.info()),
-                )
-            })?;
-            builder.event(event, span)?;
-        }
-        Ok(builder.tree)
-    }
-
     pub(super) fn anchors(&self) -> Anchors<'_> {
         let mut anchors = HashMap::new();
         let mut left: Vec<&Node> = self.documents.iter().collect();
@@ -112,140 +70,6 @@ impl Tree {
             }
         }
         Anchors(anchors)
-    }
-}
-
-// === impl Builder ===
-
-impl Builder<'_> {
-    fn event(&mut self, event: Event<'_>, span: Span) -> Result<(), ManifestError> {
-        match event {
-            Event::Scalar(text, style, anchor, tag) => {
-                let kind = Kind::Scalar {
-                    text: text.into_owned(),
-                    plain: style == ScalarStyle::Plain,
-                    block: matches!(style, ScalarStyle::Literal | ScalarStyle::Folded),
-                };
-                let mut node = self.node(span, anchor, tag.as_deref(), kind);
-                // An empty document has the marker after it as its span.
-                if matches!(&node.kind, Kind::Scalar { text, plain: true, .. } if text.is_empty())
-                    && anchor == 0
-                    && !node.tagged
-                {
-                    node.bytes.end = node.bytes.start;
-                }
-                if matches!(style, ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted) {
-                    let start = self.content(span);
-                    node.bytes.end = start + quoted_end(&self.text[start..node.bytes.end]);
-                }
-                if matches!(node.kind, Kind::Scalar { block: true, .. }) {
-                    // An empty one's span has the next line's indentation.
-                    let end = line_start(self.text, node.bytes.end);
-                    if self.text[end..node.bytes.end].trim().is_empty() {
-                        node.bytes = node.bytes.start.min(end)..end;
-                    }
-                    self.tree.block_ends.insert(node.bytes.end);
-                }
-                self.add(node);
-            }
-            Event::Alias(anchor) => {
-                self.tree.aliased.insert(anchor);
-                let mut node = self.node(span, 0, None, Kind::Alias(anchor));
-                let text = &self.text[node.bytes.clone()];
-                node.bytes.end =
-                    node.bytes.start + text.find(char::is_whitespace).unwrap_or(text.len());
-                self.add(node);
-            }
-            Event::SequenceStart(anchor, tag) => {
-                self.open(span, anchor, tag.as_deref(), Kind::Sequence(Vec::new()))?;
-            }
-            Event::MappingStart(anchor, tag) => {
-                let inside = self.text[..self.offset(span.end)]
-                    .get(self.content(span)..)
-                    .filter(|text| text.starts_with('{'))
-                    .map(|_| self.content(span) + 1);
-                let mapping = Mapping { entries: Vec::new(), braces: inside.map(|at| at..at) };
-                self.open(span, anchor, tag.as_deref(), Kind::Mapping(mapping))?;
-            }
-            Event::SequenceEnd | Event::MappingEnd => self.close(span),
-            Event::Nothing
-            | Event::StreamStart
-            | Event::StreamEnd
-            | Event::DocumentStart(_)
-            | Event::DocumentEnd => {}
-        }
-        Ok(())
-    }
-
-    fn open(
-        &mut self,
-        span: Span,
-        anchor: usize,
-        tag: Option<&Tag>,
-        kind: Kind,
-    ) -> Result<(), ManifestError> {
-        if self.stack.len() == DEEPEST {
-            return Err(ManifestError::input(
-                position(&span.start),
-                format!("collections are nested more than {DEEPEST} deep; this is not a manifest"),
-            ));
-        }
-        let node = self.node(span, anchor, tag, kind);
-        self.stack.push(Open { node, key: None });
-        Ok(())
-    }
-
-    fn close(&mut self, span: Span) {
-        let Some(Open { mut node, .. }) = self.stack.pop() else { return };
-        let mut end = self.offset(span.start);
-        // The span of a collection with a trailing comma is the comma's.
-        if !span.is_empty() && self.text[end..].starts_with(',') {
-            end += 1 + content(&self.text[end + 1..]);
-        }
-        if let Kind::Mapping(Mapping { braces: Some(braces), .. }) = &mut node.kind {
-            braces.end = end;
-        }
-        let closed = !span.is_empty() && self.text[end..].starts_with(['}', ']']);
-        node.bytes.end = end + usize::from(closed);
-        self.add(node);
-    }
-
-    fn add(&mut self, node: Node) {
-        let Some(parent) = self.stack.last_mut() else {
-            return self.tree.documents.push(node);
-        };
-        match &mut parent.node.kind {
-            Kind::Sequence(items) => items.push(node),
-            Kind::Mapping(mapping) => match parent.key.take() {
-                Some(key) => mapping.entries.push((key, node)),
-                None => parent.key = Some(node),
-            },
-            Kind::Scalar { .. } | Kind::Alias(_) => {}
-        }
-    }
-
-    fn node(&self, span: Span, anchor: usize, tag: Option<&Tag>, kind: Kind) -> Node {
-        Node {
-            bytes: self.offset(span.start)..self.offset(span.end),
-            at: position(&span.start),
-            anchor,
-            tagged: tag.is_some(),
-            kind,
-        }
-    }
-
-    /// The byte at which the content of a node begins.
-    fn content(&self, span: Span) -> usize {
-        let start = self.offset(span.start);
-        start + content(&self.text[start..self.offset(span.end)])
-    }
-
-    fn offset(&self, marker: Marker) -> usize {
-        let offset = match &self.offsets {
-            Some(offsets) => offsets.get(marker.index()).copied(),
-            None => Some(marker.index()),
-        };
-        offset.unwrap_or(self.text.len()).min(self.text.len())
     }
 }
 
@@ -411,27 +235,4 @@ pub(super) fn content(node: &str) -> usize {
         rest = rest[skipped..].trim_start();
     }
     node.len() - rest.len()
-}
-
-/// Where a quoted scalar ends that begins the text. The parser's span goes on to the next token, and
-/// has comments in it.
-fn quoted_end(text: &str) -> usize {
-    let mut characters = text.char_indices();
-    let Some((_, quote)) = characters.next() else { return 0 };
-    while let Some((at, c)) = characters.next() {
-        let escape = match quote {
-            '"' => c == '\\',
-            _ => text[at..].starts_with("''"),
-        };
-        if escape {
-            characters.next();
-        } else if c == quote {
-            return at + 1;
-        }
-    }
-    text.len()
-}
-
-fn position(marker: &Marker) -> Position {
-    Position { line: marker.line(), column: marker.col() + 1 }
 }

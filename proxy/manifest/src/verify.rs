@@ -4,6 +4,7 @@
 use super::{
     BY_SIDECAR, INJECT, SIDECAR,
     error::ManifestError,
+    read::read,
     sidecar::{LISTS, MODE, Sidecar, VOLUMES, volumes},
     tree::{Kind, Node, Tree},
     write::Item,
@@ -46,7 +47,7 @@ pub(super) fn verify(
     keys: &[String],
 ) -> Result<(), ManifestError> {
     let internal = |what: String| ManifestError::Internal(what);
-    let after = Tree::parse(after).map_err(|error| internal(error.to_string()))?;
+    let after = read(after).map_err(|error| internal(error.to_string()))?;
     let mut before: Vec<Value> = before.documents.iter().map(Value::of).collect();
     let mut after: Vec<Value> = after.documents.iter().map(Value::of).collect();
     for intent in intents {
