@@ -10,8 +10,10 @@
 //! | `filter.rs` | what a rule changes of a request, and redirects |
 //! | `weights.rs` | which of several backends |
 //! | `check.rs` | rules that cannot be |
+//! | `duration.rs` | durations as the Gateway API writes them |
 
 mod check;
+mod duration;
 mod filter;
 mod matches;
 mod model;
@@ -22,6 +24,7 @@ mod tests;
 mod weights;
 
 pub use self::{
+    duration::parse_duration,
     filter::{Filters, PathChange, Redirect, Rewrite, check_field, edits},
     matches::{GrpcMatch, Match, PathMatch, Pattern, TextMatch},
     model::{Backend, Parent, Route, RouteId, RouteKind, Rule},

@@ -33,7 +33,9 @@ pub use self::{
     known::{Known, Services},
     policy::Policy,
     report::{EndpointReport, LastReport, ServiceReport, ServicesReport, SourceReport},
-    route_report::{BackendReport, RequestReport, RouteReport, RoutesReport, RuleReport},
+    route_report::{
+        BackendReport, RequestReport, RouteReport, RoutesReport, RuleReport, TimeoutsReport,
+    },
     selection::Place,
     spec::{Address, Conditions, Delta, Kind, Origin, PortSpec, ServiceSpec, SlicePort, SliceSpec},
     spread::Spread,

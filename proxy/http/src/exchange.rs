@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::{RouteName, TraceParent};
+use crate::{Limit, RouteName, TraceParent};
 
 /// One of a connection's two peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,6 +76,8 @@ pub enum ExchangeEnd {
     Untracked,
     /// weir dropped the connection, for example because a drain ran out of time.
     Cancelled,
+    /// A time limit of its route has passed within the response. Before that it is [`Self::Answered`].
+    TimedOut,
 }
 
 /// From here on, bytes were forwarded without being read.
@@ -124,6 +126,8 @@ pub trait ExchangeSink {
     /// A request that was sent once more is over, with a response or without. Called before
     /// [`ExchangeSink::exchange`].
     fn repeated(&self, _why: Repeat, _is_answered: bool) {}
+    /// A time limit of a request has passed.
+    fn timed_out(&self, _limit: Limit) {}
     /// The messages of the connection are not followed any more. Called at most once for each.
     fn downgraded(&self, untracked: Untracked);
     /// When the bytes passed that are being read, where that is not now.

@@ -22,8 +22,8 @@ pub use self::exchange::{
     Exchange, ExchangeEnd, ExchangeSink, Repeat, RequestInfo, Side, Untracked,
 };
 pub use self::routing::{
-    FieldEdit, OwnAnswer, RequestEdits, RequestView, RouteName, RouteTo, Routed, edit_request,
-    edit_response, head_length,
+    Deadlines, FieldEdit, Limit, OwnAnswer, Plan, RequestEdits, RequestView, RouteName, RouteTo,
+    Routed, TIMEOUT, TimeLimits, edit_request, edit_response, head_length,
 };
 pub use self::trace::TraceParent;
 pub use self::tracker::{Tracker, is_grpc};

@@ -3,6 +3,8 @@
 //! and what is changed of it ([`Routed`]).
 
 mod edit;
+mod limits;
+mod plan;
 mod view;
 
 use std::fmt;
@@ -10,6 +12,8 @@ use std::sync::Arc;
 
 pub(crate) use self::edit::edit_list;
 pub use self::edit::{FieldEdit, RequestEdits, edit_request, edit_response, head_length};
+pub use self::limits::{Deadlines, Limit, TimeLimits};
+pub use self::plan::{Plan, TIMEOUT};
 pub use self::view::RequestView;
 use crate::Endpoints;
 
@@ -49,6 +53,8 @@ pub struct RouteTo<L> {
     pub request: RequestEdits,
     /// What is changed of the head of the response.
     pub response: Arc<[FieldEdit]>,
+    /// Its limits, if the rule has any.
+    pub plan: Option<Box<Plan>>,
 }
 
 /// An answer of weir's own, in the place of an endpoint.

@@ -1,6 +1,6 @@
 //! `weir routes`: the routes that a running weir knows, and what of them is in force.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
 use super::{
     Exit,
@@ -10,7 +10,10 @@ use super::{
 };
 use crate::{
     admin::protocol::GetRoutes,
-    service::{BackendReport, RequestReport, RouteReport, RoutesReport, RuleReport},
+    service::{
+        BackendReport, RequestReport, RouteReport, RoutesReport, RuleReport, TimeoutsReport,
+    },
+    units::human_duration,
 };
 
 #[derive(Debug, clap::Args)]
@@ -69,6 +72,18 @@ fn route(report: &RouteReport) -> String {
 fn rule(out: &mut String, rule: &RuleReport) {
     put(out, &format!("  rule {}: {}", rule.rule, rule.matches.join(" or ")));
     rule.filters.iter().for_each(|it| put(out, &format!("    {it}")));
+    let TimeoutsReport { request, backend, idle } = rule.timeouts;
+    let limits = [("request", request), ("backend", backend), ("idle", idle)];
+    let limits: Vec<_> = limits
+        .into_iter()
+        .filter_map(|(name, seconds)| {
+            let limit = Duration::try_from_secs_f64(seconds?).unwrap_or(Duration::MAX);
+            Some(format!("{name} {}", human_duration(limit)))
+        })
+        .collect();
+    if !limits.is_empty() {
+        put(out, &format!("    time limits: {}", limits.join(", ")));
+    }
     for BackendReport { service, port, weight, share, endpoints } in &rule.backends {
         let port = port.map(|port| format!(":{port}")).unwrap_or_default();
         let share = share * 100.0;

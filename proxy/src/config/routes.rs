@@ -1,5 +1,7 @@
 //! Routes without a cluster: `[[route]]`.
 
+mod policy;
+
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{
@@ -8,6 +10,7 @@ use serde::{
 };
 use weir_http::FieldEdit;
 
+use self::policy::Timeouts;
 use super::list::Listed;
 use crate::route::{
     Backend, Filters, GrpcMatch, Match, Parent, PathChange, PathMatch, Pattern, Redirect, Rewrite,
@@ -63,6 +66,8 @@ struct RuleConfig {
     redirect: Option<RedirectConfig>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rewrite: Option<RewriteConfig>,
+    #[serde(default, skip_serializing_if = "Timeouts::is_empty")]
+    timeouts: Timeouts,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -272,6 +277,7 @@ impl RuleConfig {
                 rewrite: rewrite.transpose()?,
             },
             backends: backends.collect(),
+            limits: self.timeouts.limits()?,
         };
         if rule.backends.is_empty() && rule.filters.redirect.is_none() {
             return Err("it leads nowhere; write backends or redirect".to_owned());
@@ -393,6 +399,10 @@ const fn found() -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use weir_http::TimeLimits;
+
     use crate::config::tests::load;
 
     const SHOP: &str = r#"
@@ -404,6 +414,7 @@ match = [{ path = "/v2", headers = { version = { regex = "two|2" } }, method = "
 backends = [{ service = "shop/checkout-v2", weight = 90 }, { service = "shop/checkout" }]
 request_headers = { set = { x-new = "1" }, remove = ["x-old"] }
 rewrite = { hostname = "v2.test", prefix = "/" }
+timeouts = { request = "10s", backend = "2s", idle = "0s" }
 [[route.rule]]
 redirect = { scheme = "https", status = 301 }
 [[route]]
@@ -422,6 +433,12 @@ backends = [{ service = "shop/cart" }]
         assert_eq!(rule.matches[0].to_string(), "GET /v2/*, version ~ two|2");
         assert_eq!((rule.backends[0].weight, rule.backends[1].weight), (90, 1));
         assert_eq!(checkout.route().parents[0].port, Some(80));
+        let limits = TimeLimits {
+            request: Some(Duration::from_secs(10)),
+            backend: Some(Duration::from_secs(2)),
+            idle: None,
+        };
+        assert_eq!(rule.limits, limits);
         assert_eq!(cart.route().id.to_string(), "GRPCRoute shop/cart");
         assert_eq!(load(&config.to_toml()).unwrap(), config);
     }
@@ -437,6 +454,13 @@ backends = [{ service = "shop/cart" }]
                 "route \"shop/checkout:80\": rule 0 (new): \"two|(2\" is no regular",
             ),
             ("/v2", "v2", "rule 0 (new): the path \"v2\" does not begin with a slash"),
+            (
+                "backend = \"2s\"",
+                "backends = \"2s\"",
+                "line 10, column 31: unknown field `backends`",
+            ),
+            ("\"10s\"", "\"10\"", "rule 0 (new): timeouts.request: \"10\" is not a duration"),
+            ("\"10s\"", "\"1s\"", "rule 0 (new): a backend may take longer than the whole request"),
             ("status = 301", "status = 300", "rule 1: 300 is no redirect"),
             ("x-old", "Connection", "Connection belongs to the connection"),
             ("checkout:80", "checkout:http", "the parent \"shop/checkout:http\" has no port"),
@@ -451,7 +475,7 @@ backends = [{ service = "shop/cart" }]
                 "parent = \"shop/cart\"\nkind = \"grpc\"\n",
                 "parent = \"shop/checkout:80\"\n[[route.rule]]\nredirect = { status = 301 }\n[[route]]\n\
                  parent = \"shop/cart\"\nkind = \"grpc\"\n",
-                "line 12, column 1: route \"shop/checkout:80\" is there twice",
+                "line 13, column 1: route \"shop/checkout:80\" is there twice",
             ),
         ] {
             let error = load(&SHOP.replace(from, to)).unwrap_err();

@@ -71,6 +71,7 @@ impl Context {
             Served::Over(End::ClientReset) => CloseReason::ClientReset,
             Served::Over(End::UpstreamReset) => CloseReason::UpstreamReset,
             Served::Over(End::Unreachable(errno)) => CloseReason::ConnectFailed(errno),
+            Served::Over(End::TimedOut) => CloseReason::Http(weir_http::TIMEOUT.to_owned()),
         }
     }
 

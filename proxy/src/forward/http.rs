@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 pub use weir_http::h1::{HeadLimits, Unpoolable};
 pub(crate) use weir_http::{ERROR_HEADER, GRPC_UNAVAILABLE, RequestInfo, is_grpc};
-pub use weir_http::{Exchange, ExchangeEnd, Side, TraceParent, Untracked};
+pub use weir_http::{Exchange, ExchangeEnd, Limit, Side, TraceParent, Untracked};
 
 pub(crate) use self::answer::bad_gateway;
 use super::retries::{Repeat, Retry, RetryOutcome};
@@ -40,6 +40,8 @@ pub trait ExchangeSink: Send + Sync + 'static {
     fn unpoolable(&self, _reason: Unpoolable) {}
     /// A request was to be sent once more.
     fn retried(&self, _retry: Retry) {}
+    /// A time limit of a request has passed.
+    fn timed_out(&self, _limit: Limit) {}
     /// The share that memory for what the peers have sent is charged to.
     fn share(&self) -> Option<Share> {
         None
@@ -208,6 +210,10 @@ impl weir_http::ExchangeSink for dyn ExchangeSink {
     fn repeated(&self, why: Repeat, is_answered: bool) {
         let outcome = if is_answered { RetryOutcome::Success } else { RetryOutcome::Failure };
         self.retried(Retry { why, outcome });
+    }
+
+    fn timed_out(&self, limit: Limit) {
+        ExchangeSink::timed_out(self, limit);
     }
 
     fn downgraded(&self, untracked: Untracked) {

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::http::{
-    Exchange, ExchangeSink, HttpContext, HttpEnd, HttpLimits, HttpVersion, Side, Unpoolable,
+    Exchange, ExchangeSink, HttpContext, HttpEnd, HttpLimits, HttpVersion, Limit, Side, Unpoolable,
     Untracked, serve,
 };
 use super::retries::Retry;
@@ -28,6 +28,7 @@ pub(super) struct Recorder {
     downgrades: Mutex<Vec<Untracked>>,
     unpoolable: Mutex<Vec<Unpoolable>>,
     retries: Mutex<Vec<Retry>>,
+    timeouts: Mutex<Vec<Limit>>,
     changed: Notify,
 }
 
@@ -65,6 +66,10 @@ impl ExchangeSink for Recorder {
         self.retries.lock().unwrap().push(retry);
     }
 
+    fn timed_out(&self, limit: Limit) {
+        self.timeouts.lock().unwrap().push(limit);
+    }
+
     fn share(&self) -> Option<Share> {
         self.share.clone()
     }
@@ -97,6 +102,11 @@ impl Recorder {
     /// What the engine said of requests that it was to send once more.
     pub(super) fn retries(&self) -> Vec<Retry> {
         self.retries.lock().unwrap().clone()
+    }
+
+    /// The time limits that have passed.
+    pub(super) fn timeouts(&self) -> Vec<Limit> {
+        self.timeouts.lock().unwrap().clone()
     }
 
     /// The exchanges reported so far.
@@ -239,4 +249,23 @@ pub(super) async fn until_reset(stream: &mut TcpStream) -> Vec<u8> {
     let error = within(stream.read_to_end(&mut seen)).await.expect_err("an orderly end");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     seen
+}
+
+/// Stops a paused clock altogether, until a test has waited for too long. By itself the runtime moves it
+/// whenever it has nothing to do, also while bytes are on their way through a socket.
+pub(super) fn hold_clock() {
+    tokio::spawn(async {
+        let start = std::time::Instant::now();
+        while start.elapsed() < PATIENCE {
+            tokio::task::yield_now().await;
+        }
+    });
+}
+
+/// Time passes, and what it has woken runs.
+pub(super) async fn pass(time: Duration) {
+    tokio::time::advance(time).await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
 }

@@ -13,6 +13,7 @@
 //! | `acquire.rs` | how a request gets an upstream connection |
 //! | `routed.rs` | requests that are routed by their heads |
 //! | `retry.rs` | whether a request may be sent once more |
+//! | `limits.rs` | how long a request may take |
 //! | `idle.rs`, `member.rs` | upstream connections, and those that are idle |
 //! | `upload.rs` | what the client has sent |
 //! | `report.rs` | where each exchange was |
@@ -21,6 +22,7 @@ mod acquire;
 mod client;
 mod exchange;
 mod idle;
+mod limits;
 mod member;
 mod report;
 mod retry;
@@ -75,6 +77,8 @@ pub(crate) enum End {
     UpstreamReset,
     /// No upstream could be reached; an `errno`.
     Unreachable(i32),
+    /// A time limit of a request has passed.
+    TimedOut,
 }
 
 /// A client's connection and its upstream connection.

@@ -3,12 +3,14 @@
 //!
 //! Each connection has a task. What one reads may be for several others: they are woken, and write when
 //! it is their turn, so that what all clients have said in one round of the event loop leaves in one
-//! write for each endpoint. All of a relay is on one thread: its lock is never waited for.
+//! write for each endpoint. All of a relay is on one thread: its lock is never waited for. One more
+//! task keeps the time limits of all streams, while there are any.
 
 mod client;
 mod io;
 #[cfg(test)]
 mod tests;
+mod timer;
 mod upstream;
 
 use std::{
@@ -20,6 +22,7 @@ use std::{
 use weir_http::h2::relay::{self as core, Dial, End, Limits, PeerId, Violation};
 
 pub(crate) use self::client::Client;
+use self::timer::Timer;
 use super::{
     http::{ExchangeEnd, ExchangeSink},
     requests::{Connect, Connected, Requests},
@@ -49,6 +52,7 @@ type Core = core::Relay<dyn ExchangeSink, Arc<dyn Requests>>;
 struct State {
     core: Core,
     wakers: HashMap<PeerId, Waker>,
+    timer: Timer,
     marked: Vec<PeerId>,
     charge: Charge,
     /// Bytes read since memory was charged.
@@ -66,8 +70,9 @@ impl Relay {
         (drain, abort): (Stop, Stop),
     ) -> Arc<Self> {
         let state = Mutex::new(State {
-            core: core::Relay::new(Arc::clone(&requests), limits),
+            core: core::Relay::new(Arc::clone(&requests), limits).with_clock(timer::now),
             wakers: HashMap::new(),
+            timer: Timer::default(),
             marked: Vec::new(),
             charge: Charge::to(Some(share)),
             uncharged: 0,
@@ -97,7 +102,11 @@ impl Relay {
         let result = act(&mut state);
         state.wake(me);
         let dials = state.core.take_dials();
+        let is_sooner = state.core.take_sooner();
         drop(state);
+        if is_sooner {
+            self.keep_time();
+        }
         for dial in dials {
             self.dial(dial);
         }

@@ -129,6 +129,7 @@ fn error_type(request: &FinishedRequest, is_client: bool) -> Option<String> {
         ExchangeEnd::UpstreamReset(code) => (code != Some(0)).then_some("upstream_reset"),
         ExchangeEnd::UpstreamClosed => Some("upstream_closed"),
         ExchangeEnd::Cancelled => Some("cancelled"),
+        ExchangeEnd::TimedOut => Some(weir_http::TIMEOUT),
         ExchangeEnd::Complete | ExchangeEnd::Tunnel | ExchangeEnd::Untracked => None,
     };
     if let Some(end) = end {

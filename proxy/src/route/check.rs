@@ -1,5 +1,9 @@
 //! Rules that cannot be, whatever source has told of them.
 
+use std::time::Duration;
+
+use weir_http::TimeLimits;
+
 use super::{Filters, PathChange, PathMatch, Rule, check_field};
 
 /// The largest weight (`BackendRef.weight` of the Gateway API).
@@ -27,6 +31,17 @@ impl Rule {
         self.filters.check(all_prefixes)?;
         if self.filters.redirect.is_some() && !self.backends.is_empty() {
             return Err("a redirect goes to no backend; remove one of them".to_owned());
+        }
+        let TimeLimits { request, backend, idle } = self.limits;
+        if request.is_some_and(|it| backend.is_some_and(|backend| backend > it)) {
+            return Err(
+                "a backend may take longer than the whole request; give it a shorter time, or the \
+                        request a longer one"
+                    .to_owned(),
+            );
+        }
+        if [request, backend, idle].contains(&Some(Duration::ZERO)) {
+            return Err("a time limit of zero would end all requests; leave it out".to_owned());
         }
         for backend in &self.backends {
             if backend.weight > MOST_WEIGHT {

@@ -5,6 +5,8 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
+use weir_http::TimeLimits;
+
 use super::{Filters, Match};
 
 /// Which requests a route is about.
@@ -62,6 +64,8 @@ pub struct Rule {
     pub filters: Filters,
     /// Where they go.
     pub backends: Vec<Backend>,
+    /// How long they may take.
+    pub limits: TimeLimits,
 }
 
 /// A service that requests go to.

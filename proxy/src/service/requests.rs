@@ -4,7 +4,7 @@
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use fastrand::Rng;
-use weir_http::{Choice, Lease, RequestView, RouteTo, Routed};
+use weir_http::{Choice, Lease, Plan, RequestView, RouteTo, Routed};
 
 use super::{
     Endpoints, Origin, Services, Target, ToEndpoints,
@@ -129,7 +129,8 @@ impl weir_http::Endpoints for ToEndpoint {
                 let name = Arc::clone(&backend.name);
                 let services = Arc::clone(&self.of.services);
                 let endpoints = Arc::new(ToBackend::new(services, target, self.destination));
-                Routed::To(Box::new(RouteTo { name, endpoints, request, response }))
+                let plan = backend.limits.map(|limits| Box::new(Plan::new(limits)));
+                Routed::To(Box::new(RouteTo { name, endpoints, request, response, plan }))
             }
         })
     }

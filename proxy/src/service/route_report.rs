@@ -1,9 +1,9 @@
 //! What is in force of routes, for people and programs.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use weir_http::{FieldEdit, RequestView};
+use weir_http::{FieldEdit, RequestView, TimeLimits};
 
 use super::{
     Services, SourceReport,
@@ -53,8 +53,25 @@ pub struct RuleReport {
     pub matches: Vec<String>,
     /// What it changes.
     pub filters: Vec<String>,
+    /// How long a request may take.
+    #[serde(default)]
+    pub timeouts: TimeoutsReport,
     /// Where requests go.
     pub backends: Vec<BackendReport>,
+}
+
+/// The time limits of a rule, in seconds. What is absent has none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TimeoutsReport {
+    /// Of a request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<f64>,
+    /// Of a request at one endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<f64>,
+    /// Without a byte.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<f64>,
 }
 
 /// A backend of a rule.
@@ -144,6 +161,15 @@ impl Services {
     }
 }
 
+// === impl TimeoutsReport ===
+
+impl From<TimeLimits> for TimeoutsReport {
+    fn from(TimeLimits { request, backend, idle }: TimeLimits) -> Self {
+        let seconds = |it: Option<Duration>| it.map(|it| it.as_secs_f64());
+        Self { request: seconds(request), backend: seconds(backend), idle: seconds(idle) }
+    }
+}
+
 // === helpers ===
 
 fn report_of(
@@ -190,6 +216,7 @@ fn rule_report(services: &Services, in_force: &InForce, is_ipv6: bool) -> RuleRe
         rule: rule.label(in_force.place).to_string(),
         matches: rule.alternatives().iter().map(ToString::to_string).collect(),
         filters: filters(&rule.filters),
+        timeouts: TimeoutsReport::from(rule.limits),
         backends: backends.collect(),
     }
 }

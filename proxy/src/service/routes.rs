@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use weir_http::{FieldEdit, OwnAnswer, REDIRECT, RequestEdits, RequestView, RouteName};
+use weir_http::{FieldEdit, OwnAnswer, REDIRECT, RequestEdits, RequestView, RouteName, TimeLimits};
 
 use super::{Origin, Problem, Target, error::Fault};
 use crate::route::{Backend, Filters, Match, Route, RouteId, Rule, Table, Weights};
@@ -63,6 +63,8 @@ pub(super) struct Linked {
     targets: [Option<Arc<Target>>; 2],
     request: Arc<[FieldEdit]>,
     response: Arc<[FieldEdit]>,
+    /// `None` where there are none.
+    pub(super) limits: Option<TimeLimits>,
 }
 
 /// What becomes of a request.
@@ -237,7 +239,8 @@ impl InForce {
                 of(&rule.filters).iter().chain(of(&backend.filters)).cloned().collect()
             };
             let (request, response) = (joined(|it| &it.request), joined(|it| &it.response));
-            Linked { name: named, targets, request, response }
+            let limits = Some(rule.limits).filter(|it| !it.is_none());
+            Linked { name: named, targets, request, response, limits }
         };
         Self {
             route: Arc::clone(route),

@@ -40,7 +40,7 @@ impl Class {
     /// `None` where there was no response to judge: the client left before one.
     pub(super) fn of(exchange: &Exchange) -> Option<Self> {
         match exchange.end {
-            ExchangeEnd::UpstreamClosed => return Some(Self::Failure),
+            ExchangeEnd::UpstreamClosed | ExchangeEnd::TimedOut => return Some(Self::Failure),
             // Of weir's own answers a redirect is none, and a path without a rule is the client's fault.
             ExchangeEnd::Answered(_) if exchange.status.is_none() => return Some(Self::Failure),
             ExchangeEnd::UpstreamReset(code) if code != Some(H2_NO_ERROR) => {
@@ -110,6 +110,8 @@ mod tests {
             (Some(200), None, UpstreamReset(Some(0)), Some(Success)),
             (Some(502), None, Answered("connect"), Some(Failure)),
             (Some(302), None, Answered("redirect"), Some(Success)),
+            (Some(504), None, Answered("timeout"), Some(Failure)),
+            (Some(200), None, ExchangeEnd::TimedOut, Some(Failure)),
             (Some(404), None, Answered("no-route"), Some(Success)),
             (Some(200), Some(12), Answered("no-route"), Some(Success)),
             (None, None, Answered("connect"), Some(Failure)),

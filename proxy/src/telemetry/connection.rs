@@ -20,7 +20,7 @@ use crate::{
     detect::TlsInfo,
     forward::{
         ByteCounters,
-        http::{Exchange, ExchangeSink, Unpoolable, Untracked},
+        http::{Exchange, ExchangeSink, Limit, Unpoolable, Untracked},
         retries::Retry,
         tcp::UpstreamClosing,
     },
@@ -222,6 +222,10 @@ impl ExchangeSink for Live {
 
     fn retried(&self, retry: Retry) {
         self.tell(Event::Retried(retry));
+    }
+
+    fn timed_out(&self, limit: Limit) {
+        self.tell(Event::TimedOut(limit));
     }
 
     fn request_started(&self) {

@@ -15,7 +15,7 @@ use crate::{
     detect::TlsInfo,
     forward::{
         ByteCounters,
-        http::{Exchange, Unpoolable, Untracked},
+        http::{Exchange, Limit, Unpoolable, Untracked},
         retries::Retry,
     },
 };
@@ -81,6 +81,8 @@ pub(super) enum Event<'a> {
     Unpoolable(Unpoolable),
     /// A request was to be sent once more.
     Retried(Retry),
+    /// A time limit of a request has passed.
+    TimedOut(Limit),
     /// The connection is over.
     Closed(&'a CloseReason),
 }

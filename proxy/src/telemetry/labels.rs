@@ -124,6 +124,14 @@ pub(super) struct RetryLabels {
     pub(super) outcome: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct TimeoutLabels {
+    pub(super) direction: &'static str,
+    #[prometheus(flatten)]
+    pub(super) of: Of,
+    pub(super) limit: &'static str,
+}
+
 /// What an exemplar says: not a label, so that a trace makes no series.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ExemplarLabels {
@@ -232,5 +240,6 @@ of_workload!(
     ConnectionLabels,
     DowngradeLabels,
     UnpoolableLabels,
-    RetryLabels
+    RetryLabels,
+    TimeoutLabels
 );

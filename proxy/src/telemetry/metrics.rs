@@ -28,7 +28,7 @@ use super::{
     close::errno_name,
     labels::{
         Base, CloseLabels, ConnectionLabels, DetectLabels, DowngradeLabels, ErrnoLabels,
-        ExemplarLabels, LatencyLabels, Of, PeerLabels, ResponseLabels, RetryLabels,
+        ExemplarLabels, LatencyLabels, Of, PeerLabels, ResponseLabels, RetryLabels, TimeoutLabels,
         UnpoolableLabels, WorkloadLabels,
     },
     process::ProcessCollector,
@@ -78,6 +78,7 @@ struct Families {
     downgrade: Series<DowngradeLabels, Counter>,
     unpoolable: Series<UnpoolableLabels, Counter>,
     retries: Series<RetryLabels, Counter>,
+    timeouts: Series<TimeoutLabels, Counter>,
     accept_dead: Series<WorkloadLabels, Counter>,
     accept_errors: Family<ErrnoLabels, Counter>,
     accept_shed: Counter,
@@ -231,6 +232,7 @@ impl Families {
             downgrade: Series::default(),
             unpoolable: Series::default(),
             retries: Series::default(),
+            timeouts: Series::default(),
             accept_dead: Series::default(),
             accept_errors: Family::default(),
             accept_shed: Counter::default(),
@@ -273,6 +275,7 @@ impl Families {
                 unpoolable;
             "weir_retries",
                 "Requests sent to an upstream once more, by level of safety and outcome", retries;
+            "weir_timeouts", "Time limits of routes that requests have exceeded, by limit", timeouts;
             "weir_accept_dead",
                 "Connections reset by the client before weir accepted them: closed without a dial",
                 accept_dead;
@@ -312,6 +315,7 @@ impl Families {
             downgrade,
             unpoolable,
             retries,
+            timeouts,
             accept_dead,
             accept_errors: _,
             accept_shed: _,
@@ -335,6 +339,7 @@ impl Families {
         downgrade.forget(workload);
         unpoolable.forget(workload);
         retries.forget(workload);
+        timeouts.forget(workload);
         accept_dead.forget(workload);
     }
 }

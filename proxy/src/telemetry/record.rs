@@ -278,6 +278,7 @@ impl RequestRecord {
             ExchangeEnd::Tunnel => ("tunnel", None, None),
             ExchangeEnd::Untracked => ("untracked", None, None),
             ExchangeEnd::Cancelled => ("cancelled", None, None),
+            ExchangeEnd::TimedOut => ("timed_out", None, Some(weir_http::TIMEOUT.into())),
         };
         let trace = exchange.trace.as_deref();
         Self {

@@ -258,7 +258,8 @@ impl Sink for Stats {
             Event::Moved { sent: 0, received: 0 }
             | Event::Untracked(_)
             | Event::Unpoolable(_)
-            | Event::Retried(_) => {}
+            | Event::Retried(_)
+            | Event::TimedOut(_) => {}
             Event::Connected | Event::Detected(_) => _ = self.own(connection, rows),
             Event::Moved { sent, received } => self.own(connection, rows).moved(sent, received),
             Event::RequestStarted => self.own(connection, rows).request(),

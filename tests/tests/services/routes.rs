@@ -9,6 +9,7 @@ use weir_tests::{
     Lab,
     cgroup::Cgroup,
     fixture,
+    metrics::{self, Metrics},
     process::{Process, run, wait_until},
     record::Records,
     site::PATIENCE,
@@ -184,7 +185,8 @@ impl Place {
         let servers = servers(&lab, script)?;
         let cgroup = Cgroup::new("routes")?;
         let run = Run::new(&lab.client, lab.dir()).workload("client", &cgroup, None);
-        let daemon = run.flags(&["--detect-timeout", "1h"]).flags(&flags(&lab)?).start()?;
+        let run = run.flags(&["--detect-timeout", "1h"]).flags(&metrics::FLAGS);
+        let daemon = run.flags(&flags(&lab)?).start()?;
         Ok(Self { daemon, _servers: servers, cgroup, lab })
     }
 
@@ -268,6 +270,17 @@ fn each_request_follows_the_rule_that_it_matches() -> Result<()> {
         ensure!(
             redirected.text("end") == "answered" && redirected.text("classification") == "success"
         );
+        let late = requests.iter().find(|it| it.text("path") == "/limit/backend");
+        let late = late.context("no record of the late request")?;
+        let of = |field: &str| late.text(field);
+        ensure!(of("end") == "answered" && of("weir_error") == "timeout", "{late:?}");
+        ensure!(of("classification") == "failure", "{late:?}");
+        ensure!(of("endpoint") == format!("{}:{PORT}", address(1)), "{late:?}");
+        let metrics = Metrics::scrape(&place.lab.client)?;
+        for limit in ["request", "backend"] {
+            let count = metrics.sum("weir_timeouts_total", &[&format!("limit=\"{limit}\"")]);
+            ensure!((0.5..1.5).contains(&count), "{limit}: {count}");
+        }
     }
     Ok(())
 }
@@ -383,6 +396,7 @@ fn routes_and_what_becomes_of_a_request_can_be_asked() -> Result<()> {
         "    -> default/empty:8080 weight 1 (100.0%), no endpoints: 503\n",
         "    -> default/echo-v1:8080 weight 70 (70.0%), 1 endpoint\n",
         "    rewrite: host one.example.org, prefix /one\n",
+        "    time limits: request 1h00m, backend 500ms\n",
     ] {
         ensure!(said.contains(line), "{line}: {said}");
     }
@@ -396,6 +410,8 @@ fn routes_and_what_becomes_of_a_request_can_be_asked() -> Result<()> {
     for line in ["by /*, version = two", "  rule 1: ", "-> default/echo-v2:8080"] {
         ensure!(said.contains(line), "{line}: {said}");
     }
+    let said = explain("GET /limit/request")?;
+    ensure!(said.contains("        time limits: request 500ms\n"), "{said}");
     let said = explain("GET /redirect/301")?;
     ensure!(said.contains("weir answers with 301 to http://"), "{said}");
     Ok(())

@@ -89,6 +89,11 @@ pub(crate) const CASES: &[Case] = &[
     case("GET /nobackend", 500, "", &["response x-weir-error=unknown-backend"]),
     case("GET /noendpoint", 503, "", &["response x-weir-error=no-endpoint"]),
     case("GET /zero", 500, "", &["response x-weir-error=no-backend"]),
+    // Time limits. A server that is late answers after an hour.
+    case("GET /limit/request?delay=3600", 504, "", &["response x-weir-error=timeout"]),
+    case("GET /limit/backend?delay=3600", 504, "", &["response x-weir-error=timeout"]),
+    case("GET /limit/none?delay=0.1", 200, "echo-v1", &[]),
+    case("GET /limit/long?delay=0.1", 200, "echo-v1", &[]),
 ];
 
 /// As both doors have it: match, what else is in the rule (TOML and YAML), and the backends.
@@ -169,6 +174,30 @@ pub(crate) const RULES: &[RuleText] = &[
     rule(&["path=/noendpoint"], &[("empty", 1)]),
     rule(&["path=/zero"], &[("echo-v1", 0)]),
     rule(&["path=/weights"], &[("echo-v1", 70), ("echo-v2", 30)]),
+    RuleText {
+        matches: &["path=/limit/request"],
+        toml: "timeouts = { request = \"500ms\" }",
+        yaml: "timeouts: {request: 500ms}",
+        backends: ONE,
+    },
+    RuleText {
+        matches: &["path=/limit/backend"],
+        toml: "timeouts = { request = \"1h\", backend = \"500ms\" }",
+        yaml: "timeouts: {request: 1h, backendRequest: 500ms}",
+        backends: ONE,
+    },
+    RuleText {
+        matches: &["path=/limit/none"],
+        toml: "timeouts = { request = \"0s\", backend = \"0s\" }",
+        yaml: "timeouts: {request: 0s, backendRequest: 0s}",
+        backends: ONE,
+    },
+    RuleText {
+        matches: &["path=/limit/long"],
+        toml: "timeouts = { request = \"1h\", backend = \"30m\" }",
+        yaml: "timeouts: {request: 1h, backendRequest: 30m}",
+        backends: ONE,
+    },
 ];
 
 // === impl RuleText ===

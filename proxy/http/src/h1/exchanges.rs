@@ -98,6 +98,11 @@ impl<S: ExchangeSink + ?Sized> Exchanges<S> {
         self.text_bytes + self.pending.capacity() * size_of::<Pending<S>>()
     }
 
+    /// The final response to the first of them has begun.
+    pub(super) fn is_answering(&self) -> bool {
+        self.pending.front().is_some_and(|front| front.answering)
+    }
+
     /// The request that the next response belongs to.
     pub(super) fn waiting(&self) -> Option<Waiting> {
         let front = self.pending.front().filter(|front| !front.response_done)?;

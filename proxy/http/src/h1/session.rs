@@ -151,6 +151,11 @@ impl<S: ExchangeSink + ?Sized> Session<S> {
         !self.exchanges.is_empty()
     }
 
+    /// The final response to the first request that waits has begun.
+    pub fn is_answering(&self) -> bool {
+        self.exchanges.is_answering()
+    }
+
     /// Nothing more of the request that has begun is to come.
     pub fn has_whole_request(&self) -> bool {
         !matches!(self.requests, State::Body(_))

@@ -5,7 +5,7 @@
 //! It knows no sockets and no timers. Its owner shows it bytes and the ends of connections
 //! ([`Relay::read`], [`Relay::ended`]), writes what it has for them ([`Relay::output`]), and makes the
 //! connections that it asks for ([`Relay::take_dials`]). [`Relay::take_marked`] says where there is
-//! something to do.
+//! something to do, and [`Relay::next_deadline`] when there is ([`Relay::expire`]).
 //!
 //! Windows are not relayed, but accounted for: a sender may send what is held for its receiver at most
 //! (256 KiB of a stream), whatever the receiver's window is. So one slow receiver holds up its own
@@ -19,6 +19,7 @@ mod answer;
 mod clients;
 mod content;
 mod keep_alive;
+mod limits;
 mod lost;
 mod offers;
 mod output;
@@ -33,10 +34,10 @@ mod tests;
 mod upstreams;
 mod violation;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use slab::Slab;
 
@@ -113,6 +114,11 @@ pub struct Relay<S: ExchangeSink + ?Sized, E: Endpoints> {
     marked: Vec<PeerId>,
     dials: Vec<Dial>,
     offers: Offers,
+    /// When streams are to be looked at.
+    deadlines: BTreeSet<(Instant, StreamKey)>,
+    /// The first of them is new.
+    is_sooner: bool,
+    clock: fn() -> Instant,
 }
 
 // === impl Limits ===
@@ -141,6 +147,9 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
             marked: Vec::new(),
             dials: Vec::new(),
             offers: Offers::new(limits),
+            deadlines: BTreeSet::new(),
+            is_sooner: false,
+            clock: Instant::now,
         }
     }
 
@@ -327,6 +336,7 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
             + self.clients.capacity() * size_of::<Client<S>>()
             + self.upstreams.capacity() * size_of::<Upstream>()
             + self.streams.capacity() * size_of::<Stream<S, E::Lease>>()
+            + self.deadlines.len() * size_of::<(Instant, StreamKey)>()
             + clients
             + upstreams
             + streams
@@ -379,6 +389,9 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
     /// An exchange is over: both connections forget its stream.
     fn finish(&mut self, key: StreamKey, end: ExchangeEnd) {
         let Some(mut stream) = self.streams.try_remove(key) else { return };
+        if let Some(at) = stream.armed() {
+            self.deadlines.remove(&(at, key));
+        }
         let mut lease = stream.lease.take();
         if let (Some(why), Some(client)) = (stream.repeat, self.clients.get(stream.client)) {
             client.sink.repeated(why, stream.is_answered);

@@ -25,7 +25,8 @@ pub(super) enum Fresh {
 
 impl Client {
     /// # Errors
-    /// How the client's connection has to end: no endpoint can be reached, or the client is gone.
+    /// How the client's connection has to end: no endpoint can be reached, or not in time, or the client is
+    /// gone.
     pub(super) async fn acquire(&mut self, fresh: Fresh) -> Result<Member, End> {
         let mut tried = Vec::new();
         let (mut errno, mut shrunk) = (libc::EIO, false);
@@ -43,6 +44,11 @@ impl Client {
             let connected = tokio::select! {
                 connected = self.pool.connect.connect(address, connect_timeout) => connected,
                 _ = self.stream.ready(Interest::ERROR) => return Err(End::ClientReset),
+                limit = self.timer.limit(self.to.as_deref_mut(), &self.counters) => {
+                    self.report.timed_out(limit);
+                    self.report.is_late(false, true);
+                    return Err(End::TimedOut);
+                }
             };
             match connected {
                 Ok(connected) => {

@@ -22,6 +22,7 @@ use super::super::{ByteCounters, Side};
 use super::acquire::Fresh;
 use super::exchange::Step;
 use super::idle::Pool;
+use super::limits::Timer;
 use super::member::Member;
 use super::report::Report;
 use super::upload::Upload;
@@ -55,6 +56,8 @@ pub(super) struct Client {
     pub(super) to: Option<Box<RouteTo<BoxedLease>>>,
     /// The head of its response has been changed.
     pub(super) is_response_edited: bool,
+    /// For its time limits.
+    pub(super) timer: Timer,
 }
 
 /// An upstream connection of its own.
@@ -114,6 +117,7 @@ impl Client {
             last: None,
             to: None,
             is_response_edited: false,
+            timer: Timer::default(),
             pool,
         }
     }
@@ -143,7 +147,7 @@ impl Client {
             }
             let mut member = match self.acquire(Fresh::No).await {
                 Ok(member) => member,
-                Err(end) => match self.answer_unreachable(end).await {
+                Err(end) => match self.answer_instead(end).await {
                     None => continue,
                     Some(end) => return self.over(end).await,
                 },
@@ -163,10 +167,18 @@ impl Client {
                     let upstream = First { member, read: prefix.len(), prefix, eof };
                     return self.pin(upstream, reason);
                 }
-                Step::Over(end @ End::Unreachable(_)) => match self.answer_unreachable(end).await {
+                Step::Over(end @ End::Unreachable(_)) => match self.answer_instead(end).await {
                     None => {}
                     Some(end) => return self.over(end).await,
                 },
+                Step::Late => {
+                    // A reset, whatever the client takes.
+                    drop(member);
+                    match self.answer_instead(End::TimedOut).await {
+                        None => {}
+                        Some(end) => return self.over(end).await,
+                    }
+                }
                 Step::Over(end) => return self.over(end).await,
             }
         }
@@ -257,7 +269,7 @@ impl Client {
         match self.acquire(Fresh::Yes).await {
             Ok(member) => self.pin(First::from(member), reason),
             Err(end) => {
-                let end = self.answer_unreachable(end).await.unwrap_or(End::Finished);
+                let end = self.answer_instead(end).await.unwrap_or(End::Finished);
                 self.over(end).await
             }
         }
@@ -285,11 +297,12 @@ impl Client {
         let exchange = match end {
             End::Finished | End::ClientReset => ExchangeEnd::ClientReset(None),
             End::UpstreamReset | End::Unreachable(_) => ExchangeEnd::UpstreamReset(None),
+            End::TimedOut => ExchangeEnd::TimedOut,
         };
         self.session.finish(exchange.clone(), exchange);
         match end {
             End::Finished => tcp::end(self.stream).await,
-            End::UpstreamReset => tcp::reset_behind(self.stream).await,
+            End::UpstreamReset | End::TimedOut => tcp::reset_behind(self.stream).await,
             _ => tcp::reset(self.stream),
         }
         Served::Over(end)

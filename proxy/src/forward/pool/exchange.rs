@@ -24,6 +24,8 @@ pub(super) enum Step {
     Pin { eof: bool },
     /// So is the client's connection.
     Over(End),
+    /// A time limit has passed, and the client has got nothing of a response.
+    Late,
 }
 
 /// A request on one connection.
@@ -59,6 +61,7 @@ impl Client {
         let mut run = Run::default();
         loop {
             member.begin();
+            self.begin_attempt();
             self.report.attempted();
             if member.is_reused() && !run.again {
                 self.up.keep();
@@ -97,6 +100,9 @@ impl Client {
         cx: &mut Context<'_>,
     ) -> Poll<Event> {
         self.draining = self.draining || Pin::new(&mut self.drain).poll(cx).is_ready();
+        if let Poll::Ready(limit) = self.poll_limit(cx) {
+            return Poll::Ready(self.late(limit).into());
+        }
         match self.poll_up(member, run, cx) {
             Poll::Pending => self.poll_down(member, run, cx),
             event => event,

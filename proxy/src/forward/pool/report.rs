@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use weir_http::{Lease as _, RouteName};
+use weir_http::{Lease as _, Limit, RouteName, TIMEOUT};
 
 use super::super::http::{Exchange, ExchangeEnd, ExchangeSink, Unpoolable, Untracked};
 use super::super::requests::BoxedLease;
@@ -57,6 +57,17 @@ impl Report {
         (at.upstream, at.lease) = (None, None);
     }
 
+    /// A limit has passed: weir answers, or ends the response. `blames` the endpoint.
+    pub(super) fn is_late(&self, blames: bool, answers: bool) {
+        let mut at = lock(&self.at);
+        if answers {
+            at.answered = Some(TIMEOUT);
+        }
+        if !blames {
+            at.lease = None;
+        }
+    }
+
     /// It is sent.
     pub(super) fn attempted(&self) {
         let attempts = &mut lock(&self.at).attempts;
@@ -103,6 +114,10 @@ impl ExchangeSink for Report {
 
     fn retried(&self, retry: Retry) {
         self.sink.retried(retry);
+    }
+
+    fn timed_out(&self, limit: Limit) {
+        self.sink.timed_out(limit);
     }
 
     fn share(&self) -> Option<Share> {

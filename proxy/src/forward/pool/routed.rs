@@ -4,7 +4,8 @@
 use std::future::poll_fn;
 
 use weir_http::{
-    Endpoints as _, OwnAnswer, RequestView, Routed, edit_request, edit_response, head_length,
+    Endpoints as _, OwnAnswer, RequestView, Routed, TIMEOUT, edit_request, edit_response,
+    head_length,
 };
 
 use super::End;
@@ -31,6 +32,7 @@ impl Client {
                 }
                 self.report.routed(Some(to.name.clone()));
                 self.to = Some(to);
+                self.begin_limits();
                 None
             }
         }
@@ -39,10 +41,15 @@ impl Client {
     /// Answers the request that has begun; `Some` if the connection is to end behind it, because the rest of
     /// the request would have to be read first, or because what comes cannot be followed.
     pub(super) async fn answer(&mut self, answer: OwnAnswer) -> Option<End> {
+        self.report.answers(answer.reason, answer.name.clone());
+        self.say(&answer).await
+    }
+
+    /// The same, where the report knows already.
+    async fn say(&mut self, answer: &OwnAnswer) -> Option<End> {
         let is_whole = self.session.has_whole_request();
         let closes = self.draining || self.session.unpoolable().is_some() || !is_whole;
         let head = answer.head(closes);
-        self.report.answers(answer.reason, answer.name);
         self.up.discard();
         self.session.responses(&head, 0);
         self.down.say(&head);
@@ -54,13 +61,14 @@ impl Client {
         }
     }
 
-    /// The same where no endpoint of a route could be reached. Without a route the connection ends as that
-    /// to the upstream.
-    pub(super) async fn answer_unreachable(&mut self, end: End) -> Option<End> {
+    /// The same where no endpoint of a route could be reached, or has answered in time. Without a route the
+    /// connection ends as that to the upstream.
+    pub(super) async fn answer_instead(&mut self, end: End) -> Option<End> {
         match (&self.to, end) {
             (Some(_), End::Unreachable(_)) => {
                 self.answer(OwnAnswer::error(503, "no-endpoint", None)).await
             }
+            (Some(_), End::TimedOut) => self.say(&OwnAnswer::error(504, TIMEOUT, None)).await,
             _ => Some(end),
         }
     }

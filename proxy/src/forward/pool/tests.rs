@@ -3,6 +3,7 @@
 mod bound;
 mod endings;
 mod endpoints;
+mod limits;
 mod messages;
 mod retries;
 
@@ -16,7 +17,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use weir_http::h1::{Body, Kind, RequestHead, RequestReader, ResponseReader};
-use weir_http::{Choice, Endpoints, Lease};
+use weir_http::{
+    Choice, Endpoints, Lease, Plan, RequestEdits, RequestView, RouteName, RouteTo, Routed,
+    TimeLimits,
+};
 
 use super::super::ByteCounters;
 use super::super::http::{Exchange, ExchangeEnd, ExchangeSink, HeadLimits};
@@ -42,6 +46,8 @@ struct InTurn {
     in_flight: Arc<AtomicUsize>,
     /// What leases were told.
     over: Arc<Mutex<Vec<SocketAddr>>>,
+    /// Of the route that all requests take, if there is one.
+    limits: Mutex<Option<TimeLimits>>,
     /// Called with the next choice, before the connection is looked at.
     hook: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
@@ -103,6 +109,28 @@ impl Endpoints for InTurn {
         let (in_flight, over) = (Arc::clone(&self.in_flight), Arc::clone(&self.over));
         let lease = Box::new(Counted { address, in_flight, over });
         Some(Choice { address, connect_timeout: None, lease })
+    }
+
+    fn is_routed(&self) -> bool {
+        self.limits.lock().unwrap().is_some()
+    }
+
+    fn route(&self, _: &RequestView<'_>) -> Option<Routed<BoxedLease>> {
+        let endpoints = Self {
+            endpoints: Mutex::new(self.endpoints.lock().unwrap().clone()),
+            in_flight: Arc::clone(&self.in_flight),
+            over: Arc::clone(&self.over),
+            ..Self::default()
+        };
+        let name = RouteName { route: "route".into(), rule: "0".into(), backend: None };
+        let limits = *self.limits.lock().unwrap();
+        Some(Routed::To(Box::new(RouteTo {
+            name: Arc::new(name),
+            endpoints: Arc::new(endpoints),
+            request: RequestEdits::default(),
+            response: Arc::default(),
+            plan: limits.map(|limits| Box::new(Plan::new(limits))),
+        })))
     }
 }
 

@@ -1,5 +1,7 @@
 //! With h2 as every peer, over loopback.
 
+mod limits;
+
 use std::{
     collections::HashSet,
     net::SocketAddr,
@@ -21,7 +23,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
-use weir_http::{Choice, Endpoints, Lease};
+use weir_http::{
+    Choice, Endpoints, Lease, Plan, RequestEdits, RequestView, RouteName, RouteTo, Routed,
+    TimeLimits,
+};
 
 use super::*;
 use crate::{
@@ -45,6 +50,8 @@ struct Turns {
     in_flight: Arc<AtomicUsize>,
     over: Told,
     unused: Mutex<HashSet<SocketAddr>>,
+    /// Of the route that all requests take, if there is one.
+    limits: Option<TimeLimits>,
 }
 
 #[derive(Debug)]
@@ -82,6 +89,27 @@ impl Endpoints for Turns {
         let (in_flight, over) = (Arc::clone(&self.in_flight), Arc::clone(&self.over));
         let lease = Box::new(Turn { address, in_flight, over });
         Some(Choice { address, connect_timeout: Some(Duration::from_secs(5)), lease })
+    }
+
+    fn is_routed(&self) -> bool {
+        self.limits.is_some()
+    }
+
+    fn route(&self, _: &RequestView<'_>) -> Option<Routed<BoxedLease>> {
+        let endpoints = Self {
+            endpoints: self.endpoints.clone(),
+            in_flight: Arc::clone(&self.in_flight),
+            over: Arc::clone(&self.over),
+            ..Self::default()
+        };
+        let name = RouteName { route: "route".into(), rule: "0".into(), backend: None };
+        Some(Routed::To(Box::new(RouteTo {
+            name: Arc::new(name),
+            endpoints: Arc::new(endpoints),
+            request: RequestEdits::default(),
+            response: Arc::default(),
+            plan: self.limits.map(|limits| Box::new(Plan::new(limits))),
+        })))
     }
 }
 
@@ -139,12 +167,15 @@ impl Server {
     }
 }
 
-/// `/size` gives so many bytes; the body of a request is read first.
+/// `/size` gives so many bytes; the body of a request is read first. `/wait` is not answered.
 async fn answer(stream: TcpStream, address: SocketAddr) {
     let Ok(mut connection) = server::handshake(stream).await else { return };
     while let Some(Ok((request, mut respond))) = connection.accept().await {
         tokio::spawn(async move {
             let size = request.uri().path().trim_start_matches('/').parse().unwrap_or(0);
+            if request.uri().path() == "/wait" {
+                return std::future::pending().await;
+            }
             let mut body = request.into_body();
             let mut received = 0;
             while let Some(Ok(part)) = body.data().await {
@@ -166,10 +197,14 @@ async fn answer(stream: TcpStream, address: SocketAddr) {
 
 impl Scene {
     fn new(endpoints: &[&Server]) -> Self {
+        Self::with(endpoints, None)
+    }
+
+    fn with(endpoints: &[&Server], limits: Option<TimeLimits>) -> Self {
         let budgets = Budgets::default();
         let share = budgets.share(&"shop".into());
         let endpoints = endpoints.iter().map(|it| it.address).collect();
-        let turns = Arc::new(Turns { endpoints, ..Turns::default() });
+        let turns = Arc::new(Turns { endpoints, limits, ..Turns::default() });
         let requests: Arc<dyn Requests> = Arc::<Turns>::clone(&turns);
         let connect = Arc::new(Loopback(share.clone()));
         let (drain, abort) = (Stop::new(), Stop::new());

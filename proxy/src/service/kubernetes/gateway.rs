@@ -48,6 +48,16 @@ pub(super) struct RuleBody<M> {
     pub(super) filters: Vec<FilterBody>,
     #[serde(default)]
     pub(super) backend_refs: Vec<BackendRef>,
+    /// Of an HTTPRoute only.
+    pub(super) timeouts: Option<TimeoutsBody>,
+}
+
+/// How long requests may take (`HTTPRouteTimeouts`).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct TimeoutsBody {
+    pub(super) request: Option<String>,
+    pub(super) backend_request: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -4,19 +4,20 @@ use std::{borrow::Cow, marker::PhantomData, sync::Arc};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, de::DeserializeOwned};
-use weir_http::FieldEdit;
+use weir_http::{FieldEdit, TimeLimits};
 
 use super::{
     super::{Delta, Problem, error::Fault},
     gateway::{
         BackendRef, CallMatch, CallMethod, FilterBody, FilterKind, GROUP, Header, HttpMatch,
         Modifier, NamedMatch, PathBody, PathChangeBody, PathKind, RouteBody, RuleBody, TextKind,
+        TimeoutsBody,
     },
     object::{full_name, slim},
 };
 use crate::route::{
     Backend, Filters, GrpcMatch, Match, Parent, PathChange, PathMatch, Pattern, Redirect, Rewrite,
-    Route, RouteId, RouteKind, Rule, TextMatch, edits,
+    Route, RouteId, RouteKind, Rule, TextMatch, edits, parse_duration,
 };
 
 /// A route as an API server has it. What is in it is read strictly only where a Service is its parent: others
@@ -226,9 +227,30 @@ fn rule<M: MatchBody>(body: RuleBody<M>, namespace: &str) -> Result<Rule, String
         matches,
         filters: filters(body.filters)?,
         backends: backends.collect::<Result<_, String>>()?,
+        limits: match (body.timeouts, M::KIND) {
+            (None, _) => TimeLimits::default(),
+            (Some(it), RouteKind::Http) => limits(&it)?,
+            (Some(_), RouteKind::Grpc) => {
+                return Err("a GRPCRoute has no timeouts; write an HTTPRoute".to_owned());
+            }
+        },
     };
     rule.check()?;
     Ok(rule)
+}
+
+/// Zero is none.
+fn limits(it: &TimeoutsBody) -> Result<TimeLimits, String> {
+    let limit = |name: &str, text: &Option<String>| {
+        let Some(text) = text else { return Ok(None) };
+        let read = parse_duration(text).map_err(|fault| format!("timeouts.{name}: {fault}"))?;
+        Ok::<_, String>(Some(read).filter(|it| !it.is_zero()))
+    };
+    Ok(TimeLimits {
+        request: limit("request", &it.request)?,
+        backend: limit("backendRequest", &it.backend_request)?,
+        idle: None,
+    })
 }
 
 fn filters(bodies: Vec<FilterBody>) -> Result<Filters, String> {

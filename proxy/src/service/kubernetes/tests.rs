@@ -268,6 +268,35 @@ fn what_is_wrong_is_named_with_its_object() {
 }
 
 #[test]
+fn time_limits_of_routes_are_read_and_zero_is_none() {
+    let limits = |timeouts: &str| {
+        let route = format!(
+            "kind: HTTPRoute\nmetadata: {{name: r, namespace: shop}}\nspec:\n  parentRefs: [{{group: '', kind: \
+             Service, name: a}}]\n  rules:\n  - timeouts: {timeouts}\n    backendRefs: [{{name: b, port: 80}}]\n"
+        );
+        let deltas = parse(&route)?;
+        let [crate::service::Delta::Route(route)] = &deltas[..] else { panic!("{deltas:?}") };
+        Ok::<_, String>(route.rules[0].limits)
+    };
+    let of = |request: u64, backend: u64| weir_http::TimeLimits {
+        request: (request > 0).then(|| Duration::from_millis(request)),
+        backend: (backend > 0).then(|| Duration::from_millis(backend)),
+        idle: None,
+    };
+    assert_eq!(limits("{request: 1m30s, backendRequest: 500ms}"), Ok(of(90_000, 500)));
+    assert_eq!(limits("{request: 1s, backendRequest: 1s}"), Ok(of(1000, 1000)));
+    assert_eq!(limits("{request: 0s, backendRequest: 2s}"), Ok(of(0, 2000)));
+    assert_eq!(limits("{}"), Ok(of(0, 0)));
+    let call = "kind: GRPCRoute\nmetadata: {name: r}\nspec:\n  parentRefs: [{group: '', kind: Service, name: a}]\n  \
+                rules:\n  - timeouts: {request: 1s}\n";
+    let error = parse(call).unwrap_err();
+    assert!(
+        error.contains("GRPCRoute default/r: rules[0]: a GRPCRoute has no timeouts"),
+        "{error}"
+    );
+}
+
+#[test]
 fn routes_are_read_strictly() {
     const ROUTE: &str = "kind: HTTPRoute\nmetadata: {name: r, namespace: shop}\nspec:\n  parentRefs: \
         [{group: '', kind: Service, name: a, port: 80}]\n  rules:\n  - matches: [{path: {value: /v2}}]\n    \
@@ -283,6 +312,17 @@ fn routes_are_read_strictly() {
     for (from, to, expected) in [
         ("matches:", "match:", "line 6"),
         ("weight: 3", "weight: 3, timeout: 1s", "unknown field `timeout`"),
+        ("matches:", "timeouts: {backend: 1s}\n    matches:", "unknown field `backend`"),
+        (
+            "matches:",
+            "timeouts: {request: 1.5s}\n    matches:",
+            "HTTPRoute shop/r: rules[0]: timeouts.request: \"1.5s\" is no duration",
+        ),
+        (
+            "matches:",
+            "timeouts: {request: 1s, backendRequest: 1500ms}\n    matches:",
+            "rules[0]: a backend may take longer than the whole request",
+        ),
         ("type: URLRewrite", "type: RequestMirror", "unknown variant `RequestMirror`"),
         ("value: /v2", "type: Exact, value: /v2", "a prefix is replaced only where"),
         ("value: /v2", "value: v2", "HTTPRoute shop/r: rules[0]: the path \"v2\" does not begin"),

@@ -11,7 +11,7 @@ use super::{Families, Latencies, Latency, Metrics};
 use crate::{
     decision::{Detection, Direction, direction_name},
     forward::{
-        http::{Exchange, Unpoolable, Untracked},
+        http::{Exchange, Limit, Unpoolable, Untracked},
         retries::Retry,
     },
     telemetry::{
@@ -21,7 +21,8 @@ use crate::{
         event::{Connection, Event},
         labels::{
             Base, CloseLabels, DetectLabels, DowngradeLabels, ExemplarLabels, LatencyLabels, Of,
-            PeerLabels, ResponseLabels, RetryLabels, UnpoolableLabels, WorkloadLabels,
+            PeerLabels, ResponseLabels, RetryLabels, TimeoutLabels, UnpoolableLabels,
+            WorkloadLabels,
         },
         lock,
         record::hex,
@@ -45,6 +46,7 @@ pub(super) struct Bound {
     downgrade: Series<DowngradeLabels, Counter>,
     unpoolable: Series<UnpoolableLabels, Counter>,
     retries: Series<RetryLabels, Counter>,
+    timeouts: Series<TimeoutLabels, Counter>,
     detect: Series<DetectLabels, Counter>,
     detect_time: Histogram,
 }
@@ -127,6 +129,7 @@ impl Sink for Metrics {
             Event::Untracked(untracked) => bound.untracked(untracked),
             Event::Unpoolable(reason) => bound.unpoolable(reason),
             Event::Retried(retry) => bound.retried(retry),
+            Event::TimedOut(limit) => bound.timed_out(limit),
             Event::Closed(reason) => {
                 bound.client.closed(reason.client_errno());
                 if connection.is_connected() {
@@ -162,6 +165,7 @@ impl Bound {
             downgrade: families.downgrade.clone(),
             unpoolable: families.unpoolable.clone(),
             retries: families.retries.clone(),
+            timeouts: families.timeouts.clone(),
             detect: detect.clone(),
             detect_time: detect_time.get_or_create(&WorkloadLabels { of }),
             base,
@@ -203,6 +207,11 @@ impl Bound {
         let Base { direction, of } = self.base.clone();
         let (level, outcome) = (retry.why.level(), retry.outcome.name());
         self.retries.get_or_create(&RetryLabels { direction, of, level, outcome }).inc();
+    }
+
+    fn timed_out(&self, limit: Limit) {
+        let Base { direction, of } = self.base.clone();
+        self.timeouts.get_or_create(&TimeoutLabels { direction, of, limit: limit.name() }).inc();
     }
 
     fn responses(&self, kind: ResponseKind) -> Responses {

@@ -103,7 +103,11 @@ impl Sink for Records {
             Event::Closed(reason) => {
                 self.record(share, || Record::Connection(closed(connection, tally, reason)));
             }
-            Event::Connected | Event::Detected(_) | Event::Moved { .. } | Event::Retried(_) => {}
+            Event::Connected
+            | Event::Detected(_)
+            | Event::Moved { .. }
+            | Event::Retried(_)
+            | Event::TimedOut(_) => {}
         }
     }
 

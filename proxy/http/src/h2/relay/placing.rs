@@ -151,6 +151,9 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         let end = stream.request.is_ended && stream.request.is_clear();
         peer.out.headers(number, &again.head, end, (&mut peer.encoder, peer.remote.max_frame));
         stream.request.is_sent = end;
+        if stream.plan().is_some() {
+            self.begin_attempt(key);
+        }
         self.mark(PeerId::Upstream(id));
         self.grant(Side::Upstream, key);
         if !end {
@@ -162,6 +165,9 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
     pub(super) fn place_elsewhere(&mut self, key: StreamKey, proof: Proof) {
         let Some(stream) = self.streams.get_mut(key) else { return };
         stream.lease = None;
+        if let Some(deadlines) = stream.plan().and_then(|plan| plan.deadlines.as_mut()) {
+            deadlines.attempt_over();
+        }
         stream.repeat = match proof {
             Proof::NotSent => stream.repeat,
             Proof::NotConnected => Some(Repeat::NotConnected),

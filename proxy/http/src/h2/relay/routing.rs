@@ -28,6 +28,7 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
                 }
                 stream.tracker.routed(Some(to.name.clone()));
                 stream.to = Some(to);
+                self.begin_limits(key);
                 true
             }
         }

@@ -1,13 +1,14 @@
 //! A request and its response on their way through the relay.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use bytes::{Buf as _, BytesMut};
 
 use super::super::fields::{FieldList, Malformed};
 use super::super::hpack::Head;
 use super::violation::Code;
-use crate::{ExchangeEnd, ExchangeSink, Repeat, RouteTo, Side, Tracker};
+use crate::{ExchangeEnd, ExchangeSink, Plan, Repeat, RouteTo, Side, Tracker};
 
 /// What a sender may send on a stream before any of it has gone on.
 pub(super) const FIRST_WINDOW: i64 = 128 << 10;
@@ -168,6 +169,23 @@ impl<S: ExchangeSink + ?Sized, L> Stream<S, L> {
     /// Both directions have been sent to their ends.
     pub(super) const fn is_over(&self) -> bool {
         self.request.is_sent && self.response.is_sent
+    }
+
+    /// What holds for it by its route, if that says anything.
+    #[inline]
+    pub(super) fn plan(&mut self) -> Option<&mut Plan> {
+        self.to.as_mut()?.plan.as_deref_mut()
+    }
+
+    /// When it is to be looked at.
+    #[inline]
+    pub(super) fn armed(&self) -> Option<Instant> {
+        self.to.as_ref()?.plan.as_ref()?.armed
+    }
+
+    /// Grows whenever something has gone on.
+    pub(super) fn moved(&self) -> u64 {
+        self.request.passed + self.response.passed + u64::from(self.is_answered)
     }
 
     /// Bytes of the heap that it holds.

@@ -8,6 +8,7 @@ mod endings;
 mod floods;
 mod h2_crate;
 mod keep_alive;
+mod limits;
 mod messages;
 mod model;
 mod sizes;

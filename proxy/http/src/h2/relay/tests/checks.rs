@@ -1,6 +1,6 @@
 //! What holds in a relay between any two calls.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::world::{Leased, Record, Relay};
 use crate::Side;
@@ -33,6 +33,8 @@ pub(super) fn check(relay: &Relay) {
             half(relay, key, stream, from, &queued);
         }
     }
+    let armed = relay.streams.iter().filter_map(|(key, it)| Some((it.armed()?, key)));
+    assert_eq!(armed.collect::<BTreeSet<_>>(), relay.deadlines, "deadlines");
     for (id, upstream) in &relay.upstreams {
         let has_room = upstream.peer.streams.len() < upstream.room();
         let waits = has_room && upstream.peer.out.len() < OUTPUT;

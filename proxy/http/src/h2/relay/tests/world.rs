@@ -1,38 +1,47 @@
 //! A relay, its peers, and what it reports.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use super::checks;
 use super::wire::{Reader, Seen, settings};
 use crate::h2::frames::PREFACE;
 use crate::h2::relay::{Dial, End, Limits, PeerId, Relay as Core};
-use crate::{Choice, Endpoints, Exchange, ExchangeEnd, ExchangeSink, Lease, Repeat, Untracked};
+use crate::{
+    Choice, Endpoints, Exchange, ExchangeEnd, ExchangeSink, Lease, Limit, Plan, Repeat,
+    RequestEdits, RequestView, RouteName, RouteTo, Routed, TimeLimits, Untracked,
+};
 
 pub(super) type Relay = Core<Record, Scripted>;
 
+/// A value that several may change, on one thread.
+#[derive(Debug, Default)]
+pub(super) struct Shared<T>(Mutex<T>);
+
 /// Has the endpoints in turn, or those that a test says.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Scripted {
-    addresses: RefCell<Vec<SocketAddr>>,
-    next: Cell<usize>,
-    counts: Rc<Counts>,
+    addresses: Arc<Shared<Vec<SocketAddr>>>,
+    next: Arc<Shared<usize>>,
+    counts: Arc<Counts>,
+    /// Of the route that all requests take, if there is one.
+    limits: Option<TimeLimits>,
 }
 
 /// Of leases.
 #[derive(Default)]
 pub(super) struct Counts {
-    pub(super) chosen: Cell<usize>,
-    pub(super) in_flight: Cell<usize>,
-    pub(super) over: RefCell<Vec<Exchange>>,
-    pub(super) failed: RefCell<Vec<SocketAddr>>,
+    pub(super) chosen: Shared<usize>,
+    pub(super) in_flight: Shared<usize>,
+    pub(super) over: Shared<Vec<Exchange>>,
+    pub(super) failed: Shared<Vec<SocketAddr>>,
 }
 
-pub(super) struct Leased(Rc<Counts>);
+pub(super) struct Leased(Arc<Counts>);
 
 /// Keeps what is reported.
 #[derive(Default)]
@@ -40,16 +49,44 @@ pub(super) struct Record {
     pub(super) started: AtomicUsize,
     pub(super) exchanges: Mutex<Vec<Exchange>>,
     repeats: Mutex<Vec<(Repeat, bool)>>,
+    timeouts: Mutex<Vec<Limit>>,
 }
 
 pub(super) struct World {
     pub(super) relay: Relay,
     pub(super) record: Arc<Record>,
-    pub(super) counts: Rc<Counts>,
+    pub(super) counts: Arc<Counts>,
     readers: HashMap<PeerId, Reader>,
     /// Read but not asked for.
     seen: HashMap<PeerId, Vec<Seen>>,
     pub(super) dials: Vec<Dial>,
+}
+
+thread_local! {
+    /// The time of a test. It stands still unless the test moves it.
+    static NOW: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+// === impl Shared ===
+
+impl<T> Shared<T> {
+    pub(super) fn borrow(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap()
+    }
+
+    pub(super) fn borrow_mut(&self) -> MutexGuard<'_, T> {
+        self.borrow()
+    }
+}
+
+impl Shared<usize> {
+    pub(super) fn get(&self) -> usize {
+        *self.borrow()
+    }
+
+    fn set(&self, value: usize) {
+        *self.borrow() = value;
+    }
 }
 
 // === impl Scripted ===
@@ -66,17 +103,33 @@ impl Endpoints for Scripted {
 
     fn choose(&self, tried: &[SocketAddr]) -> Option<Choice<Leased>> {
         let addresses = self.addresses.borrow();
-        let next = self.next.replace(self.next.get() + 1);
+        let next = self.next.get();
+        self.next.set(next + 1);
         let mut all = addresses.iter().cycle().skip(next % addresses.len().max(1));
         let address = *all.by_ref().take(addresses.len()).find(|it| !tried.contains(it))?;
         self.counts.chosen.set(self.counts.chosen.get() + 1);
         self.counts.in_flight.set(self.counts.in_flight.get() + 1);
-        let lease = Leased(Rc::clone(&self.counts));
+        let lease = Leased(Arc::clone(&self.counts));
         Some(Choice { address, connect_timeout: None, lease })
     }
 
     fn failed(&self, address: SocketAddr) {
         self.counts.failed.borrow_mut().push(address);
+    }
+
+    fn is_routed(&self) -> bool {
+        self.limits.is_some()
+    }
+
+    fn route(&self, _: &RequestView<'_>) -> Option<Routed<Leased>> {
+        let name = RouteName { route: "route".into(), rule: "0".into(), backend: None };
+        Some(Routed::To(Box::new(RouteTo {
+            name: Arc::new(name),
+            endpoints: Arc::new(self.clone()),
+            request: RequestEdits::default(),
+            response: Arc::default(),
+            plan: self.limits.map(|limits| Box::new(Plan::new(limits))),
+        })))
     }
 }
 
@@ -106,6 +159,9 @@ impl ExchangeSink for Record {
     fn repeated(&self, why: Repeat, is_answered: bool) {
         self.repeats.lock().unwrap().push((why, is_answered));
     }
+    fn timed_out(&self, limit: Limit) {
+        self.timeouts.lock().unwrap().push(limit);
+    }
     fn downgraded(&self, untracked: Untracked) {
         panic!("{untracked:?}");
     }
@@ -120,11 +176,20 @@ impl World {
     }
 
     pub(super) fn with(endpoints: u16, limits: Limits) -> Self {
-        let scripted = Scripted::default();
+        Self::of(Scripted::default(), endpoints, limits)
+    }
+
+    /// The requests to so many endpoints take a route with these limits.
+    pub(super) fn limited(endpoints: u16, limits: TimeLimits) -> Self {
+        let scripted = Scripted { limits: Some(limits), ..Scripted::default() };
+        Self::of(scripted, endpoints, Limits::default())
+    }
+
+    fn of(scripted: Scripted, endpoints: u16, limits: Limits) -> Self {
         scripted.set(&(0..endpoints).map(address).collect::<Vec<_>>());
-        let counts = Rc::clone(&scripted.counts);
+        let counts = Arc::clone(&scripted.counts);
         Self {
-            relay: Relay::new(scripted, limits),
+            relay: Relay::new(scripted, limits).with_clock(now),
             record: Arc::default(),
             counts,
             readers: HashMap::new(),
@@ -269,6 +334,22 @@ impl World {
         std::mem::take(&mut self.record.repeats.lock().unwrap())
     }
 
+    /// The limits that have passed.
+    pub(super) fn timeouts(&self) -> Vec<Limit> {
+        std::mem::take(&mut self.record.timeouts.lock().unwrap())
+    }
+
+    /// The time passes, and the relay is called when it has asked for that.
+    pub(super) fn wait(&mut self, time: Duration) {
+        let end = now() + time;
+        while let Some(next) = self.relay.next_deadline().filter(|next| *next <= end) {
+            NOW.set(Some(next.max(now())));
+            self.relay.expire();
+            self.check();
+        }
+        NOW.set(Some(end));
+    }
+
     pub(super) fn exchanges(&self) -> Vec<Exchange> {
         std::mem::take(&mut self.record.exchanges.lock().unwrap())
     }
@@ -280,6 +361,12 @@ impl World {
 }
 
 // === helpers ===
+
+fn now() -> Instant {
+    let now = NOW.get().unwrap_or_else(Instant::now);
+    NOW.set(Some(now));
+    now
+}
 
 /// Of an endpoint.
 pub(super) fn address(endpoint: u16) -> SocketAddr {
