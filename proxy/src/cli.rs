@@ -4,12 +4,14 @@ mod by;
 pub mod capture_args;
 mod check;
 mod completions;
+mod connections;
 mod control;
 mod detach;
 mod endpoints;
 mod exec;
 mod exit;
 mod explain;
+mod filters;
 mod flags;
 mod inject;
 mod log_level;
@@ -85,6 +87,8 @@ enum Verb {
     Stat(stat::Args),
     /// Show the busiest destinations, endpoints or services, refreshed every interval
     Top(top::Args),
+    /// Show the open connections
+    Connections(connections::Args),
     /// Show connections and requests as they end
     Tap(tap::Args),
     /// Serve a page for the browser that shows a running weir
@@ -130,6 +134,7 @@ pub fn main() -> ExitCode {
         Verb::Routes(args) => routes::run(&args),
         Verb::Stat(args) => stat::run(&args),
         Verb::Top(args) => top::run(&args),
+        Verb::Connections(args) => connections::run(&args),
         Verb::Tap(args) => tap::run(&args),
         Verb::Ui(args) => ui::run(&args),
         Verb::LogLevel(args) => log_level::run(&args),

@@ -36,6 +36,7 @@ pub mod route;
 pub mod service;
 mod stop;
 mod sync;
+mod table;
 mod tcp_info;
 pub mod telemetry;
 mod units;

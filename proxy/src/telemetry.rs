@@ -11,6 +11,8 @@ mod endpoint;
 mod event;
 mod labels;
 mod metrics;
+mod name;
+mod open;
 mod process;
 pub mod record;
 mod series;
@@ -26,6 +28,7 @@ pub use close::CloseReason;
 pub use connection::ConnectionGuard;
 pub use endpoint::{ChosenEndpoint, EndpointListener};
 pub use labels::PodLabels;
+pub use open::{ConnectionState, OpenConnection, OpenConnections};
 pub(crate) use process::resident_bytes;
 pub use services::ServiceFacts;
 pub use spans::{Export, FinishedRequest, SpanCounts, SpanTrace, Spans};
@@ -209,6 +212,37 @@ impl Telemetry {
     #[must_use]
     pub fn open_connections(&self) -> usize {
         self.inner.live.iter().map(|shard| lock(shard).len()).sum()
+    }
+
+    /// The statistics so far, of one workload or of all, which count from zero from now on. Metrics
+    /// are not changed.
+    #[must_use]
+    pub fn reset_stats(&self, workload: Option<&str>, by: By) -> StatsSnapshot {
+        self.settle_live();
+        self.inner.sinks.stats.reset(workload, by)
+    }
+
+    /// Open connections, of one workload or of all, that pass the filter: the oldest ones, at most
+    /// `limit`. Takes as long as there are connections; each lock is held while handles are copied.
+    #[must_use]
+    pub fn connections(
+        &self,
+        workload: Option<&str>,
+        filter: &TapFilter,
+        limit: usize,
+    ) -> OpenConnections {
+        let mut open = Vec::new();
+        for shard in &self.inner.live {
+            let live: Vec<_> = lock(shard).values().cloned().collect();
+            open.extend(live.into_iter().filter(|it| {
+                workload.is_none_or(|name| name == it.workload()) && filter.fits_open(&it.place())
+            }));
+        }
+        open.sort_unstable_by_key(|it| it.id());
+        OpenConnections {
+            open: open.len() as u64,
+            connections: open.iter().take(limit).map(|it| it.now()).collect(),
+        }
     }
 
     /// Sets where what the kernel side knows of the workloads comes from; asked at each scrape, so

@@ -119,6 +119,9 @@ pub enum Repeat {
 
 /// Takes what is reported. Called on the data path: must not block.
 pub trait ExchangeSink {
+    /// The authority of a request head that has arrived. Called before
+    /// [`ExchangeSink::request_started`], where there is one.
+    fn authority(&self, _authority: &str) {}
     /// A request head has arrived.
     fn request_started(&self);
     /// The exchange is over. Called once for each [`ExchangeSink::request_started`].

@@ -34,6 +34,9 @@ fn at(moment: Instant) -> SystemTime {
 impl<S: ExchangeSink + ?Sized> Tracker<S> {
     /// A request head is complete.
     pub fn start(sink: &Arc<S>, request: RequestInfo) -> Self {
+        if let Some(authority) = &request.authority {
+            sink.authority(authority);
+        }
         sink.request_started();
         let moment = sink.moment();
         let exchange = Exchange {

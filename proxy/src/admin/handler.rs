@@ -14,6 +14,7 @@ use crate::{
     ports::{PortChange, PortsSet},
     service::{RequestReport, RoutesReport, ServicesReport},
     telemetry::{
+        OpenConnections,
         stats::{By, StatsSnapshot},
         tap::{Tap, TapFilter},
     },
@@ -54,6 +55,21 @@ pub trait ControlHandler: Send + Sync + 'static {
     /// # Errors
     /// If there is no such workload.
     fn stat(&self, workload: Option<&str>, by: By) -> Result<StatsSnapshot, ControlError>;
+    /// The same so far, which count from zero from then on.
+    ///
+    /// # Errors
+    /// If there is no such workload.
+    fn reset_stat(&self, workload: Option<&str>, by: By) -> Result<StatsSnapshot, ControlError>;
+    /// Open connections, of one workload or of all, that pass a filter: at most `limit`.
+    ///
+    /// # Errors
+    /// If there is no such workload.
+    fn connections(
+        &self,
+        workload: Option<&str>,
+        filter: TapFilter,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<OpenConnections, ControlError>>;
     /// The services that are known: the one of this name, or all of them.
     fn services(&self, service: Option<&str>) -> ServicesReport;
     /// The services that connections were made to.

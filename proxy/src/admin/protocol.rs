@@ -4,6 +4,7 @@
 //! Each call is a file: its name, its arguments, its reply, and what is done for it. [`CALLS`] lists
 //! them.
 
+mod connections;
 mod error;
 mod explain;
 mod handover;
@@ -22,6 +23,7 @@ mod workload_add;
 mod workload_list;
 mod workload_remove;
 
+pub use connections::GetConnections;
 pub use error::{ControlError, ErrorCode};
 pub use explain::{Explain, Explanation, Seen, Step};
 pub use handover::{HandOver, HandingOver, Retire};
@@ -32,7 +34,7 @@ pub use ports_set::PortsChanged;
 pub use request::Request;
 pub use routes::{ExplainRequest, GetRoutes};
 pub use services::{GetServices, GetUsedServices};
-pub use stat::{GetEndpointStat, GetStat};
+pub use stat::{GetEndpointStat, GetStat, ResetStat};
 pub use status::{GetStatus, PodState, PodStatus, SpanExport, Status, WorkloadStatus};
 pub use tap::{StartTap, Tapped};
 pub use workload_add::WorkloadAdd;
@@ -61,13 +63,15 @@ pub const MAX_REQUEST: usize = 8 * 1024 * 1024;
 pub const MAX_RESPONSE: usize = 16 * 1024 * 1024;
 
 /// Every call that a weir understands.
-const CALLS: [Decoder; 18] = [
+const CALLS: [Decoder; 20] = [
     decoder::<GetStatus>(),
     decoder::<PortsList>(),
     decoder::<PortsSet>(),
     decoder::<Explain>(),
     decoder::<GetStat>(),
     decoder::<GetEndpointStat>(),
+    decoder::<ResetStat>(),
+    decoder::<GetConnections>(),
     decoder::<GetServices>(),
     decoder::<GetUsedServices>(),
     decoder::<GetRoutes>(),

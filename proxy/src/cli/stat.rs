@@ -1,5 +1,6 @@
 //! `weir stat`: numbers per destination, endpoint or service of a running weir.
 
+use anyhow::anyhow;
 use serde::Serialize;
 
 use super::{
@@ -7,11 +8,13 @@ use super::{
     by::{self, By, used_services},
     control::WorkloadArgs,
     output::{OutputArgs, narrate},
+    with_exit,
 };
 use crate::{
-    admin::protocol::{GetEndpointStat, GetStat},
+    admin::protocol::{GetEndpointStat, GetStat, ResetStat},
     service::Spread,
-    telemetry::stats::StatsSnapshot,
+    table::Width,
+    telemetry::stats::{self, StatsSnapshot},
 };
 
 const EXAMPLES: &str = "\
@@ -19,12 +22,14 @@ Examples:
   weir stat
   weir stat --by endpoint
   weir stat -o json | jq '.rows[] | select(.failures > 0)'
+  weir stat --reset > /dev/null; ./load-test; weir stat
   weir stat --by service -o json | jq '.services[] | select(.request_skew > 1.5)'
 
 By endpoint, a request counts where it went, when it has ended; connections and bytes count at the
 endpoint that the connection was made to. By service, SKEW is the most connections that an endpoint
 got, divided by the mean; REQ SKEW the same of requests, and BALANCED what it would be if each
-request was balanced by itself.";
+request was balanced by itself. With --reset, `weir stat` and `weir top` count from zero afterwards,
+of the workload or of all; metrics are not changed.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -32,6 +37,9 @@ pub(super) struct Args {
     /// What a row is about
     #[arg(long, value_enum, default_value_t)]
     by: By,
+    /// Show the counts so far, and count from zero from now on
+    #[arg(long)]
+    reset: bool,
     #[command(flatten)]
     weir: WorkloadArgs,
     #[command(flatten)]
@@ -45,10 +53,19 @@ struct Services {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
-    match args.by {
-        By::Destination => show(args, &args.weir.ask(GetStat)?)?,
-        By::Endpoint => show(args, &args.weir.ask(GetEndpointStat)?)?,
-        By::Service => {
+    match (args.by, args.reset) {
+        (By::Destination, false) => show(args, &args.weir.ask(GetStat)?)?,
+        (By::Destination, true) => reset(args, stats::By::Destination)?,
+        (By::Endpoint, false) => show(args, &args.weir.ask(GetEndpointStat)?)?,
+        (By::Endpoint, true) => reset(args, stats::By::Endpoint)?,
+        (By::Service, true) => {
+            let error = anyhow!(
+                "counts of services are those of metrics, which never go back; omit --by service, or \
+                 --reset"
+            );
+            return Err(with_exit(error, Exit::Usage));
+        }
+        (By::Service, false) => {
             let services = Services { services: Spread::total(&used_services(&args.weir)?) };
             if services.services.is_empty() {
                 narrate("no connections to services so far");
@@ -60,9 +77,13 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     Ok(Exit::Success)
 }
 
+fn reset(args: &Args, by: stats::By) -> anyhow::Result<()> {
+    show(args, &args.weir.ask(ResetStat { by })?)
+}
+
 fn show(args: &Args, stats: &StatsSnapshot) -> anyhow::Result<()> {
     if stats.rows.is_empty() {
         narrate("no connections so far");
     }
-    args.output.print(stats, |stats| stats.table().unwrap_or_default())
+    args.output.print(stats, |stats| stats.table_for(Width::of_stdout()).unwrap_or_default())
 }

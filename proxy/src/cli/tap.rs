@@ -7,16 +7,15 @@ use anyhow::bail;
 use super::{
     Exit,
     control::WorkloadArgs,
+    filters::FilterArgs,
     output::{Format, OutputArgs, narrate, write_stdout},
 };
 use crate::{
     admin::protocol::{StartTap, Tapped},
-    decision::{Direction, Treatment},
     json,
-    ports::{CidrList, PortList, PortSet},
     telemetry::{
         record::Record,
-        tap::{NamePattern, RecordKind, Statuses, TapFilter},
+        tap::{RecordKind, Statuses, TapFilter},
     },
     units::parse_duration,
 };
@@ -42,30 +41,8 @@ pub(super) struct Args {
     /// Only requests
     #[arg(long)]
     requests: bool,
-    /// Only inbound
-    #[arg(long, conflicts_with = "outbound")]
-    inbound: bool,
-    /// Only outbound
-    #[arg(long)]
-    outbound: bool,
-    /// Destination ports: 443,9000-9100
-    #[arg(long, value_name = "LIST", value_parser = ports)]
-    port: Option<PortSet>,
-    /// Prefixes of the client address: 10.0.0.0/8,fd00::/8
-    #[arg(long, value_name = "CIDRS", value_parser = CidrList::parse)]
-    from: Option<CidrList>,
-    /// Prefixes of the destination address
-    #[arg(long, value_name = "CIDRS", value_parser = CidrList::parse)]
-    to: Option<CidrList>,
-    /// Prefixes of the address of the endpoint that was chosen for it
-    #[arg(long, value_name = "CIDRS", value_parser = CidrList::parse)]
-    endpoint: Option<CidrList>,
-    /// Protocols, separated by commas
-    #[arg(long, value_name = "NAME", value_enum, value_delimiter = ',')]
-    protocol: Vec<Treatment>,
-    /// Authority of a request or server name of a TLS connection; `*.` matches any prefix
-    #[arg(long, value_name = "NAME")]
-    authority: Option<NamePattern>,
+    #[command(flatten)]
+    place: FilterArgs,
     /// Request method
     #[arg(long, value_name = "METHOD")]
     method: Option<String>,
@@ -100,22 +77,12 @@ impl Args {
                 (_, true) => Some(RecordKind::Request),
                 _ => None,
             },
-            direction: match (self.inbound, self.outbound) {
-                (true, _) => Some(Direction::Inbound),
-                (_, true) => Some(Direction::Outbound),
-                _ => None,
-            },
-            ports: self.port.clone(),
-            from: self.from.clone(),
-            to: self.to.clone(),
-            endpoint: self.endpoint.clone(),
-            protocols: self.protocol.clone(),
             method: self.method.clone(),
-            authority: self.authority.clone(),
             path: self.path.clone(),
             statuses: self.status.clone(),
             failed: self.failed,
             at_least: self.slower_than.unwrap_or_default(),
+            ..self.place.filter()
         }
     }
 }
@@ -147,8 +114,4 @@ fn show(record: &Record, format: Format) -> anyhow::Result<()> {
         Format::Json => json::to_string(record)?,
     };
     Ok(write_stdout((line + "\n").as_bytes())?)
-}
-
-fn ports(text: &str) -> anyhow::Result<PortSet> {
-    Ok(PortList::parse(text)?.alone()?)
 }

@@ -32,7 +32,7 @@ use crate::{
     ports::{PortChange, PortsSet},
     service::{RequestReport, RoutesReport, ServicesReport},
     telemetry::{
-        Export, Telemetry,
+        Export, OpenConnections, Telemetry,
         stats::{By, StatsSnapshot},
         tap::{Tap, TapFilter},
     },
@@ -183,6 +183,28 @@ impl ControlHandler for Control {
             stats.rows.retain(|row| &*row.workload == name);
         }
         Ok(stats)
+    }
+
+    fn reset_stat(&self, workload: Option<&str>, by: By) -> Result<StatsSnapshot, ControlError> {
+        if let Some(name) = workload {
+            self.meant(Some(name))?;
+        }
+        Ok(self.telemetry.reset_stats(workload, by))
+    }
+
+    fn connections(
+        &self,
+        workload: Option<&str>,
+        filter: TapFilter,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<OpenConnections, ControlError>> {
+        let meant = workload.map(|name| self.meant(Some(name))).transpose();
+        let (telemetry, workload) = (self.telemetry.clone(), workload.map(str::to_owned));
+        async move {
+            meant?;
+            Ok(blocking(move || telemetry.connections(workload.as_deref(), &filter, limit)).await)
+        }
+        .boxed()
     }
 
     fn services(&self, service: Option<&str>) -> ServicesReport {

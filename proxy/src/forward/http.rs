@@ -29,6 +29,9 @@ pub(crate) type Tracker = weir_http::Tracker<dyn ExchangeSink>;
 
 /// Takes what an engine reports. Called on the data path: must not block.
 pub trait ExchangeSink: Send + Sync + 'static {
+    /// The authority of a request head that has arrived. Called before
+    /// [`ExchangeSink::request_started`], where there is one.
+    fn authority(&self, _authority: &str) {}
     /// A request head has arrived.
     fn request_started(&self);
     /// The exchange is over. Called once for each [`ExchangeSink::request_started`].
@@ -199,6 +202,10 @@ pub(crate) fn grpc_status(headers: &http::HeaderMap) -> Option<u32> {
 // === impl ExchangeSink ===
 
 impl weir_http::ExchangeSink for dyn ExchangeSink {
+    fn authority(&self, authority: &str) {
+        ExchangeSink::authority(self, authority);
+    }
+
     fn request_started(&self) {
         ExchangeSink::request_started(self);
     }

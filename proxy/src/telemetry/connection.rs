@@ -12,7 +12,9 @@ use super::{
     classify::Class,
     event::{Connection, Event, Found},
     lock,
+    open::OpenConnection,
     sinks::{Sink, States},
+    tap::Place,
 };
 use crate::{
     budget::Share,
@@ -163,6 +165,35 @@ impl Live {
         (Arc::clone(&info.workload), info.direction)
     }
 
+    /// What filters look at.
+    pub(super) fn place(&self) -> Place<'_> {
+        let (connection, info) = (&self.connection, &self.connection.info);
+        Place {
+            direction: info.direction,
+            client: Some(info.client),
+            destination: info.destination,
+            endpoint: connection.endpoint(),
+            treatment: connection.detection().map(Detection::treatment),
+            name: connection.name(),
+            took: connection.age(),
+        }
+    }
+
+    /// As it is now.
+    pub(super) fn now(&self) -> OpenConnection {
+        OpenConnection::new(&self.connection, self.states.records.requests())
+    }
+
+    /// The number, which grows with the time of the accept.
+    pub(super) fn id(&self) -> u64 {
+        self.connection.id
+    }
+
+    /// The name of the workload.
+    pub(super) fn workload(&self) -> &str {
+        &self.connection.info.workload
+    }
+
     fn tell(&self, event: Event<'_>) {
         self.telemetry.inner.sinks.event(&self.connection, &self.states, event);
     }
@@ -226,6 +257,10 @@ impl ExchangeSink for Live {
 
     fn timed_out(&self, limit: Limit) {
         self.tell(Event::TimedOut(limit));
+    }
+
+    fn authority(&self, authority: &str) {
+        self.connection.requested(authority);
     }
 
     fn request_started(&self) {

@@ -9,7 +9,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{ChosenEndpoint, CloseReason, ConnectionInfo, canonical, classify::Class};
+use super::{
+    ChosenEndpoint, CloseReason, ConnectionInfo, canonical, classify::Class, name::host_name,
+};
 use crate::{
     decision::Detection,
     detect::TlsInfo,
@@ -33,6 +35,8 @@ pub(super) struct Connection {
     pub(super) found: OnceLock<Found>,
     /// What it was made to in place of the original destination. Set before [`Event::Connected`].
     pub(super) endpoint: OnceLock<ChosenEndpoint>,
+    /// Of its first request that names a host.
+    requested: OnceLock<Arc<str>>,
     /// Whether there is an upstream connection: [`Event::Connected`].
     connected: AtomicBool,
     /// Of a tapped connection: when the bytes passed that are being read, in nanoseconds since
@@ -103,6 +107,7 @@ impl Connection {
             counters: Arc::default(),
             found: OnceLock::new(),
             endpoint: OnceLock::new(),
+            requested: OnceLock::new(),
             connected: AtomicBool::new(false),
             read_at: AtomicU64::new(0),
         }
@@ -118,6 +123,24 @@ impl Connection {
     pub(super) fn read_at(&self, moment: Instant) {
         let since = moment.saturating_duration_since(self.opened);
         self.read_at.store(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// The authority of a request on it.
+    pub(super) fn requested(&self, authority: &str) {
+        if self.requested.get().is_none()
+            && let Some(name) = host_name(authority)
+        {
+            // Two requests can come at a time: the first one counts.
+            let _ = self.requested.set(name.to_ascii_lowercase().into());
+        }
+    }
+
+    /// The host name that the client has asked for: of the TLS `ClientHello`, or of the first request
+    /// that names a host.
+    pub(super) fn name(&self) -> Option<&str> {
+        let tls = self.found.get().and_then(|found| found.tls.as_ref());
+        let sni = tls.and_then(|tls| tls.sni.as_deref());
+        sni.and_then(host_name).or_else(|| self.requested.get().map(|name| &**name))
     }
 
     /// How long it has been open.

@@ -71,6 +71,10 @@ pub struct ConnectionRecord {
     pub reason: Option<Cow<'static, str>>,
     /// Why, as a clause.
     pub why: Cow<'static, str>,
+    /// The host name that its client has asked for: that of the TLS ClientHello, or of the first request
+    /// that names a host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// Server name of the TLS ClientHello.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sni: Option<String>,
@@ -238,7 +242,8 @@ impl Record {
         match self {
             Self::Connection(record) => {
                 let alpn: usize = record.alpn.iter().map(String::len).sum();
-                record.sni.as_ref().map_or(0, String::len) + alpn
+                let names = [&record.name, &record.sni].into_iter().flatten();
+                names.map(String::len).sum::<usize>() + alpn
             }
             Self::Request(record) => {
                 let authority = record.authority.as_ref().map_or(0, String::len);
@@ -345,18 +350,23 @@ fn version_name(version: u8) -> &'static str {
 }
 
 /// A [`SystemTime`] as RFC 3339 text. Read back to the millisecond.
-mod time {
+pub(super) mod time {
     use std::time::SystemTime;
 
     use serde::{Deserialize, Deserializer, Serializer, de};
 
     use crate::units;
 
-    pub(super) fn serialize<S: Serializer>(time: &SystemTime, s: S) -> Result<S::Ok, S::Error> {
+    pub(in super::super) fn serialize<S: Serializer>(
+        time: &SystemTime,
+        s: S,
+    ) -> Result<S::Ok, S::Error> {
         s.serialize_str(&units::rfc3339(*time))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<SystemTime, D::Error> {
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        d: D,
+    ) -> Result<SystemTime, D::Error> {
         let text = String::deserialize(d)?;
         units::parse_rfc3339(&text)
             .ok_or_else(|| de::Error::custom(format!("{text:?} is not an RFC 3339 time in UTC")))
@@ -364,16 +374,21 @@ mod time {
 }
 
 /// A [`Duration`] as whole microseconds.
-mod micros {
+pub(super) mod micros {
     use std::time::Duration;
 
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(value: &Duration, s: S) -> Result<S::Ok, S::Error> {
+    pub(in super::super) fn serialize<S: Serializer>(
+        value: &Duration,
+        s: S,
+    ) -> Result<S::Ok, S::Error> {
         s.serialize_u64(u64::try_from(value.as_micros()).unwrap_or(u64::MAX))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        d: D,
+    ) -> Result<Duration, D::Error> {
         u64::deserialize(d).map(Duration::from_micros)
     }
 

@@ -43,7 +43,7 @@ pub(super) struct Sinks {
 pub(super) struct States {
     pub(super) metrics: <Metrics as Sink>::State,
     stats: <Stats as Sink>::State,
-    records: <Records as Sink>::State,
+    pub(super) records: <Records as Sink>::State,
 }
 
 // === impl Sinks ===

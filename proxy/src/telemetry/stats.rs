@@ -47,7 +47,8 @@ const AT_HAND: usize = 16;
 const MAX_LATENCY_US: u64 = 3_600_000_000;
 
 /// What rows are summed up by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum By {
     /// The original destination.
     Destination,
@@ -75,7 +76,8 @@ pub(super) struct Key {
 pub(super) struct Row {
     why: &'static str,
     connections: AtomicU64,
-    closed: AtomicU64,
+    /// Open now.
+    open: AtomicU64,
     /// Begun on connections of this row.
     requests: AtomicU64,
     /// That ended at this row's endpoint.
@@ -231,13 +233,12 @@ impl Stats {
     }
 
     pub(super) fn snapshot(&self, by: By) -> StatsSnapshot {
-        let rows = match by {
-            By::Destination => by_destination(self.rows.all()),
-            By::Endpoint => self.rows.all(),
-        };
-        let mut rows: Vec<_> = rows.iter().map(|(key, row)| row.snapshot(key, by)).collect();
-        rows.sort_by(|a, b| a.key().cmp(&b.key()));
-        StatsSnapshot { rows }
+        StatsSnapshot::of(self.rows.all(), by)
+    }
+
+    /// The same, of one workload or of all; they count from zero.
+    pub(super) fn reset(&self, workload: Option<&str>, by: By) -> StatsSnapshot {
+        StatsSnapshot::of(self.rows.take(workload), by)
     }
 }
 
@@ -291,7 +292,7 @@ impl Row {
         Self {
             why,
             connections: AtomicU64::new(0),
-            closed: AtomicU64::new(0),
+            open: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             exchanges: AtomicU64::new(0),
             successes: AtomicU64::new(0),
@@ -305,10 +306,11 @@ impl Row {
 
     pub(super) fn opened(&self) {
         self.connections.fetch_add(1, Relaxed);
+        self.open.fetch_add(1, Relaxed);
     }
 
     pub(super) fn closed(&self) {
-        self.closed.fetch_add(1, Relaxed);
+        self.open.fetch_sub(1, Relaxed);
     }
 
     pub(super) fn moved(&self, sent: u64, received: u64) {
@@ -340,7 +342,7 @@ impl Row {
     fn absorb(&self, other: &Self) {
         let add = |to: &AtomicU64, from: &AtomicU64| to.fetch_add(from.load(Relaxed), Relaxed);
         add(&self.connections, &other.connections);
-        add(&self.closed, &other.closed);
+        add(&self.open, &other.open);
         add(&self.requests, &other.requests);
         add(&self.exchanges, &other.exchanges);
         add(&self.successes, &other.successes);
@@ -356,11 +358,27 @@ impl Row {
         }
     }
 
+    /// What it has counted, and counts from zero. Connections that are open stay so.
+    fn take(&self) -> Self {
+        let take = |counter: &AtomicU64| AtomicU64::new(counter.swap(0, Relaxed));
+        Self {
+            why: self.why,
+            connections: take(&self.connections),
+            open: AtomicU64::new(self.open.load(Relaxed)),
+            requests: take(&self.requests),
+            exchanges: take(&self.exchanges),
+            successes: take(&self.successes),
+            failures: take(&self.failures),
+            bytes_sent: take(&self.bytes_sent),
+            bytes_received: take(&self.bytes_received),
+            retransmits: take(&self.retransmits),
+            latency: Mutex::new(lock(&self.latency).take()),
+        }
+    }
+
     fn snapshot(&self, key: &Key, by: By) -> StatRow {
         let latency = lock(&self.latency).clone();
         let quantile = |q: f64| latency.as_ref().map(|h| h.value_at_quantile(q));
-        let closed = self.closed.load(Relaxed);
-        let connections = self.connections.load(Relaxed);
         StatRow {
             workload: key.workload.to_string(),
             direction: key.direction,
@@ -373,8 +391,8 @@ impl Row {
             source: key.source,
             reason: key.reason.map(|reason| reason.name().to_owned()),
             why: self.why.to_owned(),
-            connections,
-            open: connections.saturating_sub(closed),
+            connections: self.connections.load(Relaxed),
+            open: self.open.load(Relaxed),
             requests: match by {
                 By::Destination => self.requests.load(Relaxed),
                 By::Endpoint => self.exchanges.load(Relaxed),
@@ -388,6 +406,20 @@ impl Row {
             bytes_received: self.bytes_received.load(Relaxed),
             retransmits: self.retransmits.load(Relaxed),
         }
+    }
+}
+
+// === impl StatsSnapshot ===
+
+impl StatsSnapshot {
+    fn of(rows: Vec<(Key, Arc<Row>)>, by: By) -> Self {
+        let rows = match by {
+            By::Destination => by_destination(rows),
+            By::Endpoint => rows,
+        };
+        let mut rows: Vec<_> = rows.iter().map(|(key, row)| row.snapshot(key, by)).collect();
+        rows.sort_by(|a, b| a.key().cmp(&b.key()));
+        Self { rows }
     }
 }
 

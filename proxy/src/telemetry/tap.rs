@@ -4,6 +4,7 @@
 mod filter;
 mod statuses;
 
+pub(super) use filter::Place;
 pub use filter::{NamePattern, RecordKind, TapFilter};
 pub use statuses::{StatusError, Statuses};
 

@@ -12,6 +12,7 @@ use super::{
 use crate::budget::{Figures, Resource};
 use crate::decision::{Treatment, Why};
 use crate::forward::http::{Exchange, ExchangeEnd, Side, Untracked};
+use crate::table::Width;
 
 pub(crate) fn exchange() -> Exchange {
     Exchange {
@@ -49,6 +50,7 @@ pub(super) fn connection_record() -> ConnectionRecord {
         source: Some(Source::Detected),
         reason: None,
         why: "client hello".into(),
+        name: Some("example.com".into()),
         sni: Some("example.com".into()),
         alpn: vec!["h2".into(), "http/1.1".into()],
         bytes_sent: 1500,
@@ -429,6 +431,11 @@ fn statistics_make_a_table() {
 
     let snapshot = telemetry.stats();
     insta::assert_snapshot!("table", snapshot.table().unwrap());
+    for columns in [60, 80, 200] {
+        let table = snapshot.table_for(Width::columns(columns)).unwrap();
+        assert_eq!(table.matches('\u{1b}').count(), 2, "the failure is red: {table:?}");
+        insta::assert_snapshot!(format!("table_{columns}"), anstream::adapter::strip_str(&table));
+    }
     let json = serde_json::to_string(&snapshot).unwrap();
     assert_eq!(serde_json::from_str::<StatsSnapshot>(&json).unwrap(), snapshot);
     assert_eq!(StatsSnapshot::default().table(), None);

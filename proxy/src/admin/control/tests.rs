@@ -21,8 +21,8 @@ use crate::{
     admin::{
         client::{ClientError, ask},
         protocol::{
-            Call, Explain, ExplainRequest, Explanation, GetStatus, KernelCounters, LogLevel,
-            PortsList, PortsReport, Status, WorkloadAdd, WorkloadStatus,
+            Call, Explain, ExplainRequest, Explanation, GetConnections, GetStatus, KernelCounters,
+            LogLevel, PortsList, PortsReport, Status, WorkloadAdd, WorkloadStatus,
         },
     },
     config::{Fail, WorkloadSettings},
@@ -30,6 +30,7 @@ use crate::{
     learn::Learn,
     ports::{Cidr, CidrList, PolicyInput, PortChange, PortList, PortPolicy, PortSet, PortsSet},
     telemetry::{
+        OpenConnections,
         stats::{By, StatsSnapshot},
         tap::TapFilter,
     },
@@ -124,6 +125,20 @@ impl ControlHandler for Fake {
 
     fn stat(&self, _: Option<&str>, _: By) -> Result<StatsSnapshot, ControlError> {
         Ok(StatsSnapshot::default())
+    }
+
+    fn reset_stat(&self, _: Option<&str>, _: By) -> Result<StatsSnapshot, ControlError> {
+        Ok(StatsSnapshot::default())
+    }
+
+    fn connections(
+        &self,
+        _: Option<&str>,
+        _: TapFilter,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<OpenConnections, ControlError>> {
+        let open = OpenConnections { open: limit as u64, connections: Vec::new() };
+        Box::pin(async move { Ok(open) })
     }
 
     fn tap(&self, _: Option<&str>, _: TapFilter) -> Result<Tap, ControlError> {
@@ -397,4 +412,13 @@ proptest::proptest! {
         let good = PortList::parse(&list).is_ok_and(|list| !list.append);
         proptest::prop_assert_eq!(parsed.is_ok(), good);
     }
+}
+
+/// Guards against a reply that is longer than a client reads.
+#[tokio::test]
+async fn no_client_gets_more_connections_than_fit_into_a_reply() {
+    let served = Served::start();
+    let ask = |limit| served.ask(GetConnections { filter: TapFilter::default(), limit });
+    assert_eq!(ask(3).await.unwrap().open, 3);
+    assert_eq!(ask(usize::MAX).await.unwrap().open, GetConnections::MOST as u64);
 }

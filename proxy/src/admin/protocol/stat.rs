@@ -13,6 +13,14 @@ pub struct GetStat;
 #[derive(Debug, Serialize, Deserialize)]
 pub struct GetEndpointStat;
 
+/// Asks for the numbers so far, of one workload or of all, which count from zero from then on.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResetStat {
+    /// What the rows of the reply are by.
+    pub by: By,
+}
+
 impl Call for GetStat {
     const NAME: &'static str = "stat";
     const REPLY: &'static str = "stat";
@@ -38,5 +46,15 @@ impl Call for GetEndpointStat {
 
     async fn answer(self, on: &mut Conversation<'_>) -> Result<StatsSnapshot, ControlError> {
         on.handler.stat(on.workload(), By::Endpoint)
+    }
+}
+
+impl Call for ResetStat {
+    const NAME: &'static str = "stat_reset";
+    const REPLY: &'static str = "stat_reset";
+    type Reply = StatsSnapshot;
+
+    async fn answer(self, on: &mut Conversation<'_>) -> Result<StatsSnapshot, ControlError> {
+        on.handler.reset_stat(on.workload(), self.by)
     }
 }

@@ -6,7 +6,11 @@ use crate::{
     decision::{Direction, PortState},
     ports::PortList,
     service::{RoutesReport, ServicesReport},
-    telemetry::{stats::StatsSnapshot, tap::TapFilter},
+    telemetry::{
+        OpenConnections,
+        stats::{By, StatsSnapshot},
+        tap::TapFilter,
+    },
 };
 
 /// A request's line, and that the server understands it as the same.
@@ -47,6 +51,9 @@ fn requests_are_as_every_weir_of_this_version_reads_them() {
     );
     assert_eq!(request(GetStat), r#""stat""#);
     assert_eq!(request(GetEndpointStat), r#""endpoint_stat""#);
+    assert_eq!(request(ResetStat { by: By::Endpoint }), r#"{"stat_reset":{"by":"endpoint"}}"#);
+    let connections = GetConnections { filter: TapFilter::default(), limit: 7 };
+    assert_eq!(request(connections), r#"{"connections":{"filter":{},"limit":7}}"#);
     assert_eq!(
         request(GetServices { service: Some("shop".into()) }),
         r#"{"services":{"service":"shop"}}"#
@@ -78,6 +85,11 @@ fn replies_are_as_every_client_of_this_version_reads_them() {
     let stats = StatsSnapshot::default();
     assert!(reply::<GetStat>(&stats).starts_with(r#"{"stat":{"#));
     assert!(reply::<GetEndpointStat>(&stats).starts_with(r#"{"endpoint_stat":{"#));
+    assert!(reply::<ResetStat>(&stats).starts_with(r#"{"stat_reset":{"#));
+    assert_eq!(
+        reply::<GetConnections>(&OpenConnections::default()),
+        r#"{"connections":{"open":0,"connections":[]}}"#
+    );
     assert_eq!(
         reply::<GetServices>(&ServicesReport::default()),
         r#"{"services":{"sources":[],"services":[]}}"#

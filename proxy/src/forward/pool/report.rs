@@ -81,6 +81,10 @@ impl Report {
 }
 
 impl ExchangeSink for Report {
+    fn authority(&self, authority: &str) {
+        self.sink.authority(authority);
+    }
+
     fn request_started(&self) {
         self.sink.request_started();
     }

@@ -34,6 +34,9 @@ impl fmt::Display for ConnectionRecord {
             }
             _ => write!(f, "- ({})", self.why)?,
         }
+        if let Some(name) = self.name.as_ref().filter(|name| Some(*name) != self.sni.as_ref()) {
+            write!(f, " name={}", name.escape_default())?;
+        }
         if let Some(sni) = &self.sni {
             write!(f, " sni={}", sni.escape_default())?;
         }

@@ -45,6 +45,15 @@ pub(in crate::telemetry) struct Tally {
     unpoolable: OnceLock<Unpoolable>,
 }
 
+// === impl Tally ===
+
+impl Tally {
+    /// Requests so far.
+    pub(in crate::telemetry) fn requests(&self) -> u64 {
+        self.requests.load(Relaxed)
+    }
+}
+
 // === impl Records ===
 
 impl Records {
@@ -137,11 +146,12 @@ fn closed(connection: &Connection, tally: &Tally, reason: &CloseReason) -> Conne
         source: detection.map(Detection::source),
         reason: None,
         why: detection.map_or(UNDETECTED, Detection::why).into(),
+        name: connection.name().map(str::to_owned),
         sni: tls.sni,
         alpn: tls.alpn,
         bytes_sent: counters.client_to_upstream(),
         bytes_received: counters.upstream_to_client(),
-        requests: tally.requests.load(Relaxed),
+        requests: tally.requests(),
         untracked: tally.untracked.get().map(|untracked| untracked.reason.into()),
         unpoolable: tally.unpoolable.get().map(|reason| reason.name().into()),
         detect: found.and_then(|found| found.took),
@@ -167,6 +177,7 @@ fn direct(id: u64, skipped: &SkippedConnection) -> ConnectionRecord {
         source: Some(detection.source()),
         reason: detection.unasked().map(|reason| reason.name().into()),
         why: detection.why().into(),
+        name: None,
         sni: None,
         alpn: Vec::new(),
         bytes_sent: skipped.bytes_sent,

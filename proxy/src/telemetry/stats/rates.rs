@@ -6,19 +6,14 @@ use serde::Serialize;
 
 use super::{
     By, StatRow, StatsSnapshot,
-    table::{Columns, dash, micros, number, percent, print_table},
+    table::{Columns, dash, micros, number, success},
 };
 use crate::{
     decision::{Direction, Source, Treatment},
     names,
+    table::{Column, Table, Width},
     units::human_bytes,
 };
-
-const HEADER: [&str; 9] =
-    ["DECISION", "CONN/S", "OPEN", "REQ/S", "SUCCESS", "P50", "P99", "SENT/S", "RECEIVED/S"];
-
-/// Columns before this one are text, the others numbers.
-const FIRST_NUMBER: usize = 1;
 
 /// Sort order of the busiest destinations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -148,30 +143,45 @@ impl Rate {
         self.open == 0 && moved == 0.0
     }
 
-    /// A table of rates, as the statistics' own looks.
+    /// A table of rates, as the statistics' own looks, with all columns.
     #[must_use]
     pub fn table(rates: &[Self]) -> String {
+        Self::columns(rates).print(Width::default())
+    }
+
+    /// The same for any width.
+    pub(crate) fn columns(rates: &[Self]) -> Table {
         let several = rates.iter().any(|rate| rate.workload != rates[0].workload);
         let inbound = rates.iter().any(|rate| rate.direction == Direction::Inbound);
         let columns = Columns { several, inbound, by: By::of(rates.iter().map(|it| it.endpoint)) };
-        let mut table = columns.table(&HEADER, FIRST_NUMBER);
+        let mut table = columns.table(vec![
+            Column::text("DECISION", 2),
+            Column::number("CONN/S", 5),
+            Column::number("OPEN", 4),
+            Column::number("REQ/S", 0),
+            Column::number("SUCCESS", 1),
+            Column::number("P50", 3),
+            Column::number("P99", 1),
+            Column::number("SENT/S", 6),
+            Column::number("RECEIVED/S", 6),
+        ]);
         for rate in rates {
             let place = (rate.destination, rate.endpoint);
             let mut row = columns.first(&rate.workload, rate.direction, place);
             row.extend([
-                rate.treatment.map_or_else(dash, |treatment| treatment.to_string()),
-                number(rate.connections),
-                rate.open.to_string(),
-                number(rate.requests),
-                rate.success_rate.map_or_else(dash, percent),
-                micros(rate.p50_us),
-                micros(rate.p99_us),
-                human_bytes(rate.bytes_sent as u64),
-                human_bytes(rate.bytes_received as u64),
+                rate.treatment.map_or_else(dash, |treatment| treatment.to_string()).into(),
+                number(rate.connections).into(),
+                rate.open.to_string().into(),
+                number(rate.requests).into(),
+                success(rate.success_rate),
+                micros(rate.p50_us).into(),
+                micros(rate.p99_us).into(),
+                human_bytes(rate.bytes_sent as u64).into(),
+                human_bytes(rate.bytes_received as u64).into(),
             ]);
-            table.add_row(row);
+            table.add(row);
         }
-        print_table(&table)
+        table
     }
 }
 
@@ -331,7 +341,8 @@ mod tests {
         let table = Rate::table(&rates);
         let words: Vec<Vec<_>> =
             table.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(words[0], [&["DESTINATION"], &HEADER[..]].concat());
+        let header = "DESTINATION DECISION CONN/S OPEN REQ/S SUCCESS P50 P99 SENT/S RECEIVED/S";
+        assert_eq!(words[0].join(" "), header);
         assert_eq!(words[1][..8].join(" "), "10.0.0.1:80 http1 1.5 1 100 75.00% 1.50ms 20.0ms");
         assert_eq!(Rate::table(&[]).lines().count(), 1);
     }

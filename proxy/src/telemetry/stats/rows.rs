@@ -64,6 +64,14 @@ impl Rows {
         lock(&self.workloads).remove(workload);
     }
 
+    /// What rows have counted, of one workload or of all: they count from zero.
+    pub(super) fn take(&self, workload: Option<&str>) -> Vec<(Key, Arc<Row>)> {
+        let mut workloads = lock(&self.workloads);
+        let meant =
+            workloads.iter_mut().filter(|(name, _)| workload.is_none_or(|it| it == &***name));
+        meant.flat_map(|(_, of)| of.take()).collect()
+    }
+
     pub(super) fn all(&self) -> Vec<(Key, Arc<Row>)> {
         let workloads = lock(&self.workloads);
         let rows = workloads.values().flat_map(|workload| &workload.rows);
@@ -74,6 +82,21 @@ impl Rows {
 // === impl OfWorkload ===
 
 impl OfWorkload {
+    fn take(&mut self) -> Vec<(Key, Arc<Row>)> {
+        let taken = self.rows.iter().map(|(key, kept)| (key.clone(), Arc::new(kept.row.take())));
+        let taken = taken.collect();
+        // No connection has the others any more.
+        let share = &self.share;
+        self.rows.retain(|key, kept| {
+            let is_in_use = Arc::strong_count(&kept.row) > 1;
+            if !is_in_use && key.destination.is_some() {
+                share.give(Resource::Rows, 1);
+            }
+            is_in_use
+        });
+        taken
+    }
+
     fn get(&mut self, key: Key, why: &'static str) -> Arc<Row> {
         self.clock += 1;
         let clock = self.clock;
@@ -213,6 +236,35 @@ mod tests {
         assert_eq!(all.len(), 33);
         let shared = all.iter().find(|(key, _)| key.destination.is_none()).unwrap();
         assert_eq!(shared.1.snapshot(&shared.0, By::Destination).open, 68);
+    }
+
+    #[test]
+    fn rows_that_are_taken_count_from_zero_and_only_those_in_use_stay() {
+        let rows = rows(64);
+        let open = rows.get(key("a", 1), "why");
+        open.opened();
+        (2..=1000).for_each(|number| visit(&rows, key("a", number)));
+        visit(&rows, key("b", 1));
+        let snapshot = |all: &[(Key, Arc<Row>)]| -> Vec<_> {
+            let rows = all.iter().map(|(key, row)| row.snapshot(key, By::Destination));
+            let mut rows: Vec<_> =
+                rows.map(|row| (row.connections, row.open, row.bytes_sent)).collect();
+            rows.sort_unstable();
+            rows
+        };
+        let taken = snapshot(&rows.take(Some("a")));
+        assert_eq!(taken.iter().map(|row| row.0).sum::<u64>(), 1000);
+        assert_eq!(taken.iter().map(|row| row.1).sum::<u64>(), 1);
+        assert_eq!(snapshot(&of(&rows, "a")), [(0, 1, 0)]);
+        assert_eq!(snapshot(&of(&rows, "b")), [(1, 0, 1)], "not asked for");
+        assert_eq!(rows.budgets.used(Resource::Rows), 2);
+        open.moved(5, 0);
+        open.closed();
+        assert_eq!(snapshot(&rows.take(None)), [(0, 0, 5), (1, 0, 1)]);
+        drop(open);
+        rows.take(None);
+        assert!(rows.all().is_empty());
+        assert_eq!(rows.budgets.used(Resource::Rows), 0);
     }
 
     #[test]

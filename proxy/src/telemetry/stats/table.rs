@@ -2,20 +2,14 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, presets};
 
 use super::{By, StatRow, StatsSnapshot};
 use crate::{
     decision::Direction,
+    table::{Cell, Column, Table, Width},
     units::{human_bytes, human_duration},
 };
-
-const HEADER: [&str; 11] = [
-    "DECISION", "SOURCE", "CONN", "OPEN", "REQ", "SUCCESS", "P50", "P95", "P99", "SENT", "RECEIVED",
-];
-
-/// Columns before this one are text, the others numbers.
-const FIRST_NUMBER: usize = 2;
 
 /// The first columns: which row it is.
 pub(super) struct Columns {
@@ -29,10 +23,16 @@ pub(super) struct Columns {
 // === impl StatsSnapshot ===
 
 impl StatsSnapshot {
-    /// Plain text, one line per row, no ruling and no trailing spaces; `None` if there is nothing
-    /// to show.
+    /// Plain text with all columns, one line per row, no ruling and no trailing spaces; `None` if there is
+    /// nothing to show.
     #[must_use]
     pub fn table(&self) -> Option<String> {
+        self.table_for(Width::default())
+    }
+
+    /// The same for a terminal: as wide as that is.
+    #[must_use]
+    pub fn table_for(&self, width: Width) -> Option<String> {
         if self.rows.is_empty() {
             return None;
         }
@@ -40,11 +40,23 @@ impl StatsSnapshot {
         let inbound = self.rows.iter().any(|row| row.direction == Direction::Inbound);
         let by = By::of(self.rows.iter().map(|row| row.endpoint));
         let columns = Columns { several, inbound, by };
-        let mut table = columns.table(&HEADER, FIRST_NUMBER);
+        let mut table = columns.table(vec![
+            Column::text("DECISION", 2),
+            Column::text("SOURCE", 5),
+            Column::number("CONN", 0),
+            Column::number("OPEN", 4),
+            Column::number("REQ", 0),
+            Column::number("SUCCESS", 1),
+            Column::number("P50", 3),
+            Column::number("P95", 7),
+            Column::number("P99", 2),
+            Column::number("SENT", 6),
+            Column::number("RECEIVED", 6),
+        ]);
         for row in &self.rows {
-            table.add_row(cells(row, &columns));
+            table.add(cells(row, &columns));
         }
-        Some(print_table(&table))
+        Some(table.print(width))
     }
 }
 
@@ -64,13 +76,14 @@ impl By {
 // === impl Columns ===
 
 impl Columns {
-    /// A table of them and further ones, of which those from `first_number` are numbers.
-    pub(super) fn table(&self, further: &[&str], first_number: usize) -> Table {
-        let first: &[&str] = match self.by {
-            By::Destination => &["DESTINATION"],
-            By::Endpoint => &["ENDPOINT", "DESTINATION"],
+    /// A table of them and further ones.
+    pub(super) fn table(&self, further: Vec<Column>) -> Table {
+        let mut columns = match self.by {
+            By::Destination => vec![Column::text("DESTINATION", 0)],
+            By::Endpoint => vec![Column::text("ENDPOINT", 0), Column::text("DESTINATION", 3)],
         };
-        plain_table(&[first, further].concat(), first.len() + first_number)
+        columns.extend(further);
+        Table::new(columns)
     }
 
     /// Of a row. Workload and direction are given where rows differ in them.
@@ -79,7 +92,7 @@ impl Columns {
         workload: &str,
         direction: Direction,
         (destination, endpoint): (Option<SocketAddr>, Option<SocketAddr>),
-    ) -> Vec<String> {
+    ) -> Vec<Cell> {
         let mut text = String::new();
         if self.several {
             text.push_str(workload);
@@ -92,8 +105,10 @@ impl Columns {
             address.map_or_else(|| other.to_owned(), |address| address.to_string())
         };
         match self.by {
-            By::Destination => vec![text + &or(destination, "other destinations")],
-            By::Endpoint => vec![text + &or(endpoint, "other endpoints"), or(destination, "-")],
+            By::Destination => vec![(text + &or(destination, "other destinations")).into()],
+            By::Endpoint => {
+                vec![(text + &or(endpoint, "other endpoints")).into(), or(destination, "-").into()]
+            }
         }
     }
 }
@@ -101,8 +116,8 @@ impl Columns {
 // === helpers ===
 
 /// A table in weir's style: aligned columns, nothing else.
-pub(crate) fn plain_table(header: &[&str], first_number: usize) -> Table {
-    let mut table = Table::new();
+pub(crate) fn plain_table(header: &[&str], first_number: usize) -> comfy_table::Table {
+    let mut table = comfy_table::Table::new();
     table.load_style(presets::NOTHING).set_header(header);
     for (i, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
@@ -114,26 +129,31 @@ pub(crate) fn plain_table(header: &[&str], first_number: usize) -> Table {
 }
 
 /// The table's text without trailing spaces.
-pub(crate) fn print_table(table: &Table) -> String {
+pub(crate) fn print_table(table: &comfy_table::Table) -> String {
     table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 
-fn cells(row: &StatRow, columns: &Columns) -> Vec<String> {
+fn cells(row: &StatRow, columns: &Columns) -> Vec<Cell> {
     let mut cells = columns.first(&row.workload, row.direction, (row.destination, row.endpoint));
     cells.extend([
-        row.treatment.map_or_else(dash, |t| t.to_string()),
-        row.decided_by().map_or_else(dash, str::to_owned),
-        row.connections.to_string(),
-        row.open.to_string(),
-        if row.requests > 0 { row.requests.to_string() } else { dash() },
-        row.success_rate().map_or_else(dash, percent),
-        micros(row.p50_us),
-        micros(row.p95_us),
-        micros(row.p99_us),
-        human_bytes(row.bytes_sent),
-        human_bytes(row.bytes_received),
+        row.treatment.map_or_else(dash, |t| t.to_string()).into(),
+        row.decided_by().map_or_else(dash, str::to_owned).into(),
+        row.connections.to_string().into(),
+        row.open.to_string().into(),
+        if row.requests > 0 { row.requests.to_string() } else { dash() }.into(),
+        success(row.success_rate()),
+        micros(row.p50_us).into(),
+        micros(row.p95_us).into(),
+        micros(row.p99_us).into(),
+        human_bytes(row.bytes_sent).into(),
+        human_bytes(row.bytes_received).into(),
     ]);
     cells
+}
+
+/// An alarm where not all were successes.
+pub(super) fn success(rate: Option<f64>) -> Cell {
+    Cell::alarm_if(rate.is_some_and(|rate| rate < 1.0), rate.map_or_else(dash, percent))
 }
 
 pub(super) fn micros(us: Option<u64>) -> String {

@@ -1,4 +1,4 @@
-//! Rows by endpoint.
+//! Rows by endpoint, and counts from zero.
 
 use std::time::Duration;
 
@@ -85,4 +85,32 @@ fn many_endpoints_are_summed_up_and_none_is_lost() {
     assert_eq!(rows.last().unwrap().endpoint, None, "the sum");
     assert_eq!(rows.iter().map(|row| row.requests).sum::<u64>(), 5000);
     drop(guard);
+}
+
+/// Guards against a counter that goes back: Prometheus takes that for a restart of weir.
+#[test]
+fn a_reset_of_the_statistics_does_not_change_metrics() {
+    let telemetry = Telemetry::new(None);
+    let guard = telemetry.open(info());
+    guard.upstream_connected();
+    guard.detected(Detection::Http1, None, Duration::ZERO);
+    guard.sink().request_started();
+    guard.sink().exchange(exchange());
+    let counters = || -> Vec<String> {
+        let text = telemetry.encode_metrics();
+        let of_shop = text.lines().filter(|line| line.contains("\"shop\""));
+        let mut lines: Vec<_> = of_shop.map(str::to_owned).collect();
+        lines.sort_unstable();
+        lines
+    };
+    let before = counters();
+    let until_now = telemetry.reset_stats(None, By::Destination).rows;
+    assert_eq!((until_now[0].connections, until_now[0].requests, until_now[0].open), (1, 1, 1));
+    assert_eq!(counters(), before);
+    let row = &telemetry.stats().rows[0];
+    assert_eq!((row.connections, row.requests, row.open, row.p50_us), (0, 0, 1, None));
+    guard.close(CloseReason::Finished);
+    assert_eq!(telemetry.reset_stats(Some("other"), By::Destination).rows, []);
+    assert_eq!(telemetry.reset_stats(Some("shop"), By::Endpoint).rows[0].open, 0);
+    assert_eq!(telemetry.stats().rows, []);
 }

@@ -8,7 +8,10 @@ use crate::{
     decision::{Direction, Treatment},
     names,
     ports::{CidrList, PortSet},
-    telemetry::record::{ConnectionRecord, Record, RequestRecord},
+    telemetry::{
+        name::{port, without_port},
+        record::{ConnectionRecord, Record, RequestRecord},
+    },
     units,
 };
 
@@ -42,7 +45,8 @@ pub struct TapFilter {
     /// A request's method; case matters (RFC 9110 §9.1).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
-    /// A request's authority, or the server name of a TLS ClientHello.
+    /// A request's authority, or a connection's name: that of the TLS ClientHello or of its first
+    /// request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authority: Option<NamePattern>,
     /// What a request's path begins with.
@@ -58,6 +62,18 @@ pub struct TapFilter {
     /// Only what took at least this long.
     #[serde(with = "units::duration", skip_serializing_if = "Duration::is_zero")]
     pub at_least: Duration,
+}
+
+/// What conditions on connections and on requests look at.
+#[derive(Debug)]
+pub(in crate::telemetry) struct Place<'a> {
+    pub(in crate::telemetry) direction: Direction,
+    pub(in crate::telemetry) client: Option<SocketAddr>,
+    pub(in crate::telemetry) destination: SocketAddr,
+    pub(in crate::telemetry) endpoint: Option<SocketAddr>,
+    pub(in crate::telemetry) treatment: Option<Treatment>,
+    pub(in crate::telemetry) name: Option<&'a str>,
+    pub(in crate::telemetry) took: Duration,
 }
 
 /// Kinds of records.
@@ -89,42 +105,65 @@ impl TapFilter {
     }
 
     fn fits_connection(&self, connection: &ConnectionRecord) -> bool {
-        let Self { kind, direction, ports, from, to, endpoint, protocols, authority, .. } = self;
-        let Self { method, path, statuses, failed, at_least, .. } = self;
-        let of_requests = method.is_some() || path.is_some() || statuses.is_some();
-        let name = connection.sni.as_deref();
-        !of_requests
-            && kind.is_none_or(|kind| kind == RecordKind::Connection)
-            && direction.is_none_or(|direction| direction == connection.direction)
-            && fits(ports, |ports| ports.contains(connection.destination.port()))
-            && fits(to, |to| to.find(connection.destination.ip()).is_some())
-            && fits(from, |from| has(from, connection.client))
-            && fits(endpoint, |endpoint| has(endpoint, connection.endpoint))
-            && fits_protocol(protocols, connection.treatment)
-            && fits(authority, |pattern| name.is_some_and(|name| pattern.fits(name)))
-            && (!failed || connection.close != "finished")
-            && connection.duration >= *at_least
+        let place = Place {
+            direction: connection.direction,
+            client: connection.client,
+            destination: connection.destination,
+            endpoint: connection.endpoint,
+            treatment: connection.treatment,
+            name: connection.name.as_deref().or(connection.sni.as_deref()),
+            took: connection.duration,
+        };
+        !self.is_of_requests()
+            && self.fits_place(&place)
+            && (!self.failed || connection.close != "finished")
+    }
+
+    /// Whether an open connection fits: one that has not failed so far.
+    #[must_use]
+    pub(in crate::telemetry) fn fits_open(&self, place: &Place<'_>) -> bool {
+        !self.is_of_requests() && !self.failed && self.fits_place(place)
+    }
+
+    /// Whether it leaves all connections out.
+    fn is_of_requests(&self) -> bool {
+        self.kind.is_some_and(|kind| kind != RecordKind::Connection)
+            || self.method.is_some()
+            || self.path.is_some()
+            || self.statuses.is_some()
     }
 
     fn fits_request(&self, request: &RequestRecord) -> bool {
-        let Self { kind, direction, ports, from, to, endpoint, protocols, authority, .. } = self;
-        let Self { method, path, statuses, failed, at_least, .. } = self;
-        let name = request.authority.as_deref();
+        let Self { kind, method, path, statuses, failed, .. } = self;
+        let place = Place {
+            direction: request.direction,
+            client: Some(request.client),
+            destination: request.destination,
+            endpoint: request.endpoint,
+            treatment: request.treatment,
+            name: request.authority.as_deref(),
+            took: request.duration,
+        };
         let has_failed = request.classification.as_deref() == Some("failure")
             || ["client_reset", "upstream_reset"].contains(&&*request.end);
         kind.is_none_or(|kind| kind == RecordKind::Request)
-            && direction.is_none_or(|direction| direction == request.direction)
-            && fits(ports, |ports| ports.contains(request.destination.port()))
-            && fits(to, |to| to.find(request.destination.ip()).is_some())
-            && fits(from, |from| from.find(request.client.ip()).is_some())
-            && fits(endpoint, |endpoint| has(endpoint, request.endpoint))
-            && fits_protocol(protocols, request.treatment)
-            && fits(authority, |pattern| name.is_some_and(|name| pattern.fits(name)))
+            && self.fits_place(&place)
             && fits(method, |method| *method == request.method)
             && fits(path, |begin| request.path.starts_with(begin.as_str()))
             && fits(statuses, |statuses| request.status.is_some_and(|it| statuses.contains(it)))
             && (!failed || has_failed)
-            && request.duration >= *at_least
+    }
+
+    fn fits_place(&self, place: &Place<'_>) -> bool {
+        let Self { direction, ports, from, to, endpoint, protocols, authority, .. } = self;
+        direction.is_none_or(|direction| direction == place.direction)
+            && fits(ports, |ports| ports.contains(place.destination.port()))
+            && fits(to, |to| to.find(place.destination.ip()).is_some())
+            && fits(from, |from| has(from, place.client))
+            && fits(endpoint, |endpoint| has(endpoint, place.endpoint))
+            && fits_protocol(protocols, place.treatment)
+            && fits(authority, |pattern| place.name.is_some_and(|name| pattern.fits(name)))
+            && place.took >= self.at_least
     }
 }
 
@@ -171,19 +210,6 @@ impl FromStr for NamePattern {
 impl fmt::Display for NamePattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
-    }
-}
-
-/// The port of an authority (RFC 3986 §3.2): the colons of an IPv6 address are in brackets.
-fn port(authority: &str) -> Option<&str> {
-    let (_, port) = authority.rsplit_once(':')?;
-    port.bytes().all(|byte| byte.is_ascii_digit()).then_some(port)
-}
-
-fn without_port(authority: &str) -> &str {
-    match port(authority) {
-        Some(port) => &authority[..authority.len() - port.len() - 1],
-        None => authority,
     }
 }
 
@@ -275,7 +301,7 @@ mod tests {
     #[test]
     fn a_connection_without_client_name_or_endpoint_has_none_that_fits() {
         let mut record = connection_record();
-        (record.client, record.sni) = (None, None);
+        (record.client, record.sni, record.name) = (None, None, None);
         let record = Record::Connection(record);
         assert!(!filter(|f| f.endpoint = "0.0.0.0/0,::/0".parse().ok()).fits(&record));
         assert!(!filter(|f| f.from = "0.0.0.0/0,::/0".parse().ok()).fits(&record));

@@ -1,0 +1,62 @@
+//! The conditions that `weir tap` and `weir connections` share.
+
+use crate::{
+    decision::{Direction, Treatment},
+    ports::{CidrList, PortList, PortSet},
+    telemetry::tap::{NamePattern, TapFilter},
+};
+
+/// Conditions on where a connection comes from and goes to.
+#[derive(Debug, clap::Args)]
+pub(super) struct FilterArgs {
+    /// Only inbound
+    #[arg(long, conflicts_with = "outbound")]
+    inbound: bool,
+    /// Only outbound
+    #[arg(long)]
+    outbound: bool,
+    /// Destination ports: 443,9000-9100
+    #[arg(long, value_name = "LIST", value_parser = ports)]
+    port: Option<PortSet>,
+    /// Prefixes of the client address: 10.0.0.0/8,fd00::/8
+    #[arg(long, value_name = "CIDRS", value_parser = CidrList::parse)]
+    from: Option<CidrList>,
+    /// Prefixes of the destination address
+    #[arg(long, value_name = "CIDRS", value_parser = CidrList::parse)]
+    to: Option<CidrList>,
+    /// Prefixes of the address of the endpoint that was chosen for it
+    #[arg(long, value_name = "CIDRS", value_parser = CidrList::parse)]
+    endpoint: Option<CidrList>,
+    /// Protocols, separated by commas
+    #[arg(long, value_name = "NAME", value_enum, value_delimiter = ',')]
+    protocol: Vec<Treatment>,
+    /// Host that requests, or a TLS connection, are for; `*.` matches any prefix
+    #[arg(long, value_name = "NAME")]
+    authority: Option<NamePattern>,
+}
+
+// === impl FilterArgs ===
+
+impl FilterArgs {
+    /// A filter with these conditions and no other.
+    pub(super) fn filter(&self) -> TapFilter {
+        TapFilter {
+            direction: match (self.inbound, self.outbound) {
+                (true, _) => Some(Direction::Inbound),
+                (_, true) => Some(Direction::Outbound),
+                _ => None,
+            },
+            ports: self.port.clone(),
+            from: self.from.clone(),
+            to: self.to.clone(),
+            endpoint: self.endpoint.clone(),
+            protocols: self.protocol.clone(),
+            authority: self.authority.clone(),
+            ..TapFilter::default()
+        }
+    }
+}
+
+fn ports(text: &str) -> anyhow::Result<PortSet> {
+    Ok(PortList::parse(text)?.alone()?)
+}
