@@ -47,6 +47,7 @@ Exit codes:
   2      bad usage or bad input: flags, port lists, configuration, manifests
   3      a requirement is missing: root or capabilities, kernel, cgroup2
   4      no weir is running: the control socket is absent or refuses
+  99     a condition of `weir exec --fail-if` holds, and the command has succeeded
   CODE   `weir exec` exits with the code of its command, or 128 + signal";
 
 /// A transparent, eBPF-assisted proxy: captures TCP connections in the kernel, detects their

@@ -7,7 +7,11 @@ use std::{
 };
 
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
+    EnvFilter, Layer, Registry,
+    fmt::{self, writer::BoxMakeWriter},
+    layer::SubscriberExt,
+    reload,
+    util::SubscriberInitExt,
 };
 
 use crate::config::{Log, LogFormat};
@@ -24,6 +28,26 @@ pub(crate) struct LogHandle {
     filter: reload::Handle<EnvFilter, Registry>,
     /// As it was given: an `EnvFilter` prints itself in another order.
     current: Arc<Mutex<String>>,
+}
+
+/// Where log lines go.
+#[derive(Clone, Debug)]
+pub(crate) enum LogTarget {
+    /// As they come.
+    Stderr,
+    /// Kept until they are asked for.
+    Buffer(LogBuffer),
+}
+
+/// The first lines of a log, for a summary.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LogBuffer(Arc<Mutex<Kept>>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    text: Vec<u8>,
+    /// Lines that there was no room for.
+    more: u64,
 }
 
 /// Why the log was not set up, or its filter not changed.
@@ -46,13 +70,15 @@ pub(crate) enum LogError {
 ///
 /// # Errors
 /// See [`LogError`].
-pub(crate) fn init(config: &Log) -> Result<LogHandle, LogError> {
+pub(crate) fn init(config: &Log, target: LogTarget) -> Result<LogHandle, LogError> {
     let (filter, handle) = reload::Layer::new(parse(&config.level)?);
+    let (writer, ansi) = match target {
+        LogTarget::Stderr => (BoxMakeWriter::new(io::stderr), io::stderr().is_terminal()),
+        LogTarget::Buffer(buffer) => (BoxMakeWriter::new(move || buffer.clone()), false),
+    };
     let lines = match config.format {
-        LogFormat::Text => {
-            fmt::layer().with_ansi(io::stderr().is_terminal()).with_writer(io::stderr).boxed()
-        }
-        LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(io::stderr).boxed(),
+        LogFormat::Text => fmt::layer().with_ansi(ansi).with_writer(writer).boxed(),
+        LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(writer).boxed(),
     };
     // The filter is the innermost layer, so that it sees the registry that its handle names.
     tracing_subscriber::registry()
@@ -85,6 +111,40 @@ impl LogHandle {
     }
 }
 
+// === impl LogBuffer ===
+
+impl LogBuffer {
+    /// Bytes that are kept.
+    const ROOM: usize = 64 * 1024;
+
+    /// The lines so far, which are kept no more.
+    pub(crate) fn take(&self) -> Vec<String> {
+        let Kept { text, more } = std::mem::take(&mut *lock(&self.0));
+        let mut lines: Vec<_> = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
+        if more > 0 {
+            lines.push(format!("{more} more lines of weir's log"));
+        }
+        lines
+    }
+}
+
+impl io::Write for LogBuffer {
+    /// Is given one line at a time.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut kept = lock(&self.0);
+        if kept.more == 0 && kept.text.len() + line.len() <= Self::ROOM {
+            kept.text.extend_from_slice(line);
+        } else {
+            kept.more += 1;
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 fn parse(filter: &str) -> Result<EnvFilter, LogError> {
     // Alone first: an error is to quote what was given.
     EnvFilter::try_new(filter)
@@ -99,12 +159,27 @@ mod tests {
     #[test]
     fn the_filter_changes_only_to_one_that_parses() {
         // The only test that installs a global log.
-        let handle = init(&Log { level: "off".into(), ..Log::default() }).unwrap();
+        let off = Log { level: "off".into(), ..Log::default() };
+        let handle = init(&off, LogTarget::Stderr).unwrap();
         handle.set("weir=debug,h2=off").unwrap();
         let error = handle.set("weir=loud").unwrap_err().to_string();
         assert!(error.contains("invalid log filter \"weir=loud\""), "{error}");
         assert_eq!(handle.current(), "weir=debug,h2=off");
         handle.set("off").unwrap();
-        assert!(matches!(init(&Log::default()), Err(LogError::Install(_))));
+        let again = init(&Log::default(), LogTarget::Stderr);
+        assert!(matches!(again, Err(LogError::Install(_))));
+    }
+
+    #[test]
+    fn a_log_that_is_kept_is_bounded() {
+        let mut buffer = LogBuffer::default();
+        let line = [b"x".repeat(1023), b"\n".to_vec()].concat();
+        for _ in 0..100 {
+            io::Write::write_all(&mut buffer, &line).unwrap();
+        }
+        let lines = buffer.take();
+        assert_eq!(lines.len(), 65);
+        assert_eq!(lines[64], "36 more lines of weir's log");
+        assert!(buffer.take().is_empty());
     }
 }

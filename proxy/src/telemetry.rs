@@ -6,9 +6,11 @@ mod asked;
 mod classify;
 mod close;
 mod codes;
+pub mod conditions;
 mod connection;
 mod endpoint;
 mod event;
+pub mod har;
 mod labels;
 mod metrics;
 mod name;
@@ -51,7 +53,7 @@ use crate::sync::lock;
 use connection::Live;
 use endpoint::Answers;
 use metrics::Metrics;
-use record::{RecordLog, Records};
+use record::{Observer, RecordLog, Records};
 use sinks::{Sink, Sinks};
 use stats::{By, Stats, StatsSnapshot};
 use tap::{Tap, TapFilter, TooManyTaps};
@@ -312,6 +314,11 @@ impl Telemetry {
         if let Some(records) = &self.inner.sinks.records.log {
             records.reopen();
         }
+    }
+
+    /// Shows every further record to these, once for all.
+    pub fn observe(&self, observers: Vec<Arc<dyn Observer>>) {
+        self.inner.sinks.records.observe(observers);
     }
 
     /// Records from now on, of one workload or of all, that pass the filter.

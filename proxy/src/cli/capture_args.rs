@@ -7,7 +7,10 @@ use super::{
     output::Format,
     service_flags::ServiceFlags,
 };
-use crate::config::{Config, ConfigError, WorkloadSettings};
+use crate::{
+    config::{Config, ConfigError, WorkloadSettings},
+    telemetry::conditions::Condition,
+};
 
 /// Flags that each workload has for itself: of `weir exec`, `run`, `node` and `workload add`.
 pub type PortFlags = Flags<OfWorkload>;
@@ -27,6 +30,15 @@ pub struct WorkloadFlags {
     ports: PortFlags,
 }
 
+/// Format of a summary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum SummaryFormat {
+    /// Human-readable.
+    Text,
+    /// Machine-readable.
+    Json,
+}
+
 /// `weir exec`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
@@ -34,11 +46,15 @@ Examples:
   weir exec -- curl -s http://example.com/
   weir exec --record calls.json -- ./integration-test
   weir exec --skip-outbound-ports 4406 --opaque-ports +9000 -- ./server
+  weir exec --summary out.json --har out.har --fail-if 'failures>0' -- make test
   sudo weir exec --netns shop -- curl -s http://10.0.0.2/
 
 What follows the command is the command's, also without --. Under sudo the command runs as the user
 who called sudo; --user root keeps root. WEIR_CONTROL in its environment is the session's control
 socket: `weir status` or `weir tap` in the command ask this weir.
+
+Conditions: [host(NAME)] requests|connections|failures|p50|p90|p95|p99|max, then >, >=, <, <=, =
+or !=, then a number, or a duration for latencies.
 
 weir exits with the exit code of the command, or 128 + signal. When the command exits, weir prints a
 table of destinations to stderr.")]
@@ -62,6 +78,23 @@ pub struct ExecArgs {
     /// Run the command in this network namespace, as `ip netns exec` does
     #[arg(long, value_name = "NAME|PATH")]
     pub netns: Option<String>,
+
+    /// Write the summary to this file or open descriptor; nothing of weir's goes to stderr then
+    #[arg(long, value_name = "FILE|FD", conflicts_with = "quiet")]
+    pub summary: Option<OsString>,
+
+    /// Format of the summary [default: json for FILE.json, else as --output]
+    #[arg(long, value_name = "FORMAT", value_enum, requires = "summary")]
+    pub summary_format: Option<SummaryFormat>,
+
+    /// Write HTTP requests to this file as an HTTP Archive (HAR 1.2), for a browser's network panel
+    #[arg(long, value_name = "FILE")]
+    pub har: Option<PathBuf>,
+
+    /// Exit with code 99 if this holds and the command has succeeded, such as 'failures>0' or
+    /// 'host(api.example)p99>200ms'; repeatable
+    #[arg(long, value_name = "CONDITION")]
+    pub fail_if: Vec<Condition>,
 
     /// Format of the final table on stderr
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]

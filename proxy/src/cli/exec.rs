@@ -1,12 +1,10 @@
 //! `weir exec`: one command in a cgroup of its own, captured from its first connection on.
 
 mod launch;
+mod report;
 
 use std::{
-    io::{IsTerminal as _, Write as _},
-    os::unix::process::ExitStatusExt,
-    process::ExitStatus,
-    time::Duration,
+    io::IsTerminal as _, os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -20,8 +18,11 @@ use tokio::{
     sync::mpsc,
 };
 
-use self::launch::{Launch, LaunchError};
-use super::{Exit, capture_args::ExecArgs, output::Format};
+use self::{
+    launch::{Launch, LaunchError},
+    report::Report,
+};
+use super::{Exit, capture_args::ExecArgs};
 use crate::{
     admin::control::{BoundSocket, Reader},
     config::Config,
@@ -30,8 +31,6 @@ use crate::{
         Account,
         cgroup::{self, Transient},
     },
-    json,
-    telemetry::stats::StatsSnapshot,
     workloads::Ending,
 };
 
@@ -53,6 +52,7 @@ pub(super) fn run(args: &ExecArgs) -> Result<Exit> {
     let mut config = args.config()?;
     let pid = std::process::id();
     let launch = Launch::new(args)?;
+    let report = Report::open(args)?;
     cgroup::reveal()?;
     let control = open_control(args, &mut config, launch.account.as_ref())?;
     let deadline = config.process.drain.deadline;
@@ -62,7 +62,7 @@ pub(super) fn run(args: &ExecArgs) -> Result<Exit> {
         paths.push(control.path().to_owned());
     }
     daemon::reduce_privileges(&config.process, paths, true)?;
-    let log = daemon::start_log(&config)?;
+    let log = daemon::start_log(&config, report.log_target())?;
     let limit = daemon::raise_file_limit();
     daemon::runtime()?.block_on(async {
         // From here on a signal waits for the command, instead of leaving the cgroup behind.
@@ -80,6 +80,7 @@ pub(super) fn run(args: &ExecArgs) -> Result<Exit> {
             node_name: None,
             linger: false,
             control: Some(control),
+            observers: report.observers(args),
         };
         let daemon = Daemon::start(config, log, options).await?;
         let status = match launch.start(&args.command, &cgroup, limit, &path) {
@@ -92,10 +93,8 @@ pub(super) fn run(args: &ExecArgs) -> Result<Exit> {
         };
         cgroup.release();
         let summary = daemon.finish(deadline, Ending::Stop).await;
-        if !args.quiet {
-            report(args, &summary.stats)?;
-        }
-        Ok(Exit::Command(code(status.context("cannot wait for the command")?)))
+        let code = code(status.context("cannot wait for the command")?);
+        report.finish(args, &summary.stats, code)
     })
 }
 
@@ -173,16 +172,4 @@ fn refused(args: &ExecArgs, error: LaunchError) -> Result<Exit> {
     };
     anstream::eprintln!("weir: cannot run {program:?}: {error}; check the command's name and PATH");
     Ok(Exit::Command(code))
-}
-
-/// Goes to standard error: standard output is the command's. Where the terminal is gone, no one
-/// reads it.
-fn report(args: &ExecArgs, stats: &StatsSnapshot) -> Result<()> {
-    let text = match (args.output, stats.table()) {
-        (Format::Json, _) => json::to_string(stats)?,
-        (Format::Table, Some(table)) => format!("\n{table}"),
-        (Format::Table, None) => "\nweir: no connections".to_owned(),
-    };
-    let _ = writeln!(anstream::stderr(), "{text}");
-    Ok(())
 }

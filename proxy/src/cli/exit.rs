@@ -27,6 +27,8 @@ pub enum Exit {
     Requirement,
     /// There is no weir to ask.
     NotRunning,
+    /// The command of `weir exec` has succeeded, and a condition of `--fail-if` holds.
+    Condition,
     /// The code of the command that `weir exec` ran.
     Command(u8),
 }
@@ -55,6 +57,8 @@ impl Exit {
             Self::Usage => 2,
             Self::Requirement => 3,
             Self::NotRunning => 4,
+            // As k6 (Grafana) has it for thresholds that were crossed.
+            Self::Condition => 99,
             Self::Command(code) => code,
         }
     }

@@ -17,6 +17,7 @@ use crate::{
     config::{Config, ConfigError, Group, Setting},
     daemon::{self, Daemon, Reload, SessionOptions, Signals},
     host::cgroup,
+    log::LogTarget,
     node::{Node, Options, Source},
 };
 
@@ -118,7 +119,7 @@ pub(super) fn run(args: &Args) -> Result<Exit> {
     };
     let control = config.process.admin.control_socket.clone();
     daemon::reduce_privileges(&config.process, vec![control], false)?;
-    let log = daemon::start_log(&config)?;
+    let log = daemon::start_log(&config, LogTarget::Stderr)?;
     daemon::raise_file_limit();
     daemon::runtime()?.block_on(async {
         let deadline = config.process.drain.deadline;
@@ -137,6 +138,7 @@ pub(super) fn run(args: &Args) -> Result<Exit> {
             node_name: args.node_name.clone(),
             linger: args.linger,
             control: None,
+            observers: Vec::new(),
         };
         // Before the API server is asked: what an earlier weir has captured is captured at once.
         let mut reload = Reload::new(config.clone(), || args.config());

@@ -4,7 +4,10 @@
 use anyhow::Result;
 
 use super::{Exit, capture_args::RunArgs, output, sidecar, with_exit};
-use crate::daemon::{self, Daemon, Reload, SessionOptions, Signals};
+use crate::{
+    daemon::{self, Daemon, Reload, SessionOptions, Signals},
+    log::LogTarget,
+};
 
 pub(super) fn run(args: &RunArgs) -> Result<Exit> {
     let mut config = args.config()?;
@@ -20,7 +23,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit> {
     }
     let control = config.process.admin.control_socket.clone();
     daemon::reduce_privileges(&config.process, vec![control], false)?;
-    let log = daemon::start_log(&config)?;
+    let log = daemon::start_log(&config, LogTarget::Stderr)?;
     daemon::raise_file_limit();
     daemon::runtime()?.block_on(async {
         let drain = config.process.drain.deadline;
@@ -33,6 +36,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit> {
             node_name: None,
             linger: false,
             control: None,
+            observers: Vec::new(),
         };
         if let Some(sidecar) = &sidecar {
             sidecar::begin(sidecar);

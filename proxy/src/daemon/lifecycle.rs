@@ -25,7 +25,11 @@ use crate::{
     log::LogHandle,
     otlp::{Exporter, Target},
     service::Sources,
-    telemetry::{Spans, Telemetry, record::RecordLog, stats::StatsSnapshot},
+    telemetry::{
+        Spans, Telemetry,
+        record::{Observer, RecordLog},
+        stats::StatsSnapshot,
+    },
     workload::Workload,
     workloads::{Ending, StartOptions, Workloads},
 };
@@ -70,6 +74,8 @@ pub(crate) struct SessionOptions {
     pub(crate) linger: bool,
     /// The control socket, where it is open already.
     pub(crate) control: Option<BoundSocket>,
+    /// What is to be told of every record.
+    pub(crate) observers: Vec<Arc<dyn Observer>>,
 }
 
 /// What is left at the end.
@@ -91,8 +97,10 @@ impl Daemon {
         log: LogHandle,
         options: SessionOptions,
     ) -> Result<Self, DaemonError> {
-        let SessionOptions { own, instance, upgrade, node, node_name, linger, control } = options;
+        let SessionOptions { own, instance, upgrade, node, node_name, linger, control, observers } =
+            options;
         let (telemetry, exporter) = telemetry(&config)?;
+        telemetry.observe(observers);
         let old = match &instance {
             Some(instance) if upgrade => OldProcess::of(instance).await?,
             _ => None,

@@ -7,7 +7,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use super::DaemonError;
 use crate::{
     config::{BpfLog, Config, Log, ProcessConfig},
-    log::{self, LogHandle},
+    log::{self, LogHandle, LogTarget},
     privileges::{self, Extra},
 };
 
@@ -15,9 +15,9 @@ use crate::{
 ///
 /// # Errors
 /// Where its filter does not parse, or there is a log already.
-pub(crate) fn start_log(config: &Config) -> Result<LogHandle, DaemonError> {
+pub(crate) fn start_log(config: &Config, target: LogTarget) -> Result<LogHandle, DaemonError> {
     let process = &config.process;
-    let log = log::init(&Log { level: log_filter(process), ..process.log.clone() })?;
+    let log = log::init(&Log { level: log_filter(process), ..process.log.clone() }, target)?;
     if let Some((name, instead)) = config.traffic.http.engine.deprecated() {
         tracing::warn!(name, instead, "deprecated name of an HTTP engine");
     }

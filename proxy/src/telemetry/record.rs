@@ -7,6 +7,7 @@ mod sink;
 mod words;
 mod writer;
 
+pub use sink::Observer;
 pub(super) use sink::{Records, UNDETECTED};
 pub(super) use words::Words;
 pub use writer::RecordLog;

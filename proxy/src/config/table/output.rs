@@ -129,6 +129,7 @@ pub(in super::super) const OUTPUT_SETTINGS: [Setting; 13] = [
         value: "PATH",
         group: Capture,
         heading: OUTPUT,
+        default: Some("exec one of its own, else /run/weir/control.sock"),
         help: "Control socket for `weir ports`, `explain`, `status` and `stat`",
         ..Setting::NEW
     },

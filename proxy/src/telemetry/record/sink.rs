@@ -2,8 +2,9 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     sync::{
-        OnceLock, RwLock,
+        Arc, OnceLock, RwLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::SystemTime,
@@ -27,11 +28,18 @@ use crate::{
 /// What a connection's record says that ended before it was known what it is.
 pub(in crate::telemetry) const UNDETECTED: &str = "ended before a decision";
 
+/// Is shown every record, on the thread that made it: must not block.
+pub trait Observer: fmt::Debug + Send + Sync {
+    /// A connection or a request has ended.
+    fn observe(&self, record: &Record);
+}
+
 /// The readers of records. Without any no record is made.
 #[derive(Debug)]
 pub(in crate::telemetry) struct Records {
     pub(in crate::telemetry) log: Option<RecordLog>,
     pub(in crate::telemetry) taps: Taps,
+    observers: OnceLock<Vec<Arc<dyn Observer>>>,
     budgets: Budgets,
     /// Of workloads that ask for one.
     formats: RwLock<HashMap<String, RecordFormat>>,
@@ -58,7 +66,15 @@ impl Tally {
 
 impl Records {
     pub(in crate::telemetry) fn new(log: Option<RecordLog>, budgets: Budgets) -> Self {
-        Self { log, taps: Taps::default(), budgets, formats: RwLock::default() }
+        let (taps, observers) = (Taps::default(), OnceLock::new());
+        Self { log, taps, observers, budgets, formats: RwLock::default() }
+    }
+
+    /// Shows every further record to these; the first call counts.
+    pub(in crate::telemetry) fn observe(&self, observers: Vec<Arc<dyn Observer>>) {
+        if !observers.is_empty() {
+            let _ = self.observers.set(observers);
+        }
     }
 
     /// Sets the format of a workload's records in the log; `None` for that of all others.
@@ -72,10 +88,14 @@ impl Records {
 
     /// Hands a record to all readers; never waits.
     fn record(&self, share: impl FnOnce() -> Share, record: impl FnOnce() -> Record) {
-        if self.log.is_none() && self.taps.is_idle() {
+        let observers = self.observers.get();
+        if self.log.is_none() && self.taps.is_idle() && observers.is_none() {
             return;
         }
         let record = record();
+        for observer in observers.into_iter().flatten() {
+            observer.observe(&record);
+        }
         self.taps.show(&record);
         if let Some(log) = &self.log {
             let format = read(&self.formats).get(record.workload()).copied();

@@ -1,0 +1,268 @@
+//! What `weir exec` says when its command has ended, and where: the table on stderr, or a summary in a
+//! file; the HTTP archive; whether a condition of `--fail-if` holds.
+
+use std::{
+    ffi::OsStr,
+    fs::File,
+    io::Write as _,
+    os::fd::{BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use nix::fcntl::{FcntlArg, fcntl};
+use serde::Serialize;
+
+use super::super::{
+    Exit,
+    capture_args::{ExecArgs, SummaryFormat},
+    output::Format,
+    with_exit,
+};
+use crate::{
+    json,
+    log::{LogBuffer, LogTarget},
+    telemetry::{
+        conditions::{Conditions, Outcome},
+        har::{HarCounts, HarFile},
+        record::Observer,
+        stats::StatsSnapshot,
+    },
+};
+
+/// Everything that is written at the end, opened before anything is captured.
+#[derive(Debug)]
+pub(super) struct Report {
+    summary: Option<Summary>,
+    har: Option<(PathBuf, HarFile)>,
+    conditions: Arc<Conditions>,
+    begun: Instant,
+}
+
+/// The file of `--summary`.
+#[derive(Debug)]
+struct Summary {
+    file: File,
+    name: PathBuf,
+    format: SummaryFormat,
+    log: LogBuffer,
+}
+
+/// The summary as JSON.
+#[derive(Serialize)]
+struct Document<'a> {
+    command: Vec<String>,
+    exit_code: u8,
+    duration_ms: u64,
+    #[serde(flatten)]
+    stats: &'a StatsSnapshot,
+    conditions: &'a [Outcome],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    har: Option<HarDocument<'a>>,
+    /// What weir had to say meanwhile.
+    log: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct HarDocument<'a> {
+    file: &'a Path,
+    #[serde(flatten)]
+    counts: Option<HarCounts>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+// === impl Report ===
+
+impl Report {
+    /// Opens the files; those of before are replaced.
+    pub(super) fn open(args: &ExecArgs) -> Result<Self> {
+        let summary = args.summary.as_deref().map(|name| Summary::open(name, args)).transpose()?;
+        let har = match &args.har {
+            None => None,
+            Some(path) => {
+                let file = HarFile::create(path).with_context(|| {
+                    let path = path.display();
+                    format!("cannot create {path}; use a path in an existing directory that you may write")
+                })?;
+                Some((path.clone(), file))
+            }
+        };
+        let conditions = Arc::new(Conditions::new(args.fail_if.iter().cloned()));
+        Ok(Self { summary, har, conditions, begun: Instant::now() })
+    }
+
+    /// Where weir's log goes: what is on stderr is the command's once there is a summary.
+    pub(super) fn log_target(&self) -> LogTarget {
+        match &self.summary {
+            Some(summary) => LogTarget::Buffer(summary.log.clone()),
+            None => LogTarget::Stderr,
+        }
+    }
+
+    /// What is to be told of records.
+    pub(super) fn observers(&self, args: &ExecArgs) -> Vec<Arc<dyn Observer>> {
+        let mut observers: Vec<Arc<dyn Observer>> = Vec::new();
+        if !args.fail_if.is_empty() {
+            observers.push(Arc::clone(&self.conditions) as _);
+        }
+        observers.extend(self.har.as_ref().map(|(_, file)| file.log() as _));
+        observers
+    }
+
+    /// Says everything. The result is the command's code, unless it is 0 and a condition holds.
+    pub(super) fn finish(self, args: &ExecArgs, stats: &StatsSnapshot, code: u8) -> Result<Exit> {
+        let Self { summary, har, conditions, begun } = self;
+        let har = har.map(|(path, file)| (path, file.finish()));
+        let outcomes = conditions.outcomes();
+        let har_failed = har.as_ref().is_some_and(|(_, counts)| counts.is_err());
+        match summary {
+            Some(summary) => {
+                summary.write(args, stats, code, begun.elapsed(), &outcomes, har)?;
+            }
+            None => report(args, stats, &outcomes, har)?,
+        }
+        let holds = outcomes.iter().any(|outcome| outcome.holds);
+        Ok(match code {
+            0 if holds => Exit::Condition,
+            0 if har_failed => Exit::Failure,
+            code => Exit::Command(code),
+        })
+    }
+}
+
+type Har = (PathBuf, std::io::Result<HarCounts>);
+
+// === impl Summary ===
+
+impl Summary {
+    fn open(name: &OsStr, args: &ExecArgs) -> Result<Self> {
+        let path = Path::new(name);
+        let number = name.to_str().and_then(|text| text.parse::<RawFd>().ok());
+        let file = match number {
+            Some(number) => descriptor(number)?,
+            None => File::create(path).with_context(|| {
+                let path = path.display();
+                format!(
+                    "cannot create {path}; use a path in an existing directory that you may write"
+                )
+            })?,
+        };
+        let by_name = || match (path.extension(), args.output) {
+            (Some(end), _) if end == "json" => SummaryFormat::Json,
+            (_, Format::Json) => SummaryFormat::Json,
+            (_, Format::Table) => SummaryFormat::Text,
+        };
+        let format = args.summary_format.unwrap_or_else(by_name);
+        Ok(Self { file, name: path.to_owned(), format, log: LogBuffer::default() })
+    }
+
+    fn write(
+        mut self,
+        args: &ExecArgs,
+        stats: &StatsSnapshot,
+        exit_code: u8,
+        took: Duration,
+        conditions: &[Outcome],
+        har: Option<Har>,
+    ) -> Result<()> {
+        let log = self.log.take();
+        let text = match self.format {
+            SummaryFormat::Json => {
+                let command = &args.command;
+                let document = Document {
+                    command: command.iter().map(|word| word.to_string_lossy().into()).collect(),
+                    exit_code,
+                    duration_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+                    stats,
+                    conditions,
+                    har: har.as_ref().map(HarDocument::of),
+                    log,
+                };
+                json::to_string_pretty(&document)? + "\n"
+            }
+            SummaryFormat::Text => {
+                let mut text = stats.table().unwrap_or_else(|| "no connections\n".to_owned());
+                let lines = conditions.iter().map(ToString::to_string);
+                for line in lines.chain(har.as_ref().map(har_line)).chain(log) {
+                    text.push_str(&line);
+                    text.push('\n');
+                }
+                text
+            }
+        };
+        let written = self.file.write_all(text.as_bytes());
+        written.with_context(|| format!("cannot write the summary to {}", self.name.display()))
+    }
+}
+
+// === impl HarDocument ===
+
+impl<'a> HarDocument<'a> {
+    fn of((file, counts): &'a Har) -> Self {
+        let error = counts.as_ref().err().map(ToString::to_string);
+        Self { file, counts: counts.as_ref().ok().copied(), error }
+    }
+}
+
+// === helpers ===
+
+/// A descriptor that weir was started with, for itself: its number may be used for something else.
+fn descriptor(number: RawFd) -> Result<File> {
+    let usage = |error: nix::Error| {
+        let problem = format!(
+            "cannot write the summary to descriptor {number}: {error}; open it for weir, such as \
+             {number}>FILE, or name a file (./{number})"
+        );
+        with_exit(anyhow::anyhow!(problem), Exit::Usage)
+    };
+    if number < 0 {
+        return Err(usage(nix::Error::EBADF));
+    }
+    // SAFETY: it is borrowed for one call, which refuses a number that is not open.
+    let given = unsafe { BorrowedFd::borrow_raw(number) };
+    let own = fcntl(given, FcntlArg::F_DUPFD_CLOEXEC(3)).map_err(usage)?;
+    // SAFETY: the kernel has just made it, for this call alone.
+    Ok(File::from(unsafe { OwnedFd::from_raw_fd(own) }))
+}
+
+/// Goes to standard error: standard output is the command's. Where the terminal is gone, no one
+/// reads it.
+fn report(
+    args: &ExecArgs,
+    stats: &StatsSnapshot,
+    outcomes: &[Outcome],
+    har: Option<Har>,
+) -> Result<()> {
+    let mut err = anstream::stderr();
+    if !args.quiet {
+        let text = match (args.output, stats.table()) {
+            (Format::Json, _) => json::to_string(stats)?,
+            (Format::Table, Some(table)) => format!("\n{table}"),
+            (Format::Table, None) => "\nweir: no connections".to_owned(),
+        };
+        let _ = writeln!(err, "{text}");
+    }
+    // Why weir fails is said in any case.
+    for outcome in outcomes.iter().filter(|outcome| outcome.holds) {
+        let _ = writeln!(err, "weir: --fail-if {outcome}");
+    }
+    if let Some(har) = har.filter(|(_, counts)| !matches!(counts, Ok(HarCounts { dropped: 0, .. })))
+    {
+        let _ = writeln!(err, "weir: {}", har_line(&har));
+    }
+    Ok(())
+}
+
+fn har_line((path, counts): &Har) -> String {
+    let path = path.display();
+    match counts {
+        Ok(HarCounts { entries, dropped: 0 }) => format!("{path}: {entries} requests"),
+        Ok(HarCounts { entries, dropped }) => {
+            format!("{path}: {entries} requests; {dropped} are missing: too many at a time")
+        }
+        Err(error) => format!("cannot write {path}: {error}; requests are missing"),
+    }
+}
