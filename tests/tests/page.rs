@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use weir_tests::Lab;
 use weir_tests::browser::Browser;
 use weir_tests::cgroup::Cgroup;
+use weir_tests::fixture::PYTHON;
 use weir_tests::lab::SERVER_V4;
 use weir_tests::process::{Process, patience, run, wait_until};
 use weir_tests::servers::nginx::{H2C, HTTP1, Nginx, TLS};
@@ -84,6 +85,22 @@ fn a_browser_shows_what_weir_sees() -> Result<()> {
     let sorted = "document.querySelector('#table th:nth-child(9)').ariaSort";
     assert_eq!(browser.value(sorted)?, "descending");
 
+    let program = format!(
+        "import socket\n\
+         s = socket.create_connection(('{SERVER_V4}', {HTTP1}))\n\
+         s.sendall(b'GET /hello.txt HTTP/1.1\\r\\nHost: shop.example\\r\\n\\r\\n')\n\
+         while s.recv(1000): pass"
+    );
+    let mut holds = lab.client.command(PYTHON);
+    holds.args(["-c", &program]);
+    let held = Process::start("held", cgroup.wrap(&holds), lab.dir())?;
+    browser.click("[data-view=connections]")?;
+    let rows = "document.querySelector('#connections tbody').innerText";
+    browser.wait("the open connection", &format!("({rows}).includes('shop.example')"))?;
+    let row = browser.value(rows)?.as_str().unwrap_or_default().to_owned();
+    assert!(row.contains("open") && row.contains("http1") && row.contains(&destination), "{row}");
+    drop(held);
+
     browser.click("[data-view=tap]")?;
     // The browser's own state of the stream: records from now on are shown.
     browser.wait("the tap", "tap.source?.readyState === EventSource.OPEN")?;
@@ -137,7 +154,7 @@ fn the_page_fits_a_phone_and_the_dark() -> Result<()> {
         Ok(browser.value(rates)? == true)
     })?;
     keep(&mut browser)?;
-    for view in ["graph", "table", "endpoints", "tap"] {
+    for view in ["graph", "table", "connections", "endpoints", "tap"] {
         browser.look(1000, 290, false)?;
         browser.click(&format!("[data-view={view}]"))?;
         for width in [320, 360, 412] {

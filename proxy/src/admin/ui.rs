@@ -35,13 +35,17 @@ use tokio::{
 use super::{
     http::{Body, text, whole},
     protocol::{
-        Call, GetStat, GetStatus, GetUsedServices, MAX_RESPONSE, StartTap, read_reply, request_line,
+        Call, GetConnections, GetStat, GetStatus, GetUsedServices, MAX_RESPONSE, StartTap,
+        read_reply, request_line,
     },
 };
 use crate::telemetry::tap::TapFilter;
 
 /// How long weir may take for a reply.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Open connections that the page lists, the oldest ones first.
+const MAX_CONNECTIONS: usize = 500;
 
 /// Taps at a time: half of those that a weir has.
 const MAX_TAPS: usize = 4;
@@ -110,6 +114,10 @@ impl Ui {
             "" => page(),
             "api/status" => self.ask(&GetStatus).await,
             "api/stat" => self.ask(&GetStat).await,
+            "api/connections" => {
+                let filter = TapFilter::default();
+                self.ask(&GetConnections { filter, limit: MAX_CONNECTIONS }).await
+            }
             "api/endpoints" => self.ask(&GetUsedServices).await,
             "api/tap" => self.tap(query).await,
             _ => text(StatusCode::NOT_FOUND, "not found\n"),

@@ -231,8 +231,15 @@ mod tests {
     fn closed(close: &'static str, error: Option<&str>, requests: u64) -> Record {
         let error = error.map(str::to_owned);
         let close = close.into();
-        let sni = Some("api.example".into());
-        Record::Connection(ConnectionRecord { close, error, requests, sni, ..connection_record() })
+        let (sni, name) = (Some("api.example".to_owned()), Some("api.example".into()));
+        Record::Connection(ConnectionRecord {
+            close,
+            error,
+            requests,
+            sni,
+            name,
+            ..connection_record()
+        })
     }
 
     #[test]

@@ -62,7 +62,7 @@ async function ask(what) {
   return Object.values(reply.ok)[0];
 }
 
-const seen = { status: undefined, names: new Map(), services: [], rows: [], before: new Map(), at: 0 };
+const seen = { status: undefined, names: new Map(), services: [], connections: [], rows: [], before: new Map(), at: 0 };
 
 /** The row of an interval: what `weir stat` has, with values per second. */
 function rate(row, before, seconds) {
@@ -87,6 +87,7 @@ async function look() {
   try {
     const [status, stat, services] = await Promise.all([ask('status'), ask('stat'), ask('endpoints')]);
     const at = performance.now();
+    seen.connections = view === 'connections' ? (await ask('connections')).connections : [];
     seen.status = status;
     seen.services = services.services;
     seen.names = new Map(services.services.flatMap(it => it.addresses.map(address => [address, it.service])));
@@ -119,6 +120,7 @@ function show() {
   workloads(status.workloads);
   if (view === 'graph') graph();
   if (view === 'table') destinations();
+  if (view === 'connections') connections();
   if (view === 'endpoints') endpoints();
 }
 
@@ -151,6 +153,21 @@ const columns = {
     ['Sent/s', row => row.perSecond.sent, bytes],
     ['Received/s', row => row.perSecond.received, bytes],
   ],
+  connections: [
+    ['Id', row => row.id, count],
+    ['Age', row => row.age_us, time],
+    ['Workload', row => row.workload],
+    ['Direction', row => row.direction],
+    ['Client', row => row.client],
+    ['Destination', row => row.endpoint ? `${row.destination} → ${row.endpoint}` : row.destination],
+    ['Name', row => row.name ?? ''],
+    ['State', row => row.state.replace('_', ' '), undefined, row => row.state === 'open' ? 'good' : 'warn'],
+    ['Treated as', row => row.treatment ?? ''],
+    ['Why', row => row.why],
+    ['Requests', row => row.requests, count],
+    ['Sent', row => row.bytes_sent, bytes],
+    ['Received', row => row.bytes_received, bytes],
+  ],
   endpoints: [
     ['Service', row => row.service],
     ['Mode', row => row.mode],
@@ -167,7 +184,7 @@ const columns = {
     ['Zone', row => row.zone ?? ''],
   ],
 };
-const order = { table: ['Req/s', 'descending'], endpoints: ['Service', 'ascending'] };
+const order = { table: ['Req/s', 'descending'], connections: ['Age', 'descending'], endpoints: ['Service', 'ascending'] };
 
 function head(id) {
   const row = $(`#${id} thead tr`);
@@ -206,6 +223,7 @@ function fill(id, rows) {
 }
 
 const destinations = () => fill('table', seen.rows.filter(wanted));
+const connections = () => fill('connections', seen.connections.filter(wanted));
 const endpoints = () => fill('endpoints', seen.services.flatMap(service =>
   service.endpoints.map(endpoint => ({ ...endpoint, service: service.service, mode: service.mode }))));
 
@@ -382,7 +400,8 @@ function choose(next) {
     button.setAttribute('aria-selected', String(button.dataset.view === view));
     $('#' + button.dataset.view).hidden = button.dataset.view !== view;
   }
-  if (seen.status) show();
+  if (view === 'connections') look();
+  else if (seen.status) show();
   follow();
 }
 
@@ -407,6 +426,7 @@ $('#pause').addEventListener('click', event => {
 $('#clear').addEventListener('click', () => { tap.records = []; tap.missed = 0; draw(); });
 addEventListener('resize', () => { if (seen.status) show(); });
 head('table');
+head('connections');
 head('endpoints');
 $('#tap thead tr').replaceChildren(...tapColumns.map((title, index) =>
   element('th', { scope: 'col', class: index === 6 || index === 7 ? 'number' : undefined }, title)));

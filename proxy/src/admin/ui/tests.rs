@@ -116,7 +116,7 @@ async fn replies_are_passed_on() {
     const REPLY: &str = r#"{"version":1,"ok":{"status":{"phase":"running"}}}"#;
     let served = serve().await;
     weir(&served.socket(), &[REPLY]);
-    for path in ["api/status", "api/stat", "api/endpoints"] {
+    for path in ["api/status", "api/stat", "api/connections", "api/endpoints"] {
         let answer = served.get(path).await;
         assert!(answer.contains("content-type: application/json"), "{answer}");
         assert!(answer.trim_end().ends_with(REPLY), "{answer}");
