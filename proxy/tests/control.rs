@@ -26,7 +26,7 @@ use weir::{
     decision::{Detection, Direction, Source, Why, state_name},
     ports::{PortChange, PortPolicy, PortsSet},
     telemetry::{
-        CloseReason, ConnectionInfo, Telemetry,
+        CloseReason, ConnectionInfo, OpenConnections, Telemetry,
         record::Record,
         stats::{By, StatsSnapshot},
         tap::{Tap, TapFilter},
@@ -131,6 +131,20 @@ impl ControlHandler for Weir {
 
     fn stat(&self, _: Option<&str>, by: By) -> Result<StatsSnapshot, ControlError> {
         Ok(self.telemetry.stats_by(by))
+    }
+
+    fn reset_stat(&self, workload: Option<&str>, by: By) -> Result<StatsSnapshot, ControlError> {
+        Ok(self.telemetry.reset_stats(workload, by))
+    }
+
+    fn connections(
+        &self,
+        workload: Option<&str>,
+        filter: TapFilter,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<OpenConnections, ControlError>> {
+        let open = self.telemetry.connections(workload, &filter, limit);
+        Box::pin(async move { Ok(open) })
     }
 
     fn tap(&self, workload: Option<&str>, filter: TapFilter) -> Result<Tap, ControlError> {
