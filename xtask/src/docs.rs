@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::test;
 
 /// The documents with such tables.
-const DOCUMENTS: [&str; 2] = ["docs/CLI.md", "docs/KUBERNETES.md"];
+const DOCUMENTS: [&str; 3] = ["docs/CLI.md", "docs/KUBERNETES.md", "docs/CONFIG.md"];
 /// Before a table, with its name.
 const BEGIN: &str = "<!-- table ";
 /// After a table.

@@ -160,13 +160,18 @@ impl Setting {
         if let Some(words) = self.default {
             return Some(words.to_owned());
         }
-        static DEFAULTS: LazyLock<Table> = LazyLock::new(|| Config::default().to_table());
-        match (self.kind, get(&DEFAULTS, self.keys[0])?) {
+        match (self.kind, self.file_default()?) {
             (Kind::Bool, _) => None,
             (Kind::Size { .. }, Value::Integer(bytes)) => Some(size_text(*bytes)),
             (_, Value::String(text)) => (!text.is_empty()).then(|| text.clone()),
             (_, value) => Some(value.to_string()),
         }
+    }
+
+    /// The default in the file, where an absent key has one.
+    pub(super) fn file_default(&self) -> Option<&'static Value> {
+        static DEFAULTS: LazyLock<Table> = LazyLock::new(|| Config::default().to_table());
+        get(&DEFAULTS, self.keys[0])
     }
 
     /// The value that a text on the command line or in an annotation stands for.

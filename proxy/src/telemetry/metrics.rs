@@ -6,6 +6,8 @@
 //! from a peer.
 
 mod connection;
+#[cfg(test)]
+mod reference;
 
 use std::{
     collections::HashMap,

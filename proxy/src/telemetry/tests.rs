@@ -1,6 +1,7 @@
 //! Metrics, records and statistics as their readers see them.
 
 mod balanced;
+pub(super) mod pages;
 
 use std::time::SystemTime;
 
