@@ -9,6 +9,7 @@ mod lifecycle;
 mod reload;
 mod setup;
 mod signals;
+mod supervisor;
 
 use std::{io, path::PathBuf};
 

@@ -190,6 +190,11 @@ impl Workloads {
         Arc::clone(&self.shared.services)
     }
 
+    /// Completes once every thread that serves connections has run something.
+    pub async fn visit_workers(&self) {
+        self.shared.workers.visit().await;
+    }
+
     fn beat(&self) {
         let (shared, retired) = (Arc::clone(&self.shared), self.retired.clone());
         tokio::spawn(async move {

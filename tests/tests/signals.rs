@@ -1,6 +1,7 @@
 //! Signals to a daemon: SIGHUP reloads, and a terminal that is closed ends weir with a drain.
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Duration;
 
@@ -94,5 +95,44 @@ fn a_terminal_that_is_closed_ends_weir_with_a_drain() -> Result<()> {
     assert_eq!(ended.stdout.trim(), "0", "not by the signal: {}", ended.stderr);
     let pins = Path::new("/sys/fs/bpf/weir").join(instance.name());
     assert!(!pins.exists(), "{} is still there", pins.display());
+    Ok(())
+}
+
+/// As systemd's `Type=notify` with `WatchdogSec=` and `ExecReload=` see it (sd_notify(3)).
+#[test]
+fn a_supervisor_is_told_of_the_start_reloads_signs_of_life_and_the_stop() -> Result<()> {
+    let lab = Lab::new()?;
+    let cgroup = Cgroup::new("supervised")?;
+    let path = lab.dir().join("notify");
+    let socket = UnixDatagram::bind(&path)?;
+    socket.set_read_timeout(Some(LIMIT))?;
+    let next = || -> Result<String> {
+        let mut bytes = [0; 4096];
+        let length = socket.recv(&mut bytes).context("weir says nothing to its supervisor")?;
+        Ok(String::from_utf8(bytes[..length].to_vec())?)
+    };
+    let until = |wanted: &str| -> Result<String> {
+        loop {
+            let message = next()?;
+            if message.lines().any(|line| line == wanted) {
+                return Ok(message);
+            }
+            assert_eq!(message, "WATCHDOG=1\n", "while waiting for {wanted}");
+        }
+    };
+    let mut daemon = Run::new(&lab.client, lab.dir())
+        .workload("shop", &cgroup, None)
+        .variable("NOTIFY_SOCKET", path.to_str().context("a path in UTF-8")?)
+        .variable("WATCHDOG_USEC", "200000")
+        .start()?;
+    assert!(until("READY=1")?.contains("STATUS=workloads: shop\n"));
+    for _ in 0..3 {
+        until("WATCHDOG=1")?;
+    }
+    daemon.process.signal(Signal::SIGHUP)?;
+    until("RELOADING=1")?;
+    until("READY=1")?;
+    daemon.stop()?;
+    until("STOPPING=1")?;
     Ok(())
 }

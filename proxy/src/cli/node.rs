@@ -142,7 +142,7 @@ pub(super) fn run(args: &Args) -> Result<Exit> {
         };
         // Before the API server is asked: what an earlier weir has captured is captured at once.
         let mut reload = Reload::new(config.clone(), || args.config());
-        let daemon = Daemon::start(config, log, options).await?;
+        let mut daemon = Daemon::start(config, log, options).await?;
         tracing::info!(workloads = daemon.workloads().join(", "), "restored workloads");
         let node = match Node::start(source, node_options, daemon.captured(), state).await {
             Ok(node) => node,

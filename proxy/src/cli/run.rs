@@ -48,7 +48,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit> {
             }
             Ok(config)
         });
-        let daemon = match Daemon::start(config, log, options).await {
+        let mut daemon = match Daemon::start(config, log, options).await {
             Ok(daemon) => daemon,
             Err(error) if sidecar.is_some() => return Err(sidecar::explained(error)),
             Err(error) => return Err(error.into()),

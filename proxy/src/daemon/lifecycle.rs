@@ -11,6 +11,7 @@ use super::{
     endpoints::{self, Endpoints},
     handover::OldProcess,
     signals::Hangup,
+    supervisor::Supervisor,
 };
 use crate::{
     admin::{
@@ -55,6 +56,9 @@ pub(crate) struct Daemon {
     /// Of spans, if they go anywhere.
     exporter: Option<Exporter>,
     linger: bool,
+    supervisor: Supervisor,
+    /// Its signs of life, until the process exits.
+    watching: JoinSet<()>,
 }
 
 /// What to start with, besides the configuration.
@@ -155,6 +159,8 @@ impl Daemon {
             sources,
             exporter,
             linger,
+            supervisor: Supervisor::default(),
+            watching: JoinSet::new(),
         };
         let ui = process.admin.ui.then(|| Ui::new(control.path().to_owned()));
         daemon.control.spawn(control.serve(handler));
@@ -231,19 +237,48 @@ impl Daemon {
         let _ = tokio::task::spawn_blocking(move || telemetry.reopen_records()).await;
     }
 
+    /// Tells the supervisor from here on how this process does.
+    fn supervise(&mut self) {
+        self.supervisor = Supervisor::of_process();
+        self.supervisor.ready(&self.status());
+        let workloads = Arc::downgrade(&self.workloads);
+        let visit = move || {
+            let workloads = workloads.upgrade();
+            async move {
+                if let Some(workloads) = workloads {
+                    workloads.visit_workers().await;
+                }
+            }
+        };
+        self.watching.spawn(self.supervisor.clone().watch(visit));
+    }
+
+    /// One line for the supervisor.
+    fn status(&self) -> String {
+        match &self.workloads()[..] {
+            [] => "no workload yet".to_owned(),
+            all => format!("workloads: {}", all.join(", ")),
+        }
+    }
+
     /// Waits until a signal, or a handover to a new process, ends the capture. Reloads at each
-    /// SIGHUP before.
+    /// SIGHUP before. The supervisor, if there is one, is told that weir is ready.
     pub(crate) async fn until_over(
-        &self,
+        &mut self,
         signals: &mut Signals,
         reload: &mut Reload<'_>,
     ) -> Ending {
+        self.supervise();
         loop {
             tokio::select! {
                 ending = self.handover() => return ending,
                 hangup = signals.next() => match hangup {
                     None => return Ending::Stop,
-                    Some(Hangup::Reload) => reload.run(self).await,
+                    Some(Hangup::Reload) => {
+                        self.supervisor.reloading();
+                        reload.run(self).await;
+                        self.supervisor.ready(&self.status());
+                    }
                     Some(Hangup::TerminalGone) => {
                         tracing::info!("terminal closed");
                         return Ending::Stop;
@@ -263,6 +298,8 @@ impl Daemon {
                 tracing::info!(?deadline, "another weir has taken over; draining");
             }
         }
+        self.supervisor.stopping(deadline);
+        let _watching = std::mem::take(&mut self.watching);
         let linger = self.linger && ending != Ending::Stop;
         let mut admin = if linger { std::mem::take(&mut self.admin) } else { JoinSet::new() };
         let mut finish = std::pin::pin!(self.finish(deadline, ending));
