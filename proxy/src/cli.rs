@@ -30,6 +30,7 @@ mod status;
 mod tap;
 mod top;
 mod ui;
+mod version;
 mod workload;
 
 pub use check::{ProofFailure, ProofRun};
@@ -53,7 +54,13 @@ Exit codes:
 /// A transparent, eBPF-assisted proxy: captures TCP connections in the kernel, detects their
 /// protocol, forwards them and reports metrics and records.
 #[derive(Debug, Parser)]
-#[command(name = "weir", version, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(
+    name = "weir",
+    version,
+    long_version = version::long(),
+    max_term_width = 100,
+    after_help = EXIT_CODES
+)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,

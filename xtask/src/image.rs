@@ -6,6 +6,7 @@ mod archive;
 use std::env::consts::ARCH;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use object::Endianness;
@@ -89,20 +90,51 @@ pub(crate) fn build(root: &Path) -> Result<PathBuf> {
         }
     }
     let arguments = ["build", "--release", "--target", &target, "--package", "weir"];
-    let flags = flags.join("\u{1f}");
-    cargo(root, &arguments, &[("CARGO_ENCODED_RUSTFLAGS", flags.as_str())])?;
+    let (flags, commit) = (flags.join("\u{1f}"), commit(root));
+    let variables = [("CARGO_ENCODED_RUSTFLAGS", flags.as_str()), ("WEIR_COMMIT", &commit)];
+    cargo(root, &arguments, &variables)?;
     Ok(weir_tests::weir::target_dir().join(target).join("release/weir"))
+}
+
+/// The commit that is built, for `weir --version`; empty without git, as from a tarball.
+fn commit(root: &Path) -> String {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").arg("-C").arg(root).args(arguments).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then(|| text.trim().to_owned())
+    };
+    let Some(commit) = git(&["rev-parse", "HEAD"]) else { return String::new() };
+    match git(&["status", "--porcelain", "--untracked-files=no"]) {
+        Some(changes) if changes.is_empty() => commit,
+        _ => format!("{commit}, modified"),
+    }
+}
+
+/// Whether a binary needs no libraries.
+///
+/// # Errors
+///
+/// Fails when it cannot be read, or is no program of Linux.
+pub(crate) fn is_static(binary: &Path) -> Result<bool> {
+    let bytes = fs::read(binary).with_context(|| format!("cannot read {}", binary.display()))?;
+    let file = ElfFile::<FileHeader64<Endianness>>::parse(&*bytes)
+        .with_context(|| format!("{} is no 64-bit ELF file", binary.display()))?;
+    Ok(!interpreted(&file))
 }
 
 /// A binary that asks for an interpreter needs the libraries of a distribution.
 fn ensure_fit(binary: &[u8]) -> Result<()> {
     let file = ElfFile::<FileHeader64<Endianness>>::parse(binary).context("no 64-bit ELF file")?;
-    let mut headers = file.elf_program_headers().iter();
-    let interpreter = headers.any(|header| header.p_type(file.endian()) == PT_INTERP);
-    ensure!(!interpreter, "it is linked dynamically (PT_INTERP)");
+    ensure!(!interpreted(&file), "it is linked dynamically (PT_INTERP)");
     let lines = file.section_by_name(".debug_info").is_some();
     ensure!(!lines, "it has debug information (.debug_info)");
     Ok(())
+}
+
+/// True for one that is started by the dynamic linker.
+fn interpreted(file: &ElfFile<'_, FileHeader64<Endianness>>) -> bool {
+    let mut headers = file.elf_program_headers().iter();
+    headers.any(|header| header.p_type(file.endian()) == PT_INTERP)
 }
 
 /// As Go's GOARCH has it, and with it the image specification.

@@ -14,6 +14,7 @@ mod docs;
 mod ebpf;
 mod fuzz;
 mod image;
+mod package;
 mod packages;
 mod picture;
 mod scope;
@@ -48,6 +49,8 @@ enum Verb {
     Image(image::Args),
     /// Render the plain Kubernetes manifests from the Helm chart
     Manifests(deploy::Args),
+    /// Make a Debian package, or check one in a fresh Debian root
+    Package(package::Args),
     /// Draw the picture of the life of a connection, docs/connection.svg
     Picture,
     /// Install the Debian packages that the demo and the tests need
@@ -86,6 +89,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Fuzz(args) => fuzz::run(&root(), &args),
         Verb::Image(args) => image::run(&root(), &args),
         Verb::Manifests(args) => deploy::run(&root(), &args),
+        Verb::Package(args) => package::run(&root(), &args),
         Verb::Picture => picture::run(&root()),
         Verb::Setup(args) => setup::run(&args),
         Verb::Soak(args) => chaos::soak(&root(), &args),

@@ -62,3 +62,6 @@ pub(crate) const VM: &[&str] = &[
     "xz-utils",
     "zstd",
 ];
+
+/// What `cargo xtask package --check` needs.
+pub(crate) const PACKAGE: &[&str] = &["binutils", "debootstrap", "systemd", "util-linux"];

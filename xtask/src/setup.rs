@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::deploy::helm;
-use crate::packages::{BENCH, DEMO, TESTS, VM};
+use crate::packages::{BENCH, DEMO, PACKAGE, TESTS, VM};
 
 /// Debian asks this program whether a package may start its service (invoke-rc.d(8)).
 const POLICY: &str = "/usr/sbin/policy-rc.d";
@@ -34,6 +34,8 @@ pub(crate) enum Purpose {
     Bench,
     /// `cargo xtask vm`.
     Vm,
+    /// `cargo xtask package --check`.
+    Package,
 }
 
 /// Forbids services to start, as long as it lives; leaves a policy alone that was there.
@@ -131,6 +133,7 @@ fn missing(purpose: Purpose) -> Vec<&'static str> {
         Purpose::Tests => &[DEMO, TESTS],
         Purpose::Bench => &[BENCH],
         Purpose::Vm => &[DEMO, TESTS, VM],
+        Purpose::Package => &[PACKAGE],
     };
     lists.concat().into_iter().filter(|package| !installed(package)).collect()
 }

@@ -1,5 +1,7 @@
 //! Golden files for help and tables, and rules that hold for every verb.
 
+mod documented;
+
 use super::*;
 use crate::{
     admin::protocol::{
