@@ -1,5 +1,6 @@
-//! The dashboard asks for metrics and labels that there are: each expression is parsed, and compared
-//! with what a running weir says of itself after traffic of every kind.
+//! The dashboard, and the rules for Prometheus, ask for metrics and labels that there are: each
+//! expression is parsed, and compared with what a running weir says of itself after traffic of every
+//! kind.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -16,6 +17,8 @@ use weir_tests::pods::{CLIENT, Pods};
 use weir_tests::process::wait_until;
 use weir_tests::site::PATIENCE;
 use weir_tests::weir::Run;
+
+use crate::rules;
 
 const PORT: u16 = 8080;
 /// A service that exists nowhere but in weir, with two endpoints at the client's host.
@@ -151,7 +154,7 @@ fn ask(pods: &Pods, address: SocketAddr, request: &str) -> Result<()> {
 }
 
 #[test]
-fn the_dashboard_asks_for_metrics_that_there_are() -> Result<()> {
+fn the_dashboard_and_the_rules_ask_for_metrics_that_there_are() -> Result<()> {
     let pods = Pods::new()?;
     let answering = |port| -> Result<Peer> {
         let address = SocketAddr::new("::".parse()?, port);
@@ -170,11 +173,15 @@ fn the_dashboard_asks_for_metrics_that_there_are() -> Result<()> {
     // Read in two ways: not followed.
     ask(&pods, server, "POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n")?;
     let dashboard = dashboard()?;
-    let expressions = expressions(&dashboard);
+    let mut expressions = expressions(&dashboard);
     ensure!(expressions.len() > 19, "{expressions:?}");
+    expressions.extend(rules::expressions()?);
+    let recorded = rules::recorded()?;
     let mut wrong = Vec::new();
     let waited = wait_until("the metrics", PATIENCE, || {
-        let known = known(&Metrics::scrape(&pods.node)?);
+        let mut known = known(&Metrics::scrape(&pods.node)?);
+        let labels = ["workload", "direction", "reason"].map(str::to_owned);
+        known.extend(recorded.iter().map(|name| (name.clone(), labels.clone().into())));
         wrong.clear();
         for (title, expression) in &expressions {
             let unknown = Uses::of(expression).with_context(|| title.clone())?.unknown(&known);

@@ -7,3 +7,4 @@ mod container;
 mod dashboard;
 mod flags;
 mod image;
+mod rules;
