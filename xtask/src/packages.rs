@@ -64,4 +64,5 @@ pub(crate) const VM: &[&str] = &[
 ];
 
 /// What `cargo xtask package --check` needs.
-pub(crate) const PACKAGE: &[&str] = &["binutils", "debootstrap", "systemd", "util-linux"];
+pub(crate) const PACKAGE: &[&str] =
+    &["binutils", "debootstrap", "systemd", "systemd-container", "util-linux"];

@@ -1,4 +1,5 @@
-//! Does a package install, and does what it brings work? In a fresh Debian root.
+//! Does a package install, and does what it brings work? In a fresh Debian root, which systemd boots at the
+//! end.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -28,7 +29,22 @@ const FILES: [(&str, &str); 12] = [
 /// The release whose root the package is installed into.
 const SUITE: &str = "bookworm";
 /// What the tour needs there.
-const INCLUDE: &str = "ca-certificates,curl,iproute2,man-db,procps,python3";
+const INCLUDE: &str =
+    "ca-certificates,curl,dbus,iproute2,man-db,procps,python3,systemd,systemd-sysv";
+/// What is done in the booted root.
+const BOOT: &str = include_str!("boot.sh");
+/// The service that weir captures there, and the one that runs [`BOOT`].
+const SERVICES: [(&str, &str); 2] = [
+    (
+        "shop.service",
+        "[Service]\nExecStart=python3 -m http.server --bind 127.0.0.1 --directory /srv 8000\n",
+    ),
+    (
+        "boot.service",
+        "[Unit]\nAfter=multi-user.target dbus.service\n[Service]\nType=oneshot\n\
+         ExecStart=/bin/sh /root/boot.sh\n[Install]\nWantedBy=multi-user.target\n",
+    ),
+];
 /// The largest exposure that `systemd-analyze security` may find, in tenths: weir keeps capabilities that
 /// count.
 const EXPOSURE: u32 = 45;
@@ -118,6 +134,41 @@ fn tour(repository: &Path, package: &Path) -> Result<()> {
     let status = tour.status().context("cannot run unshare; install util-linux")?;
     drop(root);
     ensure!(status.success(), "docs/tour.sh ended with {status}");
+    boot(folder.path())
+}
+
+/// The unit of the package under a systemd of its own, in a container without a network.
+fn boot(root: &Path) -> Result<()> {
+    fs::write(root.join("root/boot.sh"), BOOT)?;
+    let units = root.join("etc/systemd/system");
+    for (name, unit) in SERVICES {
+        fs::write(units.join(name), unit)?;
+    }
+    let path = root.to_str().context("a path that is not UTF-8")?;
+    output("systemctl", &["--root", path, "enable", "boot.service"])?;
+    let mut container = Command::new("timeout");
+    container.args(["--kill-after=10", "300", "systemd-nspawn", "--register=no", "--keep-unit"]);
+    container.args([
+        "--capability=all",
+        "--private-network",
+        "--console=pipe",
+        "--boot",
+        "-D",
+        path,
+    ]);
+    // weir needs BPF, the cgroup2 that systemd manages there, and a bpffs.
+    for name in ["UNIFIED_HIERARCHY", "API_VFS_WRITABLE"] {
+        container.env(format!("SYSTEMD_NSPAWN_{name}"), "1");
+    }
+    container.env("SYSTEMD_SECCOMP", "0");
+    let ended = container.output().context("cannot run systemd-nspawn")?;
+    let log = fs::read_to_string(root.join("root/boot.log")).unwrap_or_else(|_| {
+        let text =
+            [&ended.stdout, &ended.stderr].map(|it| String::from_utf8_lossy(it).into_owned());
+        format!("systemd did not come up: {}", text.concat())
+    });
+    ensure!(log.lines().any(|line| line == "the unit works"), "the unit does not work:\n{log}");
+    println!("the unit works under systemd");
     Ok(())
 }
 
