@@ -46,6 +46,7 @@ fn everything() -> Metrics {
         downgrade,
         unpoolable,
         retries,
+        timeouts,
         accept_dead,
         accept_errors,
         accept_shed,
@@ -82,6 +83,8 @@ fn everything() -> Metrics {
     unpoolable.get_or_create(&UnpoolableLabels { direction, of: of.clone(), reason });
     let retry = RetryLabels { direction, of: of.clone(), level: "0", outcome: "sent" };
     retries.get_or_create(&retry);
+    let exceeded = TimeoutLabels { direction, of: of.clone(), limit: "request" };
+    timeouts.get_or_create(&exceeded);
     accept_dead.get_or_create(&workload());
     accept_errors.get_or_create(&ErrnoLabels { errno: errno_name(1) }).inc();
     accept_shed.inc();

@@ -129,6 +129,7 @@ fn the_page_of_records_has_the_fields_of_connections() {
     full.endpoint = Some(full.destination);
     full.client = Some(full.destination);
     full.reason = Some("stale".into());
+    full.name = Some("a".to_owned());
     full.sni = Some("a".to_owned());
     full.alpn = vec!["h2".to_owned()];
     full.untracked = Some("x".into());
@@ -150,6 +151,7 @@ fn the_page_of_records_has_the_fields_of_connections() {
         source: _,
         reason: _,
         why: _,
+        name: _,
         sni: _,
         alpn: _,
         bytes_sent: _,
@@ -165,6 +167,7 @@ fn the_page_of_records_has_the_fields_of_connections() {
         kernel: _,
     } = &full;
     let mut least = connection_record();
+    least.name = None;
     (least.client, least.endpoint, least.treatment, least.source) = (None, None, None, None);
     (least.reason, least.sni, least.alpn, least.untracked) = (None, None, Vec::new(), None);
     (least.unpoolable, least.engine, least.detect) = (None, None, None);
