@@ -45,10 +45,10 @@ file = "/var/log/weir/records.jsonl"
 address = "127.0.0.1:4191"
 EOF
 
-# It starts before its workload, and says so when it captures.
+# It starts before its workload.
 systemctl start weir
 is ActiveState active
-is StatusText 'workloads: shop'
+is StatusText 'no workload yet'
 systemctl start shop
 until_ok captures
 shop=$(systemctl show shop -p ControlGroup --value)
@@ -59,6 +59,7 @@ grep '"status":200' /var/log/weir/records.jsonl
 
 systemctl reload weir
 is ActiveState active
+until_ok is StatusText 'workloads: shop'
 
 # One that hangs is ended by the watchdog and started again; before that, connections go direct once its
 # heartbeat is old.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use weir_tests::cgroup::Cgroup;
 
 use super::LARGEST;
 
@@ -156,6 +157,9 @@ fn boot(root: &Path) -> Result<()> {
         "-D",
         path,
     ]);
+    // systemd attaches programs of its own to the cgroups that it makes: all of them go with this one.
+    let group = Cgroup::new("package")?;
+    let mut container = group.wrap(&container);
     // weir needs BPF, the cgroup2 that systemd manages there, and a bpffs.
     for name in ["UNIFIED_HIERARCHY", "API_VFS_WRITABLE"] {
         container.env(format!("SYSTEMD_NSPAWN_{name}"), "1");
