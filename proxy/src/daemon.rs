@@ -1,6 +1,7 @@
 //! A weir that captures: how it starts, replaces another one, reloads, drains and ends, and what its
 //! control socket answers.
 
+mod audit;
 mod control;
 mod endpoints;
 mod explain;

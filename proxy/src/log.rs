@@ -98,6 +98,14 @@ impl LogHandle {
         lock(&self.current).clone()
     }
 
+    /// Whether a filter would be taken.
+    ///
+    /// # Errors
+    /// See [`LogError`].
+    pub(crate) fn check(filter: &str) -> Result<(), LogError> {
+        parse(filter).map(drop)
+    }
+
     /// Changes the filter, or leaves it as it is if the new one does not parse.
     ///
     /// # Errors

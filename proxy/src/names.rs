@@ -92,7 +92,8 @@ by_name!(
     state,
     PortState,
     state_name,
-    [PortState::Detect, PortState::Opaque, PortState::Skip]
+    [PortState::Detect, PortState::Opaque, PortState::Skip],
+    optional
 );
 by_name!(
     /// Sources by name.

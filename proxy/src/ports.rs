@@ -6,7 +6,7 @@ mod policy;
 mod set;
 
 pub use cidr::{Cidr, CidrError, CidrList};
-pub use policy::{PolicyInput, PortChange, PortPolicy, PortStatus, PortsSet};
+pub use policy::{PolicyInput, PortChange, PortPolicy, PortStatus, PortsReset, PortsSet};
 pub use set::PortSet;
 
 use std::{fmt, str::FromStr};

@@ -13,6 +13,7 @@ mod skipped;
 mod slots;
 mod start;
 mod tapping;
+mod temporary;
 mod update;
 
 use std::{
@@ -27,6 +28,7 @@ pub use place::cgroup_of;
 pub use skipped::skipped;
 pub use start::{Description, Origin, Residue, WorkloadSpec};
 pub use tapping::Tapping;
+pub use temporary::TemporaryPort;
 use tokio::{runtime::Handle, sync::mpsc::UnboundedReceiver};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -38,6 +40,7 @@ use self::{
     place::Place,
     slots::WorkloadSlots,
     tapping::WorkloadTap,
+    temporary::Temporary,
 };
 use crate::{
     accept::{AcceptOptions, Exhaustion, Registered, Slots},
@@ -103,6 +106,8 @@ pub struct Workload {
     shared: Arc<Shared>,
     slots: Arc<WorkloadSlots>,
     policy: Mutex<PortPolicy>,
+    /// Of its states those that do not last.
+    temporary: Mutex<Temporary>,
     /// Held while the policy or the settings are changed in the kernel, which can take a while;
     /// `policy` itself is what accepting asks.
     changing: Mutex<()>,
@@ -176,6 +181,7 @@ impl Workload {
             client_ip,
             programs: keep.then_some(own),
             pod: pod.clone(),
+            temporary: Vec::new(),
         };
         // First: what is under an unknown number would never be cleared up.
         description.keep(&kernel)?;
@@ -230,6 +236,7 @@ impl Workload {
             shared,
             slots,
             policy: Mutex::new(policy),
+            temporary: Mutex::default(),
             changing: Mutex::default(),
             holding,
             not_held,
@@ -366,6 +373,7 @@ impl Workload {
             client_ip: self.client_ip,
             programs,
             pod: self.pod.clone(),
+            temporary: lock(&self.temporary).all(),
         }
     }
 

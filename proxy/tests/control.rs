@@ -16,15 +16,15 @@ use assert_cmd::cargo::CommandCargoExt;
 use futures_util::future::BoxFuture;
 use weir::{
     admin::{
-        control::{ControlHandler, ControlSocket},
+        control::{Caller, ControlHandler, ControlSocket},
         protocol::{
-            ControlError, ExplainRequest, Explanation, KernelCounters, PortsChanged, PortsReport,
-            Status, WorkloadStatus,
+            ControlError, ExplainRequest, Explanation, KernelCounters, PortsChanged,
+            PortsDifference, PortsReport, Status, WorkloadStatus,
         },
     },
     config::{Config, WorkloadSettings},
     decision::{Detection, Direction, Source, Why, state_name},
-    ports::{PortChange, PortPolicy, PortsSet},
+    ports::{PortChange, PortPolicy, PortsReset, PortsSet},
     telemetry::{
         CloseReason, ConnectionInfo, OpenConnections, Telemetry,
         record::Record,
@@ -59,13 +59,14 @@ impl ControlHandler for Weir {
     }
 
     fn ports(&self, _: Option<&str>) -> Result<PortsReport, ControlError> {
-        Ok(PortsReport::new(&self.policy.lock().unwrap(), &|_, _| 0))
+        Ok(PortsReport::new(&self.policy.lock().unwrap(), &|_, _| 0, &|_, _| None))
     }
 
     fn set_ports(
         &self,
         _: Option<&str>,
         change: PortsSet,
+        _: Caller,
     ) -> BoxFuture<'_, Result<Vec<PortChange>, ControlError>> {
         Box::pin(async move {
             let mut policy = self.policy.lock().unwrap();
@@ -74,6 +75,30 @@ impl ControlHandler for Weir {
                 .flat_map(|d| policy.set(d, &change.ports, change.state, Source::Cli))
                 .collect())
         })
+    }
+
+    fn reset_ports(
+        &self,
+        _: Option<&str>,
+        reset: PortsReset,
+        _: Caller,
+    ) -> BoxFuture<'_, Result<Vec<PortChange>, ControlError>> {
+        Box::pin(async move {
+            let mut policy = self.policy.lock().unwrap();
+            let configured = Config::default().own.port_policy(Source::Config);
+            let mut changes = Vec::new();
+            for direction in reset.directions() {
+                let ports: Vec<_> = policy.run_time_ports(direction).collect();
+                let put_back = |port| policy.put_back(direction, port, None, &configured);
+                changes.extend(ports.into_iter().filter_map(put_back));
+            }
+            Ok(changes)
+        })
+    }
+
+    fn ports_diff(&self, _: Option<&str>) -> Result<Vec<PortsDifference>, ControlError> {
+        let configured = Config::default().own.port_policy(Source::Config);
+        Ok(PortsDifference::of(&self.policy.lock().unwrap(), &configured, &|_, _| None))
     }
 
     fn explain(
@@ -156,7 +181,7 @@ impl ControlHandler for Weir {
         "info".into()
     }
 
-    fn set_log_level(&self, filter: &str) -> Result<String, ControlError> {
+    fn set_log_level(&self, filter: &str, _: Caller) -> Result<String, ControlError> {
         Ok(filter.into())
     }
 
@@ -171,11 +196,12 @@ impl ControlHandler for Weir {
     fn add_workload(
         &self,
         settings: WorkloadSettings,
+        _: Caller,
     ) -> BoxFuture<'_, Result<WorkloadStatus, ControlError>> {
         Box::pin(async move { Err(ControlError::refused(settings.workload.name)) })
     }
 
-    fn remove_workload(&self, name: &str) -> Result<(), ControlError> {
+    fn remove_workload(&self, name: &str, _: Caller) -> Result<(), ControlError> {
         Err(ControlError::refused(name))
     }
 

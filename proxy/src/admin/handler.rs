@@ -6,12 +6,13 @@ use futures_util::future::BoxFuture;
 
 use super::control::Reader;
 use super::protocol::{
-    ControlError, ExplainRequest, Explanation, KernelCounters, PortsReport, Status, WorkloadStatus,
+    ControlError, ExplainRequest, Explanation, KernelCounters, PortsDifference, PortsReport,
+    Status, WorkloadStatus,
 };
 use crate::{
     config::WorkloadSettings,
     decision::Direction,
-    ports::{PortChange, PortsSet},
+    ports::{PortChange, PortsReset, PortsSet},
     service::{RequestReport, RoutesReport, ServicesReport},
     telemetry::{
         OpenConnections,
@@ -39,7 +40,23 @@ pub trait ControlHandler: Send + Sync + 'static {
         &self,
         workload: Option<&str>,
         change: PortsSet,
+        caller: Caller,
     ) -> BoxFuture<'_, Result<Vec<PortChange>, ControlError>>;
+    /// Puts ports back to what the configuration says, and returns what that changed.
+    ///
+    /// # Errors
+    /// If it is refused or the kernel's maps can't be written.
+    fn reset_ports(
+        &self,
+        workload: Option<&str>,
+        reset: PortsReset,
+        caller: Caller,
+    ) -> BoxFuture<'_, Result<Vec<PortChange>, ControlError>>;
+    /// The ports whose state is not that of the configuration.
+    ///
+    /// # Errors
+    /// If the workload is not clear.
+    fn ports_diff(&self, workload: Option<&str>) -> Result<Vec<PortsDifference>, ControlError>;
     /// What a connection would get.
     ///
     /// # Errors
@@ -96,7 +113,7 @@ pub trait ControlHandler: Send + Sync + 'static {
     ///
     /// # Errors
     /// If it does not parse.
-    fn set_log_level(&self, filter: &str) -> Result<String, ControlError>;
+    fn set_log_level(&self, filter: &str, caller: Caller) -> Result<String, ControlError>;
     /// How often the kernel decided what.
     ///
     /// # Errors
@@ -111,12 +128,13 @@ pub trait ControlHandler: Send + Sync + 'static {
     fn add_workload(
         &self,
         settings: WorkloadSettings,
+        caller: Caller,
     ) -> BoxFuture<'_, Result<WorkloadStatus, ControlError>>;
     /// Captures a workload no more.
     ///
     /// # Errors
     /// If there is none of this name.
-    fn remove_workload(&self, name: &str) -> Result<(), ControlError>;
+    fn remove_workload(&self, name: &str, caller: Caller) -> Result<(), ControlError>;
     /// Changes nothing from now on, until the successor that asks has taken over or is gone: then
     /// the answer is dropped.
     ///

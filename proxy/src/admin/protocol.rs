@@ -10,7 +10,9 @@ mod explain;
 mod handover;
 mod kernel_counters;
 mod log_level;
+mod ports_diff;
 mod ports_list;
+mod ports_reset;
 mod ports_set;
 mod request;
 mod routes;
@@ -29,7 +31,8 @@ pub use explain::{Explain, Explanation, Seen, Step};
 pub use handover::{HandOver, HandingOver, Retire};
 pub use kernel_counters::{GetKernelCounters, KernelCounters};
 pub use log_level::LogLevel;
-pub use ports_list::{PortsList, PortsReport, PortsRule};
+pub use ports_diff::{PortsDiff, PortsDifference};
+pub use ports_list::{PortLookup, PortsList, PortsReport, PortsRule};
 pub use ports_set::PortsChanged;
 pub use request::Request;
 pub use routes::{ExplainRequest, GetRoutes};
@@ -50,7 +53,7 @@ use self::{
     tagged::{Named, Tagged},
 };
 use super::control::Conversation;
-use crate::ports::PortsSet;
+use crate::ports::{PortsReset, PortsSet};
 
 /// The version this weir speaks.
 pub const VERSION: u32 = 1;
@@ -67,6 +70,8 @@ const CALLS: [Decoder; 20] = [
     decoder::<GetStatus>(),
     decoder::<PortsList>(),
     decoder::<PortsSet>(),
+    decoder::<PortsReset>(),
+    decoder::<PortsDiff>(),
     decoder::<Explain>(),
     decoder::<GetStat>(),
     decoder::<GetEndpointStat>(),

@@ -5,8 +5,8 @@ mod documented;
 use super::*;
 use crate::{
     admin::protocol::{
-        Explanation, KernelCounters, PodState, PodStatus, PortsChanged, PortsReport, Seen,
-        SpanExport, Status, Step, WorkloadStatus,
+        Explanation, KernelCounters, PodState, PodStatus, PortsChanged, PortsDifference,
+        PortsReport, Seen, SpanExport, Status, Step, WorkloadStatus,
     },
     budget::Figures,
     config::Fail,
@@ -72,7 +72,16 @@ fn port_tables_and_changes_read_well() {
     );
     let changes = policy.set(Direction::Outbound, &set("80-82,3306"), PortState::Skip, Source::Cli);
     let hits = |_, port| if port == 4406 { 12 } else { 0 };
-    let report = PortsReport::new(&policy, &hits);
+    let configured = policy.clone();
+    policy.set(Direction::Outbound, &set("8000-8003"), PortState::Skip, Source::Cli);
+    let left = |_, port| (8002..9000).contains(&port).then_some(570);
+    let temporary = PortsReport::new(&policy, &hits, &left);
+    let diff = PortsDifference::of(&policy, &configured, &left);
+    insta::assert_snapshot!(
+        "ports_temporary",
+        format!("{}\n{}", ports::list_table(&temporary), ports::diff_text(&diff))
+    );
+    let report = PortsReport::new(&configured, &hits, &|_, _| None);
     insta::assert_snapshot!(
         "ports",
         format!(

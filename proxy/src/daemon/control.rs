@@ -4,32 +4,37 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    ops::RangeInclusive,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use tokio::sync::watch;
 use weir_http::RequestView;
 
-use super::explain;
+use super::{
+    audit::{self, Author},
+    explain,
+};
 use crate::{
     admin::{
-        control::ControlHandler,
+        control::{Caller, ControlHandler},
         node::NodeState,
         protocol::{
-            ControlError, ExplainRequest, Explanation, KernelCounters, PortsReport, SpanExport,
-            Status, WorkloadStatus,
+            ControlError, ExplainRequest, Explanation, KernelCounters, PortsDifference,
+            PortsReport, SpanExport, Status, WorkloadStatus,
         },
     },
     blocking::blocking,
+    capture::CaptureError,
     config::WorkloadSettings,
     decision::{Direction, Source, direction_name},
     log::LogHandle,
-    ports::{PortChange, PortsSet},
+    ports::{PortChange, PortsReset, PortsSet},
     service::{RequestReport, RoutesReport, ServicesReport},
     telemetry::{
         Export, OpenConnections, Telemetry,
@@ -39,6 +44,11 @@ use crate::{
     workload::Workload,
     workloads::{Acceleration, Handover, WaitingWorkload, WorkloadError, Workloads},
 };
+
+/// How long a change of ports may last, in seconds; without an end it has no such limit.
+const LIFETIME_S: RangeInclusive<u64> = 1..=30 * 24 * 3600;
+/// Between two looks whether a handover is over.
+const HANDOVER_PAUSE: Duration = Duration::from_secs(1);
 
 /// Everything that the control socket can ask about.
 pub(super) struct Control {
@@ -100,6 +110,37 @@ impl Control {
         }
     }
 
+    /// The workload that is meant, to be changed.
+    fn to_change(&self, workload: Option<&str>) -> Result<Arc<Workload>, ControlError> {
+        self.workloads.changeable().map_err(refused)?;
+        self.meant(workload)
+    }
+
+    /// Puts ports back when their time is over; in a handover, once it is known who captures.
+    fn revert_after(&self, workload: &Arc<Workload>, lifetime: Duration) {
+        let (all, workload) = (Arc::downgrade(&self.workloads), Arc::downgrade(workload));
+        tokio::spawn(async move {
+            tokio::time::sleep(lifetime).await;
+            loop {
+                let (Some(all), Some(workload)) = (all.upgrade(), workload.upgrade()) else {
+                    return;
+                };
+                if all.changeable().is_ok() {
+                    return match workload.expire_ports().await {
+                        Ok(changes) => {
+                            audit::ports(Author::Expiry, workload.name(), &changes, None)
+                        }
+                        Err(error) => {
+                            tracing::error!(%error, workload = &**workload.name(), "cannot put ports back");
+                        }
+                    };
+                }
+                drop((all, workload));
+                tokio::time::sleep(HANDOVER_PAUSE).await;
+            }
+        });
+    }
+
     fn meant(&self, workload: Option<&str>) -> Result<Arc<Workload>, ControlError> {
         self.workloads.meant(workload).map_err(refused)
     }
@@ -132,23 +173,56 @@ impl ControlHandler for Control {
     fn ports(&self, workload: Option<&str>) -> Result<PortsReport, ControlError> {
         let workload = self.meant(workload)?;
         let kernel = workload.kernel();
-        Ok(PortsReport::new(&workload.policy(), &|direction, port| {
-            kernel.counters.port_hits(direction, port)
-        }))
+        Ok(PortsReport::new(
+            &workload.policy(),
+            &|direction, port| kernel.counters.port_hits(direction, port),
+            &|direction, port| left_s(&workload, direction, port),
+        ))
     }
 
     fn set_ports(
         &self,
         workload: Option<&str>,
         change: PortsSet,
+        caller: Caller,
     ) -> BoxFuture<'_, Result<Vec<PortChange>, ControlError>> {
-        let changeable = self.workloads.changeable().map_err(refused);
-        let workload = changeable.and_then(|()| self.meant(workload));
+        let workload = self.to_change(workload);
         async move {
-            let set = workload?.set_ports(change, Source::Cli).await;
-            set.map_err(|error| ControlError::failed(error.to_string()))
+            let (workload, lifetime_s) = (workload?, change.lifetime_s);
+            if lifetime_s.is_some_and(|seconds| !LIFETIME_S.contains(&seconds)) {
+                return Err(ControlError::bad_request("a change lasts 1 s to 720 h"));
+            }
+            let set = workload.set_ports(change, Source::Cli).await.map_err(failed)?;
+            audit::ports(Author::Caller(caller), workload.name(), &set, lifetime_s);
+            if let Some(seconds) = lifetime_s {
+                self.revert_after(&workload, Duration::from_secs(seconds));
+            }
+            Ok(set)
         }
         .boxed()
+    }
+
+    fn reset_ports(
+        &self,
+        workload: Option<&str>,
+        reset: PortsReset,
+        caller: Caller,
+    ) -> BoxFuture<'_, Result<Vec<PortChange>, ControlError>> {
+        let workload = self.to_change(workload);
+        async move {
+            let workload = workload?;
+            let changes = workload.reset_ports(reset).await.map_err(failed)?;
+            audit::ports(Author::Caller(caller), workload.name(), &changes, None);
+            Ok(changes)
+        }
+        .boxed()
+    }
+
+    fn ports_diff(&self, workload: Option<&str>) -> Result<Vec<PortsDifference>, ControlError> {
+        let workload = self.meant(workload)?;
+        let (current, configured) = (workload.policy(), workload.configured_policy());
+        let left_s = |direction, port| left_s(&workload, direction, port);
+        Ok(PortsDifference::of(&current, &configured, &left_s))
     }
 
     fn explain(
@@ -250,8 +324,11 @@ impl ControlHandler for Control {
         self.log.current()
     }
 
-    fn set_log_level(&self, filter: &str) -> Result<String, ControlError> {
-        self.log.set(filter).map_err(|error| ControlError::refused(error.to_string()))?;
+    fn set_log_level(&self, filter: &str, caller: Caller) -> Result<String, ControlError> {
+        let before = self.log.current();
+        LogHandle::check(filter).map_err(|error| ControlError::bad_request(error.to_string()))?;
+        audit::log_level(caller, &before, filter);
+        self.log.set(filter).map_err(|error| ControlError::bad_request(error.to_string()))?;
         Ok(self.log.current())
     }
 
@@ -278,16 +355,20 @@ impl ControlHandler for Control {
     fn add_workload(
         &self,
         settings: WorkloadSettings,
+        caller: Caller,
     ) -> BoxFuture<'_, Result<WorkloadStatus, ControlError>> {
         async move {
             let workload = self.workloads.add(settings).await.map_err(refused)?;
+            audit::workload(caller, workload.name(), "added");
             Ok(status(&workload))
         }
         .boxed()
     }
 
-    fn remove_workload(&self, name: &str) -> Result<(), ControlError> {
-        self.workloads.remove(name).map_err(refused)
+    fn remove_workload(&self, name: &str, caller: Caller) -> Result<(), ControlError> {
+        self.workloads.remove(name).map_err(refused)?;
+        audit::workload(caller, name, "removed");
+        Ok(())
     }
 
     fn hand_over(&self) -> BoxFuture<'_, Result<Handover, ControlError>> {
@@ -315,6 +396,16 @@ impl ControlHandler for Control {
 }
 
 // === helpers ===
+
+/// Rounded up: what is shown as 0 s is over.
+fn left_s(workload: &Workload, direction: Direction, port: u16) -> Option<u64> {
+    let left = workload.port_state_left(direction, port)?;
+    Some(left.as_secs() + u64::from(left.subsec_nanos() > 0))
+}
+
+fn failed(error: CaptureError) -> ControlError {
+    ControlError::failed(error.to_string())
+}
 
 fn spans(export: Export) -> SpanExport {
     let counts = &export.counts;

@@ -59,6 +59,21 @@ pub struct PortsSet {
     /// Their new state.
     #[serde(with = "names::state")]
     pub state: PortState,
+    /// For how long, in seconds; absent for a change that lasts.
+    #[serde(default, rename = "for_s", skip_serializing_if = "Option::is_none")]
+    pub lifetime_s: Option<u64>,
+}
+
+/// Puts ports back to what the configuration says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortsReset {
+    /// `None` for both.
+    #[serde(default, with = "names::direction::optional")]
+    pub direction: Option<Direction>,
+    /// `None` for all.
+    #[serde(default)]
+    pub ports: Option<PortSet>,
 }
 
 /// Both directions of one workload. A port is in exactly one state in each.
@@ -80,9 +95,16 @@ struct Table {
 impl PortsSet {
     /// The directions that are meant.
     pub fn directions(&self) -> impl Iterator<Item = Direction> + use<> {
-        let all = [Direction::Outbound, Direction::Inbound];
-        let only = self.direction;
-        all.into_iter().filter(move |direction| only.is_none_or(|only| only == *direction))
+        directions(self.direction)
+    }
+}
+
+// === impl PortsReset ===
+
+impl PortsReset {
+    /// The directions that are meant.
+    pub fn directions(&self) -> impl Iterator<Item = Direction> + use<> {
+        directions(self.direction)
     }
 }
 
@@ -153,10 +175,7 @@ impl PortPolicy {
         state: PortState,
         source: Source,
     ) -> Vec<PortChange> {
-        let table = match direction {
-            Direction::Outbound => &mut self.outbound,
-            Direction::Inbound => &mut self.inbound,
-        };
+        let table = self.table_mut(direction);
         let mut changes = Vec::new();
         for port in ports.iter() {
             let before = table.get(port);
@@ -166,6 +185,65 @@ impl PortPolicy {
             }
         }
         changes
+    }
+
+    /// The state that was set at run time (`weir ports`), if one was.
+    #[must_use]
+    pub fn set_at_run_time(&self, direction: Direction, port: u16) -> Option<PortState> {
+        let (state, source) = *self.table(direction).rules.get(&port)?;
+        (source == Source::Cli).then_some(state)
+    }
+
+    /// The ports whose state was set at run time.
+    pub fn run_time_ports(&self, direction: Direction) -> impl Iterator<Item = u16> + '_ {
+        let rules = self.table(direction).rules.iter();
+        rules.filter(|(_, (_, source))| *source == Source::Cli).map(|(port, _)| *port)
+    }
+
+    /// Gives a port the state that was set at run time before, or what another policy has, and
+    /// returns the change, if it is one.
+    pub fn put_back(
+        &mut self,
+        direction: Direction,
+        port: u16,
+        state: Option<PortState>,
+        configured: &Self,
+    ) -> Option<PortChange> {
+        let before = self.get(direction, port);
+        let rule = match state {
+            Some(state) => Some((state, Source::Cli)),
+            None => configured.table(direction).rules.get(&port).copied(),
+        };
+        let table = self.table_mut(direction);
+        match rule {
+            Some(rule) => drop(table.rules.insert(port, rule)),
+            None => drop(table.rules.remove(&port)),
+        }
+        let after = self.get(direction, port);
+        (before != after).then_some(PortChange { direction, port, before, after })
+    }
+
+    /// The ports whose status is another one than in the other policy, ascending, with the other's
+    /// status.
+    pub fn difference<'a>(
+        &'a self,
+        direction: Direction,
+        other: &'a Self,
+    ) -> impl Iterator<Item = (u16, PortStatus)> + 'a {
+        let ports: PortSet = self.rules(direction).map(|(port, _)| port).collect();
+        let ports = ports.union(&other.rules(direction).map(|(port, _)| port).collect());
+        let all: Vec<u16> = ports.iter().collect();
+        all.into_iter().filter_map(move |port| {
+            let status = other.get(direction, port);
+            (self.get(direction, port) != status).then_some((port, status))
+        })
+    }
+
+    fn table_mut(&mut self, direction: Direction) -> &mut Table {
+        match direction {
+            Direction::Outbound => &mut self.outbound,
+            Direction::Inbound => &mut self.inbound,
+        }
     }
 
     fn table(&self, direction: Direction) -> &Table {
@@ -204,6 +282,11 @@ impl Table {
             included: self.include.is_empty() || self.include.contains(port),
         }
     }
+}
+
+fn directions(only: Option<Direction>) -> impl Iterator<Item = Direction> + use<> {
+    let all = [Direction::Outbound, Direction::Inbound];
+    all.into_iter().filter(move |direction| only.is_none_or(|only| only == *direction))
 }
 
 fn is_default_opaque(port: u16) -> bool {
@@ -264,6 +347,29 @@ mod tests {
         assert_eq!((status.state, status.source), (PortState::Skip, Source::Cli));
         assert_eq!(after.get(Direction::Outbound, 9000).state, PortState::Detect);
         assert_eq!(after.get(Direction::Outbound, 25).source, Source::Annotation);
+    }
+
+    #[test]
+    fn ports_get_back_what_the_configuration_says() {
+        let configured = policy();
+        let mut policy = configured.clone();
+        let (out, set) = (Direction::Outbound, ports("25,80,3306"));
+        policy.set(out, &set, PortState::Detect, Source::Cli);
+        policy.set(out, &ports("80"), PortState::Skip, Source::Cli);
+        assert_eq!(policy.run_time_ports(out).collect::<Vec<_>>(), [25, 80, 3306]);
+        let states: Vec<_> =
+            policy.difference(out, &configured).map(|(port, it)| (port, it.state)).collect();
+        let expected = [(25, PortState::Opaque), (80, PortState::Detect), (3306, PortState::Skip)];
+        assert_eq!(states, expected);
+        assert_eq!(policy.difference(Direction::Inbound, &configured).count(), 0);
+        let change = policy.put_back(out, 80, Some(PortState::Opaque), &configured).unwrap();
+        assert_eq!((change.before.state, change.after.state), (PortState::Skip, PortState::Opaque));
+        assert_eq!(policy.set_at_run_time(out, 80), Some(PortState::Opaque));
+        for port in [25, 80, 3306] {
+            assert!(policy.put_back(out, port, None, &configured).is_some());
+            assert!(policy.put_back(out, port, None, &configured).is_none());
+        }
+        assert_eq!(policy, configured);
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! What others ask of a workload.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use super::{Origin, Workload};
 use crate::{
@@ -21,6 +24,18 @@ impl Workload {
     #[must_use]
     pub fn policy(&self) -> PortPolicy {
         lock(&self.policy).clone()
+    }
+
+    /// The policy that the configuration says.
+    #[must_use]
+    pub fn configured_policy(&self) -> PortPolicy {
+        self.settings().port_policy(self.origin.source())
+    }
+
+    /// How long a port has its state, where that does not last.
+    #[must_use]
+    pub fn port_state_left(&self, direction: Direction, port: u16) -> Option<Duration> {
+        lock(&self.temporary).left(direction, port)
     }
 
     /// True where a port's state was set with `weir ports`.

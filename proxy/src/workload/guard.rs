@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use super::{Origin, Workload, WorkloadSpec, configure::configure_anew, lock};
+use super::{Origin, TemporaryPort, Workload, WorkloadSpec, configure::configure_anew, lock};
 use crate::{
     accept::Slots,
     blocking::blocking,
@@ -295,18 +295,20 @@ impl Workload {
             policy.rules(direction).map(move |(port, status)| (direction, port, status))
         });
         let set = rules.filter(|(.., status)| status.source == Source::Cli);
+        let found: Vec<_> = set
+            .map(|(direction, port, status)| RememberedPort {
+                direction,
+                port,
+                state: status.state,
+            })
+            .collect();
+        let temporary = lock(&self.temporary).all();
         WorkloadSpec {
             settings: WorkloadSettings::clone(&self.settings()),
             origin: self.origin,
             id: self.kernel.workload(),
             fresh: false,
-            ports: set
-                .map(|(direction, port, status)| RememberedPort {
-                    direction,
-                    port,
-                    state: status.state,
-                })
-                .collect(),
+            ports: TemporaryPort::lasting(&temporary, &found),
             client_ip: None,
             programs: None,
             claim: None,

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use weir_common::WorkloadId;
 
+use super::TemporaryPort;
 use crate::{
     capture::{CaptureError, Installed, Lock, RememberedPort, WorkloadMaps},
     config::WorkloadSettings,
@@ -41,6 +42,9 @@ pub struct Description {
     /// The pod that it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<Pod>,
+    /// Port states that do not last, with what those ports had before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub temporary: Vec<TemporaryPort>,
 }
 
 /// What to start.

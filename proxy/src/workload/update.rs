@@ -2,15 +2,20 @@
 //!
 //! Each entry of a list is a system call, so that changes are made on threads of their own.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
-use super::{Workload, configure, lock};
+use tokio::time::Instant;
+
+use super::{TemporaryPort, Workload, configure, lock, temporary::Temporary};
 use crate::{
     blocking::blocking,
     capture::CaptureError,
     config::{Fail, WorkloadSettings},
     decision::Source,
-    ports::{PortChange, PortStatus, PortsSet},
+    ports::{PortChange, PortPolicy, PortStatus, PortsReset, PortsSet},
 };
 
 impl Workload {
@@ -51,26 +56,131 @@ impl Workload {
         blocking(move || workload.write_ports(&change, source)).await
     }
 
+    /// Puts ports back to what the configuration says, in the kernel too. Returns what has changed.
+    ///
+    /// # Errors
+    /// Where a map cannot be written; nothing is changed then, in either direction.
+    pub async fn reset_ports(
+        self: &Arc<Self>,
+        reset: PortsReset,
+    ) -> Result<Vec<PortChange>, CaptureError> {
+        let workload = Arc::clone(self);
+        blocking(move || {
+            workload.change_ports(|next, temporary| workload.reset(&reset, next, temporary))
+        })
+        .await
+    }
+
+    /// Puts ports back whose time is over. Returns what has changed.
+    ///
+    /// # Errors
+    /// Where a map cannot be written; nothing is changed then.
+    pub async fn expire_ports(self: &Arc<Self>) -> Result<Vec<PortChange>, CaptureError> {
+        let workload = Arc::clone(self);
+        blocking(move || {
+            let configured = workload.configured_policy();
+            workload.change_ports(|next, temporary| {
+                let over = temporary.over().into_iter();
+                let put_back = |TemporaryPort { direction, port, before }| {
+                    temporary.forget(direction, port);
+                    next.put_back(direction, port, before, &configured)
+                };
+                over.filter_map(put_back).collect()
+            })
+        })
+        .await
+    }
+
     fn write_ports(
         &self,
         change: &PortsSet,
         source: Source,
     ) -> Result<Vec<PortChange>, CaptureError> {
+        let deadline =
+            change.lifetime_s.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+        self.change_ports(|next, temporary| {
+            let mut changes = Vec::new();
+            for direction in change.directions() {
+                let before: Vec<_> = change
+                    .ports
+                    .iter()
+                    .map(|port| (port, next.set_at_run_time(direction, port)))
+                    .collect();
+                let changed = next.set(direction, &change.ports, change.state, source);
+                for (port, before) in before {
+                    let is_changed = || changed.binary_search_by_key(&port, |it| it.port).is_ok();
+                    match deadline {
+                        None => drop(temporary.forget(direction, port)),
+                        // What a port has for good it does not have for a time.
+                        Some(deadline) if temporary.has(direction, port) || is_changed() => {
+                            temporary.set(direction, port, deadline, before);
+                        }
+                        Some(_) => {}
+                    }
+                }
+                changes.extend(changed);
+            }
+            changes
+        })
+    }
+
+    fn reset(
+        &self,
+        reset: &PortsReset,
+        next: &mut PortPolicy,
+        temporary: &mut Temporary,
+    ) -> Vec<PortChange> {
+        let configured = self.configured_policy();
+        let mut changes = Vec::new();
+        for direction in reset.directions() {
+            let wanted =
+                |port: &u16| reset.ports.as_ref().is_none_or(|ports| ports.contains(*port));
+            let ports: Vec<_> = next.run_time_ports(direction).filter(wanted).collect();
+            for port in ports {
+                temporary.forget(direction, port);
+                changes.extend(next.put_back(direction, port, None, &configured));
+            }
+        }
+        changes
+    }
+
+    /// Changes the policy, in the kernel too, and what of it does not last.
+    fn change_ports(
+        &self,
+        change: impl FnOnce(&mut PortPolicy, &mut Temporary) -> Vec<PortChange>,
+    ) -> Result<Vec<PortChange>, CaptureError> {
         let _one_at_a_time = lock(&self.changing);
         let before = self.policy();
-        let mut next = before.clone();
-        let changes: Vec<PortChange> = change
-            .directions()
-            .flat_map(|direction| next.set(direction, &change.ports, change.state, source))
-            .collect();
-        self.kernel.ports.reserve(next.len())?;
-        if let Err(error) = write_all(&changes, |change, status| self.write_port(change, status)) {
+        let (mut next, mut temporary) = (before.clone(), lock(&self.temporary).clone());
+        let lasting = temporary.clone();
+        let changes = change(&mut next, &mut temporary);
+        let kept = temporary.all() != lasting.all();
+        // A weir that is killed in between comes back without anything that does not last.
+        *lock(&self.temporary) = temporary.union(&lasting);
+        let written = self.keep_temporary(kept).and_then(|()| {
+            self.kernel.ports.reserve(next.len())?;
+            write_all(&changes, |change, status| self.write_port(change, status))
+        });
+        *lock(&self.temporary) = if written.is_ok() { temporary } else { lasting };
+        if let Err(error) = written {
             // What is there fits: it was there before.
             let _ = self.kernel.ports.reserve(before.len());
+            let _ = self.keep_temporary(kept);
             return Err(error);
         }
         *lock(&self.policy) = next;
+        // What lasts now, and is not known to, is put back at a restart: no reason to undo it.
+        let _ = self.keep_temporary(kept);
         Ok(changes)
+    }
+
+    /// Keeps what does not last for the time after a restart.
+    fn keep_temporary(&self, changed: bool) -> Result<(), CaptureError> {
+        if !changed {
+            return Ok(());
+        }
+        let own = Some(self.shared.instance.programs());
+        self.description(&self.settings(), self.origin, own).keep(&self.kernel)
     }
 
     fn write_port(&self, change: &PortChange, status: PortStatus) -> Result<(), CaptureError> {
@@ -133,7 +243,7 @@ mod tests {
     use super::*;
     use crate::{
         decision::{Direction, PortState},
-        ports::{PolicyInput, PortPolicy, PortSet},
+        ports::{PolicyInput, PortSet},
     };
 
     /// Guards against a change of both directions of which the first half stays.

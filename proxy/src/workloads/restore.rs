@@ -12,7 +12,9 @@ use crate::{
     capture::{self, Installed, Remembered, WorkloadMaps},
     config::WorkloadSettings,
     host::cgroup,
-    workload::{Description, Missing, Origin, Wait, WorkloadSpec, restore_client_ip},
+    workload::{
+        Description, Missing, Origin, TemporaryPort, Wait, WorkloadSpec, restore_client_ip,
+    },
 };
 
 /// What an earlier weir has described, as far as it is understood.
@@ -158,7 +160,10 @@ fn start(
         origin,
         id,
         fresh: !remembered.here.contains(&id),
-        ports: before.and_then(|(id, _)| remembered.ports.get(id).cloned()).unwrap_or_default(),
+        ports: before.map_or_else(Vec::new, |(id, description)| {
+            let found = remembered.ports.get(id).map_or(&[][..], Vec::as_slice);
+            TemporaryPort::lasting(&description.temporary, found)
+        }),
         client_ip: before.and_then(|(_, description)| description.client_ip),
         // Those of other maps are not on these links.
         programs: before

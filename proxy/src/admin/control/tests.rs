@@ -22,13 +22,16 @@ use crate::{
         client::{ClientError, ask},
         protocol::{
             Call, Explain, ExplainRequest, Explanation, GetConnections, GetStatus, KernelCounters,
-            LogLevel, PortsList, PortsReport, Status, WorkloadAdd, WorkloadStatus,
+            LogLevel, PortsDifference, PortsList, PortsReport, Status, WorkloadAdd, WorkloadStatus,
         },
     },
     config::{Fail, WorkloadSettings},
     decision::{Direction, PortState, Source},
     learn::Learn,
-    ports::{Cidr, CidrList, PolicyInput, PortChange, PortList, PortPolicy, PortSet, PortsSet},
+    ports::{
+        Cidr, CidrList, PolicyInput, PortChange, PortList, PortPolicy, PortSet, PortsReset,
+        PortsSet,
+    },
     telemetry::{
         OpenConnections,
         stats::{By, StatsSnapshot},
@@ -77,13 +80,15 @@ impl ControlHandler for Fake {
     }
 
     fn ports(&self, _: Option<&str>) -> Result<PortsReport, ControlError> {
-        Ok(PortsReport::new(&self.0.lock().unwrap(), &|_, port| u64::from(port == 4406) * 7))
+        let hits = |_, port| u64::from(port == 4406) * 7;
+        Ok(PortsReport::new(&self.0.lock().unwrap(), &hits, &|_, _| None))
     }
 
     fn set_ports(
         &self,
         _: Option<&str>,
         change: PortsSet,
+        _: Caller,
     ) -> BoxFuture<'_, Result<Vec<PortChange>, ControlError>> {
         Box::pin(async move {
             let mut policy = self.0.lock().unwrap();
@@ -92,6 +97,32 @@ impl ControlHandler for Fake {
                 .flat_map(|d| policy.set(d, &change.ports, change.state, Source::Cli))
                 .collect())
         })
+    }
+
+    fn reset_ports(
+        &self,
+        _: Option<&str>,
+        reset: PortsReset,
+        _: Caller,
+    ) -> BoxFuture<'_, Result<Vec<PortChange>, ControlError>> {
+        Box::pin(async move {
+            let mut policy = self.0.lock().unwrap();
+            let configured =
+                PortPolicy::new(PolicyInput::default(), PolicyInput::default(), Source::Config);
+            let mut changes = Vec::new();
+            for direction in reset.directions() {
+                let ports: Vec<_> = policy.run_time_ports(direction).collect();
+                let put_back = |port| policy.put_back(direction, port, None, &configured);
+                changes.extend(ports.into_iter().filter_map(put_back));
+            }
+            Ok(changes)
+        })
+    }
+
+    fn ports_diff(&self, _: Option<&str>) -> Result<Vec<PortsDifference>, ControlError> {
+        let configured =
+            PortPolicy::new(PolicyInput::default(), PolicyInput::default(), Source::Config);
+        Ok(PortsDifference::of(&self.0.lock().unwrap(), &configured, &|_, _| None))
     }
 
     fn explain(
@@ -149,7 +180,7 @@ impl ControlHandler for Fake {
         "info".into()
     }
 
-    fn set_log_level(&self, filter: &str) -> Result<String, ControlError> {
+    fn set_log_level(&self, filter: &str, _: Caller) -> Result<String, ControlError> {
         Err(ControlError::refused(format!("no filter: {filter}")))
     }
 
@@ -164,11 +195,12 @@ impl ControlHandler for Fake {
     fn add_workload(
         &self,
         settings: WorkloadSettings,
+        _: Caller,
     ) -> BoxFuture<'_, Result<WorkloadStatus, ControlError>> {
         Box::pin(async move { Err(ControlError::refused(settings.workload.name)) })
     }
 
-    fn remove_workload(&self, name: &str) -> Result<(), ControlError> {
+    fn remove_workload(&self, name: &str, _: Caller) -> Result<(), ControlError> {
         Err(ControlError::refused(name))
     }
 
@@ -236,6 +268,7 @@ fn skip(list: &str) -> PortsSet {
         direction: Some(Direction::Outbound),
         ports: PortList::parse(list).unwrap().set,
         state: PortState::Skip,
+        lifetime_s: None,
     }
 }
 

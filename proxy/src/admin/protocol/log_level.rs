@@ -27,7 +27,7 @@ impl Call for LogLevel {
     async fn answer(self, on: &mut Conversation<'_>) -> Result<String, ControlError> {
         match self.filter {
             None => Ok(on.handler.log_level()),
-            Some(filter) => on.handler.set_log_level(&filter),
+            Some(filter) => on.handler.set_log_level(&filter, on.caller),
         }
     }
 }

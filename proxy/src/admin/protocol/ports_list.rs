@@ -35,7 +35,13 @@ pub struct PortsRule {
     pub status: PortStatus,
     /// Connections that the kernel let pass because of the rule.
     pub hits: u64,
+    /// For how many seconds they have it, where that does not last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_s: Option<u64>,
 }
+
+/// How many seconds a port has what it has; `None` where that lasts.
+pub type PortLookup<'a> = &'a dyn Fn(Direction, u16) -> Option<u64>;
 
 // === impl PortsList ===
 
@@ -56,28 +62,32 @@ impl Call for PortsList {
 // === impl PortsReport ===
 
 impl PortsReport {
-    /// The rules of a policy, with how often each port's rule was hit.
+    /// The rules of a policy, with how often each port's rule was hit, and how long it has it.
     #[must_use]
-    pub fn new(policy: &PortPolicy, hits: &dyn Fn(Direction, u16) -> u64) -> Self {
+    pub fn new(
+        policy: &PortPolicy,
+        hits: &dyn Fn(Direction, u16) -> u64,
+        left_s: PortLookup<'_>,
+    ) -> Self {
         let mut report = Self::default();
         for direction in [Direction::Outbound, Direction::Inbound] {
             if policy.has_include_list(direction) {
                 report.include_lists.push(direction_name(direction).to_owned());
             }
             // Few statuses exist, but any number of ports may have hits.
-            let mut quiet: Vec<(PortStatus, Vec<u16>)> = Vec::new();
+            let mut quiet = Vec::new();
             for (port, status) in policy.rules(direction) {
-                let hits = hits(direction, port);
+                let (hits, left_s) = (hits(direction, port), left_s(direction, port));
                 if hits > 0 {
                     let ports = PortSet::from_iter([port]);
-                    report.rules.push(PortsRule { direction, ports, status, hits });
+                    report.rules.push(PortsRule { direction, ports, status, hits, left_s });
                 } else {
-                    push(&mut quiet, status, port);
+                    push(&mut quiet, (status, left_s), port);
                 }
             }
-            report.rules.extend(quiet.into_iter().map(|(status, ports)| {
+            report.rules.extend(quiet.into_iter().map(|((status, left_s), ports)| {
                 let ports = ports.into_iter().collect();
-                PortsRule { direction, ports, status, hits: 0 }
+                PortsRule { direction, ports, status, hits: 0, left_s }
             }));
         }
         report

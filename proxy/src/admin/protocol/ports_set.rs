@@ -31,7 +31,7 @@ impl Call for PortsSet {
     type Reply = Vec<PortsChanged>;
 
     async fn answer(self, on: &mut Conversation<'_>) -> Result<Vec<PortsChanged>, ControlError> {
-        Ok(PortsChanged::group(&on.handler.set_ports(on.workload(), self).await?))
+        Ok(PortsChanged::group(&on.handler.set_ports(on.workload(), self, on.caller).await?))
     }
 }
 

@@ -41,7 +41,12 @@ fn requests_are_as_every_weir_of_this_version_reads_them() {
     assert_eq!(request(PortsList), r#""ports_list""#);
     let ports = PortList::parse("80,9000-9100").unwrap().set;
     assert_eq!(
-        request(PortsSet { direction: Some(Direction::Outbound), ports, state: PortState::Skip }),
+        request(PortsSet {
+            direction: Some(Direction::Outbound),
+            ports,
+            state: PortState::Skip,
+            lifetime_s: None
+        }),
         r#"{"ports_set":{"direction":"outbound","ports":"80,9000-9100","state":"skip"}}"#
     );
     let address = "192.0.2.1:80".parse().unwrap();

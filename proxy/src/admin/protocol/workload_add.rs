@@ -16,6 +16,6 @@ impl Call for WorkloadAdd {
     type Reply = WorkloadStatus;
 
     async fn answer(self, on: &mut Conversation<'_>) -> Result<WorkloadStatus, ControlError> {
-        on.handler.add_workload(self.0).await
+        on.handler.add_workload(self.0, on.caller).await
     }
 }

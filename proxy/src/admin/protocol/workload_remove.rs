@@ -18,6 +18,6 @@ impl Call for WorkloadRemove {
     type Reply = ();
 
     async fn answer(self, on: &mut Conversation<'_>) -> Result<(), ControlError> {
-        on.handler.remove_workload(&self.name)
+        on.handler.remove_workload(&self.name, on.caller)
     }
 }
