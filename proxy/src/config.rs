@@ -2,6 +2,7 @@
 //! own workload, and of traffic. Parsed strictly and validated once; the effective result can be
 //! printed and read back. [`Setting`] has the table of all settings.
 
+mod address;
 mod differences;
 mod docs;
 mod engine;
@@ -36,6 +37,7 @@ pub use workload::{Fail, Inbound, Outbound, Workload, WorkloadSettings, fail_nam
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use tracing_subscriber::EnvFilter;
 
 use self::file::Sections;
 use crate::budget::{Sizes, usual_memory};
@@ -103,12 +105,8 @@ impl Config {
         check(!admin.control_socket.as_os_str().is_empty(), "admin.control_socket", || {
             format!("is empty; write a path such as {DEFAULT_CONTROL_SOCKET}")
         })?;
-        tracing_subscriber::EnvFilter::try_new(&log.level).map(drop).or_else(|error| {
-            check(false, "log.level", || {
-                let level = &log.level;
-                format!("{level:?}: {error}; write a filter such as info or weir=debug,h2=warn")
-            })
-        })
+        let refused = |problem| ConfigError::Value { key: "log.level", problem };
+        log_filter(&log.level).map(drop).map_err(refused)
     }
 
     /// The effective configuration as a file that [`Config::load`] reads.
@@ -127,6 +125,31 @@ impl Config {
         config.traffic.http.engine = config.traffic.http.engine.current();
         config
     }
+}
+
+/// Reads a log filter. A word alone is a level: tracing-subscriber takes any other for a module, of
+/// which everything is logged and of all others nothing.
+///
+/// # Errors
+/// What is wrong with it, and what would be right.
+pub fn log_filter(text: &str) -> Result<EnvFilter, String> {
+    const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+    let is_level = |word: &str| {
+        LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word))
+            || matches!(word.parse(), Ok(0_u8..=5))
+    };
+    // What is in brackets is of spans, and may have commas.
+    let words = text.split(',').map(str::trim).filter(|_| !text.contains('['));
+    let mut words = words.filter(|word| !word.is_empty() && !word.contains('='));
+    if let Some(word) = words.find(|word| !is_level(word)) {
+        return Err(format!(
+            "invalid log filter {text:?}: {word:?} is not a level; write error, warn, info, debug, \
+             trace or off, or MODULE=LEVEL such as weir=debug,h2=warn"
+        ));
+    }
+    EnvFilter::try_new(text).map_err(|error| {
+        format!("invalid log filter {text:?}: {error}; write info or weir=debug,h2=warn")
+    })
 }
 
 /// Checks the name of an instance: a directory's, in a file system that allows no dots in names

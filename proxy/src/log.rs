@@ -14,7 +14,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use crate::config::{Log, LogFormat};
+use crate::config::{Log, LogFormat, log_filter};
 use crate::sync::lock;
 
 /// Before what was asked for, which wins. kube logs each request that fails, at each attempt, without
@@ -54,13 +54,8 @@ struct Kept {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LogError {
     /// The filter does not parse.
-    #[error("invalid log filter {filter:?}: {source}; write info or weir=debug,h2=warn")]
-    Filter {
-        /// As given.
-        filter: String,
-        /// The cause.
-        source: tracing_subscriber::filter::ParseError,
-    },
+    #[error("{0}")]
+    Filter(String),
     /// There is a log already, or none any more.
     #[error("cannot set up the log: {0}")]
     Install(String),
@@ -155,9 +150,8 @@ impl io::Write for LogBuffer {
 
 fn parse(filter: &str) -> Result<EnvFilter, LogError> {
     // Alone first: an error is to quote what was given.
-    EnvFilter::try_new(filter)
-        .and_then(|_| EnvFilter::try_new(format!("{QUIET},{filter}")))
-        .map_err(|source| LogError::Filter { filter: filter.to_owned(), source })
+    log_filter(filter).map_err(LogError::Filter)?;
+    log_filter(&format!("{QUIET},{filter}")).map_err(LogError::Filter)
 }
 
 #[cfg(test)]
@@ -172,6 +166,14 @@ mod tests {
         handle.set("weir=debug,h2=off").unwrap();
         let error = handle.set("weir=loud").unwrap_err().to_string();
         assert!(error.contains("invalid log filter \"weir=loud\""), "{error}");
+        // Guards against a word that is taken for a module, and silences all others.
+        for (filter, word) in [("lowd", "lowd"), ("info,weir", "weir"), ("6", "6")] {
+            let error = handle.set(filter).unwrap_err().to_string();
+            assert!(error.contains(&format!("{word:?} is not a level")), "{error}");
+        }
+        for filter in ["INFO", "3", "info,h2=off", "weir[connection]=debug"] {
+            LogHandle::check(filter).unwrap();
+        }
         assert_eq!(handle.current(), "weir=debug,h2=off");
         handle.set("off").unwrap();
         let again = init(&Log::default(), LogTarget::Stderr);

@@ -149,8 +149,21 @@ impl Serialize for PortList {
 
 impl<'de> Deserialize<'de> for PortList {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let list = String::deserialize(deserializer)?;
-        Self::parse(&list).map_err(de::Error::custom)
+        struct Text;
+
+        impl de::Visitor<'_> for Text {
+            type Value = PortList;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("ports in one text, such as \"80,443,9000-9100\"")
+            }
+
+            fn visit_str<E: de::Error>(self, list: &str) -> Result<PortList, E> {
+                PortList::parse(list).map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_str(Text)
     }
 }
 

@@ -12,6 +12,7 @@ mod endpoint;
 mod event;
 pub mod har;
 mod labels;
+mod lines;
 mod metrics;
 mod name;
 mod open;
@@ -52,6 +53,7 @@ use crate::decision::{Detection, Direction, Source};
 use crate::sync::lock;
 use connection::Live;
 use endpoint::Answers;
+use lines::Lines;
 use metrics::Metrics;
 use record::{Observer, RecordLog, Records};
 use sinks::{Sink, Sinks};
@@ -156,6 +158,7 @@ impl Telemetry {
                 records: Records::new(records, budgets.clone()),
                 spans,
                 answers: Answers,
+                lines: Lines,
             },
             budgets,
             live,

@@ -131,14 +131,28 @@ pub(crate) fn parse_rfc3339(text: &str) -> Option<SystemTime> {
 pub(crate) mod duration {
     use std::time::Duration;
 
-    use serde::{Deserialize, Deserializer, Serializer, de};
+    use serde::{Deserializer, Serializer, de};
 
     pub(crate) fn serialize<S: Serializer>(value: &Duration, s: S) -> Result<S::Ok, S::Error> {
         s.serialize_str(&super::exact_duration(*value))
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-        super::parse_duration(&String::deserialize(d)?).map_err(de::Error::custom)
+        struct Text;
+
+        impl de::Visitor<'_> for Text {
+            type Value = Duration;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a duration with its unit as text, such as \"500ms\"")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
+                super::parse_duration(text).map_err(E::custom)
+            }
+        }
+
+        d.deserialize_str(Text)
     }
 }
 

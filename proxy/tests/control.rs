@@ -440,7 +440,7 @@ fn taps_that_are_too_many_or_make_no_sense_are_refused() {
         (["--port", "80,443]"], "column 7"),
         (["--port", "+80"], "'+' is not allowed here"),
         (["--to", "10.0.0.1/8"], "did you mean 10.0.0.0/8"),
-        (["--protocol", "quic"], "possible values"),
+        (["--protocol", "quic"], "the protocols are skip"),
         (["--slower-than", "5"], "5"),
         (["--count", "0"], "0"),
     ] {

@@ -181,3 +181,123 @@ fn an_ordinary_user_is_told_what_is_missing() -> Result<()> {
     assert!(message.contains("root") || message.contains("cap_"), "{message}");
     Ok(())
 }
+
+/// Mistakes that are easy to make, each with what to write instead.
+#[test]
+fn what_is_written_otherwise_elsewhere_has_a_next_step() -> Result<()> {
+    let lab = Lab::new()?;
+    for (line, words) in [
+        (&["run", "--admin", "localhost:80"][..], "write the address, such as 127.0.0.1:80"),
+        (&["run", "--admin", "http://127.0.0.1:80/"], "is a URL"),
+        (&["exec", "--admin", "127.0.0.1", "true"], "the port is missing"),
+        (&["explain", "http://10.0.0.1:80/a"], "it is a URL; write its host and port alone"),
+        (&["tap", "--protocol", "http"], "http1,http2"),
+        (&["tap", "--protocol", "tcp,gRPC"], "write http2"),
+        (&["tap", "--protocol", "https"], "write tls"),
+        (&["exec", "--log-level", "lowd", "true"], "\"lowd\" is not a level"),
+        (&["exec", "--record-format", "josn", "true"], "json"),
+        (&["ports", "skip", "80", "--for", "forever"], "is not a duration"),
+        (&["ports", "skip", "80", "--for", "900ms"], "1s to 720h"),
+        (&["ports", "reset"], "--all"),
+    ] {
+        refused(&lab, line, USAGE, &[words]);
+    }
+    Ok(())
+}
+
+#[test]
+fn values_in_the_file_that_are_out_of_range_have_line_and_column() -> Result<()> {
+    let lab = Lab::new()?;
+    let file = lab.dir().join("range.toml");
+    let path = file.display().to_string();
+    for (text, words) in [
+        ("[detect]\n\n  timeout = \"0s\"\n", &["line 3, column 13", "detect.timeout"][..]),
+        ("[forward]\nmax_connections = 0\n", &["line 2, column 19", "from 1 to 10000000"]),
+        ("[outbound]\nskip_ports = [80, 443]\n", &["line 2, column 14", "\"80,443,9000-9100\""]),
+        ("[outbound]\nskip_ports = 80\n", &["line 2, column 14", "in one text"]),
+        ("[outbound]\nskip_cidrs = [\"10.0.0.0/8\"]\n", &["column 14", "in one text"]),
+        ("[drain]\ndeadline = 5\n", &["line 2, column 12", "\"500ms\""]),
+        ("[drain]\ndeadline = \"1d\"\n", &["line 2, column 12", "(ms, s, m, h)"]),
+        ("[admin]\naddress = \"localhost:4191\"\n", &["line 2, column 11", "127.0.0.1:4191"]),
+        ("[log]\nlevel = \"lowd\"\n", &["line 2, column 9", "\"lowd\" is not a level"]),
+    ] {
+        std::fs::write(&file, text)?;
+        refused(&lab, &["run", "--config", &path, "--print-config"], USAGE, words);
+    }
+    Ok(())
+}
+
+/// Guards against directories that a mistyped path leaves behind.
+#[test]
+fn a_mistyped_control_socket_creates_nothing() -> Result<()> {
+    let (lab, cgroup) = (Lab::new()?, Cgroup::new("mistyped")?);
+    let (group, directory) = (cgroup.path().display().to_string(), lab.dir().join("wier"));
+    let control = directory.join("control.sock").display().to_string();
+    let words = ["there is no directory", "wier", "--control"];
+    refused(&lab, &["exec", "--control", &control, "true"], USAGE, &words);
+    refused(&lab, &["run", "--cgroup", &group, "--control", &control], USAGE, &words);
+    refused(&lab, &["status", "--control", &control], NOT_RUNNING, &["wier"]);
+    assert!(!directory.exists());
+    Ok(())
+}
+
+#[test]
+fn a_cgroup_of_the_first_version_is_told_from_none() -> Result<()> {
+    let lab = Lab::new()?;
+    // Without one mounted there is none to be named by mistake.
+    let mounts = std::fs::read_to_string("/proc/mounts")?;
+    let first = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup"));
+    let Some(point) = first.and_then(|line| line.split(' ').nth(1)) else { return Ok(()) };
+    let below = format!("{point}/weirt-none");
+    let control = lab.dir().join("first.sock").display().to_string();
+    let instance = format!("weirt-{}-first", std::process::id());
+    let run = ["run", "--control", &control, "--instance", &instance, "--cgroup"];
+    let words = ["version 1", "findmnt -t cgroup2"];
+    refused(&lab, &[&run[..], &[point]].concat(), USAGE, &words);
+    refused(&lab, &[&run[..], &[&*below]].concat(), USAGE, &[&below]);
+    Ok(())
+}
+
+#[test]
+fn a_workload_below_another_is_refused_with_the_one_to_remove() -> Result<()> {
+    let (lab, cgroup) = (Lab::new()?, Cgroup::new("nest")?);
+    let daemon = Daemon::start(&lab, &cgroup, &[])?;
+    let below = cgroup.below("below")?;
+    let path = below.path().display().to_string();
+    let finished = daemon.ask(&["workload", "add", "inner", "--cgroup", &path])?;
+    assert_eq!(finished.code(), 1, "{}", finished.stderr);
+    for words in ["below cgroup", "captured twice", "weir workload remove"] {
+        assert!(finished.stderr.contains(words), "no {words:?}: {}", finished.stderr);
+    }
+    Ok(())
+}
+
+/// What another user cannot see is not nothing.
+#[test]
+fn detach_as_another_user_says_what_is_missing() -> Result<()> {
+    let (lab, cgroup) = (Lab::new()?, Cgroup::new("other")?);
+    let daemon = Daemon::start(&lab, &cgroup, &[])?;
+    let copy = lab.dir().join("weir");
+    let mut install = std::process::Command::new("install");
+    install.arg(weir_tests::weir::binary()?).arg(&copy);
+    weir_tests::process::run(&mut install, Duration::from_secs(20))?.ok()?;
+    for flags in [&["--instance", daemon.instance().name()][..], &["--all"]] {
+        let mut command = lab.client.command_as("nobody", &copy)?;
+        command.arg("detach").args(flags);
+        let finished = weir_tests::process::run(&mut command, Duration::from_secs(20))?;
+        assert_eq!(finished.code(), 3, "{}", finished.stderr);
+        assert!(finished.stderr.contains("run as root"), "{}", finished.stderr);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_log_filter_that_names_no_level_is_refused_by_a_running_weir() -> Result<()> {
+    let (lab, cgroup) = (Lab::new()?, Cgroup::new("filter")?);
+    let daemon = Daemon::start(&lab, &cgroup, &[])?;
+    let finished = daemon.ask(&["log-level", "lowd"])?;
+    assert_eq!(finished.code(), USAGE, "{}", finished.stderr);
+    assert!(finished.stderr.contains("is not a level"), "{}", finished.stderr);
+    assert_eq!(daemon.ask(&["log-level"])?.ok()?.stdout, "info\n");
+    Ok(())
+}

@@ -10,8 +10,9 @@ use serde_json::Value;
 use weir_tests::Lab;
 use weir_tests::fixture::PYTHON;
 use weir_tests::lab::SERVER_V4;
+use weir_tests::peer::Peer;
 use weir_tests::process::{Finished, Process, run};
-use weir_tests::weir::binary;
+use weir_tests::weir::{Exec, binary};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// Where the server of a test listens, and where none does.
@@ -141,5 +142,58 @@ fn a_condition_that_holds_has_a_code_of_its_own() -> Result<()> {
     let seen = exec(&lab, &["--fail-if", "failures>many"], "echo ran")?;
     assert_eq!((seen.code(), seen.stdout.as_str()), (2, ""));
     assert!(seen.stderr.contains("column 10"), "{}", seen.stderr);
+    Ok(())
+}
+
+/// A file system of a few pages, in a mount namespace that goes with weir.
+#[test]
+fn records_that_a_full_disk_has_no_room_for_are_reported_at_once() -> Result<()> {
+    let lab = Lab::new()?;
+    let _peer = Peer::whoami(&lab.server, 9000)?;
+    let disk = lab.subdir("disk")?;
+    let script = "mount -t tmpfs -o size=8k none \"$0\" && exec \"$@\"";
+    let program = format!(
+        "import socket\n\
+         for _ in range(200): socket.create_connection(('{}', 9000), 10).recv(99)",
+        SERVER_V4
+    );
+    let mut command = lab.client.command("unshare");
+    command.args(["--mount", "sh", "-c", script]).arg(&disk).arg(binary()?);
+    command.args(["exec", "--quiet", "--record"]).arg(disk.join("records.json"));
+    command.args([PYTHON, "-c", &program]);
+    let finished = run(&mut command, LIMIT)?.ok()?;
+    for words in ["cannot write access records", "No space left", "lost="] {
+        assert!(finished.stderr.contains(words), "no {words:?}: {}", finished.stderr);
+    }
+    let times = finished.stderr.matches("cannot write access records").count();
+    assert_eq!(times, 1, "{}", finished.stderr);
+    Ok(())
+}
+
+/// Decisions, dials and ends, of captured and of direct connections.
+#[test]
+fn the_log_at_level_debug_follows_connections() -> Result<()> {
+    let lab = Lab::new()?;
+    let _peer = Peer::whoami(&lab.server, 9000)?;
+    let program = format!(
+        "import socket\n\
+         for port in (9000, 9000, 9001):\n\
+         \x20   try: socket.create_connection(('{}', port), 10).recv(99)\n\
+         \x20   except OSError: pass",
+        SERVER_V4
+    );
+    let seen = Exec::new(&lab).flags(&["--log-level", "weir=debug"]).python(&program)?;
+    let log = seen.finished.stderr;
+    for words in [
+        "connection captured",
+        "upstream connected",
+        "protocol decided",
+        "connection ended",
+        "close=\"finished\"",
+        "close=\"connect_failed\"",
+        "error=\"ECONNREFUSED\"",
+    ] {
+        assert!(log.contains(words), "no {words:?}: {log}");
+    }
     Ok(())
 }

@@ -1,6 +1,9 @@
 //! Taking everything away that weir has pinned, also when no weir is running.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use super::{
     CaptureError,
@@ -19,8 +22,14 @@ pub struct Abandoned {
 /// Names of the instances that have anything pinned.
 ///
 /// # Errors
-/// Where mountinfo cannot be read.
+/// Where mountinfo or the directory of all instances cannot be read.
 pub fn instances() -> Result<Vec<String>, CaptureError> {
+    if let Some(all) = pins::instance_directory("")?
+        && let Err(error) = fs::read_dir(&all)
+        && error.kind() == io::ErrorKind::PermissionDenied
+    {
+        return Err(hidden(&all, error));
+    }
     let directories = pins::existing_instances()?;
     Ok(directories.iter().filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect())
 }
@@ -29,11 +38,16 @@ pub fn instances() -> Result<Vec<String>, CaptureError> {
 /// that is being served.
 ///
 /// # Errors
-/// [`CaptureError::Served`] where a weir serves it.
+/// [`CaptureError::Served`] where a weir serves it; also where it cannot be told whether there are any.
 pub fn claim(instance: &str, force: bool) -> Result<Option<Abandoned>, CaptureError> {
-    let Some(root) = pins::instance_directory(instance)?.filter(|root| root.is_dir()) else {
-        return Ok(None);
-    };
+    let Some(root) = pins::instance_directory(instance)? else { return Ok(None) };
+    match fs::metadata(&root) {
+        Ok(found) if found.is_dir() => {}
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(hidden(&root, error));
+        }
+        _ => return Ok(None),
+    }
     let lock = lock_directory(&root).map_err(|source| CaptureError::Pins {
         action: "lock",
         path: root.clone(),
@@ -44,6 +58,11 @@ pub fn claim(instance: &str, force: bool) -> Result<Option<Abandoned>, CaptureEr
         return Err(CaptureError::Served { instance: instance.to_owned(), holder: holder(&root) });
     }
     Ok(Some(Abandoned { root, _lock: lock }))
+}
+
+/// What another user's directories hold is not nothing.
+fn hidden(path: &Path, source: io::Error) -> CaptureError {
+    CaptureError::Pins { action: "look at", path: path.to_owned(), source, hint: "; run as root" }
 }
 
 /// Removes the pins of the chosen instances that no weir serves. Returns their names.

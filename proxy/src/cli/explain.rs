@@ -121,6 +121,9 @@ fn resolve(text: &str) -> anyhow::Result<BTreeSet<SocketAddr>> {
     if let Ok(address) = text.parse() {
         return Ok(BTreeSet::from([address]));
     }
+    if text.contains("://") {
+        return Err(usage("it is a URL; write its host and port alone"));
+    }
     let Some((host, port)) = text.rsplit_once(':') else {
         return Err(usage("the port is missing"));
     };

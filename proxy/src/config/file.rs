@@ -6,6 +6,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use toml::de::{DeTable, DeValue};
 
 use super::{
     Admin, Balance, Budget, Config, Detect, Drain, Forward, Http, Inbound, Log, Otlp, Outbound,
@@ -140,10 +141,25 @@ pub(super) fn load(path: &Path) -> Result<Config, ConfigError> {
     let text = read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     let mut config = parse(&text, path)?;
     config.resolve();
-    config
-        .validate()
-        .map_err(|error| ConfigError::InFile { path: path.to_owned(), source: Box::new(error) })?;
+    config.validate().map_err(|error| {
+        if let ConfigError::Value { key, problem } = &error
+            && let Some(at) = offset(&text, key)
+        {
+            return syntax(&text, path, at, format!("{key}: {problem}"));
+        }
+        ConfigError::InFile { path: path.to_owned(), source: Box::new(error) }
+    })?;
     Ok(config)
+}
+
+/// Where the value of a dotted key begins in a file, in bytes; `None` where it is not in it.
+fn offset(text: &str, key: &str) -> Option<usize> {
+    let (section, key) = key.split_once('.')?;
+    let file = DeTable::parse(text).ok()?;
+    let (_, section) = file.get_ref().iter().find(|(name, _)| name.get_ref() == section)?;
+    let DeValue::Table(section) = section.get_ref() else { return None };
+    let (_, value) = section.iter().find(|(name, _)| name.get_ref() == key)?;
+    Some(value.span().start)
 }
 
 fn read(path: &Path) -> io::Result<String> {
@@ -155,14 +171,19 @@ fn read(path: &Path) -> io::Result<String> {
 
 fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
     toml::from_str(text).map_err(|error| {
-        let at = error.span().map_or(0, |span| span.start).min(text.len());
-        let before = text.get(..at).unwrap_or_default();
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        ConfigError::Syntax {
-            path: path.to_owned(),
-            line: before.matches('\n').count() + 1,
-            column: before[line_start..].chars().count() + 1,
-            problem: error.message().replace('\n', "; "),
-        }
+        let at = error.span().map_or(0, |span| span.start);
+        syntax(text, path, at, error.message().replace('\n', "; "))
     })
+}
+
+/// A problem at a place, in bytes.
+fn syntax(text: &str, path: &Path, at: usize, problem: String) -> ConfigError {
+    let before = text.get(..at.min(text.len())).unwrap_or_default();
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    ConfigError::Syntax {
+        path: path.to_owned(),
+        line: before.matches('\n').count() + 1,
+        column: before[line_start..].chars().count() + 1,
+        problem,
+    }
 }

@@ -46,6 +46,7 @@ pub struct ProcessConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct Admin {
     /// Where `/live`, `/ready` and `/metrics` are; absent for nowhere.
+    #[serde(deserialize_with = "super::address::optional")]
     pub address: Option<SocketAddr>,
     /// Whether the page of `weir ui` is there as well, for clients on this machine.
     pub ui: bool,

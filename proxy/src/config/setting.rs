@@ -1,7 +1,7 @@
 //! What a setting is: one row of the table, from which the flags, the annotations, the arguments of
 //! a sidecar, the checks and the documentation are made.
 
-use std::{net::SocketAddr, sync::LazyLock};
+use std::sync::LazyLock;
 
 use clap::{ValueEnum, builder::PossibleValue};
 use serde::{Serialize, de::DeserializeOwned};
@@ -184,7 +184,7 @@ impl Setting {
             Kind::Text => Ok(string()),
             Kind::Path if text.is_empty() => Err("a path is required".to_owned()),
             Kind::Path => Ok(string()),
-            Kind::Address => checked(text.parse::<SocketAddr>(), string()),
+            Kind::Address => checked(super::address::parse(text), string()),
             Kind::Url => url_problem(text).map_or_else(|| Ok(string()), Err),
             Kind::Ports => checked(PortList::parse(text), string()),
             Kind::Cidrs => checked(CidrList::parse(text), string()),

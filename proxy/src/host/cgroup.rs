@@ -11,7 +11,10 @@ use std::{
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
-    sys::statvfs::{FsFlags, statvfs},
+    sys::{
+        statfs::{CGROUP_SUPER_MAGIC, statfs},
+        statvfs::{FsFlags, statvfs},
+    },
 };
 
 use super::{HostError, mounts, pods};
@@ -233,6 +236,13 @@ pub fn id(path: &Path) -> Result<u64, HostError> {
     let metadata = fs::metadata(path).map_err(|source| {
         error(source, "; use the directory of an existing cgroup below the cgroup2 mount")
     })?;
+    if is_first_version(path) {
+        return Err(error(
+            io::Error::new(io::ErrorKind::InvalidInput, "a cgroup of version 1"),
+            "; weir captures cgroups of version 2: use a directory below the cgroup2 mount, which \
+             `findmnt -t cgroup2` shows",
+        ));
+    }
     if !path.join("cgroup.procs").exists() {
         return Err(error(
             io::Error::new(io::ErrorKind::InvalidInput, "not a cgroup"),
@@ -246,7 +256,12 @@ pub fn id(path: &Path) -> Result<u64, HostError> {
 #[must_use]
 pub fn is_possible(path: &Path) -> bool {
     let above = path.ancestors().skip(1).find(|above| above.exists());
-    above.is_some_and(|above| above.join("cgroup.procs").exists())
+    above.is_some_and(|above| above.join("cgroup.procs").exists() && !is_first_version(above))
+}
+
+/// Whether a directory is in a hierarchy of cgroups of version 1, which no program can be attached to.
+fn is_first_version(path: &Path) -> bool {
+    statfs(path).is_ok_and(|found| found.filesystem_type() == CGROUP_SUPER_MAGIC)
 }
 
 #[cfg(test)]

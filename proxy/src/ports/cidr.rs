@@ -174,7 +174,20 @@ impl Serialize for CidrList {
 
 impl<'de> Deserialize<'de> for CidrList {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let list = String::deserialize(deserializer)?;
-        Self::parse(&list).map_err(de::Error::custom)
+        struct Text;
+
+        impl de::Visitor<'_> for Text {
+            type Value = CidrList;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("prefixes in one text, such as \"10.0.0.0/8,fd00::/8\"")
+            }
+
+            fn visit_str<E: de::Error>(self, list: &str) -> Result<CidrList, E> {
+                CidrList::parse(list).map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_str(Text)
     }
 }

@@ -3,6 +3,7 @@
 
 mod human;
 mod lines;
+mod output;
 mod sink;
 mod words;
 mod writer;

@@ -4,6 +4,7 @@ use super::{
     SkippedConnection,
     endpoint::Answers,
     event::{Connection, Event},
+    lines::Lines,
     metrics::Metrics,
     record::Records,
     spans::Spans,
@@ -36,6 +37,8 @@ pub(super) struct Sinks {
     pub(super) spans: Option<Spans>,
     /// Endpoints of services.
     pub(super) answers: Answers,
+    /// weir's own log.
+    pub(super) lines: Lines,
 }
 
 /// What the sinks keep of a connection.
@@ -52,6 +55,7 @@ impl Sink for Sinks {
     type State = States;
 
     fn opened(&self, connection: &Connection) -> States {
+        self.lines.opened(connection);
         States {
             metrics: self.metrics.opened(connection),
             stats: self.stats.opened(connection),
@@ -65,11 +69,13 @@ impl Sink for Sinks {
         self.records.event(connection, &state.records, event);
         self.spans.event(connection, &(), event);
         self.answers.event(connection, &(), event);
+        self.lines.event(connection, &(), event);
     }
 
     fn skipped(&self, id: u64, skipped: &SkippedConnection) {
         self.metrics.skipped(id, skipped);
         self.stats.skipped(id, skipped);
         self.records.skipped(id, skipped);
+        self.lines.skipped(id, skipped);
     }
 }

@@ -2,8 +2,8 @@
 //! pipe is too slow, records are dropped and counted, and connections go on.
 
 use std::{
-    fmt, fs,
-    io::{self, BufWriter, Write},
+    fs,
+    io::{self, Write},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -14,11 +14,10 @@ use std::{
 
 use prometheus_client::metrics::counter::Counter;
 
-use super::{Record, Words, lines};
+use super::{Record, Words, output::Output};
 use crate::{
     budget::{RECORDS, Resource, Share, Taken},
     config::RecordFormat,
-    json,
 };
 
 /// Bytes of words in waiting records.
@@ -156,44 +155,32 @@ fn run(
     format: RecordFormat,
     (lost, queued): (&Counter, &Words),
 ) {
-    let mut out = BufWriter::with_capacity(64 * 1024, out);
-    let mut complained = false;
+    let mut out = Output::new(out, lost.clone());
     while let Ok(first) = messages.recv() {
         let mut next = Ok(first);
         while let Ok(message) = next {
-            let result = match message {
+            match message {
                 Message::Record(record, own, taken) => {
                     queued.taken(&record);
                     drop(taken);
-                    write_one(&mut out, &record, own.unwrap_or(format))
+                    out.write(&record, own.unwrap_or(format));
                 }
                 Message::Reopen => {
                     // What is in the buffer is the old file's.
-                    let flushed = out.flush();
+                    out.flush();
                     match path.map(open) {
                         None => {}
-                        Some(Ok(file)) => {
-                            *out.get_mut() = Box::new(file);
-                            complained = false;
-                        }
+                        Some(Ok(file)) => out = Output::new(Box::new(file), lost.clone()),
                         Some(Err(error)) => {
                             tracing::error!(%error, "cannot reopen the record file; continuing \
                                                      with the open one");
                         }
                     }
-                    flushed
                 }
                 Message::Flush(done) => {
-                    let result = out.flush();
+                    out.flush();
                     // The caller may have gone.
                     let _ = done.try_send(());
-                    result
-                }
-            };
-            if let Err(error) = result {
-                lost.inc();
-                if !std::mem::replace(&mut complained, true) {
-                    tracing::warn!(%error, "cannot write access records; dropping them");
                 }
             }
             next = match messages.try_recv() {
@@ -202,7 +189,7 @@ fn run(
             };
         }
         // Idle: let readers of the file see what there is.
-        let _ = out.flush();
+        out.flush();
     }
 }
 
@@ -215,24 +202,6 @@ fn open(path: &Path) -> io::Result<fs::File> {
         );
         io::Error::new(error.kind(), text)
     })
-}
-
-fn write_one(out: &mut impl Write, record: &Record, format: RecordFormat) -> io::Result<()> {
-    let mut line = String::new();
-    let has_line = match format {
-        RecordFormat::Json => {
-            line = json::to_string(record)?;
-            true
-        }
-        RecordFormat::Human => fmt::Write::write_fmt(&mut line, format_args!("{record}")).is_ok(),
-        RecordFormat::Combined => lines::combined(record, &mut line),
-        RecordFormat::Envoy => lines::envoy(record, &mut line),
-    };
-    if has_line {
-        line.push('\n');
-        out.write_all(line.as_bytes())?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
