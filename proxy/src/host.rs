@@ -5,6 +5,7 @@
 mod account;
 pub mod cgroup;
 mod error;
+mod locate;
 pub(crate) mod mounts;
 mod named_netns;
 pub mod pods;
@@ -13,5 +14,6 @@ pub(crate) mod socket_owners;
 
 pub use account::{Account, AccountError};
 pub use error::HostError;
+pub use locate::{LocateError, Named};
 pub use named_netns::{NamedNetns, NetnsError};
 pub use sidecar::{Sidecar, runs_in as sidecar_runs_in};

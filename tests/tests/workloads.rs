@@ -6,10 +6,11 @@ use std::os::unix::net::UnixStream;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use weir_tests::Lab;
 use weir_tests::cgroup::Cgroup;
 use weir_tests::left::nothing_left;
 use weir_tests::pods::{CLIENT, POD, Pods};
-use weir_tests::process::{patience, wait_until};
+use weir_tests::process::{Process, patience, wait_until};
 use weir_tests::record::{Record, Records};
 use weir_tests::site::{PATIENCE, Site, is_captured, join};
 use weir_tests::weir::{Daemon, Run};
@@ -350,6 +351,39 @@ fn without_a_running_weir_the_verbs_say_so() -> Result<()> {
         let finished = weir_tests::weir::verb(&pods.node, &line)?;
         assert_eq!(finished.code(), 4, "{line:?}: {}", finished.stderr);
         assert!(finished.stderr.contains("nobody.sock"), "{}", finished.stderr);
+    }
+    Ok(())
+}
+
+/// By what an operator knows of it; the cgroup is what is captured.
+#[test]
+fn a_unit_and_a_process_stand_for_their_cgroups() -> Result<()> {
+    let lab = Lab::new()?;
+    let above = Cgroup::new("named")?;
+    let name = format!("weirt-{}-shop", std::process::id());
+    let unit = above.below(&format!("{name}.service"))?;
+    let mut command = lab.client.command("sleep");
+    command.arg("1000");
+    let mut sleep = Process::start("sleep", unit.wrap(&command), lab.dir())?;
+    wait_until("the process to be in its cgroup", PATIENCE, || {
+        ensure!(sleep.running()?, "it ended: {}", sleep.log());
+        Ok(!unit.processes().is_empty())
+    })?;
+    let pid = unit.processes()[0].to_string();
+    for flags in [["--unit", &name], ["--pid", &pid]] {
+        let mut daemon = Run::new(&lab.client, lab.dir()).flags(&flags).start()?;
+        let listed = daemon.json(&["workload", "list"])?;
+        assert_eq!(listed[0]["cgroup"], unit.path().display().to_string(), "{flags:?}");
+        daemon.stop()?;
+    }
+    for (flags, words) in [
+        (["--unit", "weirt-none"], "no unit \"weirt-none.service\""),
+        (["--pid", "4194305"], "no process 4194305"),
+        (["--container", "weirt-none"], "no running container"),
+    ] {
+        let refused = Run::new(&lab.client, lab.dir()).flags(&flags).refused()?;
+        assert_eq!(refused.code(), 2, "{}", refused.stderr);
+        assert!(refused.stderr.contains(words), "{}", refused.stderr);
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     config::{Config, ConfigError, WorkloadSettings},
+    host::Named,
     telemetry::conditions::Condition,
 };
 
@@ -114,6 +115,7 @@ pub struct ExecArgs {
 #[command(after_help = "\
 Examples:
   weir run --cgroup /sys/fs/cgroup/system.slice/shop.service --admin 127.0.0.1:4191
+  weir run --unit shop.service --record /var/log/weir/shop.json
   weir run --config /etc/weir.toml --opaque-ports +9000
   weir run --config /etc/weir.toml --print-config
   weir run --sidecar --admin 0.0.0.0:4191
@@ -125,12 +127,24 @@ pub struct RunArgs {
     #[command(flatten)]
     pub workload: WorkloadFlags,
 
+    /// Capture the cgroup of this running systemd unit, such as shop.service
+    #[arg(long, value_name = "UNIT", conflicts_with_all = ["cgroup", "pid", "container"])]
+    pub unit: Option<String>,
+
+    /// Capture the cgroup that this process is in
+    #[arg(long, value_name = "PID", conflicts_with_all = ["cgroup", "container"])]
+    pub pid: Option<u32>,
+
+    /// Capture the cgroup of this running container of Docker or Podman
+    #[arg(long, value_name = "NAME|ID", conflicts_with = "cgroup")]
+    pub container: Option<String>,
+
     /// Start without workloads; add them with `weir workload add`
-    #[arg(long, conflicts_with_all = ["cgroup", "netns"])]
+    #[arg(long, conflicts_with_all = ["cgroup", "netns", "unit", "pid", "container"])]
     pub standby: bool,
 
     /// Capture the Kubernetes pod in which weir runs as a container, except weir's own connections
-    #[arg(long, conflicts_with_all = ["cgroup", "netns", "standby"])]
+    #[arg(long, conflicts_with_all = ["cgroup", "netns", "standby", "unit", "pid", "container"])]
     pub sidecar: bool,
 
     /// UID of that pod [default: POD_UID in the environment, or the pod whose cgroup has weir]
@@ -206,6 +220,13 @@ impl ExecArgs {
 // === impl RunArgs ===
 
 impl RunArgs {
+    /// What is to be captured, where not its cgroup is given.
+    pub(super) fn named(&self) -> Option<Named> {
+        let unit = self.unit.clone().map(Named::Unit);
+        let container = || self.container.clone().map(Named::Container);
+        unit.or(self.pid.map(Named::Process)).or_else(container)
+    }
+
     /// The effective configuration: defaults, then the file, then the flags.
     ///
     /// # Errors

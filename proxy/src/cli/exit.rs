@@ -9,7 +9,7 @@ use crate::{
     capture::CaptureError,
     config::ConfigError,
     daemon::DaemonError,
-    host::{AccountError, HostError, NetnsError},
+    host::{AccountError, HostError, LocateError, NetnsError},
     ports::{CidrError, PortListError},
     workloads::WorkloadError,
 };
@@ -114,6 +114,9 @@ impl Exit {
                 _ => Self::Requirement,
             });
         }
+        if let Some(LocateError::Host(error)) = cause.downcast_ref() {
+            return Some(Self::of_host(error));
+        }
         if let Some(error) = cause.downcast_ref::<HostError>() {
             return Some(Self::of_host(error));
         }
@@ -126,7 +129,8 @@ impl Exit {
         let usage = cause.is::<ConfigError>()
             || cause.is::<PortListError>()
             || cause.is::<CidrError>()
-            || cause.is::<AccountError>();
+            || cause.is::<AccountError>()
+            || cause.is::<LocateError>();
         usage.then_some(Self::Usage)
     }
 

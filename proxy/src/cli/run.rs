@@ -10,15 +10,25 @@ use crate::{
 };
 
 pub(super) fn run(args: &RunArgs) -> Result<Exit> {
-    let mut config = args.config()?;
+    // Found once: a unit that has been stopped is waited for where it was.
+    let named = args.named().map(|named| named.locate()).transpose()?;
+    let configured = || -> Result<_> {
+        let mut config = args.config()?;
+        if let Some(cgroup) = &named {
+            config.own.workload.cgroup = Some(cgroup.clone());
+        }
+        Ok(config)
+    };
+    let mut config = configured()?;
     let sidecar = if args.sidecar { Some(sidecar::locate(args, &mut config)?) } else { None };
     if args.print_config {
         output::write_stdout(config.to_toml().as_bytes())?;
         return Ok(Exit::Success);
     }
     if config.own.workload.cgroup.is_none() && !args.standby {
-        let problem = "no cgroup to capture; pass --cgroup PATH, set `cgroup` under [workload], or \
-                       start without one with --standby";
+        let problem = "no cgroup to capture; pass --cgroup PATH, --unit UNIT, --pid PID or \
+                       --container NAME, set `cgroup` under [workload], or start without one with \
+                       --standby";
         return Err(with_exit(anyhow::anyhow!(problem), Exit::Usage));
     }
     let control = config.process.admin.control_socket.clone();
@@ -42,7 +52,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit> {
             sidecar::begin(sidecar);
         }
         let mut reload = Reload::new(config.clone(), || -> Result<_> {
-            let mut config = args.config()?;
+            let mut config = configured()?;
             if args.sidecar {
                 sidecar::locate(args, &mut config)?;
             }
