@@ -97,13 +97,18 @@ pub enum BpfLog {
 }
 
 /// Access records.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RecordConfig {
     /// Where they go; `-` is stdout; absent for nowhere.
     pub file: Option<PathBuf>,
     /// How they are written, where a workload does not ask for another format.
     pub format: RecordFormat,
+    /// Size of the file after which it is renamed and a new one begun; 0 for never.
+    #[serde(with = "units::size")]
+    pub max_size: usize,
+    /// Renamed files that are kept.
+    pub keep: usize,
 }
 
 /// How records are written.
@@ -175,6 +180,12 @@ pub enum Switch {
 impl Default for Admin {
     fn default() -> Self {
         Self { address: None, ui: false, control_socket: DEFAULT_CONTROL_SOCKET.into() }
+    }
+}
+
+impl Default for RecordConfig {
+    fn default() -> Self {
+        Self { file: None, format: RecordFormat::default(), max_size: 0, keep: 5 }
     }
 }
 

@@ -22,13 +22,13 @@ use crate::{
         ui::Ui,
     },
     budget::Budgets,
-    config::{Config, ProcessConfig, Traffic, WorkloadSettings},
+    config::{Config, ProcessConfig, RecordConfig, Traffic, WorkloadSettings},
     log::LogHandle,
     otlp::{Exporter, Target},
     service::Sources,
     telemetry::{
         Spans, Telemetry,
-        record::{Observer, RecordLog},
+        record::{Observer, RecordLog, Rotation},
         stats::StatsSnapshot,
     },
     workload::Workload,
@@ -384,7 +384,9 @@ fn telemetry(config: &Config) -> Result<(Telemetry, Option<Exporter>), DaemonErr
 
 fn records(config: &ProcessConfig) -> Result<Option<RecordLog>, DaemonError> {
     let Some(path) = &config.record.file else { return Ok(None) };
-    RecordLog::open(path, config.record.format)
+    let RecordConfig { format, max_size, keep, .. } = config.record;
+    let rotation = (max_size > 0).then_some(Rotation { max_size: max_size as u64, keep });
+    RecordLog::open(path, format, rotation)
         .map(Some)
         .map_err(|source| DaemonError::Records { path: path.clone(), source })
 }

@@ -4,10 +4,12 @@
 mod human;
 mod lines;
 mod output;
+mod rotation;
 mod sink;
 mod words;
 mod writer;
 
+pub use rotation::Rotation;
 pub use sink::Observer;
 pub(super) use sink::{Records, UNDETECTED};
 pub(super) use words::Words;

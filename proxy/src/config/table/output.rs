@@ -4,7 +4,7 @@ use super::super::{
     BpfLog,
     Change::InPlace,
     Group::{Capture, Workload},
-    Kind::{Address, Bool, Choice, DurationOrZero, Path, Ratio, Text, Url},
+    Kind::{Address, Bool, Choice, Count, DurationOrZero, Path, Ratio, Size, Text, Url},
     LogFormat, RecordFormat, Setting,
     setting::choices,
 };
@@ -12,7 +12,7 @@ use super::super::{
 const OUTPUT: &str = "Output";
 
 /// Each key in one row.
-pub(in super::super) const OUTPUT_SETTINGS: [Setting; 13] = [
+pub(in super::super) const OUTPUT_SETTINGS: [Setting; 15] = [
     Setting {
         keys: &["record.file"],
         kind: Path,
@@ -40,6 +40,23 @@ pub(in super::super) const OUTPUT_SETTINGS: [Setting; 13] = [
         keys: &["record.format"],
         kind: Choice(choices::<RecordFormat>),
         help: "The same for workloads that ask for nothing",
+        ..Setting::NEW
+    },
+    Setting {
+        keys: &["record.max_size"],
+        kind: Size { from: 0, to: usize::MAX },
+        name: "record-max-size",
+        value: "SIZE",
+        group: Capture,
+        heading: OUTPUT,
+        help: "Rename the record file to FILE.1 once it has this size, such as 100MiB; 0 for never",
+        default: Some("0"),
+        ..Setting::NEW
+    },
+    Setting {
+        keys: &["record.keep"],
+        kind: Count { from: 1, to: 1000 },
+        help: "Renamed record files that are kept, FILE.1 the newest",
         ..Setting::NEW
     },
     Setting {

@@ -24,6 +24,8 @@ pub(super) struct Output {
     /// The last write failed.
     is_failing: bool,
     lost: Counter,
+    /// Bytes in the file.
+    size: u64,
 }
 
 // === impl Output ===
@@ -31,7 +33,22 @@ pub(super) struct Output {
 impl Output {
     /// `lost` counts records.
     pub(super) fn new(out: Box<dyn Write + Send>, lost: Counter) -> Self {
-        Self { out, lines: Vec::new(), is_torn: false, is_failing: false, lost }
+        Self { out, lines: Vec::new(), is_torn: false, is_failing: false, lost, size: 0 }
+    }
+
+    /// Bytes in the file, of what was written here and before.
+    pub(super) const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The file has this size.
+    pub(super) const fn set_size(&mut self, size: u64) {
+        self.size = size;
+    }
+
+    /// Writes what comes to another file, which is empty.
+    pub(super) fn replace(&mut self, out: Box<dyn Write + Send>) {
+        *self = Self::new(out, self.lost.clone());
     }
 
     /// Adds a record; one without a line in this format is left out.
@@ -69,6 +86,7 @@ impl Output {
         }
         let mut lines = std::mem::take(&mut self.lines);
         let (written, result) = self.write_all(&lines);
+        self.size += written as u64;
         match result {
             Ok(()) if self.is_failing => {
                 self.is_failing = false;

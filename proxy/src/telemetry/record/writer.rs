@@ -14,7 +14,7 @@ use std::{
 
 use prometheus_client::metrics::counter::Counter;
 
-use super::{Record, Words, output::Output};
+use super::{Record, Rotation, Words, output::Output};
 use crate::{
     budget::{RECORDS, Resource, Share, Taken},
     config::RecordFormat,
@@ -32,6 +32,13 @@ pub struct RecordLog {
     queue: SyncSender<Message>,
     words: Arc<Words>,
     dropped: Counter,
+}
+
+/// The file that records go to, and when it is renamed.
+#[derive(Debug)]
+struct Place {
+    path: PathBuf,
+    rotation: Option<Rotation>,
 }
 
 #[derive(Debug)]
@@ -55,15 +62,17 @@ impl RecordLog {
         Self::with_queue(out, None, format, RECORDS)
     }
 
-    /// Opens a file to append to, or stdout for `-`, and starts the thread.
+    /// Opens a file to append to, or stdout for `-`, and starts the thread. A file is renamed as
+    /// `rotation` says, if it does.
     ///
     /// # Errors
     /// If the file can't be opened or no thread started; the error names the file.
-    pub fn open(path: &Path, format: RecordFormat) -> io::Result<Self> {
+    pub fn open(path: &Path, format: RecordFormat, rotation: Option<Rotation>) -> io::Result<Self> {
         if path == Path::new("-") {
             return Self::start(Box::new(io::stdout()), format);
         }
-        Self::with_queue(Box::new(open(path)?), Some(path.to_owned()), format, RECORDS)
+        let (file, path) = (open(path)?, path.to_owned());
+        Self::with_queue(Box::new(file), Some(Place { path, rotation }), format, RECORDS)
     }
 
     /// Opens the file anew, behind what was queued: it was renamed. Blocks
@@ -75,7 +84,7 @@ impl RecordLog {
 
     fn with_queue(
         out: Box<dyn Write + Send>,
-        path: Option<PathBuf>,
+        place: Option<Place>,
         format: RecordFormat,
         length: usize,
     ) -> io::Result<Self> {
@@ -85,7 +94,7 @@ impl RecordLog {
         let queued = Arc::clone(&words);
         std::thread::Builder::new()
             .name("weir-records".into())
-            .spawn(move || run(&messages, out, path.as_deref(), format, (&lost, &queued)))?;
+            .spawn(move || run(&messages, out, place.as_ref(), format, (&lost, &queued)))?;
         Ok(Self { queue, words, dropped })
     }
 
@@ -151,11 +160,12 @@ impl RecordLog {
 fn run(
     messages: &Receiver<Message>,
     out: Box<dyn Write + Send>,
-    path: Option<&Path>,
+    place: Option<&Place>,
     format: RecordFormat,
     (lost, queued): (&Counter, &Words),
 ) {
     let mut out = Output::new(out, lost.clone());
+    out.set_size(place.map_or(0, |place| size(&place.path)));
     while let Ok(first) = messages.recv() {
         let mut next = Ok(first);
         while let Ok(message) = next {
@@ -164,13 +174,14 @@ fn run(
                     queued.taken(&record);
                     drop(taken);
                     out.write(&record, own.unwrap_or(format));
+                    rotate(&mut out, place);
                 }
                 Message::Reopen => {
                     // What is in the buffer is the old file's.
                     out.flush();
-                    match path.map(open) {
+                    match place.map(|place| open(&place.path)) {
                         None => {}
-                        Some(Ok(file)) => out = Output::new(Box::new(file), lost.clone()),
+                        Some(Ok(file)) => out.replace(Box::new(file)),
                         Some(Err(error)) => {
                             tracing::error!(%error, "cannot reopen the record file; continuing \
                                                      with the open one");
@@ -179,6 +190,7 @@ fn run(
                 }
                 Message::Flush(done) => {
                     out.flush();
+                    rotate(&mut out, place);
                     // The caller may have gone.
                     let _ = done.try_send(());
                 }
@@ -190,7 +202,29 @@ fn run(
         }
         // Idle: let readers of the file see what there is.
         out.flush();
+        rotate(&mut out, place);
     }
+}
+
+/// Begins another file where this one is large enough. Where that fails the open one goes on, and it
+/// is tried again after as many bytes.
+fn rotate(out: &mut Output, place: Option<&Place>) {
+    let Some(Place { path, rotation: Some(rotation) }) = place else { return };
+    if !rotation.is_due(out.size()) {
+        return;
+    }
+    match rotation.rename(path).and_then(|()| open(path)) {
+        Ok(file) => out.replace(Box::new(file)),
+        Err(error) => {
+            let path = path.display();
+            tracing::error!(%error, %path, "cannot begin another record file; continuing with the open one");
+            out.set_size(0);
+        }
+    }
+}
+
+fn size(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |found| found.len())
 }
 
 fn open(path: &Path) -> io::Result<fs::File> {
@@ -255,7 +289,7 @@ mod tests {
     fn a_file_that_is_opened_anew_gets_the_records_from_then_on() {
         let dir = tempfile::tempdir().unwrap();
         let (path, moved) = (dir.path().join("records"), dir.path().join("records.1"));
-        let log = RecordLog::open(&path, RecordFormat::Json).unwrap();
+        let log = RecordLog::open(&path, RecordFormat::Json, None).unwrap();
         let write = |count| {
             for _ in 0..count {
                 log.write(Record::Connection(connection_record()));
@@ -274,6 +308,45 @@ mod tests {
         log.reopen();
         write(1);
         log.flush(Duration::from_secs(60));
+        assert_eq!(log.dropped(), 0);
+    }
+
+    #[test]
+    fn a_file_that_is_large_enough_is_renamed_and_none_of_its_records_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("records");
+        let record = || Record::Connection(connection_record());
+        let length = crate::json::to_string(&record()).unwrap().len() as u64 + 1;
+        let files = || -> Vec<(String, usize)> {
+            let entries = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
+            let lines = |path: &Path| fs::read_to_string(path).unwrap().lines().count();
+            let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
+            let mut all: Vec<_> = entries.map(|path| (name(&path), lines(&path))).collect();
+            all.sort();
+            all
+        };
+        let rotation = Rotation { max_size: 10 * length, keep: 2 };
+        // What is there counts.
+        let line = crate::json::to_string(&record()).unwrap() + "\n";
+        fs::write(&path, line.repeat(8)).unwrap();
+        let log = RecordLog::open(&path, RecordFormat::Json, Some(rotation)).unwrap();
+        let write = |count: usize| {
+            for _ in 0..count {
+                log.write(record());
+            }
+            log.flush(Duration::from_secs(60));
+        };
+        write(1);
+        assert_eq!(files(), [("records".to_owned(), 9)]);
+        write(1);
+        let (first, second) = (("records".to_owned(), 0), ("records.1".to_owned(), 10));
+        assert_eq!(files(), [first, second]);
+        write(15);
+        let all: usize = files().iter().map(|(_, lines)| lines).sum();
+        assert_eq!(all, 25, "{:?}", files());
+        write(40);
+        let names: Vec<_> = files().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["records", "records.1", "records.2"], "the oldest are gone");
         assert_eq!(log.dropped(), 0);
     }
 
