@@ -74,6 +74,8 @@ impl Netns {
     fn nsenter(&self, cgroup: Option<&Path>) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", self.path().display()));
+        // Under sudo `weir exec` would run its command as the caller; the tests are root's.
+        command.env_remove("SUDO_UID");
         if let Some(cgroup) = cgroup {
             command.args(["sh", "-c", cgroup::JOIN]).arg(cgroup);
         }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -63,9 +64,13 @@ fn under_sudo_the_command_is_its_callers_with_the_callers_groups() -> Result<()>
     let mut command = Command::new("unshare");
     let script = "mount --bind \"$1\" /etc/group; shift; exec \"$@\"";
     command.args(["--mount", "sh", "-c", script, "sh"]).arg(&groups);
-    command.arg(binary()?).args(["exec", "--quiet", "--", "sh", "-c", WHO]);
+    let summary = lab.dir().join("summary");
+    command.arg(binary()?).args(["exec", "--summary"]).arg(&summary);
+    command.args(["--", "sh", "-c", WHO]);
     under_sudo(&mut command)?;
     let seen = run(&mut command, LIMIT)?;
+    let owner = fs::metadata(&summary)?.uid();
+    ensure!(owner == user.uid.as_raw(), "the summary belongs to {owner}");
     let lines: Vec<_> = seen.stdout.lines().collect();
     let (uid, gid) = (user.uid.to_string(), user.gid.to_string());
     let all = format!("{gid} 64711 64712");
@@ -148,7 +153,7 @@ fn it_works_inside_of_ip_netns_exec() -> Result<()> {
         format!("grep -c cgroup2 /proc/mounts; exec bash -c 'cat </dev/tcp/{SERVER_V4}/9000'");
     let records = lab.dir().join("inside.json");
     let mut command = Command::new("ip");
-    command.args(["netns", "exec", lab.client.name()]).arg(binary()?);
+    command.env_remove("SUDO_UID").args(["netns", "exec", lab.client.name()]).arg(binary()?);
     command.args(["exec", "--quiet", "--record"]).arg(&records).args(["sh", "-c", &program]);
     let seen = run(&mut command, LIMIT)?.ok()?;
     // What weir mounts is weir's own.

@@ -52,7 +52,7 @@ pub(super) fn run(args: &ExecArgs) -> Result<Exit> {
     let mut config = args.config()?;
     let pid = std::process::id();
     let launch = Launch::new(args)?;
-    let report = Report::open(args)?;
+    let report = Report::open(args, launch.account.as_ref())?;
     cgroup::reveal()?;
     let control = open_control(args, &mut config, launch.account.as_ref())?;
     let deadline = config.process.drain.deadline;

@@ -3,9 +3,7 @@
 //! the data path waits for the disk.
 
 use std::{
-    fs::File,
     io::{self, BufWriter, Write},
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -73,15 +71,11 @@ enum Message {
 // === impl HarFile ===
 
 impl HarFile {
-    /// Creates the file, in place of one that is there, and starts the thread.
+    /// Begins the archive in an empty file, and starts the thread.
     ///
     /// # Errors
     /// Where the file cannot be written or no thread started.
-    pub fn create(path: &Path) -> io::Result<Self> {
-        Self::start(File::create(path)?)
-    }
-
-    fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
+    pub fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
         let mut out = BufWriter::new(out);
         let creator = json!({"name": "weir", "version": env!("CARGO_PKG_VERSION")});
         write!(out, "{{\"log\":{{\"version\":\"1.2\",\"creator\":{creator},\"entries\":[")?;

@@ -12,7 +12,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::{
+    fcntl::{FcntlArg, fcntl},
+    unistd::fchown,
+};
 use serde::Serialize;
 
 use super::super::{
@@ -22,6 +25,7 @@ use super::super::{
     with_exit,
 };
 use crate::{
+    host::Account,
     json,
     log::{LogBuffer, LogTarget},
     telemetry::{
@@ -74,19 +78,21 @@ struct HarDocument<'a> {
     error: Option<String>,
 }
 
+/// An archive, and what has become of it.
+type Har = (PathBuf, std::io::Result<HarCounts>);
+
 // === impl Report ===
 
 impl Report {
-    /// Opens the files; those of before are replaced.
-    pub(super) fn open(args: &ExecArgs) -> Result<Self> {
-        let summary = args.summary.as_deref().map(|name| Summary::open(name, args)).transpose()?;
+    /// Opens the files; those of before are replaced. A new one belongs to the command's user.
+    pub(super) fn open(args: &ExecArgs, owner: Option<&Account>) -> Result<Self> {
+        let summary = args.summary.as_deref().map(|name| Summary::open(name, args, owner));
+        let summary = summary.transpose()?;
         let har = match &args.har {
             None => None,
             Some(path) => {
-                let file = HarFile::create(path).with_context(|| {
-                    let path = path.display();
-                    format!("cannot create {path}; use a path in an existing directory that you may write")
-                })?;
+                let file = create(path, owner)?;
+                let file = HarFile::start(file).with_context(|| path.display().to_string())?;
                 Some((path.clone(), file))
             }
         };
@@ -133,22 +139,15 @@ impl Report {
     }
 }
 
-type Har = (PathBuf, std::io::Result<HarCounts>);
-
 // === impl Summary ===
 
 impl Summary {
-    fn open(name: &OsStr, args: &ExecArgs) -> Result<Self> {
+    fn open(name: &OsStr, args: &ExecArgs, owner: Option<&Account>) -> Result<Self> {
         let path = Path::new(name);
         let number = name.to_str().and_then(|text| text.parse::<RawFd>().ok());
         let file = match number {
             Some(number) => descriptor(number)?,
-            None => File::create(path).with_context(|| {
-                let path = path.display();
-                format!(
-                    "cannot create {path}; use a path in an existing directory that you may write"
-                )
-            })?,
+            None => create(path, owner)?,
         };
         let by_name = || match (path.extension(), args.output) {
             (Some(end), _) if end == "json" => SummaryFormat::Json,
@@ -208,6 +207,24 @@ impl<'a> HarDocument<'a> {
 }
 
 // === helpers ===
+
+/// A file in place of one that is there. A new one is given to its owner: only what was made here
+/// and now is, whatever the path leads to.
+fn create(path: &Path, owner: Option<&Account>) -> Result<File> {
+    let new = File::options().write(true).create_new(true).open(path);
+    let file = match (new, owner) {
+        (Ok(file), Some(owner)) => fchown(&file, Some(owner.uid()), Some(owner.gid()))
+            .map(|()| file)
+            .map_err(std::io::Error::from),
+        (Ok(file), None) => Ok(file),
+        (Err(error), _) if error.kind() == std::io::ErrorKind::AlreadyExists => File::create(path),
+        (Err(error), _) => Err(error),
+    };
+    file.with_context(|| {
+        let path = path.display();
+        format!("cannot create {path}; use a path in an existing directory that you may write")
+    })
+}
 
 /// A descriptor that weir was started with, for itself: its number may be used for something else.
 fn descriptor(number: RawFd) -> Result<File> {
