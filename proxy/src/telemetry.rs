@@ -219,6 +219,13 @@ impl Telemetry {
         self.inner.live.iter().map(|shard| lock(shard).len()).sum()
     }
 
+    /// The statistics with all latencies, for a reader that compares it with an earlier one.
+    #[must_use]
+    pub fn sample_stats(&self, by: By) -> StatsSnapshot {
+        self.settle_live();
+        self.inner.sinks.stats.sample(by)
+    }
+
     /// The statistics so far, of one workload or of all, which count from zero from now on. Metrics
     /// are not changed.
     #[must_use]

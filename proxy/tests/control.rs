@@ -158,6 +158,10 @@ impl ControlHandler for Weir {
         Ok(self.telemetry.stats_by(by))
     }
 
+    fn sample_stat(&self, _: Option<&str>, by: By) -> Result<StatsSnapshot, ControlError> {
+        Ok(self.telemetry.sample_stats(by))
+    }
+
     fn reset_stat(&self, workload: Option<&str>, by: By) -> Result<StatsSnapshot, ControlError> {
         Ok(self.telemetry.reset_stats(workload, by))
     }

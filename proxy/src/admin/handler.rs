@@ -72,6 +72,11 @@ pub trait ControlHandler: Send + Sync + 'static {
     /// # Errors
     /// If there is no such workload.
     fn stat(&self, workload: Option<&str>, by: By) -> Result<StatsSnapshot, ControlError>;
+    /// The same with all latencies.
+    ///
+    /// # Errors
+    /// If there is no such workload.
+    fn sample_stat(&self, workload: Option<&str>, by: By) -> Result<StatsSnapshot, ControlError>;
     /// The same so far, which count from zero from then on.
     ///
     /// # Errors

@@ -37,7 +37,7 @@ pub use ports_set::PortsChanged;
 pub use request::Request;
 pub use routes::{ExplainRequest, GetRoutes};
 pub use services::{GetServices, GetUsedServices};
-pub use stat::{GetEndpointStat, GetStat, ResetStat};
+pub use stat::{GetEndpointStat, GetStat, ResetStat, SampleStat};
 pub use status::{GetStatus, PodState, PodStatus, SpanExport, Status, WorkloadStatus};
 pub use tap::{StartTap, Tapped};
 pub use workload_add::WorkloadAdd;
@@ -66,7 +66,7 @@ pub const MAX_REQUEST: usize = 8 * 1024 * 1024;
 pub const MAX_RESPONSE: usize = 16 * 1024 * 1024;
 
 /// Every call that a weir understands.
-const CALLS: [Decoder; 20] = [
+const CALLS: [Decoder; 21] = [
     decoder::<GetStatus>(),
     decoder::<PortsList>(),
     decoder::<PortsSet>(),
@@ -76,6 +76,7 @@ const CALLS: [Decoder; 20] = [
     decoder::<GetStat>(),
     decoder::<GetEndpointStat>(),
     decoder::<ResetStat>(),
+    decoder::<SampleStat>(),
     decoder::<GetConnections>(),
     decoder::<GetServices>(),
     decoder::<GetUsedServices>(),

@@ -6,13 +6,8 @@ use super::{Exit, control::WorkloadArgs, with_exit};
 use crate::{
     admin::protocol::GetUsedServices,
     service::{ServicesReport, Spread},
-    telemetry::stats::{plain_table, print_table},
+    table::{Cell, Column, Table},
 };
-
-/// Columns of services; the second and third are choices and requests.
-const HEADER: [&str; 8] =
-    ["SERVICE", "MODE", "ENDPOINTS", "CHOSEN", "REQ", "SKEW", "REQ SKEW", "BALANCED"];
-const FIRST_NUMBER: usize = 2;
 
 /// What a row is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -24,6 +19,19 @@ pub(super) enum By {
     Endpoint,
     /// A service, with the skew over its endpoints.
     Service,
+}
+
+// === impl By ===
+
+impl By {
+    /// What one row is.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Destination => "destination",
+            Self::Endpoint => "endpoint",
+            Self::Service => "service",
+        }
+    }
 }
 
 /// Asks a running weir for the services that connections were made to.
@@ -42,16 +50,20 @@ pub(super) fn table<N: Copy>(
     services: &[Spread<N>],
     unit: &str,
     count: impl Fn(N) -> String,
-) -> String {
-    let header = HEADER.map(|column| match column {
-        "CHOSEN" | "REQ" => format!("{column}{unit}"),
-        _ => column.to_owned(),
-    });
-    let header: Vec<_> = header.iter().map(String::as_str).collect();
-    let mut table = plain_table(&header, FIRST_NUMBER);
+) -> Table {
+    let mut table = Table::new(vec![
+        Column::text("SERVICE", 0),
+        Column::text("MODE", 4),
+        Column::number("ENDPOINTS", 3),
+        Column::number(&format!("CHOSEN{unit}"), 1),
+        Column::number(&format!("REQ{unit}"), 0),
+        Column::number("SKEW", 2),
+        Column::number("REQ SKEW", 1),
+        Column::number("BALANCED", 5),
+    ]);
     let skew = |skew: Option<f64>| skew.map_or("-".to_owned(), |skew| format!("{skew:.2}"));
     for it in services {
-        table.add_row([
+        let cells = [
             it.service.clone(),
             it.mode.to_string(),
             it.endpoints.to_string(),
@@ -60,9 +72,10 @@ pub(super) fn table<N: Copy>(
             skew(it.skew),
             skew(it.request_skew),
             skew(it.balanced_request_skew),
-        ]);
+        ];
+        table.add(cells.map(Cell::from).to_vec());
     }
-    print_table(&table)
+    table
 }
 
 #[cfg(test)]
@@ -70,7 +83,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{balance::Mode, telemetry::stats::number};
+    use crate::{balance::Mode, table::Width, telemetry::stats::number};
 
     #[test]
     fn counts_and_rates_of_services_make_a_table() {
@@ -84,13 +97,15 @@ mod tests {
             request_skew: None,
             balanced_request_skew: Some(1.0),
         };
-        let text = table(std::slice::from_ref(&spread), "", |count| count.to_string());
+        let counts = table(std::slice::from_ref(&spread), "", |count| count.to_string());
+        let text = counts.print(Width::default());
         assert_eq!(
             text,
             "SERVICE         MODE         ENDPOINTS  CHOSEN  REQ  SKEW  REQ SKEW  BALANCED\n\
              shop/cart:http  connections          4       6  300  1.33         -      1.00\n"
         );
-        let text = table(&[spread.per_second(Duration::from_secs(2))], "/S", number);
+        let rates = table(&[spread.per_second(Duration::from_secs(2))], "/S", number);
+        let text = rates.print(Width::default());
         let words: Vec<_> = text.lines().map(|line| line.split_whitespace().collect()).collect();
         let [head, row]: [Vec<&str>; 2] = words.try_into().unwrap();
         assert_eq!((head[3], head[4], row[3], row[4]), ("CHOSEN/S", "REQ/S", "3.0", "150"));

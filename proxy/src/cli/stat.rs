@@ -70,7 +70,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
             if services.services.is_empty() {
                 narrate("no connections to services so far");
             }
-            let table = |it: &Services| by::table(&it.services, "", |count| count.to_string());
+            let table = |it: &Services| {
+                by::table(&it.services, "", |count| count.to_string()).print(Width::of_stdout())
+            };
             args.output.print(&services, table)?;
         }
     }

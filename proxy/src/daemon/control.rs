@@ -141,6 +141,19 @@ impl Control {
         });
     }
 
+    /// Leaves the rows of other workloads out.
+    fn of(
+        &self,
+        workload: Option<&str>,
+        mut stats: StatsSnapshot,
+    ) -> Result<StatsSnapshot, ControlError> {
+        if let Some(name) = workload {
+            self.meant(Some(name))?;
+            stats.rows.retain(|row| &*row.workload == name);
+        }
+        Ok(stats)
+    }
+
     fn meant(&self, workload: Option<&str>) -> Result<Arc<Workload>, ControlError> {
         self.workloads.meant(workload).map_err(refused)
     }
@@ -251,12 +264,11 @@ impl ControlHandler for Control {
     }
 
     fn stat(&self, workload: Option<&str>, by: By) -> Result<StatsSnapshot, ControlError> {
-        let mut stats = self.telemetry.stats_by(by);
-        if let Some(name) = workload {
-            self.meant(Some(name))?;
-            stats.rows.retain(|row| &*row.workload == name);
-        }
-        Ok(stats)
+        self.of(workload, self.telemetry.stats_by(by))
+    }
+
+    fn sample_stat(&self, workload: Option<&str>, by: By) -> Result<StatsSnapshot, ControlError> {
+        self.of(workload, self.telemetry.sample_stats(by))
     }
 
     fn reset_stat(&self, workload: Option<&str>, by: By) -> Result<StatsSnapshot, ControlError> {

@@ -1,10 +1,12 @@
 //! Numbers per destination and endpoint, for the table at the end of `weir exec` and for `weir stat`.
 
+mod latencies;
 mod rates;
 mod rows;
 mod table;
 
-pub use rates::{Order, Rate};
+pub use latencies::Latencies;
+pub use rates::{Order, Rate, Total};
 pub(crate) use table::{number, plain_table, print_table};
 
 use std::{
@@ -161,6 +163,9 @@ pub struct StatRow {
     pub bytes_received: u64,
     /// Segments sent again; known for connections that went direct.
     pub retransmits: u64,
+    /// Only where it was asked for: how often which latency was seen.
+    #[serde(default, skip_serializing_if = "Latencies::is_empty")]
+    pub latencies: Latencies,
 }
 
 // === impl Stats ===
@@ -234,6 +239,15 @@ impl Stats {
 
     pub(super) fn snapshot(&self, by: By) -> StatsSnapshot {
         StatsSnapshot::of(self.rows.all(), by)
+    }
+
+    /// The same with all latencies, for a reader that compares it with an earlier one.
+    pub(super) fn sample(&self, by: By) -> StatsSnapshot {
+        let rows = summed(self.rows.all(), by);
+        let with = rows
+            .iter()
+            .map(|(key, row)| StatRow { latencies: row.latencies(), ..row.snapshot(key, by) });
+        StatsSnapshot::sorted(with.collect())
     }
 
     /// The same, of one workload or of all; they count from zero.
@@ -376,6 +390,11 @@ impl Row {
         }
     }
 
+    /// How often which latency was seen.
+    fn latencies(&self) -> Latencies {
+        lock(&self.latency).as_ref().map(Latencies::of).unwrap_or_default()
+    }
+
     fn snapshot(&self, key: &Key, by: By) -> StatRow {
         let latency = lock(&self.latency).clone();
         let quantile = |q: f64| latency.as_ref().map(|h| h.value_at_quantile(q));
@@ -405,6 +424,7 @@ impl Row {
             bytes_sent: self.bytes_sent.load(Relaxed),
             bytes_received: self.bytes_received.load(Relaxed),
             retransmits: self.retransmits.load(Relaxed),
+            latencies: Latencies::default(),
         }
     }
 }
@@ -413,11 +433,10 @@ impl Row {
 
 impl StatsSnapshot {
     fn of(rows: Vec<(Key, Arc<Row>)>, by: By) -> Self {
-        let rows = match by {
-            By::Destination => by_destination(rows),
-            By::Endpoint => rows,
-        };
-        let mut rows: Vec<_> = rows.iter().map(|(key, row)| row.snapshot(key, by)).collect();
+        Self::sorted(summed(rows, by).iter().map(|(key, row)| row.snapshot(key, by)).collect())
+    }
+
+    fn sorted(mut rows: Vec<StatRow>) -> Self {
         rows.sort_by(|a, b| a.key().cmp(&b.key()));
         Self { rows }
     }
@@ -455,6 +474,13 @@ impl StatRow {
 }
 
 // === helpers ===
+
+fn summed(rows: Vec<(Key, Arc<Row>)>, by: By) -> Vec<(Key, Arc<Row>)> {
+    match by {
+        By::Destination => by_destination(rows),
+        By::Endpoint => rows,
+    }
+}
 
 /// Sums up the endpoints of each destination. The reason is that of the first one.
 fn by_destination(mut rows: Vec<(Key, Arc<Row>)>) -> Vec<(Key, Arc<Row>)> {

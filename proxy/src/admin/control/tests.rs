@@ -158,6 +158,10 @@ impl ControlHandler for Fake {
         Ok(StatsSnapshot::default())
     }
 
+    fn sample_stat(&self, _: Option<&str>, _: By) -> Result<StatsSnapshot, ControlError> {
+        Ok(StatsSnapshot::default())
+    }
+
     fn reset_stat(&self, _: Option<&str>, _: By) -> Result<StatsSnapshot, ControlError> {
         Ok(StatsSnapshot::default())
     }

@@ -13,6 +13,15 @@ pub struct GetStat;
 #[derive(Debug, Serialize, Deserialize)]
 pub struct GetEndpointStat;
 
+/// Asks for the numbers with all latencies, of one workload or of all: what is new since an earlier reply
+/// has percentiles of its own.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SampleStat {
+    /// What the rows of the reply are by.
+    pub by: By,
+}
+
 /// Asks for the numbers so far, of one workload or of all, which count from zero from then on.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -56,5 +65,15 @@ impl Call for ResetStat {
 
     async fn answer(self, on: &mut Conversation<'_>) -> Result<StatsSnapshot, ControlError> {
         on.handler.reset_stat(on.workload(), self.by)
+    }
+}
+
+impl Call for SampleStat {
+    const NAME: &'static str = "stat_sample";
+    const REPLY: &'static str = "stat_sample";
+    type Reply = StatsSnapshot;
+
+    async fn answer(self, on: &mut Conversation<'_>) -> Result<StatsSnapshot, ControlError> {
+        on.handler.sample_stat(on.workload(), self.by)
     }
 }

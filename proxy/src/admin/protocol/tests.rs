@@ -57,6 +57,10 @@ fn requests_are_as_every_weir_of_this_version_reads_them() {
     assert_eq!(request(GetStat), r#""stat""#);
     assert_eq!(request(GetEndpointStat), r#""endpoint_stat""#);
     assert_eq!(request(ResetStat { by: By::Endpoint }), r#"{"stat_reset":{"by":"endpoint"}}"#);
+    assert_eq!(
+        request(SampleStat { by: By::Destination }),
+        r#"{"stat_sample":{"by":"destination"}}"#
+    );
     let connections = GetConnections { filter: TapFilter::default(), limit: 7 };
     assert_eq!(request(connections), r#"{"connections":{"filter":{},"limit":7}}"#);
     assert_eq!(
@@ -90,6 +94,7 @@ fn replies_are_as_every_client_of_this_version_reads_them() {
     let stats = StatsSnapshot::default();
     assert!(reply::<GetStat>(&stats).starts_with(r#"{"stat":{"#));
     assert!(reply::<GetEndpointStat>(&stats).starts_with(r#"{"endpoint_stat":{"#));
+    assert!(reply::<SampleStat>(&stats).starts_with(r#"{"stat_sample":{"#));
     assert!(reply::<ResetStat>(&stats).starts_with(r#"{"stat_reset":{"#));
     assert_eq!(
         reply::<GetConnections>(&OpenConnections::default()),

@@ -5,8 +5,8 @@ use std::{cmp::Ordering, collections::HashMap, net::SocketAddr, time::Duration};
 use serde::Serialize;
 
 use super::{
-    By, StatRow, StatsSnapshot,
-    table::{Columns, dash, micros, number, success},
+    By, Latencies, StatRow, StatsSnapshot,
+    table::{Columns, dash, micros, number, percent, success},
 };
 use crate::{
     decision::{Direction, Source, Treatment},
@@ -62,14 +62,32 @@ pub struct Rate {
     pub failures: f64,
     /// Successes of all that were judged in the interval, 0 to 1.
     pub success_rate: Option<f64>,
-    /// Median latency in microseconds, since weir's start.
+    /// Median latency in microseconds, of the requests that ended in the interval.
     pub p50_us: Option<u64>,
-    /// 99th percentile, since weir's start.
+    /// 99th percentile of them.
     pub p99_us: Option<u64>,
     /// Bytes from the client to the upstream, per second.
     pub bytes_sent: f64,
     /// Bytes from the upstream to the client, per second.
     pub bytes_received: f64,
+    /// Successful requests, per second.
+    #[serde(skip)]
+    successes: f64,
+    #[serde(skip)]
+    latencies: Latencies,
+}
+
+/// The sum over several.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Total {
+    connections: f64,
+    open: u64,
+    requests: f64,
+    successes: f64,
+    failures: f64,
+    bytes_sent: f64,
+    bytes_received: f64,
+    latencies: Latencies,
 }
 
 // === impl Rate ===
@@ -108,8 +126,7 @@ impl Rate {
             Self::of(row, Some(&all).filter(|all| all.precedes(row)), interval)
         });
         let mut rates: Vec<_> = rates.filter(|rate| !rate.is_idle()).collect();
-        // Stable: equals stay in the order of their destinations.
-        rates.sort_by(|a, b| order.compare(b, a));
+        order.sort(&mut rates);
         rates
     }
 
@@ -118,6 +135,10 @@ impl Rate {
         let rate = |of: fn(&StatRow) -> u64| grown(of) as f64 / interval.as_secs_f64();
         let (successes, failures) = (grown(|row| row.successes), grown(|row| row.failures));
         let judged = successes + failures;
+        let latencies = match then {
+            Some(then) => row.latencies.since(&then.latencies),
+            None => row.latencies.clone(),
+        };
         Self {
             workload: row.workload.clone(),
             direction: row.direction,
@@ -131,16 +152,29 @@ impl Rate {
             requests: rate(|row| row.requests),
             failures: rate(|row| row.failures),
             success_rate: (judged > 0).then(|| successes as f64 / judged as f64),
-            p50_us: row.p50_us,
-            p99_us: row.p99_us,
+            p50_us: latencies.quantile(0.50),
+            p99_us: latencies.quantile(0.99),
             bytes_sent: rate(|row| row.bytes_sent),
             bytes_received: rate(|row| row.bytes_received),
+            successes: rate(|row| row.successes),
+            latencies,
         }
     }
 
     fn is_idle(&self) -> bool {
         let moved = self.connections + self.requests + self.bytes_sent + self.bytes_received;
         self.open == 0 && moved == 0.0
+    }
+
+    /// The texts of its row.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let addresses = [self.destination, self.endpoint].into_iter().flatten();
+        let mut words: Vec<_> = addresses.map(|address| address.to_string()).collect();
+        words.push(self.workload.clone());
+        words.extend(self.treatment.map(|treatment| treatment.to_string()));
+        words.extend(self.reason.clone());
+        words.join(" ")
     }
 
     /// A table of rates, as the statistics' own looks, with all columns.
@@ -185,6 +219,46 @@ impl Rate {
     }
 }
 
+// === impl Total ===
+
+impl Total {
+    /// The sum over these.
+    #[must_use]
+    pub fn of(rates: &[Rate]) -> Self {
+        let mut total = Self::default();
+        for rate in rates {
+            total.connections += rate.connections;
+            total.open += rate.open;
+            total.requests += rate.requests;
+            total.successes += rate.successes;
+            total.failures += rate.failures;
+            total.bytes_sent += rate.bytes_sent;
+            total.bytes_received += rate.bytes_received;
+            total.latencies.add(&rate.latencies);
+        }
+        total
+    }
+
+    /// Its numbers with their units, the most important first.
+    #[must_use]
+    pub fn parts(&self) -> Vec<String> {
+        let judged = self.successes + self.failures;
+        let rate = (judged > 0.0).then(|| self.successes / judged);
+        let quantile = |part| micros(self.latencies.quantile(part));
+        let bytes = |rate: f64| human_bytes(rate as u64);
+        vec![
+            format!("{} req/s", number(self.requests)),
+            format!("{} ok", rate.map_or_else(dash, percent)),
+            format!("P50 {}", quantile(0.50)),
+            format!("P99 {}", quantile(0.99)),
+            format!("{} conn/s", number(self.connections)),
+            format!("{} open", self.open),
+            format!("sent {}/s", bytes(self.bytes_sent)),
+            format!("received {}/s", bytes(self.bytes_received)),
+        ]
+    }
+}
+
 // === impl StatRow ===
 
 impl StatRow {
@@ -205,12 +279,34 @@ impl StatRow {
         self.failures += other.failures;
         self.bytes_sent += other.bytes_sent;
         self.bytes_received += other.bytes_received;
+        self.latencies.add(&other.latencies);
     }
 }
 
 // === impl Order ===
 
 impl Order {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Requests, Self::Connections, Self::Bytes, Self::Failures, Self::Latency];
+
+    /// As the flag has it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Connections => "connections",
+            Self::Bytes => "bytes",
+            Self::Failures => "failures",
+            Self::Latency => "latency",
+        }
+    }
+
+    /// The busiest first. Stable: equals stay in the order of their destinations.
+    pub fn sort(self, rates: &mut [Rate]) {
+        rates.sort_by(|a, b| self.compare(b, a));
+    }
+
     fn compare(self, a: &Rate, b: &Rate) -> Ordering {
         let keys = |rate: &Rate| {
             let bytes = rate.bytes_sent + rate.bytes_received;
@@ -229,121 +325,4 @@ impl Order {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn row(destination: &str, connections: u64, requests: u64, failures: u64) -> StatRow {
-        StatRow {
-            workload: "shop".into(),
-            direction: Direction::Outbound,
-            destination: Some(destination.parse().unwrap()),
-            endpoint: None,
-            treatment: Some(Treatment::Http1),
-            source: Some(Source::Detected),
-            reason: None,
-            why: "request line".into(),
-            connections,
-            open: 1,
-            requests,
-            successes: requests - failures,
-            failures,
-            p50_us: Some(1_500),
-            p95_us: Some(2_000),
-            p99_us: Some(20_000),
-            bytes_sent: requests * 100,
-            bytes_received: requests * 3_000,
-            retransmits: 0,
-        }
-    }
-
-    fn snapshot(rows: impl Into<Vec<StatRow>>) -> StatsSnapshot {
-        StatsSnapshot { rows: rows.into() }
-    }
-
-    const A: &str = "10.0.0.1:80";
-    const B: &str = "10.0.0.2:80";
-    const SECONDS: Duration = Duration::from_secs(2);
-
-    fn order(order: Order) -> Vec<String> {
-        let before = snapshot([row(A, 10, 100, 0), row(B, 10, 100, 10)]);
-        let after = snapshot([row(A, 12, 300, 1), row(B, 30, 120, 20)]);
-        let rates = Rate::between(&before, &after, SECONDS, order);
-        rates.iter().map(|rate| rate.destination.unwrap().to_string()).collect()
-    }
-
-    #[test]
-    fn rates_are_of_the_interval() {
-        let (before, after) = ([row(A, 10, 100, 0)], [row(A, 12, 300, 50)]);
-        let rates = Rate::between(&snapshot(before), &snapshot(after), SECONDS, Order::default());
-        let [rate] = &rates[..] else { panic!("{rates:?}") };
-        assert_eq!((rate.connections, rate.requests, rate.failures), (1.0, 100.0, 25.0));
-        assert_eq!(rate.success_rate, Some(0.75));
-        assert_eq!((rate.bytes_sent, rate.bytes_received), (10_000.0, 300_000.0));
-    }
-
-    #[test]
-    fn the_busiest_come_first() {
-        assert_eq!(order(Order::Requests), [A, B]);
-        assert_eq!(order(Order::Bytes), [A, B]);
-        assert_eq!(order(Order::Connections), [B, A]);
-        assert_eq!(order(Order::Failures), [B, A]);
-        // The same latency: requests decide.
-        assert_eq!(order(Order::Latency), [A, B]);
-    }
-
-    #[test]
-    fn what_is_idle_is_left_out_and_what_began_anew_counts_from_zero() {
-        let idle = |row: StatRow| StatRow { open: 0, ..row };
-        let before = snapshot([idle(row(A, 5, 5, 0)), row(B, 50, 500, 0)]);
-        let after = snapshot([idle(row(A, 5, 5, 0)), row(B, 4, 8, 0)]);
-        let rates = Rate::between(&before, &after, SECONDS, Order::default());
-        let [rate] = &rates[..] else { panic!("{rates:?}") };
-        assert_eq!((rate.connections, rate.requests), (2.0, 4.0));
-        // Open and silent is not idle.
-        let rates = Rate::between(&before, &before, SECONDS, Order::default());
-        assert_eq!(rates.len(), 1);
-        assert_eq!(rates[0].success_rate, None);
-    }
-
-    #[test]
-    fn rows_that_were_summed_up_are_nothing_new() {
-        let sum = |row: StatRow| StatRow { destination: None, ..row };
-        let before = snapshot([row(A, 1000, 9000, 0), row(B, 100, 100, 0), sum(row(A, 7, 7, 0))]);
-        // A went into the sum with two connections more; B too, and has begun anew.
-        let after = snapshot([row(B, 2, 4, 0), sum(row(A, 1109, 9111, 0))]);
-        let rates = Rate::between(&before, &after, SECONDS, Order::default());
-        let seen: Vec<_> =
-            rates.iter().map(|rate| (rate.destination, rate.connections, rate.requests)).collect();
-        assert_eq!(seen, [(B.parse().ok(), 1.0, 2.0), (None, 1.0, 2.0)]);
-    }
-
-    #[test]
-    fn endpoints_of_one_destination_have_rates_of_their_own() {
-        let at = |endpoint: &str, requests| StatRow {
-            endpoint: endpoint.parse().ok(),
-            ..row(A, 0, requests, 0)
-        };
-        let sum = |requests| StatRow { destination: None, ..row(A, 0, requests, 0) };
-        let (first, second) = ("10.1.0.1:80", "10.1.0.2:80");
-        // The second one was summed up, with 10 more requests, and has begun anew.
-        let before = snapshot([at(first, 10), at(second, 1000)]);
-        let after = snapshot([at(first, 30), at(second, 4), sum(1010)]);
-        let rates = Rate::between(&before, &after, SECONDS, Order::default());
-        let seen: Vec<_> = rates.iter().map(|rate| (rate.endpoint, rate.requests)).collect();
-        assert_eq!(seen, [(first.parse().ok(), 10.0), (None, 5.0), (second.parse().ok(), 2.0)]);
-        assert!(Rate::table(&rates).starts_with("ENDPOINT         DESTINATION  DECISION"));
-    }
-
-    #[test]
-    fn rates_make_a_table() {
-        let (before, after) = ([row(A, 10, 100, 0)], [row(A, 13, 300, 50)]);
-        let rates = Rate::between(&snapshot(before), &snapshot(after), SECONDS, Order::default());
-        let table = Rate::table(&rates);
-        let words: Vec<Vec<_>> =
-            table.lines().map(|line| line.split_whitespace().collect()).collect();
-        let header = "DESTINATION DECISION CONN/S OPEN REQ/S SUCCESS P50 P99 SENT/S RECEIVED/S";
-        assert_eq!(words[0].join(" "), header);
-        assert_eq!(words[1][..8].join(" "), "10.0.0.1:80 http1 1.5 1 100 75.00% 1.50ms 20.0ms");
-        assert_eq!(Rate::table(&[]).lines().count(), 1);
-    }
-}
+mod tests;

@@ -114,3 +114,17 @@ fn a_reset_of_the_statistics_does_not_change_metrics() {
     assert_eq!(telemetry.reset_stats(Some("shop"), By::Endpoint).rows[0].open, 0);
     assert_eq!(telemetry.stats().rows, []);
 }
+
+/// Guards against two locks of one row at a time.
+#[test]
+fn a_sample_is_a_snapshot_with_all_latencies() {
+    let telemetry = Telemetry::new(None);
+    let guard = balanced(&telemetry);
+    let sample = telemetry.sample_stats(By::Destination);
+    let latency = sample.rows[0].latencies.quantile(0.5).unwrap();
+    assert!((2950..3050).contains(&latency), "{latency} µs, and 3 ms it took");
+    let mut plain = sample;
+    plain.rows.iter_mut().for_each(|row| row.latencies = Latencies::default());
+    assert_eq!(plain, telemetry.stats());
+    drop(guard);
+}
