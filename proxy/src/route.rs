@@ -10,6 +10,7 @@
 //! | `filter.rs` | what a rule changes of a request, and redirects |
 //! | `weights.rs` | which of several backends |
 //! | `check.rs` | rules that cannot be |
+//! | `retry.rs` | retries in words |
 //! | `duration.rs` | durations as the Gateway API writes them |
 
 mod check;
@@ -18,6 +19,7 @@ mod filter;
 mod matches;
 mod model;
 mod precedence;
+mod retry;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -28,6 +30,7 @@ pub use self::{
     filter::{Filters, PathChange, Redirect, Rewrite, check_field, edits},
     matches::{GrpcMatch, Match, PathMatch, Pattern, TextMatch},
     model::{Backend, Parent, Route, RouteId, RouteKind, Rule},
+    retry::{DEFAULT_BACKOFF, GRPC_RETRIES, retry_codes},
     table::{Found, Table},
     weights::Weights,
 };

@@ -34,7 +34,8 @@ pub use self::{
     policy::Policy,
     report::{EndpointReport, LastReport, ServiceReport, ServicesReport, SourceReport},
     route_report::{
-        BackendReport, RequestReport, RouteReport, RoutesReport, RuleReport, TimeoutsReport,
+        BackendReport, RequestReport, RetryReport, RouteReport, RoutesReport, RuleReport,
+        TimeoutsReport,
     },
     selection::Place,
     spec::{Address, Conditions, Delta, Kind, Origin, PortSpec, ServiceSpec, SlicePort, SliceSpec},

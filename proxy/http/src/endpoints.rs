@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Exchange, RequestView, Routed};
+use crate::{Came, Exchange, RequestView, Routed};
 
 /// Chooses the endpoint of each request.
 pub trait Endpoints {
@@ -14,6 +14,16 @@ pub trait Endpoints {
     /// An endpoint that is not among `tried`; `None` if there is none left. Called for each request: must
     /// not block.
     fn choose(&self, tried: &[SocketAddr]) -> Option<Choice<Self::Lease>>;
+
+    /// An endpoint for a request that may be sent to any of them once more: one that is not among `tried`,
+    /// or else one that is not among `unreachable`.
+    fn choose_again(
+        &self,
+        tried: &[SocketAddr],
+        unreachable: &[SocketAddr],
+    ) -> Option<Choice<Self::Lease>> {
+        self.choose(tried).or_else(|| self.choose(unreachable))
+    }
 
     /// An endpoint closes a connection that is in use because of an error of its own.
     fn failed(&self, _address: SocketAddr) {}
@@ -35,6 +45,14 @@ pub trait Lease {
     /// The request is over, as it is reported. Without this call (a request that went to another
     /// endpoint before it was answered) nothing is learned.
     fn over(&mut self, exchange: &Exchange);
+
+    /// This came of it after that time, and the request is sent elsewhere.
+    fn failed(&mut self, _came: Came, _after: Duration) {}
+
+    /// What the endpoint, or one like it, usually takes to answer; `None` where nothing is known.
+    fn estimate(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// The endpoint of a request.
@@ -55,6 +73,14 @@ impl<E: Endpoints + ?Sized> Endpoints for Arc<E> {
         (**self).choose(tried)
     }
 
+    fn choose_again(
+        &self,
+        tried: &[SocketAddr],
+        unreachable: &[SocketAddr],
+    ) -> Option<Choice<E::Lease>> {
+        (**self).choose_again(tried, unreachable)
+    }
+
     fn failed(&self, address: SocketAddr) {
         (**self).failed(address);
     }
@@ -71,5 +97,13 @@ impl<E: Endpoints + ?Sized> Endpoints for Arc<E> {
 impl<L: Lease + ?Sized> Lease for Box<L> {
     fn over(&mut self, exchange: &Exchange) {
         (**self).over(exchange);
+    }
+
+    fn failed(&mut self, came: Came, after: Duration) {
+        (**self).failed(came, after);
+    }
+
+    fn estimate(&self) -> Option<Duration> {
+        (**self).estimate()
     }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::{Limit, RouteName, TraceParent};
+use crate::{Limit, RouteName, TraceParent, Withheld};
 
 /// One of a connection's two peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -106,7 +106,7 @@ pub struct RequestInfo {
     pub trace: Option<Arc<TraceParent>>,
 }
 
-/// Why a request could be sent once more: its endpoint has certainly not processed it.
+/// Why a request could be sent once more: its endpoint has certainly not processed it, or that is no matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Repeat {
     /// No connection could be made.
@@ -115,6 +115,8 @@ pub enum Repeat {
     Refused,
     /// The connection had ended before the endpoint's kernel had any of it.
     Unacknowledged,
+    /// Its route says so.
+    Route,
 }
 
 /// Takes what is reported. Called on the data path: must not block.
@@ -126,9 +128,11 @@ pub trait ExchangeSink {
     fn request_started(&self);
     /// The exchange is over. Called once for each [`ExchangeSink::request_started`].
     fn exchange(&self, exchange: Exchange);
-    /// A request that was sent once more is over, with a response or without. Called before
-    /// [`ExchangeSink::exchange`].
+    /// A request that was sent once more is over, with a response or without; one of
+    /// [`Repeat::Route`] with one that is no failure. Called before [`ExchangeSink::exchange`].
     fn repeated(&self, _why: Repeat, _is_answered: bool) {}
+    /// A request was not sent once more, though its route says so.
+    fn not_repeated(&self, _why: Withheld) {}
     /// A time limit of a request has passed.
     fn timed_out(&self, _limit: Limit) {}
     /// The messages of the connection are not followed any more. Called at most once for each.
@@ -170,6 +174,7 @@ impl Repeat {
             Self::NotConnected => "0",
             Self::Refused => "1",
             Self::Unacknowledged => "2",
+            Self::Route => "3",
         }
     }
 }

@@ -22,8 +22,9 @@ pub use self::exchange::{
     Exchange, ExchangeEnd, ExchangeSink, Repeat, RequestInfo, Side, Untracked,
 };
 pub use self::routing::{
-    Deadlines, FieldEdit, Limit, OwnAnswer, Plan, RequestEdits, RequestView, RouteName, RouteTo,
-    Routed, TIMEOUT, TimeLimits, edit_request, edit_response, head_length,
+    Came, Deadlines, FieldEdit, Limit, OwnAnswer, Plan, RequestEdits, RequestView, Retries,
+    RetryBudget, RetryOn, RetryPolicy, RouteName, RouteTo, Routed, TIMEOUT, TimeLimits, Verdict,
+    Withheld, edit_request, edit_response, head_length,
 };
 pub use self::trace::TraceParent;
 pub use self::tracker::{Tracker, is_grpc};

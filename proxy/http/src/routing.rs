@@ -2,18 +2,22 @@
 //! knows the routes. An engine shows the head ([`RequestView`]), and is told where the request goes
 //! and what is changed of it ([`Routed`]).
 
+mod budget;
 mod edit;
 mod limits;
 mod plan;
+mod retry;
 mod view;
 
 use std::fmt;
 use std::sync::Arc;
 
+pub use self::budget::RetryBudget;
 pub(crate) use self::edit::edit_list;
 pub use self::edit::{FieldEdit, RequestEdits, edit_request, edit_response, head_length};
 pub use self::limits::{Deadlines, Limit, TimeLimits};
 pub use self::plan::{Plan, TIMEOUT};
+pub use self::retry::{Came, Retries, RetryOn, RetryPolicy, Verdict, Withheld};
 pub use self::view::RequestView;
 use crate::Endpoints;
 
@@ -53,7 +57,7 @@ pub struct RouteTo<L> {
     pub request: RequestEdits,
     /// What is changed of the head of the response.
     pub response: Arc<[FieldEdit]>,
-    /// Its limits, if the rule has any.
+    /// Its limits and retries, if the rule has any.
     pub plan: Option<Box<Plan>>,
 }
 

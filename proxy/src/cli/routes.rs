@@ -11,7 +11,8 @@ use super::{
 use crate::{
     admin::protocol::GetRoutes,
     service::{
-        BackendReport, RequestReport, RouteReport, RoutesReport, RuleReport, TimeoutsReport,
+        BackendReport, RequestReport, RetryReport, RouteReport, RoutesReport, RuleReport,
+        TimeoutsReport,
     },
     units::human_duration,
 };
@@ -83,6 +84,12 @@ fn rule(out: &mut String, rule: &RuleReport) {
         .collect();
     if !limits.is_empty() {
         put(out, &format!("    time limits: {}", limits.join(", ")));
+    }
+    if let Some(RetryReport { codes, attempts, backoff }) = &rule.retry {
+        let backoff =
+            human_duration(Duration::try_from_secs_f64(*backoff).unwrap_or(Duration::MAX));
+        let on = [codes.as_slice(), &["no answer".to_owned()]].concat().join(", ");
+        put(out, &format!("    retries: up to {attempts} after {on}; backoff {backoff}"));
     }
     for BackendReport { service, port, weight, share, endpoints } in &rule.backends {
         let port = port.map(|port| format!(":{port}")).unwrap_or_default();

@@ -1,6 +1,8 @@
 //! Routes without a cluster: `[[route]]`.
 
 mod policy;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -10,7 +12,7 @@ use serde::{
 };
 use weir_http::FieldEdit;
 
-use self::policy::Timeouts;
+use self::policy::{Retry, Timeouts};
 use super::list::Listed;
 use crate::route::{
     Backend, Filters, GrpcMatch, Match, Parent, PathChange, PathMatch, Pattern, Redirect, Rewrite,
@@ -68,6 +70,8 @@ struct RuleConfig {
     rewrite: Option<RewriteConfig>,
     #[serde(default, skip_serializing_if = "Timeouts::is_empty")]
     timeouts: Timeouts,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry: Option<Retry>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -278,6 +282,7 @@ impl RuleConfig {
             },
             backends: backends.collect(),
             limits: self.timeouts.limits()?,
+            retry: self.retry.as_ref().map(|it| it.policy(kind)).transpose()?,
         };
         if rule.backends.is_empty() && rule.filters.redirect.is_none() {
             return Err("it leads nowhere; write backends or redirect".to_owned());
@@ -395,92 +400,4 @@ const fn one() -> u32 {
 
 const fn found() -> u16 {
     302
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use weir_http::TimeLimits;
-
-    use crate::config::tests::load;
-
-    const SHOP: &str = r#"
-[[route]]
-parent = "shop/checkout:80"
-[[route.rule]]
-name = "new"
-match = [{ path = "/v2", headers = { version = { regex = "two|2" } }, method = "GET" }]
-backends = [{ service = "shop/checkout-v2", weight = 90 }, { service = "shop/checkout" }]
-request_headers = { set = { x-new = "1" }, remove = ["x-old"] }
-rewrite = { hostname = "v2.test", prefix = "/" }
-timeouts = { request = "10s", backend = "2s", idle = "0s" }
-[[route.rule]]
-redirect = { scheme = "https", status = 301 }
-[[route]]
-parent = "shop/cart"
-kind = "grpc"
-[[route.rule]]
-match = [{ service = "shop.Cart", method = "Add" }]
-backends = [{ service = "shop/cart" }]
-"#;
-
-    #[test]
-    fn routes_are_read_and_printed_as_they_are() {
-        let config = load(SHOP).unwrap();
-        let [checkout, cart] = &config.process.route[..] else { panic!() };
-        let rule = &checkout.route().rules[0];
-        assert_eq!(rule.matches[0].to_string(), "GET /v2/*, version ~ two|2");
-        assert_eq!((rule.backends[0].weight, rule.backends[1].weight), (90, 1));
-        assert_eq!(checkout.route().parents[0].port, Some(80));
-        let limits = TimeLimits {
-            request: Some(Duration::from_secs(10)),
-            backend: Some(Duration::from_secs(2)),
-            idle: None,
-        };
-        assert_eq!(rule.limits, limits);
-        assert_eq!(cart.route().id.to_string(), "GRPCRoute shop/cart");
-        assert_eq!(load(&config.to_toml()).unwrap(), config);
-    }
-
-    #[test]
-    fn what_is_wrong_is_named_with_its_place() {
-        for (from, to, expected) in [
-            ("path = \"/v2\"", "paht = \"/v2\"", "line 6, column 12: unknown field `paht`"),
-            ("weight = 90", "weight = -1", "line 7"),
-            (
-                "two|2",
-                "two|(2",
-                "route \"shop/checkout:80\": rule 0 (new): \"two|(2\" is no regular",
-            ),
-            ("/v2", "v2", "rule 0 (new): the path \"v2\" does not begin with a slash"),
-            (
-                "backend = \"2s\"",
-                "backends = \"2s\"",
-                "line 10, column 31: unknown field `backends`",
-            ),
-            ("\"10s\"", "\"10\"", "rule 0 (new): timeouts.request: \"10\" is not a duration"),
-            ("\"10s\"", "\"1s\"", "rule 0 (new): a backend may take longer than the whole request"),
-            ("status = 301", "status = 300", "rule 1: 300 is no redirect"),
-            ("x-old", "Connection", "Connection belongs to the connection"),
-            ("checkout:80", "checkout:http", "the parent \"shop/checkout:http\" has no port"),
-            ("shop/cart\"\nkind", "shop/cart\"\nname = \"x\"\nkimd", "unknown field `kimd`"),
-            (
-                "kind = \"grpc\"",
-                "kind = \"http\"",
-                "a service is matched in a route of kind \"grpc\"",
-            ),
-            ("method = \"GET\"", "path_exact = \"/a\"", "path, path_exact and path_regex exclude"),
-            (
-                "parent = \"shop/cart\"\nkind = \"grpc\"\n",
-                "parent = \"shop/checkout:80\"\n[[route.rule]]\nredirect = { status = 301 }\n[[route]]\n\
-                 parent = \"shop/cart\"\nkind = \"grpc\"\n",
-                "line 13, column 1: route \"shop/checkout:80\" is there twice",
-            ),
-        ] {
-            let error = load(&SHOP.replace(from, to)).unwrap_err();
-            assert!(error.starts_with("config weir.toml, line "), "{error}");
-            assert!(error.contains(expected), "{error} != {expected}");
-        }
-    }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
+use weir_http::Withheld;
 pub use weir_http::h1::{HeadLimits, Unpoolable};
 pub(crate) use weir_http::{ERROR_HEADER, GRPC_UNAVAILABLE, RequestInfo, is_grpc};
 pub use weir_http::{Exchange, ExchangeEnd, Limit, Side, TraceParent, Untracked};
@@ -217,6 +218,10 @@ impl weir_http::ExchangeSink for dyn ExchangeSink {
     fn repeated(&self, why: Repeat, is_answered: bool) {
         let outcome = if is_answered { RetryOutcome::Success } else { RetryOutcome::Failure };
         self.retried(Retry { why, outcome });
+    }
+
+    fn not_repeated(&self, why: Withheld) {
+        self.retried(Retry { why: Repeat::Route, outcome: why.into() });
     }
 
     fn timed_out(&self, limit: Limit) {

@@ -12,13 +12,15 @@
 //! | `exchange.rs` | one request on one upstream connection |
 //! | `acquire.rs` | how a request gets an upstream connection |
 //! | `routed.rs` | requests that are routed by their heads |
-//! | `retry.rs` | whether a request may be sent once more |
+//! | `retry.rs` | whether a request may be sent once more, as none of it was taken |
+//! | `again.rs` | requests that are sent once more as their route says so |
 //! | `limits.rs` | how long a request may take |
 //! | `idle.rs`, `member.rs` | upstream connections, and those that are idle |
 //! | `upload.rs` | what the client has sent |
 //! | `report.rs` | where each exchange was |
 
 mod acquire;
+mod again;
 mod client;
 mod exchange;
 mod idle;

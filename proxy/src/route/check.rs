@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use weir_http::TimeLimits;
+use weir_http::{RetryOn, RetryPolicy, TimeLimits};
 
 use super::{Filters, PathChange, PathMatch, Rule, check_field};
 
@@ -10,6 +10,8 @@ use super::{Filters, PathChange, PathMatch, Rule, check_field};
 const MOST_WEIGHT: u32 = 1_000_000;
 /// Rules, matches and backends: as many as the Gateway API allows, or more.
 const MOST: usize = 128;
+/// Retries of a request.
+const MOST_ATTEMPTS: u8 = 10;
 
 // === impl Rule ===
 
@@ -42,6 +44,9 @@ impl Rule {
         }
         if [request, backend, idle].contains(&Some(Duration::ZERO)) {
             return Err("a time limit of zero would end all requests; leave it out".to_owned());
+        }
+        if let Some(retry) = &self.retry {
+            check_retry(retry)?;
         }
         for backend in &self.backends {
             if backend.weight > MOST_WEIGHT {
@@ -110,6 +115,25 @@ impl Filters {
 }
 
 // === helpers ===
+
+fn check_retry(retry: &RetryPolicy) -> Result<(), String> {
+    let attempts = retry.attempts;
+    if !(1..=MOST_ATTEMPTS).contains(&attempts) {
+        return Err(format!(
+            "retry: {attempts} attempts; write 1 to {MOST_ATTEMPTS}, or leave retry out"
+        ));
+    }
+    let RetryOn::Http(codes) = &retry.on else { return Ok(()) };
+    for (from, to) in codes {
+        if !(400..=599).contains(from) || !(400..=599).contains(to) || from > to {
+            let code = if from == to { from.to_string() } else { format!("{from}-{to}") };
+            return Err(format!(
+                "retry: the code {code} is none of a failure; write codes from 400 to 599"
+            ));
+        }
+    }
+    Ok(())
+}
 
 fn check_path(path: &str) -> Result<(), String> {
     if !path.starts_with('/') {

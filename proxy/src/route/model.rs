@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use weir_http::TimeLimits;
+use weir_http::{RetryPolicy, TimeLimits};
 
 use super::{Filters, Match};
 
@@ -66,6 +66,8 @@ pub struct Rule {
     pub backends: Vec<Backend>,
     /// How long they may take.
     pub limits: TimeLimits,
+    /// Which of them are sent once more.
+    pub retry: Option<Arc<RetryPolicy>>,
 }
 
 /// A service that requests go to.

@@ -4,7 +4,7 @@
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use fastrand::Rng;
-use weir_http::{Choice, Lease, Plan, RequestView, RouteTo, Routed};
+use weir_http::{Came, Choice, Lease, RequestView, RouteTo, Routed};
 
 use super::{
     Endpoints, Origin, Services, Target, ToEndpoints,
@@ -125,12 +125,12 @@ impl weir_http::Endpoints for ToEndpoint {
         }
         Some(match routing.decide(request, self.destination.is_ipv6()) {
             Decision::Answer(answer) => Routed::Answer(answer),
-            Decision::To { backend, target, request, response } => {
+            Decision::To { backend, target, request: edits, response } => {
                 let name = Arc::clone(&backend.name);
                 let services = Arc::clone(&self.of.services);
                 let endpoints = Arc::new(ToBackend::new(services, target, self.destination));
-                let plan = backend.limits.map(|limits| Box::new(Plan::new(limits)));
-                Routed::To(Box::new(RouteTo { name, endpoints, request, response, plan }))
+                let plan = backend.plan(request);
+                Routed::To(Box::new(RouteTo { name, endpoints, request: edits, response, plan }))
             }
         })
     }
@@ -213,6 +213,17 @@ impl weir_http::Endpoints for ToBackend {
         target.fell_back();
         Some(Choice { address, connect_timeout: None, lease: Box::new(AtOriginal) })
     }
+
+    /// An endpoint that was tried is better than the last resort.
+    fn choose_again(
+        &self,
+        tried: &[SocketAddr],
+        unreachable: &[SocketAddr],
+    ) -> Option<Choice<BoxedLease>> {
+        let picked = pick(&self.services, &self.target, tried);
+        let picked = picked.or_else(|| pick(&self.services, &self.target, unreachable));
+        picked.or_else(|| self.choose(unreachable))
+    }
 }
 
 // === impl AtEndpoint ===
@@ -220,6 +231,19 @@ impl weir_http::Endpoints for ToBackend {
 impl Lease for AtEndpoint {
     fn over(&mut self, exchange: &Exchange) {
         self.endpoints.learn(self.member, exchange.time_to_head, Answer::of(exchange));
+    }
+
+    fn failed(&mut self, came: Came, after: Duration) {
+        let answer = match came {
+            Came::Status(status) => Answer::of_status(status, None),
+            Came::Grpc(code) => Answer::of_status(200, Some(code)),
+            Came::Lost | Came::Late => Answer::Failed,
+        };
+        self.endpoints.learn(self.member, Some(after), answer);
+    }
+
+    fn estimate(&self) -> Option<Duration> {
+        Some(self.endpoints.pool().median(Moment::now()))
     }
 }
 

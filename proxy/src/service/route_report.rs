@@ -3,13 +3,13 @@
 use std::{net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use weir_http::{FieldEdit, RequestView, TimeLimits};
+use weir_http::{FieldEdit, RequestView, RetryPolicy, TimeLimits};
 
 use super::{
     Services, SourceReport,
     routes::{InForce, RouteKey, Routes},
 };
-use crate::route::{Filters, PathChange, Route};
+use crate::route::{Filters, PathChange, Route, retry_codes};
 
 /// All routes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -56,6 +56,9 @@ pub struct RuleReport {
     /// How long a request may take.
     #[serde(default)]
     pub timeouts: TimeoutsReport,
+    /// Which requests are sent once more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RetryReport>,
     /// Where requests go.
     pub backends: Vec<BackendReport>,
 }
@@ -72,6 +75,17 @@ pub struct TimeoutsReport {
     /// Without a byte.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle: Option<f64>,
+}
+
+/// The retries of a rule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RetryReport {
+    /// Answers that are failures; a lost connection and an endpoint that is late always are.
+    pub codes: Vec<String>,
+    /// How often a request is sent once more, at most.
+    pub attempts: u8,
+    /// How long is waited before, at least, in seconds.
+    pub backoff: f64,
 }
 
 /// A backend of a rule.
@@ -170,6 +184,14 @@ impl From<TimeLimits> for TimeoutsReport {
     }
 }
 
+// === impl RetryReport ===
+
+impl From<&RetryPolicy> for RetryReport {
+    fn from(RetryPolicy { on, attempts, backoff }: &RetryPolicy) -> Self {
+        Self { codes: retry_codes(on), attempts: *attempts, backoff: backoff.as_secs_f64() }
+    }
+}
+
 // === helpers ===
 
 fn report_of(
@@ -217,6 +239,7 @@ fn rule_report(services: &Services, in_force: &InForce, is_ipv6: bool) -> RuleRe
         matches: rule.alternatives().iter().map(ToString::to_string).collect(),
         filters: filters(&rule.filters),
         timeouts: TimeoutsReport::from(rule.limits),
+        retry: rule.retry.as_deref().map(RetryReport::from),
         backends: backends.collect(),
     }
 }

@@ -4,9 +4,13 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Instant,
 };
 
-use weir_http::{FieldEdit, OwnAnswer, REDIRECT, RequestEdits, RequestView, RouteName, TimeLimits};
+use weir_http::{
+    FieldEdit, OwnAnswer, Plan, REDIRECT, RequestEdits, RequestView, Retries, RetryBudget,
+    RetryPolicy, RouteName, TimeLimits,
+};
 
 use super::{Origin, Problem, Target, error::Fault};
 use crate::route::{Backend, Filters, Match, Route, RouteId, Rule, Table, Weights};
@@ -63,9 +67,14 @@ pub(super) struct Linked {
     targets: [Option<Arc<Target>>; 2],
     request: Arc<[FieldEdit]>,
     response: Arc<[FieldEdit]>,
-    /// `None` where there are none.
-    pub(super) limits: Option<TimeLimits>,
+    limits: TimeLimits,
+    /// With the budget of the service.
+    retry: Option<(Arc<RetryPolicy>, Arc<RetryBudget>)>,
 }
+
+/// What may be sent once more to the services of routes, by their names. Outlives changes of routes.
+#[derive(Debug, Default)]
+pub(super) struct Budgets(HashMap<Arc<str>, Arc<RetryBudget>>);
 
 /// What becomes of a request.
 pub(super) enum Decision<'a> {
@@ -90,6 +99,7 @@ impl Routes {
     pub(super) fn link<'a>(
         routes: &BTreeMap<RouteKey, Arc<Route>>,
         targets: impl Iterator<Item = &'a Arc<Target>>,
+        budgets: &mut Budgets,
     ) -> Self {
         let index = Index::new(targets);
         let mut all = Self::default();
@@ -114,7 +124,7 @@ impl Routes {
             }
             all.check(key, route, &index);
             let port = route.parents.first().and_then(|it| it.port).unwrap_or_default();
-            all.rules.insert(key.clone(), rules_of((key.0, route), port, &index));
+            all.rules.insert(key.clone(), rules_of((key.0, route), port, (&index, budgets)));
         }
         for ((origin, service, port), keys) in by_port {
             let mut of_port = OfPort::default();
@@ -127,7 +137,7 @@ impl Routes {
                     .push((key.0, Arc::clone(route)));
             }
             for (consumer, routes) in groups {
-                let routing = Arc::new(Routing::new(&routes, port, &index));
+                let routing = Arc::new(Routing::new(&routes, port, (&index, budgets)));
                 match consumer {
                     Some(namespace) => {
                         of_port.consumers.insert(Arc::clone(namespace), routing);
@@ -137,6 +147,7 @@ impl Routes {
             }
             all.by_port.insert((origin, service, port), of_port);
         }
+        budgets.tidy();
         all
     }
 
@@ -186,9 +197,15 @@ impl Routes {
 // === impl Routing ===
 
 impl Routing {
-    fn new(routes: &[(Origin, Arc<Route>)], port: u16, index: &Index<'_>) -> Self {
+    fn new(
+        routes: &[(Origin, Arc<Route>)],
+        port: u16,
+        (index, budgets): (&Index<'_>, &mut Budgets),
+    ) -> Self {
         let all: Vec<_> = routes.iter().map(|it| Arc::clone(&it.1)).collect();
-        let rules = routes.iter().map(|(origin, route)| rules_of((*origin, route), port, index));
+        let rules = routes
+            .iter()
+            .map(|(origin, route)| rules_of((*origin, route), port, (index, &mut *budgets)));
         Self { table: Table::new(&all), rules: rules.collect(), port }
     }
 
@@ -225,7 +242,7 @@ impl InForce {
         (origin, route): (Origin, &Arc<Route>),
         (place, rule): (usize, &Rule),
         port: u16,
-        index: &Index<'_>,
+        (index, budgets): (&Index<'_>, &mut Budgets),
     ) -> Self {
         let name = |backend: Option<&Arc<str>>| {
             let route = Arc::clone(&route.id.name);
@@ -239,8 +256,9 @@ impl InForce {
                 of(&rule.filters).iter().chain(of(&backend.filters)).cloned().collect()
             };
             let (request, response) = (joined(|it| &it.request), joined(|it| &it.response));
-            let limits = Some(rule.limits).filter(|it| !it.is_none());
-            Linked { name: named, targets, request, response, limits }
+            let retry = rule.retry.as_ref();
+            let retry = retry.map(|it| (Arc::clone(it), budgets.of(&backend.service)));
+            Linked { name: named, targets, request, response, limits: rule.limits, retry }
         };
         Self {
             route: Arc::clone(route),
@@ -303,9 +321,35 @@ impl InForce {
     }
 }
 
+// === impl Budgets ===
+
+impl Budgets {
+    fn of(&mut self, service: &Arc<str>) -> Arc<RetryBudget> {
+        let budget = || Arc::new(RetryBudget::new(Instant::now()));
+        Arc::clone(self.0.entry(Arc::clone(service)).or_insert_with(budget))
+    }
+
+    /// Forgets those that nothing has a use for.
+    fn tidy(&mut self) {
+        self.0.retain(|_, budget| Arc::strong_count(budget) > 1);
+    }
+}
+
 // === impl Linked ===
 
 impl Linked {
+    /// What holds for a request to it besides.
+    pub(super) fn plan(&self, request: &RequestView<'_>) -> Option<Box<Plan>> {
+        if self.limits.is_none() && self.retry.is_none() {
+            return None;
+        }
+        let retries = self
+            .retry
+            .as_ref()
+            .map(|(policy, budget)| Retries::new(Arc::clone(policy), Arc::clone(budget), request));
+        Some(Box::new(Plan::new(self.limits, retries)))
+    }
+
     /// The service for clients of a family, or else of the other.
     pub(super) fn target(&self, is_ipv6: bool) -> Option<Arc<Target>> {
         let [ipv4, ipv6] = &self.targets;
@@ -374,7 +418,13 @@ impl<'a> Index<'a> {
 
 // === helpers ===
 
-fn rules_of((origin, route): (Origin, &Arc<Route>), port: u16, index: &Index<'_>) -> Vec<InForce> {
+fn rules_of(
+    (origin, route): (Origin, &Arc<Route>),
+    port: u16,
+    (index, budgets): (&Index<'_>, &mut Budgets),
+) -> Vec<InForce> {
     let rules = route.rules.iter().enumerate();
-    rules.map(|(place, rule)| InForce::new((origin, route), (place, rule), port, index)).collect()
+    let in_force =
+        |it: (usize, &Rule)| InForce::new((origin, route), it, port, (index, &mut *budgets));
+    rules.map(in_force).collect()
 }

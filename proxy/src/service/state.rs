@@ -12,7 +12,7 @@ use super::{
     error::Fault,
     known::Writable,
     names::Names,
-    routes::{RouteKey, Routes},
+    routes::{Budgets, RouteKey, Routes},
     selection::{Hints, Slice, select},
 };
 use crate::route::Route;
@@ -37,6 +37,8 @@ pub(super) struct State {
     refused_routes: BTreeMap<RouteKey, String>,
     /// Routes have changed since they were linked.
     is_unlinked: bool,
+    /// Of what may be sent once more.
+    budgets: Budgets,
 }
 
 /// A service, or endpoints whose service is not known yet.
@@ -71,6 +73,7 @@ impl State {
             routes: BTreeMap::new(),
             refused_routes: BTreeMap::new(),
             is_unlinked: false,
+            budgets: Budgets::default(),
         }
     }
 
@@ -170,7 +173,13 @@ impl State {
     pub(super) fn link(&mut self, services_changed: bool) -> Option<Routes> {
         let is_unlinked = std::mem::take(&mut self.is_unlinked);
         let is_stale = is_unlinked || (services_changed && !self.routes.is_empty());
-        is_stale.then(|| Routes::link(&self.routes, self.targets()))
+        if !is_stale {
+            return None;
+        }
+        let mut budgets = std::mem::take(&mut self.budgets);
+        let linked = Routes::link(&self.routes, self.targets(), &mut budgets);
+        self.budgets = budgets;
+        Some(linked)
     }
 
     pub(super) const fn routes(&self) -> &BTreeMap<RouteKey, Arc<Route>> {

@@ -48,15 +48,19 @@ impl Class {
             }
             _ => {}
         }
-        let by_status = if exchange.status? >= 500 { Self::Failure } else { Self::Success };
-        Some(match exchange.grpc_status {
+        Some(Self::of_status(exchange.status?, exchange.grpc_status))
+    }
+
+    fn of_status(status: u16, grpc_status: Option<u32>) -> Self {
+        match grpc_status {
             // gRPC's libraries take a code that they do not know for UNKNOWN.
             Some(code) if GRPC_FAILURES.contains(&code) || GrpcLabel::is_other(code) => {
                 Self::Failure
             }
             Some(_) => Self::Success,
-            None => by_status,
-        })
+            None if status >= 500 => Self::Failure,
+            None => Self::Success,
+        }
     }
 
     /// The value of the `classification` label.
@@ -73,14 +77,23 @@ impl Class {
 impl Answer {
     /// Of an exchange that has ended.
     pub(crate) fn of(exchange: &Exchange) -> Self {
-        let is_limit = match exchange.grpc_status {
+        match (Class::of(exchange), exchange.status) {
+            (Some(Class::Failure), _) => Self::Failed,
+            (_, Some(status)) => Self::of_status(status, exchange.grpc_status),
+            (_, None) => Self::Served,
+        }
+    }
+
+    /// Of a response that is whole.
+    pub(crate) fn of_status(status: u16, grpc_status: Option<u32>) -> Self {
+        let is_limit = match grpc_status {
             Some(code) => code == EXHAUSTED,
-            None => exchange.status == Some(TOO_MANY),
+            None => status == TOO_MANY,
         };
-        match Class::of(exchange) {
-            Some(Class::Failure) => Self::Failed,
-            _ if is_limit => Self::Limited,
-            _ => Self::Served,
+        match Class::of_status(status, grpc_status) {
+            Class::Failure => Self::Failed,
+            Class::Success if is_limit => Self::Limited,
+            Class::Success => Self::Served,
         }
     }
 }

@@ -7,6 +7,7 @@ mod lossy;
 mod lost;
 mod place;
 mod requests;
+mod retries;
 mod routes;
 mod shares;
 mod table;

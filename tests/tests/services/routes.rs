@@ -21,22 +21,23 @@ use super::{
     table::{CASES, ONE, RULES, RuleText, TWO, rule},
 };
 
-/// The servers, by their numbers; the third has no endpoints, and the fourth is not there.
-const SERVICES: [&str; 4] = ["echo", "echo-v1", "echo-v2", "empty"];
+/// Services: the first three have a server each, by their numbers, the next one none, and the last one the second
+/// and the third.
+const SERVICES: [&str; 5] = ["echo", "echo-v1", "echo-v2", "empty", "pair"];
 /// Addresses of services: those behind the first are only asked for by routes.
-const VIPS: [&str; 4] = [VIP, "10.96.0.11", "10.96.0.12", "10.96.0.13"];
+const VIPS: [&str; 5] = [VIP, "10.96.0.11", "10.96.0.12", "10.96.0.13", "10.96.0.14"];
 
 /// What weir reads.
 #[derive(Clone, Copy, Debug)]
-enum Door {
+pub(crate) enum Door {
     Config,
     Objects,
 }
 
 /// An answer.
 #[derive(Debug)]
-struct Answer {
-    status: u64,
+pub(crate) struct Answer {
+    pub(crate) status: u64,
     fields: Vec<(String, String)>,
     said: Value,
 }
@@ -44,10 +45,10 @@ struct Answer {
 // === impl Door ===
 
 impl Door {
-    const ALL: [Self; 2] = [Self::Config, Self::Objects];
+    pub(crate) const ALL: [Self; 2] = [Self::Config, Self::Objects];
 
     /// The flags with which weir reads rules for the service `echo`.
-    fn flags(self, lab: &Lab, rules: &[RuleText]) -> Result<Vec<String>> {
+    pub(crate) fn flags(self, lab: &Lab, rules: &[RuleText]) -> Result<Vec<String>> {
         match self {
             Self::Config => {
                 let mut text = String::new();
@@ -55,7 +56,11 @@ impl Door {
                     // A service of a configuration has endpoints, or is in the DNS.
                     let endpoints = match *name {
                         "empty" => "dns = \"nothing.invalid:80\"".to_owned(),
-                        _ => format!("endpoints = [\"{}:{PORT}\"]", address(number)),
+                        _ => {
+                            let all =
+                                servers_of(number).map(|it| format!("\"{}:{PORT}\"", address(it)));
+                            format!("endpoints = [{}]", all.collect::<Vec<_>>().join(", "))
+                        }
                     };
                     let vip = VIPS[number];
                     text += &format!(
@@ -93,7 +98,12 @@ impl Door {
     }
 }
 
-/// Services with an endpoint each, but for the last.
+/// The servers of a service.
+fn servers_of(service: usize) -> std::ops::Range<usize> {
+    if SERVICES[service] == "pair" { 1..3 } else { service..service + 1 }
+}
+
+/// Services with their endpoints.
 fn services() -> String {
     let mut text = String::new();
     for (number, (name, vip)) in SERVICES.iter().zip(VIPS).enumerate() {
@@ -104,8 +114,11 @@ fn services() -> String {
             text += &format!(
                 "---\nkind: EndpointSlice\nmetadata: {{name: {name}-1, labels: \
                  {{kubernetes.io/service-name: {name}}}}}\naddressType: IPv4\nports: [{{port: {PORT}}}]\n\
-                 endpoints: [{{addresses: ['{}']}}]\n",
-                address(number)
+                 endpoints: [{}]\n",
+                servers_of(number)
+                    .map(|it| format!("{{addresses: ['{}']}}", address(it)))
+                    .collect::<Vec<_>>()
+                    .join(", ")
             );
         }
     }
@@ -128,7 +141,7 @@ impl Answer {
         self.fields.iter().find(is_it).map(|it| &*it.1)
     }
 
-    fn server(&self) -> &str {
+    pub(crate) fn server(&self) -> &str {
         self.said["name"].as_str().unwrap_or_default()
     }
 
@@ -138,7 +151,7 @@ impl Answer {
         pairs.filter_map(|it| Some((it[0].as_str()?, it[1].as_str()?))).collect()
     }
 
-    fn is(&self, expected: &str) -> bool {
+    pub(crate) fn is(&self, expected: &str) -> bool {
         let (what, rest) = expected.split_once(' ').unwrap_or((expected, ""));
         let (name, value) = rest.split_once('=').unwrap_or((rest, ""));
         match what {
@@ -168,19 +181,22 @@ fn servers(lab: &Lab, script: &str) -> Result<Process> {
 }
 
 /// A weir with rules, and servers.
-struct Place {
-    daemon: Daemon,
+pub(crate) struct Place {
+    pub(crate) daemon: Daemon,
     _servers: Process,
     cgroup: Cgroup,
-    lab: Lab,
+    pub(crate) lab: Lab,
 }
 
 impl Place {
-    fn new(door: Door, rules: &[RuleText]) -> Result<Self> {
+    pub(crate) fn new(door: Door, rules: &[RuleText]) -> Result<Self> {
         Self::with(|lab| door.flags(lab, rules), "echo_named.py")
     }
 
-    fn with(flags: impl FnOnce(&Lab) -> Result<Vec<String>>, script: &str) -> Result<Self> {
+    pub(crate) fn with(
+        flags: impl FnOnce(&Lab) -> Result<Vec<String>>,
+        script: &str,
+    ) -> Result<Self> {
         let lab = lab()?;
         let servers = servers(&lab, script)?;
         let cgroup = Cgroup::new("routes")?;
@@ -197,7 +213,7 @@ impl Place {
     }
 
     /// Has a fixture ask for something that it reads.
-    fn ask(&self, words: &[&str], asked: &Value) -> Result<Value> {
+    pub(crate) fn ask(&self, words: &[&str], asked: &Value) -> Result<Value> {
         let input = self.lab.dir().join("asked.json");
         std::fs::write(&input, asked.to_string())?;
         let script = fixture::path(words[0]).display().to_string();
@@ -208,7 +224,7 @@ impl Place {
     }
 
     /// Waits for the records of so many requests.
-    fn records(&self, count: usize) -> Result<Records> {
+    pub(crate) fn records(&self, count: usize) -> Result<Records> {
         wait_until("the records", PATIENCE, || {
             Ok(self.daemon.records()?.requests_to(PORT).len() >= count)
         })?;
@@ -216,7 +232,7 @@ impl Place {
     }
 
     /// The answers to requests on one connection, and how many connections there were in the end.
-    fn answers(&self, requests: &[&str]) -> Result<(Vec<Answer>, u64)> {
+    pub(crate) fn answers(&self, requests: &[&str]) -> Result<(Vec<Answer>, u64)> {
         let asked: Vec<_> = requests
             .iter()
             .map(|request| {

@@ -11,8 +11,8 @@
 //! (256 KiB of a stream), whatever the receiver's window is. So one slow receiver holds up its own
 //! streams only.
 //!
-//! A request is sent once more, on another connection, only where it is certain that the endpoint has
-//! not processed it: REFUSED_STREAM (RFC 9113 §8.7), a number above GOAWAY's (§6.8), or an end of the
+//! A request is sent once more, on another connection, only where its route says so, or it is certain that
+//! the endpoint has not processed it: REFUSED_STREAM (RFC 9113 §8.7), a number above GOAWAY's (§6.8), or an end of the
 //! connection before the endpoint's kernel had the first byte of it.
 
 mod answer;
@@ -27,6 +27,7 @@ mod peer;
 mod placing;
 mod reader;
 mod receive;
+mod retrying;
 mod routing;
 mod stream;
 #[cfg(test)]
@@ -48,7 +49,7 @@ use self::stream::{Again, Place, Stream};
 use self::upstreams::{State, Upstream};
 pub use self::violation::{Code, Violation};
 use super::fields::{FieldList, Shared};
-use crate::{Endpoints, ExchangeEnd, ExchangeSink, Lease as _, Side};
+use crate::{Endpoints, ExchangeEnd, ExchangeSink, Lease as _, Repeat, Side};
 
 /// Bounds of a relay.
 #[derive(Clone, Copy, Debug)]
@@ -394,7 +395,9 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         }
         let mut lease = stream.lease.take();
         if let (Some(why), Some(client)) = (stream.repeat, self.clients.get(stream.client)) {
-            client.sink.repeated(why, stream.is_answered);
+            let has_failed =
+                why == Repeat::Route && stream.plan().is_some_and(|it| it.has_failed());
+            client.sink.repeated(why, stream.is_answered && !has_failed);
         }
         stream.tracker.finish_after(end, |exchange| {
             if let Some(lease) = &mut lease {

@@ -1,9 +1,15 @@
-//! How long requests may take: `timeouts` of a rule.
+//! How long requests may take, and which are sent once more: `timeouts` and `retry` of a rule.
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use weir_http::TimeLimits;
 
-use crate::units::parse_duration;
+use weir_http::{RetryOn, RetryPolicy, TimeLimits};
+
+use crate::{
+    route::{DEFAULT_BACKOFF, GRPC_RETRIES, RouteKind},
+    units::{exact_duration, parse_duration},
+};
 
 /// Durations; zero is none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +21,37 @@ pub(super) struct Timeouts {
     backend: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     idle: Option<String>,
+}
+
+/// Which requests are sent once more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Retry {
+    /// Statuses and ranges of them, or names of gRPC's, with commas between.
+    codes: String,
+    attempts: u8,
+    backoff: String,
+}
+
+// === impl Retry ===
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { codes: String::new(), attempts: 1, backoff: exact_duration(DEFAULT_BACKOFF) }
+    }
+}
+
+impl Retry {
+    pub(super) fn policy(&self, kind: RouteKind) -> Result<Arc<RetryPolicy>, String> {
+        let all = self.codes.split(',').map(str::trim).filter(|it| !it.is_empty());
+        let on = match kind {
+            RouteKind::Http => RetryOn::Http(all.map(statuses).collect::<Result<_, _>>()?),
+            RouteKind::Grpc => RetryOn::Grpc(all.map(grpc_status).collect::<Result<_, _>>()?),
+        };
+        let backoff =
+            parse_duration(&self.backoff).map_err(|fault| format!("retry.backoff: {fault}"))?;
+        Ok(Arc::new(RetryPolicy { on, attempts: self.attempts, backoff }))
+    }
 }
 
 // === impl Timeouts ===
@@ -36,4 +73,24 @@ impl Timeouts {
             idle: limit("idle", &self.idle)?,
         })
     }
+}
+
+// === helpers ===
+
+/// `503`, or `502-504`.
+fn statuses(text: &str) -> Result<(u16, u16), String> {
+    let fail = || format!("retry.codes: {text:?} is no status; write some such as 500, 502-504");
+    let number = |text: &str| text.trim().parse().map_err(|_| fail());
+    match text.split_once('-') {
+        Some((from, to)) => Ok((number(from)?, number(to)?)),
+        None => number(text).map(|code| (code, code)),
+    }
+}
+
+fn grpc_status(text: &str) -> Result<u32, String> {
+    let found = GRPC_RETRIES.iter().find(|it| it.0 == text).map(|it| it.1);
+    found.ok_or_else(|| {
+        let names = GRPC_RETRIES.map(|it| it.0).join(", ");
+        format!("retry.codes: {text:?} is no status of gRPC after which a call is sent again; write {names}")
+    })
 }

@@ -77,6 +77,10 @@ impl Client {
     /// An endpoint of where the request goes.
     fn choose(&self, tried: &[SocketAddr]) -> Option<Choice<BoxedLease>> {
         match &self.to {
+            Some(to) if !self.again.tried.is_empty() => {
+                let all = [&self.again.tried, tried].concat();
+                to.endpoints.choose_again(&all, tried)
+            }
             Some(to) => to.endpoints.choose(tried),
             None => self.requests.choose(tried),
         }

@@ -17,9 +17,11 @@ use super::super::http::{DRAIN_IDLE, ExchangeEnd, ExchangeSink, Unpoolable};
 use super::super::http1::pipe::Pipe;
 use super::super::passthrough::HttpObserver;
 use super::super::requests::{BoxedLease, Connected, Requests};
+use super::super::retries::RetryOutcome;
 use super::super::tcp::{self, Endpoint};
 use super::super::{ByteCounters, Side};
 use super::acquire::Fresh;
+use super::again::Again;
 use super::exchange::Step;
 use super::idle::Pool;
 use super::limits::Timer;
@@ -58,6 +60,8 @@ pub(super) struct Client {
     pub(super) is_response_edited: bool,
     /// For its time limits.
     pub(super) timer: Timer,
+    /// What it was sent to before.
+    pub(super) again: Again,
 }
 
 /// An upstream connection of its own.
@@ -118,6 +122,7 @@ impl Client {
             to: None,
             is_response_edited: false,
             timer: Timer::default(),
+            again: Again::default(),
             pool,
         }
     }
@@ -127,7 +132,7 @@ impl Client {
             // It has said something unasked.
             return self.pin_anew(Some(Unpoolable::Unfollowed)).await;
         }
-        loop {
+        'requests: loop {
             match poll_fn(|cx| self.poll_next(cx)).await {
                 Next::Request => {}
                 Next::Unpoolable(reason) => return self.pin_anew(Some(reason)).await,
@@ -152,7 +157,22 @@ impl Client {
                     Some(end) => return self.over(end).await,
                 },
             };
-            match self.exchange(&mut member).await {
+            let step = loop {
+                let (came, wait) = match self.exchange(&mut member).await {
+                    Step::Repeat(came, wait) => (came, wait),
+                    step => break step,
+                };
+                match self.repeat(member, came, wait).await {
+                    Ok(other) => member = other,
+                    Err(end) => match self.answer_instead(end).await {
+                        None => continue 'requests,
+                        Some(end) => return self.over(end).await,
+                    },
+                }
+            };
+            match step {
+                // Those are above.
+                Step::Repeat(..) => {}
                 Step::Done => {
                     self.last = self.to.is_none().then_some(member.address);
                     self.pool.give(member);
@@ -276,7 +296,8 @@ impl Client {
     }
 
     /// Hands everything on, in the middle of an exchange or between two.
-    fn pin(self, upstream: First, reason: Option<Unpoolable>) -> Served {
+    fn pin(mut self, upstream: First, reason: Option<Unpoolable>) -> Served {
+        self.settle_again(RetryOutcome::Failure);
         if let Some(reason) = reason {
             self.report.unpoolable(reason);
         }
@@ -294,6 +315,7 @@ impl Client {
 
     /// Ends the client's connection as that of the upstream has ended.
     async fn over(mut self, end: End) -> Served {
+        self.settle_again(RetryOutcome::Failure);
         let exchange = match end {
             End::Finished | End::ClientReset => ExchangeEnd::ClientReset(None),
             End::UpstreamReset | End::Unreachable(_) => ExchangeEnd::UpstreamReset(None),

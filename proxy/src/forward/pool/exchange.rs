@@ -4,6 +4,9 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use weir_http::Came;
 
 use super::super::retries::RetryOutcome;
 use super::super::{Side, http1};
@@ -24,6 +27,8 @@ pub(super) enum Step {
     Pin { eof: bool },
     /// So is the client's connection.
     Over(End),
+    /// It is to be sent once more after this time, because of what has come.
+    Repeat(Came, Duration),
     /// A time limit has passed, and the client has got nothing of a response.
     Late,
 }
@@ -33,6 +38,8 @@ pub(super) enum Step {
 struct Run {
     /// Something of the response has come.
     answered: bool,
+    /// Its status decides whether the request is sent once more.
+    watches: bool,
     /// It is on its second connection.
     again: bool,
     /// Writing to the upstream has failed; what it still has to say is read all the same.
@@ -63,7 +70,8 @@ impl Client {
             member.begin();
             self.begin_attempt();
             self.report.attempted();
-            if member.is_reused() && !run.again {
+            let may_repeat = self.begin_watch(&mut run.watches);
+            if may_repeat || (member.is_reused() && !run.again) {
                 self.up.keep();
             }
             let ended = match poll_fn(|cx| self.poll_exchange(member, &mut run, cx)).await {
@@ -85,6 +93,9 @@ impl Client {
                 self.up.forget();
                 run = Run { again: true, ..Run::default() };
                 continue;
+            }
+            if let Some(wait) = self.repeats(Came::Lost) {
+                return Step::Repeat(Came::Lost, wait);
             }
             return match ended {
                 Ended::Closed => Step::Pin { eof: true },
@@ -176,6 +187,15 @@ impl Client {
             }
             match ready!(self.down.poll_read(&mut member.stream, cx)) {
                 Ok(1..) => {
+                    if run.watches {
+                        match self.poll_watch(&mut run.watches) {
+                            Poll::Pending => continue,
+                            Poll::Ready(Some((came, wait))) => {
+                                return Poll::Ready(Step::Repeat(came, wait).into());
+                            }
+                            Poll::Ready(None) => {}
+                        }
+                    }
                     if let Some(event) = self.answered(run) {
                         return Poll::Ready(event);
                     }

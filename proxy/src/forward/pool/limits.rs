@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::time::{Instant, Sleep, sleep_until};
-use weir_http::{Deadlines, Limit, RouteTo};
+use weir_http::{Came, Deadlines, Limit, RouteTo};
 
 use super::super::ByteCounters;
 use super::super::http::ExchangeSink as _;
@@ -66,8 +66,8 @@ impl Client {
 
     /// It is sent to an endpoint.
     pub(super) fn begin_attempt(&mut self) {
-        if let Some(deadlines) = self.to.as_deref_mut().and_then(deadlines) {
-            deadlines.attempt(Instant::now().into_std());
+        if let Some(plan) = self.to.as_mut().and_then(|to| to.plan.as_mut()) {
+            plan.attempt(Instant::now().into_std());
         }
     }
 
@@ -89,6 +89,12 @@ impl Client {
         let deadlines = self.to.as_deref_mut().and_then(deadlines);
         let blames = deadlines.is_some_and(|it| it.blames_endpoint(limit)) && has_all && takes_all;
         self.report.timed_out(limit);
+        if answers
+            && limit == Limit::Backend
+            && let Some(wait) = self.repeats(Came::Late)
+        {
+            return Step::Repeat(Came::Late, wait);
+        }
         self.report.is_late(blames, answers);
         if answers { Step::Late } else { Step::Over(End::TimedOut) }
     }

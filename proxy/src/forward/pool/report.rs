@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use weir_http::{Lease as _, Limit, RouteName, TIMEOUT};
+use weir_http::{Came, Lease as _, Limit, RouteName, TIMEOUT};
 
 use super::super::http::{Exchange, ExchangeEnd, ExchangeSink, Unpoolable, Untracked};
 use super::super::requests::BoxedLease;
@@ -66,6 +67,19 @@ impl Report {
         if !blames {
             at.lease = None;
         }
+    }
+
+    /// This has come of it at the endpoint, after so long, and it is sent once more.
+    pub(super) fn leaves(&self, came: Came, after: Duration) {
+        if let Some(mut lease) = lock(&self.at).lease.take() {
+            lease.failed(came, after);
+        }
+    }
+
+    /// What an endpoint usually takes.
+    pub(super) fn estimate(&self) -> Duration {
+        let at = lock(&self.at);
+        at.lease.as_ref().and_then(|lease| lease.estimate()).unwrap_or_default()
     }
 
     /// It is sent.

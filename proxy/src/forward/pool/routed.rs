@@ -9,14 +9,18 @@ use weir_http::{
 };
 
 use super::End;
+use super::again::Again;
 use super::client::Client;
+use crate::forward::retries::RetryOutcome;
 
 // === impl Client ===
 
 impl Client {
     /// Decides by its head where the request that has begun goes, and changes the head.
     pub(super) fn route(&mut self) -> Option<OwnAnswer> {
-        self.to = None;
+        if self.to.take().is_some() {
+            self.again = Again::default();
+        }
         self.is_response_edited = false;
         if !self.session.has_request() || !self.requests.is_routed() {
             return None;
@@ -64,6 +68,7 @@ impl Client {
     /// The same where no endpoint of a route could be reached, or has answered in time. Without a route the
     /// connection ends as that to the upstream.
     pub(super) async fn answer_instead(&mut self, end: End) -> Option<End> {
+        self.settle_again(RetryOutcome::Failure);
         match (&self.to, end) {
             (Some(_), End::Unreachable(_)) => {
                 self.answer(OwnAnswer::error(503, "no-endpoint", None)).await

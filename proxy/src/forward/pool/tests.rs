@@ -1,5 +1,6 @@
 //! The engine over loopback sockets, with clients, endpoints and a balancer that tests hold in their hands.
 
+mod again;
 mod bound;
 mod endings;
 mod endpoints;
@@ -18,8 +19,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use weir_http::h1::{Body, Kind, RequestHead, RequestReader, ResponseReader};
 use weir_http::{
-    Choice, Endpoints, Lease, Plan, RequestEdits, RequestView, RouteName, RouteTo, Routed,
-    TimeLimits,
+    Came, Choice, Endpoints, Lease, Plan, RequestEdits, RequestView, Retries, RetryBudget,
+    RetryPolicy, RouteName, RouteTo, Routed, TimeLimits,
 };
 
 use super::super::ByteCounters;
@@ -48,6 +49,9 @@ struct InTurn {
     over: Arc<Mutex<Vec<SocketAddr>>>,
     /// Of the route that all requests take, if there is one.
     limits: Mutex<Option<TimeLimits>>,
+    retries: Mutex<Option<(Arc<RetryPolicy>, Arc<RetryBudget>)>>,
+    /// What leases were told of requests that were sent elsewhere.
+    came: Arc<Mutex<Vec<(SocketAddr, Came)>>>,
     /// Called with the next choice, before the connection is looked at.
     hook: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
@@ -57,6 +61,7 @@ struct Counted {
     address: SocketAddr,
     in_flight: Arc<AtomicUsize>,
     over: Arc<Mutex<Vec<SocketAddr>>>,
+    came: Arc<Mutex<Vec<(SocketAddr, Came)>>>,
 }
 
 /// Connects without any detours.
@@ -107,7 +112,8 @@ impl Endpoints for InTurn {
         let address = **left.get(self.next.fetch_add(1, Relaxed) % left.len().max(1))?;
         self.in_flight.fetch_add(1, Relaxed);
         let (in_flight, over) = (Arc::clone(&self.in_flight), Arc::clone(&self.over));
-        let lease = Box::new(Counted { address, in_flight, over });
+        let came = Arc::clone(&self.came);
+        let lease = Box::new(Counted { address, in_flight, over, came });
         Some(Choice { address, connect_timeout: None, lease })
     }
 
@@ -115,21 +121,24 @@ impl Endpoints for InTurn {
         self.limits.lock().unwrap().is_some()
     }
 
-    fn route(&self, _: &RequestView<'_>) -> Option<Routed<BoxedLease>> {
+    fn route(&self, request: &RequestView<'_>) -> Option<Routed<BoxedLease>> {
         let endpoints = Self {
             endpoints: Mutex::new(self.endpoints.lock().unwrap().clone()),
             in_flight: Arc::clone(&self.in_flight),
             over: Arc::clone(&self.over),
+            came: Arc::clone(&self.came),
             ..Self::default()
         };
         let name = RouteName { route: "route".into(), rule: "0".into(), backend: None };
         let limits = *self.limits.lock().unwrap();
+        let retries = self.retries.lock().unwrap().clone();
+        let retries = retries.map(|(policy, budget)| Retries::new(policy, budget, request));
         Some(Routed::To(Box::new(RouteTo {
             name: Arc::new(name),
             endpoints: Arc::new(endpoints),
             request: RequestEdits::default(),
             response: Arc::default(),
-            plan: limits.map(|limits| Box::new(Plan::new(limits))),
+            plan: limits.map(|limits| Box::new(Plan::new(limits, retries))),
         })))
     }
 }
@@ -164,6 +173,10 @@ impl Lease for Counted {
     fn over(&mut self, exchange: &Exchange) {
         assert_eq!(exchange.upstream, Some(self.address));
         self.over.lock().unwrap().push(self.address);
+    }
+
+    fn failed(&mut self, came: Came, _: Duration) {
+        self.came.lock().unwrap().push((self.address, came));
     }
 }
 

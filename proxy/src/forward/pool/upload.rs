@@ -45,6 +45,11 @@ impl Upload {
         &self.buffer[self.sent..]
     }
 
+    /// All that is there: from the first byte of the request, if that is kept.
+    pub(super) fn all(&self) -> &[u8] {
+        &self.buffer
+    }
+
     /// Puts `head` in the place of the first `length` of those bytes, which may be sent.
     pub(super) fn replace_front(&mut self, length: usize, head: &[u8]) {
         debug_assert!(self.sent == 0 && length <= self.cleared);

@@ -108,7 +108,7 @@ impl Endpoints for Turns {
             endpoints: Arc::new(endpoints),
             request: RequestEdits::default(),
             response: Arc::default(),
-            plan: self.limits.map(|limits| Box::new(Plan::new(limits))),
+            plan: self.limits.map(|limits| Box::new(Plan::new(limits, None))),
         })))
     }
 }

@@ -50,6 +50,19 @@ pub(super) struct RuleBody<M> {
     pub(super) backend_refs: Vec<BackendRef>,
     /// Of an HTTPRoute only.
     pub(super) timeouts: Option<TimeoutsBody>,
+    /// The same.
+    pub(super) retry: Option<RetryBody>,
+}
+
+/// Which requests are sent once more (`HTTPRouteRetry`, of the experimental channel).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RetryBody {
+    #[serde(default)]
+    pub(super) codes: Vec<u16>,
+    #[serde(default = "one_attempt")]
+    pub(super) attempts: u8,
+    pub(super) backoff: Option<String>,
 }
 
 /// How long requests may take (`HTTPRouteTimeouts`).
@@ -251,6 +264,10 @@ fn root() -> String {
 }
 
 const fn one() -> u32 {
+    1
+}
+
+const fn one_attempt() -> u8 {
     1
 }
 

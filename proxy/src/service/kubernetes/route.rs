@@ -4,20 +4,20 @@ use std::{borrow::Cow, marker::PhantomData, sync::Arc};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, de::DeserializeOwned};
-use weir_http::{FieldEdit, TimeLimits};
+use weir_http::{FieldEdit, RetryOn, RetryPolicy, TimeLimits};
 
 use super::{
     super::{Delta, Problem, error::Fault},
     gateway::{
         BackendRef, CallMatch, CallMethod, FilterBody, FilterKind, GROUP, Header, HttpMatch,
-        Modifier, NamedMatch, PathBody, PathChangeBody, PathKind, RouteBody, RuleBody, TextKind,
-        TimeoutsBody,
+        Modifier, NamedMatch, PathBody, PathChangeBody, PathKind, RetryBody, RouteBody, RuleBody,
+        TextKind, TimeoutsBody,
     },
     object::{full_name, slim},
 };
 use crate::route::{
-    Backend, Filters, GrpcMatch, Match, Parent, PathChange, PathMatch, Pattern, Redirect, Rewrite,
-    Route, RouteId, RouteKind, Rule, TextMatch, edits, parse_duration,
+    Backend, DEFAULT_BACKOFF, Filters, GrpcMatch, Match, Parent, PathChange, PathMatch, Pattern,
+    Redirect, Rewrite, Route, RouteId, RouteKind, Rule, TextMatch, edits, parse_duration,
 };
 
 /// A route as an API server has it. What is in it is read strictly only where a Service is its parent: others
@@ -234,9 +234,26 @@ fn rule<M: MatchBody>(body: RuleBody<M>, namespace: &str) -> Result<Rule, String
                 return Err("a GRPCRoute has no timeouts; write an HTTPRoute".to_owned());
             }
         },
+        retry: match (body.retry, M::KIND) {
+            (None, _) => None,
+            (Some(it), RouteKind::Http) => Some(retry(it)?),
+            (Some(_), RouteKind::Grpc) => {
+                return Err("a GRPCRoute has no retry; write an HTTPRoute".to_owned());
+            }
+        },
     };
     rule.check()?;
     Ok(rule)
+}
+
+fn retry(it: RetryBody) -> Result<Arc<RetryPolicy>, String> {
+    let RetryBody { codes, attempts, backoff } = it;
+    let backoff = match backoff {
+        Some(text) => parse_duration(&text).map_err(|fault| format!("retry.backoff: {fault}"))?,
+        None => DEFAULT_BACKOFF,
+    };
+    let on = RetryOn::Http(codes.into_iter().map(|code| (code, code)).collect());
+    Ok(Arc::new(RetryPolicy { on, attempts, backoff }))
 }
 
 /// Zero is none.

@@ -294,6 +294,26 @@ fn time_limits_of_routes_are_read_and_zero_is_none() {
         error.contains("GRPCRoute default/r: rules[0]: a GRPCRoute has no timeouts"),
         "{error}"
     );
+    let error = parse(&call.replace("timeouts: {request: 1s}", "retry: {}")).unwrap_err();
+    assert!(error.contains("rules[0]: a GRPCRoute has no retry"), "{error}");
+}
+
+#[test]
+fn retries_of_routes_are_read() {
+    let retry = |text: &str| {
+        let route = format!(
+            "kind: HTTPRoute\nmetadata: {{name: r}}\nspec:\n  parentRefs: [{{group: '', kind: Service, name: a}}]\n  \
+             rules:\n  - retry: {text}\n    backendRefs: [{{name: b, port: 80}}]\n"
+        );
+        let deltas = parse(&route).unwrap();
+        let [crate::service::Delta::Route(route)] = &deltas[..] else { panic!("{deltas:?}") };
+        let policy = route.rules[0].retry.as_deref().unwrap().clone();
+        (policy.on, policy.attempts, policy.backoff.as_millis())
+    };
+    let codes = weir_http::RetryOn::Http;
+    let expected = (codes(vec![(500, 500), (503, 503)]), 3, 200);
+    assert_eq!(retry("{codes: [500, 503], attempts: 3, backoff: 200ms}"), expected);
+    assert_eq!(retry("{}"), (codes(vec![]), 1, 25));
 }
 
 #[test]
@@ -323,6 +343,18 @@ fn routes_are_read_strictly() {
             "timeouts: {request: 1s, backendRequest: 1500ms}\n    matches:",
             "rules[0]: a backend may take longer than the whole request",
         ),
+        (
+            "matches:",
+            "retry: {codes: [302]}\n    matches:",
+            "rules[0]: retry: the code 302 is none",
+        ),
+        (
+            "matches:",
+            "retry: {attempts: 0}\n    matches:",
+            "rules[0]: retry: 0 attempts; write 1 to 10",
+        ),
+        ("matches:", "retry: {attempt: 1}\n    matches:", "unknown field `attempt`"),
+        ("matches:", "retry: {backoff: 1d}\n    matches:", "retry.backoff: \"1d\" is no duration"),
         ("type: URLRewrite", "type: RequestMirror", "unknown variant `RequestMirror`"),
         ("value: /v2", "type: Exact, value: /v2", "a prefix is replaced only where"),
         ("value: /v2", "value: v2", "HTTPRoute shop/r: rules[0]: the path \"v2\" does not begin"),

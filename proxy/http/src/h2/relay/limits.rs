@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::peer::StreamKey;
 use super::{Code, Endpoints, Relay};
-use crate::{ExchangeEnd, ExchangeSink, Limit, OwnAnswer, TIMEOUT};
+use crate::{Came, ExchangeEnd, ExchangeSink, Limit, OwnAnswer, TIMEOUT};
 
 // === impl Relay ===
 
@@ -37,6 +37,7 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
             let (moved, is_tunnel) = (stream.moved(), stream.is_tunnel);
             let Some(plan) = stream.plan() else { continue };
             plan.armed = None;
+            let is_due = plan.resumes.take_if(|at| *at <= now).is_some();
             if is_tunnel {
                 // What is in it is no request.
                 plan.deadlines = None;
@@ -44,7 +45,12 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
             let passed = plan.deadlines.as_mut().and_then(|it| it.pass(now, moved));
             match passed {
                 Some(limit) => self.timed_out(key, limit),
-                None => self.arm(key),
+                None => {
+                    self.arm(key);
+                    if is_due {
+                        self.place(key);
+                    }
+                }
             }
         }
     }
@@ -61,17 +67,16 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
     /// It is sent to an endpoint.
     pub(super) fn begin_attempt(&mut self, key: StreamKey) {
         let clock = self.clock;
-        let plan = self.streams.get_mut(key).and_then(|it| it.plan());
-        if let Some(deadlines) = plan.and_then(|plan| plan.deadlines.as_mut()) {
-            deadlines.attempt(clock());
+        if let Some(plan) = self.streams.get_mut(key).and_then(|it| it.plan()) {
+            plan.attempt(clock());
             self.arm(key);
         }
     }
 
     /// Puts a stream in the queue.
-    fn arm(&mut self, key: StreamKey) {
+    pub(super) fn arm(&mut self, key: StreamKey) {
         let Some(plan) = self.streams.get_mut(key).and_then(|it| it.plan()) else { return };
-        let next = plan.deadlines.as_ref().and_then(|it| it.next());
+        let next = plan.next();
         let before = std::mem::replace(&mut plan.armed, next);
         if next == before {
             return;
@@ -93,7 +98,8 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
             // The client is the slow one.
             return self.arm(key);
         }
-        // What the client has not sent, or does not take, is not the endpoint's fault.
+        // What the client has not sent, or does not take, is not the endpoint's fault. A request that is
+        // sent once more was there as a whole.
         let has_all = stream.request.is_ended && stream.upstream_id != 0;
         let is_ahead = stream.response.held() > 0;
         let blames = |it: &crate::Deadlines| it.blames_endpoint(limit);
@@ -104,6 +110,9 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         let is_answered = stream.is_answered;
         if let Some(client) = self.clients.get(stream.client) {
             client.sink.timed_out(limit);
+        }
+        if limit == Limit::Backend && self.repeats(key, Came::Late) {
+            return;
         }
         self.reset_at_endpoint(key, Code::CANCEL);
         if is_answered {

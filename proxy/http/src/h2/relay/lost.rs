@@ -3,7 +3,7 @@
 use super::peer::StreamKey;
 use super::placing::Proof;
 use super::{Code, Endpoints, Relay};
-use crate::{ExchangeEnd, ExchangeSink, OwnAnswer};
+use crate::{Came, ExchangeEnd, ExchangeSink, OwnAnswer};
 
 // === impl Relay ===
 
@@ -11,11 +11,13 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
     /// A stream cannot stay where it is: it goes to another endpoint if it may, or else ends with `lost`.
     pub(super) fn move_or_end(&mut self, key: StreamKey, proof: Option<Proof>, lost: ExchangeEnd) {
         let Some(stream) = self.streams.get(key) else { return };
-        match (proof, &stream.again) {
-            (Some(proof), Some(again)) if !again.is_repeated => self.place_elsewhere(key, proof),
+        let may_move = stream.again.as_ref().is_some_and(|again| !again.is_repeated);
+        match proof {
+            Some(proof) if may_move => self.place_elsewhere(key, proof),
+            _ if self.repeats(key, Came::Lost) => {}
             // It may be sent once more, by the client.
-            (Some(_), _) => self.lose(key, Code::REFUSED_STREAM, lost),
-            (None, _) => self.lose(key, Code::INTERNAL_ERROR, lost),
+            Some(_) => self.lose(key, Code::REFUSED_STREAM, lost),
+            None => self.lose(key, Code::INTERNAL_ERROR, lost),
         }
     }
 

@@ -25,6 +25,8 @@ pub(super) enum Proof {
     Refused,
     /// The endpoint's kernel had none of it when the connection ended.
     Unacknowledged,
+    /// None: it may have been processed, and may be so again.
+    Processed,
 }
 
 // === impl Relay ===
@@ -42,8 +44,16 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
             Some(to) => to.endpoints.choose(tried),
             None => self.endpoints.choose(tried),
         };
+        let choose_again = |tried: &[SocketAddr], unreachable: &[SocketAddr]| match &stream.to {
+            Some(to) => to.endpoints.choose_again(tried, unreachable),
+            None => self.endpoints.choose_again(tried, unreachable),
+        };
         let once_more = || is_any_left.then(|| choose(unreachable)).flatten();
-        let Some(mut choice) = choose(tried).or_else(once_more) else {
+        let chosen = match again.is_some_and(|again| again.is_repeatable) {
+            true => choose_again(tried, unreachable),
+            false => choose(tried).or_else(once_more),
+        };
+        let Some(mut choice) = chosen else {
             return self.answer_unreachable(key);
         };
         if self.is_overloaded(choice.address) {
@@ -60,8 +70,8 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         }
         let Choice { address, connect_timeout, lease } = choice;
         let Some(stream) = self.streams.get_mut(key) else { return };
-        let is_repeated = stream.again.as_ref().is_some_and(|again| again.is_repeated);
-        stream.tracker.sent_to(address, is_repeated);
+        let is_next = stream.again.as_mut().map(|again| std::mem::take(&mut again.is_next));
+        stream.tracker.sent_to(address, is_next.unwrap_or_default());
         stream.lease = Some(lease);
         let to = self.connection_to(address);
         let id = match to {
@@ -163,16 +173,27 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
 
     /// Sends a request to another endpoint than the one where it is.
     pub(super) fn place_elsewhere(&mut self, key: StreamKey, proof: Proof) {
-        let Some(stream) = self.streams.get_mut(key) else { return };
+        let upstream = self.withdraw(key, proof);
+        self.place(key);
+        if let Some(id) = upstream {
+            self.settle_upstream(id);
+        }
+    }
+
+    /// Takes a request from the endpoint where it is, as if it had not been sent. The connection that it was
+    /// on, which is to be settled.
+    pub(super) fn withdraw(&mut self, key: StreamKey, proof: Proof) -> Option<usize> {
+        let stream = self.streams.get_mut(key)?;
         stream.lease = None;
-        if let Some(deadlines) = stream.plan().and_then(|plan| plan.deadlines.as_mut()) {
-            deadlines.attempt_over();
+        if let Some(plan) = stream.plan() {
+            plan.attempt_over();
         }
         stream.repeat = match proof {
             Proof::NotSent => stream.repeat,
             Proof::NotConnected => Some(Repeat::NotConnected),
             Proof::Refused => Some(Repeat::Refused),
             Proof::Unacknowledged => Some(Repeat::Unacknowledged),
+            Proof::Processed => Some(Repeat::Route),
         };
         let address = stream.upstream.and_then(|id| self.upstreams.get(id)).map(|it| it.address);
         let (upstream, number) = (stream.upstream.take(), std::mem::take(&mut stream.upstream_id));
@@ -186,6 +207,12 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
                 Proof::Refused | Proof::Unacknowledged => {
                     again.tried.extend(address);
                     again.is_repeated = true;
+                    again.is_next = true;
+                }
+                Proof::Processed => {
+                    again.tried.extend(address);
+                    again.is_repeatable = true;
+                    again.is_next = true;
                 }
             }
             let content = std::mem::take(&mut again.content);
@@ -207,9 +234,6 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         {
             upstream.peer.forget(number);
         }
-        self.place(key);
-        if let Some(id) = upstream {
-            self.settle_upstream(id);
-        }
+        upstream
     }
 }

@@ -96,8 +96,12 @@ pub(super) struct Again {
     pub(super) unreachable: Vec<SocketAddr>,
     /// Where it begins in the bytes to the endpoint.
     pub(super) position: u64,
-    /// It was sent again already: the last time.
+    /// It was sent again already, though it was not to be processed twice: the last time.
     pub(super) is_repeated: bool,
+    /// It is sent once more when it is sent next.
+    pub(super) is_next: bool,
+    /// It may be processed twice: any endpoint is better than none.
+    pub(super) is_repeatable: bool,
 }
 
 /// The next thing to be sent of a half.
@@ -357,6 +361,8 @@ impl Again {
         self.unreachable.clear();
         self.position = 0;
         self.is_repeated = false;
+        self.is_next = false;
+        self.is_repeatable = false;
     }
 
     /// Content was sent; false if it is too much to be kept.

@@ -11,6 +11,7 @@ mod keep_alive;
 mod limits;
 mod messages;
 mod model;
+mod retries;
 mod sizes;
 mod tunnels;
 mod windows;

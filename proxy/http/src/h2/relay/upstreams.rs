@@ -12,7 +12,7 @@ use super::reader::FrameReader;
 use super::stream::LEAST_WINDOW;
 use super::{Code, End, Endpoints, PeerId, Relay, Violation};
 use crate::h2::frames::PREFACE;
-use crate::{ExchangeEnd, ExchangeSink, Side};
+use crate::{Came, ExchangeEnd, ExchangeSink, Side};
 
 /// What an endpoint may have on its way to all clients: it is not held up by one that does not read.
 pub(super) const WINDOW: i64 = 4 << 20;
@@ -114,6 +114,10 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         match expected {
             Ok(expected) if !is_malformed => {
                 stream.response.expected = expected;
+                let may_repeat = !is_interim && stream.plan().is_some();
+                if may_repeat && self.repeats_after_head(key, status, end) {
+                    return;
+                }
                 self.response_head(key, status, end);
             }
             _ => self.break_stream(Side::Upstream, key, Code::PROTOCOL_ERROR),
@@ -139,6 +143,9 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
             stream.tracker.grpc_status(head.grpc_status.flatten());
             stream.response.is_ended = end;
             stream.response.is_sent = end;
+        } else if let Some(plan) = stream.plan() {
+            // The client has got something.
+            plan.retries = None;
         }
         if let Some(again) = again {
             self.put_back(again);
@@ -166,6 +173,9 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
         let end = ExchangeEnd::UpstreamReset(Some(code.0));
         if code == Code::REFUSED_STREAM {
             return self.move_or_end(key, Some(Proof::Refused), end);
+        }
+        if self.repeats(key, Came::Lost) {
+            return;
         }
         self.reset_at_client(key, code);
         self.finish(key, end);

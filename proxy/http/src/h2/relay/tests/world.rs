@@ -12,11 +12,15 @@ use super::wire::{Reader, Seen, settings};
 use crate::h2::frames::PREFACE;
 use crate::h2::relay::{Dial, End, Limits, PeerId, Relay as Core};
 use crate::{
-    Choice, Endpoints, Exchange, ExchangeEnd, ExchangeSink, Lease, Limit, Plan, Repeat,
-    RequestEdits, RequestView, RouteName, RouteTo, Routed, TimeLimits, Untracked,
+    Came, Choice, Endpoints, Exchange, ExchangeEnd, ExchangeSink, Lease, Limit, Plan, Repeat,
+    RequestEdits, RequestView, Retries, RetryBudget, RetryPolicy, RouteName, RouteTo, Routed,
+    TimeLimits, Untracked, Withheld,
 };
 
 pub(super) type Relay = Core<Record, Scripted>;
+
+/// What an endpoint usually takes.
+pub(super) const ESTIMATE: Duration = Duration::from_millis(500);
 
 /// A value that several may change, on one thread.
 #[derive(Debug, Default)]
@@ -30,6 +34,7 @@ pub(super) struct Scripted {
     counts: Arc<Counts>,
     /// Of the route that all requests take, if there is one.
     limits: Option<TimeLimits>,
+    retries: Option<(Arc<RetryPolicy>, Arc<RetryBudget>)>,
 }
 
 /// Of leases.
@@ -39,6 +44,8 @@ pub(super) struct Counts {
     pub(super) in_flight: Shared<usize>,
     pub(super) over: Shared<Vec<Exchange>>,
     pub(super) failed: Shared<Vec<SocketAddr>>,
+    /// What came of requests that were sent elsewhere.
+    pub(super) came: Shared<Vec<(Came, Duration)>>,
 }
 
 pub(super) struct Leased(Arc<Counts>);
@@ -50,6 +57,7 @@ pub(super) struct Record {
     pub(super) exchanges: Mutex<Vec<Exchange>>,
     repeats: Mutex<Vec<(Repeat, bool)>>,
     timeouts: Mutex<Vec<Limit>>,
+    withheld: Mutex<Vec<Withheld>>,
 }
 
 pub(super) struct World {
@@ -121,14 +129,16 @@ impl Endpoints for Scripted {
         self.limits.is_some()
     }
 
-    fn route(&self, _: &RequestView<'_>) -> Option<Routed<Leased>> {
+    fn route(&self, request: &RequestView<'_>) -> Option<Routed<Leased>> {
+        let retries = self.retries.clone();
+        let retries = retries.map(|(policy, budget)| Retries::new(policy, budget, request));
         let name = RouteName { route: "route".into(), rule: "0".into(), backend: None };
         Some(Routed::To(Box::new(RouteTo {
             name: Arc::new(name),
             endpoints: Arc::new(self.clone()),
             request: RequestEdits::default(),
             response: Arc::default(),
-            plan: self.limits.map(|limits| Box::new(Plan::new(limits))),
+            plan: self.limits.map(|limits| Box::new(Plan::new(limits, retries))),
         })))
     }
 }
@@ -138,6 +148,14 @@ impl Endpoints for Scripted {
 impl Lease for Leased {
     fn over(&mut self, exchange: &Exchange) {
         self.0.over.borrow_mut().push(exchange.clone());
+    }
+
+    fn failed(&mut self, came: Came, after: Duration) {
+        self.0.came.borrow_mut().push((came, after));
+    }
+
+    fn estimate(&self) -> Option<Duration> {
+        Some(ESTIMATE)
     }
 }
 
@@ -158,6 +176,9 @@ impl ExchangeSink for Record {
     }
     fn repeated(&self, why: Repeat, is_answered: bool) {
         self.repeats.lock().unwrap().push((why, is_answered));
+    }
+    fn not_repeated(&self, why: Withheld) {
+        self.withheld.lock().unwrap().push(why);
     }
     fn timed_out(&self, limit: Limit) {
         self.timeouts.lock().unwrap().push(limit);
@@ -182,6 +203,17 @@ impl World {
     /// The requests to so many endpoints take a route with these limits.
     pub(super) fn limited(endpoints: u16, limits: TimeLimits) -> Self {
         let scripted = Scripted { limits: Some(limits), ..Scripted::default() };
+        Self::of(scripted, endpoints, Limits::default())
+    }
+
+    /// The same with retries, within this budget.
+    pub(super) fn repeating(
+        endpoints: u16,
+        limits: TimeLimits,
+        (policy, budget): (RetryPolicy, Arc<RetryBudget>),
+    ) -> Self {
+        let retries = Some((Arc::new(policy), budget));
+        let scripted = Scripted { limits: Some(limits), retries, ..Scripted::default() };
         Self::of(scripted, endpoints, Limits::default())
     }
 
@@ -339,6 +371,11 @@ impl World {
         std::mem::take(&mut self.record.timeouts.lock().unwrap())
     }
 
+    /// Why requests were not sent once more.
+    pub(super) fn withheld(&self) -> Vec<Withheld> {
+        std::mem::take(&mut self.record.withheld.lock().unwrap())
+    }
+
     /// The time passes, and the relay is called when it has asked for that.
     pub(super) fn wait(&mut self, time: Duration) {
         let end = now() + time;
@@ -362,7 +399,7 @@ impl World {
 
 // === helpers ===
 
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     let now = NOW.get().unwrap_or_else(Instant::now);
     NOW.set(Some(now));
     now

@@ -1,0 +1,95 @@
+//! Routes of a configuration, as they are read and refused.
+
+use std::time::Duration;
+
+use weir_http::{RetryOn, RetryPolicy, TimeLimits};
+
+use crate::config::tests::load;
+
+const SHOP: &str = r#"
+[[route]]
+parent = "shop/checkout:80"
+[[route.rule]]
+name = "new"
+match = [{ path = "/v2", headers = { version = { regex = "two|2" } }, method = "GET" }]
+backends = [{ service = "shop/checkout-v2", weight = 90 }, { service = "shop/checkout" }]
+request_headers = { set = { x-new = "1" }, remove = ["x-old"] }
+rewrite = { hostname = "v2.test", prefix = "/" }
+timeouts = { request = "10s", backend = "2s", idle = "0s" }
+retry = { codes = "500, 502-504", attempts = 2 }
+[[route.rule]]
+redirect = { scheme = "https", status = 301 }
+[[route]]
+parent = "shop/cart"
+kind = "grpc"
+[[route.rule]]
+match = [{ service = "shop.Cart", method = "Add" }]
+backends = [{ service = "shop/cart" }]
+retry = { codes = "unavailable, cancelled", backoff = "1s" }
+"#;
+
+#[test]
+fn routes_are_read_and_printed_as_they_are() {
+    let config = load(SHOP).unwrap();
+    let [checkout, cart] = &config.process.route[..] else { panic!() };
+    let rule = &checkout.route().rules[0];
+    assert_eq!(rule.matches[0].to_string(), "GET /v2/*, version ~ two|2");
+    assert_eq!((rule.backends[0].weight, rule.backends[1].weight), (90, 1));
+    assert_eq!(checkout.route().parents[0].port, Some(80));
+    let limits = TimeLimits {
+        request: Some(Duration::from_secs(10)),
+        backend: Some(Duration::from_secs(2)),
+        idle: None,
+    };
+    assert_eq!(rule.limits, limits);
+    let http = RetryPolicy {
+        on: RetryOn::Http(vec![(500, 500), (502, 504)]),
+        attempts: 2,
+        backoff: Duration::from_millis(25),
+    };
+    assert_eq!(rule.retry.as_deref(), Some(&http));
+    let grpc = RetryPolicy {
+        on: RetryOn::Grpc(vec![14, 1]),
+        attempts: 1,
+        backoff: Duration::from_secs(1),
+    };
+    assert_eq!(cart.route().rules[0].retry.as_deref(), Some(&grpc));
+    assert_eq!(cart.route().id.to_string(), "GRPCRoute shop/cart");
+    assert_eq!(load(&config.to_toml()).unwrap(), config);
+}
+
+#[test]
+fn what_is_wrong_is_named_with_its_place() {
+    for (from, to, expected) in [
+        ("path = \"/v2\"", "paht = \"/v2\"", "line 6, column 12: unknown field `paht`"),
+        ("weight = 90", "weight = -1", "line 7"),
+        ("two|2", "two|(2", "route \"shop/checkout:80\": rule 0 (new): \"two|(2\" is no regular"),
+        ("/v2", "v2", "rule 0 (new): the path \"v2\" does not begin with a slash"),
+        ("backend = \"2s\"", "backends = \"2s\"", "line 10, column 31: unknown field `backends`"),
+        ("\"10s\"", "\"10\"", "rule 0 (new): timeouts.request: \"10\" is not a duration"),
+        ("\"10s\"", "\"1s\"", "rule 0 (new): a backend may take longer than the whole request"),
+        ("502-504", "504-502", "rule 0 (new): retry: the code 504-502 is none of a failure"),
+        ("502-504", "302", "rule 0 (new): retry: the code 302 is none of a failure"),
+        ("502-504", "5xx", "rule 0 (new): retry.codes: \"5xx\" is no status"),
+        ("attempts = 2", "attempts = 11", "rule 0 (new): retry: 11 attempts; write 1 to 10"),
+        ("attempts = 2", "atempts = 2", "line 11, column 35: unknown field `atempts`"),
+        ("cancelled", "canceled", "rule 0: retry.codes: \"canceled\" is no status of gRPC"),
+        ("backoff = \"1s\"", "backoff = \"1\"", "rule 0: retry.backoff: \"1\" is not a duration"),
+        ("status = 301", "status = 300", "rule 1: 300 is no redirect"),
+        ("x-old", "Connection", "Connection belongs to the connection"),
+        ("checkout:80", "checkout:http", "the parent \"shop/checkout:http\" has no port"),
+        ("shop/cart\"\nkind", "shop/cart\"\nname = \"x\"\nkimd", "unknown field `kimd`"),
+        ("kind = \"grpc\"", "kind = \"http\"", "a service is matched in a route of kind \"grpc\""),
+        ("method = \"GET\"", "path_exact = \"/a\"", "path, path_exact and path_regex exclude"),
+        (
+            "parent = \"shop/cart\"\nkind = \"grpc\"\n",
+            "parent = \"shop/checkout:80\"\n[[route.rule]]\nredirect = { status = 301 }\n[[route]]\n\
+             parent = \"shop/cart\"\nkind = \"grpc\"\n",
+            "line 14, column 1: route \"shop/checkout:80\" is there twice",
+        ),
+    ] {
+        let error = load(&SHOP.replace(from, to)).unwrap_err();
+        assert!(error.starts_with("config weir.toml, line "), "{error}");
+        assert!(error.contains(expected), "{error} != {expected}");
+    }
+}
