@@ -10,6 +10,7 @@
 //! | `filter.rs` | what a rule changes of a request, and redirects |
 //! | `weights.rs` | which of several backends |
 //! | `check.rs` | rules that cannot be |
+//! | `rate.rs` | how many requests a rule lets through |
 //! | `retry.rs` | retries in words |
 //! | `duration.rs` | durations as the Gateway API writes them |
 
@@ -19,6 +20,7 @@ mod filter;
 mod matches;
 mod model;
 mod precedence;
+mod rate;
 mod retry;
 mod table;
 #[cfg(test)]
@@ -30,6 +32,7 @@ pub use self::{
     filter::{Filters, PathChange, Redirect, Rewrite, check_field, edits},
     matches::{GrpcMatch, Match, PathMatch, Pattern, TextMatch},
     model::{Backend, Parent, Route, RouteId, RouteKind, Rule},
+    rate::{Rate, RateLimit},
     retry::{DEFAULT_BACKOFF, GRPC_RETRIES, retry_codes},
     table::{Found, Table},
     weights::Weights,

@@ -85,6 +85,9 @@ fn rule(out: &mut String, rule: &RuleReport) {
     if !limits.is_empty() {
         put(out, &format!("    time limits: {}", limits.join(", ")));
     }
+    if let Some(limit) = &rule.rate_limit {
+        put(out, &format!("    rate limit: {limit}"));
+    }
     if let Some(RetryReport { codes, attempts, backoff }) = &rule.retry {
         let backoff =
             human_duration(Duration::try_from_secs_f64(*backoff).unwrap_or(Duration::MAX));

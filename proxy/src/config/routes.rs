@@ -12,7 +12,7 @@ use serde::{
 };
 use weir_http::FieldEdit;
 
-use self::policy::{Retry, Timeouts};
+use self::policy::{RateLimited, Retry, Timeouts};
 use super::list::Listed;
 use crate::route::{
     Backend, Filters, GrpcMatch, Match, Parent, PathChange, PathMatch, Pattern, Redirect, Rewrite,
@@ -72,6 +72,8 @@ struct RuleConfig {
     timeouts: Timeouts,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry: Option<Retry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate_limit: Option<RateLimited>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -283,6 +285,7 @@ impl RuleConfig {
             backends: backends.collect(),
             limits: self.timeouts.limits()?,
             retry: self.retry.as_ref().map(|it| it.policy(kind)).transpose()?,
+            rate: self.rate_limit.as_ref().map(RateLimited::rate).transpose()?,
         };
         if rule.backends.is_empty() && rule.filters.redirect.is_none() {
             return Err("it leads nowhere; write backends or redirect".to_owned());

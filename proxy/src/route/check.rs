@@ -45,6 +45,9 @@ impl Rule {
         if [request, backend, idle].contains(&Some(Duration::ZERO)) {
             return Err("a time limit of zero would end all requests; leave it out".to_owned());
         }
+        if let Some(rate) = &self.rate {
+            rate.limit().check()?;
+        }
         if let Some(retry) = &self.retry {
             check_retry(retry)?;
         }

@@ -7,7 +7,7 @@ use std::{
 
 use weir_http::{RetryPolicy, TimeLimits};
 
-use super::{Filters, Match};
+use super::{Filters, Match, Rate};
 
 /// Which requests a route is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -68,6 +68,8 @@ pub struct Rule {
     pub limits: TimeLimits,
     /// Which of them are sent once more.
     pub retry: Option<Arc<RetryPolicy>>,
+    /// How many of them pass.
+    pub rate: Option<Arc<Rate>>,
 }
 
 /// A service that requests go to.

@@ -59,6 +59,9 @@ pub struct RuleReport {
     /// Which requests are sent once more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<RetryReport>,
+    /// How many requests pass, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<String>,
     /// Where requests go.
     pub backends: Vec<BackendReport>,
 }
@@ -240,6 +243,7 @@ fn rule_report(services: &Services, in_force: &InForce, is_ipv6: bool) -> RuleRe
         filters: filters(&rule.filters),
         timeouts: TimeoutsReport::from(rule.limits),
         retry: rule.retry.as_deref().map(RetryReport::from),
+        rate_limit: rule.rate.as_ref().map(|rate| rate.limit().to_string()),
         backends: backends.collect(),
     }
 }

@@ -287,6 +287,9 @@ impl InForce {
             answer.fields = Arc::clone(&self.response);
             Decision::Answer(answer)
         };
+        if rule.rate.as_ref().is_some_and(|rate| !rate.take(Instant::now())) {
+            return error(429, "rate-limit");
+        }
         if let Some(redirect) = &rule.filters.redirect {
             let Some(location) = redirect.location(request, by, port) else {
                 return error(400, "no-host");

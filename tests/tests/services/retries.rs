@@ -1,4 +1,4 @@
-//! Requests that a route has sent once more, and what that may cost: the behaviours that the Gateway API's
+//! Requests that a route has sent once more, what that may cost, and how many requests may pass: the behaviours that the Gateway API's
 //! conformance asks for, from a file of the configuration and from a directory of objects.
 
 use std::time::Instant;
@@ -93,6 +93,25 @@ fn failures_are_asked_for_again_at_another_server() -> Result<()> {
         let line = "    retries: up to 3 after 503, no answer; backoff 1.00ms\n";
         ensure!(said.contains(line), "{said}");
     }
+    Ok(())
+}
+
+#[test]
+fn a_rule_lets_so_many_requests_pass() -> Result<()> {
+    // None is due again before the test is over.
+    const LIMITED: &[RuleText] = &[RuleText {
+        matches: &["path=/limited"],
+        toml: "rate_limit = { requests = 1, per = \"1h\", burst = 3 }",
+        yaml: "",
+        backends: PAIR,
+    }];
+    let place = Place::new(Door::Config, LIMITED)?;
+    let (answers, connections) = place.answers(&["GET /limited"; 5])?;
+    let statuses: Vec<_> = answers.iter().map(|it| it.status).collect();
+    ensure!(statuses == [200, 200, 200, 429, 429] && connections == 1, "{answers:?}");
+    ensure!(answers[4].is("response x-weir-error=rate-limit"), "{answers:?}");
+    let said = place.daemon.ask(&["routes"])?.ok()?.stdout;
+    ensure!(said.contains("    rate limit: 1 in 3600s, 3 at once\n"), "{said}");
     Ok(())
 }
 

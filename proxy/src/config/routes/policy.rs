@@ -1,13 +1,13 @@
-//! How long requests may take, and which are sent once more: `timeouts` and `retry` of a rule.
+//! How long requests may take, which are sent once more, and how many pass: `timeouts`, `retry` and
+//! `rate_limit` of a rule.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use serde::{Deserialize, Serialize};
-
 use weir_http::{RetryOn, RetryPolicy, TimeLimits};
 
 use crate::{
-    route::{DEFAULT_BACKOFF, GRPC_RETRIES, RouteKind},
+    route::{DEFAULT_BACKOFF, GRPC_RETRIES, Rate, RateLimit, RouteKind},
     units::{exact_duration, parse_duration},
 };
 
@@ -31,6 +31,29 @@ pub(super) struct Retry {
     codes: String,
     attempts: u8,
     backoff: String,
+}
+
+/// How many requests pass.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RateLimited {
+    requests: u32,
+    #[serde(default = "second")]
+    per: String,
+    /// As many as `requests` where it is absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    burst: Option<u32>,
+}
+
+// === impl RateLimited ===
+
+impl RateLimited {
+    pub(super) fn rate(&self) -> Result<Arc<Rate>, String> {
+        let per = parse_duration(&self.per).map_err(|fault| format!("rate_limit.per: {fault}"))?;
+        let limit =
+            RateLimit { requests: self.requests, per, burst: self.burst.unwrap_or(self.requests) };
+        Ok(Arc::new(Rate::new(limit, Instant::now())))
+    }
 }
 
 // === impl Retry ===
@@ -76,6 +99,10 @@ impl Timeouts {
 }
 
 // === helpers ===
+
+fn second() -> String {
+    "1s".to_owned()
+}
 
 /// `503`, or `502-504`.
 fn statuses(text: &str) -> Result<(u16, u16), String> {

@@ -26,6 +26,7 @@ kind = "grpc"
 match = [{ service = "shop.Cart", method = "Add" }]
 backends = [{ service = "shop/cart" }]
 retry = { codes = "unavailable, cancelled", backoff = "1s" }
+rate_limit = { requests = 100, burst = 5 }
 "#;
 
 #[test]
@@ -54,6 +55,8 @@ fn routes_are_read_and_printed_as_they_are() {
         backoff: Duration::from_secs(1),
     };
     assert_eq!(cart.route().rules[0].retry.as_deref(), Some(&grpc));
+    let limit = cart.route().rules[0].rate.as_ref().map(|rate| rate.limit().to_string());
+    assert_eq!(limit.as_deref(), Some("100 in 1s, 5 at once"));
     assert_eq!(cart.route().id.to_string(), "GRPCRoute shop/cart");
     assert_eq!(load(&config.to_toml()).unwrap(), config);
 }
@@ -75,6 +78,9 @@ fn what_is_wrong_is_named_with_its_place() {
         ("attempts = 2", "atempts = 2", "line 11, column 35: unknown field `atempts`"),
         ("cancelled", "canceled", "rule 0: retry.codes: \"canceled\" is no status of gRPC"),
         ("backoff = \"1s\"", "backoff = \"1\"", "rule 0: retry.backoff: \"1\" is not a duration"),
+        ("requests = 100", "requests = 0", "rule 0: rate_limit: requests and burst are 1 at least"),
+        ("burst = 5", "per = \"2h\"", "rule 0: rate_limit.per is a time of up to an hour"),
+        ("burst = 5", "bursts = 5", "unknown field `bursts`"),
         ("status = 301", "status = 300", "rule 1: 300 is no redirect"),
         ("x-old", "Connection", "Connection belongs to the connection"),
         ("checkout:80", "checkout:http", "the parent \"shop/checkout:http\" has no port"),

@@ -241,6 +241,7 @@ fn rule<M: MatchBody>(body: RuleBody<M>, namespace: &str) -> Result<Rule, String
                 return Err("a GRPCRoute has no retry; write an HTTPRoute".to_owned());
             }
         },
+        rate: None,
     };
     rule.check()?;
     Ok(rule)
