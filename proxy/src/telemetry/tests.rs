@@ -1,6 +1,7 @@
 //! Metrics, records and statistics as their readers see them.
 
 mod balanced;
+mod detection;
 pub(super) mod pages;
 
 use std::time::SystemTime;
@@ -11,7 +12,7 @@ use super::{
     *,
 };
 use crate::budget::{Figures, Resource};
-use crate::decision::{Treatment, Why};
+use crate::decision::Treatment;
 use crate::forward::http::{Exchange, ExchangeEnd, Side, Untracked};
 use crate::table::Width;
 
@@ -186,40 +187,6 @@ fn series_of_a_pod_have_its_labels_and_go_with_it() {
     assert!(of("shop").iter().all(|line| !line.contains("pod=")));
     telemetry.label("shop", Some((&pod("db-1")).into()));
     assert_eq!(of("shop"), [""; 0]);
-}
-
-/// Guards against a label that was taken from a text: it was never `read_timeout`.
-#[test]
-fn detection_is_counted_by_what_was_found() {
-    let ended = |said| Detection::Tcp(Why::Ended { by_client: true, said });
-    let all = [
-        (Detection::Http1, Some("http/1")),
-        (Detection::Http2, Some("h2")),
-        (Detection::Tls { settled: true }, Some("not_http")),
-        (Detection::Tls { settled: false }, Some("read_timeout")),
-        (Detection::Tcp(Why::ServerFirst), Some("not_http")),
-        (Detection::Tcp(Why::ServerBeforeTheRest), Some("read_timeout")),
-        (Detection::Tcp(Why::PeekLimit), Some("read_timeout")),
-        (Detection::Tcp(Why::Bytes("not HTTP")), Some("not_http")),
-        (ended(true), Some("read_timeout")),
-        (ended(false), Some("not_http")),
-        (Detection::Opaque(Source::Config), None),
-    ];
-    for (detection, result) in all {
-        let telemetry = Telemetry::new(None);
-        telemetry.open(info()).detected(detection, None, Duration::ZERO);
-        let text = telemetry.encode_metrics();
-        let counted: Vec<_> = text
-            .lines()
-            .filter(|line| line.starts_with("outbound_tcp_detect_http_results_total"))
-            .collect();
-        let expected = result.map(|result| {
-            format!(
-                "outbound_tcp_detect_http_results_total{{workload=\"shop\",result=\"{result}\"}} 1"
-            )
-        });
-        assert_eq!(counted, Vec::from_iter(expected), "{detection:?}");
-    }
 }
 
 #[test]
