@@ -476,10 +476,7 @@ impl StatRow {
 // === helpers ===
 
 fn summed(rows: Vec<(Key, Arc<Row>)>, by: By) -> Vec<(Key, Arc<Row>)> {
-    match by {
-        By::Destination => by_destination(rows),
-        By::Endpoint => rows,
-    }
+    if by == By::Destination { by_destination(rows) } else { rows }
 }
 
 /// Sums up the endpoints of each destination. The reason is that of the first one.
