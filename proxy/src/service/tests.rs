@@ -1,9 +1,19 @@
 //! The model: what is looked up, what is refused, and what a change leaves alone.
 
-use std::{collections::HashSet, net::SocketAddr, sync::Arc};
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use super::*;
-use crate::balance::{Moment, Standing};
+use weir_http::{Came, Endpoints as _, RequestView, RetryOn, RetryPolicy, Routed, Verdict};
+
+use super::{connections::Current, requests::ToEndpoint, *};
+use crate::{
+    balance::{Moment, Standing},
+    route::{Backend, Filters, Match, Parent, PathMatch, Route, RouteId, RouteKind, Rule},
+};
 
 const NO_ORIGIN_PROBLEM: &str = "nothing is refused";
 
@@ -201,4 +211,58 @@ fn choices_and_their_reasons_are_counted() {
     assert_eq!(counted, [(first.why, 1), (second.why, 1)]);
     let stats = &endpoints.all()[0].stats;
     assert_eq!(stats.standing(crate::balance::Moment::now()), Standing::In);
+}
+
+#[test]
+fn requests_to_a_service_share_a_budget_of_retries_that_outlives_changes() {
+    let policy = RetryPolicy { on: RetryOn::Http(vec![]), attempts: 1, backoff: Duration::ZERO };
+    let rule = |path: &str, backend: &str| Rule {
+        matches: vec![Match { path: PathMatch::Prefix(path.into()), ..Match::default() }],
+        backends: vec![Backend {
+            service: name(backend),
+            port: None,
+            weight: 1,
+            filters: Filters::default(),
+        }],
+        retry: Some(Arc::new(policy.clone())),
+        ..Rule::default()
+    };
+    let route = Route {
+        id: RouteId { kind: RouteKind::Http, name: name("r") },
+        namespace: None,
+        created: None,
+        parents: vec![Parent { service: name("s"), port: None }],
+        rules: vec![rule("/", "one"), rule("/again", "one"), rule("/two", "two")],
+        notes: Vec::new(),
+    };
+    let services = Arc::new(Services::default());
+    let deltas = [
+        service("s", &["10.96.0.1:80"]),
+        service("one", &["10.96.0.2:80"]),
+        service("two", &["10.96.0.3:80"]),
+        slice("a", "one", 80, &["10.1.0.1"]),
+        slice("b", "two", 80, &["10.1.0.2"]),
+        Delta::Route(route),
+    ];
+    services.apply(Origin::Config, deltas).expect(NO_ORIGIN_PROBLEM);
+    let of = ToEndpoints::new(Arc::clone(&services), Arc::new(WorkloadMode::new(None)), None);
+    let to = ToEndpoint::new(of, addr("10.96.0.1:80"), Current::default());
+    let now = Instant::now();
+    // Of a hundred requests that fail.
+    let sent_again = |path: &str| {
+        let fails = |_: &u32| {
+            let routed = to.route(&RequestView::new("GET", None, path, &[]));
+            let Some(Routed::To(mut to)) = routed else { panic!("{routed:?}") };
+            let plan = to.plan.as_mut().expect("it has retries");
+            plan.begin(now, 0);
+            matches!(plan.decide(Came::Lost, now, (Duration::ZERO, true)), Verdict::After(_))
+        };
+        (0..100).filter(fails).count()
+    };
+    assert_eq!(sent_again("/"), 30);
+    assert_eq!(sent_again("/again"), 20);
+    let more = slice("c", "one", 80, &["10.1.0.3"]);
+    services.apply(Origin::Config, [more]).expect(NO_ORIGIN_PROBLEM);
+    assert_eq!(sent_again("/"), 20);
+    assert_eq!(sent_again("/two"), 30);
 }
