@@ -48,6 +48,8 @@ pub(super) struct View {
     top: usize,
     /// How many rows there was room for.
     page: usize,
+    /// The first row of the last page.
+    last: usize,
     sample: Option<Sample>,
 }
 
@@ -72,6 +74,7 @@ impl View {
             is_help: false,
             top: 0,
             page: 1,
+            last: 0,
             sample: None,
         }
     }
@@ -115,7 +118,7 @@ impl View {
             KeyCode::PageUp => self.top = self.top.saturating_sub(self.page),
             KeyCode::PageDown => self.top += self.page,
             KeyCode::Home => self.top = 0,
-            KeyCode::End => self.top = usize::MAX / 2,
+            KeyCode::End => self.top = self.last,
             _ => {}
         }
         false
@@ -165,7 +168,8 @@ impl View {
         let header = lines.next().unwrap_or_default().bold().reversed();
         let lines: Vec<_> = lines.collect();
         self.page = usize::from(body.height).saturating_sub(1).max(1);
-        self.top = self.top.min(lines.len().saturating_sub(self.page));
+        self.last = lines.len().saturating_sub(self.page);
+        self.top = self.top.min(self.last);
         let of = format!(
             "{}  {}  {}",
             &rfc3339(sample.time)[11..19],
