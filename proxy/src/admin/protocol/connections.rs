@@ -27,6 +27,10 @@ impl Call for GetConnections {
     const REPLY: &'static str = "connections";
     type Reply = OpenConnections;
 
+    fn changes(&self) -> bool {
+        false
+    }
+
     async fn answer(self, on: &mut Conversation<'_>) -> Result<OpenConnections, ControlError> {
         on.handler.connections(on.workload(), self.filter, self.limit.min(Self::MOST)).await
     }

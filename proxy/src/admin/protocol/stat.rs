@@ -73,6 +73,10 @@ impl Call for SampleStat {
     const REPLY: &'static str = "stat_sample";
     type Reply = StatsSnapshot;
 
+    fn changes(&self) -> bool {
+        false
+    }
+
     async fn answer(self, on: &mut Conversation<'_>) -> Result<StatsSnapshot, ControlError> {
         on.handler.sample_stat(on.workload(), self.by)
     }
