@@ -1,7 +1,13 @@
 //! Moves bytes between a client and its upstream: raw TCP, and HTTP behind one interface. Knows
 //! nothing of BPF, of ports or of where the two sockets came from.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::{
+    sync::{
+        LazyLock,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
 
 pub use weir_http::Side;
 
@@ -20,6 +26,9 @@ pub(crate) mod transport;
 #[cfg(test)]
 mod http_testing;
 
+/// What [`ByteCounters`] count times from.
+static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+
 /// Bytes of one connection, readable while it runs: each counter only grows. And whether it is
 /// half-closed, for the gauge of those that are.
 #[derive(Debug, Default)]
@@ -29,6 +38,8 @@ pub struct ByteCounters {
     /// From the upstream to the client.
     pub upstream_to_client: AtomicU64,
     half_closed: AtomicBool,
+    /// When the first bytes of the upstream came: nanoseconds since the epoch and one; 0 before.
+    answered: AtomicU64,
 }
 
 /// While it lives, its connection counts as half-closed: dropped with the future that forwards.
@@ -49,6 +60,13 @@ impl ByteCounters {
     #[must_use]
     pub fn upstream_to_client(&self) -> u64 {
         self.upstream_to_client.load(Relaxed)
+    }
+
+    /// When the first bytes of the upstream came.
+    #[must_use]
+    pub fn answered(&self) -> Option<Instant> {
+        let since = self.answered.load(Relaxed).checked_sub(1)?;
+        Some(*EPOCH + Duration::from_nanos(since))
     }
 
     /// Whether one side has ended its stream and the other has not.
@@ -76,7 +94,12 @@ impl ByteCounters {
             Side::Upstream => &self.upstream_to_client,
         };
         // Only the connection's own task writes: no need to lock the bus.
-        counter.store(counter.load(Relaxed) + n as u64, Relaxed);
+        let before = counter.load(Relaxed);
+        counter.store(before + n as u64, Relaxed);
+        if before == 0 && side == Side::Upstream {
+            let since = EPOCH.elapsed().as_nanos();
+            self.answered.store(u64::try_from(since).unwrap_or(u64::MAX - 1) + 1, Relaxed);
+        }
     }
 }
 

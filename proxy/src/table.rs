@@ -27,6 +27,8 @@ pub(crate) struct Column {
     is_number: bool,
     /// Columns with the highest rank are left out first; those of rank 0 never.
     rank: u8,
+    /// Left out on a terminal where no row has anything in it.
+    is_optional: bool,
 }
 
 /// One cell of a row.
@@ -87,12 +89,17 @@ impl Width {
 impl Column {
     /// A column of texts.
     pub(crate) fn text(head: &str, rank: u8) -> Self {
-        Self { head: head.to_owned(), is_number: false, rank }
+        Self { head: head.to_owned(), is_number: false, rank, is_optional: false }
     }
 
     /// A column of numbers.
     pub(crate) fn number(head: &str, rank: u8) -> Self {
-        Self { head: head.to_owned(), is_number: true, rank }
+        Self { head: head.to_owned(), is_number: true, rank, is_optional: false }
+    }
+
+    /// On a terminal it is left out where all its cells are empty or `-`.
+    pub(crate) fn optional(self) -> Self {
+        Self { is_optional: true, ..self }
     }
 }
 
@@ -128,22 +135,6 @@ impl Table {
     pub(crate) fn add(&mut self, cells: Vec<Cell>) {
         debug_assert_eq!(cells.len(), self.columns.len());
         self.rows.push(cells);
-    }
-
-    /// Leaves columns out of which no row has anything: where all cells are empty or `-`.
-    pub(crate) fn without_empty(mut self, heads: &[&str]) -> Self {
-        let is_empty =
-            |at: usize| self.rows.iter().all(|row| row[at].text.is_empty() || row[at].text == "-");
-        let kept: Vec<_> = (0..self.columns.len())
-            .map(|at| !(heads.contains(&self.columns[at].head.as_str()) && is_empty(at)))
-            .collect();
-        let mut keep = kept.iter();
-        self.columns.retain(|_| *keep.next().unwrap_or(&true));
-        for row in &mut self.rows {
-            let mut keep = kept.iter();
-            row.retain(|_| *keep.next().unwrap_or(&true));
-        }
-        self
     }
 
     /// The table as text, one line per row, without trailing spaces.
@@ -182,6 +173,9 @@ impl Table {
             })
             .collect();
         let Some(limit) = limit else { return shown };
+        let is_empty =
+            |at: usize| self.rows.iter().all(|row| row[at].text.is_empty() || row[at].text == "-");
+        shown.retain(|(at, _)| !(self.columns[*at].is_optional && is_empty(*at)));
         let total = |shown: &[(usize, usize)]| {
             shown.iter().map(|(_, width)| width + GAP).sum::<usize>().saturating_sub(GAP)
         };
@@ -302,10 +296,13 @@ mod tests {
     }
 
     #[test]
-    fn columns_without_anything_can_be_left_out() {
-        let mut empty = Table::new(vec![Column::text("A", 0), Column::text("B", 0)]);
+    fn optional_columns_without_anything_are_left_out_on_a_terminal() {
+        let mut empty = Table::new(vec![Column::text("A", 0), Column::text("B", 0).optional()]);
         empty.add(vec!["-".into(), "-".into()]);
-        assert_eq!(empty.without_empty(&["B"]).print(Width::default()), "A\n-\n");
+        assert_eq!(empty.print(Width::columns(80)), "A\n-\n");
+        assert_eq!(empty.print(Width::default()), "A  B\n-  -\n");
+        empty.add(vec!["-".into(), "b".into()]);
+        assert_eq!(empty.print(Width::columns(80)), "A  B\n-  -\n-  b\n");
     }
 
     proptest::proptest! {

@@ -327,11 +327,12 @@ fn ports_are_changed_and_the_change_is_explained() {
 fn statistics_and_status_are_printed_in_both_formats() {
     let weir = Running::start();
     weir.connection("10.0.0.1:80", CloseReason::Finished);
-    assert!(weir.weir(&["stat"]).contains("10.0.0.1:80  tcp       detected"));
+    assert!(weir.weir(&["stat"]).contains("10.0.0.1:80  -     tcp       detected"));
     let stats: StatsSnapshot = serde_json::from_str(&weir.weir(&["stat", "-o", "json"])).unwrap();
     assert_eq!(stats, weir.handler.telemetry.stats());
     let by_endpoint = weir.weir(&["stat", "--by", "endpoint"]);
-    assert!(by_endpoint.contains("10.0.0.1:80  10.0.0.1:80  tcp       detected"), "{by_endpoint}");
+    let row = "10.0.0.1:80  10.0.0.1:80  -     tcp       detected";
+    assert!(by_endpoint.contains(row), "{by_endpoint}");
     let by_endpoint = weir.weir(&["stat", "--by", "endpoint", "-o", "json"]);
     let by_endpoint: StatsSnapshot = serde_json::from_str(&by_endpoint).unwrap();
     assert_eq!(by_endpoint, weir.handler.telemetry.stats_by(By::Endpoint));

@@ -37,7 +37,7 @@ pub use ports_set::PortsChanged;
 pub use request::Request;
 pub use routes::{ExplainRequest, GetRoutes};
 pub use services::{GetServices, GetUsedServices};
-pub use stat::{GetEndpointStat, GetStat, ResetStat, SampleStat};
+pub use stat::{GetEndpointStat, GetNameStat, GetStat, ResetStat, SampleStat};
 pub use status::{GetStatus, PodState, PodStatus, SpanExport, Status, WorkloadStatus};
 pub use tap::{StartTap, Tapped};
 pub use workload_add::WorkloadAdd;
@@ -66,7 +66,7 @@ pub const MAX_REQUEST: usize = 8 * 1024 * 1024;
 pub const MAX_RESPONSE: usize = 16 * 1024 * 1024;
 
 /// Every call that a weir understands.
-const CALLS: [Decoder; 23] = [
+const CALLS: [Decoder; 24] = [
     decoder::<GetStatus>(),
     decoder::<PortsList>(),
     decoder::<PortsSet>(),
@@ -75,6 +75,7 @@ const CALLS: [Decoder; 23] = [
     decoder::<Explain>(),
     decoder::<GetStat>(),
     decoder::<GetEndpointStat>(),
+    decoder::<GetNameStat>(),
     decoder::<ResetStat>(),
     decoder::<SampleStat>(),
     decoder::<GetConnections>(),

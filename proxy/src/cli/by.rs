@@ -17,6 +17,9 @@ pub(super) enum By {
     Destination,
     /// The address that connections and requests went to.
     Endpoint,
+    /// The host name that clients asked for, and the destination where there is none.
+    #[value(alias = "host")]
+    Name,
     /// A service, with the skew over its endpoints.
     Service,
 }
@@ -29,6 +32,7 @@ impl By {
         match self {
             Self::Destination => "destination",
             Self::Endpoint => "endpoint",
+            Self::Name => "name",
             Self::Service => "service",
         }
     }

@@ -11,7 +11,7 @@ use super::{
     with_exit,
 };
 use crate::{
-    admin::protocol::{GetEndpointStat, GetStat, ResetStat},
+    admin::protocol::{GetEndpointStat, GetNameStat, GetStat, ResetStat},
     service::Spread,
     table::Width,
     telemetry::stats::{self, StatsSnapshot},
@@ -21,12 +21,17 @@ const EXAMPLES: &str = "\
 Examples:
   weir stat
   weir stat --by endpoint
+  weir stat --by name
   weir stat -o json | jq '.rows[] | select(.failures > 0)'
   weir stat --reset > /dev/null; ./load-test; weir stat
   weir stat --by service -o json | jq '.services[] | select(.request_skew > 1.5)'
 
 By endpoint, a request counts where it went, when it has ended; connections and bytes count at the
-endpoint that the connection was made to. By service, SKEW is the most connections that an endpoint
+endpoint that the connection was made to. By name, a request counts for its host, and a connection
+for that of its first request or for the server name of TLS. FAILED has connections and requests that
+failed, and why the last one did; `unused` are connections that ended without a byte to decide on. P50
+to P99 are latencies of requests, and of TLS the time from the ClientHello to the server's answer;
+DURATION is the mean of connections that have ended. By service, SKEW is the most connections that an endpoint
 got, divided by the mean; REQ SKEW the same of requests, and BALANCED what it would be if each
 request was balanced by itself. With --reset, `weir stat` and `weir top` count from zero afterwards,
 of the workload or of all; metrics are not changed.";
@@ -57,6 +62,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         (By::Destination, false) => show(args, &args.weir.ask(GetStat)?)?,
         (By::Destination, true) => reset(args, stats::By::Destination)?,
         (By::Endpoint, false) => show(args, &args.weir.ask(GetEndpointStat)?)?,
+        (By::Name, false) => show(args, &args.weir.ask(GetNameStat)?)?,
+        (By::Name, true) => reset(args, stats::By::Name)?,
         (By::Endpoint, true) => reset(args, stats::By::Endpoint)?,
         (By::Service, true) => {
             let error = anyhow!(

@@ -44,11 +44,12 @@ const EXAMPLES: &str = "\
 Examples:
   weir top
   weir top --sort failures --interval 5s
+  weir top --by name
   weir top --by service
   weir top --count 1 -o json | jq '.rows[0]'
 
 Values are per second, over the last interval; P50 and P99 are those of the requests that ended in
-it. On a terminal all rows are on a screen: q quits, s changes the order, f filters, p pauses, h has
+it, and of TLS connections those of handshakes. On a terminal all rows are on a screen: q quits, s changes the order, f filters, p pauses, h has
 all keys. With --count, or elsewhere, each interval is printed, and without --count the command runs
 until it is interrupted. By service, SKEW is the most connections that an endpoint got in the
 interval, divided by the mean; REQ SKEW the same of requests, and BALANCED what it would be if each
@@ -98,6 +99,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let next = match args.by {
         By::Destination => rows(args, stats::By::Destination)?,
         By::Endpoint => rows(args, stats::By::Endpoint)?,
+        By::Name => rows(args, stats::By::Name)?,
         By::Service => services(args)?,
     };
     let is_screen = args.count.is_none()

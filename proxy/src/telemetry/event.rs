@@ -143,6 +143,23 @@ impl Connection {
         sni.and_then(host_name).or_else(|| self.requested.get().map(|name| &**name))
     }
 
+    /// Whether its first request, which is on the way, may name it.
+    pub(super) fn awaits_name(&self) -> bool {
+        let is_http = matches!(self.detection(), Some(Detection::Http1 | Detection::Http2));
+        is_http && self.requested.get().is_none()
+    }
+
+    /// Of a TLS connection: from the ClientHello to the first bytes of the server, whose part of the
+    /// handshake they are.
+    pub(super) fn handshake(&self) -> Option<Duration> {
+        let found = self.found.get()?;
+        if !matches!(found.detection, Some(Detection::Tls { .. })) || self.info.tapped.is_some() {
+            return None;
+        }
+        let hello = self.opened + found.took?;
+        Some(self.counters.answered()?.saturating_duration_since(hello))
+    }
+
     /// How long it has been open.
     pub(super) fn age(&self) -> Duration {
         let moment = self.moment().map(|moment| moment.saturating_duration_since(self.opened));

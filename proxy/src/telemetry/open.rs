@@ -166,11 +166,11 @@ impl OpenConnections {
             Column::text("DIRECTION", direction),
             Column::text("CLIENT", 6),
             Column::text("DESTINATION", 0),
-            Column::text("ENDPOINT", 5),
-            Column::text("NAME", 1),
+            Column::text("ENDPOINT", 5).optional(),
+            Column::text("NAME", 1).optional(),
             Column::text("PROTOCOL", 1),
             Column::text("STATE", 2),
-            Column::number("REQ", 7),
+            Column::number("REQ", 7).optional(),
             Column::number("SENT", 4),
             Column::number("RECEIVED", 4),
             Column::text("DECIDED BY", 9),
@@ -178,7 +178,7 @@ impl OpenConnections {
         for connection in &self.connections {
             table.add(connection.cells());
         }
-        table.without_empty(&["ENDPOINT", "NAME", "REQ"]).print(width)
+        table.print(width)
     }
 }
 

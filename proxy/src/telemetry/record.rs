@@ -109,6 +109,15 @@ pub struct ConnectionRecord {
         with = "micros::optional"
     )]
     pub detect: Option<Duration>,
+    /// Of a TLS connection: from the ClientHello to the first bytes of the server, whose part of the
+    /// handshake they are.
+    #[serde(
+        rename = "handshake_us",
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "micros::optional"
+    )]
+    pub handshake: Option<Duration>,
     /// From accept to close.
     #[serde(rename = "duration_us", with = "micros")]
     pub duration: Duration,

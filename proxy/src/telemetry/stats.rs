@@ -1,7 +1,10 @@
-//! Numbers per destination and endpoint, for the table at the end of `weir exec` and for `weir stat`.
+//! Numbers per destination, endpoint and name, for the table at the end of `weir exec` and for `weir stat`.
 
+mod failure;
+mod groups;
 mod latencies;
 mod rates;
+mod row;
 mod rows;
 mod table;
 
@@ -10,25 +13,26 @@ pub use rates::{Order, Rate, Total};
 pub(crate) use table::{number, plain_table, print_table};
 
 use std::{
-    collections::HashMap,
     hash::Hash,
     net::SocketAddr,
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
 };
 
-use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
-use weir_common::Reason;
 
-use self::rows::Rows;
+use self::{
+    failure::Failure,
+    row::{Key, Row},
+    rows::Rows,
+};
 use super::{
     SkippedConnection, canonical,
-    classify::Class,
     event::{Connection, Event},
     lock,
+    name::host_name,
     record::UNDETECTED,
     sinks::Sink,
 };
@@ -39,14 +43,8 @@ use crate::{
     names,
 };
 
-/// Two significant digits: an error below 1 %, in at most 12 KiB for latencies up to an hour.
-const DIGITS: u8 = 2;
-
-/// Of endpoints that the requests of one connection went to, so many rows are kept at hand.
+/// Of endpoints and names that the requests of one connection were for, so many rows are kept at hand.
 const AT_HAND: usize = 16;
-
-/// Latencies above are recorded as this: one hour, in microseconds.
-const MAX_LATENCY_US: u64 = 3_600_000_000;
 
 /// What rows are summed up by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,41 +54,8 @@ pub enum By {
     Destination,
     /// The address that connections and requests went to.
     Endpoint,
-}
-
-/// What a row is about.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Key {
-    pub(super) workload: Arc<str>,
-    pub(super) direction: Direction,
-    /// `None` for destinations that are summed up.
-    pub(super) destination: Option<SocketAddr>,
-    /// What was chosen in its place.
-    pub(super) endpoint: Option<SocketAddr>,
-    pub(super) treatment: Option<Treatment>,
-    pub(super) source: Option<Source>,
-    /// Why it went direct, where no rule asks for that.
-    pub(super) reason: Option<Reason>,
-}
-
-/// The counters of a row.
-#[derive(Debug)]
-pub(super) struct Row {
-    why: &'static str,
-    connections: AtomicU64,
-    /// Open now.
-    open: AtomicU64,
-    /// Begun on connections of this row.
-    requests: AtomicU64,
-    /// That ended at this row's endpoint.
-    exchanges: AtomicU64,
-    successes: AtomicU64,
-    failures: AtomicU64,
-    bytes_sent: AtomicU64,
-    bytes_received: AtomicU64,
-    retransmits: AtomicU64,
-    /// In microseconds; made with the first request.
-    latency: Mutex<Option<Histogram<u32>>>,
+    /// The host name that clients asked for, and the destination where there is none.
+    Name,
 }
 
 /// All rows.
@@ -103,9 +68,26 @@ pub(super) struct Stats {
 #[derive(Debug, Default)]
 pub(super) struct OfConnection {
     /// Once it is known which.
-    own: OnceLock<Arc<Row>>,
-    /// Of requests that went to endpoints of their own.
-    others: Mutex<Vec<(Option<SocketAddr>, Arc<Row>)>>,
+    own: OnceLock<OwnRow>,
+    /// Of requests that went to endpoints, or were for names, of their own.
+    others: Mutex<Vec<Other>>,
+    /// Its handshake is counted.
+    is_handshake_counted: AtomicBool,
+}
+
+/// The row that a connection is counted in.
+#[derive(Debug)]
+struct OwnRow {
+    name: Option<Arc<str>>,
+    row: Arc<Row>,
+}
+
+/// A row of some of its requests.
+#[derive(Debug)]
+struct Other {
+    endpoint: Option<SocketAddr>,
+    name: Option<Arc<str>>,
+    row: Arc<Row>,
 }
 
 /// Everything at one moment, as `weir stat -o json` prints it.
@@ -123,13 +105,20 @@ pub struct StatRow {
     /// Seen from the workload.
     #[serde(with = "names::direction")]
     pub direction: Direction,
-    /// The original destination; absent in the row in which the workload's destinations are summed
-    /// up that were used longest ago, when there are too many of them.
+    /// The original destination; absent in rows by name that have one, and in the row in which the
+    /// workload's destinations are summed up that were used longest ago, when there are too many of them.
     pub destination: Option<SocketAddr>,
     /// Only in rows by endpoint: where connections and requests went, which is the destination itself
     /// where no endpoint was chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<SocketAddr>,
+    /// The host name that clients asked for: by name all rows with it are one, otherwise the one that most
+    /// requests, or connections, were for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Other names than that.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub further_names: u64,
     /// Absent for connections that ended before a decision.
     pub treatment: Option<Treatment>,
     /// Who decided.
@@ -145,13 +134,24 @@ pub struct StatRow {
     pub connections: u64,
     /// Connections open now.
     pub open: u64,
-    /// Requests so far; by endpoint those that have ended.
+    /// Connections that were not made, or, without HTTP, ended with an error.
+    #[serde(default)]
+    pub failed_connections: u64,
+    /// Why the last request or connection failed: an errno's name, `503`, `grpc 14`, `reset`, `closed` or
+    /// `no response`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<String>,
+    /// The mean duration of connections that have ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean_duration_us: Option<u64>,
+    /// Requests so far; by endpoint and by name those that have ended.
     pub requests: u64,
     /// Responses classified as success.
     pub successes: u64,
     /// Responses classified as failure.
     pub failures: u64,
-    /// Median latency in microseconds, from request head to response head.
+    /// Median latency in microseconds, from request head to response head; of TLS connections from the
+    /// ClientHello to the first bytes of the server, whose part of the handshake that is.
     pub p50_us: Option<u64>,
     /// 95th percentile.
     pub p95_us: Option<u64>,
@@ -180,6 +180,7 @@ impl Stats {
         workload: &Arc<str>,
         direction: Direction,
         (destination, endpoint): (SocketAddr, Option<SocketAddr>),
+        name: Option<&Arc<str>>,
         detection: Option<Detection>,
     ) -> Arc<Row> {
         let key = Key {
@@ -187,6 +188,7 @@ impl Stats {
             direction,
             destination: Some(destination),
             endpoint,
+            name: name.cloned(),
             treatment: detection.map(Detection::treatment),
             source: detection.map(Detection::source),
             reason: detection.and_then(Detection::unasked),
@@ -194,23 +196,30 @@ impl Stats {
         self.rows.get(key, detection.map_or(UNDETECTED, Detection::why))
     }
 
-    /// The row of a connection's endpoint.
-    fn row_at(&self, connection: &Connection, endpoint: Option<SocketAddr>) -> Arc<Row> {
+    /// The row of a connection's endpoint and name.
+    fn row_at(
+        &self,
+        connection: &Connection,
+        endpoint: Option<SocketAddr>,
+        name: Option<&Arc<str>>,
+    ) -> Arc<Row> {
         let info = &connection.info;
         let to = (info.destination, endpoint);
-        self.row(&info.workload, info.direction, to, connection.detection())
+        self.row(&info.workload, info.direction, to, name, connection.detection())
     }
 
     /// The row that a connection is counted in, from the first call on.
     fn own<'a>(&self, connection: &Connection, rows: &'a OfConnection) -> &'a Arc<Row> {
-        rows.own.get_or_init(|| {
-            let row = self.row_at(connection, connection.endpoint());
+        let own = rows.own.get_or_init(|| {
+            let name = connection.name().map(Arc::from);
+            let row = self.row_at(connection, connection.endpoint(), name.as_ref());
             row.opened();
-            row
-        })
+            OwnRow { name, row }
+        });
+        &own.row
     }
 
-    /// The row that a request is counted in, where it has an endpoint of its own.
+    /// The row that a request is counted in, where it has an endpoint or a name of its own.
     fn of_exchange(
         &self,
         connection: &Connection,
@@ -218,16 +227,25 @@ impl Stats {
         exchange: &Exchange,
     ) -> Arc<Row> {
         let endpoint = connection.endpoint_of(exchange);
-        if endpoint == connection.endpoint() {
-            return Arc::clone(self.own(connection, rows));
+        let name = exchange.authority.as_deref().and_then(host_name);
+        let is_same = |known: &Option<Arc<str>>| match (known, name) {
+            (Some(known), Some(name)) => known.eq_ignore_ascii_case(name),
+            (known, name) => known.is_none() && name.is_none(),
+        };
+        let own = self.own(connection, rows);
+        let is_own = rows.own.get().is_some_and(|own| is_same(&own.name));
+        if is_own && endpoint == connection.endpoint() {
+            return Arc::clone(own);
         }
         let mut others = lock(&rows.others);
-        if let Some((_, row)) = others.iter().find(|(of, _)| *of == endpoint) {
-            return Arc::clone(row);
+        let other = others.iter().find(|it| it.endpoint == endpoint && is_same(&it.name));
+        if let Some(other) = other {
+            return Arc::clone(&other.row);
         }
-        let row = self.row_at(connection, endpoint);
+        let name: Option<Arc<str>> = name.map(|name| name.to_ascii_lowercase().into());
+        let row = self.row_at(connection, endpoint, name.as_ref());
         if others.len() < AT_HAND {
-            others.push((endpoint, Arc::clone(&row)));
+            others.push(Other { endpoint, name, row: Arc::clone(&row) });
         }
         row
     }
@@ -243,10 +261,10 @@ impl Stats {
 
     /// The same with all latencies, for a reader that compares it with an earlier one.
     pub(super) fn sample(&self, by: By) -> StatsSnapshot {
-        let rows = summed(self.rows.all(), by);
-        let with = rows
+        let groups = groups::by(by, self.rows.all());
+        let with = groups
             .iter()
-            .map(|(key, row)| StatRow { latencies: row.latencies(), ..row.snapshot(key, by) });
+            .map(|group| StatRow { latencies: group.row.latencies(), ..group.snapshot(by) });
         StatsSnapshot::sorted(with.collect())
     }
 
@@ -268,164 +286,44 @@ impl Sink for Stats {
             return;
         }
         match event {
-            // Before it is connected its endpoint is not known.
-            Event::Detected(_) if !connection.is_connected() => {}
-            Event::Moved { sent: 0, received: 0 }
-            | Event::Untracked(_)
-            | Event::Unpoolable(_)
-            | Event::Retried(_)
-            | Event::TimedOut(_) => {}
-            Event::Connected | Event::Detected(_) => _ = self.own(connection, rows),
-            Event::Moved { sent, received } => self.own(connection, rows).moved(sent, received),
-            Event::RequestStarted => self.own(connection, rows).request(),
-            Event::ExchangeEnded { exchange, class } if exchange.upstream.is_none() => {
-                self.own(connection, rows).exchange(exchange, class);
+            // Before it is connected its endpoint is not known, nor its name before its first request.
+            Event::Connected | Event::Detected(_) => {
+                if connection.is_connected() && !connection.awaits_name() {
+                    self.own(connection, rows);
+                }
             }
+            Event::Moved { sent: 0, received: 0 } if !connection.is_connected() => {}
+            Event::Untracked(_) | Event::Unpoolable(_) | Event::Retried(_) | Event::TimedOut(_) => {
+            }
+            Event::Moved { sent, received } => {
+                let own = self.own(connection, rows);
+                own.moved(sent, received);
+                if let Some(took) = connection.handshake()
+                    && !rows.is_handshake_counted.swap(true, Relaxed)
+                {
+                    own.took(took);
+                }
+            }
+            Event::RequestStarted => self.own(connection, rows).request(),
             Event::ExchangeEnded { exchange, class } => {
                 self.of_exchange(connection, rows, exchange).exchange(exchange, class);
             }
-            Event::Closed(_) => self.own(connection, rows).closed(),
+            Event::Closed(reason) => {
+                let failure = Failure::of_connection(connection, reason);
+                self.own(connection, rows).closed(connection.age(), failure);
+            }
         }
     }
 
     fn skipped(&self, _: u64, skipped: &SkippedConnection) {
         let SkippedConnection { workload, direction, .. } = skipped;
         let destination = canonical(skipped.destination);
-        let row = self.row(workload, *direction, (destination, None), Some(skipped.detection()));
+        let detection = Some(skipped.detection());
+        let row = self.row(workload, *direction, (destination, None), None, detection);
         row.opened();
         row.moved(skipped.bytes_sent, skipped.bytes_received);
-        row.retransmits.fetch_add(skipped.retransmits.into(), Relaxed);
-        row.closed();
-    }
-}
-
-// === impl Row ===
-
-impl Row {
-    fn new(why: &'static str) -> Self {
-        Self {
-            why,
-            connections: AtomicU64::new(0),
-            open: AtomicU64::new(0),
-            requests: AtomicU64::new(0),
-            exchanges: AtomicU64::new(0),
-            successes: AtomicU64::new(0),
-            failures: AtomicU64::new(0),
-            bytes_sent: AtomicU64::new(0),
-            bytes_received: AtomicU64::new(0),
-            retransmits: AtomicU64::new(0),
-            latency: Mutex::default(),
-        }
-    }
-
-    pub(super) fn opened(&self) {
-        self.connections.fetch_add(1, Relaxed);
-        self.open.fetch_add(1, Relaxed);
-    }
-
-    pub(super) fn closed(&self) {
-        self.open.fetch_sub(1, Relaxed);
-    }
-
-    pub(super) fn moved(&self, sent: u64, received: u64) {
-        self.bytes_sent.fetch_add(sent, Relaxed);
-        self.bytes_received.fetch_add(received, Relaxed);
-    }
-
-    pub(super) fn request(&self) {
-        self.requests.fetch_add(1, Relaxed);
-    }
-
-    pub(super) fn exchange(&self, exchange: &Exchange, class: Option<Class>) {
-        self.exchanges.fetch_add(1, Relaxed);
-        match class {
-            Some(Class::Success) => self.successes.fetch_add(1, Relaxed),
-            Some(Class::Failure) => self.failures.fetch_add(1, Relaxed),
-            None => return,
-        };
-        let time = exchange.time_to_head.unwrap_or(exchange.duration);
-        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).min(MAX_LATENCY_US);
-        // `record` and not `saturating_record`: only the former lets the histogram grow.
-        lock(&self.latency)
-            .get_or_insert_with(|| Histogram::new(DIGITS).expect("1 to 5 digits are allowed"))
-            .record(micros)
-            .expect("the histogram grows to any latency of up to an hour");
-    }
-
-    /// Adds what another row has counted.
-    fn absorb(&self, other: &Self) {
-        let add = |to: &AtomicU64, from: &AtomicU64| to.fetch_add(from.load(Relaxed), Relaxed);
-        add(&self.connections, &other.connections);
-        add(&self.open, &other.open);
-        add(&self.requests, &other.requests);
-        add(&self.exchanges, &other.exchanges);
-        add(&self.successes, &other.successes);
-        add(&self.failures, &other.failures);
-        add(&self.bytes_sent, &other.bytes_sent);
-        add(&self.bytes_received, &other.bytes_received);
-        add(&self.retransmits, &other.retransmits);
-        let Some(latencies) = lock(&other.latency).clone() else { return };
-        let mut latency = lock(&self.latency);
-        match &mut *latency {
-            Some(latency) => latency.add(latencies).expect("the histogram grows to any latency"),
-            None => *latency = Some(latencies),
-        }
-    }
-
-    /// What it has counted, and counts from zero. Connections that are open stay so.
-    fn take(&self) -> Self {
-        let take = |counter: &AtomicU64| AtomicU64::new(counter.swap(0, Relaxed));
-        Self {
-            why: self.why,
-            connections: take(&self.connections),
-            open: AtomicU64::new(self.open.load(Relaxed)),
-            requests: take(&self.requests),
-            exchanges: take(&self.exchanges),
-            successes: take(&self.successes),
-            failures: take(&self.failures),
-            bytes_sent: take(&self.bytes_sent),
-            bytes_received: take(&self.bytes_received),
-            retransmits: take(&self.retransmits),
-            latency: Mutex::new(lock(&self.latency).take()),
-        }
-    }
-
-    /// How often which latency was seen.
-    fn latencies(&self) -> Latencies {
-        lock(&self.latency).as_ref().map(Latencies::of).unwrap_or_default()
-    }
-
-    fn snapshot(&self, key: &Key, by: By) -> StatRow {
-        let latency = lock(&self.latency).clone();
-        let quantile = |q: f64| latency.as_ref().map(|h| h.value_at_quantile(q));
-        StatRow {
-            workload: key.workload.to_string(),
-            direction: key.direction,
-            destination: key.destination,
-            endpoint: match by {
-                By::Destination => None,
-                By::Endpoint => key.endpoint.or(key.destination),
-            },
-            treatment: key.treatment,
-            source: key.source,
-            reason: key.reason.map(|reason| reason.name().to_owned()),
-            why: self.why.to_owned(),
-            connections: self.connections.load(Relaxed),
-            open: self.open.load(Relaxed),
-            requests: match by {
-                By::Destination => self.requests.load(Relaxed),
-                By::Endpoint => self.exchanges.load(Relaxed),
-            },
-            successes: self.successes.load(Relaxed),
-            failures: self.failures.load(Relaxed),
-            p50_us: quantile(0.50),
-            p95_us: quantile(0.95),
-            p99_us: quantile(0.99),
-            bytes_sent: self.bytes_sent.load(Relaxed),
-            bytes_received: self.bytes_received.load(Relaxed),
-            retransmits: self.retransmits.load(Relaxed),
-            latencies: Latencies::default(),
-        }
+        row.retransmitted(skipped.retransmits);
+        row.closed(skipped.duration, Failure::of_direct(&skipped.end));
     }
 }
 
@@ -433,7 +331,7 @@ impl Row {
 
 impl StatsSnapshot {
     fn of(rows: Vec<(Key, Arc<Row>)>, by: By) -> Self {
-        Self::sorted(summed(rows, by).iter().map(|(key, row)| row.snapshot(key, by)).collect())
+        Self::sorted(groups::by(by, rows).iter().map(|group| group.snapshot(by)).collect())
     }
 
     fn sorted(mut rows: Vec<StatRow>) -> Self {
@@ -458,14 +356,22 @@ impl StatRow {
         self.reason.as_deref().or_else(|| self.source.map(source_name))
     }
 
+    /// Whether destinations are summed up in it because there are too many of them.
+    #[must_use]
+    pub fn is_rest(&self) -> bool {
+        self.destination.is_none() && self.name.is_none()
+    }
+
     /// What tells rows apart, and their order: the shared row comes last.
     fn key(&self) -> impl Ord + Hash + '_ {
         (
             &self.workload,
             self.direction,
-            self.destination.is_none(),
+            self.is_rest(),
             self.destination,
             self.endpoint,
+            // Of a row that is about its destination it may change.
+            self.name.as_ref().filter(|_| self.destination.is_none()),
             self.treatment,
             self.source,
             &self.reason,
@@ -475,23 +381,9 @@ impl StatRow {
 
 // === helpers ===
 
-fn summed(rows: Vec<(Key, Arc<Row>)>, by: By) -> Vec<(Key, Arc<Row>)> {
-    if by == By::Destination { by_destination(rows) } else { rows }
-}
-
-/// Sums up the endpoints of each destination. The reason is that of the first one.
-fn by_destination(mut rows: Vec<(Key, Arc<Row>)>) -> Vec<(Key, Arc<Row>)> {
-    if rows.iter().all(|(key, _)| key.endpoint.is_none()) {
-        return rows;
-    }
-    rows.sort_by_key(|(key, _)| key.endpoint);
-    let mut sums: HashMap<Key, Arc<Row>> = HashMap::new();
-    for (mut key, row) in rows {
-        key.endpoint = None;
-        let sum = sums.entry(key).or_insert_with(|| Arc::new(Row::new(row.why)));
-        sum.absorb(&row);
-    }
-    sums.into_iter().collect()
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[cfg(test)]

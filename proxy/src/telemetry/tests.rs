@@ -61,6 +61,7 @@ pub(super) fn connection_record() -> ConnectionRecord {
         untracked: None,
         unpoolable: None,
         detect: Some(Duration::from_micros(120)),
+        handshake: Some(Duration::from_micros(2500)),
         duration: Duration::from_millis(1250),
         close: "finished".into(),
         error: None,
@@ -396,12 +397,11 @@ fn statistics_make_a_table() {
     guard.counters().upstream_to_client.store(3 << 30, Ordering::Relaxed);
     telemetry.skipped(&direct(Source::Cli, Reason::SkipPort));
     drop(telemetry.open(ConnectionInfo { destination: "192.0.2.3:1".parse().unwrap(), ..info() }));
-
     let snapshot = telemetry.stats();
     insta::assert_snapshot!("table", snapshot.table().unwrap());
     for columns in [60, 80, 200] {
         let table = snapshot.table_for(Width::columns(columns)).unwrap();
-        assert_eq!(table.matches('\u{1b}').count(), 2, "the failure is red: {table:?}");
+        assert_eq!(table.matches('\u{1b}').count(), 4, "the failure is red: {table:?}");
         insta::assert_snapshot!(format!("table_{columns}"), anstream::adapter::strip_str(&table));
     }
     let json = serde_json::to_string(&snapshot).unwrap();

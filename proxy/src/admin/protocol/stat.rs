@@ -13,6 +13,10 @@ pub struct GetStat;
 #[derive(Debug, Serialize, Deserialize)]
 pub struct GetEndpointStat;
 
+/// Asks for the same per host name.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct GetNameStat;
+
 /// Asks for the numbers with all latencies, of one workload or of all: what is new since an earlier reply
 /// has percentiles of its own.
 #[derive(Debug, Serialize, Deserialize)]
@@ -79,5 +83,15 @@ impl Call for SampleStat {
 
     async fn answer(self, on: &mut Conversation<'_>) -> Result<StatsSnapshot, ControlError> {
         on.handler.sample_stat(on.workload(), self.by)
+    }
+}
+
+impl Call for GetNameStat {
+    const NAME: &'static str = "name_stat";
+    const REPLY: &'static str = "name_stat";
+    type Reply = StatsSnapshot;
+
+    async fn answer(self, on: &mut Conversation<'_>) -> Result<StatsSnapshot, ControlError> {
+        on.handler.stat(on.workload(), By::Name)
     }
 }

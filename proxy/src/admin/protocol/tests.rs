@@ -56,6 +56,7 @@ fn requests_are_as_every_weir_of_this_version_reads_them() {
     );
     assert_eq!(request(GetStat), r#""stat""#);
     assert_eq!(request(GetEndpointStat), r#""endpoint_stat""#);
+    assert_eq!(request(GetNameStat), r#""name_stat""#);
     assert_eq!(request(ResetStat { by: By::Endpoint }), r#"{"stat_reset":{"by":"endpoint"}}"#);
     assert_eq!(
         request(SampleStat { by: By::Destination }),

@@ -58,6 +58,9 @@ impl fmt::Display for ConnectionRecord {
         if let Some(reason) = &self.unpoolable {
             write!(f, " not balanced: {reason};")?;
         }
+        if let Some(handshake) = self.handshake {
+            write!(f, " handshake={}", human_duration(handshake))?;
+        }
         write!(f, " in {} {}", human_duration(self.duration), self.close)?;
         if let Some(error) = &self.error {
             write!(f, ": {}", error.escape_default())?;

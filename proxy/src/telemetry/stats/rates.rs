@@ -5,8 +5,8 @@ use std::{cmp::Ordering, collections::HashMap, net::SocketAddr, time::Duration};
 use serde::Serialize;
 
 use super::{
-    By, Latencies, StatRow, StatsSnapshot,
-    table::{Columns, dash, micros, number, percent, success},
+    By, Latencies, StatRow, StatsSnapshot, is_zero,
+    table::{Columns, Place, dash, decision, failed, micros, number, percent, success},
 };
 use crate::{
     decision::{Direction, Source, Treatment},
@@ -44,6 +44,13 @@ pub struct Rate {
     /// Only in rows by endpoint: where connections and requests went.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<SocketAddr>,
+    /// The host name that clients asked for: by name all rows with it are one, otherwise the one that most
+    /// requests, or connections, were for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Other names than that.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub further_names: u64,
     /// What its connections are treated as.
     pub treatment: Option<Treatment>,
     /// Who decided.
@@ -60,9 +67,15 @@ pub struct Rate {
     pub requests: f64,
     /// Failed requests, per second.
     pub failures: f64,
+    /// Connections that failed, per second.
+    pub failed_connections: f64,
+    /// Why the last request or connection of the interval failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<String>,
     /// Successes of all that were judged in the interval, 0 to 1.
     pub success_rate: Option<f64>,
-    /// Median latency in microseconds, of the requests that ended in the interval.
+    /// Median latency in microseconds, of the requests that ended in the interval; of TLS connections that
+    /// of their handshakes.
     pub p50_us: Option<u64>,
     /// 99th percentile of them.
     pub p99_us: Option<u64>,
@@ -106,17 +119,16 @@ impl Rate {
         let later: HashMap<_, _> = after.rows.iter().map(|row| (row.key(), row)).collect();
         // What is in a row without a destination now and had one before is nothing new.
         let mut moved: HashMap<_, StatRow> = HashMap::new();
-        for row in before.rows.iter().filter(|row| row.destination.is_some()) {
+        for row in before.rows.iter().filter(|row| !row.is_rest()) {
             if later.get(&row.key()).is_some_and(|now| row.precedes(now)) {
                 continue;
             }
-            let sum = StatRow { destination: None, endpoint: None, ..row.clone() };
+            let sum = StatRow { destination: None, endpoint: None, name: None, ..row.clone() };
             moved.entry(sum.sum_key()).and_modify(|all| all.add(row)).or_insert(sum);
         }
         let rates = after.rows.iter().map(|row| {
             let then = earlier.get(&row.key()).copied();
-            let Some(moved) = moved.get(&row.sum_key()).filter(|_| row.destination.is_none())
-            else {
+            let Some(moved) = moved.get(&row.sum_key()).filter(|_| row.is_rest()) else {
                 // One whose counters have gone back belongs to a weir that has ended.
                 let then = then.filter(|then| then.precedes(row));
                 return Self::of(row, then, interval);
@@ -144,6 +156,8 @@ impl Rate {
             direction: row.direction,
             destination: row.destination,
             endpoint: row.endpoint,
+            name: row.name.clone(),
+            further_names: row.further_names,
             treatment: row.treatment,
             source: row.source,
             reason: row.reason.clone(),
@@ -151,6 +165,11 @@ impl Rate {
             open: row.open,
             requests: rate(|row| row.requests),
             failures: rate(|row| row.failures),
+            failed_connections: rate(|row| row.failed_connections),
+            last_failure: row
+                .last_failure
+                .clone()
+                .filter(|_| grown(|row| row.failures) + grown(|row| row.failed_connections) > 0),
             success_rate: (judged > 0).then(|| successes as f64 / judged as f64),
             p50_us: latencies.quantile(0.50),
             p99_us: latencies.quantile(0.99),
@@ -166,12 +185,23 @@ impl Rate {
         self.open == 0 && moved == 0.0
     }
 
+    fn place(&self) -> Place<'_> {
+        Place {
+            destination: self.destination,
+            endpoint: self.endpoint,
+            name: self.name.as_deref(),
+            further_names: self.further_names,
+        }
+    }
+
     /// The texts of its row.
     #[must_use]
     pub fn words(&self) -> String {
         let addresses = [self.destination, self.endpoint].into_iter().flatten();
         let mut words: Vec<_> = addresses.map(|address| address.to_string()).collect();
         words.push(self.workload.clone());
+        words.extend(self.name.clone());
+        words.extend(self.last_failure.clone());
         words.extend(self.treatment.map(|treatment| treatment.to_string()));
         words.extend(self.reason.clone());
         words.join(" ")
@@ -187,27 +217,32 @@ impl Rate {
     pub(crate) fn columns(rates: &[Self]) -> Table {
         let several = rates.iter().any(|rate| rate.workload != rates[0].workload);
         let inbound = rates.iter().any(|rate| rate.direction == Direction::Inbound);
-        let columns = Columns { several, inbound, by: By::of(rates.iter().map(|it| it.endpoint)) };
+        let columns = Columns { several, inbound, by: By::of(rates.iter().map(Self::place)) };
         let mut table = columns.table(vec![
-            Column::text("DECISION", 2),
-            Column::number("CONN/S", 5),
-            Column::number("OPEN", 4),
+            Column::text("DECISION", 3),
+            Column::number("CONN/S", 6),
+            Column::number("OPEN", 5),
             Column::number("REQ/S", 0),
-            Column::number("SUCCESS", 1),
-            Column::number("P50", 3),
+            Column::number("SUCCESS", 2),
+            Column::text("FAILED/S", 1).optional(),
+            Column::number("P50", 4),
             Column::number("P99", 1),
-            Column::number("SENT/S", 6),
-            Column::number("RECEIVED/S", 6),
+            Column::number("SENT/S", 7),
+            Column::number("RECEIVED/S", 7),
         ]);
         for rate in rates {
-            let place = (rate.destination, rate.endpoint);
-            let mut row = columns.first(&rate.workload, rate.direction, place);
+            let mut row = columns.first(&rate.workload, rate.direction, rate.place());
             row.extend([
-                rate.treatment.map_or_else(dash, |treatment| treatment.to_string()).into(),
+                decision(rate.treatment, rate.failed_connections < rate.connections).into(),
                 number(rate.connections).into(),
                 rate.open.to_string().into(),
                 number(rate.requests).into(),
                 success(rate.success_rate),
+                failed(
+                    rate.failures + rate.failed_connections,
+                    rate.last_failure.as_deref(),
+                    number,
+                ),
                 micros(rate.p50_us).into(),
                 micros(rate.p99_us).into(),
                 human_bytes(rate.bytes_sent as u64).into(),
@@ -234,7 +269,10 @@ impl Total {
             total.failures += rate.failures;
             total.bytes_sent += rate.bytes_sent;
             total.bytes_received += rate.bytes_received;
-            total.latencies.add(&rate.latencies);
+            // Handshakes are none of requests.
+            if rate.treatment != Some(Treatment::Tls) {
+                total.latencies.add(&rate.latencies);
+            }
         }
         total
     }
@@ -278,6 +316,7 @@ impl StatRow {
         self.successes += other.successes;
         self.failures += other.failures;
         self.bytes_sent += other.bytes_sent;
+        self.failed_connections += other.failed_connections;
         self.bytes_received += other.bytes_received;
         self.latencies.add(&other.latencies);
     }

@@ -4,17 +4,23 @@
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     sync::{Arc, Mutex},
 };
 
-use super::{Key, Row};
+use super::row::{Key, Row};
 use crate::{
     budget::{Budgets, Resource, Share},
+    decision::Direction,
     telemetry::lock,
 };
 
 /// Of what a workload has, this part is given up at a time: finding the oldest takes a look at all.
 const PART: usize = 8;
+
+/// Rows with a name that an endpoint of a destination may have: clients choose names. Requests for others are counted
+/// without one.
+const NAMES: usize = 32;
 
 /// Why the rows were summed up, as those of a row say why they were treated so.
 const SHARED: &str = "shared by further destinations";
@@ -30,9 +36,14 @@ pub(super) struct Rows {
 struct OfWorkload {
     share: Share,
     rows: HashMap<Key, Kept>,
+    /// Rows with a name.
+    named: HashMap<Place, usize>,
     /// Grows with each use of a row.
     clock: u64,
 }
+
+/// A destination and an endpoint, seen from the workload.
+type Place = (Direction, Option<SocketAddr>, Option<SocketAddr>);
 
 #[derive(Debug)]
 struct Kept {
@@ -55,7 +66,7 @@ impl Rows {
             return workload.get(key, why);
         }
         let share = self.budgets.share(&key.workload);
-        let workload = OfWorkload { share, rows: HashMap::new(), clock: 0 };
+        let workload = OfWorkload { share, rows: HashMap::new(), named: HashMap::new(), clock: 0 };
         workloads.entry(Arc::clone(&key.workload)).or_insert(workload).get(key, why)
     }
 
@@ -86,20 +97,20 @@ impl OfWorkload {
         let taken = self.rows.iter().map(|(key, kept)| (key.clone(), Arc::new(kept.row.take())));
         let taken = taken.collect();
         // No connection has the others any more.
-        let share = &self.share;
-        self.rows.retain(|key, kept| {
-            let is_in_use = Arc::strong_count(&kept.row) > 1;
-            if !is_in_use && key.destination.is_some() {
-                share.give(Resource::Rows, 1);
-            }
-            is_in_use
-        });
+        let idle = self.rows.iter().filter(|(_, kept)| Arc::strong_count(&kept.row) == 1);
+        let idle: Vec<_> = idle.map(|(key, _)| key.clone()).collect();
+        idle.iter().for_each(|key| drop(self.remove(key)));
         taken
     }
 
-    fn get(&mut self, key: Key, why: &'static str) -> Arc<Row> {
+    fn get(&mut self, mut key: Key, why: &'static str) -> Arc<Row> {
         self.clock += 1;
         let clock = self.clock;
+        let place = (key.direction, key.destination, key.endpoint);
+        let has_room = self.named.get(&place).is_none_or(|names| *names < NAMES);
+        if !has_room && !self.rows.contains_key(&key) {
+            key.name = None;
+        }
         if let Some(kept) = self.rows.get_mut(&key) {
             kept.used = clock;
             return Arc::clone(&kept.row);
@@ -112,6 +123,9 @@ impl OfWorkload {
             }
         }
         let row = Arc::new(Row::new(why));
+        if key.name.is_some() {
+            *self.named.entry(place).or_default() += 1;
+        }
         self.rows.insert(key, Kept { row: Arc::clone(&row), used: clock });
         row
     }
@@ -130,17 +144,33 @@ impl OfWorkload {
         }
         idle.select_nth_unstable_by_key(count - 1, |(used, _)| *used);
         for (_, key) in &idle[..count] {
-            if let Some(kept) = self.rows.remove(key) {
-                self.share.give(Resource::Rows, 1);
+            if let Some(kept) = self.remove(key) {
                 self.shared(key).absorb(&kept.row);
             }
         }
     }
 
+    fn remove(&mut self, key: &Key) -> Option<Kept> {
+        let kept = self.rows.remove(key)?;
+        if key.destination.is_some() {
+            self.share.give(Resource::Rows, 1);
+        }
+        let place = (key.direction, key.destination, key.endpoint);
+        if key.name.is_some()
+            && let Some(names) = self.named.get_mut(&place)
+        {
+            *names -= 1;
+            if *names == 0 {
+                self.named.remove(&place);
+            }
+        }
+        Some(kept)
+    }
+
     /// The row in which those with this decision are summed up. There are few of them: they are not
     /// in the budget.
     fn shared(&mut self, key: &Key) -> Arc<Row> {
-        let shared = Key { destination: None, endpoint: None, ..key.clone() };
+        let shared = Key { destination: None, endpoint: None, name: None, ..key.clone() };
         let new = || Kept { row: Arc::new(Row::new(SHARED)), used: 0 };
         Arc::clone(&self.rows.entry(shared).or_insert_with(new).row)
     }
@@ -158,9 +188,10 @@ mod tests {
     use super::*;
     use crate::{
         budget::Sizes,
-        decision::{Direction, Source, Treatment},
+        decision::{Source, Treatment},
         telemetry::stats::By,
     };
+    use std::time::Duration;
 
     fn key(workload: &str, number: u16) -> Key {
         Key {
@@ -168,6 +199,7 @@ mod tests {
             direction: Direction::Outbound,
             destination: Some(([10, 0, 0, 1], number).into()),
             endpoint: None,
+            name: None,
             treatment: Some(Treatment::Tcp),
             source: Some(Source::Detected),
             reason: None,
@@ -183,7 +215,7 @@ mod tests {
         let row = rows.get(key, "why");
         row.opened();
         row.moved(1, 2);
-        row.closed();
+        row.closed(Duration::ZERO, None);
     }
 
     fn of(rows: &Rows, workload: &str) -> Vec<(Key, Arc<Row>)> {
@@ -259,12 +291,40 @@ mod tests {
         assert_eq!(snapshot(&of(&rows, "b")), [(1, 0, 1)], "not asked for");
         assert_eq!(rows.budgets.used(Resource::Rows), 2);
         open.moved(5, 0);
-        open.closed();
+        open.closed(Duration::ZERO, None);
         assert_eq!(snapshot(&rows.take(None)), [(0, 0, 5), (1, 0, 1)]);
         drop(open);
         rows.take(None);
         assert!(rows.all().is_empty());
         assert_eq!(rows.budgets.used(Resource::Rows), 0);
+    }
+
+    /// Guards against a client that makes names up: they would push destinations out.
+    #[test]
+    fn a_destination_has_a_row_for_so_many_names() {
+        let rows = rows(1024);
+        let named = |destination: u16, name: u32| Key {
+            name: Some(format!("{name}.example").into()),
+            ..key("a", destination)
+        };
+        (0..1000).for_each(|name| visit(&rows, named(1, name)));
+        visit(&rows, named(2, 0));
+        visit(&rows, named(1, 3));
+        let of = |number: u16| -> Vec<_> {
+            let of = rows
+                .all()
+                .into_iter()
+                .filter(|(it, _)| it.destination == key("a", number).destination);
+            of.map(|(key, row)| (key.name, row.weight().1)).collect()
+        };
+        let first = of(1);
+        assert_eq!(first.len(), NAMES + 1);
+        assert!(first.contains(&(Some("3.example".into()), 2)), "{first:?}");
+        assert!(first.contains(&(None, 1000 - NAMES as u64)), "{first:?}");
+        assert_eq!(of(2), [(Some("0.example".into()), 1)]);
+        rows.take(None);
+        visit(&rows, named(1, 999));
+        assert_eq!(of(1), [(Some("999.example".into()), 1)], "there is room again");
     }
 
     #[test]

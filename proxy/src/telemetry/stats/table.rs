@@ -6,7 +6,7 @@ use comfy_table::{CellAlignment, presets};
 
 use super::{By, StatRow, StatsSnapshot};
 use crate::{
-    decision::Direction,
+    decision::{Direction, Treatment},
     table::{Cell, Column, Table, Width},
     units::{human_bytes, human_duration},
 };
@@ -18,6 +18,15 @@ pub(super) struct Columns {
     /// There are both directions.
     pub(super) inbound: bool,
     pub(super) by: By,
+}
+
+/// What a row is about.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    pub(super) destination: Option<SocketAddr>,
+    pub(super) endpoint: Option<SocketAddr>,
+    pub(super) name: Option<&'a str>,
+    pub(super) further_names: u64,
 }
 
 // === impl StatsSnapshot ===
@@ -38,20 +47,22 @@ impl StatsSnapshot {
         }
         let several = self.rows.iter().any(|row| row.workload != self.rows[0].workload);
         let inbound = self.rows.iter().any(|row| row.direction == Direction::Inbound);
-        let by = By::of(self.rows.iter().map(|row| row.endpoint));
+        let by = By::of(self.rows.iter().map(StatRow::place));
         let columns = Columns { several, inbound, by };
         let mut table = columns.table(vec![
-            Column::text("DECISION", 2),
-            Column::text("SOURCE", 5),
-            Column::number("CONN", 0),
-            Column::number("OPEN", 4),
+            Column::text("DECISION", 3),
+            Column::text("SOURCE", 7),
+            Column::number("CONN", 1),
+            Column::number("OPEN", 6),
             Column::number("REQ", 0),
-            Column::number("SUCCESS", 1),
-            Column::number("P50", 3),
-            Column::number("P95", 7),
-            Column::number("P99", 2),
-            Column::number("SENT", 6),
-            Column::number("RECEIVED", 6),
+            Column::number("SUCCESS", 2),
+            Column::text("FAILED", 1).optional(),
+            Column::number("P50", 5),
+            Column::number("P95", 9),
+            Column::number("P99", 4),
+            Column::number("DURATION", 6),
+            Column::number("SENT", 8),
+            Column::number("RECEIVED", 8),
         ]);
         for row in &self.rows {
             table.add(cells(row, &columns));
@@ -63,13 +74,14 @@ impl StatsSnapshot {
 // === impl By ===
 
 impl By {
-    /// What rows with these endpoints are by.
-    pub(super) fn of(mut endpoints: impl Iterator<Item = Option<SocketAddr>>) -> Self {
-        if endpoints.any(|endpoint| endpoint.is_some()) {
-            Self::Endpoint
-        } else {
-            Self::Destination
-        }
+    /// What rows are by that are about these.
+    pub(super) fn of<'a>(mut places: impl Iterator<Item = Place<'a>>) -> Self {
+        let is_any = |place: Place<'_>| match place {
+            Place { endpoint: Some(_), .. } => Some(Self::Endpoint),
+            Place { destination: None, name: Some(_), .. } => Some(Self::Name),
+            _ => None,
+        };
+        places.find_map(is_any).unwrap_or(Self::Destination)
     }
 }
 
@@ -81,7 +93,11 @@ impl Columns {
         let mut columns = match self.by {
             By::Destination => vec![Column::text("DESTINATION", 0)],
             By::Endpoint => vec![Column::text("ENDPOINT", 0), Column::text("DESTINATION", 3)],
+            By::Name => vec![Column::text("NAME", 0)],
         };
+        if self.by != By::Name {
+            columns.push(Column::text("NAME", 2).optional());
+        }
         columns.extend(further);
         Table::new(columns)
     }
@@ -91,8 +107,9 @@ impl Columns {
         &self,
         workload: &str,
         direction: Direction,
-        (destination, endpoint): (Option<SocketAddr>, Option<SocketAddr>),
+        place: Place<'_>,
     ) -> Vec<Cell> {
+        let Place { destination, endpoint, name, further_names } = place;
         let mut text = String::new();
         if self.several {
             text.push_str(workload);
@@ -104,11 +121,37 @@ impl Columns {
         let or = |address: Option<SocketAddr>, other: &str| {
             address.map_or_else(|| other.to_owned(), |address| address.to_string())
         };
+        let named = match (name, further_names) {
+            (Some(name), 0) => name.to_owned(),
+            (Some(name), further) => format!("{name} +{further}"),
+            (None, _) => dash(),
+        };
         match self.by {
-            By::Destination => vec![(text + &or(destination, "other destinations")).into()],
-            By::Endpoint => {
-                vec![(text + &or(endpoint, "other endpoints")).into(), or(destination, "-").into()]
+            By::Destination => {
+                vec![(text + &or(destination, "other destinations")).into(), named.into()]
             }
+            By::Endpoint => vec![
+                (text + &or(endpoint, "other endpoints")).into(),
+                or(destination, "-").into(),
+                named.into(),
+            ],
+            By::Name => {
+                let name = name.map(str::to_owned);
+                vec![(text + &name.unwrap_or_else(|| or(destination, "other destinations"))).into()]
+            }
+        }
+    }
+}
+
+// === impl StatRow ===
+
+impl StatRow {
+    fn place(&self) -> Place<'_> {
+        Place {
+            destination: self.destination,
+            endpoint: self.endpoint,
+            name: self.name.as_deref(),
+            further_names: self.further_names,
         }
     }
 }
@@ -134,21 +177,43 @@ pub(crate) fn print_table(table: &comfy_table::Table) -> String {
 }
 
 fn cells(row: &StatRow, columns: &Columns) -> Vec<Cell> {
-    let mut cells = columns.first(&row.workload, row.direction, (row.destination, row.endpoint));
+    let mut cells = columns.first(&row.workload, row.direction, row.place());
     cells.extend([
-        row.treatment.map_or_else(dash, |t| t.to_string()).into(),
+        decision(row.treatment, row.failed_connections < row.connections).into(),
         row.decided_by().map_or_else(dash, str::to_owned).into(),
         row.connections.to_string().into(),
         row.open.to_string().into(),
         if row.requests > 0 { row.requests.to_string() } else { dash() }.into(),
         success(row.success_rate()),
+        failed((row.failures + row.failed_connections) as f64, row.last_failure.as_deref(), |n| {
+            format!("{n:.0}")
+        }),
         micros(row.p50_us).into(),
         micros(row.p95_us).into(),
         micros(row.p99_us).into(),
+        micros(row.mean_duration_us).into(),
         human_bytes(row.bytes_sent).into(),
         human_bytes(row.bytes_received).into(),
     ]);
     cells
+}
+
+/// What connections are treated as. Of those that ended before a decision some may have been made and not
+/// used.
+pub(super) fn decision(treatment: Option<Treatment>, has_unused: bool) -> String {
+    match treatment {
+        Some(treatment) => treatment.to_string(),
+        None if has_unused => "unused".to_owned(),
+        None => dash(),
+    }
+}
+
+/// How many have failed, and why the last one did.
+pub(super) fn failed(count: f64, last: Option<&str>, number: impl Fn(f64) -> String) -> Cell {
+    if count == 0.0 {
+        return dash().into();
+    }
+    Cell::alarm_if(true, format!("{} {}", number(count), last.unwrap_or_default()))
 }
 
 /// An alarm where not all were successes.

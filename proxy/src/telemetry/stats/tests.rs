@@ -1,10 +1,11 @@
-//! Rows by endpoint, and counts from zero.
+//! Rows by endpoint and name, failures, handshakes, and counts from zero.
 
 use std::time::Duration;
 
 use super::*;
+use crate::table::Width;
 use crate::telemetry::{
-    CloseReason, Telemetry,
+    CloseReason, ConnectionInfo, Telemetry,
     tests::{balanced, chosen, exchange, info},
 };
 
@@ -42,8 +43,8 @@ fn requests_count_at_the_endpoint_that_they_went_to() {
     assert_eq!((rows[0].open, rows[0].successes, rows[0].p50_us), (0, 3, Some(3007)));
     let table = telemetry.stats_by(By::Endpoint).table().unwrap();
     let words: Vec<Vec<_>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(words[0][..3], ["ENDPOINT", "DESTINATION", "DECISION"]);
-    assert_eq!(words[2][..5], ["10.1.0.6:8080", service, "http2", "detected", "0"]);
+    assert_eq!(words[0][..4], ["ENDPOINT", "DESTINATION", "NAME", "DECISION"]);
+    assert_eq!(words[2][..6], ["10.1.0.6:8080", service, "example.com", "http2", "detected", "0"]);
 }
 
 /// Guards against a row without its endpoint: an opaque port is decided before the dial.
@@ -113,6 +114,134 @@ fn a_reset_of_the_statistics_does_not_change_metrics() {
     assert_eq!(telemetry.reset_stats(Some("other"), By::Destination).rows, []);
     assert_eq!(telemetry.reset_stats(Some("shop"), By::Endpoint).rows[0].open, 0);
     assert_eq!(telemetry.stats().rows, []);
+}
+
+/// A request for a host, as the engines tell of it.
+fn request(guard: &crate::telemetry::ConnectionGuard, host: &str, status: u16) {
+    guard.sink().authority(host);
+    guard.sink().request_started();
+    guard.sink().exchange(Exchange {
+        authority: Some(host.into()),
+        status: Some(status),
+        ..exchange()
+    });
+}
+
+#[test]
+fn requests_count_for_the_name_that_they_were_for() {
+    let telemetry = Telemetry::new(None);
+    let at =
+        |destination: &str| ConnectionInfo { destination: destination.parse().unwrap(), ..info() };
+    let guard = telemetry.open(at("192.0.2.1:80"));
+    guard.upstream_connected();
+    guard.detected(Detection::Http1, None, Duration::ZERO);
+    guard.counters().upstream_to_client.store(1000, Relaxed);
+    ["Shop.example:80", "shop.example", "bank.example", "192.0.2.1"]
+        .iter()
+        .for_each(|host| request(&guard, host, 200));
+    // The same name elsewhere.
+    let other = telemetry.open(at("192.0.2.9:80"));
+    other.upstream_connected();
+    other.detected(Detection::Http1, None, Duration::ZERO);
+    request(&other, "shop.example", 200);
+    let rows = telemetry.stats_by(By::Name).rows;
+    let seen: Vec<_> = rows
+        .iter()
+        .map(|row| (row.name.as_deref(), row.destination, row.connections, row.requests))
+        .collect();
+    let address = "192.0.2.1:80".parse().ok();
+    assert_eq!(
+        seen,
+        [
+            (Some("bank.example"), None, 0, 1),
+            (Some("shop.example"), None, 2, 3),
+            (None, address, 0, 1),
+        ]
+    );
+    assert_eq!(rows[1].bytes_received, 1000);
+    let table = telemetry.stats_by(By::Name).table().unwrap();
+    assert!(table.starts_with("NAME          DECISION"), "{table}");
+    // By destination nothing is lost, and the name of most requests is shown.
+    let rows = telemetry.stats().rows;
+    let first = &rows[0];
+    assert_eq!((first.connections, first.requests, first.successes), (1, 4, 4));
+    assert_eq!((first.name.as_deref(), first.further_names), (Some("shop.example"), 1));
+    let table = telemetry.stats().table().unwrap();
+    assert!(table.contains("192.0.2.1:80  shop.example +1  http1"), "{table}");
+}
+
+#[test]
+fn failures_are_counted_with_the_last_error_and_unused_connections_are_none() {
+    let telemetry = Telemetry::new(None);
+    let end = |port: u16, detection: Option<Detection>, reason: CloseReason| {
+        let destination = ([192, 0, 2, 1], port).into();
+        let guard = telemetry.open(ConnectionInfo { destination, ..info() });
+        if !matches!(reason, CloseReason::ConnectFailed(_)) {
+            guard.upstream_connected();
+        }
+        detection.into_iter().for_each(|it| guard.detected(it, None, Duration::ZERO));
+        guard
+    };
+    let failed = CloseReason::ConnectFailed(libc::ECONNREFUSED);
+    end(1, None, failed.clone()).close(failed);
+    end(2, None, CloseReason::Finished).close(CloseReason::Finished);
+    let opaque = Some(Detection::Opaque(Source::Config));
+    end(3, opaque, CloseReason::UpstreamReset).close(CloseReason::UpstreamReset);
+    end(3, opaque, CloseReason::ClientReset).close(CloseReason::ClientReset);
+    let http = end(4, Some(Detection::Http1), CloseReason::UpstreamReset);
+    request(&http, "shop.example", 200);
+    request(&http, "shop.example", 503);
+    http.close(CloseReason::UpstreamReset);
+    let seen: Vec<_> = telemetry
+        .stats()
+        .rows
+        .into_iter()
+        .map(|row| (row.failed_connections, row.failures, row.last_failure))
+        .collect();
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(
+        seen,
+        [(1, 0, text("ECONNREFUSED")), (0, 0, None), (1, 0, text("reset")), (0, 1, text("503")),]
+    );
+    let table = telemetry.stats().table_for(Width::columns(200)).unwrap();
+    let table = anstream::adapter::strip_str(&table).to_string();
+    let words: Vec<Vec<_>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    let column = |name: &str| words[0].iter().position(|head| *head == name).unwrap();
+    let decision = column("DECISION");
+    let decisions: Vec<_> = words[1..].iter().map(|row| row[decision]).collect();
+    assert_eq!(decisions, ["-", "unused", "opaque", "http1"]);
+    assert!(table.contains("  1 ECONNREFUSED  ") && table.contains("  1 503  "), "{table}");
+}
+
+/// What is known of HTTPS without its keys.
+#[test]
+fn a_tls_connection_has_its_name_handshake_and_duration() {
+    use weir_http::Side;
+    let telemetry = Telemetry::new(None);
+    let mut tap = telemetry.tap(None, crate::telemetry::tap::TapFilter::default()).unwrap();
+    let guard = telemetry.open(info());
+    guard.upstream_connected();
+    let tls = crate::detect::TlsInfo { sni: Some("shop.example".into()), alpn: Vec::new() };
+    let hello = guard.since(std::time::Instant::now());
+    guard.detected(Detection::Tls { settled: true }, Some(tls), hello);
+    guard.counters().add_from(Side::Client, 500);
+    assert_eq!(telemetry.stats().rows[0].p50_us, None, "the server has not answered");
+    std::thread::sleep(Duration::from_millis(5));
+    guard.counters().add_from(Side::Upstream, 3000);
+    let row = telemetry.stats().rows.remove(0);
+    assert_eq!((row.name.as_deref(), row.requests), (Some("shop.example"), 0));
+    assert!(row.p50_us >= Some(5000), "{row:?}");
+    assert_eq!(row.mean_duration_us, None, "it is open");
+    drop(telemetry.stats());
+    guard.counters().add_from(Side::Upstream, 3000);
+    guard.close(CloseReason::Finished);
+    let closed = telemetry.stats_by(By::Name).rows.remove(0);
+    assert_eq!((closed.p50_us, closed.p99_us), (row.p50_us, row.p99_us), "counted once");
+    assert!(closed.mean_duration_us >= Some(5000), "{closed:?}");
+    let batch = futures_util::FutureExt::now_or_never(tap.next()).expect("the record is there");
+    let json = serde_json::to_value(&batch.records[0]).unwrap();
+    assert!(json["handshake_us"].as_u64() >= Some(5000), "{json}");
+    assert_eq!(json["name"], "shop.example");
 }
 
 /// Guards against two locks of one row at a time.

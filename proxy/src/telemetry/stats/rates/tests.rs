@@ -11,6 +11,11 @@ fn row(destination: &str, connections: u64, requests: u64, failures: u64) -> Sta
         treatment: Some(Treatment::Http1),
         source: Some(Source::Detected),
         reason: None,
+        name: None,
+        further_names: 0,
+        failed_connections: 0,
+        last_failure: (failures > 0).then(|| "503".to_owned()),
+        mean_duration_us: None,
         why: "request line".into(),
         connections,
         open: 1,
@@ -102,7 +107,7 @@ fn endpoints_of_one_destination_have_rates_of_their_own() {
     let rates = Rate::between(&before, &after, SECONDS, Order::default());
     let seen: Vec<_> = rates.iter().map(|rate| (rate.endpoint, rate.requests)).collect();
     assert_eq!(seen, [(first.parse().ok(), 10.0), (None, 5.0), (second.parse().ok(), 2.0)]);
-    assert!(Rate::table(&rates).starts_with("ENDPOINT         DESTINATION  DECISION"));
+    assert!(Rate::table(&rates).starts_with("ENDPOINT         DESTINATION  NAME  DECISION"));
 }
 
 #[test]
@@ -111,8 +116,27 @@ fn rates_make_a_table() {
     let rates = Rate::between(&snapshot(before), &snapshot(after), SECONDS, Order::default());
     let table = Rate::table(&rates);
     let words: Vec<Vec<_>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
-    let header = "DESTINATION DECISION CONN/S OPEN REQ/S SUCCESS P50 P99 SENT/S RECEIVED/S";
+    let header =
+        "DESTINATION NAME DECISION CONN/S OPEN REQ/S SUCCESS FAILED/S P50 P99 SENT/S RECEIVED/S";
     assert_eq!(words[0].join(" "), header);
-    assert_eq!(words[1][..8].join(" "), "10.0.0.1:80 http1 1.5 1 100 75.00% - -");
+    assert_eq!(words[1][..11].join(" "), "10.0.0.1:80 - http1 1.5 1 100 75.00% 25 503 - -");
     assert_eq!(Rate::table(&[]).lines().count(), 1);
+}
+
+#[test]
+fn names_are_no_sums() {
+    let named = |name: &str, requests| StatRow {
+        destination: None,
+        name: Some(name.into()),
+        ..row(A, 1, requests, 0)
+    };
+    let rest = |requests| StatRow { destination: None, ..row(A, 1, requests, 0) };
+    let before = snapshot([named("a.example", 10), named("b.example", 20), rest(5)]);
+    // The second one was summed up with the rest.
+    let after =
+        snapshot([named("a.example", 30), StatRow { destination: None, ..row(A, 2, 25, 0) }]);
+    let rates = Rate::between(&before, &after, SECONDS, Order::default());
+    let seen: Vec<_> = rates.iter().map(|rate| (rate.name.as_deref(), rate.requests)).collect();
+    assert_eq!(seen, [(Some("a.example"), 10.0), (None, 0.0)]);
+    assert!(Rate::table(&rates).starts_with("NAME "), "{}", Rate::table(&rates));
 }
