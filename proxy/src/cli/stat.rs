@@ -28,13 +28,15 @@ Examples:
 
 By endpoint, a request counts where it went, when it has ended; connections and bytes count at the
 endpoint that the connection was made to. By name, a request counts for its host, and a connection
-for that of its first request or for the server name of TLS. FAILED has connections and requests that
-failed, and why the last one did; `unused` are connections that ended without a byte to decide on. P50
-to P99 are latencies of requests, and of TLS the time from the ClientHello to the server's answer;
-DURATION is the mean of connections that have ended. By service, SKEW is the most connections that an endpoint
-got, divided by the mean; REQ SKEW the same of requests, and BALANCED what it would be if each
-request was balanced by itself. With --reset, `weir stat` and `weir top` count from zero afterwards,
-of the workload or of all; metrics are not changed.";
+for that of its first request or for the server name of TLS. By service, SKEW is the most
+connections that an endpoint got, divided by the mean; REQ SKEW the same of requests, and BALANCED
+what it would be if each request was balanced by itself.
+
+FAILED has requests and connections that failed, and why the last one did; `unused` are connections
+that ended without a byte to decide on. P50 to P99 are latencies of requests, and of TLS the time
+from the ClientHello to the answer of the server; DURATION is the mean of connections that have
+ended. With --reset, `weir stat` and `weir top` count from zero afterwards, of the workload or of
+all; metrics are not changed.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
