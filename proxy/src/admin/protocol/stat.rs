@@ -91,6 +91,10 @@ impl Call for GetNameStat {
     const REPLY: &'static str = "name_stat";
     type Reply = StatsSnapshot;
 
+    fn changes(&self) -> bool {
+        false
+    }
+
     async fn answer(self, on: &mut Conversation<'_>) -> Result<StatsSnapshot, ControlError> {
         on.handler.stat(on.workload(), By::Name)
     }

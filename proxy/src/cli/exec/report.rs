@@ -28,6 +28,7 @@ use crate::{
     host::Account,
     json,
     log::{LogBuffer, LogTarget},
+    table::Width,
     telemetry::{
         conditions::{Conditions, Outcome},
         har::{HarCounts, HarFile},
@@ -255,7 +256,7 @@ fn report(
 ) -> Result<()> {
     let mut err = anstream::stderr();
     if !args.quiet {
-        let text = match (args.output, stats.table()) {
+        let text = match (args.output, stats.table_for(Width::of_stderr())) {
             (Format::Json, _) => json::to_string(stats)?,
             (Format::Table, Some(table)) => format!("\n{table}"),
             (Format::Table, None) => "\nweir: no connections".to_owned(),

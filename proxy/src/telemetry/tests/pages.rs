@@ -135,7 +135,7 @@ fn the_page_of_records_has_the_fields_of_connections() {
     full.untracked = Some("x".into());
     full.unpoolable = Some("x".into());
     full.engine = Some("tap".into());
-    full.detect = Some(time);
+    (full.detect, full.handshake) = (Some(time), Some(time));
     full.error = Some("x".to_owned());
     full.kernel = Some(KernelNumbers { srtt: time, retransmits: 1 });
     // A field that is missing here does not compile: set it above, so that the page must have it.
@@ -161,6 +161,7 @@ fn the_page_of_records_has_the_fields_of_connections() {
         unpoolable: _,
         engine: _,
         detect: _,
+        handshake: _,
         duration: _,
         close: _,
         error: _,
@@ -170,7 +171,8 @@ fn the_page_of_records_has_the_fields_of_connections() {
     least.name = None;
     (least.client, least.endpoint, least.treatment, least.source) = (None, None, None, None);
     (least.reason, least.sni, least.alpn, least.untracked) = (None, None, Vec::new(), None);
-    (least.unpoolable, least.engine, least.detect) = (None, None, None);
+    (least.unpoolable, least.engine) = (None, None);
+    (least.detect, least.handshake) = (None, None);
     (least.error, least.kernel) = (None, None);
     compare(&tables[0], &Record::Connection(full), &Record::Connection(least));
 }
