@@ -154,8 +154,7 @@ fn records_that_a_full_disk_has_no_room_for_are_reported_at_once() -> Result<()>
     let script = "mount -t tmpfs -o size=8k none \"$0\" && exec \"$@\"";
     let program = format!(
         "import socket\n\
-         for _ in range(200): socket.create_connection(('{}', 9000), 10).recv(99)",
-        SERVER_V4
+         for _ in range(200): socket.create_connection(('{SERVER_V4}', 9000), 10).recv(99)"
     );
     let mut command = lab.client.command("unshare");
     command.args(["--mount", "sh", "-c", script]).arg(&disk).arg(binary()?);
@@ -178,9 +177,8 @@ fn the_log_at_level_debug_follows_connections() -> Result<()> {
     let program = format!(
         "import socket\n\
          for port in (9000, 9000, 9001):\n\
-         \x20   try: socket.create_connection(('{}', port), 10).recv(99)\n\
-         \x20   except OSError: pass",
-        SERVER_V4
+         \x20   try: socket.create_connection(('{SERVER_V4}', port), 10).recv(99)\n\
+         \x20   except OSError: pass"
     );
     let seen = Exec::new(&lab).flags(&["--log-level", "weir=debug"]).python(&program)?;
     let log = seen.finished.stderr;

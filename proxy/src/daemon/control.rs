@@ -128,7 +128,7 @@ impl Control {
                 if all.changeable().is_ok() {
                     return match workload.expire_ports().await {
                         Ok(changes) => {
-                            audit::ports(Author::Expiry, workload.name(), &changes, None)
+                            audit::ports(Author::Expiry, workload.name(), &changes, None);
                         }
                         Err(error) => {
                             tracing::error!(%error, workload = &**workload.name(), "cannot put ports back");
