@@ -205,7 +205,7 @@ fn bad_input_is_named_and_nothing_is_written() {
         (&["inject", "-", "--sidecar", "--image", "a b"], "not an image name"),
         (&["inject", "missing.yml"], "cannot read missing.yml"),
         (&["uninject", "missing.yml"], "cannot read missing.yml"),
-        (&["uninject", "-"], "cannot uninject stdin: line 2, column 1"),
+        (&["uninject", "-"], "cannot uninject stdin: line 1, column 7"),
         (&["inject"], "<FILE>"),
     ] {
         let output = weir(args, b"kind: [\n");
