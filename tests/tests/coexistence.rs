@@ -215,7 +215,9 @@ fn a_program_above_sees_the_connection_to_weir_and_then_weirs_own() -> Result<()
     let before = (counters.get(0)?, counters.get(1)?);
     assert_eq!(place.visit(SERVER_V4)?, Visit::Proxied);
     let after = (counters.get(0)?, counters.get(1)?);
-    assert_eq!(after, (before.0 + 1, before.1 + 1), "to loopback, and from weir");
+    // weir tries its listeners out once more where an interface has changed: over loopback as well.
+    assert!(after.0 > before.0, "to loopback: {before:?}, {after:?}");
+    assert_eq!(after.1, before.1 + 1, "from weir");
     let found = place.check(&place.own(), "recorder (id ")?;
     assert_says(&found, "ok", &["on connect4", "above", "runs after weir's"]);
     Ok(())
