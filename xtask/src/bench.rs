@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what weir costs. Each subcommand runs in a cgroup of its own with nothing but
 //! network namespaces of its own, and leaves nothing behind.
 
+mod connections;
 mod control;
 mod ground;
 mod lives;
@@ -34,6 +35,8 @@ enum What {
     Workloads(workloads::Args),
     /// What services cost; needs root
     Services(services::Args),
+    /// System calls, waits and BPF programs of a captured connection; needs root and strace
+    Connections(connections::Args),
     /// The other end of a measurement; started by the others
     #[command(hide = true)]
     Peer(peer::Args),
@@ -49,6 +52,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
         Some(What::Load(args)) => proxies::client::run(args),
         Some(What::Workloads(args)) => workloads(root, args),
         Some(What::Services(args)) => services(root, args),
+        Some(What::Connections(args)) => connections(root, args),
         Some(What::Proxies(args)) => beside_proxies(root, args),
         None => beside_proxies(root, &proxies),
     }
@@ -71,6 +75,18 @@ fn services(root: &Path, args: &services::Args) -> Result<()> {
     }
     check_root()?;
     test::cargo(root, &["build", "--release", "--package", "weir"], &[])?;
+    enclosed()
+}
+
+fn connections(root: &Path, args: &connections::Args) -> Result<()> {
+    if scope::is_inner() {
+        scope::accept_interrupts()?;
+        return connections::run(args, &instance(outer()));
+    }
+    check_root()?;
+    if std::env::var_os("WEIR_BIN").is_none() {
+        test::cargo(root, &["build", "--release", "--package", "weir"], &[])?;
+    }
     enclosed()
 }
 

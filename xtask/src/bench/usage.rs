@@ -79,6 +79,17 @@ struct Sum {
 
 // === helpers ===
 
+/// The ids of the BPF programs that a process has open, or that its links name.
+pub(super) fn programs(pid: u32) -> Result<BTreeSet<u64>> {
+    let mut programs = BTreeSet::new();
+    for name in entries(&format!("/proc/{pid}/fdinfo"))? {
+        // Closed meanwhile.
+        let Ok(info) = fs::read_to_string(format!("/proc/{pid}/fdinfo/{name}")) else { continue };
+        programs.extend(named(&info, "prog_id:").map(number));
+    }
+    Ok(programs)
+}
+
 /// The BPF programs and maps of a process. Its descriptors of links name programs that it has not
 /// open; those name maps.
 fn objects(pid: u32) -> Result<(Sum, Sum)> {
