@@ -57,7 +57,7 @@ pub use heartbeat::Heartbeat;
 pub use hold::{HeldSyn, Holds, RawSockets, Told};
 pub use instance::{Instance, InstanceOptions};
 pub use links::AttachOptions;
-pub use listener::{Listeners, OwnAddresses, netns_cookie};
+pub use listener::{Listeners, Listening, OwnAddresses, netns_cookie};
 pub use netns::{Netns, Owner, Residence, residence};
 pub use options::{ConnectionId, Options, SocketOption, WITHOUT as WITHOUT_OPTIONS};
 pub use original::{AcceptedFrom, Captured, Originals, address_class, address_of, is_v4, words};

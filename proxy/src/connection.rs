@@ -12,6 +12,7 @@ mod options;
 mod policy;
 mod properties;
 mod requests;
+mod stream;
 mod tapped;
 mod waiting;
 
@@ -22,11 +23,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::net::TcpStream;
-
 use self::{
-    attempts::Attempts, dial::Dial, dials::OwnDial, http::Engine, options::Following,
-    policy::DestinationPolicy, requests::Balancing,
+    attempts::Attempts,
+    dial::Dial,
+    dials::OwnDial,
+    http::Engine,
+    options::Following,
+    policy::DestinationPolicy,
+    requests::Balancing,
+    stream::{Form, Stream},
 };
 pub use self::{
     balanced::Engines,
@@ -41,7 +46,7 @@ use crate::{
     config::{HttpEngine, Traffic},
     decision::{Detection, Direction},
     detect::dialogue::Lesson,
-    forward::tcp::{self, TcpEnd, TcpOptions},
+    forward::tcp::{self, Endpoint, Socket, TcpEnd, TcpOptions},
     learn::{Change, Learn, Learning},
     stop::Stop,
     telemetry::{CloseReason, ConnectionGuard, ConnectionInfo, Telemetry},
@@ -133,11 +138,6 @@ impl Context {
         dialling: Taken,
     ) {
         let accepted = Instant::now();
-        let client = match TcpStream::from_std(client) {
-            Ok(client) => client,
-            // epoll_ctl(2) lacks memory. The socket is armed: its close is a reset.
-            Err(error) => return tracing::error!(%error, "cannot register the connection"),
-        };
         let Some(captured) = captured else {
             let destination = client.local_addr().unwrap_or(peer);
             let guard = self.open(Direction::Outbound, peer, destination);
@@ -152,9 +152,18 @@ impl Context {
         let held = (direction == Direction::Inbound).then_some((peer, destination));
         let own = OwnDial::new(&self.dials, held);
         let mut following = Following::new(&self.options, &captured, peer);
-        let dial = Dial::new(self, &captured, peer, &own, dialling).followed(following.as_ref());
         let policy = self.policy(&captured, &guard, accepted);
         let mut attempts = Attempts::new(self, Target { direction, destination });
+        let form = form(&policy, &attempts);
+        let client = match Stream::accepted(client, form) {
+            Ok(client) => client,
+            Err(error) => {
+                tracing::error!(%error, "cannot register the connection");
+                return attempts.close(CloseReason::from_io(&error), guard);
+            }
+        };
+        let dial =
+            Dial::new(self, &captured, peer, &own, dialling).followed(following.as_ref()).to(form);
         let reason = match self.connect(&client, &mut attempts, dial, &guard).await {
             Ok(upstream) => {
                 Following::settle(&mut following);
@@ -162,7 +171,7 @@ impl Context {
                 self.forward(client, upstream, carrier, &guard, accepted).await
             }
             Err(reason) => {
-                tcp::reset(client);
+                client.reset();
                 reason
             }
         };
@@ -213,19 +222,29 @@ impl Context {
     /// Carries a connection whose both sides are there; returns why it has ended.
     async fn forward(
         &self,
-        client: TcpStream,
-        upstream: TcpStream,
+        client: Stream,
+        upstream: Stream,
         carrier: Carrier,
         guard: &ConnectionGuard,
         accepted: Instant,
     ) -> CloseReason {
         let engine = match carrier {
-            Carrier::Opaque => return self.tcp(client, upstream, guard).await,
-            Carrier::PassThrough => {
-                return self.pass_through(client.into(), upstream.into(), guard, accepted).await;
+            Carrier::Opaque | Carrier::PassThrough => {
+                let (client, upstream) = match (client.into_raw(), upstream.into_raw()) {
+                    (Ok(client), Ok(upstream)) => (client.into(), upstream.into()),
+                    (Err(error), _) | (_, Err(error)) => return CloseReason::from_io(&error),
+                };
+                return match carrier {
+                    Carrier::Opaque => self.tcp(client, upstream, guard).await,
+                    _ => self.pass_through(client, upstream, guard, accepted).await,
+                };
             }
             Carrier::Terminate => Engine::Terminate,
             Carrier::Balance(balancing) => Engine::Balance(balancing),
+        };
+        let (client, upstream) = match (client.into_owned(), upstream.into_owned()) {
+            (Ok(client), Ok(upstream)) => (client, upstream),
+            (Err(error), _) | (_, Err(error)) => return CloseReason::from_io(&error),
         };
         Box::pin(self.hold(client, upstream, engine, guard, accepted)).await
     }
@@ -250,11 +269,11 @@ impl Context {
     /// the closest to its own error that a connection already accepted can come.
     async fn connect(
         &self,
-        client: &TcpStream,
+        client: &Stream,
         attempts: &mut Attempts<'_>,
         dial: Dial<'_>,
         guard: &ConnectionGuard,
-    ) -> Result<TcpStream, CloseReason> {
+    ) -> Result<Stream, CloseReason> {
         // Only the workload's own sockets can be looked for.
         let netns = (guard.direction() == Direction::Outbound).then_some(&self.netns);
         tokio::select! {
@@ -310,13 +329,12 @@ impl Context {
 
     async fn tcp(
         &self,
-        client: TcpStream,
-        upstream: TcpStream,
+        client: Endpoint<Socket>,
+        upstream: Endpoint<Socket>,
         guard: &ConnectionGuard,
     ) -> CloseReason {
         let (options, counters) = (self.tcp_options(guard), guard.counters());
-        let forwarded =
-            tcp::forward(client.into(), upstream.into(), &options, &counters, &self.abort).await;
+        let forwarded = tcp::forward(client, upstream, &options, &counters, &self.abort).await;
         close_reason(forwarded.end)
     }
 
@@ -332,9 +350,16 @@ impl Context {
 
 // === helpers ===
 
+/// The form that the engine takes which is to be expected.
+fn form(policy: &DestinationPolicy, attempts: &Attempts<'_>) -> Form {
+    let reads_messages = attempts.requests().is_some() || policy.engine == HttpEngine::Terminate;
+    if policy.opaque.is_none() && reads_messages { Form::Owned } else { Form::Raw }
+}
+
 /// Turns a connection away with a reset.
-fn refuse(client: TcpStream, guard: ConnectionGuard, reason: CloseReason) {
-    tcp::reset(client);
+fn refuse(client: std::net::TcpStream, guard: ConnectionGuard, reason: CloseReason) {
+    tcp::arm(&client);
+    drop(client);
     guard.close(reason);
 }
 

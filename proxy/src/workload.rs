@@ -278,19 +278,24 @@ impl Workload {
         queue: Option<UnboundedReceiver<Held>>,
     ) -> Result<(), CaptureError> {
         for socket in self.slots.listeners.sockets().map_err(unwatched)? {
-            let listener = Incoming::new(socket).map_err(unwatched)?;
+            let listener = Incoming::new(socket, Arc::default()).map_err(unwatched)?;
             let stop = self.stop_accepting.clone();
             let linger = AcceptOptions::captured().linger;
             self.accepting.spawn(Arc::clone(self).accept(listener, stop, linger));
         }
         for socket in self.slots.listeners.hold_sockets().map_err(unwatched)? {
-            let listener = Incoming::new(socket).map_err(unwatched)?;
+            let elsewhere = self.holding.as_ref().map(|it| Arc::clone(&it.elsewhere));
+            let listener =
+                Incoming::new(socket, elsewhere.unwrap_or_default()).map_err(unwatched)?;
             let stop = self.stop_holding.clone();
             // Nothing is held any more when they are stopped.
             self.accepting_held.spawn(Arc::clone(self).accept(listener, stop, Duration::ZERO));
         }
-        if let Some(queue) = queue {
+        if let (Some(queue), Some(holding)) = (queue, &self.holding) {
             self.accepting_held.spawn(Arc::clone(self).hold(queue));
+            let (holding, stop) = (Arc::clone(holding), self.stop_holding.clone());
+            self.accepting_held
+                .spawn(async move { stop.run_until_cancelled(holding.look()).await });
         }
         let stop = self.stop_following.clone();
         tokio::spawn(async move { stop.run_until_cancelled(routes.run()).await });

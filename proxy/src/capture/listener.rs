@@ -51,6 +51,15 @@ pub struct Listeners {
     loopback: Arc<Loopback>,
 }
 
+/// A copy of a listening socket.
+#[derive(Debug)]
+pub struct Listening {
+    /// The socket.
+    pub socket: TcpListener,
+    /// No inbound connections come here.
+    pub is_outbound: bool,
+}
+
 /// One that is open.
 struct Open {
     kind: ListenerKind,
@@ -191,7 +200,7 @@ impl Listeners {
     ///
     /// # Errors
     /// Where a descriptor cannot be duplicated.
-    pub fn sockets(&self) -> io::Result<Vec<TcpListener>> {
+    pub fn sockets(&self) -> io::Result<Vec<Listening>> {
         self.copies(false)
     }
 
@@ -199,13 +208,17 @@ impl Listeners {
     ///
     /// # Errors
     /// Where a descriptor cannot be duplicated.
-    pub fn hold_sockets(&self) -> io::Result<Vec<TcpListener>> {
+    pub fn hold_sockets(&self) -> io::Result<Vec<Listening>> {
         self.copies(true)
     }
 
-    fn copies(&self, holds: bool) -> io::Result<Vec<TcpListener>> {
-        let open = lock(&self.open);
-        open.iter().filter(|it| it.holds == holds).map(|it| it.socket.try_clone()).collect()
+    fn copies(&self, holds: bool) -> io::Result<Vec<Listening>> {
+        let copy = |open: &Open| {
+            let is_outbound =
+                matches!(open.kind, ListenerKind::Outbound4 | ListenerKind::Outbound6);
+            Ok(Listening { socket: open.socket.try_clone()?, is_outbound })
+        };
+        lock(&self.open).iter().filter(|it| it.holds == holds).map(copy).collect()
     }
 
     /// The addresses listened on.
@@ -406,6 +419,8 @@ fn listen(aside: Aside, port: u16, filter: Option<BorrowedFd<'_>>) -> io::Result
     // `connection/reset.rs`.
     socket.set_linger(Some(Duration::ZERO))?;
     socket.set_tcp_nodelay(true)?;
+    // Urgent bytes stay in their place: see `forward/tcp/socket.rs`.
+    socket.set_out_of_band_inline(true)?;
     keep_alive(&socket);
     match aside {
         Aside::Loopback4 => socket.bind_device(Some(LOOPBACK))?,

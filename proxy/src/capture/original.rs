@@ -39,8 +39,6 @@ pub struct AcceptedFrom {
     pub workload: WorkloadId,
     /// Cookie of its network namespace.
     pub netns_cookie: u64,
-    /// The address that it was accepted at.
-    pub local: SocketAddr,
 }
 
 /// What is known about a captured connection, from a hook or from its accepted socket.
@@ -108,23 +106,26 @@ impl Originals {
             Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(CaptureError::map("read", maps::ACCEPTED)(error)),
         };
-        let value = in_either(with_socket, || self.take_by_key(from, peer))?;
+        let value = in_either(with_socket, || self.take_by_key(accepted, from, peer))?;
         // The listener passes its workload on: another one cannot be in there.
         Ok(value.filter(|value| value.workload == from.workload).as_ref().map(Captured::from))
     }
 
     fn take_by_key(
         &self,
+        accepted: &TcpStream,
         from: AcceptedFrom,
         peer: SocketAddr,
     ) -> Result<Option<OriginalDestination>, CaptureError> {
+        // It was reset meanwhile.
+        let Ok(local) = accepted.local_addr() else { return Ok(None) };
         let key = ConnectionKey {
             netns_cookie: from.netns_cookie,
             addr: to_words(peer.ip()),
-            listener_addr: to_words(from.local.ip()),
+            listener_addr: to_words(local.ip()),
             workload: from.workload,
             port: peer.port(),
-            listener: from.local.port(),
+            listener: local.port(),
         };
         match self.taken.take(&key) {
             Ok(value) => Ok(Some(value)),

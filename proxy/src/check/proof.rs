@@ -106,11 +106,10 @@ fn accept(
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         for socket in &sockets {
-            match socket.accept() {
+            match socket.socket.accept() {
                 Ok((stream, peer)) => {
-                    let local = stream.local_addr().map_err(io("read a local address"))?;
                     let workload = kernel.workload();
-                    let from = AcceptedFrom { workload, netns_cookie, local };
+                    let from = AcceptedFrom { workload, netns_cookie };
                     if let Some(captured) = originals.take(&stream, from, peer)? {
                         return Ok(Proof { asked, captured });
                     }

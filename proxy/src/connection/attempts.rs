@@ -3,9 +3,7 @@
 
 use std::{io, net::SocketAddr, time::Instant};
 
-use tokio::net::TcpStream;
-
-use super::{Context, dial::Dial};
+use super::{Context, dial::Dial, stream::Stream};
 use crate::{
     tcp_info::TcpInfo,
     telemetry::{CloseReason, ConnectionGuard},
@@ -34,7 +32,7 @@ impl<'a> Attempts<'a> {
     ///
     /// # Errors
     /// That of the original destination, or that there are no descriptors.
-    pub(super) async fn connect(&mut self, dial: Dial<'_>) -> io::Result<TcpStream> {
+    pub(super) async fn connect(&mut self, dial: Dial<'_>) -> io::Result<Stream> {
         while let Some(Endpoint { address, connect_timeout }) = self.next() {
             if self.context.own.leads_back(address) {
                 let error = io::Error::from_raw_os_error(libc::ELOOP);
@@ -83,12 +81,7 @@ impl<'a> Attempts<'a> {
         self.selection.as_mut()?.next()
     }
 
-    fn note(
-        &mut self,
-        address: SocketAddr,
-        result: Result<&TcpStream, &io::Error>,
-        begun: Instant,
-    ) {
+    fn note(&mut self, address: SocketAddr, result: Result<&Stream, &io::Error>, begun: Instant) {
         if result.is_ok() {
             self.connected = Some(address);
         }

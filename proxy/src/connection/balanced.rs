@@ -8,6 +8,7 @@ use super::{
     Context,
     http::{Peer, close_reason, endpoint},
     requests::{Balancing, Shared},
+    stream::into_raw,
 };
 use crate::{
     budget::Resource,
@@ -65,7 +66,12 @@ impl Context {
         match served {
             Served::Pinned(pinned) => {
                 let Pinned { client, upstream, mut observer, descriptor: _taken } = *pinned;
-                Box::pin(self.observe(client, upstream, guard, &mut observer)).await
+                match (into_raw(client), into_raw(upstream)) {
+                    (Ok(client), Ok(upstream)) => {
+                        Box::pin(self.observe(client, upstream, guard, &mut observer)).await
+                    }
+                    (Err(error), _) | (_, Err(error)) => CloseReason::from_io(&error),
+                }
             }
             Served::Over(End::Finished) => CloseReason::Finished,
             Served::Over(End::ClientReset) => CloseReason::ClientReset,

@@ -8,10 +8,16 @@ use std::{
 };
 
 use nix::sys::socket::{setsockopt, sockopt};
-use tokio::net::{TcpSocket, TcpStream};
+use socket2::{SockRef, Socket};
 use weir_common::Properties;
 
-use super::{Context, Feedback, dials::OwnDial, options::Following, properties};
+use super::{
+    Context, Feedback,
+    dials::OwnDial,
+    options::Following,
+    properties,
+    stream::{Form, Stream},
+};
 use crate::{
     budget::Taken,
     capture::{Captured, Netns, connect_as},
@@ -43,6 +49,7 @@ pub(crate) struct Dial<'a> {
     timeout: Option<Duration>,
     /// How often descriptors are waited for.
     pauses: u32,
+    form: Form,
     /// Given back when the dial is over.
     _dialling: Taken,
 }
@@ -68,6 +75,7 @@ impl<'a> Dial<'a> {
             timeout: Some(context.config.now().forward.connect_timeout)
                 .filter(|limit| !limit.is_zero()),
             pauses: DESCRIPTOR_PAUSES,
+            form: Form::Owned,
             _dialling: dialling,
         }
     }
@@ -82,6 +90,11 @@ impl<'a> Dial<'a> {
         Self { pauses: 0, ..self }
     }
 
+    /// The same for an engine that takes another form.
+    pub(crate) fn to(self, form: Form) -> Self {
+        Self { form, ..self }
+    }
+
     /// Connects to an address, within `limit` if that is shorter than the configured time. The socket
     /// is armed, see `forward/transport/abort.rs`.
     ///
@@ -92,7 +105,7 @@ impl<'a> Dial<'a> {
         &self,
         to: SocketAddr,
         limit: Option<Duration>,
-    ) -> io::Result<TcpStream> {
+    ) -> io::Result<Stream> {
         let connecting = self.connect_when_possible(to);
         let stream = match self.timeout.into_iter().chain(limit).min() {
             None => connecting.await?,
@@ -101,18 +114,17 @@ impl<'a> Dial<'a> {
                 .map_err(|_| io::Error::from_raw_os_error(libc::ETIMEDOUT))??,
         };
         if let Some((peer, own)) = self.inbound {
-            own.opens(stream.local_addr()?, to);
+            own.opens(local_address(&stream)?, to);
             // It may not have been known yet when the connection came.
             if own.is_anothers(peer, to) {
                 return Err(io::Error::from_raw_os_error(libc::ELOOP));
             }
         }
-        stream.set_nodelay(true)?;
         Ok(stream)
     }
 
     /// Waits a moment for descriptors where there are none: the client has been accepted already.
-    async fn connect_when_possible(&self, to: SocketAddr) -> io::Result<TcpStream> {
+    async fn connect_when_possible(&self, to: SocketAddr) -> io::Result<Stream> {
         let mut pauses = self.pauses;
         loop {
             match self.connect_from(to).await {
@@ -125,7 +137,7 @@ impl<'a> Dial<'a> {
         }
     }
 
-    async fn connect_from(&self, to: SocketAddr) -> io::Result<TcpStream> {
+    async fn connect_from(&self, to: SocketAddr) -> io::Result<Stream> {
         if let Some(client) = self.client {
             let tell = |source, connecting| {
                 if let (true, Some((_, own))) = (connecting, self.inbound) {
@@ -137,10 +149,14 @@ impl<'a> Dial<'a> {
             match connect_as(self.netns, client, to, &is_free, &tell).await {
                 // Link-local clients: better from a local address than not at all.
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
-                connected => return connected,
+                connected => {
+                    let connected = connected?;
+                    connected.set_nodelay(true)?;
+                    return Ok(connected.into());
+                }
             }
         }
-        let connected = self.socket(to, None).await?.connect(to).await;
+        let connected = Stream::connect(self.socket(to, None).await?, to, self.form).await;
         match (connected, to.ip()) {
             (Err(error), IpAddr::V4(_))
                 if self.inbound.is_some() && error.kind() == io::ErrorKind::AddrNotAvailable =>
@@ -153,12 +169,13 @@ impl<'a> Dial<'a> {
 
     /// To the application from one of the addresses of 127.0.0.0/8, each of which has as many ports
     /// as the namespace's own address, from which none is left.
-    async fn connect_from_loopback(&self, to: SocketAddr) -> io::Result<TcpStream> {
+    async fn connect_from_loopback(&self, to: SocketAddr) -> io::Result<Stream> {
         let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
         for _ in 0..SOURCES {
             let source =
                 Ipv4Addr::new(127, fastrand::u8(1..), fastrand::u8(..), fastrand::u8(1..255));
-            result = self.socket(to, Some(source.into())).await?.connect(to).await;
+            let socket = self.socket(to, Some(source.into())).await?;
+            result = Stream::connect(socket, to, self.form).await;
             match &result {
                 Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
                 _ => break,
@@ -168,7 +185,7 @@ impl<'a> Dial<'a> {
     }
 
     /// `from`: the source address, unless the application has chosen one.
-    async fn socket(&self, to: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpSocket> {
+    async fn socket(&self, to: SocketAddr, from: Option<IpAddr>) -> io::Result<Socket> {
         let owner = properties::owner(&self.properties);
         let socket = self.netns.tcp_socket_of(to.is_ipv6(), owner).await?;
         properties::set(&socket, to, &self.properties);
@@ -183,6 +200,14 @@ impl<'a> Dial<'a> {
             setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
             socket.bind(&SocketAddr::new(bound, 0).into())?;
         }
-        Ok(TcpSocket::from_std_stream(socket.into()))
+        Ok(socket)
     }
+}
+
+// === helpers ===
+
+/// getsockname(2).
+pub(super) fn local_address(stream: &Stream) -> io::Result<SocketAddr> {
+    let address = SockRef::from(stream).local_addr()?;
+    address.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }

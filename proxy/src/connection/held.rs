@@ -8,9 +8,16 @@ use std::{
     time::Instant,
 };
 
-use tokio::net::TcpStream;
-
-use super::{Context, attempts::Attempts, dial::Dial, dials::OwnDial, options::Following, waiting};
+use super::{
+    Context,
+    attempts::Attempts,
+    dial::{Dial, local_address},
+    dials::OwnDial,
+    form,
+    options::Following,
+    stream::{Form, Stream},
+    waiting,
+};
 use crate::{
     budget::Taken,
     capture::Captured,
@@ -63,16 +70,19 @@ impl Context {
         }
         let own = OwnDial::new(&self.dials, None);
         let mut following = Following::new(&self.options, &captured, peer);
-        let dial =
-            Dial::new(self, &captured, peer, &own, dialling).followed(following.as_ref()).at_once();
         let policy = self.policy(&captured, &guard, begun);
         let mut attempts = Attempts::new(self, Target { direction, destination });
+        let form = form(&policy, &attempts);
+        let dial = Dial::new(self, &captured, peer, &own, dialling)
+            .followed(following.as_ref())
+            .at_once()
+            .to(form);
         let reason = match self.connect_held(&held, &mut attempts, dial).await {
             Ok(upstream) => {
                 attempts.tell(&guard);
                 guard.upstream_connected();
                 Following::settle(&mut following);
-                match self.admit(held, &upstream, destination).await {
+                match self.admit(held, &upstream, destination, form).await {
                     Ok(client) => {
                         let carrier = self.carrier(policy, &attempts, captured);
                         self.forward(client, upstream, carrier, &guard, Instant::now()).await
@@ -95,7 +105,7 @@ impl Context {
         held: &impl Held,
         attempts: &mut Attempts<'_>,
         dial: Dial<'_>,
-    ) -> Result<TcpStream, NotConnected> {
+    ) -> Result<Stream, NotConnected> {
         tokio::select! {
             dialled = attempts.connect(dial) => dialled.map_err(NotConnected::Dial),
             () = held.gone() => Err(NotConnected::GivenUp),
@@ -107,10 +117,11 @@ impl Context {
     async fn admit(
         &self,
         held: impl Held,
-        upstream: &TcpStream,
+        upstream: &Stream,
         destination: SocketAddr,
-    ) -> Result<TcpStream, CloseReason> {
-        let source = upstream.local_addr().ok().map(|own| own.ip());
+        form: Form,
+    ) -> Result<Stream, CloseReason> {
+        let source = local_address(upstream).ok().map(|own| own.ip());
         // The application's socket has one family; an endpoint can have the other.
         let source = source.filter(|source| source.is_ipv6() == destination.is_ipv6());
         let admitted = tokio::select! {
@@ -118,7 +129,7 @@ impl Context {
             () = self.abort.cancelled() => return Err(CloseReason::DrainDeadline),
         };
         let client = admitted.ok_or(CloseReason::ClientClosed)?;
-        TcpStream::from_std(client).map_err(|error| {
+        Stream::accepted(client, form).map_err(|error| {
             tracing::error!(%error, "cannot register the connection");
             CloseReason::from_io(&error)
         })
@@ -135,8 +146,8 @@ impl Context {
         if waiting::was_reached(error) {
             // connect(2) would have succeeded.
             guard.upstream_connected();
-            if let Some(Ok(client)) = held.admit(None).await.map(TcpStream::from_std) {
-                tcp::reset(client);
+            if let Some(client) = held.admit(None).await {
+                tcp::arm(&client);
             }
             return CloseReason::UpstreamReset;
         }

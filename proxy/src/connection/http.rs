@@ -4,7 +4,7 @@ use std::{pin::pin, time::Instant};
 
 use tokio::net::TcpStream;
 
-use super::{Context, detecting::Detecting, requests::Balancing};
+use super::{Context, detecting::Detecting, requests::Balancing, stream::into_raw};
 use crate::{
     decision::{Detection, Direction},
     detect::{
@@ -16,7 +16,7 @@ use crate::{
         http::{self, EndCause, ExchangeEnd, HeadLimits, HttpContext, HttpLimits, HttpVersion},
         passthrough::Observer,
         prefixed::Prefixed,
-        tcp::{self, Endpoint, Forwarded, Observed, Observing, TcpEnd},
+        tcp::{self, Endpoint, Forwarded, Observed, Observing, Socket, TcpEnd},
         transport::AbortState,
     },
     stop::Stop,
@@ -79,7 +79,12 @@ impl Context {
         let version = version.filter(|version| engine.carries(*version));
         let (Some(conclusion), Some(version)) = (&conclusion, version) else {
             let (client, upstream) = (endpoint(client, near), endpoint(upstream, far));
-            return self.pass_through(client, upstream, guard, accepted).await;
+            return match (into_raw(client), into_raw(upstream)) {
+                (Ok(client), Ok(upstream)) => {
+                    self.pass_through(client, upstream, guard, accepted).await
+                }
+                (Err(error), _) | (_, Err(error)) => CloseReason::from_io(&error),
+            };
         };
         self.decide(conclusion.clone(), guard, accepted);
         let (client, upstream) = ((client, near), (upstream, far));
@@ -110,8 +115,8 @@ impl Context {
     /// Passes everything as it comes, and looks on.
     pub(super) async fn pass_through(
         &self,
-        client: Endpoint,
-        upstream: Endpoint,
+        client: Endpoint<Socket>,
+        upstream: Endpoint<Socket>,
         guard: &ConnectionGuard,
         accepted: Instant,
     ) -> CloseReason {
@@ -122,8 +127,8 @@ impl Context {
     /// Passes everything as it comes, before the eyes of an observer.
     pub(super) async fn observe(
         &self,
-        client: Endpoint,
-        upstream: Endpoint,
+        client: Endpoint<Socket>,
+        upstream: Endpoint<Socket>,
         guard: &ConnectionGuard,
         observer: &mut dyn Observer,
     ) -> CloseReason {

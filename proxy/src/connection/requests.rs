@@ -137,7 +137,7 @@ impl Dialler {
             (take(Resource::Descriptors)?, take(Resource::Dialling)?);
         let own = OwnDial::new(&context.dials, None);
         let dial = Dial::new(context, &self.captured, self.captured.destination, &own, dialling);
-        let stream = dial.connect(to, limit).await?;
+        let stream = dial.connect(to, limit).await?.into_owned()?;
         Ok(Connected { stream, descriptor: Some(descriptor) })
     }
 }

@@ -29,13 +29,14 @@ use tokio::time::{Instant, sleep};
 use self::lane::{Fault, Lane, Watch};
 use self::leave::{Leave, Leaving};
 use super::passthrough::Observer;
-use super::transport::{Abort as _, Transport, TransportIo};
+use super::transport::{Abort as _, Raw, TransportIo};
 use super::{ByteCounters, Side};
 use crate::budget::Share;
 use crate::stop::Stop;
 pub(crate) use leave::{close, end};
 pub(crate) use reset::reset_behind;
 pub use reset::{arm, disarm, reset};
+pub(crate) use socket::{Socket, leave_out_urgent};
 
 /// Settings of raw TCP.
 #[derive(Clone, Debug)]
@@ -176,7 +177,7 @@ pub(crate) enum Observed<C = TcpStream, U = TcpStream> {
 /// Copies between `client` and `upstream` until both have closed, one of them fails, or `cancel`
 /// is cancelled. `counters` grow as bytes are written to their destination, and tell when one side
 /// has ended and the other has not. Both sockets are closed on return.
-pub(crate) async fn forward<C: Transport, U: Transport>(
+pub(crate) async fn forward<C: Raw, U: Raw>(
     client: Endpoint<C>,
     upstream: Endpoint<U>,
     options: &TcpOptions,
@@ -190,14 +191,14 @@ pub(crate) async fn forward<C: Transport, U: Transport>(
 }
 
 /// The same as [`forward`], with an observer.
-pub(crate) async fn forward_observed<C: Transport, U: Transport>(
+pub(crate) async fn forward_observed<C: Raw, U: Raw>(
     client: Endpoint<C>,
     upstream: Endpoint<U>,
     options: &TcpOptions,
     counters: &ByteCounters,
     cancel: &Stop,
     observing: Observing<'_>,
-) -> Observed<C, U> {
+) -> Observed<Owned<C>, Owned<U>> {
     let leave = Some(Leave::new(observing.drain.cancelled()));
     let mut watch = Watch::new(counters, Some(observing.observer));
     match pass(client, upstream, options, &mut watch, leave, cancel).await {
@@ -213,6 +214,9 @@ pub(crate) async fn forward_observed<C: Transport, U: Transport>(
     }
 }
 
+/// A raw side as an engine owns it.
+type Owned<T> = <<T as Raw>::Io as TransportIo>::Transport;
+
 /// What has become of two sockets.
 enum Passed<C, U> {
     /// They are closed.
@@ -221,7 +225,7 @@ enum Passed<C, U> {
     Left(Forwarded, (C, U)),
 }
 
-async fn pass<C: Transport, U: Transport>(
+async fn pass<C: Raw, U: Raw>(
     client: Endpoint<C>,
     upstream: Endpoint<U>,
     options: &TcpOptions,
@@ -230,11 +234,11 @@ async fn pass<C: Transport, U: Transport>(
     cancel: &Stop,
 ) -> Passed<C::Io, U::Io> {
     let none = Forwarded { end: TcpEnd::Cancelled, closed_first: None };
-    let near = match client.stream.into_io() {
+    let near = match client.stream.into_raw() {
         Ok(socket) => socket,
         Err(error) => return Passed::Over(none.failed(Side::Client, &error)),
     };
-    let far = match upstream.stream.into_io() {
+    let far = match upstream.stream.into_raw() {
         Ok(socket) => socket,
         Err(error) => return Passed::Over(none.failed(Side::Upstream, &error)),
     };
@@ -311,6 +315,10 @@ async fn finish<R: TransportIo, W: TransportIo>(
     watch: &mut Watch<'_>,
 ) -> Result<TcpEnd, Fault> {
     let _half_closed = watch.counters.half_close();
+    // Who looks at the upstream's socket at the end looks at one that has sent it.
+    if options.at_close.is_none() {
+        open.is_last();
+    }
     let mut idle = pin!(sleep(options.half_closed_idle));
     let rest = poll_fn(|cx| {
         let before = open.forwarded;

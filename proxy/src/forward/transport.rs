@@ -70,6 +70,12 @@ pub(crate) trait TransportIo: Abort + Send + Sync + Sized {
     /// That there is no connection any more.
     fn shutdown(&self) -> io::Result<()>;
 
+    /// Whether a drop ends the stream as [`Self::shutdown`] does, if it is disarmed and the peer's stream
+    /// has been read to its end.
+    fn ends_with_drop(&self) -> bool {
+        false
+    }
+
     /// Resolves when the connection has failed, also once its end has been read.
     fn failure(&self) -> impl Future<Output = io::Error> + Send;
 
@@ -88,6 +94,24 @@ pub(crate) trait TransportIo: Abort + Send + Sync + Sized {
         cx: &mut Context<'_>,
         write: impl FnMut(BorrowedFd<'_>) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>>;
+}
+
+/// What raw forwarding takes: a transport in either form.
+pub(crate) trait Raw {
+    /// The form in which it is forwarded.
+    type Io: TransportIo;
+
+    /// # Errors
+    /// As for [`Transport::into_io`].
+    fn into_raw(self) -> io::Result<Self::Io>;
+}
+
+impl<T: Transport> Raw for T {
+    type Io = T::Io;
+
+    fn into_raw(self) -> io::Result<T::Io> {
+        self.into_io()
+    }
 }
 
 /// What a read has found.

@@ -1,67 +1,27 @@
 //! From the listeners to the workers: which connection it is, and who serves it.
 
+mod incoming;
+
 use std::{
     io,
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::OwnedFd,
     sync::Arc,
-    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use rustix::net::{SocketFlags, acceptfrom_with};
-use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
 use weir_common::Properties;
 
+pub(super) use self::incoming::{Elsewhere, Incoming};
 use super::{Workload, lock};
 use crate::{
-    accept::{Accept, AcceptOptions, accept_loop, is_readable},
+    accept::{AcceptOptions, accept_loop},
     budget::{PER_CONNECTION, Resource},
     capture::{AcceptedFrom, Captured},
     decision::Direction,
 };
-
-/// A listener whose connections are served on another thread: they have no owner yet.
-pub(super) struct Incoming(AsyncFd<TcpListener>);
-
-// === impl Incoming ===
-
-impl Incoming {
-    pub(super) fn new(listener: TcpListener) -> io::Result<Self> {
-        // SAFETY: a TcpListener owns its descriptor, and gives the same one until it is dropped.
-        let registered = unsafe { AsyncFd::register(listener) };
-        Ok(Self(registered.map_err(|error| error.into_parts().1)?))
-    }
-}
-
-impl Accept for Incoming {
-    type Stream = TcpStream;
-    type Address = SocketAddr;
-
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Stream, Self::Address)>> {
-        loop {
-            let mut ready = ready!(self.0.poll_read_ready(cx))?;
-            if let Ok(accepted) = ready.try_io(|listener| accept(listener.get_ref())) {
-                return Poll::Ready(accepted);
-            }
-        }
-    }
-
-    fn is_waited_for(&self) -> bool {
-        is_readable(self.0.get_ref())
-    }
-
-    /// The listener's connections are armed (`capture/listener.rs`): a close is a reset.
-    fn reset(stream: TcpStream) {
-        drop(stream);
-    }
-
-    /// A reset leaves a socket that has no peer any more: `inet_getname` in net/ipv4/af_inet.c.
-    fn is_dead(stream: &TcpStream) -> bool {
-        stream.peer_addr().is_err_and(|error| error.kind() == io::ErrorKind::NotConnected)
-    }
-}
 
 // === impl Workload ===
 
@@ -80,17 +40,26 @@ impl Workload {
         };
         let slots = Arc::clone(&self.slots);
         accept_loop(&listener, slots.as_ref(), &stop, options, |client, peer| {
-            self.admit(client, peer);
+            self.admit(client, peer, listener.is_outbound);
         })
         .await;
     }
 
-    pub(super) fn admit(&self, client: TcpStream, peer: SocketAddr) {
-        let local = client.local_addr().ok();
-        let captured = local.and_then(|local| self.captured(&client, local, peer));
-        let client = match (&self.holding, local, &captured) {
-            (Some(holding), Some(local), Some(captured)) => {
-                match holding.deliver(client, (local, peer), captured) {
+    /// Has a connection served. `is_outbound`: its listener has no others.
+    fn admit(&self, client: TcpStream, peer: SocketAddr, is_outbound: bool) {
+        let captured = if is_outbound {
+            self.redirected(&client, peer)
+        } else {
+            client.local_addr().ok().and_then(|local| self.captured(&client, local, peer))
+        };
+        self.serve(client, peer, captured);
+    }
+
+    /// Has a connection served of which is known where it was going, if it was going anywhere.
+    pub(super) fn serve(&self, client: TcpStream, peer: SocketAddr, captured: Option<Captured>) {
+        let client = match (&self.holding, &captured) {
+            (Some(holding), Some(captured)) if captured.direction == Direction::Outbound => {
+                match holding.deliver(client, peer, captured) {
                     Ok(()) => return,
                     Err(client) => client,
                 }
@@ -131,11 +100,13 @@ impl Workload {
                 state_source: status.source,
             });
         }
-        let from = AcceptedFrom {
-            workload: self.kernel.workload(),
-            netns_cookie: self.netns.cookie(),
-            local,
-        };
+        self.redirected(client, peer)
+    }
+
+    /// Where a connection was going that has come to a listener's own address.
+    pub(super) fn redirected(&self, client: &TcpStream, peer: SocketAddr) -> Option<Captured> {
+        let from =
+            AcceptedFrom { workload: self.kernel.workload(), netns_cookie: self.netns.cookie() };
         self.shared.originals.take(client, from, peer).unwrap_or_else(|error| {
             tracing::error!(%error, client.addr = %peer, "cannot read the original destination");
             None

@@ -20,12 +20,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use weir_common::ConnectionKey;
 
-use super::{Shared, Workload, accepting::accept, lock};
+use super::{
+    Shared, Workload,
+    accepting::{Elsewhere, accept},
+    lock,
+};
 use crate::{
     accept::Admission,
     budget::{PER_CONNECTION, Resource},
     capture::{
-        Captured, HeldSyn, RawSockets, Told,
+        Captured, HeldSyn, Listening, RawSockets, Told,
         hold::{detach_filter, packet::Answer},
         is_v4, words,
     },
@@ -62,6 +66,10 @@ pub(super) struct Holding {
     held: Mutex<HashMap<ConnectionKey, Entry>>,
     /// Nothing is held any more.
     empty: Notify,
+    /// Something is held.
+    begun: Notify,
+    /// What dials accept.
+    pub(super) elsewhere: Arc<Elsewhere>,
     queue: UnboundedSender<Held>,
 }
 
@@ -72,6 +80,23 @@ struct Entry {
     /// The application has given up.
     gone: CancellationToken,
     accepted: oneshot::Sender<TcpStream>,
+    /// `None` once it has been let pass: an entry that is gone from the kernel may have been accepted.
+    look: Option<Look>,
+}
+
+/// When it is looked whether the application still waits, and how much later again.
+struct Look {
+    at: Instant,
+    pause: Duration,
+}
+
+/// What was in a listener's queue.
+enum AcceptedOne {
+    /// The connection that was looked for.
+    This(TcpStream),
+    /// Another one, which is served now.
+    Another,
+    None,
 }
 
 /// The same for the dial. When it is dropped, the connection is held no more.
@@ -120,9 +145,10 @@ impl Holding {
     pub(super) fn new(
         shared: &Arc<Shared>,
         netns_cookie: u64,
-        listeners: Vec<TcpListener>,
+        listeners: Vec<Listening>,
         raw: RawSockets,
     ) -> io::Result<(Arc<Self>, UnboundedReceiver<Held>)> {
+        let listeners: Vec<_> = listeners.into_iter().map(|it| it.socket).collect();
         let name = |listener: &TcpListener| {
             let address = listener.local_addr()?;
             io::Result::Ok((netns_cookie, address.is_ipv6(), address.port()))
@@ -137,6 +163,8 @@ impl Holding {
             names,
             held: Mutex::default(),
             empty: Notify::new(),
+            begun: Notify::new(),
+            elsewhere: Arc::default(),
             queue,
         });
         let mut all = shared.holdings.write();
@@ -171,7 +199,8 @@ impl Holding {
         let Some(captured) = self.shared.originals.held(&syn) else { return };
         let (gone, (accepted, accepting)) = (CancellationToken::new(), oneshot::channel());
         let destination = captured.destination;
-        let entry = Entry { syn, destination, gone: gone.clone(), accepted };
+        let look = Some(Look { at: Instant::now() + FIRST_LOOK, pause: FIRST_LOOK });
+        let entry = Entry { syn, destination, gone: gone.clone(), accepted, look };
         {
             let mut held = lock(&self.held);
             match held.get(&syn.key) {
@@ -180,6 +209,9 @@ impl Holding {
                 // Its end was not told.
                 Some(before) => before.gone.cancel(),
                 None => {}
+            }
+            if held.is_empty() {
+                self.begun.notify_one();
             }
             held.insert(syn.key, entry);
         }
@@ -195,11 +227,51 @@ impl Holding {
         let _ = self.queue.send(held);
     }
 
+    /// Looks for ends that are not told. With a timer for each connection the runtime would be woken for
+    /// each.
+    pub(super) async fn look(&self) {
+        loop {
+            sleep(FIRST_LOOK).await;
+            let now = Instant::now();
+            let due: Vec<HeldSyn> = {
+                let mut held = lock(&self.held);
+                let due = |entry: &mut Entry| {
+                    entry.look.as_mut().is_some_and(|look| look.due(now)).then_some(entry.syn)
+                };
+                held.values_mut().filter_map(due).collect()
+            };
+            for syn in due {
+                if self.shared.originals.held(&syn).is_some() {
+                    continue;
+                }
+                if let Some(entry) = lock(&self.held).get(&syn.key)
+                    && entry.syn.is_same(&syn)
+                    && entry.look.is_some()
+                {
+                    entry.gone.cancel();
+                }
+            }
+            let begun = self.begun.notified();
+            if lock(&self.held).is_empty() {
+                begun.await;
+            }
+        }
+    }
+
     fn given_up(&self, key: &ConnectionKey, connected_ns: u64) {
         if let Some(entry) = lock(&self.held).get(key)
             && entry.syn.connected_ns == connected_ns
         {
             entry.gone.cancel();
+        }
+    }
+
+    /// It is about to be let pass.
+    fn passes(&self, syn: &HeldSyn) {
+        if let Some(entry) = lock(&self.held).get_mut(&syn.key)
+            && entry.syn.is_same(syn)
+        {
+            entry.look = None;
         }
     }
 
@@ -214,14 +286,14 @@ impl Holding {
         }
     }
 
-    /// Gives an accepted socket to the dial that was made for it; back where there is none. `local`
-    /// is the address that it was accepted at.
+    /// Gives an accepted socket to the dial that was made for it; back where there is none.
     pub(super) fn deliver(
         &self,
         client: TcpStream,
-        (local, peer): (SocketAddr, SocketAddr),
+        peer: SocketAddr,
         captured: &Captured,
     ) -> Result<(), TcpStream> {
+        let Ok(local) = client.local_addr() else { return Err(client) };
         let is_name =
             |(_, is_ipv6, port): &&Listener| (*is_ipv6, *port) == (local.is_ipv6(), local.port());
         let Some((netns_cookie, ..)) = self.names.iter().find(is_name) else { return Err(client) };
@@ -247,16 +319,37 @@ impl Holding {
         }
     }
 
-    /// Accepts a connection from the listener that one was redirected to; false where there is none.
-    fn accept_one(&self, key: &ConnectionKey) -> bool {
-        let wanted = listener_of(key);
+    /// Accepts a connection from the listener that this one was redirected to: this one, as a rule.
+    fn accept_one(&self, syn: &HeldSyn) -> AcceptedOne {
+        let wanted = listener_of(&syn.key);
         let at = self.names.iter().position(|name| *name == wanted);
         let listener = at.and_then(|at| lock(&self.listeners).get(at).map(Arc::clone));
         let workload = self.workload.get().and_then(Weak::upgrade);
-        let (Some(listener), Some(workload)) = (listener, workload) else { return false };
+        let (Some(listener), Some(workload)) = (listener, workload) else {
+            return AcceptedOne::None;
+        };
         // Where there are no descriptors left the accept loop sees to it.
-        let Ok((client, peer)) = accept(&listener) else { return false };
-        workload.admit(client, peer);
+        let Ok((client, peer)) = accept(&listener) else { return AcceptedOne::None };
+        let captured = workload.redirected(&client, peer);
+        if captured.is_some_and(|it| it.connected_ns == syn.connected_ns) && peer == syn.peer() {
+            detach_filter(&client);
+            return AcceptedOne::This(client);
+        }
+        workload.serve(client, peer, captured);
+        AcceptedOne::Another
+    }
+}
+
+// === impl Look ===
+
+impl Look {
+    /// Whether it is time; then the next time is later.
+    fn due(&mut self, now: Instant) -> bool {
+        if self.at > now {
+            return false;
+        }
+        self.pause = (self.pause * 2).min(LAST_LOOK);
+        self.at = now + self.pause;
         true
     }
 }
@@ -291,39 +384,32 @@ impl Held {
 
 impl connection::Held for Held {
     async fn gone(&self) {
-        let looked = async {
-            let mut pause = FIRST_LOOK;
-            loop {
-                sleep(pause).await;
-                pause = (pause * 2).min(LAST_LOOK);
-                if self.holding.shared.originals.held(&self.syn).is_none() {
-                    return;
-                }
-            }
-        };
-        tokio::select! {
-            () = self.gone.cancelled() => {}
-            () = looked => {}
-        }
+        self.gone.cancelled().await;
     }
 
     async fn admit(mut self, source: Option<IpAddr>) -> Option<TcpStream> {
         let mut accepted = self.accepted.take()?;
         self.settled = true;
+        self.holding.passes(&self.syn);
         // Before the SYN, which would be dropped.
         if !self.holding.shared.originals.let_pass(&self.syn, source) {
             return None;
         }
+        let elsewhere = Arc::clone(&self.holding.elsewhere);
+        let mut accepting = elsewhere.begin();
         self.send(&self.syn.syn.again());
         // The handshake is over by now, unless something is in its way.
         loop {
             if let Ok(client) = accepted.try_recv() {
                 return Some(client);
             }
-            if !self.holding.accept_one(&self.syn.key) {
-                break;
+            match self.holding.accept_one(&self.syn) {
+                AcceptedOne::This(client) => return Some(client),
+                AcceptedOne::Another => {}
+                AcceptedOne::None => break,
             }
         }
+        accepting.waits();
         tokio::select! {
             biased;
             client = &mut accepted => client.ok(),

@@ -1,7 +1,11 @@
 //! Sockets made ahead: a visit to another namespace wakes two threads, which takes ten times as
 //! long as socket(2) does (37 µs against 3 µs), so one visit makes several.
 
-use std::{mem, sync::Mutex};
+use std::{
+    mem,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
 
 use socket2::Socket;
 
@@ -11,6 +15,10 @@ use crate::sync::lock;
 /// Sockets kept per namespace and family, from the first use of that family on. Each takes a
 /// descriptor and some 4 KiB of kernel memory.
 const FULL: usize = 8;
+/// As many while they are used up fast, so that fewer visits are made.
+const MOST: usize = 32;
+/// Less between two orders is fast.
+const FAST: Duration = Duration::from_millis(50);
 /// At how many sockets more are made, so that the next ones are there in time.
 const LOW: usize = 4;
 
@@ -18,13 +26,15 @@ const LOW: usize = 4;
 #[derive(Default)]
 pub(super) struct Pool(Mutex<Ready>);
 
-#[derive(Default)]
 struct Ready {
     /// Their owner: the last one that was asked for.
     owner: Option<Owner>,
     sockets: Vec<Socket>,
     /// More have been ordered.
     ordered: bool,
+    /// When, and up to how many.
+    since: Option<Instant>,
+    full: usize,
 }
 
 // === impl Pool ===
@@ -40,7 +50,14 @@ impl Pool {
                 ready.ordered = false;
             }
             let socket = ready.sockets.pop();
+            if ready.sockets.len() > FULL && !ready.is_fast() {
+                ready.sockets.truncate(FULL);
+            }
             let order = ready.sockets.len() < LOW && !mem::replace(&mut ready.ordered, true);
+            if order {
+                ready.full = if ready.is_fast() { (2 * ready.full).min(MOST) } else { FULL };
+                ready.since = Some(Instant::now());
+            }
             (socket, order)
         })
     }
@@ -49,7 +66,7 @@ impl Pool {
     /// Does nothing if the pool has another owner by now.
     pub(super) fn fill(&self, owner: Owner, make: impl Fn() -> std::io::Result<Socket>) {
         let is_his = |ready: &mut Ready| ready.owner == Some(owner);
-        let room = |ready: &mut Ready| FULL - ready.sockets.len().min(FULL);
+        let room = |ready: &mut Ready| ready.full - ready.sockets.len().min(ready.full);
         let wanted = self.with(|ready| if is_his(ready) { room(ready) } else { 0 });
         let made: Vec<Socket> = (0..wanted).map_while(|_| make().ok()).collect();
         self.with(|ready| {
@@ -71,9 +88,25 @@ impl Pool {
     }
 }
 
+// === impl Ready ===
+
+impl Ready {
+    /// The last order is not long ago: for so many the less.
+    fn is_fast(&self) -> bool {
+        let time = FAST * u32::try_from(self.full / FULL).unwrap_or(1);
+        self.since.is_some_and(|since| since.elapsed() < time)
+    }
+}
+
+impl Default for Ready {
+    fn default() -> Self {
+        Self { owner: None, sockets: Vec::new(), ordered: false, since: None, full: FULL }
+    }
+}
+
 #[cfg(test)]
 impl Pool {
     pub(super) fn is_full(&self) -> bool {
-        self.with(|ready| ready.sockets.len() == FULL)
+        self.with(|ready| ready.sockets.len() == ready.full)
     }
 }

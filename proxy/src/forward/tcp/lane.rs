@@ -46,6 +46,8 @@ pub(super) struct Lane<'a, R, W> {
     input: Input,
     /// False if the source's end is not to be passed on, because a reset will be.
     passes_end: bool,
+    /// Both ends are dropped as soon as this lane has ended.
+    is_last: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +135,7 @@ impl<'a, R: TransportIo, W: TransportIo> Lane<'a, R, W> {
             peak: 0,
             input: Input::Open,
             passes_end: true,
+            is_last: false,
         }
     }
 
@@ -168,13 +171,20 @@ impl<'a, R: TransportIo, W: TransportIo> Lane<'a, R, W> {
                     self.input = Input::Done;
                     if self.passes_end {
                         self.sink.disarm();
-                        // ENOTCONN: the other lane reports why.
-                        let _ = self.sink.shutdown();
+                        if !(self.is_last && self.sink.ends_with_drop()) {
+                            // ENOTCONN: the other lane reports why.
+                            let _ = self.sink.shutdown();
+                        }
                     }
                 }
                 Input::Done => return Poll::Ready(Ok(())),
             }
         }
+    }
+
+    /// The other lane has ended, and the ends are dropped when this one has.
+    pub(super) fn is_last(&mut self) {
+        self.is_last = true;
     }
 
     /// Everything that was read has been written, and the source is open.

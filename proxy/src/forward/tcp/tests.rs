@@ -10,6 +10,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{advance, pause};
 
 mod observed;
+mod once;
 mod urgent;
 
 use super::buffer::{Size, free};
