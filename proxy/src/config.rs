@@ -23,8 +23,9 @@ pub use file::ConfigError;
 pub(crate) use otlp::url_problem;
 pub use otlp::{Otlp, Ratio};
 pub use process::{
-    Admin, BpfLog, Budget, CONTROL_VARIABLE, DEFAULT_CONTROL_SOCKET, DEFAULT_INSTANCE, Drain, Log,
-    LogFormat, ProcessConfig, RecordConfig, RecordFormat, Runtime, SESSION_DIRECTORY, Switch,
+    Admin, BpfLog, Budget, CONTROL_VARIABLE, DEFAULT_CONTROL_SOCKET, DEFAULT_INSTANCE,
+    DestinationLabel, Drain, Log, LogFormat, ProcessConfig, RecordConfig, RecordFormat, Runtime,
+    SESSION_DIRECTORY, Switch,
 };
 pub use routes::RouteConfig;
 pub use services::{

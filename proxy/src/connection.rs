@@ -343,7 +343,7 @@ impl Context {
             half_closed_idle: self.config.now().forward.half_closed_idle,
             splice: self.splice,
             memory: Some(self.share.clone()),
-            at_close: guard.at_close(),
+            at_close: Some(guard.at_close()),
         }
     }
 }

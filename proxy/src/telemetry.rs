@@ -8,6 +8,7 @@ mod close;
 mod codes;
 pub mod conditions;
 mod connection;
+mod destinations;
 mod endpoint;
 mod event;
 pub mod har;
@@ -31,6 +32,7 @@ pub use close::CloseReason;
 pub use connection::ConnectionGuard;
 pub use endpoint::{ChosenEndpoint, EndpointListener};
 pub use labels::PodLabels;
+pub use metrics::TextFormat;
 pub use open::{ConnectionState, OpenConnection, OpenConnections};
 pub(crate) use process::resident_bytes;
 pub use services::ServiceFacts;
@@ -48,10 +50,11 @@ use std::{
 };
 
 use crate::budget::{Budgets, Share};
-use crate::config::RecordFormat;
+use crate::config::{DestinationLabel, RecordFormat};
 use crate::decision::{Detection, Direction, Source};
 use crate::sync::lock;
 use connection::Live;
+use destinations::Destinations;
 use endpoint::Answers;
 use lines::Lines;
 use metrics::Metrics;
@@ -77,6 +80,21 @@ struct Inner {
     sinks: Sinks,
     live: [Mutex<HashMap<u64, Arc<Live>>>; SHARDS],
     next_id: AtomicU64,
+}
+
+/// What there is beside counts.
+#[derive(Debug, Default)]
+pub struct TelemetryOptions {
+    /// Where records go, if anywhere.
+    pub records: Option<RecordLog>,
+    /// Spans, which are handed to their exporter.
+    pub spans: Option<Spans>,
+    /// What workloads may take of what they share.
+    pub budgets: Budgets,
+    /// Destinations with metrics of their own, for each workload and direction; 0 for none.
+    pub destinations: usize,
+    /// What these are called.
+    pub label: DestinationLabel,
 }
 
 /// What is known when a connection is accepted.
@@ -137,23 +155,22 @@ impl Telemetry {
     /// Counts from zero, with budgets of the usual size; records go to `records` if there is one.
     #[must_use]
     pub fn new(records: Option<RecordLog>) -> Self {
-        Self::with_budgets(records, Budgets::default())
+        Self::with(TelemetryOptions { records, ..TelemetryOptions::default() })
     }
 
-    /// The same with other budgets.
+    /// The same with these.
     #[must_use]
-    pub fn with_budgets(records: Option<RecordLog>, budgets: Budgets) -> Self {
-        Self::with_spans(records, None, budgets)
-    }
-
-    /// The same with spans, which are handed to their exporter.
-    #[must_use]
-    pub fn with_spans(records: Option<RecordLog>, spans: Option<Spans>, budgets: Budgets) -> Self {
+    pub fn with(options: TelemetryOptions) -> Self {
+        let TelemetryOptions { records, spans, budgets, destinations, label } = options;
         let dropped = records.as_ref().map(RecordLog::dropped_counter);
         let live = std::array::from_fn(|_| Mutex::default());
         let inner = Inner {
             sinks: Sinks {
-                metrics: Metrics::new(dropped, spans.as_ref().map(|spans| &spans.export.counts)),
+                metrics: Metrics::new(
+                    dropped,
+                    spans.as_ref().map(|spans| &spans.export.counts),
+                    Destinations::new(destinations, label),
+                ),
                 stats: Stats::new(budgets.clone()),
                 records: Records::new(records, budgets.clone()),
                 spans,
@@ -193,11 +210,11 @@ impl Telemetry {
         self.inner.sinks.skipped(self.next_id(), skipped);
     }
 
-    /// The metrics in OpenMetrics text format, live connections included.
+    /// The metrics as text, live connections included.
     #[must_use]
-    pub fn encode_metrics(&self) -> String {
+    pub fn encode_metrics(&self, format: TextFormat) -> String {
         self.settle_live();
-        self.inner.sinks.metrics.encode()
+        self.inner.sinks.metrics.encode(format)
     }
 
     /// The statistics per destination, live connections included.
@@ -268,9 +285,21 @@ impl Telemetry {
         self.inner.sinks.metrics.services().set(Box::new(source));
     }
 
-    /// Says which pod a workload is; `None` for one that is none.
+    /// Sets what tells the service of an address, for metrics by service.
+    pub fn set_service_of(
+        &self,
+        service_of: impl Fn(SocketAddr) -> Option<Arc<str>> + Send + Sync + 'static,
+    ) {
+        if let Some(destinations) = &self.inner.sinks.metrics.destinations {
+            destinations.set_service_of(Box::new(service_of));
+        }
+    }
+
+    /// A workload begins: what is counted of it begins with 0. `pod` is `None` for one that is none.
     pub fn label(&self, workload: &str, pod: Option<PodLabels>) {
-        self.inner.sinks.metrics.label(workload, pod);
+        let metrics = &self.inner.sinks.metrics;
+        metrics.label(workload, pod);
+        metrics.begin(&workload.into());
     }
 
     /// Sets the format of a workload's records; `None` for that of the process.
@@ -293,6 +322,11 @@ impl Telemetry {
     /// Connections were reset because there was no descriptor for them for too long.
     pub fn accept_shed(&self, count: u64) {
         self.inner.sinks.metrics.accept_shed(count);
+    }
+
+    /// A thread that serves connections got to what was waiting after so long.
+    pub fn worker_delayed(&self, delay: Duration) {
+        self.inner.sinks.metrics.worker_delayed(delay);
     }
 
     /// A connection had been reset before it was accepted.

@@ -8,6 +8,7 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
@@ -71,11 +72,18 @@ impl Workers {
         tasks.spawn_on(connection, &worker.handle);
     }
 
-    /// Completes once every thread has run something: not while one of them hangs.
-    pub async fn visit(&self) {
-        for worker in &self.threads {
-            let _ = worker.handle.spawn(async {}).await;
+    /// Completes once every thread has run something: not while one of them hangs. Says after how long the
+    /// slowest has.
+    pub async fn visit(&self) -> Duration {
+        let mut longest = Duration::ZERO;
+        let own = self.threads.is_empty().then(Handle::current);
+        for handle in self.threads.iter().map(|worker| &worker.handle).chain(&own) {
+            let asked = Instant::now();
+            if let Ok(delay) = handle.spawn(async move { asked.elapsed() }).await {
+                longest = longest.max(delay);
+            }
         }
+        longest
     }
 }
 

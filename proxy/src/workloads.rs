@@ -198,7 +198,9 @@ impl Workloads {
     fn beat(&self) {
         let (shared, retired) = (Arc::clone(&self.shared), self.retired.clone());
         tokio::spawn(async move {
-            let beats = Heartbeat::run(&shared.instance, || shared.workers.visit());
+            let beats = Heartbeat::run(&shared.instance, || async {
+                shared.telemetry.worker_delayed(shared.workers.visit().await);
+            });
             retired.run_until_cancelled(beats).await
         });
     }
@@ -207,7 +209,9 @@ impl Workloads {
         tokio::spawn(Self::guard(Arc::downgrade(self)));
         self.keep_shares();
         let services = self.services();
+        let known = Arc::clone(&services);
         self.shared.telemetry.set_services(move || services.facts());
+        self.shared.telemetry.set_service_of(move |address| known.name_of(address));
         let workloads = Arc::downgrade(self);
         self.shared.telemetry.set_workloads(move || {
             workloads.upgrade().map_or_else(Vec::new, |workloads| workloads.facts())

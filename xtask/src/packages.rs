@@ -31,6 +31,7 @@ pub(crate) const TESTS: &[&str] = &[
     "openssh-client",
     "openssh-server",
     "postgresql",
+    "prometheus",
     "python3-venv",
     "python3-websockets",
     "vsftpd",

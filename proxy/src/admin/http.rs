@@ -1,20 +1,28 @@
 //! Admin over HTTP: `/live`, `/ready` and `/metrics`, and for clients on the machine itself the page, if it
 //! is asked for. Reading only: this port may be open to a whole pod network.
 
+mod negotiate;
 mod serve;
 
 pub(super) use serve::{Body, serve, text, whole};
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io::{self, Write as _},
+    net::SocketAddr,
+    sync::Arc,
+};
 
-use hyper::{Method, Request, Response, StatusCode, body::Incoming, header};
+use flate2::{Compression, write::GzEncoder};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::Incoming,
+    header::{self, HeaderValue},
+};
 use tokio::{net::TcpListener, sync::Mutex};
 
+use self::negotiate::Wanted;
 use super::ui::{self, Ui};
 use crate::{accept::Slots, telemetry::Telemetry};
-
-/// What Prometheus must be told for the text that prometheus-client writes.
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Whether weir is ready to be given connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -125,13 +133,42 @@ impl Slots for Counted {
 // === impl Metrics ===
 
 impl Metrics {
-    /// The metrics as text, made on a thread that serves no connections.
-    async fn encode(&self) -> Option<String> {
-        let _turn = self.one_at_a_time.lock().await;
+    /// The metrics as a client wants them, made on a thread that serves no connections.
+    async fn answer(&self, wanted: Wanted) -> Response<Body> {
+        let turn = self.one_at_a_time.lock().await;
         let telemetry = self.telemetry.clone();
-        let encoded = tokio::task::spawn_blocking(move || telemetry.encode_metrics()).await;
-        encoded.inspect_err(|error| tracing::error!(%error, "cannot encode metrics")).ok()
+        let encoded = tokio::task::spawn_blocking(move || encode(&telemetry, wanted)).await;
+        drop(turn);
+        let body = match encoded.map_err(io::Error::from).flatten() {
+            Ok(body) => body,
+            Err(error) => {
+                tracing::error!(%error, "cannot encode metrics");
+                return text(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "cannot encode metrics; see the log\n",
+                );
+            }
+        };
+        let mut response = whole(StatusCode::OK, wanted.format.content_type(), body);
+        let headers = response.headers_mut();
+        headers.insert(header::VARY, HeaderValue::from_static("accept, accept-encoding"));
+        if wanted.gzip {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        response
     }
+}
+
+/// The metrics as the body of a response.
+fn encode(telemetry: &Telemetry, wanted: Wanted) -> io::Result<Vec<u8>> {
+    let text = telemetry.encode_metrics(wanted.format);
+    if !wanted.gzip {
+        return Ok(text.into_bytes());
+    }
+    // Names and labels repeat: the least effort makes it a tenth.
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip.write_all(text.as_bytes())?;
+    gzip.finish()
 }
 
 async fn respond(
@@ -148,19 +185,11 @@ async fn respond(
             StatusCode::METHOD_NOT_ALLOWED,
             "read-only; use the control socket for changes (weir ports, weir workload)\n",
         );
-        response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
     match (path, readiness) {
-        ("/metrics", _) => {
-            let Some(encoded) = metrics.encode().await else {
-                return text(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "cannot encode metrics; see the log\n",
-                );
-            };
-            whole(StatusCode::OK, OPENMETRICS, encoded)
-        }
+        ("/metrics", _) => metrics.answer(Wanted::of(request.headers())).await,
         ("/live", _) => text(StatusCode::OK, "live\n"),
         (_, Readiness::Ready) => text(StatusCode::OK, "ready\n"),
         (_, Readiness::Missing { pods }) => text(

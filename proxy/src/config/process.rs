@@ -50,8 +50,23 @@ pub struct Admin {
     pub address: Option<SocketAddr>,
     /// Whether the page of `weir ui` is there as well, for clients on this machine.
     pub ui: bool,
+    /// Destinations with metrics of their own, for each workload and direction; 0 for none.
+    pub destinations: usize,
+    /// What these are called.
+    pub destination_label: DestinationLabel,
     /// The Unix control socket.
     pub control_socket: PathBuf,
+}
+
+/// What metrics by destination call it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum DestinationLabel {
+    /// The host that clients ask for, and the address where there is none.
+    #[default]
+    Name,
+    /// The service of the address, and the address where it is of none.
+    Service,
 }
 
 /// What weir says about itself.
@@ -179,7 +194,13 @@ pub enum Switch {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { address: None, ui: false, control_socket: DEFAULT_CONTROL_SOCKET.into() }
+        Self {
+            address: None,
+            ui: false,
+            destinations: 0,
+            destination_label: DestinationLabel::default(),
+            control_socket: DEFAULT_CONTROL_SOCKET.into(),
+        }
     }
 }
 

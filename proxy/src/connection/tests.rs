@@ -14,7 +14,7 @@ use super::*;
 use crate::{
     budget::Resource,
     config::{EngineName, Traffic, TrafficPolicy},
-    telemetry::{record::Record, tap::TapFilter},
+    telemetry::{TextFormat, record::Record, tap::TapFilter},
     upstream::ToOriginal,
 };
 
@@ -166,7 +166,7 @@ async fn a_server_that_does_not_wait_for_the_rest_of_a_request_is_a_timeout_in_e
         client.read_exact(&mut [0; 5]).await.unwrap();
         drop((client, upstream));
         served.await.unwrap();
-        let metrics = telemetry.encode_metrics();
+        let metrics = telemetry.encode_metrics(TextFormat::OpenMetrics);
         let counted =
             "outbound_tcp_detect_http_results_total{workload=\"shop\",result=\"read_timeout\"} 1";
         assert!(metrics.contains(counted), "{engine:?}: {metrics}");

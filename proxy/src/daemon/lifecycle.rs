@@ -22,12 +22,12 @@ use crate::{
         ui::Ui,
     },
     budget::Budgets,
-    config::{Config, ProcessConfig, RecordConfig, Traffic, WorkloadSettings},
+    config::{Admin, Config, ProcessConfig, RecordConfig, Traffic, WorkloadSettings},
     log::LogHandle,
     otlp::{Exporter, Target},
     service::Sources,
     telemetry::{
-        Spans, Telemetry,
+        Spans, Telemetry, TelemetryOptions,
         record::{Observer, RecordLog, Rotation},
         stats::StatsSnapshot,
     },
@@ -373,11 +373,11 @@ fn telemetry(config: &Config) -> Result<(Telemetry, Option<Exporter>), DaemonErr
     for problem in ignored {
         tracing::warn!(problem, "ignoring a variable of the environment");
     }
-    let Some(target) = target else {
-        return Ok((Telemetry::with_budgets(records, budgets), None));
-    };
+    let Admin { destinations, destination_label: label, .. } = config.process.admin;
+    let options = TelemetryOptions { records, spans: None, budgets, destinations, label };
+    let Some(target) = target else { return Ok((Telemetry::with(options), None)) };
     let (spans, waiting, export) = Spans::new(otlp.clone(), target.url.clone());
-    let telemetry = Telemetry::with_spans(records, Some(spans), budgets);
+    let telemetry = Telemetry::with(TelemetryOptions { spans: Some(spans), ..options });
     let exporter = Exporter::start(target, waiting, export, telemetry.clone());
     Ok((telemetry, Some(exporter)))
 }

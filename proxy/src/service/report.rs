@@ -130,6 +130,12 @@ const MOST_FACTS: usize = 512;
 // === impl Services ===
 
 impl Services {
+    /// What metrics call the service at an address, if there is one.
+    #[must_use]
+    pub fn name_of(&self, address: SocketAddr) -> Option<Arc<str>> {
+        Some(name_of(&*self.find(address)?))
+    }
+
     /// The services that connections were made to, for metrics: the first ones by name where they are
     /// too many.
     #[must_use]
@@ -259,6 +265,11 @@ impl EndpointReport {
 
 // === helpers ===
 
+/// What metrics call a service at an address.
+fn name_of(target: &Target) -> Arc<str> {
+    label(target.service(), target.port_name(), target.is_ipv6()).into()
+}
+
 /// A port's name in metrics and tables.
 fn label(service: &str, port: &str, is_ipv6: bool) -> String {
     let colon = if port.is_empty() { "" } else { ":" };
@@ -271,10 +282,9 @@ fn facts_of(target: &Target, now: Moment) -> Option<ServiceFacts> {
     let count =
         |is: &dyn Fn(&Endpoint) -> bool| endpoints.all().iter().filter(|it| is(it)).count() as u64;
     let is_out = |it: &Endpoint| it.stats.standing(now) != Standing::In;
-    let choices = target.choices().filter(|(_, count)| *count > 0);
-    let choices = choices.map(|(why, count)| (why.name(), count));
+    let choices = target.choices().map(|(why, count)| (why.name(), count));
     Some(ServiceFacts {
-        service: label(target.service(), target.port_name(), target.is_ipv6()).into(),
+        service: name_of(target),
         endpoints: vec![
             ("used", count(&|it| it.used.is_used() && !is_out(it))),
             ("out", count(&|it| it.used.is_used() && is_out(it))),

@@ -3,12 +3,13 @@
 
 use std::{
     net::SocketAddr,
+    os::fd::BorrowedFd,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use super::{
-    ChosenEndpoint, CloseReason, ConnectionInfo, EndpointListener, Telemetry,
+    ChosenEndpoint, CloseReason, ConnectionInfo, Telemetry,
     classify::Class,
     event::{Connection, Event, Found},
     lock,
@@ -26,6 +27,7 @@ use crate::{
         retries::Retry,
         tcp::UpstreamClosing,
     },
+    tcp_info::TcpInfo,
 };
 
 /// Owned by the task of a connection. Dropping it without [`ConnectionGuard::close`] records the
@@ -97,11 +99,10 @@ impl ConnectionGuard {
         let _ = self.live.connection.endpoint.set(endpoint);
     }
 
-    /// Who learns from the endpoint that it was made to.
+    /// Who learns from the upstream connection at its end.
     #[must_use]
-    pub fn at_close(&self) -> Option<Arc<dyn UpstreamClosing>> {
-        let endpoint = self.live.connection.endpoint.get()?;
-        Some(Arc::<dyn EndpointListener>::clone(&endpoint.listener))
+    pub fn at_close(&self) -> Arc<dyn UpstreamClosing> {
+        Arc::<Live>::clone(&self.live)
     }
 
     /// What the connection is, and how long it took from accept to know that. The first call counts;
@@ -234,6 +235,18 @@ impl Live {
         self.settle();
         self.telemetry.forget(self.connection.id);
         self.tell(Event::Closed(reason));
+    }
+}
+
+impl UpstreamClosing for Live {
+    fn closing(&self, socket: BorrowedFd<'_>) {
+        let segments = TcpInfo::of(&socket).map_or(0, |info| info.retransmits);
+        if segments > 0 {
+            self.tell(Event::Retransmitted(segments));
+        }
+        if let Some(endpoint) = self.connection.endpoint.get() {
+            endpoint.listener.closing(socket);
+        }
     }
 }
 

@@ -87,6 +87,8 @@ pub(super) enum Event<'a> {
     Retried(Retry),
     /// A time limit of a request has passed.
     TimedOut(Limit),
+    /// The upstream connection is at its end: so many segments to the server were sent again on it.
+    Retransmitted(u32),
     /// The connection is over.
     Closed(&'a CloseReason),
 }

@@ -12,10 +12,11 @@ mod reference;
 use std::{
     collections::HashMap,
     sync::{Arc, RwLock},
+    time::Duration,
 };
 
 use prometheus_client::{
-    encoding::text,
+    encoding::{prometheus_text, text},
     metrics::{
         counter::Counter, exemplar::HistogramWithExemplars, family::Family, gauge::Gauge,
         histogram::Histogram, info::Info,
@@ -28,6 +29,7 @@ use super::{
     PodLabels,
     asked::Asked,
     close::errno_name,
+    destinations::Destinations,
     labels::{
         Base, CloseLabels, ConnectionLabels, DetectLabels, DowngradeLabels, ErrnoLabels,
         ExemplarLabels, LatencyLabels, Of, PeerLabels, ResponseLabels, RetryLabels, TimeoutLabels,
@@ -41,6 +43,18 @@ use super::{
 };
 use crate::decision::{Detection, Direction, direction_name, source_name};
 use crate::sync::{read, write};
+
+/// How metrics are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextFormat {
+    /// Prometheus' text, version 0.0.4, which every tool reads. It has no exemplars.
+    Prometheus,
+    /// `OpenMetrics` 1.0.0.
+    OpenMetrics,
+}
+
+/// What accept(2) fails with where descriptors or memory are used up.
+const EXHAUSTED: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
 
 /// Each bucket has the trace of the last sampled request in it.
 type Latency = HistogramWithExemplars<ExemplarLabels>;
@@ -57,6 +71,8 @@ pub(super) struct Metrics {
     pods: RwLock<HashMap<Arc<str>, Arc<PodLabels>>>,
     workloads: Arc<Asked<WorkloadFacts>>,
     services: Arc<Asked<ServiceFacts>>,
+    /// Those by destination, where they are asked for.
+    pub(super) destinations: Option<Arc<Destinations>>,
 }
 
 #[derive(Debug)]
@@ -73,6 +89,8 @@ struct Families {
     outbound_detect: Series<DetectLabels, Counter>,
     inbound_detect_time: Durations,
     outbound_detect_time: Durations,
+    connect_time: Series<Base, Histogram, fn() -> Histogram>,
+    retransmits: Series<Base, Counter>,
     connections: Series<ConnectionLabels, Counter>,
     half_closed: Series<Base, Gauge>,
     undecided: Series<Base, Gauge>,
@@ -84,12 +102,30 @@ struct Families {
     accept_dead: Series<WorkloadLabels, Counter>,
     accept_errors: Family<ErrnoLabels, Counter>,
     accept_shed: Counter,
+    worker_delay: Histogram,
+}
+
+// === impl TextFormat ===
+
+impl TextFormat {
+    /// Its media type.
+    #[must_use]
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::Prometheus => prometheus_text::CONTENT_TYPE,
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
 }
 
 // === impl Metrics ===
 
 impl Metrics {
-    pub(super) fn new(records_dropped: Option<Counter>, spans: Option<&SpanCounts>) -> Self {
+    pub(super) fn new(
+        records_dropped: Option<Counter>,
+        spans: Option<&SpanCounts>,
+        destinations: Option<Arc<Destinations>>,
+    ) -> Self {
         let mut registry = Registry::default();
         let families = Families::register(&mut registry);
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
@@ -106,18 +142,28 @@ impl Metrics {
                 counts.family.clone(),
             );
         }
+        for errno in EXHAUSTED {
+            families.accept_errors.get_or_create(&ErrnoLabels { errno: errno_name(errno) });
+        }
         let workloads = Arc::new(Asked::default());
         registry.register_collector(Box::new(Arc::clone(&workloads)));
         let services = Arc::new(Asked::default());
         registry.register_collector(Box::new(Arc::clone(&services)));
         registry.register_collector(Box::new(ProcessCollector));
+        if let Some(destinations) = &destinations {
+            registry.register_collector(Box::new(Arc::clone(destinations)));
+        }
         let (bound, pods) = (RwLock::default(), RwLock::default());
-        Self { registry, families, bound, pods, workloads, services }
+        Self { registry, families, bound, pods, workloads, services, destinations }
     }
 
-    pub(super) fn encode(&self) -> String {
+    pub(super) fn encode(&self, format: TextFormat) -> String {
         let mut out = String::with_capacity(16 * 1024);
-        text::encode(&mut out, &self.registry).expect("writing to a string cannot fail");
+        let encoded = match format {
+            TextFormat::Prometheus => prometheus_text::encode(&mut out, &self.registry),
+            TextFormat::OpenMetrics => text::encode(&mut out, &self.registry),
+        };
+        encoded.expect("writing to a string cannot fail");
         out
     }
 
@@ -149,6 +195,11 @@ impl Metrics {
         self.families.accept_shed.inc_by(count);
     }
 
+    /// A thread that serves connections got to what was waiting after so long.
+    pub(super) fn worker_delayed(&self, delay: Duration) {
+        self.families.worker_delay.observe(delay.as_secs_f64());
+    }
+
     pub(super) fn accepted_dead(&self, workload: &Arc<str>) {
         let of = self.of(workload);
         self.families.accept_dead.get_or_create(&WorkloadLabels { of }).inc();
@@ -171,6 +222,16 @@ impl Metrics {
             .entry(key)
             .or_insert_with(|| Arc::new(Bound::new(&self.families, self.of(workload), direction)));
         Arc::clone(bound)
+    }
+
+    /// Makes the series of a workload that are known before anything is counted in them: a rate takes no
+    /// account of the value with which a series begins.
+    pub(super) fn begin(&self, workload: &Arc<str>) {
+        for direction in [Direction::Outbound, Direction::Inbound] {
+            self.bind(workload, direction);
+        }
+        let of = self.of(workload);
+        self.families.accept_dead.get_or_create(&WorkloadLabels { of });
     }
 
     /// Which pod a workload is, from its next series on.
@@ -198,6 +259,9 @@ impl Metrics {
         let mut bound = write(&self.bound);
         bound.retain(|(name, _), _| **name != *workload);
         self.families.forget(workload);
+        if let Some(destinations) = &self.destinations {
+            destinations.forget(workload);
+        }
     }
 
     pub(super) fn pod(&self, workload: &str) -> Option<Arc<PodLabels>> {
@@ -227,6 +291,8 @@ impl Families {
             outbound_detect: Series::default(),
             inbound_detect_time: Series::new(detect_histogram),
             outbound_detect_time: Series::new(detect_histogram),
+            connect_time: Series::new(time_histogram),
+            retransmits: Series::default(),
             connections: Series::default(),
             half_closed: Series::default(),
             undecided: Series::default(),
@@ -238,6 +304,7 @@ impl Families {
             accept_dead: Series::default(),
             accept_errors: Family::default(),
             accept_shed: Counter::default(),
+            worker_delay: time_histogram(),
         };
         // The library appends `_total` to counters.
         macro_rules! register {
@@ -261,6 +328,9 @@ impl Families {
                 "Time taken for protocol detection", inbound_detect_time;
             "outbound_tcp_detect_http_duration_seconds",
                 "Time taken for protocol detection", outbound_detect_time;
+            "weir_connect_duration_seconds",
+                "Seconds from a connection's arrival to its upstream connection", connect_time;
+            "weir_retransmits", "Segments that were sent again to servers", retransmits;
             "weir_connections", "Connections by protocol and by source of the decision", connections;
             "weir_half_closed_connections",
                 "Half-closed raw TCP connections", half_closed;
@@ -292,6 +362,11 @@ impl Families {
             "Connections reset because no file descriptor became available in time",
             families.accept_shed.clone(),
         );
+        registry.register(
+            "weir_worker_delay_seconds",
+            "Seconds until a thread that serves connections gets to what is waiting",
+            families.worker_delay.clone(),
+        );
         families
     }
 
@@ -310,6 +385,8 @@ impl Families {
             outbound_detect,
             inbound_detect_time,
             outbound_detect_time,
+            connect_time,
+            retransmits,
             connections,
             half_closed,
             undecided,
@@ -321,6 +398,7 @@ impl Families {
             accept_dead,
             accept_errors: _,
             accept_shed: _,
+            worker_delay: _,
         } = self;
         request.forget(workload);
         response.forget(workload);
@@ -334,6 +412,8 @@ impl Families {
         outbound_detect.forget(workload);
         inbound_detect_time.forget(workload);
         outbound_detect_time.forget(workload);
+        connect_time.forget(workload);
+        retransmits.forget(workload);
         connections.forget(workload);
         half_closed.forget(workload);
         undecided.forget(workload);
@@ -346,13 +426,22 @@ impl Families {
     }
 }
 
-/// Linkerd's latency buckets in milliseconds: 1 to 5 in each decade up to 50 s.
+/// Linkerd's latency buckets in milliseconds, 1 to 5 in each decade up to 50 s, and one decade below: most
+/// answers on a machine and in a rack take less than a millisecond.
 fn latency_histogram() -> Latency {
-    let decades = [1.0, 10.0, 100.0, 1_000.0, 10_000.0];
-    Latency::new(decades.into_iter().flat_map(|d| (1..=5).map(move |n| d * f64::from(n))))
+    // Tenths, so that the bounds are the nearest numbers.
+    let decades = [1.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0];
+    Latency::new(decades.into_iter().flat_map(|d| (1..=5).map(move |n| d * f64::from(n) / 10.0)))
 }
 
-/// Linkerd's detection buckets in seconds.
+/// Linkerd's detection buckets in seconds, and more of them.
 fn detect_histogram() -> Histogram {
-    Histogram::new([0.001, 0.1])
+    Histogram::new([0.0001, 0.001, 0.01, 0.1, 1.0])
+}
+
+/// Times from 100 µs to 50 s, in seconds.
+fn time_histogram() -> Histogram {
+    // Whole numbers of 100 µs.
+    let decades = [1.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0];
+    Histogram::new(decades.into_iter().flat_map(|d| [1.0, 2.0, 5.0].map(|n| d * n / 10_000.0)))
 }

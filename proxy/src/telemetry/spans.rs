@@ -214,7 +214,7 @@ mod tests {
         config::Ratio,
         forward::http::ExchangeEnd,
         telemetry::{
-            CloseReason, Telemetry,
+            CloseReason, Telemetry, TelemetryOptions, TextFormat,
             tests::{exchange, info},
         },
     };
@@ -288,7 +288,10 @@ mod tests {
     #[test]
     fn a_full_queue_drops_and_counts_and_leaves_room_for_another_workload() {
         let (spans, mut waiting, export) = Spans::new(Otlp::default(), "http://c/".into());
-        let telemetry = Telemetry::with_spans(None, Some(spans), Default::default());
+        let telemetry = Telemetry::with(TelemetryOptions {
+            spans: Some(spans),
+            ..TelemetryOptions::default()
+        });
         let send = |workload: &str, count: usize| {
             let workload: Arc<str> = workload.into();
             let share = telemetry.share(&workload);
@@ -304,7 +307,7 @@ mod tests {
         assert_eq!(dropped as usize, 2 * SPANS - SPANS / 2);
         send("other", 100);
         assert_eq!(export.counts.dropped.get(), dropped);
-        let text = telemetry.encode_metrics();
+        let text = telemetry.encode_metrics(TextFormat::OpenMetrics);
         let line = format!("weir_otlp_spans_total{{outcome=\"dropped\"}} {dropped}");
         assert!(text.contains(&line), "{text}");
         // Each that is taken gives back its place.

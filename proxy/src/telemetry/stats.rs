@@ -161,7 +161,8 @@ pub struct StatRow {
     pub bytes_sent: u64,
     /// Bytes from the upstream to the client.
     pub bytes_received: u64,
-    /// Segments sent again; known for connections that went direct.
+    /// Segments to the server that were sent again: of raw TCP and HTTP that is passed through, and of
+    /// connections that went direct.
     pub retransmits: u64,
     /// Only where it was asked for: how often which latency was seen.
     #[serde(default, skip_serializing_if = "Latencies::is_empty")]
@@ -304,6 +305,7 @@ impl Sink for Stats {
                     own.took(took);
                 }
             }
+            Event::Retransmitted(segments) => self.own(connection, rows).retransmitted(segments),
             Event::RequestStarted => self.own(connection, rows).request(),
             Event::ExchangeEnded { exchange, class } => {
                 self.of_exchange(connection, rows, exchange).exchange(exchange, class);

@@ -110,11 +110,13 @@ fn metric_names_labels_and_buckets_are_linkerds() {
     sink.exchange(Exchange { grpc_status: Some(0), ..exchange() });
     guard.close(CloseReason::UpstreamReset);
 
-    let text = telemetry.encode_metrics();
+    let text = telemetry.encode_metrics(TextFormat::OpenMetrics);
     let text: String = text
         .lines()
         .map(|line| match line.split_once(' ') {
-            Some((name, _)) if name.starts_with("process_") => format!("{name} N\n"),
+            Some((name, _))
+                if name.starts_with("process_")
+                    || name.starts_with("weir_connect_duration_seconds") => format!("{name} N\n"),
             _ => format!("{line}\n"),
         })
         .collect();
@@ -155,6 +157,7 @@ fn series_of_a_pod_have_its_labels_and_go_with_it() {
                           workload_kind=\"StatefulSet\",workload_name=\"db\"";
     let telemetry = Telemetry::new(None);
     telemetry.label("shop", Some((&pod("db-0")).into()));
+    telemetry.label("other", None);
     let connection = |workload: &str| {
         let guard = telemetry.open(ConnectionInfo { workload: workload.into(), ..info() });
         guard.upstream_connected();
@@ -167,7 +170,7 @@ fn series_of_a_pod_have_its_labels_and_go_with_it() {
     connection("shop");
     connection("other");
     let of = |workload: &str| -> Vec<String> {
-        let text = telemetry.encode_metrics();
+        let text = telemetry.encode_metrics(TextFormat::OpenMetrics);
         let label = format!("workload=\"{workload}\"");
         text.lines().filter(|line| line.contains(&label)).map(str::to_owned).collect()
     };
@@ -186,7 +189,7 @@ fn series_of_a_pod_have_its_labels_and_go_with_it() {
     connection("shop");
     assert!(of("shop").iter().all(|line| !line.contains("pod=")));
     telemetry.label("shop", Some((&pod("db-1")).into()));
-    assert_eq!(of("shop"), [""; 0]);
+    assert!(of("shop").iter().all(|line| line.contains("pod=\"db-1\"")));
 }
 
 #[test]
@@ -195,7 +198,7 @@ fn messages_that_cannot_be_followed_are_counted_by_reason() {
     let guard = telemetry.open(info());
     let reason = "transfer-encoding in HTTP/1.0";
     guard.sink().downgraded(Untracked { side: Side::Client, reason });
-    let text = telemetry.encode_metrics();
+    let text = telemetry.encode_metrics(TextFormat::OpenMetrics);
     let line = "weir_http_downgrade_total{direction=\"outbound\",workload=\"shop\",\
         reason=\"transfer_encoding_in_http_1.0\"} 1\n";
     assert!(text.contains(line), "{text}");
@@ -205,7 +208,7 @@ fn messages_that_cannot_be_followed_are_counted_by_reason() {
 fn half_closed_connections_are_counted_while_they_are() {
     let telemetry = Telemetry::new(None);
     let gauge = |inbound: i64, outbound: i64| {
-        let text = telemetry.encode_metrics();
+        let text = telemetry.encode_metrics(TextFormat::OpenMetrics);
         for (direction, count) in [("inbound", inbound), ("outbound", outbound)] {
             let sample = format!(
                 "weir_half_closed_connections{{direction=\"{direction}\",workload=\"shop\"}} {count}\n"
@@ -243,7 +246,7 @@ fn a_scrape_sees_the_bytes_of_live_connections_once() {
     let row = telemetry.stats().rows.remove(0);
     assert_eq!((row.bytes_received, row.open, row.connections), (1500, 0, 1));
     assert_eq!(telemetry.open_connections(), 0);
-    assert!(telemetry.encode_metrics().contains(
+    assert!(telemetry.encode_metrics(TextFormat::OpenMetrics).contains(
         "tcp_read_bytes_total{direction=\"outbound\",peer=\"dst\",workload=\"shop\"} 1500"
     ));
 }
@@ -431,7 +434,8 @@ fn the_number_of_rows_is_bounded() {
 /// Guards against an upstream that answers with every status there is: 23,000 lines, once.
 #[test]
 fn codes_that_a_peer_makes_up_do_not_make_series() {
-    let lines = |telemetry: &Telemetry| telemetry.encode_metrics().lines().count();
+    let lines =
+        |telemetry: &Telemetry| telemetry.encode_metrics(TextFormat::OpenMetrics).lines().count();
     let counted = |statuses: &mut dyn Iterator<Item = (u16, u32)>| {
         let telemetry = Telemetry::new(None);
         let guard = telemetry.open(info());
@@ -460,9 +464,9 @@ fn a_series_that_is_forgotten_begins_anew() {
     let telemetry = Telemetry::new(None);
     telemetry.open(info()).close(CloseReason::Finished);
     let of_shop = |text: &str| text.lines().filter(|line| line.contains("\"shop\"")).count();
-    assert!(of_shop(&telemetry.encode_metrics()) > 0);
+    assert!(of_shop(&telemetry.encode_metrics(TextFormat::OpenMetrics)) > 0);
     telemetry.forget_workload("shop");
-    assert_eq!(of_shop(&telemetry.encode_metrics()), 0);
+    assert_eq!(of_shop(&telemetry.encode_metrics(TextFormat::OpenMetrics)), 0);
     telemetry.open(info()).close(CloseReason::Finished);
-    assert!(of_shop(&telemetry.encode_metrics()) > 0);
+    assert!(of_shop(&telemetry.encode_metrics(TextFormat::OpenMetrics)) > 0);
 }

@@ -7,7 +7,7 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
-use weir_common::Reason;
+use weir_common::{Reason, decision::checks};
 
 use super::{
     PodLabels,
@@ -18,6 +18,21 @@ use crate::{
     budget::Figures,
     decision::{Direction, direction_name},
 };
+
+/// What a workload can wait for.
+const WAITS: [&str; 5] = ["cgroup", "netns", "process", "hooks", "start"];
+
+/// What hooks count beside what their checks find.
+const OF_OUTBOUND: [Reason; 6] = [
+    Reason::Redirected,
+    Reason::HookError,
+    Reason::FailClosed,
+    Reason::ReportLost,
+    Reason::OptionLost,
+    Reason::TapLost,
+];
+const OF_INBOUND: [Reason; 4] =
+    [Reason::Redirected, Reason::HookError, Reason::FailClosed, Reason::ListeningFull];
 
 /// One workload, for `weir_workload_info`, `weir_workload_capturing`, `weir_workload_waiting`,
 /// `weir_kernel_decisions_total` and `weir_budget_*`.
@@ -99,23 +114,25 @@ impl Collector for Asked<WorkloadFacts> {
             let labels = WorkloadLabels { of: of.clone() };
             ConstGauge::new(i64::from(it.capturing)).encode(metric.encode_family(&labels)?)?;
         }
-        let help = "Workloads that wait for capture, by the missing object; always 1.";
+        let help = "1 for a workload that waits for capture, by the missing object, else 0.";
         let mut metric = encoder.encode_descriptor("weir_workload_waiting", help, None, gauge)?;
         for (of, it) in &all {
-            let Some(reason) = it.waiting else { continue };
-            let labels = WaitingLabels { of: of.clone(), reason };
-            ConstGauge::new(1_i64).encode(metric.encode_family(&labels)?)?;
+            for reason in WAITS {
+                let labels = WaitingLabels { of: of.clone(), reason };
+                let waits = i64::from(it.waiting == Some(reason));
+                ConstGauge::new(waits).encode(metric.encode_family(&labels)?)?;
+            }
         }
         let help = "Decisions of the BPF programs.";
         let mut metric = encoder.encode_descriptor("weir_kernel_decisions", help, None, counter)?;
         for (of, it) in &all {
-            for (direction, reason, count) in &it.decisions {
+            for (direction, reason, count) in counts(&it.decisions) {
                 let labels = DecisionLabels {
                     of: of.clone(),
-                    direction: direction_name(*direction),
+                    direction: direction_name(direction),
                     reason: reason.name(),
                 };
-                ConstCounter::new(*count).encode(metric.encode_family(&labels)?)?;
+                ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
             }
         }
         budgets(&mut encoder, &all)
@@ -150,6 +167,24 @@ fn budgets(encoder: &mut DescriptorEncoder<'_>, all: &[(Of, WorkloadFacts)]) -> 
         counter.encode(metric.encode_family(&labels(of, one))?)?;
     }
     Ok(())
+}
+
+/// A count for each reason that a hook of a direction can have, and for those that have been counted.
+fn counts(counted: &[(Direction, Reason, u64)]) -> Vec<(Direction, Reason, u64)> {
+    let mut all = counted.to_vec();
+    for direction in [Direction::Outbound, Direction::Inbound] {
+        let further = match direction {
+            Direction::Outbound => &OF_OUTBOUND[..],
+            Direction::Inbound => &OF_INBOUND,
+        };
+        let of_checks = checks(direction).iter().flat_map(|check| check.reasons());
+        for reason in of_checks.chain(further) {
+            if !all.iter().any(|(of, it, _)| (*of, *it) == (direction, *reason)) {
+                all.push((direction, *reason, 0));
+            }
+        }
+    }
+    all
 }
 
 fn of(facts: &WorkloadFacts) -> Of {

@@ -7,4 +7,5 @@ mod container;
 mod dashboard;
 mod flags;
 mod image;
+mod promtool;
 mod rules;

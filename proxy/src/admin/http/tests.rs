@@ -21,11 +21,16 @@ async fn start(readiness: watch::Receiver<Readiness>) -> SocketAddr {
 }
 
 async fn ask(address: SocketAddr, line: &str) -> String {
+    String::from_utf8(ask_with(address, line, "").await).unwrap()
+}
+
+/// With further lines of the head.
+async fn ask_with(address: SocketAddr, line: &str, head: &str) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("{line} HTTP/1.1\r\nhost: weir\r\nconnection: close\r\n\r\n");
+    let request = format!("{line} HTTP/1.1\r\nhost: weir\r\n{head}connection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
     answer
 }
 
@@ -48,10 +53,33 @@ async fn readiness_is_reported() {
 #[tokio::test]
 async fn metrics_say_what_they_are() {
     let (_set, readiness) = watch::channel(Readiness::Ready);
-    let answer = ask(start(readiness).await, "GET /metrics").await;
-    assert!(answer.contains("content-type: application/openmetrics-text; version=1.0.0"));
+    let address = start(readiness).await;
+    let answer = ask(address, "GET /metrics").await;
+    assert!(answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");
     assert!(answer.contains("weir_build_info{version="), "{answer}");
+    assert!(answer.contains("\n# TYPE weir_records_dropped_total counter\n"), "{answer}");
+    assert!(!answer.contains("# EOF"));
+    let wanted = "accept: application/openmetrics-text;version=1.0.0,*/*;q=0.1\r\n";
+    let answer = String::from_utf8(ask_with(address, "GET /metrics", wanted).await).unwrap();
+    assert!(answer.contains("content-type: application/openmetrics-text; version=1.0.0"));
+    assert!(answer.contains("\n# TYPE weir_records_dropped counter\n"), "{answer}");
     assert!(answer.ends_with("# EOF\n"));
+}
+
+#[tokio::test]
+async fn metrics_are_compressed_for_those_who_take_that() {
+    use std::io::Read as _;
+    let (_set, readiness) = watch::channel(Readiness::Ready);
+    let address = start(readiness).await;
+    let answer = ask_with(address, "GET /metrics", "accept-encoding: gzip\r\n").await;
+    let end = answer.windows(4).position(|it| it == b"\r\n\r\n").unwrap() + 4;
+    let head = String::from_utf8(answer[..end].to_vec()).unwrap();
+    assert!(head.contains("content-encoding: gzip\r\n"), "{head}");
+    assert!(head.contains("vary: accept, accept-encoding\r\n"), "{head}");
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(&answer[end..]).read_to_string(&mut text).unwrap();
+    assert!(text.contains("weir_build_info{version="), "{text}");
+    assert!(text.len() > 2 * (answer.len() - end), "{} {}", text.len(), answer.len());
 }
 
 #[tokio::test]
@@ -98,7 +126,7 @@ async fn a_scrape_that_takes_its_time_keeps_nobody_waiting() {
         assert!(ask(address, "GET /live").await.ends_with("live\n"));
     }
     go_on.send(()).unwrap();
-    assert!(scrape.await.unwrap().ends_with("# EOF\n"));
+    assert!(scrape.await.unwrap().contains("weir_build_info"));
 }
 
 /// The admin address may be open to a pod network; the page is for this machine.

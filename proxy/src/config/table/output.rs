@@ -3,6 +3,7 @@
 use super::super::{
     BpfLog,
     Change::InPlace,
+    DestinationLabel,
     Group::{Capture, Workload},
     Kind::{Address, Bool, Choice, Count, DurationOrZero, Path, Ratio, Size, Text, Url},
     LogFormat, RecordFormat, Setting,
@@ -12,7 +13,7 @@ use super::super::{
 const OUTPUT: &str = "Output";
 
 /// Each key in one row.
-pub(in super::super) const OUTPUT_SETTINGS: [Setting; 15] = [
+pub(in super::super) const OUTPUT_SETTINGS: [Setting; 17] = [
     Setting {
         keys: &["record.file"],
         kind: Path,
@@ -137,6 +138,23 @@ pub(in super::super) const OUTPUT_SETTINGS: [Setting; 15] = [
         kind: Bool,
         help: "Also serve the page of `weir ui` at the admin address, below /ui/, to clients on this \
                machine",
+        ..Setting::NEW
+    },
+    Setting {
+        keys: &["admin.destinations"],
+        kind: Count { from: 0, to: 1000 },
+        name: "destination-metrics",
+        value: "N",
+        group: Capture,
+        heading: OUTPUT,
+        help: "Metrics by destination, for each workload and direction of the N with the most requests; \
+               0 for none",
+        ..Setting::NEW
+    },
+    Setting {
+        keys: &["admin.destination_label"],
+        kind: Choice(choices::<DestinationLabel>),
+        help: "What these call a destination: the host that clients ask for, or the service",
         ..Setting::NEW
     },
     Setting {

@@ -12,12 +12,13 @@ use tokio::{net::TcpListener, sync::mpsc::UnboundedReceiver};
 
 use super::*;
 use crate::{
-    budget::Budgets,
     config::{Otlp, Ratio},
     forward::http::TraceParent,
     otlp::Exporter,
     sync::lock,
-    telemetry::{ConnectionGuard, SpanCounts, Spans, connection_info, exchange},
+    telemetry::{
+        ConnectionGuard, SpanCounts, Spans, TelemetryOptions, TextFormat, connection_info, exchange,
+    },
 };
 
 /// What a collector answers, in this order; the last one from then on.
@@ -79,7 +80,8 @@ fn world(url: &str) -> World {
     let (target, _) = Target::find(&config, timeout);
     let target = target.unwrap();
     let (spans, waiting, export) = Spans::new(config, target.url.clone());
-    let telemetry = Telemetry::with_spans(None, Some(spans), Budgets::default());
+    let telemetry =
+        Telemetry::with(TelemetryOptions { spans: Some(spans), ..TelemetryOptions::default() });
     let exporter = Exporter::start(target, waiting, export.clone(), telemetry.clone());
     let guard = telemetry.open(connection_info());
     World { telemetry, exporter, export, guard }
@@ -122,7 +124,7 @@ async fn spans_arrive_together_and_with_the_headers_that_were_asked_for() {
     assert_eq!(format!("http://{}", headers["host"].to_str().unwrap()), url);
     assert_eq!(parents(&spans), [1, 2, 3]);
     world.counts([3, 0, 0, 0]).await;
-    let text = world.telemetry.encode_metrics();
+    let text = world.telemetry.encode_metrics(TextFormat::OpenMetrics);
     assert!(text.contains("weir_otlp_spans_total{outcome=\"exported\"} 3"), "{text}");
 }
 

@@ -9,7 +9,7 @@ use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Hist
 
 use super::{Families, Latencies, Latency, Metrics};
 use crate::{
-    decision::{Detection, Direction, direction_name},
+    decision::{Detection, Direction, Source, Treatment, direction_name, source_name},
     forward::{
         http::{Exchange, Limit, Unpoolable, Untracked},
         retries::Retry,
@@ -18,11 +18,12 @@ use crate::{
         SkippedConnection,
         classify::Class,
         codes::{GrpcLabel, StatusLabel},
+        destinations,
         event::{Connection, Event},
         labels::{
-            Base, CloseLabels, DetectLabels, DowngradeLabels, ExemplarLabels, LatencyLabels, Of,
-            PeerLabels, ResponseLabels, RetryLabels, TimeoutLabels, UnpoolableLabels,
-            WorkloadLabels,
+            Base, CloseLabels, ConnectionLabels, DetectLabels, DowngradeLabels, ExemplarLabels,
+            LatencyLabels, Of, PeerLabels, ResponseLabels, RetryLabels, TimeoutLabels,
+            UnpoolableLabels, WorkloadLabels,
         },
         lock,
         record::hex,
@@ -30,6 +31,16 @@ use crate::{
         sinks::Sink,
     },
 };
+
+/// Connections are counted by these from the start.
+const BEGUN: [(Treatment, Source); 6] = [
+    (Treatment::Skip, Source::Default),
+    (Treatment::Opaque, Source::Default),
+    (Treatment::Http1, Source::Detected),
+    (Treatment::Http2, Source::Detected),
+    (Treatment::Tls, Source::Detected),
+    (Treatment::Tcp, Source::Detected),
+];
 
 /// The metrics of one workload and direction, looked up once per connection.
 #[derive(Debug)]
@@ -49,6 +60,8 @@ pub(super) struct Bound {
     timeouts: Series<TimeoutLabels, Counter>,
     detect: Series<DetectLabels, Counter>,
     detect_time: Histogram,
+    connect_time: Histogram,
+    retransmits: Counter,
 }
 
 /// What a connection is counted in.
@@ -56,6 +69,7 @@ pub(super) struct Bound {
 pub(in crate::telemetry) struct ConnectionMetrics {
     bound: Arc<Bound>,
     responses: LastResponses,
+    destination: Option<destinations::OfConnection>,
 }
 
 /// One side of the proxied connections.
@@ -99,13 +113,27 @@ impl Sink for Metrics {
         let bound = self.bind(&connection.info.workload, connection.info.direction);
         bound.client.opened();
         bound.undecided.inc();
-        ConnectionMetrics { bound, responses: LastResponses::default() }
+        let destinations = self.destinations.as_ref();
+        let destination = destinations.map(|it| it.open(&bound.base.of, connection.info.direction));
+        ConnectionMetrics { bound, responses: LastResponses::default(), destination }
     }
 
     fn event(&self, connection: &Connection, metrics: &ConnectionMetrics, event: Event<'_>) {
-        let ConnectionMetrics { bound, responses } = metrics;
+        let ConnectionMetrics { bound, responses, destination } = metrics;
+        if let (Some(destinations), Some(of)) = (&self.destinations, destination) {
+            destinations.event(connection, of, event);
+        }
         match event {
-            Event::Connected => bound.upstream.opened(),
+            Event::Connected => {
+                bound.upstream.opened();
+                // A tapped one is seen when it is there.
+                if connection.info.tapped.is_none() {
+                    bound.connect_time.observe(connection.age().as_secs_f64());
+                }
+            }
+            Event::Retransmitted(segments) => {
+                bound.retransmits.inc_by(segments.into());
+            }
             Event::Detected(found) => {
                 bound.undecided.dec();
                 if let Some(detection) = found.detection {
@@ -141,6 +169,8 @@ impl Sink for Metrics {
 
     fn skipped(&self, _: u64, skipped: &SkippedConnection) {
         self.detected(&skipped.workload, skipped.direction, skipped.detection());
+        let bound = self.bind(&skipped.workload, skipped.direction);
+        bound.retransmits.inc_by(skipped.retransmits.into());
     }
 }
 
@@ -153,6 +183,7 @@ impl Bound {
             Direction::Inbound => (&families.inbound_detect, &families.inbound_detect_time),
             Direction::Outbound => (&families.outbound_detect, &families.outbound_detect_time),
         };
+        begin(families, &base, detect);
         Self {
             requests: families.request.get_or_create(&base),
             half_closed: families.half_closed.get_or_create(&base),
@@ -168,6 +199,8 @@ impl Bound {
             timeouts: families.timeouts.clone(),
             detect: detect.clone(),
             detect_time: detect_time.get_or_create(&WorkloadLabels { of }),
+            connect_time: families.connect_time.get_or_create(&base),
+            retransmits: families.retransmits.get_or_create(&base),
             base,
         }
     }
@@ -233,6 +266,29 @@ impl Bound {
     }
 }
 
+/// Makes the series that are counted in later. Of responses these are the most frequent ones: there is one for
+/// each code, and of retries, time limits and the like there are none in most workloads.
+fn begin(families: &Families, base: &Base, detect: &Series<DetectLabels, Counter>) {
+    let Base { direction, of } = base.clone();
+    for result in ["http/1", "h2", "not_http", "read_timeout"] {
+        detect.get_or_create(&DetectLabels { of: of.clone(), result });
+    }
+    for (class, status_code) in [(Class::Success, Some(200)), (Class::Failure, None)] {
+        families.response.get_or_create(&ResponseLabels {
+            direction,
+            of: of.clone(),
+            status_code: status_code.map(StatusLabel::from),
+            classification: class.name(),
+            grpc_status: None,
+        });
+    }
+    for (treatment, source) in BEGUN {
+        let (treatment, source) = (treatment.name(), source_name(source));
+        let labels = ConnectionLabels { direction, of: of.clone(), treatment, source };
+        families.connections.get_or_create(&labels);
+    }
+}
+
 // === impl LastResponses ===
 
 impl LastResponses {
@@ -264,6 +320,8 @@ impl LastResponses {
 impl Side {
     fn new(families: &Families, base: &Base, peer: &'static str) -> Self {
         let Base { direction, of } = base.clone();
+        let close = CloseLabels { direction, peer, of: of.clone(), errno: None };
+        families.tcp_close.get_or_create(&close);
         let labels = PeerLabels { direction, peer, of };
         Self {
             open: families.tcp_open.get_or_create(&labels),

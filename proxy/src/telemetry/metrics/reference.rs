@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use weir_common::Reason;
 
 use super::*;
-use crate::{budget::Figures, telemetry::tests::pages::rows};
+use crate::{budget::Figures, config::DestinationLabel, telemetry::tests::pages::rows};
 
 /// What a page says of a metric, and what weir serves of it.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,8 +18,10 @@ type Table = BTreeMap<String, Described>;
 
 /// One series of each family, with labels that are there in all of them.
 fn everything() -> Metrics {
-    let metrics = Metrics::new(None, Some(&SpanCounts::default()));
+    let destinations = Destinations::new(1, DestinationLabel::Name);
+    let metrics = Metrics::new(None, Some(&SpanCounts::default()), destinations);
     let of = Of { workload: "shop".into(), pod: None };
+    metrics.destinations.as_ref().unwrap().open(&of, Direction::Outbound);
     let (direction, peer, reason) = ("outbound", "dst", "why");
     let base = || Base { direction, of: of.clone() };
     let workload = || WorkloadLabels { of: of.clone() };
@@ -39,6 +41,8 @@ fn everything() -> Metrics {
         outbound_detect,
         inbound_detect_time,
         outbound_detect_time,
+        connect_time,
+        retransmits,
         connections,
         half_closed,
         undecided,
@@ -50,6 +54,7 @@ fn everything() -> Metrics {
         accept_dead,
         accept_errors,
         accept_shed,
+        worker_delay: _,
     } = &metrics.families;
     request.get_or_create(&base()).inc();
     response.get_or_create(&ResponseLabels {
@@ -69,6 +74,8 @@ fn everything() -> Metrics {
     outbound_detect.get_or_create(&result());
     inbound_detect_time.get_or_create(&workload());
     outbound_detect_time.get_or_create(&workload());
+    connect_time.get_or_create(&base());
+    retransmits.get_or_create(&base());
     connections.get_or_create(&ConnectionLabels {
         direction,
         of: of.clone(),
@@ -150,7 +157,8 @@ fn documented() -> Table {
 
 #[test]
 fn the_page_of_metrics_has_what_weir_serves_and_nothing_else() {
-    let (served, documented) = (served(&everything().encode()), documented());
+    let (served, documented) =
+        (served(&everything().encode(TextFormat::OpenMetrics)), documented());
     assert!(served.len() > 30, "{served:?}");
     for (name, wanted) in &served {
         let row = documented.get(name);
@@ -179,7 +187,7 @@ fn the_page_of_metrics_has_the_labels_of_pods() {
     metrics.label("db", Some((&pod).into()));
     let of = metrics.of(&"db".into());
     metrics.families.request.get_or_create(&Base { direction: "inbound", of });
-    let labels = &served(&metrics.encode())["request_total"].labels;
+    let labels = &served(&metrics.encode(TextFormat::OpenMetrics))["request_total"].labels;
     let of_pods: Vec<_> =
         labels.iter().filter(|it| !["direction", "workload"].contains(&it.as_str())).collect();
     assert_eq!(of_pods.len(), 4, "{labels:?}");

@@ -136,7 +136,8 @@ impl Sink for Records {
             | Event::Detected(_)
             | Event::Moved { .. }
             | Event::Retried(_)
-            | Event::TimedOut(_) => {}
+            | Event::TimedOut(_)
+            | Event::Retransmitted(_) => {}
         }
     }
 

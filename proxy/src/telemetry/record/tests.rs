@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::RecordFormat;
 use crate::telemetry::{
-    CloseReason, Telemetry,
+    CloseReason, Telemetry, TextFormat,
     tap::{Tap, TapFilter},
     tests::{balanced, exchange, info},
 };
@@ -96,7 +96,7 @@ fn a_bucket_has_the_trace_of_its_last_sampled_request() {
     send(2, 1);
     send(3, 0);
     guard.sink().exchange(exchange());
-    let text = telemetry.encode_metrics();
+    let text = telemetry.encode_metrics(TextFormat::OpenMetrics);
     let with: Vec<_> = text.lines().filter(|line| line.contains(" # {")).collect();
     let [line] = with[..] else { panic!("{text}") };
     assert!(line.starts_with("response_latency_ms_bucket{le=\"3.0\","), "{line}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::table::Width;
 use crate::telemetry::{
-    CloseReason, ConnectionInfo, Telemetry,
+    CloseReason, ConnectionInfo, Telemetry, TextFormat,
     tests::{balanced, chosen, exchange, info},
 };
 
@@ -98,7 +98,7 @@ fn a_reset_of_the_statistics_does_not_change_metrics() {
     guard.sink().request_started();
     guard.sink().exchange(exchange());
     let counters = || -> Vec<String> {
-        let text = telemetry.encode_metrics();
+        let text = telemetry.encode_metrics(TextFormat::OpenMetrics);
         let of_shop = text.lines().filter(|line| line.contains("\"shop\""));
         let mut lines: Vec<_> = of_shop.map(str::to_owned).collect();
         lines.sort_unstable();

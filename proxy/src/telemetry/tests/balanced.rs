@@ -16,7 +16,7 @@ fn connections_that_are_balanced_no_more_retries_and_time_limits_are_counted() {
     sink.retried(Retry { why: Repeat::NotConnected, outcome: RetryOutcome::Failure });
     sink.retried(Retry { why: Repeat::Refused, outcome: RetryOutcome::Success });
     sink.timed_out(Limit::Backend);
-    let text = telemetry.encode_metrics();
+    let text = telemetry.encode_metrics(TextFormat::OpenMetrics);
     for (name, labels) in [
         ("weir_unpoolable_total", "reason=\"authentication\""),
         ("weir_retries_total", "level=\"2\",outcome=\"success\""),

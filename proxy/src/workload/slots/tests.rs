@@ -3,7 +3,10 @@
 use std::sync::atomic::AtomicU64;
 
 use super::*;
-use crate::budget::{Budgets, Sizes};
+use crate::{
+    budget::{Budgets, Sizes},
+    telemetry::TelemetryOptions,
+};
 
 /// Counts how often it is closed and opened.
 #[derive(Default)]
@@ -26,7 +29,7 @@ impl Way for Counted {
 
 fn slots(fails_closed: bool) -> Arc<WorkloadSlots<Counted>> {
     let budgets = Budgets::new(&Sizes { connections: 8, ..Sizes::default() });
-    let telemetry = Telemetry::with_budgets(None, budgets);
+    let telemetry = Telemetry::with(TelemetryOptions { budgets, ..TelemetryOptions::default() });
     let slots = WorkloadSlots::new(Counted::default(), &telemetry, &"shop".into(), fails_closed);
     slots.offer();
     slots
