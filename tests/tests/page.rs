@@ -148,11 +148,14 @@ fn the_page_fits_a_phone_and_the_dark() -> Result<()> {
     browser.look(1000, 290, false)?;
     browser.open(&url)?;
     browser.wait("the graph", "document.querySelectorAll('#graph path').length === 3")?;
-    let rates = "[...document.querySelectorAll('#graph .figures')].some(it => /^[1-9].*req/.test(it.textContent))";
+    let rates = "[...document.querySelectorAll('#graph .figures')].some(it => /^[1-9].*req.*(µs|ms)$/.test(it.textContent))";
     wait_until("requests in an interval", PATIENCE, || {
         visits()?;
         Ok(browser.value(rates)? == true)
     })?;
+    // What is new since the last look, and nothing of what was slow before.
+    let latencies = "quantile(since([[64, 98], [1024, 102]], [[1024, 100]]), 0.99)";
+    assert_eq!(browser.value(latencies)?, 1024 + 16);
     keep(&mut browser)?;
     for view in ["graph", "table", "connections", "endpoints", "tap"] {
         browser.look(1000, 290, false)?;

@@ -35,11 +35,11 @@ use tokio::{
 use super::{
     http::{Body, text, whole},
     protocol::{
-        Call, GetConnections, GetStat, GetStatus, GetUsedServices, MAX_RESPONSE, StartTap,
+        Call, GetConnections, GetStatus, GetUsedServices, MAX_RESPONSE, SampleStat, StartTap,
         read_reply, request_line,
     },
 };
-use crate::telemetry::tap::TapFilter;
+use crate::telemetry::{stats::By, tap::TapFilter};
 
 /// How long weir may take for a reply.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -113,7 +113,7 @@ impl Ui {
         match path {
             "" => page(),
             "api/status" => self.ask(&GetStatus).await,
-            "api/stat" => self.ask(&GetStat).await,
+            "api/stat" => self.ask(&SampleStat { by: By::Destination }).await,
             "api/connections" => {
                 let filter = TapFilter::default();
                 self.ask(&GetConnections { filter, limit: MAX_CONNECTIONS }).await

@@ -64,14 +64,33 @@ async function ask(what) {
 
 const seen = { status: undefined, names: new Map(), services: [], connections: [], rows: [], before: new Map(), at: 0 };
 
-/** The row of an interval: what `weir stat` has, with values per second. */
+/** How often which latency was seen since an earlier look: pairs of the lower end of a range in µs, and a count. */
+function since(now, before) {
+  const then = new Map(before);
+  return now.map(([from, count]) => [from, count - (then.get(from) ?? 0)]).filter(([, count]) => count > 0);
+}
+
+/** The value that this part of them does not exceed: the middle of its range, which is a 32nd of a power of two wide. */
+function quantile(latencies, part) {
+  const all = latencies.reduce((sum, [, count]) => sum + count, 0);
+  let left = Math.max(1, Math.ceil(all * part));
+  for (const [from, count] of latencies) {
+    left -= count;
+    if (left <= 0) return from + Math.floor(2 ** Math.max(0, Math.floor(Math.log2(from || 1)) - 5) / 2);
+  }
+}
+
+/** The row of an interval: what `weir stat` has, with values per second, and its own percentiles. */
 function rate(row, before, seconds) {
   const per = key => seconds && before ? Math.max(0, row[key] - before[key]) / seconds : 0;
   const judged = row.successes + row.failures;
   const now = before ? row.successes + row.failures - before.successes - before.failures : 0;
   const failed = before ? row.failures - before.failures : 0;
+  const latencies = seconds ? since(row.latencies ?? [], before?.latencies ?? []) : [];
   return {
     ...row,
+    p50_us: quantile(latencies, 0.5),
+    p99_us: quantile(latencies, 0.99),
     name: row.name ?? seen.names.get(row.destination) ?? row.destination ?? 'others',
     perSecond: {
       requests: per('requests'), connections: per('connections'),
