@@ -53,7 +53,7 @@ use crate::{
     pod::Pod,
     service::Services,
     sync::{lock, read, write},
-    telemetry::{PodLabels, Telemetry, WorkloadFacts},
+    telemetry::{PodLabels, Telemetry},
     workers::Workers,
     workload::{Holdings, Origin, Shared, Tapping, Workload, WorkloadSpec, cgroup_of, skipped},
 };
@@ -481,12 +481,5 @@ impl Workloads {
         names.extend(read(&self.waiting).keys().map(ToString::to_string));
         names.sort_unstable();
         names
-    }
-
-    fn facts(&self) -> Vec<WorkloadFacts> {
-        let mut all: Vec<_> = self.list().iter().map(|it| facts::running(it)).collect();
-        let waiting = read(&self.waiting);
-        all.extend(waiting.values().map(|it| facts::waiting(it, &self.shared.instance)));
-        all
     }
 }

@@ -1,5 +1,6 @@
 //! `weir exec`: one command in a cgroup of its own, captured from its first connection on.
 
+mod instead;
 mod launch;
 mod report;
 
@@ -19,6 +20,7 @@ use tokio::{
 };
 
 use self::{
+    instead::Instead,
     launch::{Launch, LaunchError},
     report::Report,
 };
@@ -91,10 +93,11 @@ pub(super) fn run(args: &ExecArgs) -> Result<Exit> {
                 return refused(args, error);
             }
         };
+        let instead = Instead::look(cgroup.path());
         cgroup.release();
         let summary = daemon.finish(deadline, Ending::Stop).await;
         let code = code(status.context("cannot wait for the command")?);
-        report.finish(args, &summary.stats, code)
+        report.finish(args, &summary.stats, &instead.text(&summary.decisions), code)
     })
 }
 

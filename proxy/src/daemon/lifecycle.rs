@@ -13,6 +13,8 @@ use super::{
     signals::Hangup,
     supervisor::Supervisor,
 };
+use weir_common::Reason;
+
 use crate::{
     admin::{
         client::Connection,
@@ -37,6 +39,8 @@ use crate::{
 
 /// How long the record log may take to reach its file at the end, and spans their collector.
 const FLUSH: Duration = Duration::from_secs(5);
+/// The same for a collector that has not answered at all, where a command has ended and the shell waits.
+const UNANSWERED: Duration = Duration::from_millis(500);
 /// The answer to a request reaches its client well within this.
 const ANSWERED: Duration = Duration::from_millis(50);
 
@@ -55,6 +59,8 @@ pub(crate) struct Daemon {
     sources: Sources,
     /// Of spans, if they go anywhere.
     exporter: Option<Exporter>,
+    /// It is around one command.
+    is_session: bool,
     linger: bool,
     supervisor: Supervisor,
     /// Its signs of life, until the process exits.
@@ -85,6 +91,8 @@ pub(crate) struct SessionOptions {
 /// What is left at the end.
 pub(crate) struct Summary {
     pub(crate) stats: StatsSnapshot,
+    /// Those of the kernel, of all workloads together.
+    pub(crate) decisions: Vec<(Reason, u64)>,
     /// Connections that were closed at the deadline.
     pub(crate) cut: usize,
 }
@@ -109,6 +117,7 @@ impl Daemon {
             Some(instance) if upgrade => OldProcess::of(instance).await?,
             _ => None,
         };
+        let is_session = instance.is_none();
         let sources = Sources::start(&config.process, node_name);
         let services = Arc::clone(sources.services());
         let Config { process, traffic, .. } = config;
@@ -158,6 +167,7 @@ impl Daemon {
             _silent: silent,
             sources,
             exporter,
+            is_session,
             linger,
             supervisor: Supervisor::default(),
             watching: JoinSet::new(),
@@ -339,6 +349,7 @@ impl Daemon {
             self.control.shutdown().await;
             self.admin.shutdown().await;
         }
+        let decisions = self.workloads.decisions();
         let cut = self.workloads.finish(deadline, ending).await;
         self.control.shutdown().await;
         self.admin.shutdown().await;
@@ -346,10 +357,11 @@ impl Daemon {
         let telemetry = self.telemetry.clone();
         let records = tokio::task::spawn_blocking(move || telemetry.flush_records(FLUSH));
         if let Some(exporter) = self.exporter.take() {
-            exporter.finish(FLUSH).await;
+            let unanswered = if self.is_session { UNANSWERED } else { FLUSH };
+            exporter.finish(FLUSH, unanswered).await;
         }
         let _ = records.await;
-        Summary { stats, cut }
+        Summary { stats, decisions, cut }
     }
 }
 

@@ -106,7 +106,7 @@ impl Task {
     /// One attempt; an error says that there may be another, and when.
     async fn attempt(&mut self, spans: &Bytes, count: u64) -> Result<(), Option<Duration>> {
         let counts = &self.export.counts;
-        match send(&self.target, spans.clone()).await {
+        match send(&self.target, spans.clone(), || self.export.set_answered()).await {
             Ok(rejected) => {
                 let rejected = rejected.min(count);
                 counts.rejected.inc_by(rejected);

@@ -30,15 +30,19 @@ pub(super) enum Failure {
     Permanent(String),
 }
 
-/// Sends spans; how many of them the collector has rejected.
-pub(super) async fn send(target: &Target, spans: Bytes) -> Result<u64, Failure> {
-    match tokio::time::timeout(target.timeout, exchange(target, spans)).await {
+/// Sends spans; how many of them the collector has rejected. `answered` is called when it begins to answer.
+pub(super) async fn send(
+    target: &Target,
+    spans: Bytes,
+    answered: impl Fn(),
+) -> Result<u64, Failure> {
+    match tokio::time::timeout(target.timeout, exchange(target, spans, answered)).await {
         Ok(result) => result,
         Err(_) => Err(temporary(format!("no answer within {:?}", target.timeout))),
     }
 }
 
-async fn exchange(target: &Target, spans: Bytes) -> Result<u64, Failure> {
+async fn exchange(target: &Target, spans: Bytes, answered: impl Fn()) -> Result<u64, Failure> {
     let stream = TcpStream::connect((target.host.as_str(), target.port))
         .await
         .map_err(|error| temporary(format!("cannot connect: {error}")))?;
@@ -55,6 +59,7 @@ async fn exchange(target: &Target, spans: Bytes) -> Result<u64, Failure> {
         request.headers_mut().insert(name, value.clone());
     }
     let response = sender.send_request(request).await.map_err(talk)?;
+    answered();
     let status = response.status();
     if is_temporary(status) {
         let after = response.headers().get(header::RETRY_AFTER);

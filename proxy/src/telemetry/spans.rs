@@ -3,7 +3,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use prometheus_client::metrics::{counter::Counter, family::Family};
@@ -87,6 +90,8 @@ pub struct Export {
     pub counts: SpanCounts,
     /// Why the last attempt failed; `None` while there is no problem.
     problem: Arc<Mutex<Option<String>>>,
+    /// The collector has answered at least once.
+    answered: Arc<AtomicBool>,
 }
 
 /// Takes the requests that are chosen. A sink; without a queue it does nothing.
@@ -104,7 +109,8 @@ impl Spans {
     #[must_use]
     pub fn new(choice: Otlp, url: Arc<str>) -> (Self, Receiver<FinishedRequest>, Export) {
         let (queue, waiting) = channel(SPANS);
-        let export = Export { url, counts: SpanCounts::default(), problem: Arc::default() };
+        let (counts, problem) = (SpanCounts::default(), Arc::default());
+        let export = Export { url, counts, problem, answered: Arc::default() };
         (Self { choice, queue, export: export.clone() }, waiting, export)
     }
 
@@ -192,6 +198,18 @@ impl Default for SpanCounts {
 // === impl Export ===
 
 impl Export {
+    /// Whether there is a collector: it has answered, whatever it said.
+    #[must_use]
+    pub fn has_answered(&self) -> bool {
+        self.answered.load(Relaxed)
+    }
+
+    /// The collector has answered.
+    #[cfg(feature = "otlp")]
+    pub(crate) fn set_answered(&self) {
+        self.answered.store(true, Relaxed);
+    }
+
     /// Why the last attempt failed.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
@@ -288,10 +306,8 @@ mod tests {
     #[test]
     fn a_full_queue_drops_and_counts_and_leaves_room_for_another_workload() {
         let (spans, mut waiting, export) = Spans::new(Otlp::default(), "http://c/".into());
-        let telemetry = Telemetry::with(TelemetryOptions {
-            spans: Some(spans),
-            ..TelemetryOptions::default()
-        });
+        let telemetry =
+            Telemetry::with(TelemetryOptions { spans: Some(spans), ..TelemetryOptions::default() });
         let send = |workload: &str, count: usize| {
             let workload: Arc<str> = workload.into();
             let share = telemetry.share(&workload);

@@ -1,18 +1,43 @@
 //! What metrics are told of each workload at a scrape.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use super::waiting::Waiting;
+use weir_common::Reason;
+
+use super::{Workloads, waiting::Waiting};
 use crate::{
     capture::{Instance, WorkloadMaps},
     config::{WorkloadSettings, fail_name},
     pod::Pod,
+    sync::read,
     telemetry::{PodLabels, WorkloadFacts},
     workload::Workload,
 };
 
+// === impl Workloads ===
+
+impl Workloads {
+    /// What the hooks have decided so far, of all workloads together.
+    pub(crate) fn decisions(&self) -> Vec<(Reason, u64)> {
+        let mut sums: BTreeMap<Reason, u64> = BTreeMap::new();
+        for (_, reason, count) in self.facts().iter().flat_map(|facts| &facts.decisions) {
+            *sums.entry(*reason).or_default() += count;
+        }
+        sums.into_iter().collect()
+    }
+
+    pub(super) fn facts(&self) -> Vec<WorkloadFacts> {
+        let mut all: Vec<_> = self.list().iter().map(|it| running(it)).collect();
+        let all_waiting = read(&self.waiting);
+        all.extend(all_waiting.values().map(|it| waiting(it, &self.shared.instance)));
+        all
+    }
+}
+
+// === helpers ===
+
 /// Of one that runs.
-pub(super) fn running(workload: &Workload) -> WorkloadFacts {
+fn running(workload: &Workload) -> WorkloadFacts {
     WorkloadFacts {
         capturing: workload.phase() == "capturing",
         waiting: workload.wait().map(|wait| wait.missing.name()),
@@ -23,7 +48,7 @@ pub(super) fn running(workload: &Workload) -> WorkloadFacts {
 }
 
 /// Of one that waits for its place.
-pub(super) fn waiting(waiting: &Waiting, instance: &Arc<Instance>) -> WorkloadFacts {
+fn waiting(waiting: &Waiting, instance: &Arc<Instance>) -> WorkloadFacts {
     let start = waiting.start();
     let kernel = WorkloadMaps::new(Arc::clone(instance), start.id, start.fresh);
     WorkloadFacts {

@@ -8,7 +8,7 @@ use std::{
     os::fd::{BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result};
@@ -63,6 +63,9 @@ struct Document<'a> {
     duration_ms: u64,
     #[serde(flatten)]
     stats: &'a StatsSnapshot,
+    /// What there was where there are no rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instead: Option<&'a str>,
     conditions: &'a [Outcome],
     #[serde(skip_serializing_if = "Option::is_none")]
     har: Option<HarDocument<'a>>,
@@ -119,17 +122,35 @@ impl Report {
         observers
     }
 
-    /// Says everything. The result is the command's code, unless it is 0 and a condition holds.
-    pub(super) fn finish(self, args: &ExecArgs, stats: &StatsSnapshot, code: u8) -> Result<Exit> {
+    /// Says everything; `instead` where there are no connections. The result is the command's code, unless it
+    /// is 0 and a condition holds.
+    pub(super) fn finish(
+        self,
+        args: &ExecArgs,
+        stats: &StatsSnapshot,
+        instead: &str,
+        code: u8,
+    ) -> Result<Exit> {
         let Self { summary, har, conditions, begun } = self;
         let har = har.map(|(path, file)| (path, file.finish()));
         let outcomes = conditions.outcomes();
         let har_failed = har.as_ref().is_some_and(|(_, counts)| counts.is_err());
         match summary {
             Some(summary) => {
-                summary.write(args, stats, code, begun.elapsed(), &outcomes, har)?;
+                let command = args.command.iter();
+                let document = Document {
+                    command: command.map(|word| word.to_string_lossy().into()).collect(),
+                    exit_code: code,
+                    duration_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+                    stats,
+                    instead: stats.rows.is_empty().then_some(instead),
+                    conditions: &outcomes,
+                    har: har.as_ref().map(HarDocument::of),
+                    log: summary.log.take(),
+                };
+                summary.write(&document, har.as_ref())?;
             }
-            None => report(args, stats, &outcomes, har)?,
+            None => report(args, stats, instead, &outcomes, har)?,
         }
         let holds = outcomes.iter().any(|outcome| outcome.holds);
         Ok(match code {
@@ -159,34 +180,15 @@ impl Summary {
         Ok(Self { file, name: path.to_owned(), format, log: LogBuffer::default() })
     }
 
-    fn write(
-        mut self,
-        args: &ExecArgs,
-        stats: &StatsSnapshot,
-        exit_code: u8,
-        took: Duration,
-        conditions: &[Outcome],
-        har: Option<Har>,
-    ) -> Result<()> {
-        let log = self.log.take();
+    fn write(mut self, document: &Document<'_>, har: Option<&Har>) -> Result<()> {
         let text = match self.format {
-            SummaryFormat::Json => {
-                let command = &args.command;
-                let document = Document {
-                    command: command.iter().map(|word| word.to_string_lossy().into()).collect(),
-                    exit_code,
-                    duration_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-                    stats,
-                    conditions,
-                    har: har.as_ref().map(HarDocument::of),
-                    log,
-                };
-                json::to_string_pretty(&document)? + "\n"
-            }
+            SummaryFormat::Json => json::to_string_pretty(document)? + "\n",
             SummaryFormat::Text => {
-                let mut text = stats.table().unwrap_or_else(|| "no connections\n".to_owned());
-                let lines = conditions.iter().map(ToString::to_string);
-                for line in lines.chain(har.as_ref().map(har_line)).chain(log) {
+                let Document { stats, instead, conditions, log, .. } = document;
+                let mut text = stats.table().unwrap_or_default();
+                let lines = instead.map(str::to_owned).into_iter();
+                let lines = lines.chain(conditions.iter().map(ToString::to_string));
+                for line in lines.chain(har.map(har_line)).chain(log.iter().cloned()) {
                     text.push_str(&line);
                     text.push('\n');
                 }
@@ -251,6 +253,7 @@ fn descriptor(number: RawFd) -> Result<File> {
 fn report(
     args: &ExecArgs,
     stats: &StatsSnapshot,
+    instead: &str,
     outcomes: &[Outcome],
     har: Option<Har>,
 ) -> Result<()> {
@@ -259,7 +262,7 @@ fn report(
         let text = match (args.output, stats.table_for(Width::of_stderr())) {
             (Format::Json, _) => json::to_string(stats)?,
             (Format::Table, Some(table)) => format!("\n{table}"),
-            (Format::Table, None) => "\nweir: no connections".to_owned(),
+            (Format::Table, None) => format!("\nweir: {instead}"),
         };
         let _ = writeln!(err, "{text}");
     }

@@ -164,7 +164,7 @@ async fn what_waits_at_the_end_is_sent() {
     for parent in 0..100 {
         world.request(parent + 1);
     }
-    world.exporter.finish(Duration::from_secs(60)).await;
+    world.exporter.finish(Duration::from_secs(60), Duration::from_secs(60)).await;
     let mut seen = Vec::new();
     while let Ok((_, spans)) = told.try_recv() {
         seen.extend(parents(&spans));
@@ -184,8 +184,34 @@ async fn a_dead_collector_ends_the_flush() {
     }
     assert!(world.export.problem().unwrap().starts_with("cannot connect"));
     world.request(2);
-    world.exporter.finish(Duration::from_secs(600)).await;
+    world.exporter.finish(Duration::from_secs(600), Duration::from_secs(600)).await;
     assert_eq!(world.export.counts.failed.get(), 2);
+}
+
+/// Guards against a command whose end waits for a collector that is not there.
+#[tokio::test(start_paused = true)]
+async fn a_collector_that_has_not_answered_is_not_waited_for_at_the_end() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let world = world(&format!("http://{}", listener.local_addr().unwrap()));
+    world.request(1);
+    let begun = tokio::time::Instant::now();
+    world.exporter.finish(Duration::from_secs(5), Duration::from_millis(500)).await;
+    assert!(!world.export.has_answered());
+    assert_eq!(begun.elapsed().as_millis(), 500);
+    drop(listener);
+}
+
+#[tokio::test]
+async fn a_collector_that_answers_is_waited_for() {
+    let (url, mut told) = collector([answer(200)]).await;
+    let world = world(&url);
+    world.request(1);
+    told.recv().await.unwrap();
+    world.counts([1, 0, 0, 0]).await;
+    assert!(world.export.has_answered());
+    world.request(2);
+    world.exporter.finish(Duration::from_secs(60), Duration::ZERO).await;
+    assert_eq!(parents(&told.recv().await.unwrap().1), [2]);
 }
 
 /// A collector that accepts and never answers holds nothing up, and costs no memory.
