@@ -5,6 +5,7 @@
 //! would be the cheapest otherwise. The estimates are the node's: all workloads and workers read and
 //! write the same atomics. They are computed when they are read, and written by samples only.
 
+mod affinity;
 mod breaker;
 mod latency;
 mod mode;

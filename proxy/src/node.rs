@@ -9,6 +9,7 @@ mod cluster;
 mod directory;
 mod events;
 mod reconcile;
+mod route_status;
 mod seen;
 mod services;
 mod wish;
@@ -98,7 +99,7 @@ impl Node {
                 let server = cluster::server(kubeconfig.as_deref()).await?;
                 let (reports, publish) = Reports::to_cluster(server.clone(), &node);
                 tasks.spawn(publish);
-                tasks.spawn(services::follow(&server, &known));
+                tasks.spawn(services::follow(&server, &known, reports.clone()));
                 let state = Arc::clone(&state);
                 tasks.spawn(async move { cluster::follow(server, &node, sender, &state).await });
                 reports

@@ -4,6 +4,7 @@
 //! them and answers for a destination with one look-up and without a lock. A change of endpoints
 //! touches its service only, and a definition that is wrong changes nothing.
 
+mod backend;
 pub mod configured;
 mod connections;
 pub mod dns;
@@ -25,6 +26,8 @@ mod spread;
 mod state;
 mod target;
 
+#[cfg(feature = "node")]
+pub(crate) use self::route_report::RouteState;
 pub(crate) use self::sources::Sources;
 pub use self::{
     connections::{ToEndpoints, WorkloadMode},

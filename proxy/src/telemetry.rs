@@ -19,6 +19,7 @@ mod name;
 mod open;
 mod process;
 pub mod record;
+mod routes;
 mod series;
 mod services;
 mod sinks;
@@ -35,6 +36,7 @@ pub use labels::PodLabels;
 pub use metrics::TextFormat;
 pub use open::{ConnectionState, OpenConnection, OpenConnections};
 pub(crate) use process::resident_bytes;
+pub use routes::RouteFacts;
 pub use services::ServiceFacts;
 pub use spans::{Export, FinishedRequest, SpanCounts, SpanTrace, Spans};
 pub use workloads::WorkloadFacts;
@@ -283,6 +285,11 @@ impl Telemetry {
     /// Sets where what is known of services comes from; asked at each scrape, so that it must be quick.
     pub fn set_services(&self, source: impl Fn() -> Vec<ServiceFacts> + Send + Sync + 'static) {
         self.inner.sinks.metrics.services().set(Box::new(source));
+    }
+
+    /// The same of what is known of routes.
+    pub fn set_routes(&self, source: impl Fn() -> Vec<RouteFacts> + Send + Sync + 'static) {
+        self.inner.sinks.metrics.routes().set(Box::new(source));
     }
 
     /// Sets what tells the service of an address, for metrics by service.

@@ -209,9 +209,10 @@ impl Workloads {
         tokio::spawn(Self::guard(Arc::downgrade(self)));
         self.keep_shares();
         let services = self.services();
-        let known = Arc::clone(&services);
+        let (known, routes) = (Arc::clone(&services), Arc::clone(&services));
         self.shared.telemetry.set_services(move || services.facts());
         self.shared.telemetry.set_service_of(move |address| known.name_of(address));
+        self.shared.telemetry.set_routes(move || routes.route_facts());
         let workloads = Arc::downgrade(self);
         self.shared.telemetry.set_workloads(move || {
             workloads.upgrade().map_or_else(Vec::new, |workloads| workloads.facts())

@@ -23,6 +23,12 @@ use crate::Endpoints;
 
 /// gRPC `DEADLINE_EXCEEDED`.
 const GRPC_DEADLINE_EXCEEDED: u32 = 4;
+/// gRPC `PERMISSION_DENIED`.
+const GRPC_PERMISSION_DENIED: u32 = 7;
+/// gRPC `INTERNAL`.
+const GRPC_INTERNAL: u32 = 13;
+/// gRPC `UNAUTHENTICATED`.
+const GRPC_UNAUTHENTICATED: u32 = 16;
 /// gRPC `RESOURCE_EXHAUSTED`.
 const GRPC_RESOURCE_EXHAUSTED: u32 = 8;
 /// gRPC `UNIMPLEMENTED`.
@@ -89,6 +95,9 @@ impl OwnAnswer {
     #[must_use]
     pub const fn grpc_status(&self) -> u32 {
         match self.status {
+            400 => GRPC_INTERNAL,
+            401 => GRPC_UNAUTHENTICATED,
+            403 => GRPC_PERMISSION_DENIED,
             404 => GRPC_UNIMPLEMENTED,
             429 => GRPC_RESOURCE_EXHAUSTED,
             504 => GRPC_DEADLINE_EXCEEDED,
@@ -145,7 +154,12 @@ const fn phrase(status: u16) -> &'static str {
         404 => "Not Found",
         429 => "Too Many Requests",
         400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        408 => "Request Timeout",
         500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
         _ => "Unknown",

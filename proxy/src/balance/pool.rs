@@ -86,19 +86,22 @@ pub enum Why {
     Failover,
     /// All others are out too.
     LastResort,
+    /// Requests with the same key go there.
+    Affinity,
 }
 
 // === impl Why ===
 
 impl Why {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Only,
         Self::Cheapest,
         Self::CheaperOfDrawn,
         Self::Probe,
         Self::Failover,
         Self::LastResort,
+        Self::Affinity,
     ];
 
     /// As in metrics and JSON.
@@ -111,6 +114,7 @@ impl Why {
             Self::Probe => "probe",
             Self::Failover => "failover",
             Self::LastResort => "last_resort",
+            Self::Affinity => "affinity",
         }
     }
 }
@@ -147,6 +151,10 @@ impl Pool {
     #[must_use]
     pub fn stats(&self, member: usize) -> &Arc<Stats> {
         &self.members[member].stats
+    }
+
+    pub(super) fn weight(&self, member: usize) -> f64 {
+        f64::from(self.members[member].weight.max(f32::MIN_POSITIVE))
     }
 
     /// Chooses a member that is not among `tried`.

@@ -88,6 +88,12 @@ fn rule(out: &mut String, rule: &RuleReport) {
     if let Some(limit) = &rule.rate_limit {
         put(out, &format!("    rate limit: {limit}"));
     }
+    if let Some(affinity) = &rule.affinity {
+        put(out, &format!("    one endpoint for each: {affinity}"));
+    }
+    if let Some(fault) = &rule.fault {
+        put(out, &format!("    faults: {fault}"));
+    }
     if let Some(RetryReport { codes, attempts, backoff }) = &rule.retry {
         let backoff =
             human_duration(Duration::try_from_secs_f64(*backoff).unwrap_or(Duration::MAX));

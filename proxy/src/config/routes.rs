@@ -12,7 +12,7 @@ use serde::{
 };
 use weir_http::FieldEdit;
 
-use self::policy::{RateLimited, Retry, Timeouts};
+use self::policy::{AffinityConfig, FaultConfig, RateLimited, Retry, Timeouts};
 use super::list::Listed;
 use crate::route::{
     Backend, Filters, GrpcMatch, Match, Parent, PathChange, PathMatch, Pattern, Redirect, Rewrite,
@@ -74,6 +74,10 @@ struct RuleConfig {
     retry: Option<Retry>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rate_limit: Option<RateLimited>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fault: Option<FaultConfig>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    affinity: Option<AffinityConfig>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -211,16 +215,29 @@ impl Written {
         self.name.as_deref().unwrap_or(&self.parent)
     }
 
-    fn route(&self) -> Result<Route, String> {
-        let (service, port) = match self.parent.rsplit_once(':') {
-            Some((service, port)) => {
-                let port = port.parse().ok().filter(|port| *port != 0);
-                let wrong =
-                    || format!("the parent {:?} has no port; write SERVICE:PORT", self.parent);
-                (service, Some(port.ok_or_else(wrong)?))
-            }
-            None => (&*self.parent, None),
+    /// `SERVICE`, `SERVICE:80`, or `SERVICE:web` by the name of the port.
+    fn parent(&self) -> Result<Parent, String> {
+        let Some((service, port)) = self.parent.rsplit_once(':') else {
+            return Ok(Parent { service: self.parent.as_str().into(), port: None, section: None });
         };
+        let number = port.parse().ok().filter(|port| *port != 0);
+        // As ports of a Service are named (RFC 1123 §2.1, with a letter in it).
+        let is_name = port.bytes().any(|it| it.is_ascii_lowercase())
+            && port.bytes().all(|it| matches!(it, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+            && !port.starts_with('-')
+            && !port.ends_with('-');
+        if number.is_none() && !is_name {
+            return Err(format!(
+                "the parent {:?} has no port; write SERVICE:PORT, with the number or the name of the port",
+                self.parent
+            ));
+        }
+        let section = number.is_none().then(|| port.into());
+        Ok(Parent { service: service.into(), port: number, section })
+    }
+
+    fn route(&self) -> Result<Route, String> {
+        let parent = self.parent()?;
         if self.rule.is_empty() {
             return Err("it has no rules; write [[route.rule]]".to_owned());
         }
@@ -236,7 +253,7 @@ impl Written {
             id: RouteId { kind, name: self.name().into() },
             namespace: None,
             created: None,
-            parents: vec![Parent { service: service.into(), port }],
+            parents: vec![parent],
             rules: rules.collect::<Result<_, _>>()?,
             notes: Vec::new(),
         })
@@ -286,6 +303,9 @@ impl RuleConfig {
             limits: self.timeouts.limits()?,
             retry: self.retry.as_ref().map(|it| it.policy(kind)).transpose()?,
             rate: self.rate_limit.as_ref().map(RateLimited::rate).transpose()?,
+            faults: self.fault.as_ref().map(FaultConfig::faults).transpose()?,
+            affinity: self.affinity.as_ref().map(AffinityConfig::affinity).transpose()?,
+            tally: Arc::default(),
         };
         if rule.backends.is_empty() && rule.filters.redirect.is_none() {
             return Err("it leads nowhere; write backends or redirect".to_owned());

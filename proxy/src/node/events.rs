@@ -1,5 +1,5 @@
-//! What a pod's owner is told: Kubernetes Events (events.k8s.io/v1) where there is an API server,
-//! and weir's log in any case.
+//! What the owner of a pod or a route is told: Kubernetes Events (events.k8s.io/v1) where there is an API
+//! server, and weir's log in any case.
 
 use std::{collections::HashMap, future::Future};
 
@@ -19,16 +19,18 @@ const RECORDERS: usize = 256;
 /// More that wait for the API server are only in the log.
 const WAITING: usize = 1024;
 
-/// Why a pod is not captured.
+/// Why a pod is not captured, or a route is not in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reason {
     BadAnnotation,
     HostNetwork,
     CaptureFailed,
+    RouteRefused,
+    BackendNotFound,
 }
 
 /// Where reports go.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Reports {
     queue: Option<mpsc::Sender<(Event, ObjectReference)>>,
 }
@@ -41,6 +43,8 @@ impl Reason {
             Self::BadAnnotation => "WeirBadAnnotation",
             Self::HostNetwork => "WeirHostNetwork",
             Self::CaptureFailed => "WeirCaptureFailed",
+            Self::RouteRefused => "WeirRouteRefused",
+            Self::BackendNotFound => "WeirBackendNotFound",
         }
     }
 }
@@ -71,9 +75,9 @@ impl Reports {
                 let new = || Recorder::new(server.client.clone(), reporter.clone());
                 let recorder = recorders.entry(event.note.clone()).or_insert_with(new);
                 if let Err(error) = recorder.publish(&event, &regarding).await {
-                    let pod = regarding.name.unwrap_or_default();
+                    let name = regarding.name.unwrap_or_default();
                     let (server, reason) = (&server.url, event.reason);
-                    tracing::warn!(server, %error, pod, reason, "cannot publish an event");
+                    tracing::warn!(server, %error, name, reason, "cannot publish an event");
                 }
             }
         };
@@ -82,16 +86,14 @@ impl Reports {
 
     /// Says why a pod is not captured.
     pub(super) fn refused(&self, pod: &Pod, reason: Reason, why: &str) {
-        let reason = reason.name();
-        tracing::warn!(namespace = pod.namespace, pod = pod.name, reason, "not captured: {why}");
-        let Some(queue) = &self.queue else { return };
-        let event = Event {
-            type_: EventType::Warning,
-            reason: reason.to_owned(),
-            note: Some(shortened(&format!("weir does not capture this pod: {why}"))),
-            action: "Capturing".to_owned(),
-            secondary: None,
-        };
+        let name = reason.name();
+        tracing::warn!(
+            namespace = pod.namespace,
+            pod = pod.name,
+            reason = name,
+            "not captured: {why}"
+        );
+        let note = format!("weir does not capture this pod: {why}");
         let regarding = ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some("Pod".to_owned()),
@@ -100,8 +102,28 @@ impl Reports {
             uid: Some(pod.uid.clone()),
             ..ObjectReference::default()
         };
+        self.publish(reason, "Capturing", &note, regarding);
+    }
+
+    /// Says what of a route is not in force.
+    pub(super) fn route(&self, route: ObjectReference, reason: Reason, why: &str) {
+        let (namespace, name) = (route.namespace.as_deref(), route.name.as_deref());
+        tracing::warn!(namespace, route = name, reason = reason.name(), "{why}");
+        self.publish(reason, "Routing", why, route);
+    }
+
+    fn publish(&self, reason: Reason, action: &str, note: &str, regarding: ObjectReference) {
+        let Some(queue) = &self.queue else { return };
+        let event = Event {
+            type_: EventType::Warning,
+            reason: reason.name().to_owned(),
+            note: Some(shortened(note)),
+            action: action.to_owned(),
+            secondary: None,
+        };
+        let name = regarding.name.clone();
         if queue.try_send((event, regarding)).is_err() {
-            tracing::warn!(pod = pod.name, reason, "event dropped: queue full");
+            tracing::warn!(name, reason = reason.name(), "event dropped: queue full");
         }
     }
 }

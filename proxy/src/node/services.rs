@@ -1,5 +1,5 @@
-//! The services that an API server knows, and their endpoints: one watch of each kind, which follows into
-//! the model and keeps no objects.
+//! The services that an API server knows, their endpoints and routes: one watch of each kind, which follows
+//! into the model and keeps no objects but what the status of routes is written from.
 
 use std::{collections::HashSet, future::Future, sync::Arc};
 
@@ -9,13 +9,17 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 
-use super::cluster::{Server, full, lasting};
+use super::{
+    cluster::{Server, full, lasting},
+    events::Reports,
+    route_status::{Statuses, write},
+};
 use crate::route::RouteKind;
 use crate::service::{
     Delta, Kind, Origin, Problem, Services,
     kubernetes::{
-        GrpcRouteObject, HttpRouteObject, NO_PROXY, ServiceObject, SliceObject, full_name, service,
-        slice,
+        GrpcRouteObject, HttpRouteObject, NO_PROXY, RouteSeen, ServiceObject, SliceObject,
+        full_name, service, slice,
     },
 };
 
@@ -30,31 +34,41 @@ struct Following<K> {
     services: Arc<Services>,
     kind: Kind,
     convert: fn(&K) -> Result<Option<Delta>, Problem>,
+    /// What the status of a route is written from.
+    seen: fn(&K) -> Option<RouteSeen>,
+    statuses: Arc<Statuses>,
     /// Of a list that has begun.
     listed: HashSet<Arc<str>>,
     waiting: Vec<Delta>,
+    waiting_seen: Vec<RouteSeen>,
 }
 
 /// Follows for ever. While the API server is away everything known stays.
 pub(super) fn follow(
     server: &Server,
     services: &Arc<Services>,
+    reports: Reports,
 ) -> impl Future<Output = ()> + use<> {
+    let statuses = Arc::new(Statuses::default());
     let all = watcher::Config::default;
     let proxied = || all().labels(&format!("!{NO_PROXY}"));
-    let following_services = Following::new(services, Kind::Services, |object| {
+    let into = (services, &statuses);
+    let following_services = Following::new(into, Kind::Services, |object| {
         service(object).map(|(name, spec)| Some(Delta::Service(name, spec)))
     });
     let following_slices =
-        Following::new(services, Kind::Slices, |object| Ok(slice(object)?.map(Delta::Slice)));
-    let following_http =
-        Following::new(services, Kind::Routes(RouteKind::Http), |object: &HttpRouteObject| {
+        Following::new(into, Kind::Slices, |object| Ok(slice(object)?.map(Delta::Slice)));
+    let mut following_http =
+        Following::new(into, Kind::Routes(RouteKind::Http), |object: &HttpRouteObject| {
             Ok(Some(object.delta()))
         });
-    let following_grpc =
-        Following::new(services, Kind::Routes(RouteKind::Grpc), |object: &GrpcRouteObject| {
+    following_http.seen = |object| Some(object.seen());
+    let mut following_grpc =
+        Following::new(into, Kind::Routes(RouteKind::Grpc), |object: &GrpcRouteObject| {
             Ok(Some(object.delta()))
         });
+    following_grpc.seen = |object| Some(object.seen());
+    let writing = write(server.clone(), Arc::clone(services), Arc::clone(&statuses), reports);
     let of_services = lasting(Api::<ServiceObject>::all(server.client.clone()), proxied());
     let of_slices = lasting(Api::<SliceObject>::all(server.client.clone()), proxied());
     let of_http = lasting(Api::<HttpRouteObject>::all(server.client.clone()), all());
@@ -65,6 +79,7 @@ pub(super) fn follow(
             following_slices.run(of_slices.default_backoff()),
             following_http.run(of_http.default_backoff()),
             following_grpc.run(of_grpc.default_backoff()),
+            writing,
         );
     }
 }
@@ -73,12 +88,20 @@ pub(super) fn follow(
 
 impl<K: kube::Resource> Following<K> {
     fn new(
-        services: &Arc<Services>,
+        (services, statuses): (&Arc<Services>, &Arc<Statuses>),
         kind: Kind,
         convert: fn(&K) -> Result<Option<Delta>, Problem>,
     ) -> Self {
-        let services = Arc::clone(services);
-        Self { services, kind, convert, listed: HashSet::new(), waiting: Vec::new() }
+        Self {
+            services: Arc::clone(services),
+            kind,
+            convert,
+            seen: |_| None,
+            statuses: Arc::clone(statuses),
+            listed: HashSet::new(),
+            waiting: Vec::new(),
+            waiting_seen: Vec::new(),
+        }
     }
 
     async fn run(mut self, changes: impl Stream<Item = Result<watcher::Event<K>, watcher::Error>>) {
@@ -98,6 +121,7 @@ impl<K: kube::Resource> Following<K> {
                 // Where the Gateway API is not installed there are no routes. It is looked for again.
                 Err(error) if self.is_absent(&error) => {
                     self.services.retain(Origin::Cluster, self.kind, &HashSet::new());
+                    self.statuses.listed(self.kind, &HashSet::new());
                 }
                 Err(error) => {
                     let error = full(&error);
@@ -126,32 +150,40 @@ impl<K: kube::Resource> Following<K> {
             watcher::Event::Init => {
                 self.listed.clear();
                 self.waiting.clear();
+                self.waiting_seen.clear();
             }
             watcher::Event::InitApply(object) => {
                 // Whatever it says: what was known of it stays where it is wrong.
                 self.listed.insert(full_name(object.meta()).into());
-                self.waiting.extend(self.converted(&object));
+                let delta = self.converted(&object);
+                self.waiting.extend(delta);
                 if self.waiting.len() >= AT_A_TIME {
                     self.apply();
                 }
             }
             watcher::Event::InitDone => {
-                self.services.retain(Origin::Cluster, self.kind, &std::mem::take(&mut self.listed));
+                let listed = std::mem::take(&mut self.listed);
+                self.services.retain(Origin::Cluster, self.kind, &listed);
                 self.apply();
                 self.services.settle();
+                self.statuses.listed(self.kind, &listed);
             }
             watcher::Event::Apply(object) => {
-                self.waiting.extend(self.converted(&object));
+                let delta = self.converted(&object);
+                self.waiting.extend(delta);
                 self.apply();
             }
             watcher::Event::Delete(object) => {
-                self.waiting.push(self.kind.gone(full_name(object.meta()).into()));
+                let name: Arc<str> = full_name(object.meta()).into();
+                self.waiting.push(self.kind.gone(Arc::clone(&name)));
                 self.apply();
+                self.statuses.gone(self.kind, name);
             }
         }
     }
 
-    fn converted(&self, object: &K) -> Option<Delta> {
+    fn converted(&mut self, object: &K) -> Option<Delta> {
+        self.waiting_seen.extend((self.seen)(object));
         let converted = (self.convert)(object);
         if let Ok(Some(Delta::RefusedRoute(id, fault))) = &converted {
             tracing::warn!("{id}: {fault}; what was in force of it before stays");
@@ -167,5 +199,7 @@ impl<K: kube::Resource> Following<K> {
         for problem in applied.err().into_iter().flatten() {
             tracing::warn!(%problem, "a {} is refused", self.kind.name());
         }
+        // What is said of a route is about the version that is in the model.
+        self.statuses.seen(self.waiting_seen.drain(..));
     }
 }

@@ -48,6 +48,12 @@ impl Rule {
         if let Some(rate) = &self.rate {
             rate.limit().check()?;
         }
+        if let Some(affinity) = &self.affinity {
+            affinity.check()?;
+        }
+        if let Some(faults) = &self.faults {
+            faults.check()?;
+        }
         if let Some(retry) = &self.retry {
             check_retry(retry)?;
         }

@@ -7,7 +7,7 @@ use std::{
 
 use weir_http::{RetryPolicy, TimeLimits};
 
-use super::{Filters, Match, Rate};
+use super::{Affinity, Faults, Filters, Match, Rate, Tally};
 
 /// Which requests a route is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -51,6 +51,8 @@ pub struct Parent {
     pub service: Arc<str>,
     /// Only this port.
     pub port: Option<u16>,
+    /// Only the port of this name.
+    pub section: Option<Box<str>>,
 }
 
 /// What is done with some of the requests.
@@ -70,6 +72,12 @@ pub struct Rule {
     pub retry: Option<Arc<RetryPolicy>>,
     /// How many of them pass.
     pub rate: Option<Arc<Rate>>,
+    /// Which of them are made to fail or to wait.
+    pub faults: Option<Arc<Faults>>,
+    /// Which of them go to one endpoint.
+    pub affinity: Option<Affinity>,
+    /// What has come of them.
+    pub tally: Arc<Tally>,
 }
 
 /// A service that requests go to.
@@ -103,6 +111,21 @@ impl RouteKind {
 impl fmt::Display for RouteId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.kind.name(), self.name)
+    }
+}
+
+// === impl Parent ===
+
+/// With what it says of the port: `shop/checkout:80`, `shop/checkout:web`.
+impl fmt::Display for Parent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.service)?;
+        match (self.port, &self.section) {
+            (Some(port), Some(section)) => write!(f, ":{port} ({section})"),
+            (Some(port), None) => write!(f, ":{port}"),
+            (None, Some(section)) => write!(f, ":{section}"),
+            (None, None) => Ok(()),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// 2³² divided by the golden ratio: its multiples are spread evenly over 32 bits, however few they are
 /// (Weyl's sequence). So shares are exact to one request in many, where chance would need thousands.
-const STEP: u32 = 0x9e37_79b9;
+pub(super) const STEP: u32 = 0x9e37_79b9;
 
 /// Shares of requests.
 #[derive(Debug, Default)]
@@ -29,9 +29,20 @@ impl Weights {
 
     /// The next one by its place; `None` if all weights are zero.
     pub fn choose(&self) -> Option<usize> {
+        self.at(self.next.fetch_add(STEP, Relaxed))
+    }
+
+    /// The one for this key, always the same.
+    #[must_use]
+    pub fn choose_for(&self, key: u64) -> Option<usize> {
+        // The upper half of a product has something of all bits.
+        self.at((key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> u32::BITS) as u32)
+    }
+
+    /// The one at a place in the whole, of 2³².
+    fn at(&self, place: u32) -> Option<usize> {
         let total = self.bounds.last().copied().filter(|total| *total > 0)?;
-        let drawn = u128::from(self.next.fetch_add(STEP, Relaxed));
-        let point = (drawn * u128::from(total)) >> u32::BITS;
+        let point = (u128::from(place) * u128::from(total)) >> u32::BITS;
         self.bounds.iter().position(|bound| point < u128::from(*bound))
     }
 

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::{
     Delta, Endpoints, Kind, Origin, Place, Problem, Target, WorkloadMode,
+    error::Fault,
     routes::{RouteKey, Routes, Routing},
     state::{Feed, State},
 };
@@ -24,6 +25,8 @@ pub struct Services {
     default_mode: Mode,
     /// `None` while there are none.
     routes: ArcSwapOption<Routes>,
+    /// Told whenever routes are linked anew.
+    linked: watch::Sender<()>,
     /// Frontends of services that no cluster routes.
     unrouted: watch::Sender<Arc<HashSet<IpAddr>>>,
 }
@@ -51,6 +54,7 @@ impl Services {
             state: Mutex::new(State::new(place)),
             default_mode,
             routes: ArcSwapOption::empty(),
+            linked: watch::Sender::default(),
             unrouted: watch::Sender::default(),
         }
     }
@@ -94,9 +98,15 @@ impl Services {
         self.lock().routes().clone()
     }
 
-    /// Why a newer version of a route was not taken over, if it was not.
-    pub(super) fn refused_route(&self, key: &RouteKey) -> Option<String> {
-        self.lock().refused_routes().get(key).cloned()
+    /// Routes of which the newest version was not taken over, and why.
+    pub(super) fn refused_routes(&self) -> BTreeMap<RouteKey, String> {
+        self.lock().refused_routes().clone()
+    }
+
+    /// Changes of what is in force of routes.
+    #[cfg(feature = "node")]
+    pub(crate) fn linked(&self) -> watch::Receiver<()> {
+        self.linked.subscribe()
     }
 
     /// All routes, as they are linked.
@@ -193,7 +203,10 @@ impl Services {
         let mut problems = self.lock().problems(origin);
         if let Some(routes) = self.routes() {
             let of_origin = routes.problems.iter().filter(|it| it.0.0 == origin);
-            problems.extend(of_origin.map(|it| it.1.clone()));
+            problems.extend(of_origin.map(|(key, _, fault)| Problem {
+                place: key.1.to_string(),
+                fault: Fault::Other(fault.clone()),
+            }));
         }
         problems
     }
@@ -215,6 +228,7 @@ impl Services {
         if let Some(routes) = state.link(known.changed.is_some()) {
             let routes = (!state.routes().is_empty()).then(|| Arc::new(routes));
             self.routes.store(routes);
+            self.linked.send_replace(());
         }
         if let Some(changed) = known.changed {
             let of_weir = |target: &&Arc<Target>| target.origin() != Origin::Cluster;

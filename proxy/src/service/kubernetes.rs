@@ -11,7 +11,7 @@ pub(crate) use self::{
     convert::{service, slice},
     directory::follow,
     object::{NO_PROXY, ServiceObject, SliceObject, full_name},
-    route::{GrpcRouteObject, HttpRouteObject},
+    route::{GrpcRouteObject, HttpRouteObject, RouteSeen},
 };
 pub use directory::{parse, parse_json};
 

@@ -7,7 +7,8 @@ use fastrand::Rng;
 use weir_http::{Came, Choice, Lease, RequestView, RouteTo, Routed};
 
 use super::{
-    Endpoints, Origin, Services, Target, ToEndpoints,
+    Endpoints, Services, Target, ToEndpoints,
+    backend::ToBackend,
     connections::{CONNECT, Current, MOST_TRIED, is_of_endpoint},
     routes::{Decision, Routing},
 };
@@ -40,15 +41,7 @@ struct AtEndpoint {
 }
 
 /// A request at the original destination, of which nothing is learned.
-struct AtOriginal;
-
-/// Sends requests to the endpoints of a backend.
-struct ToBackend {
-    services: Arc<Services>,
-    target: Arc<Target>,
-    /// Where requests go when no endpoint can be reached.
-    last: Option<SocketAddr>,
-}
+pub(super) struct AtOriginal;
 
 // === impl ToEndpoint ===
 
@@ -95,7 +88,9 @@ impl weir_http::Endpoints for ToEndpoint {
 
     fn choose(&self, tried: &[SocketAddr]) -> Option<Choice<BoxedLease>> {
         let target = self.target();
-        if let Some(picked) = target.and_then(|target| pick(&self.of.services, &target, tried)) {
+        if let Some(picked) =
+            target.and_then(|target| pick(&self.of.services, &target, tried, None))
+        {
             return Some(picked);
         }
         if tried.contains(&self.destination) {
@@ -125,11 +120,11 @@ impl weir_http::Endpoints for ToEndpoint {
         }
         Some(match routing.decide(request, self.destination.is_ipv6()) {
             Decision::Answer(answer) => Routed::Answer(answer),
-            Decision::To { backend, target, request: edits, response } => {
+            Decision::To { backend, target, request: edits, response, delay, key } => {
                 let name = Arc::clone(&backend.name);
                 let services = Arc::clone(&self.of.services);
-                let endpoints = Arc::new(ToBackend::new(services, target, self.destination));
-                let plan = backend.plan(request);
+                let endpoints = Arc::new(ToBackend::new(services, target, self.destination, key));
+                let plan = backend.plan(request, delay);
                 Routed::To(Box::new(RouteTo { name, endpoints, request: edits, response, plan }))
             }
         })
@@ -183,49 +178,6 @@ impl fmt::Debug for ToEndpoint {
     }
 }
 
-// === impl ToBackend ===
-
-impl ToBackend {
-    /// For clients that have asked for `destination`. What a cluster routes, or is theirs anyway, is the
-    /// last resort.
-    fn new(services: Arc<Services>, target: Arc<Target>, destination: SocketAddr) -> Self {
-        let frontends = target.frontends();
-        let last = match frontends.contains(&destination) {
-            true => Some(destination),
-            false => frontends.first().copied().filter(|_| target.origin() == Origin::Cluster),
-        };
-        Self { services, target, last }
-    }
-}
-
-impl weir_http::Endpoints for ToBackend {
-    type Lease = BoxedLease;
-
-    fn choose(&self, tried: &[SocketAddr]) -> Option<Choice<BoxedLease>> {
-        let Self { services, target, last } = self;
-        if services.endpoints(target).pool().is_empty() {
-            return None;
-        }
-        if let Some(picked) = pick(services, target, tried) {
-            return Some(picked);
-        }
-        let address = last.filter(|last| !tried.contains(last))?;
-        target.fell_back();
-        Some(Choice { address, connect_timeout: None, lease: Box::new(AtOriginal) })
-    }
-
-    /// An endpoint that was tried is better than the last resort.
-    fn choose_again(
-        &self,
-        tried: &[SocketAddr],
-        unreachable: &[SocketAddr],
-    ) -> Option<Choice<BoxedLease>> {
-        let picked = pick(&self.services, &self.target, tried);
-        let picked = picked.or_else(|| pick(&self.services, &self.target, unreachable));
-        picked.or_else(|| self.choose(unreachable))
-    }
-}
-
 // === impl AtEndpoint ===
 
 impl Lease for AtEndpoint {
@@ -256,7 +208,12 @@ impl Lease for AtOriginal {
 // === helpers ===
 
 /// An endpoint of a service that is not among `tried`.
-fn pick(services: &Services, target: &Target, tried: &[SocketAddr]) -> Option<Choice<BoxedLease>> {
+pub(super) fn pick(
+    services: &Services,
+    target: &Target,
+    tried: &[SocketAddr],
+    key: Option<u64>,
+) -> Option<Choice<BoxedLease>> {
     let endpoints = services.endpoints(target);
     if tried.len() >= MOST_TRIED || endpoints.pool().is_hopeless(Moment::now()) {
         return None;
@@ -268,7 +225,10 @@ fn pick(services: &Services, target: &Target, tried: &[SocketAddr]) -> Option<Ch
             endpoints.members().filter(of).map(|it| it.0).collect()
         }
     };
-    let choice = target.choose(&endpoints, &tried)?;
+    let choice = match key {
+        Some(key) => target.choose_for(&endpoints, key, &tried)?,
+        None => target.choose(&endpoints, &tried)?,
+    };
     let chosen = &endpoints.all()[choice.member];
     let (address, in_flight) = (chosen.address, chosen.stats.begin());
     let lease = Box::new(AtEndpoint { member: choice.member, _in_flight: in_flight, endpoints });
@@ -440,7 +400,7 @@ mod tests {
             id: RouteId { kind: RouteKind::Http, name: name.into() },
             namespace: Some(namespace.into()),
             created: None,
-            parents: vec![Parent { service: "shop/s".into(), port: Some(80) }],
+            parents: vec![Parent { service: "shop/s".into(), port: Some(80), section: None }],
             rules: vec![Rule { backends: vec![backend], ..Rule::default() }],
             notes: Vec::new(),
         })

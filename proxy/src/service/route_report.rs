@@ -1,15 +1,37 @@
 //! What is in force of routes, for people and programs.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use weir_http::{FieldEdit, RequestView, RetryPolicy, TimeLimits};
 
+#[cfg(feature = "node")]
+use super::{Origin, routes::Unlinked};
 use super::{
     Services, SourceReport,
     routes::{InForce, RouteKey, Routes},
 };
-use crate::route::{Filters, PathChange, Route, retry_codes};
+#[cfg(feature = "node")]
+use crate::route::RouteId;
+use crate::{
+    route::{Count, Filters, PathChange, Route, retry_codes},
+    telemetry::RouteFacts,
+};
+
+/// No more rules are in metrics.
+const MOST_FACTS: usize = 512;
+
+/// What of a route is in force.
+#[cfg(feature = "node")]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RouteState {
+    /// Why its newest version was not taken over, if it was not.
+    pub(crate) refused: Option<String>,
+    /// Why each of its parents that are services is none, if it is none.
+    pub(crate) parents: Vec<Option<String>>,
+    /// Backends that there are not.
+    pub(crate) unresolved: Vec<String>,
+}
 
 /// All routes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -62,6 +84,12 @@ pub struct RuleReport {
     /// How many requests pass, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<String>,
+    /// Which requests are made to fail or to wait, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+    /// What requests to one endpoint have in common.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<String>,
     /// Where requests go.
     pub backends: Vec<BackendReport>,
 }
@@ -130,11 +158,63 @@ impl Services {
     /// All routes, and what of them is in force.
     #[must_use]
     pub fn report_routes(&self) -> RoutesReport {
+        let (linked, refused) = (self.routes(), self.refused_routes());
+        let all = self.all_routes();
+        let mut routes = BTreeMap::new();
+        for (key, route) in &all {
+            let report = report_of(self, (key, route), linked.as_deref(), refused.get(key));
+            routes.insert(key, report);
+        }
+        for (key, fault) in refused.iter().filter(|it| !all.contains_key(it.0)) {
+            routes.insert(key, RouteReport::refused(key, fault));
+        }
+        RoutesReport { sources: self.report_sources(), routes: routes.into_values().collect() }
+    }
+
+    /// What has come of the requests of each rule, for metrics: of the first ones by name where they are too
+    /// many.
+    #[must_use]
+    pub fn route_facts(&self) -> Vec<RouteFacts> {
+        let mut all: BTreeMap<_, BTreeMap<&'static str, u64>> = BTreeMap::new();
+        for ((_, id), route) in self.all_routes() {
+            for (place, rule) in route.rules.iter().enumerate() {
+                // Two sources may have a route of one name.
+                let of_rule = all
+                    .entry((id.kind.name(), id.name.to_string(), rule.label(place).to_string()))
+                    .or_default();
+                for count in Count::ALL {
+                    *of_rule.entry(count.name()).or_default() += rule.tally.get(count);
+                }
+            }
+        }
+        let facts = |((kind, route, rule), counts): (_, BTreeMap<_, _>)| {
+            let requests = counts.into_iter().filter(|(_, count)| *count > 0).collect();
+            RouteFacts { kind, route, rule, requests }
+        };
+        all.into_iter().map(facts).filter(|it| !it.requests.is_empty()).take(MOST_FACTS).collect()
+    }
+
+    /// What of a route is in force, and what is not; `None` for one that is not known.
+    #[cfg(feature = "node")]
+    pub(crate) fn route_state(&self, origin: Origin, id: &RouteId) -> Option<RouteState> {
+        let key = (origin, id.clone());
+        let refused = self.refused_routes().remove(&key);
+        let all = self.all_routes();
+        let route = all.get(&key);
+        if refused.is_none() && route.is_none() {
+            return None;
+        }
+        let mut parents = vec![None; route.map_or(0, |route| route.parents.len())];
+        let mut unresolved = Vec::new();
         let linked = self.routes();
-        let routes = self.all_routes();
-        let report = |(key, route)| report_of(self, key, route, linked.as_deref());
-        let routes = routes.iter().map(|(key, route)| report((key, route))).collect();
-        RoutesReport { sources: self.report_sources(), routes }
+        let problems = linked.iter().flat_map(|it| &it.problems).filter(|it| it.0 == key);
+        for (_, of, fault) in problems {
+            match of {
+                Unlinked::Parent(place) => parents[*place] = Some(fault.clone()),
+                Unlinked::Backend => unresolved.push(fault.clone()),
+            }
+        }
+        Some(RouteState { refused, parents, unresolved })
     }
 
     /// What becomes of a request of a client in a namespace to a destination; `None` where the destination
@@ -178,6 +258,25 @@ impl Services {
     }
 }
 
+// === impl RouteReport ===
+
+impl RouteReport {
+    /// One of which nothing is in force.
+    fn refused(key: &RouteKey, fault: &str) -> Self {
+        Self {
+            kind: key.1.kind.name().to_owned(),
+            route: key.1.name.to_string(),
+            source: key.0.name().to_owned(),
+            created: None,
+            in_force: Vec::new(),
+            consumer: false,
+            problems: vec![fault.to_owned()],
+            notes: Vec::new(),
+            rules: Vec::new(),
+        }
+    }
+}
+
 // === impl TimeoutsReport ===
 
 impl From<TimeLimits> for TimeoutsReport {
@@ -199,16 +298,16 @@ impl From<&RetryPolicy> for RetryReport {
 
 fn report_of(
     services: &Services,
-    key: &RouteKey,
-    route: &Route,
+    (key, route): (&RouteKey, &Route),
     linked: Option<&Routes>,
+    refused: Option<&String>,
 ) -> RouteReport {
     let attached = linked.and_then(|it| it.attached.get(key));
     let in_force: Vec<_> =
         attached.into_iter().flatten().map(|(service, port)| format!("{service}:{port}")).collect();
     let problems = linked.iter().flat_map(|it| &it.problems).filter(|it| it.0 == *key);
-    let mut problems: Vec<_> = problems.map(|it| it.1.fault.to_string()).collect();
-    problems.extend(services.refused_route(key));
+    let mut problems: Vec<_> = problems.map(|it| it.2.clone()).collect();
+    problems.extend(refused.cloned());
     RouteReport {
         kind: key.1.kind.name().to_owned(),
         route: key.1.name.to_string(),
@@ -244,6 +343,8 @@ fn rule_report(services: &Services, in_force: &InForce, is_ipv6: bool) -> RuleRe
         timeouts: TimeoutsReport::from(rule.limits),
         retry: rule.retry.as_deref().map(RetryReport::from),
         rate_limit: rule.rate.as_ref().map(|rate| rate.limit().to_string()),
+        fault: rule.faults.as_ref().map(ToString::to_string),
+        affinity: rule.affinity.as_ref().map(ToString::to_string),
         backends: backends.collect(),
     }
 }

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use weir_http::{
@@ -12,8 +12,8 @@ use weir_http::{
     RetryPolicy, RouteName, TimeLimits,
 };
 
-use super::{Origin, Problem, Target, error::Fault};
-use crate::route::{Backend, Filters, Match, Route, RouteId, Rule, Table, Weights};
+use super::{Origin, Target};
+use crate::route::{Backend, Count, Filters, Match, Parent, Route, RouteId, Rule, Table, Weights};
 
 /// A route and where it is from.
 pub(super) type RouteKey = (Origin, RouteId);
@@ -23,11 +23,20 @@ pub(super) type RouteKey = (Origin, RouteId);
 pub(super) struct Routes {
     by_port: HashMap<(Origin, Arc<str>, u16), OfPort>,
     /// What of the routes is not in force.
-    pub(super) problems: Vec<(RouteKey, Problem)>,
+    pub(super) problems: Vec<(RouteKey, Unlinked, String)>,
     /// The ports that each route is in force for.
     pub(super) attached: BTreeMap<RouteKey, Vec<(Arc<str>, u16)>>,
     /// The rules of each route, for reports.
     rules: BTreeMap<RouteKey, Vec<InForce>>,
+}
+
+/// Which part of a route leads nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unlinked {
+    /// One of its parents, by its place.
+    Parent(usize),
+    /// A backend.
+    Backend,
 }
 
 /// The rules for requests to one port of a service.
@@ -84,6 +93,10 @@ pub(super) enum Decision<'a> {
         target: Arc<Target>,
         request: RequestEdits,
         response: Arc<[FieldEdit]>,
+        /// It waits so long before.
+        delay: Option<Duration>,
+        /// What it has in common with others of its client.
+        key: Option<u64>,
     },
     /// weir answers.
     Answer(OwnAnswer),
@@ -105,12 +118,15 @@ impl Routes {
         let mut all = Self::default();
         let mut by_port: BTreeMap<_, Vec<&RouteKey>> = BTreeMap::new();
         for (key, route) in routes {
-            for parent in &route.parents {
-                let ports = index.ports(key.0, &parent.service, parent.port);
+            for (place, parent) in route.parents.iter().enumerate() {
+                let ports = index.ports_of(key.0, parent);
                 if ports.is_empty() {
-                    let port = parent.port.map(|it| format!(" with port {it}")).unwrap_or_default();
-                    let fault = format!("the parent {}{port} is no known service", parent.service);
-                    all.problem(key, fault);
+                    let is_known = !index.ports(key.0, &parent.service, None).is_empty();
+                    let fault = match is_known {
+                        true => format!("the parent {parent} is no port of the service"),
+                        false => format!("the parent {parent} is no known service"),
+                    };
+                    all.problem(key, Unlinked::Parent(place), fault);
                 }
                 for (origin, port) in ports {
                     let id = (origin, Arc::clone(&parent.service), port);
@@ -170,9 +186,8 @@ impl Routes {
         self.rules.get(key).map(Vec::as_slice)
     }
 
-    fn problem(&mut self, key: &RouteKey, fault: String) {
-        let problem = Problem { place: key.1.to_string(), fault: Fault::Other(fault) };
-        self.problems.push((key.clone(), problem));
+    fn problem(&mut self, key: &RouteKey, of: Unlinked, fault: String) {
+        self.problems.push((key.clone(), of, fault));
     }
 
     /// Notes which backends there are not.
@@ -188,7 +203,7 @@ impl Routes {
                     "rule {rule}: the backend {service} is no known service{port}; requests for it are \
                      answered with 500"
                 );
-                self.problem(key, fault);
+                self.problem(key, Unlinked::Backend, fault);
             }
         }
     }
@@ -282,18 +297,23 @@ impl InForce {
         is_ipv6: bool,
     ) -> Decision<'_> {
         let rule = self.rule();
-        let error = |status, reason| {
+        let error = |status, reason, why| {
+            rule.tally.add(why);
             let mut answer = OwnAnswer::error(status, reason, Some(Arc::clone(&self.name)));
             answer.fields = Arc::clone(&self.response);
             Decision::Answer(answer)
         };
         if rule.rate.as_ref().is_some_and(|rate| !rate.take(Instant::now())) {
-            return error(429, "rate-limit");
+            return error(429, "rate-limit", Count::Limited);
+        }
+        if let Some(status) = rule.faults.as_ref().and_then(|it| it.aborts()) {
+            return error(status, "fault", Count::Aborted);
         }
         if let Some(redirect) = &rule.filters.redirect {
             let Some(location) = redirect.location(request, by, port) else {
-                return error(400, "no-host");
+                return error(400, "no-host", Count::Refused);
             };
+            rule.tally.add(Count::Redirected);
             return Decision::Answer(OwnAnswer {
                 name: Some(Arc::clone(&self.name)),
                 status: redirect.status,
@@ -302,10 +322,22 @@ impl InForce {
                 fields: Arc::clone(&self.response),
             });
         }
-        let Some(backend) = self.weights.choose().map(|place| &self.backends[place]) else {
-            return error(500, "no-backend");
+        let key = rule.affinity.as_ref().and_then(|it| it.key(request));
+        let place = match key {
+            Some(key) => self.weights.choose_for(key),
+            None => self.weights.choose(),
         };
-        let Some(target) = backend.target(is_ipv6) else { return error(500, "unknown-backend") };
+        let Some(backend) = place.map(|place| &self.backends[place]) else {
+            return error(500, "no-backend", Count::Refused);
+        };
+        let Some(target) = backend.target(is_ipv6) else {
+            return error(500, "unknown-backend", Count::Refused);
+        };
+        rule.tally.add(Count::Forwarded);
+        let delay = rule.faults.as_ref().and_then(|it| it.delays());
+        if delay.is_some() {
+            rule.tally.add(Count::Delayed);
+        }
         let rewrite = rule.filters.rewrite.as_ref();
         let request = RequestEdits {
             fields: Arc::clone(&backend.request),
@@ -315,7 +347,7 @@ impl InForce {
                 .map(|path| path.apply(request, by)),
         };
         let response = Arc::clone(&backend.response);
-        Decision::To { backend, target, request, response }
+        Decision::To { backend, target, request, response, delay, key }
     }
 
     /// The backends with their shares, from 0 to 1.
@@ -342,15 +374,19 @@ impl Budgets {
 
 impl Linked {
     /// What holds for a request to it besides.
-    pub(super) fn plan(&self, request: &RequestView<'_>) -> Option<Box<Plan>> {
-        if self.limits.is_none() && self.retry.is_none() {
+    pub(super) fn plan(
+        &self,
+        request: &RequestView<'_>,
+        delay: Option<Duration>,
+    ) -> Option<Box<Plan>> {
+        if self.limits.is_none() && self.retry.is_none() && delay.is_none() {
             return None;
         }
         let retries = self
             .retry
             .as_ref()
             .map(|(policy, budget)| Retries::new(Arc::clone(policy), Arc::clone(budget), request));
-        Some(Box::new(Plan::new(self.limits, retries)))
+        Some(Box::new(Plan::new(self.limits, retries).with_delay(delay)))
     }
 
     /// The service for clients of a family, or else of the other.
@@ -383,10 +419,24 @@ impl<'a> Index<'a> {
 
     /// The ports of a service that clients connect to.
     fn ports(&self, origin: Origin, service: &str, port: Option<u16>) -> Vec<(Origin, u16)> {
+        Self::ports_among(self.of(origin, service), port)
+    }
+
+    /// Those of a parent.
+    fn ports_of(&self, origin: Origin, parent: &Parent) -> Vec<(Origin, u16)> {
+        let is_meant =
+            |it: &&Arc<Target>| parent.section.as_deref().is_none_or(|name| it.port_name() == name);
+        Self::ports_among(self.of(origin, &parent.service).filter(is_meant), parent.port)
+    }
+
+    fn ports_among(
+        targets: impl Iterator<Item = &'a Arc<Target>>,
+        port: Option<u16>,
+    ) -> Vec<(Origin, u16)> {
         let ports = |it: &'a Arc<Target>| {
             it.frontends().iter().map(|frontend| (it.origin(), frontend.port()))
         };
-        let mut ports: Vec<_> = self.of(origin, service).flat_map(ports).collect();
+        let mut ports: Vec<_> = targets.flat_map(ports).collect();
         ports.retain(|it| port.is_none_or(|port| it.1 == port));
         ports.sort_unstable();
         ports.dedup();

@@ -135,15 +135,25 @@ impl Target {
 
     /// Chooses an endpoint that is not among `tried`, and notes the choice.
     pub fn choose(&self, endpoints: &Endpoints, tried: &[usize]) -> Option<Choice> {
-        let now = Moment::now();
-        let choice = endpoints.pool().choose(tried, now, &mut Rng::new())?;
+        let choice = endpoints.pool().choose(tried, Moment::now(), &mut Rng::new())?;
+        self.note(endpoints, tried, choice)
+    }
+
+    /// The same for requests with a key, which go to one endpoint as far as that can be.
+    pub fn choose_for(&self, endpoints: &Endpoints, key: u64, tried: &[usize]) -> Option<Choice> {
+        let name = |member: usize| number_of(endpoints.all()[member].address);
+        let choice = endpoints.pool().choose_for(key, name, tried, Moment::now())?;
+        self.note(endpoints, tried, choice)
+    }
+
+    fn note(&self, endpoints: &Endpoints, tried: &[usize], choice: Choice) -> Option<Choice> {
         self.choices[choice.why as usize].fetch_add(1, Relaxed);
         *lock(&self.last) = Some(Last {
             endpoint: endpoints.all()[choice.member].address,
             why: choice.why,
             cost: choice.cost,
             tried: tried.len(),
-            at: now,
+            at: Moment::now(),
         });
         Some(choice)
     }
@@ -169,4 +179,18 @@ impl Target {
     pub fn last(&self) -> Option<Last> {
         *lock(&self.last)
     }
+}
+
+// === helpers ===
+
+/// The same for one address in each weir.
+fn number_of(address: SocketAddr) -> u64 {
+    let ip = match address.ip() {
+        std::net::IpAddr::V4(ip) => u64::from(ip.to_bits()),
+        std::net::IpAddr::V6(ip) => {
+            let [high, low] = [ip.to_bits() >> 64, ip.to_bits()].map(|it| it as u64);
+            high.rotate_left(32) ^ low
+        }
+    };
+    ip.rotate_left(16) ^ u64::from(address.port())
 }

@@ -231,7 +231,7 @@ fn requests_to_a_service_share_a_budget_of_retries_that_outlives_changes() {
         id: RouteId { kind: RouteKind::Http, name: name("r") },
         namespace: None,
         created: None,
-        parents: vec![Parent { service: name("s"), port: None }],
+        parents: vec![Parent { service: name("s"), port: None, section: None }],
         rules: vec![rule("/", "one"), rule("/again", "one"), rule("/two", "two")],
         notes: Vec::new(),
     };

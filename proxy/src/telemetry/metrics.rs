@@ -36,6 +36,7 @@ use super::{
         UnpoolableLabels, WorkloadLabels,
     },
     process::ProcessCollector,
+    routes::RouteFacts,
     series::Series,
     services::ServiceFacts,
     spans::SpanCounts,
@@ -73,6 +74,7 @@ pub(super) struct Metrics {
     services: Arc<Asked<ServiceFacts>>,
     /// Those by destination, where they are asked for.
     pub(super) destinations: Option<Arc<Destinations>>,
+    routes: Arc<Asked<RouteFacts>>,
 }
 
 #[derive(Debug)]
@@ -149,12 +151,14 @@ impl Metrics {
         registry.register_collector(Box::new(Arc::clone(&workloads)));
         let services = Arc::new(Asked::default());
         registry.register_collector(Box::new(Arc::clone(&services)));
+        let routes = Arc::new(Asked::default());
+        registry.register_collector(Box::new(Arc::clone(&routes)));
         registry.register_collector(Box::new(ProcessCollector));
         if let Some(destinations) = &destinations {
             registry.register_collector(Box::new(Arc::clone(destinations)));
         }
         let (bound, pods) = (RwLock::default(), RwLock::default());
-        Self { registry, families, bound, pods, workloads, services, destinations }
+        Self { registry, families, bound, pods, workloads, services, destinations, routes }
     }
 
     pub(super) fn encode(&self, format: TextFormat) -> String {
@@ -169,6 +173,10 @@ impl Metrics {
 
     pub(super) fn workloads(&self) -> &Asked<WorkloadFacts> {
         &self.workloads
+    }
+
+    pub(super) fn routes(&self) -> &Asked<RouteFacts> {
+        &self.routes
     }
 
     pub(super) fn services(&self) -> &Asked<ServiceFacts> {

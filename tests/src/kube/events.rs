@@ -119,7 +119,8 @@ fn check(event: &Value) -> Result<(), Refusal> {
     Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, message))
 }
 
-fn merge(target: &mut Value, patch: &Value) {
+/// A merge patch (RFC 7396).
+pub(super) fn merge(target: &mut Value, patch: &Value) {
     let Some(fields) = patch.as_object() else {
         target.clone_from(patch);
         return;

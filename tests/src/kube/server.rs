@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::events::Events;
 use super::query::Query;
 use super::status::Refusal;
-use super::store::{Kind, Store};
+use super::store::{Key, Kind, Store};
 use super::watch::{Orders, Part, Watch, as_metadata, cut};
 
 type Body = UnsyncBoxBody<Bytes, io::Error>;
@@ -41,6 +41,8 @@ pub enum Call {
     Watch(Kind),
     /// An event, created or patched.
     Event,
+    /// The status of a route, patched.
+    Status(Kind),
     /// Anything else.
     Other,
 }
@@ -251,6 +253,7 @@ fn call(method: &Method, path: &str, query: &Query) -> Call {
         (&Method::GET, Some(kind)) if !query.text("continue").is_empty() => Call::NextPage(kind),
         (&Method::GET, Some(kind)) => Call::List(kind),
         (&Method::POST | &Method::PATCH, _) if event_place(path).is_some() => Call::Event,
+        (&Method::PATCH, _) => status_place(path).map_or(Call::Other, |key| Call::Status(key.0)),
         _ => Call::Other,
     }
 }
@@ -260,6 +263,15 @@ fn event_place(path: &str) -> Option<(&str, Option<&str>)> {
     let rest = path.strip_prefix("/apis/events.k8s.io/v1/namespaces/")?;
     let (namespace, rest) = rest.split_once("/events")?;
     Some((namespace, rest.strip_prefix('/').filter(|name| !name.is_empty())))
+}
+
+/// The route whose status this is.
+fn status_place(path: &str) -> Option<Key> {
+    let rest = path.strip_prefix("/apis/gateway.networking.k8s.io/v1/namespaces/")?;
+    let parts: Vec<&str> = rest.split('/').collect();
+    let [namespace, plural, name, "status"] = parts[..] else { return None };
+    let kind = Kind::ALL.into_iter().find(|kind| kind.plural() == plural)?;
+    Some((kind, namespace.to_owned(), name.to_owned()))
 }
 
 async fn decide(
@@ -281,6 +293,7 @@ async fn decide(
         Call::List(kind) | Call::NextPage(kind) => list(shared, kind, path, query, partial),
         Call::Watch(kind) => watch(shared, kind, path, query, partial),
         Call::Event => event(shared, path, request).await,
+        Call::Status(_) => route_status(shared, path, request).await,
         Call::Other => other(shared, path, request.method()),
     }
 }
@@ -384,6 +397,26 @@ async fn event(
             Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("patch of {kind:?}")))
         }
     }
+}
+
+/// A merge patch of nothing but the status, on the version that it names.
+async fn route_status(
+    shared: &Shared,
+    path: &str,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Refusal> {
+    let bad = |message: String| Refusal::new(StatusCode::BAD_REQUEST, message);
+    let key = status_place(path).ok_or_else(|| bad("no status".into()))?;
+    let kind = request.headers().get(CONTENT_TYPE).cloned();
+    if kind.as_ref().is_none_or(|it| it != "application/merge-patch+json") {
+        let message = format!("patch of {kind:?}");
+        return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+    }
+    let body = request.into_body().collect().await.map_err(|error| bad(error.to_string()))?;
+    let patch: Value =
+        serde_json::from_slice(&body.to_bytes()).map_err(|error| bad(error.to_string()))?;
+    let patched = shared.change(|state| state.store.patch_status(&key, &patch))?;
+    Ok(say(StatusCode::OK, &patched))
 }
 
 /// What everybody may ask, one object, and the rest.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use http::StatusCode;
 use serde_json::{Value, json};
 
+use super::events::merge;
 use super::object::key;
 use super::query::{Query, Selector};
 use super::status::Refusal;
@@ -172,6 +173,31 @@ impl Store {
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         self.objects.insert(key.clone(), object.clone());
         self.changes.push(Change { version: self.version, key, before, after: Some(object) });
+    }
+
+    /// Changes the status of an object by a merge patch, and nothing else of it.
+    ///
+    /// # Errors
+    ///
+    /// Fails with 404 when there is no such object, with 409 when it has another version than the patch.
+    pub fn patch_status(&mut self, key: &Key, patch: &Value) -> Result<Value, Refusal> {
+        let mut object = self.objects.get(key).cloned().ok_or_else(|| {
+            let message = format!("{} \"{}\" not found", key.0.plural(), key.2);
+            Refusal::new(StatusCode::NOT_FOUND, message)
+        })?;
+        let version = &patch["metadata"]["resourceVersion"];
+        if !version.is_null() && *version != object["metadata"]["resourceVersion"] {
+            let message =
+                "the object has been modified; please apply your changes to the latest version";
+            return Err(Refusal {
+                code: StatusCode::CONFLICT,
+                reason: "Conflict",
+                message: message.to_owned(),
+            });
+        }
+        merge(&mut object["status"], &patch["status"]);
+        self.put(object);
+        Ok(self.objects[key].clone())
     }
 
     /// Deletes an object; `false` if there is none.

@@ -23,7 +23,12 @@ use crate::rules;
 const PORT: u16 = 8080;
 /// A service that exists nowhere but in weir, with two endpoints at the client's host.
 const SERVICE: &str = "10.96.0.10:80";
+/// Another one, with routes.
+const ROUTED: &str = "10.96.0.11:80";
 const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+/// Each connection gets one.
+const FAILURE: &str =
+    "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 /// What `weir node` says of a workload beside its name, which `weir run` cannot know.
 const OF_PODS: [&str; 4] = ["namespace", "pod", "workload_kind", "workload_name"];
 /// What Prometheus adds: the scraped target.
@@ -153,6 +158,33 @@ fn ask(pods: &Pods, address: SocketAddr, request: &str) -> Result<()> {
     Ok(())
 }
 
+/// Until the connection ends, or an answer is there.
+fn ask_any(pods: &Pods, address: SocketAddr, request: &str) -> Result<()> {
+    let mut stream = pods.pod_a.connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(request.as_bytes())?;
+    ensure!(stream.read(&mut [0; 1000])? > 0, "no answer to {request}");
+    Ok(())
+}
+
+/// The file with the service whose requests are routed, and its rules.
+fn routes(pods: &Pods) -> Result<String> {
+    let text = format!(
+        "[[service]]\nname = \"routed\"\naddresses = [\"{ROUTED}\"]\n\
+         endpoints = [\"{}:{}\"]\n\
+         [[route]]\nparent = \"routed\"\n\
+         [[route.rule]]\nmatch = [{{ path = \"/again\" }}]\nbackends = [{{ service = \"routed\" }}]\n\
+         retry = {{ codes = \"503\", backoff = \"1ms\" }}\n\
+         [[route.rule]]\nmatch = [{{ path = \"/late\" }}]\nbackends = [{{ service = \"routed\" }}]\n\
+         timeouts = {{ request = \"1ms\" }}\nfault = {{ delay = {{ time = \"1h\", percent = 100 }} }}\n",
+        CLIENT[0],
+        PORT + 2
+    );
+    let file = pods.dir().join("routes.toml");
+    std::fs::write(&file, text)?;
+    Ok(file.display().to_string())
+}
+
 #[test]
 fn the_dashboard_and_the_rules_ask_for_metrics_that_there_are() -> Result<()> {
     let pods = Pods::new()?;
@@ -160,16 +192,22 @@ fn the_dashboard_and_the_rules_ask_for_metrics_that_there_are() -> Result<()> {
         let address = SocketAddr::new("::".parse()?, port);
         Peer::answering(pods.client_a.listen(address)?, ANSWER)
     };
-    let servers = [answering(PORT)?, answering(PORT + 1)?];
+    let failing = SocketAddr::new("::".parse()?, PORT + 2);
+    let failing = Peer::answering(pods.client_a.listen(failing)?, FAILURE)?;
+    let servers = [answering(PORT)?, answering(PORT + 1)?, failing];
     let server = SocketAddr::new(CLIENT[0].parse()?, PORT);
     let service = format!("{SERVICE}={server},{}:{}", CLIENT[0], PORT + 1);
     let mut weir = Run::new(&pods.node, pods.dir())
         .workload("a", pods.pod_a.cgroup(), Some(&pods.pod_a.netns))
         .flags(&metrics::FLAGS)
         .flags(&["--service", &service])
+        .flags(&["--config", &routes(&pods)?])
         .start()?;
     ask(&pods, server, "GET / HTTP/1.1\r\nhost: a\r\n\r\n")?;
     ask(&pods, SERVICE.parse()?, "GET / HTTP/1.1\r\nhost: a\r\n\r\n")?;
+    // A rule whose server has an answer that it asks for once more, and one that is too late.
+    ask_any(&pods, ROUTED.parse()?, "GET /again HTTP/1.1\r\nhost: a\r\n\r\n")?;
+    ask_any(&pods, ROUTED.parse()?, "GET /late HTTP/1.1\r\nhost: a\r\n\r\n")?;
     // Read in two ways: not followed.
     ask(&pods, server, "POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n")?;
     let dashboard = dashboard()?;

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use weir_tests::{
     kube::{
@@ -92,6 +92,16 @@ fn routes_are_followed() -> Result<()> {
     let known = || weir.json(&["routes"]);
     wait_until("the route", SOON, || Ok(known()?["routes"][0]["in_force"] != Value::Null))?;
     ensure!(location(&pod)? == "http://one.example.org/a");
+    let condition = |name: &str, at: usize| -> Result<Value> {
+        let object = cluster.api.object(&key(&route)).context("the route is there")?;
+        let parents = object["status"]["parents"].as_array().cloned().unwrap_or_default();
+        let own = parents.iter().filter(|it| it["controllerName"] == "weir.dev/mesh").nth(at);
+        let conditions = own.and_then(|it| it["conditions"].as_array().cloned());
+        let is_it = |it: &Value| it["type"] == name;
+        Ok(conditions.into_iter().flatten().find(is_it).unwrap_or_default())
+    };
+    wait_until("the status", SOON, || Ok(condition("Accepted", 0)?["status"] == "True"))?;
+    ensure!(condition("ResolvedRefs", 0)?["status"] == "True");
     // One that is wrong changes nothing, and says why.
     cluster.api.change(&key(&route), |route| {
         route["spec"]["rules"][0]["filters"][0]["requestRedirect"] = json!({"hostnam": "x"});
@@ -100,12 +110,36 @@ fn routes_are_followed() -> Result<()> {
         let problems = known()?["routes"][0]["problems"].to_string();
         Ok(problems.contains("unknown field `hostnam`"))
     })?;
+    wait_until("the refusal in the status", SOON, || {
+        let accepted = condition("Accepted", 0)?;
+        Ok(accepted["status"] == "False" && accepted["reason"] == "UnsupportedValue")
+    })?;
+    wait_until("the event", SOON, || {
+        let is_it = |it: &Value| {
+            it["reason"] == "WeirRouteRefused"
+                && it["regarding"]["name"] == "elsewhere"
+                && it["note"].to_string().contains("hostnam")
+        };
+        Ok(cluster.api.events().iter().any(is_it))
+    })?;
     ensure!(location(&pod)? == "http://one.example.org/a");
     cluster.api.change(&key(&route), |route| {
         route["spec"]["rules"][0]["filters"][0]["requestRedirect"] =
             json!({"hostname": "two.example.org"});
     });
     wait_until("the change", SOON, || Ok(location(&pod)? == "http://two.example.org/a"))?;
+    // Parents by the name of a port: one that the service has, and one that it has not.
+    cluster.api.change(&key(&route), |route| {
+        let parent = |port: &str| {
+            json!({"group": "", "kind": "Service", "name": "checkout", "sectionName": port})
+        };
+        route["spec"]["parentRefs"] = json!([parent("web"), parent("admin")]);
+    });
+    wait_until("the parents", SOON, || {
+        let [web, admin] = [0, 1].map(|at| condition("Accepted", at));
+        Ok(web?["status"] == "True" && admin?["reason"] == "NoMatchingParent")
+    })?;
+    ensure!(location(&pod)? == "http://two.example.org/a");
     cluster.api.remove(&key(&route));
     wait_until("no route", SOON, || Ok(known()?["routes"] == json!([])))?;
     cluster.api.nothing_forbidden()

@@ -2,6 +2,7 @@
 //! namespace, an application in a cgroup, and no cluster.
 
 mod calls;
+mod faults;
 mod live;
 mod lossy;
 mod lost;

@@ -166,6 +166,7 @@ fn weir_may_do_in_the_cluster_what_it_needs_and_nothing_else() {
         ("", "services", vec!["get", "list", "watch"]),
         ("discovery.k8s.io", "endpointslices", vec!["get", "list", "watch"]),
         ("gateway.networking.k8s.io", "httproutes grpcroutes", vec!["get", "list", "watch"]),
+        ("gateway.networking.k8s.io", "httproutes/status grpcroutes/status", vec!["patch"]),
         ("events.k8s.io", "events", vec!["create", "patch"]),
     ];
     assert_eq!(rules.len(), expected.len(), "{rules:?}");

@@ -18,8 +18,10 @@ pub struct Plan {
     pub retries: Option<Retries>,
     /// When it was sent to the endpoint where it is.
     sent: Option<Instant>,
-    /// When it is to be sent once more.
+    /// When it is to be sent, if it has to wait: for the first time, or once more.
     pub resumes: Option<Instant>,
+    /// How long it waits before it is sent for the first time.
+    delay: Option<Duration>,
     /// When its owner is to look at it, if that is arranged.
     pub(crate) armed: Option<Instant>,
 }
@@ -30,7 +32,26 @@ impl Plan {
     /// For a request that has not begun.
     #[must_use]
     pub const fn new(limits: TimeLimits, retries: Option<Retries>) -> Self {
-        Self { limits, deadlines: None, retries, sent: None, resumes: None, armed: None }
+        Self {
+            limits,
+            deadlines: None,
+            retries,
+            sent: None,
+            resumes: None,
+            delay: None,
+            armed: None,
+        }
+    }
+
+    /// The same where it is to wait before it is sent.
+    #[must_use]
+    pub fn with_delay(self, delay: Option<Duration>) -> Self {
+        Self { delay, ..self }
+    }
+
+    /// How long it has to wait before it is sent, which is told once.
+    pub const fn take_delay(&mut self) -> Option<Duration> {
+        self.delay.take()
     }
 
     /// Its head has come; `moved` as in [`Deadlines::new`].

@@ -148,6 +148,17 @@ impl<'a> RequestView<'a> {
         })
     }
 
+    /// The first value of a cookie (RFC 6265 §4.2.1). HTTP/2 may have them in several fields (RFC 9113 §8.2.3).
+    #[must_use]
+    pub fn cookie(&self, name: &str) -> Option<&[u8]> {
+        let fields = self.fields.iter().filter(|it| it.0.eq_ignore_ascii_case(b"cookie"));
+        fields.flat_map(|it| it.1.split(|byte| *byte == b';')).find_map(|pair| {
+            let pair = pair.trim_ascii();
+            let at = pair.iter().position(|byte| *byte == b'=')?;
+            (&pair[..at] == name.as_bytes()).then(|| &pair[at + 1..])
+        })
+    }
+
     /// Its content is gRPC's.
     #[must_use]
     pub fn is_grpc(&self) -> bool {
@@ -242,6 +253,15 @@ mod tests {
             assert_eq!(view.authority(), authority.map(str::as_bytes), "{target}");
             assert_eq!(view.path_and_query(), path.as_bytes());
         }
+    }
+
+    #[test]
+    fn a_cookie_is_found_in_one_field_or_several() {
+        let fields = [("Cookie", "a=1; session=x=y ;b"), ("cookie", "session=z; c=2")];
+        let view = RequestView::new("GET", None, "/", &fields);
+        assert_eq!(view.cookie("session"), Some(&b"x=y"[..]));
+        assert_eq!(view.cookie("c"), Some(&b"2"[..]));
+        assert_eq!((view.cookie("b"), view.cookie("Session")), (None, None));
     }
 
     #[test]

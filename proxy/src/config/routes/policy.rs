@@ -1,5 +1,5 @@
-//! How long requests may take, which are sent once more, and how many pass: `timeouts`, `retry` and
-//! `rate_limit` of a rule.
+//! How long requests may take, which are sent once more, how many pass, and which are made to fail: `timeouts`,
+//! `retry`, `rate_limit` and `fault` of a rule.
 
 use std::{sync::Arc, time::Instant};
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use weir_http::{RetryOn, RetryPolicy, TimeLimits};
 
 use crate::{
-    route::{DEFAULT_BACKOFF, GRPC_RETRIES, Rate, RateLimit, RouteKind},
+    route::{Affinity, DEFAULT_BACKOFF, Faults, GRPC_RETRIES, Portion, Rate, RateLimit, RouteKind},
     units::{exact_duration, parse_duration},
 };
 
@@ -43,6 +43,100 @@ pub(super) struct RateLimited {
     /// As many as `requests` where it is absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     burst: Option<u32>,
+}
+
+/// Which requests go to one endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AffinityConfig {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    header: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cookie: Option<String>,
+}
+
+/// Which requests are made to fail or to wait.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FaultConfig {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    abort: Option<Abort>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delay: Option<Delay>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Abort {
+    status: u16,
+    percent: Percent,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Delay {
+    time: String,
+    percent: Percent,
+}
+
+/// From 0 to 100; a whole number or not.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Percent {
+    Whole(u32),
+    Part(f64),
+}
+
+// === impl Percent ===
+
+/// Not a number is refused when it is read.
+impl Eq for Percent {}
+
+impl Percent {
+    pub(super) fn portion(self) -> Result<Portion, String> {
+        Portion::of_percent(match self {
+            Self::Whole(percent) => f64::from(percent),
+            Self::Part(percent) => percent,
+        })
+    }
+}
+
+// === impl AffinityConfig ===
+
+impl AffinityConfig {
+    pub(super) fn affinity(&self) -> Result<Affinity, String> {
+        match (&self.header, &self.cookie) {
+            (Some(header), None) => Ok(Affinity::Header(header.as_str().into())),
+            (None, Some(cookie)) => Ok(Affinity::Cookie(cookie.as_str().into())),
+            _ => Err("affinity: write header or cookie".to_owned()),
+        }
+    }
+}
+
+// === impl FaultConfig ===
+
+impl Eq for FaultConfig {}
+
+impl FaultConfig {
+    pub(super) fn faults(&self) -> Result<Arc<Faults>, String> {
+        let portion = |of: &str, it: Percent| {
+            it.portion().map_err(|fault| format!("fault.{of}.percent: {fault}"))
+        };
+        let abort = self
+            .abort
+            .as_ref()
+            .map(|it| Ok::<_, String>((it.status, portion("abort", it.percent)?)));
+        let delay = self.delay.as_ref().map(|it| {
+            let time =
+                parse_duration(&it.time).map_err(|fault| format!("fault.delay.time: {fault}"))?;
+            Ok::<_, String>((time, portion("delay", it.percent)?))
+        });
+        let (abort, delay) = (abort.transpose()?, delay.transpose()?);
+        if abort.is_none() && delay.is_none() {
+            return Err("fault: write abort or delay".to_owned());
+        }
+        Ok(Arc::new(Faults { abort, delay }))
+    }
 }
 
 // === impl RateLimited ===

@@ -27,6 +27,8 @@ match = [{ service = "shop.Cart", method = "Add" }]
 backends = [{ service = "shop/cart" }]
 retry = { codes = "unavailable, cancelled", backoff = "1s" }
 rate_limit = { requests = 100, burst = 5 }
+fault = { abort = { status = 503, percent = 5 }, delay = { time = "100ms", percent = 0.5 } }
+affinity = { header = "x-user" }
 "#;
 
 #[test]
@@ -57,8 +59,15 @@ fn routes_are_read_and_printed_as_they_are() {
     assert_eq!(cart.route().rules[0].retry.as_deref(), Some(&grpc));
     let limit = cart.route().rules[0].rate.as_ref().map(|rate| rate.limit().to_string());
     assert_eq!(limit.as_deref(), Some("100 in 1s, 5 at once"));
+    let faults = cart.route().rules[0].faults.as_ref().map(ToString::to_string);
+    assert_eq!(faults.as_deref(), Some("5% answered with 503, 0.5% delayed by 100ms"));
+    let affinity = cart.route().rules[0].affinity.as_ref().map(ToString::to_string);
+    assert_eq!(affinity.as_deref(), Some("header x-user"));
     assert_eq!(cart.route().id.to_string(), "GRPCRoute shop/cart");
     assert_eq!(load(&config.to_toml()).unwrap(), config);
+    let named = load(&SHOP.replace("checkout:80", "checkout:web-1")).unwrap();
+    let parent = &named.process.route[0].route().parents[0];
+    assert_eq!((parent.port, parent.section.as_deref()), (None, Some("web-1")));
 }
 
 #[test]
@@ -81,9 +90,15 @@ fn what_is_wrong_is_named_with_its_place() {
         ("requests = 100", "requests = 0", "rule 0: rate_limit: requests and burst are 1 at least"),
         ("burst = 5", "per = \"2h\"", "rule 0: rate_limit.per is a time of up to an hour"),
         ("burst = 5", "bursts = 5", "unknown field `bursts`"),
+        ("percent = 5 ", "percent = 101 ", "rule 0: fault.abort.percent: 101 is no percentage"),
+        ("status = 503", "status = 302", "rule 0: fault: 302 is no error"),
+        ("\"100ms\"", "\"100\"", "rule 0: fault.delay.time: \"100\" is not a duration"),
+        ("header = \"x-user\"", "", "rule 0: affinity: write header or cookie"),
+        ("abort = {", "abrt = {", "unknown field `abrt`"),
         ("status = 301", "status = 300", "rule 1: 300 is no redirect"),
         ("x-old", "Connection", "Connection belongs to the connection"),
-        ("checkout:80", "checkout:http", "the parent \"shop/checkout:http\" has no port"),
+        ("checkout:80", "checkout:Http", "the parent \"shop/checkout:Http\" has no port"),
+        ("checkout:80", "checkout:0", "the parent \"shop/checkout:0\" has no port"),
         ("shop/cart\"\nkind", "shop/cart\"\nname = \"x\"\nkimd", "unknown field `kimd`"),
         ("kind = \"grpc\"", "kind = \"http\"", "a service is matched in a route of kind \"grpc\""),
         ("method = \"GET\"", "path_exact = \"/a\"", "path, path_exact and path_regex exclude"),

@@ -110,16 +110,33 @@ impl Client {
         if let Some(plan) = self.plan() {
             plan.attempt_over();
         }
+        self.wait(wait).await?;
+        self.acquire(Fresh::No).await
+    }
+
+    /// Waits before the request is sent for the first time, where its route says so.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    pub(super) async fn delay(&mut self) -> Result<(), End> {
+        match self.plan().and_then(Plan::take_delay) {
+            Some(delay) => self.wait(delay).await,
+            None => Ok(()),
+        }
+    }
+
+    /// # Errors
+    /// How the connection, or the request, ends meanwhile.
+    async fn wait(&mut self, time: Duration) -> Result<(), End> {
         tokio::select! {
-            () = sleep(wait) => {}
-            _ = self.stream.ready(Interest::ERROR) => return Err(End::ClientReset),
+            () = sleep(time) => Ok(()),
+            _ = self.stream.ready(Interest::ERROR) => Err(End::ClientReset),
             limit = self.timer.limit(self.to.as_deref_mut(), &self.counters) => {
                 self.report.timed_out(limit);
                 self.report.is_late(false, true);
-                return Err(End::TimedOut);
+                Err(End::TimedOut)
             }
         }
-        self.acquire(Fresh::No).await
     }
 
     /// It is known what has come of the last attempt.

@@ -150,7 +150,11 @@ impl Client {
                     Some(end) => return self.over(end).await,
                 }
             }
-            let mut member = match self.acquire(Fresh::No).await {
+            let acquired = match self.delay().await {
+                Ok(()) => self.acquire(Fresh::No).await,
+                Err(end) => Err(end),
+            };
+            let mut member = match acquired {
                 Ok(member) => member,
                 Err(end) => match self.answer_instead(end).await {
                     None => continue,
@@ -286,7 +290,11 @@ impl Client {
         if let Some(member) = last.and_then(|address| self.pool.take(address)) {
             return self.pin(First::from(member), reason);
         }
-        match self.acquire(Fresh::Yes).await {
+        let acquired = match self.delay().await {
+            Ok(()) => self.acquire(Fresh::Yes).await,
+            Err(end) => Err(end),
+        };
+        match acquired {
             Ok(member) => self.pin(First::from(member), reason),
             Err(end) => {
                 let end = self.answer_instead(end).await.unwrap_or(End::Finished);

@@ -20,8 +20,13 @@ pub(super) const BALANCE: &str = "config.weir.dev/balance";
 /// The annotation of a Service that says how long a new endpoint takes to get its whole share.
 pub(super) const SLOW_START: &str = "config.weir.dev/slow-start";
 
+/// The annotation of a route that says which requests go to one endpoint.
+pub(super) const AFFINITY: &str = "config.weir.dev/affinity";
+/// The annotation of a route that says which requests fail or wait on purpose.
+pub(super) const FAULT: &str = "config.weir.dev/fault";
+
 /// What is kept of an object's labels and annotations.
-const KEPT: [&str; 4] = [NO_PROXY, SERVICE_NAME, BALANCE, SLOW_START];
+const KEPT: [&str; 6] = [NO_PROXY, SERVICE_NAME, BALANCE, SLOW_START, AFFINITY, FAULT];
 
 /// A Service.
 #[derive(Clone, Debug, Deserialize)]
@@ -138,6 +143,8 @@ pub(super) struct Named {
 struct Metadata {
     name: Option<String>,
     namespace: Option<String>,
+    uid: Option<String>,
+    generation: Option<i64>,
     resource_version: Option<String>,
     creation_timestamp: Option<Time>,
     labels: Option<Kept>,
@@ -311,6 +318,8 @@ pub(super) fn slim<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectM
         name: metadata.name,
         namespace: metadata.namespace,
         resource_version: metadata.resource_version,
+        uid: metadata.uid,
+        generation: metadata.generation,
         creation_timestamp: metadata.creation_timestamp,
         labels: kept(metadata.labels),
         annotations: kept(metadata.annotations),

@@ -4,6 +4,7 @@ use std::{borrow::Cow, marker::PhantomData, sync::Arc};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
 use weir_http::{FieldEdit, RetryOn, RetryPolicy, TimeLimits};
 
 use super::{
@@ -13,11 +14,12 @@ use super::{
         Modifier, NamedMatch, PathBody, PathChangeBody, PathKind, RetryBody, RouteBody, RuleBody,
         TextKind, TimeoutsBody,
     },
-    object::{full_name, slim},
+    object::{AFFINITY, FAULT, full_name, slim},
 };
 use crate::route::{
-    Backend, DEFAULT_BACKOFF, Filters, GrpcMatch, Match, Parent, PathChange, PathMatch, Pattern,
-    Redirect, Rewrite, Route, RouteId, RouteKind, Rule, TextMatch, edits, parse_duration,
+    Affinity, Backend, DEFAULT_BACKOFF, Faults, Filters, GrpcMatch, Match, Parent, PathChange,
+    PathMatch, Pattern, Redirect, Rewrite, Route, RouteId, RouteKind, Rule, TextMatch, edits,
+    parse_duration,
 };
 
 /// A route as an API server has it. What is in it is read strictly only where a Service is its parent: others
@@ -28,9 +30,30 @@ pub(crate) struct RouteObject<M> {
     #[serde(default, deserialize_with = "slim")]
     metadata: ObjectMeta,
     #[serde(default)]
-    spec: serde_json::Value,
+    spec: Value,
+    #[serde(default)]
+    status: Value,
     #[serde(skip)]
     _of: PhantomData<M>,
+}
+
+/// What the status of a route is written from.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct RouteSeen {
+    pub(crate) id: RouteId,
+    /// With namespace, name, version and generation.
+    pub(crate) metadata: ObjectMeta,
+    /// Its parents that are services, as they are written and in the order of the model.
+    pub(crate) parents: Vec<Value>,
+    /// What has been said of its parents, by all controllers (`status.parents`).
+    pub(crate) said: Vec<Value>,
+}
+
+/// What annotations say of all rules of a route, for which the Gateway API has no fields.
+#[derive(Debug, Default)]
+struct Extra {
+    faults: Option<Arc<Faults>>,
+    affinity: Option<Affinity>,
 }
 
 /// An HTTPRoute.
@@ -63,6 +86,18 @@ pub(super) fn route<M: MatchBody>(
 // === impl RouteObject ===
 
 impl<M: MatchBody> RouteObject<M> {
+    pub(crate) fn seen(&self) -> RouteSeen {
+        let all = |it: &Value| it.as_array().cloned().unwrap_or_default();
+        let mut parents = all(&self.spec["parentRefs"]);
+        parents.retain(|it| it["kind"] == "Service" && it["group"] == "");
+        RouteSeen {
+            id: RouteId { kind: M::KIND, name: full_name(&self.metadata).into() },
+            metadata: self.metadata.clone(),
+            parents,
+            said: all(&self.status["parents"]),
+        }
+    }
+
     /// What the object changes. One that is wrong leaves the route as it was, and one without a Service as
     /// parent is none.
     pub(crate) fn delta(&self) -> Delta {
@@ -105,6 +140,21 @@ impl<M: MatchBody> kube::Resource for RouteObject<M> {
 
     fn meta_mut(&mut self) -> &mut ObjectMeta {
         &mut self.metadata
+    }
+}
+
+// === impl Extra ===
+
+impl Extra {
+    fn of(metadata: &ObjectMeta) -> Result<Self, String> {
+        let annotation = |name| metadata.annotations.as_ref()?.get(name);
+        let wrong = |name: &str, fault: String| format!("annotation {name}: {fault}");
+        let faults = annotation(FAULT).map(|text| Faults::parse(text)).transpose();
+        let affinity = annotation(AFFINITY).map(|text| Affinity::parse(text)).transpose();
+        Ok(Self {
+            faults: faults.map_err(|fault| wrong(FAULT, fault))?.map(Arc::new),
+            affinity: affinity.map_err(|fault| wrong(AFFINITY, fault))?,
+        })
     }
 }
 
@@ -168,17 +218,15 @@ fn convert<M: MatchBody>(
         notes.push("hostnames have no effect for a parent that is a Service".to_owned());
     }
     let mut parents = Vec::new();
-    for (at, parent) in parent_refs.into_iter().enumerate() {
+    for parent in parent_refs {
         if parent.kind != "Service" || !parent.group.is_empty() {
             notes.push(format!("the parent {} {} is not weir's", parent.kind, parent.name));
             continue;
         }
-        if parent.section_name.is_some() {
-            return Err(format!("parentRefs[{at}].sectionName is not supported; write port"));
-        }
         let in_namespace = parent.namespace.as_deref().unwrap_or(namespace);
         let service = format!("{in_namespace}/{}", parent.name).into();
-        parents.push(Parent { service, port: parent.port });
+        let section = parent.section_name.map(Into::into);
+        parents.push(Parent { service, port: parent.port, section });
     }
     if parents.is_empty() {
         let wanted = "write one with group \"\" and kind Service";
@@ -187,9 +235,10 @@ fn convert<M: MatchBody>(
     if rules.is_empty() {
         return Err("it has no rules".to_owned());
     }
+    let extra = Extra::of(metadata)?;
     let rules = rules.into_iter().enumerate().map(|(at, body)| {
         let named = body.name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
-        rule(body, namespace).map_err(|fault| format!("rules[{at}]{named}: {fault}"))
+        rule(body, namespace, &extra).map_err(|fault| format!("rules[{at}]{named}: {fault}"))
     });
     Ok(Route {
         id,
@@ -201,7 +250,7 @@ fn convert<M: MatchBody>(
     })
 }
 
-fn rule<M: MatchBody>(body: RuleBody<M>, namespace: &str) -> Result<Rule, String> {
+fn rule<M: MatchBody>(body: RuleBody<M>, namespace: &str, extra: &Extra) -> Result<Rule, String> {
     let matches =
         body.matches.into_iter().map(MatchBody::convert).collect::<Result<Vec<_>, _>>()?;
     let matches = match (matches.is_empty(), M::KIND) {
@@ -241,7 +290,9 @@ fn rule<M: MatchBody>(body: RuleBody<M>, namespace: &str) -> Result<Rule, String
                 return Err("a GRPCRoute has no retry; write an HTTPRoute".to_owned());
             }
         },
-        rate: None,
+        faults: extra.faults.clone(),
+        affinity: extra.affinity.clone(),
+        ..Rule::default()
     };
     rule.check()?;
     Ok(rule)

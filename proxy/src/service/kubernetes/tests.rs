@@ -329,6 +329,15 @@ fn routes_are_read_strictly() {
     let backends: Vec<_> =
         route.rules[0].backends.iter().map(|it| (&*it.service, it.port, it.weight)).collect();
     assert_eq!(backends, [("shop/b", Some(80), 3), ("other/c", Some(81), 1)]);
+    let annotated = ROUTE.replace(
+        "namespace: shop}",
+        "namespace: shop, annotations: {config.weir.dev/fault: 5%=503, config.weir.dev/affinity: cookie=sid}}",
+    );
+    let deltas = parse(&annotated).unwrap();
+    let [crate::service::Delta::Route(route)] = &deltas[..] else { panic!("{deltas:?}") };
+    let rule = &route.rules[0];
+    assert_eq!(rule.faults.as_ref().unwrap().to_string(), "5% answered with 503");
+    assert_eq!(rule.affinity.as_ref().unwrap().to_string(), "cookie sid");
     for (from, to, expected) in [
         ("matches:", "match:", "line 6"),
         ("weight: 3", "weight: 3, timeout: 1s", "unknown field `timeout`"),
@@ -355,6 +364,16 @@ fn routes_are_read_strictly() {
         ),
         ("matches:", "retry: {attempt: 1}\n    matches:", "unknown field `attempt`"),
         ("matches:", "retry: {backoff: 1d}\n    matches:", "retry.backoff: \"1d\" is no duration"),
+        (
+            "namespace: shop}",
+            "namespace: shop, annotations: {config.weir.dev/fault: 5%=200}}",
+            "HTTPRoute shop/r: annotation config.weir.dev/fault: fault: 200 is no error",
+        ),
+        (
+            "namespace: shop}",
+            "namespace: shop, annotations: {config.weir.dev/affinity: x-user}}",
+            "annotation config.weir.dev/affinity: \"x-user\" is no affinity",
+        ),
         ("type: URLRewrite", "type: RequestMirror", "unknown variant `RequestMirror`"),
         ("value: /v2", "type: Exact, value: /v2", "a prefix is replaced only where"),
         ("value: /v2", "value: v2", "HTTPRoute shop/r: rules[0]: the path \"v2\" does not begin"),

@@ -116,6 +116,14 @@ fn everything() -> Metrics {
             choices: vec![("only", 1)],
         }]
     }));
+    metrics.routes().set(Box::new(|| {
+        vec![RouteFacts {
+            kind: "HTTPRoute",
+            route: "shop/split".to_owned(),
+            rule: "0".to_owned(),
+            requests: vec![("forwarded", 1)],
+        }]
+    }));
     metrics
 }
 

@@ -10,7 +10,7 @@ use crate::{ExchangeSink, RequestView, Routed};
 // === impl Relay ===
 
 impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
-    /// Decides where a new stream goes, and changes its head; false where it is answered already.
+    /// Decides where a new stream goes, and changes its head; false where it is answered already, or waits.
     pub(super) fn route(&mut self, key: StreamKey) -> bool {
         let Self { streams, endpoints, .. } = self;
         let Some(stream) = streams.get_mut(key) else { return false };
@@ -29,9 +29,19 @@ impl<S: ExchangeSink + ?Sized, E: Endpoints> Relay<S, E> {
                 stream.tracker.routed(Some(to.name.clone()));
                 stream.to = Some(to);
                 self.begin_limits(key);
-                true
+                !self.delays(key)
             }
         }
+    }
+
+    /// Has a stream wait before it is sent, where its route says so.
+    fn delays(&mut self, key: StreamKey) -> bool {
+        let clock = self.clock;
+        let Some(plan) = self.streams.get_mut(key).and_then(|it| it.plan()) else { return false };
+        let Some(delay) = plan.take_delay() else { return false };
+        plan.resumes = Some(clock() + delay);
+        self.arm(key);
+        true
     }
 }
 

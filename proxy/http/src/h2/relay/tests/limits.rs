@@ -59,6 +59,36 @@ fn an_endpoint_without_an_answer_is_answered_for_when_its_time_is_up() {
 }
 
 #[test]
+fn a_request_that_is_to_wait_is_sent_when_its_time_has_come() {
+    let mut world = World::delayed(2, limits(9, 0, 0), SECOND * 2);
+    let client = world.client(&[]);
+    world.send(client, &[request(1, "/", false), data(1, b"content", true)].concat());
+    assert_eq!((world.dials.len(), world.counts.chosen.get()), (0, 0));
+    world.wait(SECOND);
+    assert_eq!(world.dials.len(), 0);
+    world.wait(SECOND);
+    let endpoint = world.connect(&[]);
+    let frames = world.frames(endpoint);
+    assert!(matches!(frames.last(), Some(Seen::Data { end: true, .. })), "{frames:?}");
+    world.send(endpoint, &response(1, "200", true));
+    assert_eq!(world.ends(), [ExchangeEnd::Complete]);
+    assert_eq!(world.relay.next_deadline(), None);
+}
+
+#[test]
+fn a_request_that_waits_for_too_long_is_answered_or_forgotten() {
+    let mut world = World::delayed(2, limits(3, 0, 0), SECOND * 9);
+    let client = world.client(&[]);
+    world.send(client, &[request(1, "/", true), request(3, "/", false)].concat());
+    world.send(client, &super::wire::reset(3, CANCEL));
+    world.wait(SECOND * 3);
+    let fields = [(":status", "504"), ("x-weir-error", "timeout"), ("content-length", "0")];
+    assert_eq!(world.frames(client), [Seen::headers(1, &fields, true)]);
+    assert_eq!((world.dials.len(), world.counts.chosen.get()), (0, 0));
+    assert_eq!((world.relay.next_deadline(), blamed(&world)), (None, vec![]));
+}
+
+#[test]
 fn a_call_is_told_that_its_deadline_has_passed() {
     let (mut world, client, _) = asked(limits(1, 0, 0), &call(1, true));
     world.wait(SECOND);

@@ -35,6 +35,7 @@ pub(super) struct Scripted {
     /// Of the route that all requests take, if there is one.
     limits: Option<TimeLimits>,
     retries: Option<(Arc<RetryPolicy>, Arc<RetryBudget>)>,
+    delay: Option<Duration>,
 }
 
 /// Of leases.
@@ -138,7 +139,9 @@ impl Endpoints for Scripted {
             endpoints: Arc::new(self.clone()),
             request: RequestEdits::default(),
             response: Arc::default(),
-            plan: self.limits.map(|limits| Box::new(Plan::new(limits, retries))),
+            plan: self
+                .limits
+                .map(|limits| Box::new(Plan::new(limits, retries).with_delay(self.delay))),
         })))
     }
 }
@@ -214,6 +217,12 @@ impl World {
     ) -> Self {
         let retries = Some((Arc::new(policy), budget));
         let scripted = Scripted { limits: Some(limits), retries, ..Scripted::default() };
+        Self::of(scripted, endpoints, Limits::default())
+    }
+
+    /// The same as [`Self::limited`] where all requests wait before they are sent.
+    pub(super) fn delayed(endpoints: u16, limits: TimeLimits, delay: Duration) -> Self {
+        let scripted = Scripted { limits: Some(limits), delay: Some(delay), ..Scripted::default() };
         Self::of(scripted, endpoints, Limits::default())
     }
 
