@@ -19,6 +19,9 @@ pub struct DestinationKey {
 }
 
 impl DestinationKey {
+    /// Bits of a key, where it is one of a longest-prefix match.
+    pub const BITS: u32 = 8 * size_of::<Self>() as u32;
+
     /// The key of an address and port of a workload, for one direction.
     #[must_use]
     pub const fn new(

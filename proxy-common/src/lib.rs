@@ -31,7 +31,7 @@ pub use destination::{DestinationKey, PrefixKey, Route};
 pub use event::{CloseEvent, HELD_BYTES, HoldEvent, tcp_state};
 pub use listening::{ListenerKey, ListenerKind, Listening, OpenKey, SEED_PLACES, SeedKey, Seeds};
 pub use option::{OptionEvent, ToldOptions, followed};
-pub use ports::{PortKey, PortRule, PortState, Source};
+pub use ports::{PORT_BLOCK, PortBlock, PortBlockKey, PortKey, PortRule, PortState, Source};
 pub use properties::{Properties, Set};
 pub use reason::Reason;
 pub use tap::{
@@ -88,7 +88,8 @@ const _: () = {
     assert!(size_of::<Usage>() == 16);
     assert!(size_of::<Shares>() == 8);
     assert!(size_of::<PortKey>() == 8);
-    assert!(size_of::<PortRule>() == 4);
+    assert!(size_of::<PortBlockKey>() == 8);
+    assert!(size_of::<PortBlock>() == 128);
     assert!(size_of::<DestinationKey>() == 24);
     assert!(size_of::<PrefixKey>() == 20);
     assert!(size_of::<Route>() == 20);

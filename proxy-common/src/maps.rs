@@ -2,7 +2,7 @@
 
 /// `WorkloadId → WorkloadConfig`.
 pub const WORKLOADS: &str = "WORKLOADS";
-/// `PortKey → PortRule`.
+/// `PortBlockKey → PortBlock`: the rules of ports.
 pub const PORTS: &str = "PORTS";
 /// `PortKey → u64`: connections that a skip rule let pass.
 pub const PORT_HITS: &str = "PORT_HITS";
@@ -18,7 +18,7 @@ pub const LISTENERS: &str = "LISTENERS";
 pub const HEARTBEAT: &str = "HEARTBEAT";
 /// `DestinationKey → Listening`: what the workload listens on, as far as the hooks have counted.
 pub const LISTENING: &str = "LISTENING";
-/// `PortKey` (inbound) `→ Seeds`: on which addresses the sockets in [`SEEDED`] listen. An entry
+/// Longest-prefix match `PortKey` (inbound) `→ Seeds`: on which addresses the sockets in [`SEEDED`] listen. An entry
 /// stays when they have gone.
 pub const SEEDS: &str = "SEEDS";
 /// Sock hash `SeedKey → listening socket`: sockets of the workload that no hook counts, because
@@ -29,7 +29,7 @@ pub const SEEDED: &str = "SEEDED";
 /// `DestinationKey → u64`: destinations learned to be raw TCP that go direct until then,
 /// `bpf_ktime_get_ns` clock.
 pub const LEARNED: &str = "LEARNED";
-/// `DestinationKey → u8`, direction inbound: peers whose connections to the workload come from
+/// Longest-prefix match `DestinationKey → u8`, direction inbound: peers whose connections to the workload come from
 /// inside its namespace, and are not steered. An address of the namespace with port 0 (any);
 /// with `--preserve-client-ip` the client's address and the port that the proxy connects to
 /// the application from, for as long as it connects. The kernel cannot tell: it takes a
@@ -66,8 +66,8 @@ pub const HOLDS: &str = "HOLDS";
 pub const OPTIONS: &str = "OPTIONS";
 /// Socket-local storage [`crate::ToldOptions`] on a captured socket of which an option was told.
 pub const TOLD: &str = "TOLD";
-/// `DestinationKey → u8`, of workload 0: destinations that are proxied whatever the engine, because weir
-/// chooses their endpoints.
+/// Longest-prefix match `DestinationKey → u8`, of workload 0: destinations that are proxied whatever the engine,
+/// because weir chooses their endpoints.
 pub const PROXIED: &str = "PROXIED";
 /// Socket-local storage [`crate::TapSocket`] on a socket that is tapped.
 pub const TAPS: &str = "TAPS";
@@ -81,5 +81,8 @@ pub const TAP_ENDS: &str = "TAP_ENDS";
 /// The maps of the tap, which is loaded by itself, where a workload asks for it.
 pub const OF_TAP: [&str; 4] = [TAPS, TAP_EVENTS, TAP_IDLE, TAP_ENDS];
 
+/// Ring buffer of what the programs log (aya-log).
+pub const LOGS: &str = "AYA_LOGS";
+
 /// The maps that every process has for itself.
-pub const OF_PROCESS: [&str; 2] = [HOLDS, OPTIONS];
+pub const OF_PROCESS: [&str; 3] = [HOLDS, OPTIONS, PEERS];

@@ -104,9 +104,9 @@ impl Usage {
 
 impl Shares {
     /// Entries that [`maps::PENDING`] holds.
-    pub const PENDING_ENTRIES: usize = 262_144;
+    pub const PENDING_ENTRIES: usize = 131_072;
     /// Entries that [`maps::LISTENING`] holds.
-    pub const LISTENING_ENTRIES: usize = 131_072;
+    pub const LISTENING_ENTRIES: usize = 65_536;
     /// Workloads that an instance has room for: several times what a kubelet admits.
     pub const MAX_WORKLOADS: usize = 1024;
 

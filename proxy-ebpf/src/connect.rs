@@ -148,14 +148,16 @@ fn concerned(
 /// The settings, and what the proxy learned: ports, prefixes, include list.
 #[inline(always)]
 fn by_rule(config: &WorkloadConfig, dest: &mut OriginalDestination) -> Result<(), Reason> {
-    let key = PortKey::new(dest.workload, Direction::Outbound, dest.port);
-    let rule = policy::rule(&key);
+    let rule = policy::rule(dest.workload, Direction::Outbound, dest.port);
     dest.state = rule.state;
     dest.state_source = rule.source;
     checks! { OUTBOUND[RULES..REACH];
         PortRule {
             if dest.state == PortState::Skip as u8 {
-                increment(&PORT_HITS, &key);
+                increment(
+                    &PORT_HITS,
+                    &PortKey::new(dest.workload, Direction::Outbound, dest.port),
+                );
                 return Err(Reason::SkipPort);
             }
         }
@@ -254,8 +256,7 @@ fn by_reach(
 #[inline(always)]
 fn is_balanced(dest: &OriginalDestination) -> bool {
     let key = DestinationKey::new(0, Direction::Outbound, dest.addr, dest.port);
-    // SAFETY: a byte that is never written again.
-    unsafe { PROXIED.get(&key) }.is_some()
+    PROXIED.get(&Key::new(DestinationKey::BITS, key)).is_some()
 }
 
 #[inline(always)]

@@ -8,6 +8,7 @@
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{BPF_SK_LOOKUP_F_REPLACE, sk_action},
+    btf_maps::lpm_trie::Key,
     helpers::{bpf_ktime_get_ns, bpf_sk_assign, bpf_sk_release},
     macros::sk_lookup,
     programs::SkLookupContext,
@@ -152,7 +153,7 @@ fn permit(
     dest: &mut OriginalDestination,
 ) -> Result<DestinationKey, Reason> {
     dest.direction = Direction::Inbound as u8;
-    let rule = policy::rule(&PortKey::new(dest.workload, Direction::Inbound, dest.port));
+    let rule = policy::rule(dest.workload, Direction::Inbound, dest.port);
     dest.state = rule.state;
     dest.state_source = rule.source;
     let key = DestinationKey::new(dest.workload, Direction::Inbound, dest.addr, dest.port);
@@ -191,8 +192,7 @@ pub fn is_inside(local: &AddrWords, peer: &DestinationKey) -> bool {
 
 #[inline(always)]
 fn is_known(peer: &DestinationKey) -> bool {
-    // SAFETY: only its presence counts.
-    unsafe { INSIDE.get(peer) }.is_some()
+    INSIDE.get(&Key::new(DestinationKey::BITS, *peer)).is_some()
 }
 
 /// True where the segment came through `lo` to an address of `lo`; false also where the kernel

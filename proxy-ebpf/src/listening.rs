@@ -5,6 +5,7 @@ use core::ptr;
 
 use aya_ebpf::{
     bindings::{BPF_NOEXIST, bpf_sock},
+    btf_maps::lpm_trie::Key,
     helpers::{bpf_map_lookup_elem, bpf_sk_release},
 };
 use weir_common::{
@@ -57,8 +58,7 @@ fn is_there(key: &DestinationKey, dual_stack: bool) -> bool {
 #[inline(always)]
 fn is_seeded(key: &DestinationKey, is_open: impl Fn(&SeedKey) -> bool) -> bool {
     let port = PortKey::new(key.workload, Direction::Inbound, key.port);
-    // SAFETY: userspace replaces entries, it does not write into them.
-    let Some(seeds) = (unsafe { SEEDS.get(&port) }) else { return false };
+    let Some(seeds) = SEEDS.get(&Key::new(PortKey::BITS, port)) else { return false };
     let v4 = socket::is_v4(&key.addr);
     let mut place = 0;
     while place < SEED_PLACES {

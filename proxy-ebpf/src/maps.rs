@@ -1,4 +1,8 @@
 //! The maps, and the constants that are patched at load.
+//!
+//! The kernel makes a bucket of 16 bytes for each entry that a hash map, sock hash or LRU has room for, at
+//! once, and all entries of an LRU. So a table that is mostly empty and has few entries where it is not is a trie
+//! of longest prefixes, which takes memory for the entries that are there: its keys have full length.
 
 use core::ptr;
 
@@ -10,12 +14,12 @@ use aya_ebpf::{
 };
 use weir_common::{
     CloseEvent, ConnectionKey, CounterKey, DestinationKey, Direction, HoldEvent, ListenerKey,
-    Listening, Name, NameKey, OpenKey, OptionEvent, OriginalDestination, PortKey, PortRule,
-    PrefixKey, Reason, Route, SeedKey, Seeds, Shares, ToldOptions, TupleKey, Usage, WorkloadConfig,
-    WorkloadId, spread,
+    Listening, Name, NameKey, OpenKey, OptionEvent, OriginalDestination, PortBlock, PortBlockKey,
+    PortKey, PrefixKey, Reason, Route, SeedKey, Seeds, Shares, ToldOptions, TupleKey, Usage,
+    WorkloadConfig, WorkloadId, spread,
 };
 
-const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
+pub const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 const MAX_WORKLOADS: usize = Shares::MAX_WORKLOADS;
 /// One for each family, one for outbound IPv4, and those on `::1`; rounded up.
 const LISTENERS_EACH: usize = (3 + spread::PLACES6 as usize).next_power_of_two();
@@ -51,21 +55,22 @@ unsafe impl<T> Sync for InheritedStorage<T> {}
 pub static WORKLOADS: HashMap<WorkloadId, WorkloadConfig, MAX_WORKLOADS, NO_PREALLOC> =
     HashMap::new();
 
-/// A workload has a quarter of it at most, every port in both directions; userspace sees to that. The
-/// kernel makes the table for as many at once, 16 bytes for each.
+/// All ports of a workload in both directions are 1,024 entries. Userspace sees to it that each workload
+/// has room for sixteen.
 #[btf_map]
-pub static PORTS: HashMap<PortKey, PortRule, 524_288, NO_PREALLOC> = HashMap::new();
+pub static PORTS: HashMap<PortBlockKey, PortBlock, 32_768, NO_PREALLOC> = HashMap::new();
 
 /// Of skip rules that were hit; one that finds no room is not counted.
 #[btf_map]
-pub static PORT_HITS: PerCpuHashMap<PortKey, u64, 131_072, NO_PREALLOC> = PerCpuHashMap::new();
+pub static PORT_HITS: PerCpuHashMap<PortKey, u64, 16_384, NO_PREALLOC> = PerCpuHashMap::new();
 
 #[btf_map]
 pub static SKIP_CIDRS: LpmTrie<PrefixKey, u8, 65_536> = LpmTrie::new();
 
-/// Entries are hints of a few seconds: evicting one costs an application no more than a reset.
+/// Entries are hints of a few seconds. Userspace alone writes them, and removes the oldest of the workload
+/// with the most.
 #[btf_map]
-pub static FAILED: LruHashMap<DestinationKey, u64, 16_384> = LruHashMap::new();
+pub static FAILED: HashMap<DestinationKey, u64, 16_384, NO_PREALLOC> = HashMap::new();
 
 #[btf_map]
 pub static ROUTES: LpmTrie<PrefixKey, Route, 1_048_576> = LpmTrie::new();
@@ -85,19 +90,19 @@ pub static LISTENING: HashMap<
 > = HashMap::new();
 
 #[btf_map]
-pub static SEEDS: HashMap<PortKey, Seeds, 65_536, NO_PREALLOC> = HashMap::new();
+pub static SEEDS: LpmTrie<PortKey, Seeds, 65_536> = LpmTrie::new();
 
-/// The kernel makes a bucket of 16 bytes for each of these at once.
+/// A listener that finds no room is not followed: userspace finds out about its close.
 #[btf_map]
-pub static SEEDED: SockHash<SeedKey, 65_536> = SockHash::new();
+pub static SEEDED: SockHash<SeedKey, 16_384> = SockHash::new();
 
 /// An eviction would let the proxy connect to itself, so this is no LRU.
 #[btf_map]
-pub static INSIDE: HashMap<DestinationKey, u8, 65_536, NO_PREALLOC> = HashMap::new();
+pub static INSIDE: LpmTrie<DestinationKey, u8, 65_536> = LpmTrie::new();
 
-/// Entries are hints: evicting one sends the next connection through the proxy.
+/// As `FAILED`: without its entry the next connection goes through the proxy.
 #[btf_map]
-pub static LEARNED: LruHashMap<DestinationKey, u64, 16_384> = LruHashMap::new();
+pub static LEARNED: HashMap<DestinationKey, u64, 16_384, NO_PREALLOC> = HashMap::new();
 
 /// Entries live from the SYN to the end of the handshake, or of the attempt.
 #[btf_map]
@@ -119,7 +124,7 @@ pub static OPEN: HashMap<OpenKey, u32, { MAX_WORKLOADS * LISTENERS_EACH }, NO_PR
 
 /// A destination that finds no room is tapped where the workload's engine is the tap.
 #[btf_map]
-pub static PROXIED: HashMap<DestinationKey, u8, 65_536, NO_PREALLOC> = HashMap::new();
+pub static PROXIED: LpmTrie<DestinationKey, u8, 65_536> = LpmTrie::new();
 
 #[btf_map]
 pub static USAGE: HashMap<WorkloadId, Usage, MAX_WORKLOADS, NO_PREALLOC> = HashMap::new();
@@ -134,9 +139,11 @@ pub static SOCKETS: SkStorage<OriginalDestination> = SkStorage::new();
 #[btf_map]
 pub static NAMES: LruHashMap<NameKey, Name, 4096> = LruHashMap::new();
 
+/// Thirty-two reasons of each workload that there can be.
 #[btf_map]
-pub static COUNTERS: PerCpuHashMap<CounterKey, u64, 65_536, NO_PREALLOC> = PerCpuHashMap::new();
+pub static COUNTERS: PerCpuHashMap<CounterKey, u64, 32_768, NO_PREALLOC> = PerCpuHashMap::new();
 
+/// Userspace makes it as large only where `sk_msg` is on.
 #[btf_map]
 pub static PEERS: SockHash<TupleKey, 131_072> = SockHash::new();
 
@@ -152,14 +159,14 @@ pub static OWN: InheritedStorage<u32> = InheritedStorage::new();
 #[btf_map]
 pub static WAYS: SkStorage<u32> = SkStorage::new();
 
-/// Room for some six thousand events.
-pub const EVENTS_BYTES: usize = 1 << 20;
+/// Room for some three thousand events.
+pub const EVENTS_BYTES: usize = 1 << 19;
 
 #[btf_map]
 pub static EVENTS: RingBuf<CloseEvent, EVENTS_BYTES> = RingBuf::new();
 
-/// Room for some six thousand events. A SYN without room is told when it comes again.
-const HOLDS_BYTES: usize = 1 << 20;
+/// Room for some three thousand events. A SYN without room is told when it comes again.
+const HOLDS_BYTES: usize = 1 << 19;
 
 #[btf_map]
 pub static HOLDS: RingBuf<HoldEvent, HOLDS_BYTES> = RingBuf::new();

@@ -1,17 +1,22 @@
 //! What operator and proxy have said about a connection, for both directions.
 
-use aya_ebpf::{btf_maps::LruHashMap, helpers::bpf_ktime_get_ns};
+use aya_ebpf::{btf_maps::HashMap, helpers::bpf_ktime_get_ns};
 use weir_common::{
-    DestinationKey, OriginalDestination, PortKey, PortRule, Reason, Source, WorkloadConfig, flags,
+    DestinationKey, Direction, OriginalDestination, PortBlockKey, PortRule, Reason, Source,
+    WorkloadConfig, WorkloadId, flags,
 };
 
-use crate::maps::{HEARTBEAT, LEARNED, PORTS};
+use crate::maps::{HEARTBEAT, LEARNED, NO_PREALLOC, PORTS};
 
 /// The rule of a port; where there is none, the default: detect.
 #[inline(always)]
-pub fn rule(key: &PortKey) -> PortRule {
-    // SAFETY: four bytes that userspace replaces as one.
-    unsafe { PORTS.get(key) }.copied().unwrap_or_default()
+pub fn rule(workload: WorkloadId, direction: Direction, port: u16) -> PortRule {
+    let key = PortBlockKey::of(workload, direction, port);
+    // SAFETY: userspace replaces entries, it does not write into them; one byte is read.
+    match unsafe { PORTS.get(&key) } {
+        Some(block) => block.rule(port),
+        None => PortRule::default(),
+    }
 }
 
 /// Lets through what the proxy has found to be raw TCP, and notes that with the decision.
@@ -27,7 +32,7 @@ pub fn learned(dest: &mut OriginalDestination, key: &DestinationKey) -> Result<(
 /// True where the destination has an entry whose time has not come yet.
 #[inline(always)]
 pub fn is_ahead<const MAX: usize>(
-    until: &LruHashMap<DestinationKey, u64, MAX>,
+    until: &HashMap<DestinationKey, u64, MAX, NO_PREALLOC>,
     key: &DestinationKey,
 ) -> bool {
     // SAFETY: one aligned word, and a plain helper call.

@@ -12,6 +12,7 @@ mod destinations;
 mod endpoint;
 mod event;
 pub mod har;
+mod kernel_memory;
 mod labels;
 mod lines;
 mod metrics;
@@ -32,6 +33,7 @@ pub use classify::Answer;
 pub use close::CloseReason;
 pub use connection::ConnectionGuard;
 pub use endpoint::{ChosenEndpoint, EndpointListener};
+pub use kernel_memory::MapFacts;
 pub use labels::PodLabels;
 pub use metrics::TextFormat;
 pub use open::{ConnectionState, OpenConnection, OpenConnections};
@@ -300,6 +302,11 @@ impl Telemetry {
         if let Some(destinations) = &self.inner.sinks.metrics.destinations {
             destinations.set_service_of(Box::new(service_of));
         }
+    }
+
+    /// Sets where what the kernel has allocated for maps comes from; asked at each scrape.
+    pub fn set_maps(&self, source: impl Fn() -> Vec<MapFacts> + Send + Sync + 'static) {
+        self.inner.sinks.metrics.maps().set(Box::new(source));
     }
 
     /// A workload begins: what is counted of it begins with 0. `pod` is `None` for one that is none.

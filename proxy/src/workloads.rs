@@ -123,6 +123,7 @@ impl Workloads {
             name: options.instance,
             log_level: process.log.bpf as u8,
             unlocked: options.handover,
+            sk_msg: process.runtime.sk_msg == Switch::On,
         })?);
         if let Err(error) = instance.attach_proxy_side() {
             tracing::warn!(%error, "original destinations are looked up by address and port only");
@@ -213,6 +214,7 @@ impl Workloads {
         self.shared.telemetry.set_services(move || services.facts());
         self.shared.telemetry.set_service_of(move |address| known.name_of(address));
         self.shared.telemetry.set_routes(move || routes.route_facts());
+        self.shared.telemetry.set_maps(facts::maps(Arc::downgrade(&self.shared)));
         let workloads = Arc::downgrade(self);
         self.shared.telemetry.set_workloads(move || {
             workloads.upgrade().map_or_else(Vec::new, |workloads| workloads.facts())

@@ -51,6 +51,7 @@ impl ControlHandler for Weir {
             sk_msg: "off".into(),
             open_connections: 0,
             resident_bytes: None,
+            kernel_bytes: None,
             node: false,
             pods: Vec::new(),
             source_problem: None,

@@ -47,7 +47,7 @@ impl Instance {
 /// # Errors
 /// [`CaptureError::SelfTest`] with what went wrong.
 pub fn self_test() -> Result<(), CaptureError> {
-    let instance = Instance::open(&InstanceOptions::default())?;
+    let instance = Instance::open(&InstanceOptions { sk_msg: true, ..InstanceOptions::default() })?;
     let map: SockHash<MapData, TupleKey> = instance.take(maps::PEERS)?;
     redirect_through(&instance, &map)?;
     exercise(map).map_err(CaptureError::SelfTest)

@@ -8,7 +8,7 @@ use std::{
 };
 
 use weir_common::{
-    DestinationKey, Direction, OpenKey, PortKey, PrefixKey, Route, WorkloadConfig, WorkloadId,
+    DestinationKey, Direction, OpenKey, PortBlockKey, PrefixKey, Route, WorkloadConfig, WorkloadId,
 };
 
 use super::{CaptureError, Instance, original::to_words, table::lock};
@@ -25,7 +25,7 @@ pub(super) struct Entries {
 /// What is in the maps under one number.
 #[derive(Default)]
 pub(super) struct Left {
-    pub(super) ports: Vec<PortKey>,
+    pub(super) ports: Vec<PortBlockKey>,
     /// With lengths in bits from the start of the address, as those of `routes`.
     pub(super) skip_cidrs: Vec<(PrefixKey, u32)>,
     pub(super) routes: Vec<(PrefixKey, u32, Route)>,

@@ -19,8 +19,8 @@ use aya::{
 use aya_obj::generated::bpf_func_id;
 use tokio::io::unix::AsyncFd;
 use weir_common::{
-    CounterKey, DestinationKey, Direction, ListenerKey, Listening, OpenKey, PortKey, PortRule,
-    Route, Seeds, Shares, TupleKey, Usage, WorkloadConfig, WorkloadId, maps,
+    CounterKey, DestinationKey, Direction, ListenerKey, Listening, OpenKey, PortBlock,
+    PortBlockKey, PortKey, Route, Seeds, Shares, TupleKey, Usage, WorkloadConfig, WorkloadId, maps,
 };
 
 use super::{
@@ -28,23 +28,24 @@ use super::{
     entries::AllLeft,
     fields,
     layout::{InUse, Layouts},
+    memory::{MapMemory, OpenMaps},
     original::{address_of, words},
     pins::{Lock, Pins, control, digest, directories, lock_holder},
     preexisting::Seeded,
     quota::{Hints, Quotas},
     spares::Spares,
     state,
-    table::{Prefixes, Table, lock, take},
+    table::{Prefixes, Sparse, Table, lock, take},
     trial::{self, Support},
 };
 
 /// Names an object file to load instead of the built-in one; for tests of a freshly built object.
 const OBJECT_VARIABLE: &str = "WEIR_BPF_OBJECT";
-/// The ring buffer of aya-log: in the object, but not weir's own.
-const LOG_MAP: &str = "AYA_LOGS";
 
 /// The tap's ring buffer where the tap is not loaded: the smallest that there is on every processor.
 const NO_TAP_BYTES: u32 = 65_536;
+/// Sockets that `sk_msg` redirects between, where it is on.
+const PEERS_ENTRIES: u32 = 131_072;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -55,25 +56,25 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
 pub struct Instance {
     pub(super) pins: Pins,
     lock: Mutex<Option<Lock>>,
-    log_level: u8,
     object: Cow<'static, [u8]>,
-    ingress_ifindex: bool,
+    loading: Loading,
     shared: Mutex<Ebpf>,
     pub(super) spares: Spares,
     pub(super) left: Mutex<Option<AllLeft>>,
     pub(super) in_use: InUse,
+    open_maps: OpenMaps,
     pub(super) workloads: Table<WorkloadId, WorkloadConfig>,
     pub(super) heartbeat: Mutex<Array<MapData, u64>>,
     pub(super) quotas: Quotas,
     pub(super) failed: Hints,
     pub(super) learned: Hints,
-    pub(super) proxied: Table<DestinationKey, u8>,
+    pub(super) proxied: Sparse<DestinationKey, u8>,
     pub(super) listening: Table<DestinationKey, Listening>,
-    pub(super) seeds: Table<PortKey, Seeds>,
+    pub(super) seeds: Sparse<PortKey, Seeds>,
     pub(super) seeded: Mutex<Seeded>,
-    pub(super) inside: Table<DestinationKey, u8>,
+    pub(super) inside: Sparse<DestinationKey, u8>,
     pub(super) own: Mutex<SkStorage<MapData, u32>>,
-    pub(super) ports: Table<PortKey, PortRule>,
+    pub(super) ports: Table<PortBlockKey, PortBlock>,
     pub(super) port_hits: Mutex<PerCpuHashMap<MapData, PortKey, u64>>,
     pub(super) counters: Mutex<PerCpuHashMap<MapData, CounterKey, u64>>,
     pub(super) skip_cidrs: Prefixes<u8>,
@@ -88,6 +89,17 @@ pub struct Instance {
     pub(super) proxy_side: Mutex<Option<OwnedFd>>,
 }
 
+/// What the programs are loaded for.
+#[derive(Clone, Copy, Debug)]
+struct Loading {
+    /// As [`InstanceOptions::log_level`].
+    log_level: u8,
+    /// The kernel tells the inbound program which interface a connection comes in by.
+    ingress_ifindex: bool,
+    /// As [`InstanceOptions::sk_msg`].
+    sk_msg: bool,
+}
+
 /// Which instance, and how to load it.
 #[derive(Clone, Debug, Default)]
 pub struct InstanceOptions {
@@ -97,6 +109,8 @@ pub struct InstanceOptions {
     pub log_level: u8,
     /// Go on without the lock: a process that holds it is about to hand over.
     pub unlocked: bool,
+    /// Make room for the sockets that `sk_msg` redirects between.
+    pub sk_msg: bool,
 }
 
 // === impl Instance ===
@@ -130,8 +144,15 @@ impl Instance {
         let object = object()?;
         let layouts = layouts(&object)?;
         let remade = layouts.clear(&pins)?;
-        let ingress_ifindex = trial::ingress_ifindex() == Support::Yes;
-        let mut ebpf = load(&object, &pins, 0, options.log_level, ingress_ifindex)?;
+        let loading = Loading {
+            log_level: options.log_level,
+            ingress_ifindex: trial::ingress_ifindex() == Support::Yes,
+            sk_msg: options.sk_msg,
+        };
+        let mut ebpf = load(&object, &pins, 0, loading, NO_TAP_BYTES)?;
+        // No program that is loaded from here uses them.
+        maps::OF_TAP.iter().for_each(|name| drop(ebpf.take_map(name)));
+        let open_maps = OpenMaps::of(&ebpf, |_| true);
         if options.log_level > 0 {
             forward_log(&mut ebpf);
         }
@@ -144,11 +165,11 @@ impl Instance {
                 Table::take(&mut ebpf, maps::LEARNED)?,
                 layouts.room(maps::LEARNED),
             ),
-            proxied: Table::take(&mut ebpf, maps::PROXIED)?,
+            proxied: Sparse::take(&mut ebpf, maps::PROXIED)?,
             listening: Table::take(&mut ebpf, maps::LISTENING)?,
-            seeds: Table::take(&mut ebpf, maps::SEEDS)?,
+            seeds: Sparse::take(&mut ebpf, maps::SEEDS)?,
             seeded: Mutex::new(take(&mut ebpf, maps::SEEDED)?),
-            inside: Table::take(&mut ebpf, maps::INSIDE)?,
+            inside: Sparse::take(&mut ebpf, maps::INSIDE)?,
             own: Mutex::new(take(&mut ebpf, maps::OWN)?),
             ports: Table::take(&mut ebpf, maps::PORTS)?,
             port_hits: Mutex::new(take(&mut ebpf, maps::PORT_HITS)?),
@@ -162,11 +183,11 @@ impl Instance {
             peers: Mutex::new(None),
             proxy_side: Mutex::new(None),
             in_use: layouts.in_use(&pins, remade),
+            open_maps,
             pins,
             lock: Mutex::new(lock),
-            log_level: options.log_level,
             object,
-            ingress_ifindex,
+            loading,
             shared: Mutex::new(ebpf),
             spares: Spares::default(),
             left: Mutex::default(),
@@ -224,7 +245,7 @@ impl Instance {
     /// True where the kernel tells the inbound program which interface a connection came in by.
     #[must_use]
     pub const fn knows_ingress_ifindex(&self) -> bool {
-        self.ingress_ifindex
+        self.loading.ingress_ifindex
     }
 
     /// Gives back what loading has needed and nothing needs again: glibc keeps 2 MB of it in its
@@ -238,12 +259,15 @@ impl Instance {
     }
 
     /// Names the programs that it attaches: those of a weir that has the same name for them are the
-    /// same.
+    /// same. None has where they use maps of this process.
     #[must_use]
     pub fn programs(&self) -> u64 {
-        let constants = [self.log_level, u8::from(self.ingress_ifindex)];
+        let Loading { log_level, ingress_ifindex, sk_msg } = self.loading;
+        let constants = [log_level, u8::from(ingress_ifindex), u8::from(sk_msg)];
         let fields = fields::constants().iter().flat_map(|(_, offset)| offset.to_ne_bytes());
-        digest(self.object.iter().copied().chain(constants).chain(fields))
+        let own = sk_msg.then(|| std::process::id().to_ne_bytes());
+        let own = own.into_iter().flatten();
+        digest(self.object.iter().copied().chain(constants).chain(fields).chain(own))
     }
 
     /// What its maps look like.
@@ -254,8 +278,7 @@ impl Instance {
 
     /// The programs that are loaded for one workload, with its number in them.
     pub(super) fn load_for(&self, workload: WorkloadId) -> Result<Ebpf, CaptureError> {
-        let Self { object, pins, log_level, ingress_ifindex, .. } = self;
-        load(object, pins, workload, *log_level, *ingress_ifindex)
+        load(&self.object, &self.pins, workload, self.loading, NO_TAP_BYTES)
     }
 
     /// Has these destinations proxied whatever the engine, and no others that were before.
@@ -292,7 +315,13 @@ impl Instance {
     #[must_use]
     pub fn proxied(&self) -> HashSet<SocketAddr> {
         let address = |key: DestinationKey| SocketAddr::new(address_of(key.addr), key.port);
-        self.proxied.entries(|_| true).into_iter().map(|(key, _)| address(key)).collect()
+        self.proxied.keys().into_iter().map(address).collect()
+    }
+
+    /// What the kernel has allocated for each map of the instance, except those of the tap.
+    #[must_use]
+    pub fn map_memory(&self) -> Vec<MapMemory> {
+        self.open_maps.memory().collect()
     }
 
     /// The object, as it is loaded.
@@ -302,8 +331,7 @@ impl Instance {
 
     /// The programs of the tap, whose kernel functions are in `object`, with a ring buffer of this size.
     pub(super) fn load_tap(&self, object: &[u8], ring_bytes: u32) -> Result<Ebpf, CaptureError> {
-        let Self { pins, log_level, ingress_ifindex, .. } = self;
-        load_with(object, pins, 0, *log_level, *ingress_ifindex, ring_bytes)
+        load(object, &self.pins, 0, self.loading, ring_bytes)
     }
 
     /// The programs that serve every workload, and maps that were not taken.
@@ -380,24 +408,14 @@ fn load(
     object: &[u8],
     pins: &Pins,
     workload: WorkloadId,
-    log_level: u8,
-    ingress_ifindex: bool,
-) -> Result<Ebpf, CaptureError> {
-    load_with(object, pins, workload, log_level, ingress_ifindex, NO_TAP_BYTES)
-}
-
-fn load_with(
-    object: &[u8],
-    pins: &Pins,
-    workload: WorkloadId,
-    log_level: u8,
-    ingress_ifindex: bool,
+    loading: Loading,
     tap_bytes: u32,
 ) -> Result<Ebpf, CaptureError> {
     /// The loader reads and parses the kernel's own types when it is made: 20 ms and 20 MB, of
     /// which nothing is needed, because there is nothing to relocate. So one is enough.
     static LOADER: Mutex<Option<EbpfLoader<'static>>> = Mutex::new(None);
     static LEVELS: [u8; 6] = [0, 1, 2, 3, 4, 5];
+    let Loading { log_level, ingress_ifindex, sk_msg } = loading;
     let layouts = layouts(object)?;
     let mut loader = lock(&LOADER);
     let loader = loader.get_or_insert_with(EbpfLoader::new).btf(None);
@@ -407,6 +425,7 @@ fn load_with(
         .override_global("INGRESS_IFINDEX", constant(ingress_ifindex), true)
         .override_global("SOCKOPS_CGROUP", constant(sockops_knows_cgroup()), true)
         .map_max_entries(maps::TAP_EVENTS, tap_bytes)
+        .map_max_entries(maps::PEERS, if sk_msg { PEERS_ENTRIES } else { 1 })
         .override_global(aya_log::LEVEL, &LEVELS[usize::from(log_level.min(5))], false);
     for (name, offset) in fields::constants() {
         loader.override_global(name, offset, true);
@@ -451,6 +470,6 @@ fn forward_log(ebpf: &mut Ebpf) {
             }
             Err(error) => tracing::warn!(%error, "no BPF log"),
         },
-        Err(error) => tracing::warn!(%error, map = LOG_MAP, "no BPF log"),
+        Err(error) => tracing::warn!(%error, map = maps::LOGS, "no BPF log"),
     }
 }

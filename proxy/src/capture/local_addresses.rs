@@ -86,7 +86,7 @@ impl LocalAddresses {
     /// Removes all of them. Reads the whole map.
     pub(super) fn clear(&self) {
         let Entries { instance, workload, .. } = &self.entries;
-        for (key, _) in instance.inside.entries(|key| key.workload == *workload) {
+        for key in instance.inside.keys_of(|key| key.workload == *workload) {
             let _ = instance.inside.remove(&key);
         }
     }

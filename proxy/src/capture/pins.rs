@@ -37,10 +37,15 @@ const CONTROL: &str = "control";
 /// What names the layout of maps and structures instead of its digest; for tests of an upgrade.
 const SCHEMA_VARIABLE: &str = "WEIR_BPF_SCHEMA";
 /// These sources together fix the layout.
-const LAYOUT: [&str; 4] = [
+const LAYOUT: [&str; 9] = [
+    include_str!("../../../proxy-common/src/connection.rs"),
+    include_str!("../../../proxy-common/src/destination.rs"),
     include_str!("../../../proxy-common/src/lib.rs"),
+    include_str!("../../../proxy-common/src/listening.rs"),
     include_str!("../../../proxy-common/src/option.rs"),
+    include_str!("../../../proxy-common/src/ports.rs"),
     include_str!("../../../proxy-common/src/properties.rs"),
+    include_str!("../../../proxy-common/src/workload.rs"),
     include_str!("../../../proxy-ebpf/src/maps.rs"),
 ];
 

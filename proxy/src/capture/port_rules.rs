@@ -1,8 +1,8 @@
-//! The rules of a workload's ports, in the map that the hooks read.
+//! The rules of a workload's ports, in the map that the hooks read: a block of ports in each entry.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
-use weir_common::{Direction, PortKey, PortRule, PortState, Source};
+use weir_common::{Direction, PortBlock, PortBlockKey, PortRule, PortState, Source};
 
 use super::{CaptureError, entries::Entries, quota::List, table::lock};
 use crate::ports::PortPolicy;
@@ -31,17 +31,7 @@ impl PortRules {
         source: Source,
         included: bool,
     ) -> Result<(), CaptureError> {
-        let key = PortKey::new(self.entries.workload, direction, port);
-        if state == PortState::Detect && source == Source::Default && !included {
-            return self.entries.instance.ports.remove(&key);
-        }
-        let rule = PortRule {
-            state: state as u8,
-            source: source as u8,
-            included: u8::from(included),
-            _pad: 0,
-        };
-        self.entries.instance.ports.insert(&key, &rule)
+        self.put(direction, port, rule(state, source, included))
     }
 
     /// Lets one port's new connections get what they get without a rule.
@@ -49,15 +39,16 @@ impl PortRules {
     /// # Errors
     /// Where the map cannot be written.
     pub fn forget(&self, direction: Direction, port: u16) -> Result<(), CaptureError> {
-        self.entries.instance.ports.remove(&PortKey::new(self.entries.workload, direction, port))
+        self.put(direction, port, PortRule::default())
     }
 
-    /// Makes sure that there is room for so many rules of the workload.
+    /// Makes sure that there is room for the rules of a policy.
     ///
     /// # Errors
     /// [`CaptureError::Share`] where there is not.
-    pub fn reserve(&self, rules: usize) -> Result<(), CaptureError> {
-        self.entries.instance.quotas.set(List::Ports, self.entries.workload, rules)
+    pub fn reserve(&self, policy: &PortPolicy) -> Result<(), CaptureError> {
+        let blocks = self.blocks(policy).len();
+        self.entries.instance.quotas.set(List::Ports, self.entries.workload, blocks)
     }
 
     /// Writes the states of all ports, and removes those that an earlier weir had written.
@@ -65,17 +56,14 @@ impl PortRules {
     /// # Errors
     /// Where there is no room for them, or the map cannot be written.
     pub fn set_policy(&self, policy: &PortPolicy) -> Result<(), CaptureError> {
-        self.reserve(policy.len())?;
-        let mut wanted = HashSet::new();
-        for direction in [Direction::Outbound, Direction::Inbound] {
-            for (port, status) in policy.rules(direction) {
-                wanted.insert(PortKey::new(self.entries.workload, direction, port));
-                self.set(direction, port, status.state, status.source, status.included)?;
-            }
+        self.reserve(policy)?;
+        let wanted = self.blocks(policy);
+        for (key, block) in &wanted {
+            self.entries.instance.ports.insert(key, block)?;
         }
         let left = self.entries.left(|left| &mut left.ports);
         left.iter()
-            .filter(|key| !wanted.contains(*key))
+            .filter(|key| !wanted.contains_key(key))
             .try_for_each(|key| self.entries.instance.ports.remove(key))
     }
 
@@ -88,12 +76,9 @@ impl PortRules {
         direction: Direction,
         port: u16,
     ) -> Result<(PortState, Source, bool), CaptureError> {
-        let rule = self
-            .entries
-            .instance
-            .ports
-            .get(&PortKey::new(self.entries.workload, direction, port))?
-            .unwrap_or_default();
+        let key = PortBlockKey::of(self.entries.workload, direction, port);
+        let block = self.entries.instance.ports.get(&key)?.unwrap_or(PortBlock::EMPTY);
+        let rule = block.rule(port);
         Ok((
             PortState::from_u8(rule.state).unwrap_or(PortState::Detect),
             Source::from_u8(rule.source).unwrap_or(Source::Default),
@@ -104,11 +89,44 @@ impl PortRules {
     /// Removes all rules. Reads the whole map.
     pub(super) fn clear(&self) {
         let Entries { instance, workload, .. } = &self.entries;
-        for (key, _) in instance.ports.entries(|key| key.workload == *workload) {
-            let _ = instance.ports.remove(&key);
-            let _ = lock(&instance.port_hits).remove(&key);
+        for key in instance.ports.keys().iter().filter(|key| key.workload == *workload) {
+            let _ = instance.ports.remove(key);
+        }
+        let mut hits = lock(&instance.port_hits);
+        let keys: Vec<_> = hits.keys().filter_map(Result::ok).collect();
+        for key in keys.iter().filter(|key| key.workload == *workload) {
+            let _ = hits.remove(key);
         }
     }
+
+    fn put(&self, direction: Direction, port: u16, rule: PortRule) -> Result<(), CaptureError> {
+        let key = PortBlockKey::of(self.entries.workload, direction, port);
+        self.entries.instance.ports.change(&key, |block| {
+            let mut block = block.unwrap_or(PortBlock::EMPTY);
+            block.set(port, rule);
+            (!block.is_empty()).then_some(block)
+        })
+    }
+
+    /// The entries that a policy has.
+    fn blocks(&self, policy: &PortPolicy) -> HashMap<PortBlockKey, PortBlock> {
+        let mut blocks = HashMap::new();
+        for direction in [Direction::Outbound, Direction::Inbound] {
+            for (port, status) in policy.rules(direction) {
+                let key = PortBlockKey::of(self.entries.workload, direction, port);
+                let rule = rule(status.state, status.source, status.included);
+                blocks.entry(key).or_insert(PortBlock::EMPTY).set(port, rule);
+            }
+        }
+        blocks.retain(|_, block| !block.is_empty());
+        blocks
+    }
+}
+
+// === helpers ===
+
+fn rule(state: PortState, source: Source, included: bool) -> PortRule {
+    PortRule { state: state as u8, source: source as u8, included: u8::from(included) }
 }
 
 #[cfg(test)]
@@ -116,7 +134,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::capture::{Instance, InstanceOptions, WorkloadMaps};
+    use crate::{
+        capture::{Instance, InstanceOptions, WorkloadMaps},
+        ports::{PolicyInput, PortSet},
+    };
 
     /// Needs root.
     #[test]
@@ -134,5 +155,33 @@ mod tests {
         assert_eq!(other.ports.get(Direction::Outbound, 80).unwrap(), skipped);
         other.ports.forget(Direction::Outbound, 80).unwrap();
         assert_eq!(other.ports.get(Direction::Outbound, 80).unwrap(), default);
+        assert_eq!(instance.ports.keys(), [], "blocks without rules go");
+    }
+
+    /// Needs root. Guards against rules that take an entry of the table each.
+    #[test]
+    fn scattered_ports_take_no_more_entries_than_there_are_blocks() {
+        let instance = Arc::new(Instance::open(&InstanceOptions::default()).unwrap());
+        let workload = WorkloadMaps::new(Arc::clone(&instance), 1, true);
+        let scattered = PortSet::from_ranges((0..10_000).map(|n| (6 * n, 6 * n)));
+        let skip = |skip| {
+            let outbound = PolicyInput { skip, ..PolicyInput::default() };
+            PortPolicy::new(outbound, PolicyInput::default(), Source::Config)
+        };
+        workload.ports.set_policy(&skip(scattered)).unwrap();
+        let blocks = || {
+            let is_outbound = |key: &&PortBlockKey| key.direction == Direction::Outbound as u8;
+            instance.ports.keys().iter().filter(is_outbound).count()
+        };
+        assert_eq!(blocks(), 60_000_usize.div_ceil(128));
+        let get = |port| workload.ports.get(Direction::Outbound, port).unwrap();
+        assert_eq!(get(59_994), (PortState::Skip, Source::Config, true));
+        assert_eq!(get(59_995), (PortState::Detect, Source::Default, false));
+        let all = skip(PortSet::from_ranges([(0, u16::MAX)]));
+        workload.ports.set_policy(&all).unwrap();
+        assert_eq!(blocks(), 512);
+        assert_eq!(get(59_995), (PortState::Skip, Source::Config, true));
+        workload.ports.clear();
+        assert_eq!(instance.ports.keys(), []);
     }
 }

@@ -108,9 +108,8 @@ impl Preexisting {
 
     /// Removes all sockets. Reads whole maps.
     pub(super) fn clear(&self) -> Result<(), CaptureError> {
-        for (port, _) in
-            self.entries.instance.seeds.entries(|port| port.workload == self.entries.workload)
-        {
+        let is_own = |port: &PortKey| port.workload == self.entries.workload;
+        for port in self.entries.instance.seeds.keys_of(is_own) {
             self.entries.instance.seeds.remove(&port)?;
         }
         for place in self.places() {

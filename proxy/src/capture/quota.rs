@@ -86,9 +86,18 @@ impl List {
         }
     }
 
+    /// What is divided among all workloads that there can be. Of the ports it is more: a workload that says
+    /// nothing has rules in sixteen blocks, and none can have more than 1,024.
+    const fn floors(self, capacity: usize) -> usize {
+        match self {
+            Self::Ports => capacity / 2,
+            Self::Prefixes | Self::Inside | Self::Routes => capacity / 4,
+        }
+    }
+
     const fn entries(self) -> &'static str {
         match self {
-            Self::Ports => "port rules",
+            Self::Ports => "blocks of 128 ports with rules",
             Self::Prefixes => "skipped prefixes",
             Self::Inside => "own addresses and dials from clients' addresses",
             Self::Routes => "routes",
@@ -97,7 +106,7 @@ impl List {
 
     const fn advice(self) -> &'static str {
         match self {
-            Self::Ports => "shorten its lists of ports",
+            Self::Ports => "shorten its lists of ports, or those of other workloads",
             Self::Prefixes => "shorten its list of skipped prefixes",
             Self::Inside | Self::Routes => "remove some from its network namespace",
         }
@@ -109,7 +118,11 @@ impl List {
 impl Quotas {
     /// `capacity` tells how many entries a map has room for.
     pub(super) fn new(capacity: impl Fn(&str) -> usize) -> Self {
-        Self { accounts: Mutex::new(List::ALL.map(|list| Account::new(capacity(list.map())))) }
+        let account = |list: List| {
+            let capacity = capacity(list.map());
+            Account::new(capacity, list.floors(capacity))
+        };
+        Self { accounts: Mutex::new(List::ALL.map(account)) }
     }
 
     /// Says that a workload has so many entries from now on.
@@ -178,9 +191,10 @@ struct Refused {
 // === impl Account ===
 
 impl Account {
-    fn new(capacity: usize) -> Self {
+    /// `floors` is the part of it that is divided among all workloads that there can be.
+    fn new(capacity: usize, floors: usize) -> Self {
         let most = capacity / 4;
-        let floor = most / WORKLOADS;
+        let floor = floors / WORKLOADS;
         let pool = capacity - floor * WORKLOADS;
         Self { held: HashMap::new(), pooled: 0, floor, pool, most }
     }
@@ -210,8 +224,8 @@ impl Account {
 // === impl Hints ===
 
 impl Hints {
-    /// Uses half of the table: the kernel evicts before it is full, because each processor keeps
-    /// free entries of its own (kernel/bpf/bpf_lru_list.c), and whose it evicts is not known.
+    /// Uses half of the table: an earlier weir may have left as many, and another one that is about to hand
+    /// over still adds some.
     pub(super) fn new(table: Table<DestinationKey, u64>, capacity: usize) -> Self {
         Self { table, held: Mutex::new(Held::at_most(capacity / 2)) }
     }
@@ -225,7 +239,19 @@ impl Hints {
         if let Some(oldest) = held.insert(key) {
             let _ = self.table.remove(&oldest);
         }
-        self.table.insert(key, &value).inspect_err(|_| held.remove(key))
+        let mut inserted = self.table.insert_if_room(key, &value);
+        if matches!(inserted, Ok(false)) {
+            self.remove_unknown(&held);
+            inserted = self.table.insert(key, &value).map(|()| true);
+        }
+        inserted.map(drop).inspect_err(|_| held.remove(key))
+    }
+
+    /// Removes what other processes have left: hints may be forgotten.
+    fn remove_unknown(&self, held: &Held) {
+        for key in self.table.keys().iter().filter(|key| !held.has(key)) {
+            let _ = self.table.remove(key);
+        }
     }
 
     /// The hint about a destination.
@@ -278,6 +304,10 @@ impl Held {
         evicted
     }
 
+    fn has(&self, key: &DestinationKey) -> bool {
+        self.workloads.get(&key.workload).is_some_and(|aged| aged.numbers.contains_key(key))
+    }
+
     fn remove(&mut self, key: &DestinationKey) {
         let Some(aged) = self.workloads.get_mut(&key.workload) else { return };
         let Some(number) = aged.numbers.remove(key) else { return };
@@ -317,7 +347,7 @@ mod tests {
 
     #[test]
     fn workloads_that_fill_a_table_leave_the_others_their_floor() {
-        let mut account = Account::new(CAPACITY);
+        let mut account = Account::new(CAPACITY, CAPACITY / 4);
         let greedy = CAPACITY / 4;
         assert_eq!(
             account.change(1, |_| greedy + 1),
@@ -338,12 +368,12 @@ mod tests {
     }
 
     fn account_floor() -> usize {
-        Account::new(CAPACITY).floor
+        Account::new(CAPACITY, CAPACITY / 4).floor
     }
 
     #[test]
     fn what_is_given_back_is_there_for_others_and_less_is_never_refused() {
-        let mut account = Account::new(CAPACITY);
+        let mut account = Account::new(CAPACITY, CAPACITY / 4);
         for workload in 1..=4 {
             let _ = account.change(workload, |_| CAPACITY / 4);
         }
@@ -359,7 +389,7 @@ mod tests {
     fn what_fits_in_one_order_fits_in_any() {
         let counts = [CAPACITY / 4, 3, CAPACITY / 4, CAPACITY / 8, 200, CAPACITY / 16];
         for turn in 0..counts.len() {
-            let mut account = Account::new(CAPACITY);
+            let mut account = Account::new(CAPACITY, CAPACITY / 4);
             let mut order = counts;
             order.rotate_left(turn);
             for (workload, count) in (1..).zip(order) {
@@ -372,9 +402,11 @@ mod tests {
     fn a_refusal_names_object_count_and_limit() {
         let quotas = Quotas::new(|_| CAPACITY);
         let error = quotas.set(List::Ports, 1, 131_070).unwrap_err().to_string();
-        for word in
-            ["port rules for one workload: 131070", "limit 4096", "shorten its lists of ports"]
-        {
+        for word in [
+            "blocks of 128 ports with rules for one workload: 131070",
+            "limit 4096",
+            "shorten its lists of ports",
+        ] {
             assert!(error.contains(word), "{error}");
         }
         quotas.set(List::Ports, 1, 4000).unwrap();

@@ -2,17 +2,20 @@
 //! understands, and the port states that were set with `weir ports`.
 //!
 //! Both are in pinned maps, descriptions in one each (`state.rs`). The maps of a weir with another
-//! schema are read too: their layout has only ever been this one.
+//! schema are read too: of descriptions there has only ever been one layout, of port rules two.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, os::fd::AsFd, path::Path};
 
 use aya::{
     Pod,
     maps::{HashMap as BpfHashMap, Map, MapData},
 };
-use weir_common::{Direction, PortKey, PortRule, PortState, Source, WorkloadId, maps};
+use weir_common::{
+    Direction, PORT_BLOCK, PortBlock, PortBlockKey, PortKey, PortRule, PortState, Source,
+    WorkloadId, maps,
+};
 
-use super::{Instance, pins, state};
+use super::{Instance, bpf, pins, state};
 
 /// A port state that was set on a running weir.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +76,7 @@ impl Instance {
 pub(super) fn recall(schema: &Path) -> Remembered {
     let workloads = state::read(&pins::state(schema));
     let mut remembered = Remembered { workloads, ..Remembered::default() };
-    for (key, rule) in entries::<PortKey, PortRule>(schema, maps::PORTS) {
+    for (key, rule) in port_rules(schema) {
         let direction = if key.direction == Direction::Inbound as u8 {
             Direction::Inbound
         } else {
@@ -92,6 +95,34 @@ pub(super) fn recall(schema: &Path) -> Remembered {
     remembered
 }
 
+/// The rules of ports, also of a weir that had an entry of four bytes for each: state, source, whether it
+/// is included, and none.
+fn port_rules(schema: &Path) -> Vec<(PortKey, PortRule)> {
+    let path = schema.join("maps").join(maps::PORTS);
+    let value_size = bpf::open_pinned(&path)
+        .and_then(|map| bpf::map_info(map.as_fd()))
+        .map_or(0, |info| info.value_size as usize);
+    if value_size == size_of::<OldPortRule>() {
+        let old = entries::<PortKey, OldPortRule>(schema, maps::PORTS).into_iter();
+        let rule = |[state, source, included, _]: OldPortRule| PortRule { state, source, included };
+        return old.map(|(key, old)| (key, rule(old))).collect();
+    }
+    let blocks = entries::<PortBlockKey, PortBlock>(schema, maps::PORTS).into_iter();
+    blocks.flat_map(|(key, block)| rules_of(key, block)).collect()
+}
+
+type OldPortRule = [u8; 4];
+
+fn rules_of(key: PortBlockKey, block: PortBlock) -> impl Iterator<Item = (PortKey, PortRule)> {
+    let PortBlockKey { workload, block: number, direction, _pad } = key;
+    (0..PORT_BLOCK).filter_map(move |place| {
+        let port = number.checked_mul(PORT_BLOCK)?.checked_add(place)?;
+        let rule = block.rule(port);
+        let key = PortKey { workload, port, direction, _pad };
+        (rule != PortRule::default()).then_some((key, rule))
+    })
+}
+
 fn entries<K: Pod, V: Pod>(schema: &Path, name: &str) -> Vec<(K, V)> {
     let Ok(data) = MapData::from_pin(schema.join("maps").join(name)) else { return Vec::new() };
     match BpfHashMap::<_, K, V>::try_from(Map::HashMap(data)) {
@@ -100,5 +131,47 @@ fn entries<K: Pod, V: Pod>(schema: &Path, name: &str) -> Vec<(K, V)> {
             tracing::warn!(map = name, %error, "a map of an earlier weir has another layout");
             Vec::new()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_HASH;
+
+    use super::*;
+    use crate::capture::pins::Pins;
+
+    fn pin<K: Pod, V: Pod>(path: &Path, entries: &[(K, V)]) {
+        let (key, value) = (size_of::<K>() as u32, size_of::<V>() as u32);
+        let layout = aya_obj::Map::new_from_params(BPF_MAP_TYPE_HASH as u32, key, value, 64, 0);
+        let data = MapData::create(layout, "test", None).unwrap();
+        bpf::pin(data.fd().as_fd(), path).unwrap();
+        let mut map = BpfHashMap::<_, K, V>::try_from(Map::HashMap(data)).unwrap();
+        entries.iter().for_each(|(key, value)| map.insert(key, value, 0).unwrap());
+    }
+
+    /// Needs root. Guards against an upgrade that loses what was set at run time.
+    #[test]
+    fn ports_set_at_run_time_are_found_in_both_layouts() {
+        let pins = Pins::private().unwrap();
+        let (schema, path) = (pins.own_schema(), pins.map(maps::PORTS));
+        let (skip, cli) = (PortState::Skip, Source::Cli);
+        let found = || recall(&schema).ports.remove(&7).unwrap_or_default();
+        let expected =
+            RememberedPort { direction: Direction::Inbound, port: 8_443, state: PortState::Skip };
+        assert_eq!(found(), []);
+
+        let key = |port| PortKey::new(7, Direction::Inbound, port);
+        let config = [skip as u8, Source::Config as u8, 1, 0];
+        pin(&path, &[(key(8_443), [skip as u8, cli as u8, 1, 0]), (key(80), config)]);
+        assert_eq!(found(), [expected]);
+
+        std::fs::remove_file(&path).unwrap();
+        let mut block = PortBlock::EMPTY;
+        let rule = |source| PortRule { state: skip as u8, source: source as u8, included: 1 };
+        block.set(8_443, rule(cli));
+        block.set(8_444, rule(Source::Config));
+        pin(&path, &[(PortBlockKey::of(7, Direction::Inbound, 8_443), block)]);
+        assert_eq!(found(), [expected]);
     }
 }

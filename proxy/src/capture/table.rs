@@ -20,6 +20,13 @@ pub(super) struct Table<K: Pod, V: Pod> {
     map: Mutex<HashMap<MapData, K, V>>,
 }
 
+/// A longest-prefix-match map with keys of full length only: a table that takes memory for the entries that
+/// are there, not for those that it has room for.
+pub(super) struct Sparse<K: Pod, V: Pod> {
+    name: &'static str,
+    map: Mutex<LpmTrie<MapData, K, V>>,
+}
+
 /// A longest-prefix-match map whose keys begin with the workload.
 pub(super) struct Prefixes<V: Pod> {
     name: &'static str,
@@ -35,6 +42,36 @@ impl<K: Pod, V: Pod> Table<K, V> {
 
     pub(super) fn insert(&self, key: &K, value: &V) -> Result<(), CaptureError> {
         lock(&self.map).insert(key, value, 0).map_err(CaptureError::map("write", self.name))
+    }
+
+    /// As [`Self::insert`]; false where there is no room for another entry.
+    pub(super) fn insert_if_room(&self, key: &K, value: &V) -> Result<bool, CaptureError> {
+        match lock(&self.map).insert(key, value, 0) {
+            Err(MapError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::E2BIG) =>
+            {
+                Ok(false)
+            }
+            result => result.map(|()| true).map_err(CaptureError::map("write", self.name)),
+        }
+    }
+
+    /// Puts in the place of a value what `change` makes of it; `None` stands for no entry. One at a time.
+    pub(super) fn change(
+        &self,
+        key: &K,
+        change: impl FnOnce(Option<V>) -> Option<V>,
+    ) -> Result<(), CaptureError> {
+        let mut map = lock(&self.map);
+        let before = match map.get(key, 0) {
+            Ok(value) => Some(value),
+            Err(MapError::KeyNotFound) => None,
+            Err(error) => return Err(CaptureError::map("read", self.name)(error)),
+        };
+        match change(before) {
+            Some(value) => map.insert(key, value, 0).map_err(CaptureError::map("write", self.name)),
+            None => absent_is_fine(map.remove(key), self.name),
+        }
     }
 
     /// Adds an entry unless there is one: replacing it would take the place of one that a program is
@@ -73,6 +110,48 @@ impl<K: Pod, V: Pod> Table<K, V> {
         let keys = map.keys().filter_map(Result::ok).filter(wanted);
         // A value is a system call more, and mostly others' keys are in there.
         keys.filter_map(|key| Some((key, map.get(&key, 0).ok()?))).collect()
+    }
+}
+
+// === impl Sparse ===
+
+impl<K: Pod, V: Pod> Sparse<K, V> {
+    const BITS: u32 = 8 * size_of::<K>() as u32;
+
+    pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, CaptureError> {
+        Ok(Self { name, map: Mutex::new(take(ebpf, name)?) })
+    }
+
+    pub(super) fn insert(&self, key: &K, value: &V) -> Result<(), CaptureError> {
+        lock(&self.map)
+            .insert(&Self::full(key), *value, 0)
+            .map_err(CaptureError::map("write", self.name))
+    }
+
+    pub(super) fn get(&self, key: &K) -> Result<Option<V>, CaptureError> {
+        match lock(&self.map).get(&Self::full(key), 0) {
+            Ok(value) => Ok(Some(value)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(CaptureError::map("read", self.name)(error)),
+        }
+    }
+
+    pub(super) fn remove(&self, key: &K) -> Result<(), CaptureError> {
+        absent_is_fine(lock(&self.map).remove(&Self::full(key)), self.name)
+    }
+
+    /// Every key.
+    pub(super) fn keys(&self) -> Vec<K> {
+        lock(&self.map).keys().filter_map(Result::ok).map(|key| key.data()).collect()
+    }
+
+    /// Every key that passes. Reads all of them.
+    pub(super) fn keys_of(&self, wanted: impl Fn(&K) -> bool) -> Vec<K> {
+        self.keys().into_iter().filter(wanted).collect()
+    }
+
+    fn full(key: &K) -> Key<K> {
+        Key::new(Self::BITS, *key)
     }
 }
 

@@ -16,6 +16,7 @@ use aya::{
     Btf, Ebpf,
     programs::{BtfTracePoint, CgroupSkb, Program, SockOps},
 };
+use weir_common::maps;
 
 pub use self::events::{TapEnd, TapEvents, TapNews, lost_text};
 use super::{
@@ -23,6 +24,7 @@ use super::{
     attach::{Hook, Scope, attach_hint, open},
     bpf::{self, AttachType},
     links::Attached,
+    memory::{MapMemory, OpenMaps},
     programs::refused,
     table::lock,
 };
@@ -58,6 +60,7 @@ pub struct Tap {
     programs: [OwnedFd; 2],
     /// Keeps the tracepoints attached, and has the maps that are not read yet.
     object: Mutex<Ebpf>,
+    open_maps: OpenMaps,
 }
 
 /// The programs on one workload's cgroup; taken off when dropped.
@@ -92,7 +95,8 @@ impl Tap {
             let program: &mut BtfTracePoint = program.try_into().map_err(refused(name))?;
             program.attach().map_err(refused(name))?;
         }
-        let tap = Self { programs, object: Mutex::new(object) };
+        let open_maps = OpenMaps::of(&object, |name| maps::OF_TAP.contains(&name));
+        let tap = Self { programs, object: Mutex::new(object), open_maps };
         proof::prove(&tap, instance)?;
         Ok(tap)
     }
@@ -103,6 +107,11 @@ impl Tap {
     /// Where it has been taken, or cannot be watched.
     pub fn events(&self) -> Result<TapEvents, CaptureError> {
         TapEvents::new(&mut lock(&self.object))
+    }
+
+    /// What the kernel has allocated for each of its maps.
+    pub fn map_memory(&self) -> impl Iterator<Item = MapMemory> {
+        self.open_maps.memory()
     }
 
     /// Taps a cgroup's connections that the connect hook marks from now on.

@@ -81,7 +81,9 @@ pub(super) fn table(report: &Report) -> String {
         ("sk_msg", status.sk_msg.clone()),
     ];
     if let Some(bytes) = status.resident_bytes {
-        lines.push(("memory", human_bytes(bytes)));
+        let kernel = status.kernel_bytes.map(human_bytes);
+        let kernel = kernel.map_or_else(String::new, |it| format!(", {it} of the kernel for maps"));
+        lines.push(("memory", format!("{}{kernel}", human_bytes(bytes))));
     }
     if let Some(admin) = status.admin {
         lines.push(("metrics", format!("http://{admin}/metrics")));

@@ -121,6 +121,7 @@ fn without_a_workload_the_advice_is_what_this_weir_is_told_by() {
         sk_msg: "off".into(),
         open_connections: 0,
         resident_bytes: None,
+        kernel_bytes: None,
         node,
         pods: Vec::new(),
         source_problem: None,
@@ -187,6 +188,7 @@ fn explanations_and_status_read_well() {
         sk_msg: "off".into(),
         open_connections: 12,
         resident_bytes: Some(9 << 20),
+        kernel_bytes: Some(7 << 20),
         node: true,
         pods: vec![
             pod("web-0", PodState::Waiting, "its cgroup does not exist yet"),

@@ -175,6 +175,7 @@ impl ControlHandler for Control {
                 Acceleration::Refused(why) => format!("off: {why}"),
             },
             open_connections: self.telemetry.open_connections() as u64,
+            kernel_bytes: Some(self.workloads.map_memory().iter().map(|map| map.bytes).sum()),
             resident_bytes: crate::telemetry::resident_bytes().map(i64::cast_unsigned),
             node: self.node.is_some(),
             pods: self.node.as_ref().map(|node| node.pods()).unwrap_or_default(),

@@ -30,6 +30,7 @@ use super::{
     asked::Asked,
     close::errno_name,
     destinations::Destinations,
+    kernel_memory::MapFacts,
     labels::{
         Base, CloseLabels, ConnectionLabels, DetectLabels, DowngradeLabels, ErrnoLabels,
         ExemplarLabels, LatencyLabels, Of, PeerLabels, ResponseLabels, RetryLabels, TimeoutLabels,
@@ -75,6 +76,7 @@ pub(super) struct Metrics {
     /// Those by destination, where they are asked for.
     pub(super) destinations: Option<Arc<Destinations>>,
     routes: Arc<Asked<RouteFacts>>,
+    maps: Arc<Asked<MapFacts>>,
 }
 
 #[derive(Debug)]
@@ -153,12 +155,14 @@ impl Metrics {
         registry.register_collector(Box::new(Arc::clone(&services)));
         let routes = Arc::new(Asked::default());
         registry.register_collector(Box::new(Arc::clone(&routes)));
+        let maps = Arc::new(Asked::default());
+        registry.register_collector(Box::new(Arc::clone(&maps)));
         registry.register_collector(Box::new(ProcessCollector));
         if let Some(destinations) = &destinations {
             registry.register_collector(Box::new(Arc::clone(destinations)));
         }
         let (bound, pods) = (RwLock::default(), RwLock::default());
-        Self { registry, families, bound, pods, workloads, services, destinations, routes }
+        Self { registry, families, bound, pods, workloads, services, destinations, routes, maps }
     }
 
     pub(super) fn encode(&self, format: TextFormat) -> String {
@@ -181,6 +185,10 @@ impl Metrics {
 
     pub(super) fn services(&self) -> &Asked<ServiceFacts> {
         &self.services
+    }
+
+    pub(super) fn maps(&self) -> &Asked<MapFacts> {
+        &self.maps
     }
 
     fn detected(&self, workload: &Arc<str>, direction: Direction, detection: Detection) {

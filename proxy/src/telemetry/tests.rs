@@ -116,7 +116,10 @@ fn metric_names_labels_and_buckets_are_linkerds() {
         .map(|line| match line.split_once(' ') {
             Some((name, _))
                 if name.starts_with("process_")
-                    || name.starts_with("weir_connect_duration_seconds") => format!("{name} N\n"),
+                    || name.starts_with("weir_connect_duration_seconds") =>
+            {
+                format!("{name} N\n")
+            }
             _ => format!("{line}\n"),
         })
         .collect();

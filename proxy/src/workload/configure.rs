@@ -97,7 +97,7 @@ pub(super) fn rewrite(
     switches: Switches,
 ) -> Result<(), CaptureError> {
     let (before, after) = policy;
-    kernel.ports.reserve(after.len())?;
+    kernel.ports.reserve(after)?;
     kernel.prefixes.reserve(prefixes(settings.1).len())?;
     for direction in [Direction::Outbound, Direction::Inbound] {
         for (port, status) in after.rules(direction) {

@@ -16,7 +16,7 @@ use weir_common::WorkloadId;
 use super::{Shared, Workload, configure::Switches, lock};
 use crate::{
     blocking::blocking,
-    capture::{CaptureError, Instance, Tap, TapEvents, TapLinks},
+    capture::{CaptureError, Instance, MapMemory, Tap, TapEvents, TapLinks},
     config::{EngineName, Fail, HttpEngine, WorkloadSettings},
     connection::{Context, Tapped, TappedConnections},
     service::Services,
@@ -76,6 +76,14 @@ impl Tapping {
             started
         });
         running.await.as_ref().map_err(Clone::clone)
+    }
+
+    /// What the kernel has allocated for its maps; nothing where it is not loaded.
+    pub fn map_memory(&self) -> Vec<MapMemory> {
+        match self.running.get() {
+            Some(Ok(running)) => running.tap.map_memory().collect(),
+            _ => Vec::new(),
+        }
     }
 
     /// Accounts for all that was tapped, and reads no more.

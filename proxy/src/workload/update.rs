@@ -158,13 +158,13 @@ impl Workload {
         // A weir that is killed in between comes back without anything that does not last.
         *lock(&self.temporary) = temporary.union(&lasting);
         let written = self.keep_temporary(kept).and_then(|()| {
-            self.kernel.ports.reserve(next.len())?;
+            self.kernel.ports.reserve(&next)?;
             write_all(&changes, |change, status| self.write_port(change, status))
         });
         *lock(&self.temporary) = if written.is_ok() { temporary } else { lasting };
         if let Err(error) = written {
             // What is there fits: it was there before.
-            let _ = self.kernel.ports.reserve(before.len());
+            let _ = self.kernel.ports.reserve(&before);
             let _ = self.keep_temporary(kept);
             return Err(error);
         }

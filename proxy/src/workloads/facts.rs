@@ -1,16 +1,19 @@
 //! What metrics are told of each workload at a scrape.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+};
 
 use weir_common::Reason;
 
-use super::{Workloads, waiting::Waiting};
+use super::{Shared, Workloads, waiting::Waiting};
 use crate::{
-    capture::{Instance, WorkloadMaps},
+    capture::{Instance, MapMemory, WorkloadMaps},
     config::{WorkloadSettings, fail_name},
     pod::Pod,
     sync::read,
-    telemetry::{PodLabels, WorkloadFacts},
+    telemetry::{MapFacts, PodLabels, WorkloadFacts},
     workload::Workload,
 };
 
@@ -32,9 +35,29 @@ impl Workloads {
         all.extend(all_waiting.values().map(|it| waiting(it, &self.shared.instance)));
         all
     }
+
+    /// What the kernel has allocated for each map.
+    #[must_use]
+    pub fn map_memory(&self) -> Vec<MapMemory> {
+        map_memory(&self.shared)
+    }
 }
 
 // === helpers ===
+
+/// The same at a scrape.
+pub(super) fn maps(shared: Weak<Shared>) -> impl Fn() -> Vec<MapFacts> + Send + Sync {
+    move || {
+        let maps = shared.upgrade().map_or_else(Vec::new, |shared| map_memory(&shared));
+        maps.into_iter().map(|MapMemory { name, bytes }| MapFacts { map: name, bytes }).collect()
+    }
+}
+
+fn map_memory(shared: &Shared) -> Vec<MapMemory> {
+    let mut all = shared.instance.map_memory();
+    all.extend(shared.tapping.map_memory());
+    all
+}
 
 /// Of one that runs.
 fn running(workload: &Workload) -> WorkloadFacts {

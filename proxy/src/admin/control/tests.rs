@@ -72,6 +72,7 @@ impl ControlHandler for Fake {
             sk_msg: "off".into(),
             open_connections: 3,
             resident_bytes: None,
+            kernel_bytes: None,
             node: false,
             pods: Vec::new(),
             source_problem: None,

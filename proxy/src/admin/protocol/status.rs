@@ -33,6 +33,9 @@ pub struct Status {
     pub open_connections: u64,
     /// Resident memory in bytes.
     pub resident_bytes: Option<u64>,
+    /// Memory that the kernel has allocated for maps, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_bytes: Option<u64>,
     /// Whether it is `weir node`, which is told by annotations what to capture.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub node: bool,

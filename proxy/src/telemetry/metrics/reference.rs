@@ -108,6 +108,7 @@ fn everything() -> Metrics {
             budget: vec![Figures { budget: "memory".into(), ..Figures::default() }],
         }]
     }));
+    metrics.maps().set(Box::new(|| vec![MapFacts { map: "PENDING".into(), bytes: 1 }]));
     metrics.services().set(Box::new(|| {
         vec![ServiceFacts {
             service: "shop/web:80".into(),
