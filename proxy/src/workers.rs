@@ -11,8 +11,13 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Handle};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// A timer that becomes the next one of a runtime wakes it with a write(2), even where the runtime itself
+/// sets it. With one that is never further away than this, those of connections are not the next.
+const TICK: Duration = Duration::from_secs(2);
 
 /// The threads; none where the accepting thread serves as well. Dropping it ends them, and what
 /// still runs on them.
@@ -107,6 +112,11 @@ impl Worker {
     fn start(number: usize, stop: &CancellationToken) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (handle, stop) = (runtime.handle().clone(), stop.clone());
+        let _ends_with_the_runtime = runtime.spawn(async {
+            loop {
+                sleep(TICK).await;
+            }
+        });
         let thread = thread::Builder::new()
             .name(format!("worker-{number}"))
             .spawn(move || runtime.block_on(stop.cancelled()))?;
