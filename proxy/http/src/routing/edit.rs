@@ -161,10 +161,11 @@ fn edit_fields<'a>(
     let start = head.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(0);
     let mut all: Vec<Line<'_>> = Vec::new();
     for line in head[start..].split_inclusive(|byte| *byte == b'\n') {
-        let content = line.trim_ascii_end();
-        if content.is_empty() {
+        // A line of nothing but spaces is none: it is folded, and fields come behind it.
+        if matches!(line, b"\n" | b"\r\n") {
             break;
         }
+        let content = line.trim_ascii_end();
         // A line that begins with a space belongs to the one before (RFC 9112 §5.2).
         let is_folded = matches!(line.first(), Some(b' ' | b'\t'));
         match all.last_mut() {
@@ -264,6 +265,15 @@ mod tests {
         let head = b"HTTP/1.1 200 OK\r\nA: 1\r\n 2\r\nB: 3\r\n\r\n";
         let edited = edit_response(head, &[FieldEdit::Remove("a".into())]);
         assert_eq!(edited, b"HTTP/1.1 200 OK\r\nB: 3\r\n\r\n");
+    }
+
+    /// The fields behind it were lost once.
+    #[test]
+    fn a_line_of_spaces_does_not_end_a_head() {
+        let head = b"GET / HTTP/1.1\r\nA: 1\r\n \r\nHost: shop\r\n\r\n";
+        let edits = RequestEdits { fields: [set("B", "2")].into(), ..RequestEdits::default() };
+        let expected = b"GET / HTTP/1.1\r\nA: 1\r\n \r\nHost: shop\r\nB: 2\r\n\r\n";
+        assert_eq!(edit_request(head, &edits), expected);
     }
 
     #[test]
