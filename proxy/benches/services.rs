@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use divan::{Bencher, black_box};
 use weir::service::{
-    Address, Delta, Origin, Policy, PortSpec, ServiceSpec, Services, SlicePort, SliceSpec,
+    Address, Delta, Origin, PortSpec, ServiceSpec, Services, SlicePort, SliceSpec,
     kubernetes::parse_json,
 };
 
@@ -17,7 +17,7 @@ fn main() {
 fn service(number: u32) -> Delta {
     let frontend = SocketAddr::from((std::net::Ipv4Addr::from_bits(0x0a60_0001 + number), 80));
     let port = PortSpec { name: "".into(), frontends: vec![frontend], app_protocol: None };
-    let spec = ServiceSpec { ports: vec![port], policy: Policy::default() };
+    let spec = ServiceSpec { ports: vec![port], ..ServiceSpec::default() };
     Delta::Service(format!("bench/{number}").into(), spec)
 }
 

@@ -99,7 +99,7 @@ impl Node {
                 let server = cluster::server(kubeconfig.as_deref()).await?;
                 let (reports, publish) = Reports::to_cluster(server.clone(), &node);
                 tasks.spawn(publish);
-                tasks.spawn(services::follow(&server, &known, reports.clone()));
+                tasks.spawn(services::follow(&server, &known, reports.clone(), options.linkerd));
                 let state = Arc::clone(&state);
                 tasks.spawn(async move { cluster::follow(server, &node, sender, &state).await });
                 reports

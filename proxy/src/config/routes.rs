@@ -256,6 +256,7 @@ impl Written {
             parents: vec![parent],
             rules: rules.collect::<Result<_, _>>()?,
             notes: Vec::new(),
+            is_default: false,
         })
     }
 }

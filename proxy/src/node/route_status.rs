@@ -346,7 +346,7 @@ mod tests {
             "spec": {"parentRefs": refs, "rules": rules}, "status": {"parents": before},
         }))
         .unwrap();
-        services.apply(Origin::Cluster, [object.delta()]).unwrap();
+        services.apply(Origin::Cluster, [object.delta(false)]).unwrap();
         let seen = object.seen();
         let state = services.route_state(Origin::Cluster, &seen.id);
         let wanted = parents(&seen, state.as_ref());

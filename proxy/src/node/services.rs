@@ -29,11 +29,14 @@ const NOT_FOUND: u16 = 404;
 /// So many changes of a first list are made at a time: the index is copied for each.
 const AT_A_TIME: usize = 1000;
 
+/// What an object changes.
+type Convert<K> = Box<dyn Fn(&K) -> Result<Option<Delta>, Problem> + Send>;
+
 /// A kind that is followed.
 struct Following<K> {
     services: Arc<Services>,
     kind: Kind,
-    convert: fn(&K) -> Result<Option<Delta>, Problem>,
+    convert: Convert<K>,
     /// What the status of a route is written from.
     seen: fn(&K) -> Option<RouteSeen>,
     statuses: Arc<Statuses>,
@@ -48,24 +51,26 @@ pub(super) fn follow(
     server: &Server,
     services: &Arc<Services>,
     reports: Reports,
+    linkerd: bool,
 ) -> impl Future<Output = ()> + use<> {
     let statuses = Arc::new(Statuses::default());
     let all = watcher::Config::default;
     let proxied = || all().labels(&format!("!{NO_PROXY}"));
     let into = (services, &statuses);
-    let following_services = Following::new(into, Kind::Services, |object| {
-        service(object).map(|(name, spec)| Some(Delta::Service(name, spec)))
+    let following_services = Following::new(into, Kind::Services, move |object: &ServiceObject| {
+        service(object, linkerd).map(|(name, spec)| Some(Delta::Service(name, spec)))
     });
-    let following_slices =
-        Following::new(into, Kind::Slices, |object| Ok(slice(object)?.map(Delta::Slice)));
+    let following_slices = Following::new(into, Kind::Slices, |object: &SliceObject| {
+        Ok(slice(object)?.map(Delta::Slice))
+    });
     let mut following_http =
-        Following::new(into, Kind::Routes(RouteKind::Http), |object: &HttpRouteObject| {
-            Ok(Some(object.delta()))
+        Following::new(into, Kind::Routes(RouteKind::Http), move |object: &HttpRouteObject| {
+            Ok(Some(object.delta(linkerd)))
         });
     following_http.seen = |object| Some(object.seen());
     let mut following_grpc =
-        Following::new(into, Kind::Routes(RouteKind::Grpc), |object: &GrpcRouteObject| {
-            Ok(Some(object.delta()))
+        Following::new(into, Kind::Routes(RouteKind::Grpc), move |object: &GrpcRouteObject| {
+            Ok(Some(object.delta(linkerd)))
         });
     following_grpc.seen = |object| Some(object.seen());
     let writing = write(server.clone(), Arc::clone(services), Arc::clone(&statuses), reports);
@@ -90,12 +95,12 @@ impl<K: kube::Resource> Following<K> {
     fn new(
         (services, statuses): (&Arc<Services>, &Arc<Statuses>),
         kind: Kind,
-        convert: fn(&K) -> Result<Option<Delta>, Problem>,
+        convert: impl Fn(&K) -> Result<Option<Delta>, Problem> + Send + 'static,
     ) -> Self {
         Self {
             services: Arc::clone(services),
             kind,
-            convert,
+            convert: Box::new(convert),
             seen: |_| None,
             statuses: Arc::clone(statuses),
             listed: HashSet::new(),

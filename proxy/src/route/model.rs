@@ -42,6 +42,8 @@ pub struct Route {
     pub rules: Vec<Rule>,
     /// What is in it and has no effect, for people.
     pub notes: Vec<String>,
+    /// Only where the clients of its parent have no other route.
+    pub is_default: bool,
 }
 
 /// A service whose clients a route is for.

@@ -51,6 +51,7 @@ fn route(kind: RouteKind, name: &str, created: Option<&str>, rules: Vec<Vec<Matc
         parents: Vec::new(),
         rules,
         notes: Vec::new(),
+        is_default: false,
     })
 }
 

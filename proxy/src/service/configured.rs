@@ -220,7 +220,7 @@ fn deltas(config: &Declared, answers: &HashMap<Query, Vec<Found>>) -> Vec<Delta>
         };
         let port = PortSpec { name: "".into(), frontends, app_protocol: None };
         let name: Arc<str> = service.name.as_str().into();
-        let spec = ServiceSpec { ports: vec![port], policy };
+        let spec = ServiceSpec { ports: vec![port], policy, routes: Vec::new() };
         deltas.push(Delta::Service(Arc::clone(&name), spec));
         let mut by_port: BTreeMap<u16, Vec<Address>> = BTreeMap::new();
         for endpoint in &service.endpoints {

@@ -95,7 +95,7 @@ impl Services {
 
     /// All routes.
     pub(super) fn all_routes(&self) -> BTreeMap<RouteKey, Arc<Route>> {
-        self.lock().routes().clone()
+        self.lock().routes()
     }
 
     /// Routes of which the newest version was not taken over, and why.

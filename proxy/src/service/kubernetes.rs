@@ -4,6 +4,7 @@
 mod convert;
 mod directory;
 mod gateway;
+mod linkerd;
 mod object;
 mod route;
 

@@ -403,6 +403,7 @@ mod tests {
             parents: vec![Parent { service: "shop/s".into(), port: Some(80), section: None }],
             rules: vec![Rule { backends: vec![backend], ..Rule::default() }],
             notes: Vec::new(),
+            is_default: false,
         })
     }
 

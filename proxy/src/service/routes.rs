@@ -117,7 +117,8 @@ impl Routes {
         let index = Index::new(targets);
         let mut all = Self::default();
         let mut by_port: BTreeMap<_, Vec<&RouteKey>> = BTreeMap::new();
-        for (key, route) in routes {
+        let (defaults, others): (Vec<_>, Vec<_>) = routes.iter().partition(|it| it.1.is_default);
+        for (key, route) in others.into_iter().chain(defaults) {
             for (place, parent) in route.parents.iter().enumerate() {
                 let ports = index.ports_of(key.0, parent);
                 if ports.is_empty() {
@@ -131,6 +132,13 @@ impl Routes {
                 for (origin, port) in ports {
                     let id = (origin, Arc::clone(&parent.service), port);
                     let of_port = by_port.entry(id).or_default();
+                    let is_of_all = |it: &&RouteKey| {
+                        let other = &routes[*it];
+                        !other.is_default && other.consumers_of(&parent.service).is_none()
+                    };
+                    if route.is_default && of_port.iter().any(is_of_all) {
+                        continue;
+                    }
                     if !of_port.contains(&key) {
                         of_port.push(key);
                         let attached = all.attached.entry(key.clone()).or_default();

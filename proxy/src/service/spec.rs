@@ -105,6 +105,8 @@ pub struct ServiceSpec {
     pub ports: Vec<PortSpec>,
     /// How its connections are balanced.
     pub policy: Policy,
+    /// What its requests follow where it has no routes.
+    pub routes: Vec<Arc<Route>>,
 }
 
 /// A port of a service.

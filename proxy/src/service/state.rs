@@ -172,18 +172,27 @@ impl State {
     /// All routes, linked with the services that there are; `None` if nothing has changed for them.
     pub(super) fn link(&mut self, services_changed: bool) -> Option<Routes> {
         let is_unlinked = std::mem::take(&mut self.is_unlinked);
-        let is_stale = is_unlinked || (services_changed && !self.routes.is_empty());
-        if !is_stale {
+        if !is_unlinked && !services_changed {
+            return None;
+        }
+        let routes = self.routes();
+        if !is_unlinked && routes.is_empty() {
             return None;
         }
         let mut budgets = std::mem::take(&mut self.budgets);
-        let linked = Routes::link(&self.routes, self.targets(), &mut budgets);
+        let linked = Routes::link(&routes, self.targets(), &mut budgets);
         self.budgets = budgets;
         Some(linked)
     }
 
-    pub(super) const fn routes(&self) -> &BTreeMap<RouteKey, Arc<Route>> {
-        &self.routes
+    /// All of them, with those that services have of their own.
+    pub(super) fn routes(&self) -> BTreeMap<RouteKey, Arc<Route>> {
+        let specs = self.services.iter().filter_map(|(id, it)| Some((id.0, it.spec.as_ref()?)));
+        let of_services = specs.flat_map(|(origin, spec)| {
+            spec.routes.iter().map(move |it| ((origin, it.id.clone()), Arc::clone(it)))
+        });
+        let own = self.routes.iter().map(|(key, it)| (key.clone(), Arc::clone(it)));
+        of_services.chain(own).collect()
     }
 
     fn define(
@@ -229,7 +238,10 @@ impl State {
                 known.write().insert(*frontend, Arc::clone(target));
             }
         }
-        entry.spec = Some(spec);
+        let before = entry.spec.replace(spec);
+        let routes = |spec: &ServiceSpec| spec.routes.clone();
+        self.is_unlinked |= before.as_ref().map(routes).unwrap_or_default()
+            != entry.spec.as_ref().map(routes).unwrap_or_default();
         self.refresh(&id);
         if frees {
             self.retry(known);
@@ -242,7 +254,8 @@ impl State {
         let Some(entry) = self.services.get_mut(id) else { return };
         remove(&entry.targets, known);
         entry.targets.clear();
-        entry.spec = None;
+        let spec = entry.spec.take();
+        self.is_unlinked |= spec.is_some_and(|spec| !spec.routes.is_empty());
         if entry.slices.is_empty() {
             self.services.remove(id);
         }

@@ -31,7 +31,7 @@ pub(super) fn service(service: &str, frontends: &[&str]) -> Delta {
         frontends: frontends.iter().map(|it| addr(it)).collect(),
         app_protocol: None,
     }];
-    Delta::Service(name(service), ServiceSpec { ports, policy: Policy::default() })
+    Delta::Service(name(service), ServiceSpec { ports, ..ServiceSpec::default() })
 }
 
 pub(super) fn slice(slice: &str, service: &str, port: u16, ips: &[&str]) -> Delta {
@@ -234,6 +234,7 @@ fn requests_to_a_service_share_a_budget_of_retries_that_outlives_changes() {
         parents: vec![Parent { service: name("s"), port: None, section: None }],
         rules: vec![rule("/", "one"), rule("/again", "one"), rule("/two", "two")],
         notes: Vec::new(),
+        is_default: false,
     };
     let services = Arc::new(Services::default());
     let deltas = [

@@ -9,6 +9,7 @@ use super::{
         Address, Conditions, Policy, PortSpec, Problem, ServiceSpec, SlicePort, SliceSpec,
         error::Fault,
     },
+    linkerd::of_service,
     object::{
         BALANCE, EndpointBody, NO_PROXY, Named, SERVICE_NAME, SLOW_START, ServiceBody,
         ServiceObject, SliceObject, full_name,
@@ -21,7 +22,10 @@ use crate::{balance::LONGEST_SLOW_START, units::parse_duration};
 ///
 /// # Errors
 /// What is wrong with the object, which is not to be taken over then.
-pub(crate) fn service(object: &ServiceObject) -> Result<(Arc<str>, ServiceSpec), Problem> {
+pub(crate) fn service(
+    object: &ServiceObject,
+    linkerd: bool,
+) -> Result<(Arc<str>, ServiceSpec), Problem> {
     let name = named(&object.metadata, "Service")?;
     let refuse =
         |fault: String| Problem { place: format!("Service {name}"), fault: Fault::Other(fault) };
@@ -52,6 +56,10 @@ pub(crate) fn service(object: &ServiceObject) -> Result<(Arc<str>, ServiceSpec),
     let annotation = |name| object.metadata.annotations.as_ref()?.get(name);
     let mode = annotation(BALANCE).map(|text| text.parse()).transpose();
     let slow_start = annotation(SLOW_START).map_or(Ok(Duration::ZERO), |text| slow_start(text));
+    let (breaker, routes) = match linkerd {
+        true => of_service(&object.metadata).map_err(refuse)?,
+        false => (None, Vec::new()),
+    };
     let policy = Policy {
         mode: mode.map_err(|error: String| refuse(format!("annotation {BALANCE}: {error}")))?,
         slow_start: slow_start
@@ -59,9 +67,9 @@ pub(crate) fn service(object: &ServiceObject) -> Result<(Arc<str>, ServiceSpec),
         sticky: body.session_affinity.as_deref() == Some("ClientIP"),
         local_only: body.internal_traffic_policy.as_deref() == Some("Local"),
         not_ready_too: body.publish_not_ready_addresses == Some(true),
-        ..Policy::default()
+        breaker: breaker.unwrap_or_default(),
     };
-    Ok((name, ServiceSpec { ports: specs, policy }))
+    Ok((name, ServiceSpec { ports: specs, policy, routes }))
 }
 
 /// The group of endpoints that an object is; `None` for one of no service, or of names.

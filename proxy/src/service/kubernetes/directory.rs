@@ -109,7 +109,7 @@ fn taken(objects: Vec<AnyObject>) -> Result<Vec<Delta>, String> {
     for object in &parsed {
         let delta = match object {
             Typed::Service(object) => {
-                service(object).map(|(name, spec)| Some(Delta::Service(name, spec)))
+                service(object, false).map(|(name, spec)| Some(Delta::Service(name, spec)))
             }
             Typed::Slice(object) => slice(object).map(|slice| slice.map(Delta::Slice)),
             Typed::Route(route) => Ok(Some(Delta::Route((**route).clone()))),
@@ -234,8 +234,8 @@ fn typed(object: AnyObject) -> Result<Typed, String> {
         "EndpointSlice" => Typed::Slice(object.into_slice()),
         "HTTPRoute" | "GRPCRoute" => {
             let read = match object.spec {
-                Body::Http(body) => route(&object.metadata, body),
-                Body::Grpc(body) => route(&object.metadata, body),
+                Body::Http(body) => route(&object.metadata, body, false),
+                Body::Grpc(body) => route(&object.metadata, body, false),
                 _ => Err(wrong(&object, "spec is missing")),
             };
             Typed::Route(Box::new(read.map_err(|problem| problem.to_string())?))

@@ -8,7 +8,10 @@ use k8s_openapi::{
 };
 use serde::{Deserialize, Deserializer};
 
-use super::gateway::{GrpcBody, HttpBody};
+use super::{
+    gateway::{GrpcBody, HttpBody},
+    linkerd::GROUPS,
+};
 
 /// The label of services that another proxy serves, which kube-proxy leaves alone too.
 pub(crate) const NO_PROXY: &str = "service.kubernetes.io/service-proxy-name";
@@ -170,7 +173,8 @@ impl<'de> Deserialize<'de> for Kept {
             fn visit_map<M: serde::de::MapAccess<'de>>(self, mut map: M) -> Result<Kept, M::Error> {
                 let mut kept = BTreeMap::new();
                 while let Some(key) = map.next_key::<Cow<'_, str>>()? {
-                    if KEPT.contains(&&*key) {
+                    let is_linkerds = GROUPS.iter().any(|group| key.starts_with(group));
+                    if KEPT.contains(&&*key) || is_linkerds {
                         kept.insert(key.into_owned(), map.next_value()?);
                     } else {
                         map.next_value::<serde::de::IgnoredAny>()?;

@@ -14,6 +14,7 @@ use super::{
         Modifier, NamedMatch, PathBody, PathChangeBody, PathKind, RetryBody, RouteBody, RuleBody,
         TextKind, TimeoutsBody,
     },
+    linkerd::Wanted,
     object::{AFFINITY, FAULT, full_name, slim},
 };
 use crate::route::{
@@ -54,6 +55,8 @@ pub(crate) struct RouteSeen {
 struct Extra {
     faults: Option<Arc<Faults>>,
     affinity: Option<Affinity>,
+    /// Linkerd's, where those are read.
+    wanted: Wanted,
 }
 
 /// An HTTPRoute.
@@ -76,11 +79,13 @@ pub(crate) trait MatchBody: DeserializeOwned {
 pub(super) fn route<M: MatchBody>(
     metadata: &ObjectMeta,
     body: RouteBody<M>,
+    linkerd: bool,
 ) -> Result<Route, Problem> {
     let name: Arc<str> = full_name(metadata).into();
     let id = RouteId { kind: M::KIND, name };
     let place = id.to_string();
-    convert(metadata, id, body).map_err(|fault| Problem { place, fault: Fault::Other(fault) })
+    convert(metadata, id, body, linkerd)
+        .map_err(|fault| Problem { place, fault: Fault::Other(fault) })
 }
 
 // === impl RouteObject ===
@@ -100,7 +105,7 @@ impl<M: MatchBody> RouteObject<M> {
 
     /// What the object changes. One that is wrong leaves the route as it was, and one without a Service as
     /// parent is none.
-    pub(crate) fn delta(&self) -> Delta {
+    pub(crate) fn delta(&self, linkerd: bool) -> Delta {
         let id = RouteId { kind: M::KIND, name: full_name(&self.metadata).into() };
         let parents = self.spec["parentRefs"].as_array().into_iter().flatten();
         if !parents.into_iter().any(|it| it["kind"] == "Service") {
@@ -108,7 +113,7 @@ impl<M: MatchBody> RouteObject<M> {
         }
         let body = serde_json::from_value::<RouteBody<M>>(self.spec.clone());
         let read = body.map_err(|error| error.to_string()).and_then(|body| {
-            route(&self.metadata, body).map_err(|problem| problem.fault.to_string())
+            route(&self.metadata, body, linkerd).map_err(|problem| problem.fault.to_string())
         });
         read.map_or_else(|fault| Delta::RefusedRoute(id, fault), Delta::Route)
     }
@@ -146,7 +151,7 @@ impl<M: MatchBody> kube::Resource for RouteObject<M> {
 // === impl Extra ===
 
 impl Extra {
-    fn of(metadata: &ObjectMeta) -> Result<Self, String> {
+    fn of(metadata: &ObjectMeta, linkerd: Option<RouteKind>) -> Result<Self, String> {
         let annotation = |name| metadata.annotations.as_ref()?.get(name);
         let wrong = |name: &str, fault: String| format!("annotation {name}: {fault}");
         let faults = annotation(FAULT).map(|text| Faults::parse(text)).transpose();
@@ -154,6 +159,10 @@ impl Extra {
         Ok(Self {
             faults: faults.map_err(|fault| wrong(FAULT, fault))?.map(Arc::new),
             affinity: affinity.map_err(|fault| wrong(AFFINITY, fault))?,
+            wanted: match linkerd {
+                Some(kind) => Wanted::of_route(metadata, kind)?,
+                None => Wanted::default(),
+            },
         })
     }
 }
@@ -210,6 +219,7 @@ fn convert<M: MatchBody>(
     metadata: &ObjectMeta,
     id: RouteId,
     body: RouteBody<M>,
+    linkerd: bool,
 ) -> Result<Route, String> {
     let namespace = metadata.namespace.as_deref().unwrap_or("default");
     let RouteBody { parent_refs, hostnames, rules } = body;
@@ -235,7 +245,7 @@ fn convert<M: MatchBody>(
     if rules.is_empty() {
         return Err("it has no rules".to_owned());
     }
-    let extra = Extra::of(metadata)?;
+    let extra = Extra::of(metadata, linkerd.then_some(M::KIND))?;
     let rules = rules.into_iter().enumerate().map(|(at, body)| {
         let named = body.name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
         rule(body, namespace, &extra).map_err(|fault| format!("rules[{at}]{named}: {fault}"))
@@ -247,6 +257,7 @@ fn convert<M: MatchBody>(
         parents,
         rules: rules.collect::<Result<_, _>>()?,
         notes,
+        is_default: false,
     })
 }
 
@@ -271,7 +282,7 @@ fn rule<M: MatchBody>(body: RuleBody<M>, namespace: &str, extra: &Extra) -> Resu
         let service = format!("{namespace}/{name}").into();
         Ok(Backend { service, port: Some(port), weight, filters: filters(it.filters)? })
     });
-    let rule = Rule {
+    let mut rule = Rule {
         name: body.name.map(Into::into),
         matches,
         filters: filters(body.filters)?,
@@ -294,6 +305,7 @@ fn rule<M: MatchBody>(body: RuleBody<M>, namespace: &str, extra: &Extra) -> Resu
         affinity: extra.affinity.clone(),
         ..Rule::default()
     };
+    extra.wanted.add_to(&mut rule, M::KIND);
     rule.check()?;
     Ok(rule)
 }
