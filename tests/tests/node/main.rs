@@ -1,6 +1,7 @@
 //! `weir node` beside an API server that behaves and misbehaves as a cluster's, with pods made of
 //! real cgroups, network namespaces and processes, and with traffic through them.
 
+mod conformance;
 mod directory;
 mod going;
 mod hundred;

@@ -94,6 +94,23 @@ pub(crate) const CASES: &[Case] = &[
     case("GET /limit/backend?delay=3600", 504, "", &["response x-weir-error=timeout"]),
     case("GET /limit/none?delay=0.1", 200, "echo-v1", &[]),
     case("GET /limit/long?delay=0.1", 200, "echo-v1", &[]),
+    // Which match counts: a method before fields, more fields before fewer, and the first of those that are equal.
+    case("GET /order", 200, "echo-v2", &[]),
+    case("DELETE /order", 200, "echo-v1", &[]),
+    case("GET /order one: 1 two: 2", 200, "echo-v2", &[]),
+    case("DELETE /order one: 1", 200, "echo-v2", &[]),
+    case("DELETE /order one: 1 two: 2", 200, "echo-v1", &[]),
+    case("GET /order/longer/x", 200, "echo-v1", &["path /order/longer/x"]),
+    case("GET /equal", 200, "echo-v1", &[]),
+    // More of rewrites and redirects.
+    case("GET /host/x?y", 200, "echo-v1", &["path /host/x?y", "field Host=two.example.org"]),
+    case("GET /redirect/303?q=1", 303, "", &["response location=http://10.96.0.10:8080/see?q=1"]),
+    case(
+        "GET /redirect/all",
+        308,
+        "",
+        &["response location=https://two.example.org:8443/redirect/all"],
+    ),
 ];
 
 /// As both doors have it: match, what else is in the rule (TOML and YAML), and the backends.
@@ -198,6 +215,33 @@ pub(crate) const RULES: &[RuleText] = &[
         yaml: "timeouts: {request: 1h, backendRequest: 30m}",
         backends: ONE,
     },
+    rule(&["path=/order"], ONE),
+    rule(&["path=/order method=GET"], TWO),
+    rule(&["path=/order header=one:1"], TWO),
+    rule(&["path=/order header=one:1 header=two:2"], ONE),
+    rule(&["path=/order/longer"], ONE),
+    rule(&["path=/equal"], ONE),
+    rule(&["path=/equal"], TWO),
+    RuleText {
+        matches: &["path=/host"],
+        toml: "rewrite = { hostname = \"two.example.org\" }",
+        yaml: "filters: [{type: URLRewrite, urlRewrite: {hostname: two.example.org}}]",
+        backends: ONE,
+    },
+    RuleText {
+        matches: &["path=/redirect/303"],
+        toml: "redirect = { path = \"/see\", status = 303 }",
+        yaml: "filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath, \
+               replaceFullPath: /see}, statusCode: 303}}]",
+        backends: &[],
+    },
+    RuleText {
+        matches: &["path=/redirect/all"],
+        toml: "redirect = { scheme = \"https\", hostname = \"two.example.org\", port = 8443, status = 308 }",
+        yaml: "filters: [{type: RequestRedirect, requestRedirect: {scheme: https, hostname: \
+               two.example.org, port: 8443, statusCode: 308}}]",
+        backends: &[],
+    },
 ];
 
 // === impl RuleText ===
@@ -211,14 +255,17 @@ impl RuleText {
 
     pub(crate) fn toml(&self) -> String {
         let matches = self.parts().map(|parts| {
+            let (headers, parts) = headers(parts);
+            let headers = headers.iter().map(|(name, value)| format!("{name} = \"{value}\""));
+            let headers = headers.collect::<Vec<_>>().join(", ");
+            let headers = (!headers.is_empty()).then(|| format!("headers = {{ {headers} }}"));
             let parts = parts.into_iter().map(|(key, value)| match (key, value.split_once(':')) {
-                ("header", Some((name, value))) => format!("headers = {{ {name} = \"{value}\" }}"),
                 ("query", Some((name, value))) => format!("query = {{ {name} = \"{value}\" }}"),
                 ("exact", _) => format!("path_exact = \"{value}\""),
                 ("regex", _) => format!("path_regex = '{value}'"),
                 _ => format!("{key} = \"{value}\""),
             });
-            format!("{{ {} }}", parts.collect::<Vec<_>>().join(", "))
+            format!("{{ {} }}", parts.chain(headers).collect::<Vec<_>>().join(", "))
         });
         let backends = self
             .backends
@@ -234,10 +281,11 @@ impl RuleText {
 
     pub(crate) fn yaml(&self) -> String {
         let matches = self.parts().map(|parts| {
+            let (headers, parts) = headers(parts);
+            let each = |(name, value): &(&str, &str)| format!("{{name: {name}, value: '{value}'}}");
+            let headers = headers.iter().map(each).collect::<Vec<_>>().join(", ");
+            let headers = (!headers.is_empty()).then(|| format!("headers: [{headers}]"));
             let parts = parts.into_iter().map(|(key, value)| match (key, value.split_once(':')) {
-                ("header", Some((name, value))) => {
-                    format!("headers: [{{name: {name}, value: {value}}}]")
-                }
                 ("query", Some((name, value))) => {
                     format!("queryParams: [{{name: {name}, value: {value}}}]")
                 }
@@ -246,7 +294,7 @@ impl RuleText {
                 ("path", _) => format!("path: {{type: PathPrefix, value: '{value}'}}"),
                 _ => format!("{key}: {value}"),
             });
-            format!("{{{}}}", parts.collect::<Vec<_>>().join(", "))
+            format!("{{{}}}", parts.chain(headers).collect::<Vec<_>>().join(", "))
         });
         let backends = self
             .backends
@@ -259,4 +307,15 @@ impl RuleText {
             self.yaml
         )
     }
+}
+
+// === helpers ===
+
+type Parts<'a> = Vec<(&'a str, &'a str)>;
+
+/// The fields that a match asks for by name, and the rest of it.
+fn headers(parts: Parts<'_>) -> (Parts<'_>, Parts<'_>) {
+    let (headers, rest): (Parts<'_>, Parts<'_>) =
+        parts.into_iter().partition(|it| it.0 == "header");
+    (headers.into_iter().filter_map(|it| it.1.split_once(':')).collect(), rest)
 }
