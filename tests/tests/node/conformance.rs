@@ -11,6 +11,7 @@ use weir_tests::{
         cluster::{Cluster, SHOP, SOON},
         object::{Owner, uid},
         pod::{Layout, Pod},
+        store::Kind,
     },
     netns::ip,
     process::{Process, run, wait_until},
@@ -85,6 +86,25 @@ impl Answer {
 
 impl Place {
     fn new(rules: &[table::RuleText]) -> Result<Self> {
+        let place = Self::with(&[])?;
+        let text = format!(
+            "parentRefs: [{{group: '', kind: Service, name: echo, sectionName: web}}]\nrules:\n{}",
+            rules.iter().map(table::RuleText::yaml).collect::<String>()
+        );
+        let spec: Value = serde_saphyr::from_str(&text).context(text)?;
+        let mut route =
+            object("HTTPRoute", "gateway.networking.k8s.io/v1", "all", &json!({"spec": spec}));
+        route["metadata"]["generation"] = json!(1);
+        place.cluster.api.put(&route);
+        wait_until("the route", SOON, || {
+            let known = place.weir.json(&["routes"])?;
+            Ok(known["routes"][0]["in_force"] == json!([format!("{SHOP}/echo:{PORT}")]))
+        })?;
+        Ok(place)
+    }
+
+    /// Services without routes, and a weir with these flags.
+    fn with(flags: &[&str]) -> Result<Self> {
         let cluster = Cluster::new()?;
         let pod = cluster.start(&opted("client", Owner::Deployment), Layout::SystemdContainerd)?;
         let host = pod.addresses().host.clone();
@@ -97,23 +117,9 @@ impl Place {
         for (name, vip, ports) in SERVICES {
             put_service(&cluster, (name, vip), &host, ports);
         }
-        let weir = cluster.weir()?.start()?;
+        let weir = cluster.weir()?.flags(flags).start()?;
         cluster.settle(&weir, &[&pod])?;
-        let text = format!(
-            "parentRefs: [{{group: '', kind: Service, name: echo, sectionName: web}}]\nrules:\n{}",
-            rules.iter().map(table::RuleText::yaml).collect::<String>()
-        );
-        let spec: Value = serde_saphyr::from_str(&text).context(text)?;
-        let mut route =
-            object("HTTPRoute", "gateway.networking.k8s.io/v1", "all", &json!({"spec": spec}));
-        route["metadata"]["generation"] = json!(1);
-        cluster.api.put(&route);
-        let place = Self { weir, _servers: servers, pod, cluster };
-        wait_until("the route", SOON, || {
-            let known = place.weir.json(&["routes"])?;
-            Ok(known["routes"][0]["in_force"] == json!([format!("{SHOP}/echo:{PORT}")]))
-        })?;
-        Ok(place)
+        Ok(Self { weir, _servers: servers, pod, cluster })
     }
 
     /// The answers to requests on one connection, and how many connections there were in the end.
@@ -189,11 +195,37 @@ fn each_request_follows_the_rule_that_it_matches() -> Result<()> {
     let first = answers.iter().filter(|it| it.server() == "echo-v1").count();
     ensure!((325..=375).contains(&first), "{first} of 500");
     // The route says that one of its backends is no service.
-    let key = (weir_tests::kube::store::Kind::HttpRoute, SHOP.to_owned(), "all".to_owned());
+    let key = (Kind::HttpRoute, SHOP.to_owned(), "all".to_owned());
     wait_until("the status", SOON, || {
         let route = place.cluster.api.object(&key).context("the route")?;
         let text = route["status"]["parents"][0]["conditions"].to_string();
         Ok(text.contains("BackendNotFound") && text.contains("shop/nothing"))
     })?;
+    place.cluster.api.nothing_forbidden()
+}
+
+/// What a Service says in Linkerd's words, where that was asked for.
+#[test]
+fn requests_to_a_service_have_the_limits_of_linkerds_annotations() -> Result<()> {
+    let place = Place::with(&["--linkerd-annotations"])?;
+    let key = (Kind::Service, SHOP.to_owned(), "echo".to_owned());
+    place.cluster.api.annotate(&key, "timeout.linkerd.io/request", Some("500ms"));
+    let routes = || place.weir.json(&["routes"]);
+    wait_until("the route of the annotation", SOON, || {
+        Ok(routes()?["routes"][0]["route"] == format!("{SHOP}/echo (Service)"))
+    })?;
+    let (answers, connections) = place.answers(&["GET /?delay=3600", "GET /"])?;
+    ensure!(answers[0].0 == 504 && answers[0].is("response x-weir-error=timeout"));
+    ensure!(answers[1].0 == 200 && answers[1].server() == "echo" && connections == 1);
+    // What is wrong is named, and changes nothing.
+    place.cluster.api.annotate(&key, "timeout.linkerd.io/request", Some("soon"));
+    wait_until("the problem in the log", SOON, || {
+        let log = place.weir.process.log();
+        Ok(log.contains("Service shop/echo: annotation timeout.linkerd.io/request: \"soon\""))
+    })?;
+    let seconds = &routes()?["routes"][0]["rules"][0]["timeouts"]["request"];
+    ensure!(*seconds == 0.5, "{seconds}");
+    place.cluster.api.annotate(&key, "timeout.linkerd.io/request", None);
+    wait_until("no route", SOON, || Ok(routes()?["routes"] == json!([])))?;
     place.cluster.api.nothing_forbidden()
 }
