@@ -77,7 +77,8 @@ impl Uses {
                 continue;
             };
             all.extend(own.iter().map(String::as_str));
-            let missing = labels.iter().filter(|label| !own.contains(*label));
+            let is_known = |label: &str| own.contains(label) || OF_TARGETS.contains(&label);
+            let missing = labels.iter().filter(|label| !is_known(label));
             unknown.extend(missing.map(|label| format!("label {label} of {metric}")));
         }
         let missing = self.grouped.iter().filter(|label| !all.contains(label.as_str()));
@@ -200,7 +201,7 @@ fn the_dashboard_and_the_rules_ask_for_metrics_that_there_are() -> Result<()> {
     let mut weir = Run::new(&pods.node, pods.dir())
         .workload("a", pods.pod_a.cgroup(), Some(&pods.pod_a.netns))
         .flags(&metrics::FLAGS)
-        .flags(&["--service", &service])
+        .flags(&["--service", &service, "--destination-metrics", "5"])
         .flags(&["--config", &routes(&pods)?])
         .start()?;
     ask(&pods, server, "GET / HTTP/1.1\r\nhost: a\r\n\r\n")?;
