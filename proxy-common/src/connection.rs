@@ -77,8 +77,10 @@ pub struct OriginalDestination {
     pub properties: Properties,
     /// 1 with a socket that is counted in [`maps::OPEN`].
     pub counted: u32,
-    /// Padding.
-    pub _pad: u32,
+    /// The process that connects, in the PID namespace of the machine; 0 if not known.
+    pub pid: u32,
+    /// The name of its thread (`TASK_COMM_LEN` bytes), as it stands in memory.
+    pub command: [u64; 2],
 }
 
 /// Key of the [`Name`] of an MPTCP socket: what tells it from others is the same as of the TCP socket

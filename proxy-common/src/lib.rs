@@ -100,10 +100,10 @@ const _: () = {
     assert!(size_of::<ConnectionKey>() == 48);
     assert!(size_of::<OpenKey>() == 8);
     assert!(size_of::<Properties>() == 64);
-    assert!(size_of::<OriginalDestination>() == 136);
+    assert!(size_of::<OriginalDestination>() == 152);
     assert!(size_of::<CounterKey>() == 8);
     assert!(size_of::<TupleKey>() == 48);
-    assert!(size_of::<CloseEvent>() == 176);
+    assert!(size_of::<CloseEvent>() == 192);
     assert!(size_of::<HoldEvent>() == 168);
 };
 

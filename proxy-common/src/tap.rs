@@ -201,7 +201,7 @@ pub const TAP_SHOWN: u32 = 65_536;
 
 const _: () = {
     assert!(size_of::<TapEvent>() == 40);
-    assert!(size_of::<TapOpened>() == 168);
+    assert!(size_of::<TapOpened>() == 184);
     assert!(size_of::<TapFigures>() == 32);
     assert!(size_of::<TapEnded>() == 32);
     assert!(size_of::<TapSide>() == 88);
