@@ -147,7 +147,7 @@ impl Metrics {
             );
         }
         for errno in EXHAUSTED {
-            families.accept_errors.get_or_create(&ErrnoLabels { errno: errno_name(errno) });
+            drop(families.accept_errors.get_or_create(&ErrnoLabels { errno: errno_name(errno) }));
         }
         let workloads = Arc::new(Asked::default());
         registry.register_collector(Box::new(Arc::clone(&workloads)));
