@@ -48,6 +48,7 @@ use crate::{
     detect::dialogue::Lesson,
     forward::tcp::{self, Endpoint, Socket, TcpEnd, TcpOptions},
     learn::{Change, Learn, Learning},
+    process::Process,
     stop::Stop,
     telemetry::{CloseReason, ConnectionGuard, ConnectionInfo, Telemetry},
     upstream::{Target, Upstream},
@@ -140,11 +141,11 @@ impl Context {
         let accepted = Instant::now();
         let Some(captured) = captured else {
             let destination = client.local_addr().unwrap_or(peer);
-            let guard = self.open(Direction::Outbound, peer, destination);
+            let guard = self.open(Direction::Outbound, peer, destination, None);
             return refuse(client, guard, CloseReason::NoOriginalDestination);
         };
         let Captured { direction, destination, .. } = captured;
-        let guard = self.open(direction, peer, destination);
+        let guard = self.open(direction, peer, destination, captured.process);
         let comes_back = direction == Direction::Inbound && self.dials.contains(peer, destination);
         if comes_back || self.own.leads_back(destination) {
             return refuse(client, guard, CloseReason::Loop);
@@ -254,6 +255,7 @@ impl Context {
         direction: Direction,
         client: SocketAddr,
         destination: SocketAddr,
+        process: Option<Process>,
     ) -> ConnectionGuard {
         self.telemetry.open(ConnectionInfo {
             workload: Arc::clone(&self.workload),
@@ -261,6 +263,7 @@ impl Context {
             direction,
             client,
             destination,
+            process,
             tapped: None,
         })
     }

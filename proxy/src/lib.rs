@@ -32,6 +32,7 @@ mod otlp;
 mod pod;
 pub mod ports;
 pub mod privileges;
+pub mod process;
 pub mod route;
 pub mod service;
 mod stop;

@@ -56,6 +56,7 @@ use std::{
 use crate::budget::{Budgets, Share};
 use crate::config::{DestinationLabel, RecordFormat};
 use crate::decision::{Detection, Direction, Source};
+use crate::process::Process;
 use crate::sync::lock;
 use connection::Live;
 use destinations::Destinations;
@@ -114,6 +115,8 @@ pub struct ConnectionInfo {
     pub client: SocketAddr,
     /// The address the client asked for.
     pub destination: SocketAddr,
+    /// The process that connects, where it is one of the workload.
+    pub process: Option<Process>,
     /// When it was established, where it is seen by the tap and not proxied.
     pub tapped: Option<Instant>,
 }
@@ -143,6 +146,8 @@ pub struct SkippedConnection {
     pub retransmits: u32,
     /// How it ended.
     pub end: CloseReason,
+    /// The process that connected, where it is one of the workload.
+    pub process: Option<Process>,
 }
 
 // === impl SkippedConnection ===

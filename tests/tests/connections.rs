@@ -67,6 +67,11 @@ fn open_connections_are_listed_with_their_state_and_what_has_passed() -> Result<
     ] {
         assert_eq!(named[key], value, "{named:#}");
     }
+    let process = &named["process"];
+    assert!(process["command"].as_str().is_some_and(|it| it.starts_with("python")), "{named:#}");
+    let pid = process["pid"].as_u64().context("no process")?;
+    assert!(std::path::Path::new(&format!("/proc/{pid}")).exists(), "{named:#}");
+    assert_eq!(silent["process"], *process);
     assert_eq!(named["requests"], 1, "{named:#}");
     assert!(named["bytes_sent"].as_u64() > Some(40), "{named:#}");
     assert!(named["bytes_received"].as_u64() > Some(100), "{named:#}");
@@ -81,6 +86,16 @@ fn open_connections_are_listed_with_their_state_and_what_has_passed() -> Result<
     let first = daemon.ask(&["connections", "--limit", "1"])?.ok()?;
     assert!(first.stderr.starts_with("the oldest 1 of 2; "), "{}", first.stderr);
     assert_eq!(first.stdout.lines().count(), 2, "{}", first.stdout);
+    let rows = |by: &str| -> Result<Vec<Value>> {
+        let said = daemon.json(&["stat", "--by", by])?;
+        Ok(said["rows"].as_array().context("no rows")?.clone())
+    };
+    let of_process = rows("process")?;
+    let of_process: Vec<_> = of_process.iter().map(|row| &row["name"]).collect();
+    assert_eq!(of_process, [&process["command"]], "by process");
+    let by_path = rows("path")?;
+    assert_eq!(by_path[0]["name"], "shop.example/hello.txt", "{by_path:#?}");
+    assert_eq!(rows("client")?, [] as [Value; 0], "nothing is inbound");
     // Not a terminal: every column.
     let header: Vec<_> = first.stdout.lines().take(1).flat_map(str::split_whitespace).collect();
     assert!(header.starts_with(&["ID", "AGE", "WORKLOAD"]), "{header:?}");

@@ -20,6 +20,7 @@ use weir_common::{
 };
 
 use super::{CaptureError, Instance, bpf, table::lock};
+use crate::process::Process;
 
 /// Far more than the kernel tries by default (127 s: tcp(7), `tcp_syn_retries`).
 const HELD_AGE: Duration = Duration::from_secs(3600);
@@ -64,6 +65,8 @@ pub struct Captured {
     pub state: PortState,
     /// The source of that state.
     pub state_source: Source,
+    /// The process that connects, where it is one of the workload.
+    pub process: Option<Process>,
 }
 
 // === impl Originals ===
@@ -188,11 +191,19 @@ impl From<&OriginalDestination> for Captured {
             connected_ns: value.connected_ns,
             state: PortState::from_u8(value.state).unwrap_or(PortState::Detect),
             state_source: Source::from_u8(value.state_source).unwrap_or(Source::Default),
+            process: Process::new(value.pid, command(value.command)),
         }
     }
 }
 
 // === helpers ===
+
+fn command([first, second]: [u64; 2]) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&first.to_ne_bytes());
+    bytes[8..].copy_from_slice(&second.to_ne_bytes());
+    bytes
+}
 
 /// What is with the socket, or in the map. A socket is in its listener's queue before the kernel tells
 /// the program that moves the entry from the map to the socket (`tcp_child_process` in

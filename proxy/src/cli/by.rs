@@ -20,6 +20,12 @@ pub(super) enum By {
     /// The host name that clients asked for, and the destination where there is none.
     #[value(alias = "host")]
     Name,
+    /// The name of the process that connects
+    Process,
+    /// The address that connects
+    Client,
+    /// Host and path of requests
+    Path,
     /// A service, with the skew over its endpoints.
     Service,
 }
@@ -27,12 +33,21 @@ pub(super) enum By {
 // === impl By ===
 
 impl By {
+    /// What rows are.
+    pub(super) fn several(self) -> String {
+        let end = if self == Self::Process { "es" } else { "s" };
+        format!("{}{end}", self.name())
+    }
+
     /// What one row is.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Destination => "destination",
             Self::Endpoint => "endpoint",
             Self::Name => "name",
+            Self::Process => "process",
+            Self::Client => "client",
+            Self::Path => "path",
             Self::Service => "service",
         }
     }

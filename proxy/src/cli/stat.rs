@@ -11,7 +11,7 @@ use super::{
     with_exit,
 };
 use crate::{
-    admin::protocol::{GetEndpointStat, GetNameStat, GetStat, ResetStat},
+    admin::protocol::{GetEndpointStat, GetNameStat, GetStat, ResetStat, SampleStat},
     service::Spread,
     table::Width,
     telemetry::stats::{self, StatsSnapshot},
@@ -22,15 +22,17 @@ Examples:
   weir stat
   weir stat --by endpoint
   weir stat --by name
+  weir stat --by process
   weir stat -o json | jq '.rows[] | select(.failures > 0)'
   weir stat --reset > /dev/null; ./load-test; weir stat
   weir stat --by service -o json | jq '.services[] | select(.request_skew > 1.5)'
 
 By endpoint, a request counts where it went, when it has ended; connections and bytes count at the
 endpoint that the connection was made to. By name, a request counts for its host, and a connection
-for that of its first request or for the server name of TLS. By service, SKEW is the most
-connections that an endpoint got, divided by the mean; REQ SKEW the same of requests, and BALANCED
-what it would be if each request was balanced by itself.
+for that of its first request or for the server name of TLS. By process are outbound connections,
+by client inbound ones, and by path requests: those of the 256 that were used last. By service,
+SKEW is the most connections that an endpoint got, divided by the mean; REQ SKEW the same of
+requests, and BALANCED what it would be if each request was balanced by itself.
 
 FAILED has requests and connections that failed, and why the last one did; `unused` are connections
 that ended without a byte to decide on. P50 to P99 are latencies of requests, and of TLS the time
@@ -65,6 +67,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         (By::Destination, true) => reset(args, stats::By::Destination)?,
         (By::Endpoint, false) => show(args, &args.weir.ask(GetEndpointStat)?)?,
         (By::Name, false) => show(args, &args.weir.ask(GetNameStat)?)?,
+        (By::Process, false) => sample(args, stats::By::Process)?,
+        (By::Client, false) => sample(args, stats::By::Client)?,
+        (By::Path, false) => sample(args, stats::By::Path)?,
+        (By::Process, true) => reset(args, stats::By::Process)?,
+        (By::Client, true) => reset(args, stats::By::Client)?,
+        (By::Path, true) => reset(args, stats::By::Path)?,
         (By::Name, true) => reset(args, stats::By::Name)?,
         (By::Endpoint, true) => reset(args, stats::By::Endpoint)?,
         (By::Service, true) => {
@@ -86,6 +94,13 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         }
     }
     Ok(Exit::Success)
+}
+
+/// Rows of further kinds, without what only `weir top` needs.
+fn sample(args: &Args, by: stats::By) -> anyhow::Result<()> {
+    let mut stats = args.weir.ask(SampleStat { by })?;
+    stats.rows.iter_mut().for_each(|row| row.latencies = stats::Latencies::default());
+    show(args, &stats)
 }
 
 fn reset(args: &Args, by: stats::By) -> anyhow::Result<()> {

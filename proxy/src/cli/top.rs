@@ -45,6 +45,7 @@ Examples:
   weir top
   weir top --sort failures --interval 5s
   weir top --by name
+  weir top --by process
   weir top --by service
   weir top --count 1 -o json | jq '.rows[0]'
 
@@ -100,6 +101,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         By::Destination => rows(args, stats::By::Destination)?,
         By::Endpoint => rows(args, stats::By::Endpoint)?,
         By::Name => rows(args, stats::By::Name)?,
+        By::Process => rows(args, stats::By::Process)?,
+        By::Client => rows(args, stats::By::Client)?,
+        By::Path => rows(args, stats::By::Path)?,
         By::Service => services(args)?,
     };
     let is_screen = args.count.is_none()
@@ -171,7 +175,7 @@ fn text(sample: &Sample, args: &Args) -> anyhow::Result<String> {
     }
     let count = args.rows.min(shown.len());
     let (time, took) = (rfc3339(*time), human_duration(*took));
-    let head = format!("{time}, {took}: {count} of {} {}s", shown.len(), args.by.name());
+    let head = format!("{time}, {took}: {count} of {} {}", shown.len(), args.by.several());
     let table = shown.head(args.rows).table().print(Width::of_stdout());
     Ok(format!("{head}\n\n{table}\n"))
 }

@@ -63,7 +63,7 @@ impl Context {
     ) {
         let begun = Instant::now();
         let Captured { direction, destination, .. } = captured;
-        let guard = self.open(direction, peer, destination);
+        let guard = self.open(direction, peer, destination, captured.process);
         if self.own.leads_back(destination) {
             held.refuse(libc::ECONNREFUSED);
             return guard.close(CloseReason::Loop);

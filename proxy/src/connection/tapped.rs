@@ -127,6 +127,7 @@ impl Connection {
             direction: captured.direction,
             client,
             destination: captured.destination,
+            process: captured.process,
             tapped: Some(moment),
         });
         guard.upstream_connected();

@@ -82,6 +82,7 @@ pub(super) fn captured(direction: Direction, destination: SocketAddr) -> Capture
         connected_ns: 0,
         state: weir_common::PortState::Opaque,
         state_source: weir_common::Source::Config,
+        process: None,
     }
 }
 

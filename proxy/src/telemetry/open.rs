@@ -17,6 +17,7 @@ use super::{
 use crate::{
     decision::{Detection, Direction, Source, Treatment, direction_name, source_name},
     names,
+    process::Process,
     table::{Cell, Column, Table, Width},
     units::{human_bytes, human_duration},
 };
@@ -51,6 +52,9 @@ pub struct OpenConnection {
     pub direction: Direction,
     /// Who connected.
     pub client: SocketAddr,
+    /// The process that connected: of outbound connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
     /// The original destination.
     pub destination: SocketAddr,
     /// The endpoint that was chosen in its place.
@@ -108,6 +112,7 @@ impl OpenConnection {
             workload: Arc::clone(&info.workload),
             direction: info.direction,
             client: info.client,
+            process: info.process,
             destination: info.destination,
             endpoint: connection.endpoint(),
             name: connection.name().map(str::to_owned),
@@ -131,6 +136,7 @@ impl OpenConnection {
             self.workload.to_string(),
             direction_name(self.direction).to_owned(),
             self.client.to_string(),
+            self.process.map_or_else(dash, |process| process.to_string()),
             self.destination.to_string(),
             self.endpoint.map_or_else(dash, |endpoint| endpoint.to_string()),
             self.name.clone().unwrap_or_else(dash),
@@ -165,6 +171,7 @@ impl OpenConnections {
             Column::text("WORKLOAD", workload),
             Column::text("DIRECTION", direction),
             Column::text("CLIENT", 6),
+            Column::text("PROCESS", 3).optional(),
             Column::text("DESTINATION", 0),
             Column::text("ENDPOINT", 5).optional(),
             Column::text("NAME", 1).optional(),

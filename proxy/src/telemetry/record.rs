@@ -30,6 +30,7 @@ use crate::{
     decision::{Detection, Direction, Source, Treatment},
     forward::http::{Exchange, ExchangeEnd, TraceParent},
     names,
+    process::Process,
 };
 
 /// One line of the record log.
@@ -58,6 +59,9 @@ pub struct ConnectionRecord {
     /// Who connected; unknown for connections that the kernel let pass.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<SocketAddr>,
+    /// The process that connected: of outbound connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
     /// The original destination.
     pub destination: SocketAddr,
     /// The endpoint that was chosen in its place.
@@ -168,6 +172,9 @@ pub struct RequestRecord {
     pub direction: Direction,
     /// Who connected.
     pub client: SocketAddr,
+    /// The process that connected: of outbound connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
     /// The original destination.
     pub destination: SocketAddr,
     /// The endpoint that it was sent to last in its place: one that was chosen for the request, else
@@ -305,6 +312,7 @@ impl RequestRecord {
             workload: Arc::clone(&info.workload),
             direction: info.direction,
             client: info.client,
+            process: info.process,
             destination: info.destination,
             endpoint,
             route: exchange.route.as_deref().map(RouteTaken::of),

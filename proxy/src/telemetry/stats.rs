@@ -7,6 +7,7 @@ mod rates;
 mod row;
 mod rows;
 mod table;
+mod views;
 
 pub use latencies::Latencies;
 pub use rates::{Order, Rate, Total};
@@ -27,6 +28,7 @@ use self::{
     failure::Failure,
     row::{Key, Row},
     rows::Rows,
+    views::{OfPath, VIEW, view},
 };
 use super::{
     SkippedConnection, canonical,
@@ -56,12 +58,22 @@ pub enum By {
     Endpoint,
     /// The host name that clients asked for, and the destination where there is none.
     Name,
+    /// The name of the process that connects; outbound only.
+    Process,
+    /// The address that connects; inbound only.
+    Client,
+    /// Host and path of requests.
+    Path,
 }
 
 /// All rows.
 #[derive(Debug)]
 pub(super) struct Stats {
     rows: Rows,
+    /// By process of outbound connections, and by client of inbound ones.
+    parties: Rows,
+    /// By host and path of requests.
+    paths: Rows,
 }
 
 /// The rows of a connection.
@@ -71,6 +83,10 @@ pub(super) struct OfConnection {
     own: OnceLock<OwnRow>,
     /// Of requests that went to endpoints, or were for names, of their own.
     others: Mutex<Vec<Other>>,
+    /// Of its process or its client.
+    party: OnceLock<Option<Arc<Row>>>,
+    /// Of requests by path, as many as those.
+    paths: Mutex<Vec<OfPath>>,
     /// Its handshake is counted.
     is_handshake_counted: AtomicBool,
 }
@@ -173,7 +189,12 @@ pub struct StatRow {
 
 impl Stats {
     pub(super) fn new(budgets: Budgets) -> Self {
-        Self { rows: Rows::new(budgets) }
+        let few = |budgets| Rows::with(budgets, VIEW, usize::MAX);
+        Self {
+            rows: Rows::new(budgets.clone()),
+            parties: few(budgets.clone()),
+            paths: few(budgets),
+        }
     }
 
     fn row(
@@ -253,16 +274,18 @@ impl Stats {
 
     /// Takes a workload's rows away.
     pub(super) fn forget(&self, workload: &str) {
-        self.rows.forget(workload);
+        for rows in [&self.rows, &self.parties, &self.paths] {
+            rows.forget(workload);
+        }
     }
 
     pub(super) fn snapshot(&self, by: By) -> StatsSnapshot {
-        StatsSnapshot::of(self.rows.all(), by)
+        StatsSnapshot::of(self.all(by), by)
     }
 
     /// The same with all latencies, for a reader that compares it with an earlier one.
     pub(super) fn sample(&self, by: By) -> StatsSnapshot {
-        let groups = groups::by(by, self.rows.all());
+        let groups = groups::by(by, self.all(by));
         let with = groups
             .iter()
             .map(|group| StatRow { latencies: group.row.latencies(), ..group.snapshot(by) });
@@ -271,7 +294,16 @@ impl Stats {
 
     /// The same, of one workload or of all; they count from zero.
     pub(super) fn reset(&self, workload: Option<&str>, by: By) -> StatsSnapshot {
-        StatsSnapshot::of(self.rows.take(workload), by)
+        let shown = self.rows_by(by);
+        let mut before = Vec::new();
+        for rows in [&self.rows, &self.parties, &self.paths] {
+            let taken = rows.take(workload);
+            if std::ptr::eq(rows, shown.0) {
+                before = taken;
+            }
+        }
+        before.retain(|(key, _)| shown.1.is_none_or(|only| key.direction == only));
+        StatsSnapshot::of(before, by)
     }
 }
 
@@ -292,6 +324,9 @@ impl Sink for Stats {
                 if connection.is_connected() && !connection.awaits_name() {
                     self.own(connection, rows);
                 }
+                if connection.is_connected() {
+                    self.party(connection, rows);
+                }
             }
             Event::Moved { sent: 0, received: 0 } if !connection.is_connected() => {}
             Event::Untracked(_) | Event::Unpoolable(_) | Event::Retried(_) | Event::TimedOut(_) => {
@@ -299,6 +334,9 @@ impl Sink for Stats {
             Event::Moved { sent, received } => {
                 let own = self.own(connection, rows);
                 own.moved(sent, received);
+                if let Some(party) = self.party(connection, rows) {
+                    party.moved(sent, received);
+                }
                 if let Some(took) = connection.handshake()
                     && !rows.is_handshake_counted.swap(true, Relaxed)
                 {
@@ -309,9 +347,16 @@ impl Sink for Stats {
             Event::RequestStarted => self.own(connection, rows).request(),
             Event::ExchangeEnded { exchange, class } => {
                 self.of_exchange(connection, rows, exchange).exchange(exchange, class);
+                self.path(connection, rows, exchange).exchange(exchange, class);
+                if let Some(party) = self.party(connection, rows) {
+                    party.exchange(exchange, class);
+                }
             }
             Event::Closed(reason) => {
                 let failure = Failure::of_connection(connection, reason);
+                if let Some(party) = self.party(connection, rows) {
+                    party.closed(connection.age(), failure);
+                }
                 self.own(connection, rows).closed(connection.age(), failure);
             }
         }
@@ -322,10 +367,15 @@ impl Sink for Stats {
         let destination = canonical(skipped.destination);
         let detection = Some(skipped.detection());
         let row = self.row(workload, *direction, (destination, None), None, detection);
-        row.opened();
-        row.moved(skipped.bytes_sent, skipped.bytes_received);
-        row.retransmitted(skipped.retransmits);
-        row.closed(skipped.duration, Failure::of_direct(&skipped.end));
+        let of_process = skipped
+            .process
+            .map(|process| view(&self.parties, workload, *direction, process.command(), detection));
+        for row in [Some(row), of_process].into_iter().flatten() {
+            row.opened();
+            row.moved(skipped.bytes_sent, skipped.bytes_received);
+            row.retransmitted(skipped.retransmits);
+            row.closed(skipped.duration, Failure::of_direct(&skipped.end));
+        }
     }
 }
 

@@ -45,6 +45,7 @@ pub(super) fn connection_record() -> ConnectionRecord {
         workload: "shop".into(),
         direction: Direction::Outbound,
         client: Some("10.0.0.1:40000".parse().unwrap()),
+        process: Process::new(4711, *b"curl\0\0\0\0\0\0\0\0\0\0\0\0"),
         destination: "192.0.2.1:443".parse().unwrap(),
         endpoint: None,
         treatment: Some(Treatment::Tls),
@@ -80,6 +81,7 @@ pub(crate) fn info() -> ConnectionInfo {
         share: Budgets::default().share(&"shop".into()),
         direction: Direction::Outbound,
         client: "10.0.0.1:40000".parse().unwrap(),
+        process: None,
         destination: "[::ffff:192.0.2.1]:80".parse().unwrap(),
     }
 }
@@ -349,6 +351,7 @@ fn direct(source: Source, reason: Reason) -> SkippedConnection {
         duration: Duration::from_secs(1),
         srtt: Duration::from_micros(90),
         retransmits: 2,
+        process: None,
         end: CloseReason::Finished,
     }
 }

@@ -98,6 +98,7 @@ impl Workload {
                 connected_ns: 0,
                 state: status.state,
                 state_source: status.source,
+                process: None,
             });
         }
         self.redirected(client, peer)

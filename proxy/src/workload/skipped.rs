@@ -30,6 +30,7 @@ pub fn skipped(name: &Arc<str>, event: &DirectClose) -> SkippedConnection {
         srtt: event.srtt,
         retransmits: event.retransmits,
         end: end(event.captured.direction, event.end),
+        process: event.captured.process,
     }
 }
 

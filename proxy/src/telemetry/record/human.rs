@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{ConnectionRecord, Record, RequestRecord, RouteTaken};
 use crate::{
-    decision::{direction_name, source_name},
+    decision::{Direction, direction_name, source_name},
     units::{human_bytes, human_duration, rfc3339},
 };
 
@@ -21,7 +21,13 @@ impl fmt::Display for ConnectionRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} #{} {} ", rfc3339(self.time), self.id, direction_name(self.direction))?;
         if let Some(client) = self.client {
-            write!(f, "{client} -> ")?;
+            write!(f, "{client} ")?;
+        }
+        if let Some(process) = self.process {
+            write!(f, "{process} ")?;
+        }
+        if self.client.is_some() || self.process.is_some() {
+            f.write_str("-> ")?;
         }
         write!(f, "{} ", self.destination)?;
         if let Some(endpoint) = self.endpoint {
@@ -76,6 +82,11 @@ impl fmt::Display for RequestRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let direction = direction_name(self.direction);
         write!(f, "{} #{} {direction} ", rfc3339(self.time), self.connection)?;
+        match (self.direction, self.process) {
+            (Direction::Inbound, _) => write!(f, "{} -> ", self.client)?,
+            (_, Some(process)) => write!(f, "{process} -> ")?,
+            (_, None) => {}
+        }
         write!(f, "{} ", self.destination)?;
         if let Some(endpoint) = self.endpoint {
             write!(f, "at {endpoint} ")?;

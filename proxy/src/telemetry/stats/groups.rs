@@ -44,7 +44,7 @@ fn reduced(key: Key, by: By) -> Key {
     match by {
         By::Destination => Key { endpoint: None, name: None, ..key },
         By::Endpoint => Key { name: None, ..key },
-        By::Name => {
+        By::Name | By::Process | By::Client | By::Path => {
             let destination = key.destination.filter(|_| key.name.is_none());
             Key { endpoint: None, destination, ..key }
         }

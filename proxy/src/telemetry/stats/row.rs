@@ -212,7 +212,7 @@ impl Row {
             direction: key.direction,
             destination: key.destination,
             endpoint: match by {
-                By::Destination | By::Name => None,
+                By::Destination | By::Name | By::Process | By::Client | By::Path => None,
                 By::Endpoint => key.endpoint.or(key.destination),
             },
             name: None,
@@ -229,7 +229,9 @@ impl Row {
             mean_duration_us: self.lasted.load(Relaxed).checked_div(self.ended.load(Relaxed)),
             requests: match by {
                 By::Destination => self.requests.load(Relaxed),
-                By::Endpoint | By::Name => self.exchanges.load(Relaxed),
+                By::Endpoint | By::Name | By::Process | By::Client | By::Path => {
+                    self.exchanges.load(Relaxed)
+                }
             },
             successes: self.successes.load(Relaxed),
             failures: self.failures.load(Relaxed),

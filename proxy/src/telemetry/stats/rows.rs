@@ -29,12 +29,23 @@ const SHARED: &str = "shared by further destinations";
 #[derive(Debug)]
 pub(super) struct Rows {
     budgets: Budgets,
+    bounds: Bounds,
     workloads: Mutex<HashMap<Arc<str>, OfWorkload>>,
+}
+
+/// How many rows there are, whatever the budget.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    /// Of a workload.
+    rows: usize,
+    /// With a name, of an endpoint of a destination.
+    names: usize,
 }
 
 #[derive(Debug)]
 struct OfWorkload {
     share: Share,
+    bounds: Bounds,
     rows: HashMap<Key, Kept>,
     /// Rows with a name.
     named: HashMap<Place, usize>,
@@ -56,7 +67,12 @@ struct Kept {
 
 impl Rows {
     pub(super) fn new(budgets: Budgets) -> Self {
-        Self { budgets, workloads: Mutex::default() }
+        Self::with(budgets, usize::MAX, NAMES)
+    }
+
+    /// With so many rows of a workload at most, and so many names of a destination.
+    pub(super) fn with(budgets: Budgets, rows: usize, names: usize) -> Self {
+        Self { budgets, bounds: Bounds { rows, names }, workloads: Mutex::default() }
     }
 
     /// The row of a destination, or the one that stands for it.
@@ -66,7 +82,8 @@ impl Rows {
             return workload.get(key, why);
         }
         let share = self.budgets.share(&key.workload);
-        let workload = OfWorkload { share, rows: HashMap::new(), named: HashMap::new(), clock: 0 };
+        let (rows, named) = (HashMap::new(), HashMap::new());
+        let workload = OfWorkload { share, bounds: self.bounds, rows, named, clock: 0 };
         workloads.entry(Arc::clone(&key.workload)).or_insert(workload).get(key, why)
     }
 
@@ -107,7 +124,7 @@ impl OfWorkload {
         self.clock += 1;
         let clock = self.clock;
         let place = (key.direction, key.destination, key.endpoint);
-        let has_room = self.named.get(&place).is_none_or(|names| *names < NAMES);
+        let has_room = self.named.get(&place).is_none_or(|names| *names < self.bounds.names);
         if !has_room && !self.rows.contains_key(&key) {
             key.name = None;
         }
@@ -115,10 +132,13 @@ impl OfWorkload {
             kept.used = clock;
             return Arc::clone(&kept.row);
         }
-        if !self.share.add(Resource::Rows, 1) {
-            self.share.exceeded(Resource::Rows);
+        let is_full = self.rows.len() >= self.bounds.rows;
+        if is_full || !self.share.add(Resource::Rows, 1) {
+            if !is_full {
+                self.share.exceeded(Resource::Rows);
+            }
             self.give_up_oldest();
-            if !self.share.add(Resource::Rows, 1) {
+            if self.rows.len() >= self.bounds.rows || !self.share.add(Resource::Rows, 1) {
                 return self.shared(&key);
             }
         }

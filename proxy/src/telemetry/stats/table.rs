@@ -93,9 +93,9 @@ impl Columns {
         let mut columns = match self.by {
             By::Destination => vec![Column::text("DESTINATION", 0)],
             By::Endpoint => vec![Column::text("ENDPOINT", 0), Column::text("DESTINATION", 3)],
-            By::Name => vec![Column::text("NAME", 0)],
+            By::Name | By::Process | By::Client | By::Path => vec![Column::text("NAME", 0)],
         };
-        if self.by != By::Name {
+        if matches!(self.by, By::Destination | By::Endpoint) {
             columns.push(Column::text("NAME", 2).optional());
         }
         columns.extend(further);
@@ -135,7 +135,7 @@ impl Columns {
                 or(destination, "-").into(),
                 named.into(),
             ],
-            By::Name => {
+            By::Name | By::Process | By::Client | By::Path => {
                 let name = name.map(str::to_owned);
                 vec![(text + &name.unwrap_or_else(|| or(destination, "other destinations"))).into()]
             }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::*;
+use super::{views::VIEW, *};
 use crate::table::Width;
 use crate::telemetry::{
     CloseReason, ConnectionInfo, Telemetry, TextFormat,
@@ -256,4 +256,55 @@ fn a_sample_is_a_snapshot_with_all_latencies() {
     plain.rows.iter_mut().for_each(|row| row.latencies = Latencies::default());
     assert_eq!(plain, telemetry.stats());
     drop(guard);
+}
+
+#[test]
+fn processes_clients_and_paths_have_rows_of_their_own() {
+    let telemetry = Telemetry::new(None);
+    let command = *b"curl\0\0\0\0\0\0\0\0\0\0\0\0";
+    let visit = |info: ConnectionInfo, paths: &[&str]| {
+        let guard = telemetry.open(info);
+        guard.upstream_connected();
+        guard.detected(Detection::Http1, None, Duration::ZERO);
+        for path in paths {
+            guard.sink().request_started();
+            guard.sink().exchange(Exchange { path: (*path).into(), ..exchange() });
+        }
+        guard.counters().client_to_upstream.store(7, Relaxed);
+        guard.close(CloseReason::Finished);
+    };
+    let process = crate::process::Process::new(7, command);
+    visit(ConnectionInfo { process, ..info() }, &["/a", "/b", "/a"]);
+    visit(ConnectionInfo { process, ..info() }, &["/a"]);
+    visit(ConnectionInfo { direction: Direction::Inbound, ..info() }, &["/c"]);
+    let named = |by: By| -> Vec<(String, u64, u64, u64)> {
+        let row = |it: StatRow| (it.name.unwrap(), it.connections, it.requests, it.bytes_sent);
+        telemetry.stats_by(by).rows.into_iter().map(row).collect()
+    };
+    assert_eq!(named(By::Process), [("curl".to_owned(), 2, 4, 14)]);
+    assert_eq!(named(By::Client), [("10.0.0.1".to_owned(), 1, 1, 7)]);
+    let paths: Vec<_> = named(By::Path).into_iter().map(|row| (row.0, row.2)).collect();
+    let path = |path: &str| format!("example.com{path}");
+    assert_eq!(paths, [(path("/a"), 3), (path("/b"), 1), (path("/c"), 1)]);
+    assert_eq!(telemetry.reset_stats(None, By::Process).rows.len(), 1);
+    assert!(named(By::Path).is_empty() && named(By::Client).is_empty());
+}
+
+/// Guards against a client that asks for paths without end.
+#[test]
+fn rows_by_path_are_few() {
+    let telemetry = Telemetry::new(None);
+    let guard = telemetry.open(info());
+    guard.upstream_connected();
+    guard.detected(Detection::Http1, None, Duration::ZERO);
+    for number in 0..2000 {
+        guard.sink().request_started();
+        let path = format!("/{number}/{}", "x".repeat(300));
+        guard.sink().exchange(Exchange { path: path.into(), ..exchange() });
+    }
+    let rows = telemetry.stats_by(By::Path).rows;
+    assert!(rows.len() <= VIEW + 1, "{}", rows.len());
+    assert_eq!(rows.iter().map(|row| row.requests).sum::<u64>(), 2000, "nothing is lost");
+    assert!(rows.iter().flat_map(|row| &row.name).all(|name| name.len() < 200));
+    guard.close(CloseReason::Finished);
 }

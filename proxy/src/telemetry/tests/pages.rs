@@ -145,6 +145,7 @@ fn the_page_of_records_has_the_fields_of_connections() {
         workload: _,
         direction: _,
         client: _,
+        process: _,
         destination: _,
         endpoint: _,
         treatment: _,
@@ -168,7 +169,7 @@ fn the_page_of_records_has_the_fields_of_connections() {
         kernel: _,
     } = &full;
     let mut least = connection_record();
-    least.name = None;
+    (least.name, least.process) = (None, None);
     (least.client, least.endpoint, least.treatment, least.source) = (None, None, None, None);
     (least.reason, least.sni, least.alpn, least.untracked) = (None, None, Vec::new(), None);
     (least.unpoolable, least.engine) = (None, None);
@@ -182,6 +183,7 @@ fn the_page_of_records_has_the_fields_of_requests() {
     let tables = rows("RECORDS.md", "| field | type | present | meaning |");
     let mut full = request_record();
     full.endpoint = Some(full.destination);
+    full.process = connection_record().process;
     let text = || Some("x".to_owned());
     full.route = Some(RouteTaken { name: "a".into(), rule: "0".into(), backend: Some("b".into()) });
     full.attempts = 2;
@@ -196,6 +198,7 @@ fn the_page_of_records_has_the_fields_of_requests() {
         workload: _,
         direction: _,
         client: _,
+        process: _,
         destination: _,
         endpoint: _,
         route: _,
