@@ -122,7 +122,7 @@ impl Named {
             cgroups: cgroup::mount_point()?,
             proc: "/proc".into(),
             docker: "/var/lib/docker/containers".into(),
-            podman: "/var/lib/containers/storage/overlay-containers/containers.json".into(),
+            podman: "/var/lib/containers/storage".into(),
         }
         .find(self)
     }
@@ -186,12 +186,17 @@ impl Places {
         })
     }
 
-    /// Ids of Podman's containers of this name.
+    /// Ids of Podman's containers of this name. Each storage driver has a list, such as
+    /// `overlay-containers`.
     fn podman(&self, name: &str) -> impl Iterator<Item = String> {
-        let all = fs::read(&self.podman).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        let all: Vec<PodmanContainer> = all.unwrap_or_default();
+        let entries = fs::read_dir(&self.podman).into_iter().flatten().filter_map(Result::ok);
+        let all = entries.filter_map(|entry| {
+            let is_list = entry.file_name().as_encoded_bytes().ends_with(b"-containers");
+            let text = is_list.then(|| fs::read(entry.path().join("containers.json")).ok())??;
+            serde_json::from_slice::<Vec<PodmanContainer>>(&text).ok()
+        });
         let is_it = move |it: &PodmanContainer| it.names.iter().any(|other| other == name);
-        all.into_iter().filter(is_it).map(|it| it.id).collect::<Vec<_>>().into_iter()
+        all.flatten().filter(is_it).map(|it| it.id).collect::<Vec<_>>().into_iter()
     }
 
     /// The one cgroup whose directory has such a name. What is below it is its own.
@@ -244,7 +249,7 @@ mod tests {
             cgroups: directory.join("cgroup"),
             proc: directory.join("proc"),
             docker: directory.join("docker"),
-            podman: directory.join("containers.json"),
+            podman: directory.join("storage"),
         };
         for path in [
             "system.slice/shop.service/worker",
@@ -312,7 +317,9 @@ mod tests {
         let text = format!(r#"{{"ID":"{ID}","Name":"/shop","State":{{"Running":true}}}}"#);
         fs::write(of_docker.join("config.v2.json"), text).unwrap();
         let text = format!(r#"[{{"id":"{ID}","names":["cart"],"layer":"x"}}]"#);
-        fs::write(&places.podman, text).unwrap();
+        let list = places.podman.join("vfs-containers");
+        fs::create_dir_all(&list).unwrap();
+        fs::write(list.join("containers.json"), text).unwrap();
         for name in ["shop", "cart", ID, &ID[..12]] {
             assert_eq!(container(name).as_deref(), Ok(&*found), "{name}");
         }
