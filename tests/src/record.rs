@@ -38,7 +38,7 @@ impl Record {
         self.0["kind"] == kind
     }
 
-    /// What the same traffic gives again: without ids, times, and the client's port. Of a time that
+    /// What the same traffic gives again: without ids, times, the client's port, and the number of its process. Of a time that
     /// may be missing it is kept whether there is one.
     ///
     /// # Panics
@@ -49,6 +49,9 @@ impl Record {
         let mut fields = self.0.as_object().expect("a record is an object").clone();
         for field in ["id", "connection", "time", "client", "duration_us", "kernel", "engine"] {
             fields.remove(field);
+        }
+        if let Some(Value::Object(process)) = fields.get_mut("process") {
+            process.remove("pid");
         }
         for field in ["latency_us", "detect_us"] {
             if let Some(value) = fields.get_mut(field) {
