@@ -9,6 +9,7 @@ use std::{
 use tokio::time::{Instant, sleep};
 
 /// Offsets in `struct tcp_info` (include/uapi/linux/tcp.h).
+const UNACKED: usize = 24;
 const RTT_MICROS: usize = 68;
 const TOTAL_RETRANS: usize = 100;
 /// Since 4.1.
@@ -47,24 +48,7 @@ impl TcpInfo {
     /// # Errors
     /// What getsockopt(2) says; `Unsupported` of a kernel that knows less.
     pub(crate) fn of(socket: &impl AsFd) -> io::Result<Self> {
-        let mut info = [0_u8; LENGTH];
-        let mut length = LENGTH as libc::socklen_t;
-        // SAFETY: both pointers are to live locals, of the size given, and the descriptor is open.
-        let result = unsafe {
-            libc::getsockopt(
-                socket.as_fd().as_raw_fd(),
-                libc::IPPROTO_TCP,
-                libc::TCP_INFO,
-                info.as_mut_ptr().cast(),
-                &raw mut length,
-            )
-        };
-        if result != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        if length as usize != LENGTH {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
+        let info = read(socket)?;
         let number = |at| u32::from_ne_bytes(field(&info, at));
         Ok(Self {
             round_trip: Duration::from_micros(number(RTT_MICROS).into()),
@@ -77,6 +61,36 @@ impl TcpInfo {
 }
 
 // === helpers ===
+
+/// Connections that wait in a listener's queue to be accepted (`tcp_get_info` in net/ipv4/tcp.c).
+///
+/// # Errors
+/// As [`TcpInfo::of`].
+pub(crate) fn queued(listener: &impl AsFd) -> io::Result<u32> {
+    read(listener).map(|info| u32::from_ne_bytes(field(&info, UNACKED)))
+}
+
+fn read(socket: &impl AsFd) -> io::Result<[u8; LENGTH]> {
+    let mut info = [0_u8; LENGTH];
+    let mut length = LENGTH as libc::socklen_t;
+    // SAFETY: both pointers are to live locals, of the size given, and the descriptor is open.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if length as usize != LENGTH {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    Ok(info)
+}
 
 fn field<const N: usize>(info: &[u8; LENGTH], at: usize) -> [u8; N] {
     std::array::from_fn(|byte| info[at + byte])
@@ -113,6 +127,18 @@ mod tests {
     };
 
     use super::*;
+
+    #[test]
+    fn a_listener_says_how_many_wait_to_be_accepted() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        assert_eq!(queued(&listener).unwrap(), 0);
+        let clients = [(); 2].map(|()| TcpStream::connect(address).unwrap());
+        assert_eq!(queued(&listener).unwrap(), 2);
+        let _accepted = listener.accept().unwrap();
+        assert_eq!(queued(&listener).unwrap(), 1);
+        drop(clients);
+    }
 
     #[test]
     fn the_numbers_of_a_connection_are_known() {

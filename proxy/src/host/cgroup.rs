@@ -110,6 +110,16 @@ pub fn mount_point() -> Result<PathBuf, HostError> {
     mounts::first("cgroup2")?.ok_or(HostError::NoCgroup2)
 }
 
+/// Whether a process may be in a cgroup or below it. The cgroup at the root does not say, and has some; one
+/// that was removed has none.
+#[must_use]
+pub fn may_have_processes(path: &Path) -> bool {
+    match fs::read_to_string(path.join("cgroup.events")) {
+        Ok(events) => events.lines().any(|line| line == "populated 1"),
+        Err(_) => path.exists(),
+    }
+}
+
 /// Where cgroup2 is mounted privately: the first that is a directory. A `/sys` that was mounted anew has
 /// the second; where the second has the hierarchies of version 1, the first is there too.
 const PRIVATE: [&str; 3] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup", "/mnt"];

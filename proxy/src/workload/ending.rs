@@ -3,7 +3,10 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use super::Workload;
-use crate::accept::Slots as _;
+use crate::{accept::Slots as _, host::cgroup, tcp_info};
+
+/// How often it is looked whether what is in the queues has been accepted.
+const LOOK: Duration = Duration::from_millis(1);
 
 impl Workload {
     /// Leaves the slots, or leaves them to a new process, accepts what is in the queues, lets open
@@ -19,7 +22,10 @@ impl Workload {
         self.context.drain.cancel();
         self.let_clients_leave();
         self.accepting.close();
-        self.accepting.wait().await;
+        tokio::select! {
+            () = self.accepting.wait() => {}
+            () = self.accepted_all(), if !self.may_connect() => {}
+        }
         self.slots.listeners.close();
         self.connections.close();
         let finished = tokio::time::timeout(deadline, self.finish_connections()).await;
@@ -30,6 +36,23 @@ impl Workload {
         }
         self.stop_following.cancel();
         cut
+    }
+
+    /// Whether a process could have asked for a listener just before it was withdrawn.
+    fn may_connect(&self) -> bool {
+        let settings = self.settings();
+        settings.workload.cgroup.as_deref().is_none_or(cgroup::may_have_processes)
+    }
+
+    /// Waits until nothing is in the queues of the listeners. What is accepted is served before this looks
+    /// again: both run on the thread that accepts.
+    async fn accepted_all(&self) {
+        // Where a queue cannot be read, the accept loops end by themselves.
+        let Ok(listeners) = self.slots.listeners.sockets() else { return };
+        let is_waiting = |listener| tcp_info::queued(listener).unwrap_or(1) > 0;
+        while listeners.iter().any(is_waiting) {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Asks clients to make their next requests elsewhere, as a drain does, and serves them until they do.
