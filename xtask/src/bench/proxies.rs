@@ -253,6 +253,9 @@ impl Ground<'_> {
         let arena = tracked.unwrap_or(&self.plain);
         let Self { dir, instance, descriptors, .. } = *self;
         let site = Site { arena, dir, cores, instance, descriptors };
+        if cell == Cell::Exec {
+            return cells::exec(way, site);
+        }
         if cell == Cell::Start {
             let (proxy, figures) = cells::start(way, site)?;
             proxy.stop()?;

@@ -54,7 +54,7 @@ impl Usage {
             programs_kib: programs.bytes / 1024,
             maps: maps.count,
             maps_kib: maps.bytes / 1024,
-            kernel_kib: KERNEL.iter().map(|name| field(&meminfo, name)).sum(),
+            kernel_kib: kernel_kib(&meminfo),
             descriptors: entries(&format!("/proc/{pid}/fd"))?.len(),
             threads: entries(&format!("/proc/{pid}/task"))?.len(),
         })
@@ -77,7 +77,20 @@ struct Sum {
     bytes: u64,
 }
 
+/// What the kernel itself takes on the whole machine: [`KERNEL`], in KiB.
+///
+/// # Errors
+///
+/// Fails without /proc.
+pub(super) fn kernel() -> Result<u64> {
+    Ok(kernel_kib(&read("/proc/meminfo")?))
+}
+
 // === helpers ===
+
+fn kernel_kib(meminfo: &str) -> u64 {
+    KERNEL.iter().map(|name| field(meminfo, name)).sum()
+}
 
 /// The ids of the BPF programs that a process has open, or that its links name.
 pub(super) fn programs(pid: u32) -> Result<BTreeSet<u64>> {

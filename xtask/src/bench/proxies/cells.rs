@@ -15,7 +15,7 @@ use weir_tests::process::{Finished, run};
 
 use super::arena::{ECHO, GRPC, HTTP1, HTTP2, IPERF};
 use super::client::Probe;
-use super::paths::Way;
+use super::paths::{Way, Weir};
 use super::proxy::{Cores, Proxy, Site};
 use super::results::{Figure, Figures};
 
@@ -25,14 +25,35 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// One kind of traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cell {
-    Http1 { connections: usize, kib: usize },
-    Http2 { connections: usize, streams: usize },
-    Grpc { connections: usize, streams: usize },
-    Stream { streams: usize, reverse: bool },
-    Exchange { bytes: usize, connections: usize },
-    Connect { at_once: usize },
-    Idle { http: bool },
+    Http1 {
+        connections: usize,
+        kib: usize,
+    },
+    Http2 {
+        connections: usize,
+        streams: usize,
+    },
+    Grpc {
+        connections: usize,
+        streams: usize,
+    },
+    Stream {
+        streams: usize,
+        reverse: bool,
+    },
+    Exchange {
+        bytes: usize,
+        connections: usize,
+    },
+    Connect {
+        at_once: usize,
+    },
+    Idle {
+        http: bool,
+    },
     Start,
+    /// `weir exec` around a program that does nothing, and that program by itself.
+    Exec,
 }
 
 /// What a client reports; and how to divide the processor time by it.
@@ -65,7 +86,7 @@ impl Cell {
         }
         all.extend([1, 16].map(|at_once| Self::Connect { at_once }));
         all.extend([false, true].map(|http| Self::Idle { http }));
-        all.push(Self::Start);
+        all.extend([Self::Start, Self::Exec]);
         all
     }
 
@@ -78,7 +99,7 @@ impl Cell {
             Self::Exchange { bytes, connections } => bytes == 1024 && connections == 1,
             Self::Connect { at_once } => at_once == 1,
             Self::Idle { http } => http,
-            Self::Start => true,
+            Self::Start | Self::Exec => true,
         }
     }
 
@@ -90,7 +111,7 @@ impl Cell {
             Self::Stream { streams, reverse } => streams > 1 && !reverse,
             Self::Exchange { bytes, connections } => bytes == 1024 && connections > 1,
             Self::Connect { at_once } => at_once > 1,
-            Self::Idle { .. } | Self::Start => false,
+            Self::Idle { .. } | Self::Start | Self::Exec => false,
         }
     }
 
@@ -130,6 +151,7 @@ impl Cell {
                 way.is_proxied() && !way.is_redirected() && (http || way.takes_raw())
             }
             Self::Start => way.is_proxied() && !way.is_redirected() && way.takes_raw(),
+            Self::Exec => matches!(way, Way::Direct | Way::Weir(Weir::Opaque)),
         }
     }
 
@@ -140,7 +162,11 @@ impl Cell {
             Self::Http2 { .. } => HTTP2,
             Self::Grpc { .. } => GRPC,
             Self::Stream { .. } => IPERF,
-            Self::Exchange { .. } | Self::Connect { .. } | Self::Idle { .. } | Self::Start => ECHO,
+            Self::Exchange { .. }
+            | Self::Connect { .. }
+            | Self::Idle { .. }
+            | Self::Start
+            | Self::Exec => ECHO,
         }
     }
 
@@ -154,7 +180,7 @@ impl Cell {
             | Self::Exchange { .. }
             | Self::Connect { .. }
             | Self::Idle { .. } => Some((Probe::Echo, ECHO)),
-            Self::Start => None,
+            Self::Start | Self::Exec => None,
         }
     }
 
@@ -172,6 +198,7 @@ impl Cell {
         match self {
             Self::Stream { .. } => "GB",
             Self::Connect { .. } | Self::Idle { .. } => "connection",
+            Self::Exec => "start",
             _ => "request",
         }
     }
@@ -192,6 +219,7 @@ impl Cell {
         if proxy.way.has_process() {
             figures.set(Figure::CpuUs, spent.as_secs_f64() * 1e6 / load.units);
             figures.set(Figure::PeakMib, proxy.gauge.peak_kib() / 1024.0);
+            maps(proxy, &mut figures);
         }
         anyhow::ensure!(
             !proxy.way.is_proxied() || !spent.is_zero(),
@@ -215,7 +243,9 @@ impl Cell {
             }
             Self::Connect { at_once } => own::connect(proxy, at_once, seconds),
             Self::Idle { http } => idle::load(proxy, http),
-            Self::Start => anyhow::bail!("what starts is not measured while it runs"),
+            Self::Start | Self::Exec => {
+                anyhow::bail!("what starts is not measured while it runs")
+            }
         }
     }
 }
@@ -233,6 +263,7 @@ impl fmt::Display for Cell {
             Self::Connect { at_once } => write!(f, "connect-{at_once}"),
             Self::Idle { http } => write!(f, "idle-{}", if *http { "http1" } else { "tcp" }),
             Self::Start => f.write_str("start"),
+            Self::Exec => f.write_str("exec"),
         }
     }
 }
@@ -247,7 +278,23 @@ pub(super) fn start<'a>(way: &'a Way, site: Site<'a>) -> Result<(Proxy<'a>, Figu
     own::start(way, site)
 }
 
+/// From fork(2) to the end of the process that waits for a program that does nothing.
+///
+/// # Errors
+///
+/// Fails when it does not end with success.
+pub(super) fn exec(way: &Way, site: Site<'_>) -> Result<Figures> {
+    own::exec(way, site)
+}
+
 // === helpers ===
+
+/// A proxy without BPF has no figure.
+fn maps(proxy: &Proxy<'_>, figures: &mut Figures) {
+    if proxy.way.is_weir() {
+        figures.set(Figure::MapsMib, proxy.gauge.maps_kib() / 1024.0);
+    }
+}
 
 /// Runs a client program, for not much longer than it was told to run.
 fn client(proxy: &Proxy<'_>, command: &Command, seconds: u64) -> Result<Finished> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use weir_tests::cgroup::Cgroup;
 
-use crate::bench::usage::field;
+use crate::bench::usage::{Usage, field};
 
 /// The cgroup of one proxy.
 pub(super) struct Gauge {
@@ -50,6 +50,12 @@ impl Gauge {
     /// The processes' shares of what is resident; KiB.
     pub(super) fn pss_kib(&self) -> f64 {
         self.sum("smaps_rollup", "Pss:")
+    }
+
+    /// What the kernel has allocated for BPF maps of the processes; KiB.
+    pub(super) fn maps_kib(&self) -> f64 {
+        let usage = |pid| Usage::of(pid).map_or(0.0, |usage| usage.maps_kib as f64);
+        self.cgroup.processes().into_iter().map(usage).sum()
     }
 
     fn sum(&self, file: &str, name: &str) -> f64 {

@@ -21,7 +21,7 @@ use super::stats::Spread;
 const NOISE: &str = "Less than 10 % (HTTP/1), 25 % (HTTP/2), 50 % (iperf3 against direct) in single \
                      cells is no result.";
 
-const COLUMNS: [Figure; 12] = [
+const COLUMNS: [Figure; 14] = [
     Figure::Rate,
     Figure::P50Us,
     Figure::P99Us,
@@ -34,6 +34,8 @@ const COLUMNS: [Figure; 12] = [
     Figure::CpuUs,
     Figure::IdleMib,
     Figure::PeakMib,
+    Figure::MapsMib,
+    Figure::SlabMib,
 ];
 
 /// Writes all three files, and returns the Markdown.
@@ -94,7 +96,9 @@ fn head(plan: &Plan, machine: &Machine) -> String {
         "    {}\n\n{}, revision {}. {hardware}\n\n{versions}{notes}\n\
          Medians of {} rounds by turns, {} s each (least–most). Client, proxy and origin share one \
          network namespace's loopback and all processors. CPU is user and system time of all \
-         processes of the proxy, its connections' beginnings included; peak is VmHWM. {NOISE}\n\n\
+         processes of the proxy, its connections' beginnings included; peak is VmHWM, maps is what the \
+         kernel says of BPF maps (memlock), slab what SUnreclaim, VmallocUsed, Percpu and KernelStack of \
+         /proc/meminfo have grown by since before the start. {NOISE}\n\n\
          ![The main cells](proxies.svg)\n",
         machine.command_line, machine.date, machine.revision, plan.rounds, plan.seconds,
     )

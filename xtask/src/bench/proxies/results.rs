@@ -24,6 +24,10 @@ pub(super) enum Figure {
     CpuUs,
     PeakMib,
     IdleMib,
+    /// What the kernel says it has allocated for BPF maps.
+    MapsMib,
+    /// What slabs, vmalloc and per-CPU memory of the whole machine have grown by since before the start.
+    SlabMib,
     /// For each idle connection: in the proxy's processes.
     UserKib,
     /// For each idle connection: buffers of all its sockets.
@@ -70,6 +74,8 @@ impl Figure {
             Self::CpuUs => format!("CPU µs/{}", cell.per()),
             Self::PeakMib => "peak MiB".into(),
             Self::IdleMib => "idle MiB".into(),
+            Self::MapsMib => "maps MiB".into(),
+            Self::SlabMib => "slab MiB".into(),
             Self::UserKib => "KiB/connection, process".into(),
             Self::SocketKib => "KiB/connection, socket buffers".into(),
             Self::StartMs => "start ms".into(),
