@@ -1,7 +1,14 @@
 //! Where the members of the kernel's structures are, by the kernel's own types (BTF,
 //! Documentation/bpf/btf.rst). Only that: aya reads everything, which takes 20 MB.
 
-use std::{collections::HashMap, fs, io};
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io,
+    ops::Deref,
+    os::fd::AsRawFd,
+    ptr::{self, NonNull},
+};
 
 /// The types of the running kernel, without those of modules.
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -41,12 +48,23 @@ pub(super) struct Structures<'a> {
     named: HashMap<&'a [u8], u32>,
 }
 
-/// Reads the running kernel's BTF.
+/// The running kernel's BTF: where it is in memory, since Linux 6.16, or a copy. Each read(2) gives a page of it,
+/// and it has some two thousand.
+pub(super) enum Kernel {
+    Mapped(NonNull<u8>, usize),
+    Read(Vec<u8>),
+}
+
+/// The running kernel's BTF.
 ///
 /// # Errors
 /// Where the kernel has none.
-pub(super) fn kernel() -> io::Result<Vec<u8>> {
-    fs::read(VMLINUX)
+pub(super) fn kernel() -> io::Result<Kernel> {
+    let file = File::open(VMLINUX)?;
+    match mapped(&file) {
+        Some(mapped) => Ok(mapped),
+        None => fs::read(VMLINUX).map(Kernel::Read),
+    }
 }
 
 /// The number of a function of this name; `None` where there is none, or the BTF is not understood.
@@ -59,6 +77,29 @@ pub(super) fn function(btf: &[u8], wanted: &str) -> Option<u32> {
         Some(!is_it)
     })?;
     found
+}
+
+// === impl Kernel ===
+
+impl Deref for Kernel {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            // SAFETY: the mapping is as long, is only read, and nothing changes it.
+            Self::Mapped(at, length) => unsafe { std::slice::from_raw_parts(at.as_ptr(), *length) },
+            Self::Read(bytes) => bytes,
+        }
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        if let Self::Mapped(at, length) = self {
+            // SAFETY: it was mapped with this length, and no slice of it outlives it.
+            unsafe { libc::munmap(at.as_ptr().cast(), *length) };
+        }
+    }
 }
 
 // === impl Structures ===
@@ -114,6 +155,15 @@ impl<'a> Structures<'a> {
 }
 
 // === helpers ===
+
+/// `None` where the kernel does not have the file mapped.
+fn mapped(file: &File) -> Option<Kernel> {
+    let length = usize::try_from(file.metadata().ok()?.len()).ok().filter(|length| *length > 0)?;
+    let (protection, kind) = (libc::PROT_READ, libc::MAP_PRIVATE);
+    // SAFETY: a new mapping, at a place that the kernel chooses.
+    let at = unsafe { libc::mmap(ptr::null_mut(), length, protection, kind, file.as_raw_fd(), 0) };
+    (at != libc::MAP_FAILED).then_some(Kernel::Mapped(NonNull::new(at.cast())?, length))
+}
 
 /// The types, and the names that they refer to.
 fn sections(btf: &[u8]) -> Option<(&[u8], &[u8])> {
