@@ -258,6 +258,7 @@ impl Running {
             direction: Direction::Outbound,
             client: "10.0.0.9:40000".parse().unwrap(),
             destination: destination.parse().unwrap(),
+            process: None,
             tapped: None,
         });
         guard.detected(Detection::Tcp(Why::ServerFirst), None, Duration::ZERO);

@@ -320,9 +320,12 @@ mod tests {
     fn an_endpoint_that_closes_connections_for_errors_of_its_own_gets_fewer_requests() {
         let (_services, to) = to(&["10.1.0.1", "10.1.0.2"]);
         let bad: SocketAddr = "10.1.0.1:80".parse().unwrap();
-        for _ in 0..4 {
-            to.choose(&[]).unwrap().lease.over(&exchange());
-        }
+        // Two at a time, so that each has an estimate: to one without any, the failures of the other are
+        // all that is known.
+        let mut both = [to.choose(&[]).unwrap(), to.choose(&[]).unwrap()];
+        assert_ne!(both[0].address, both[1].address);
+        both.iter_mut().for_each(|it| it.lease.over(&exchange()));
+        drop(both);
         to.failed(bad);
         to.failed("10.9.9.9:80".parse().unwrap());
         let chosen: Vec<_> = (0..4).map(|_| to.choose(&[]).unwrap()).collect();

@@ -3,7 +3,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use super::Workload;
-use crate::{accept::Slots as _, host::cgroup, tcp_info};
+use crate::{accept::Slots as _, capture::Listening, host::cgroup, tcp_info};
 
 /// How often it is looked whether what is in the queues has been accepted.
 const LOOK: Duration = Duration::from_millis(1);
@@ -49,7 +49,7 @@ impl Workload {
     async fn accepted_all(&self) {
         // Where a queue cannot be read, the accept loops end by themselves.
         let Ok(listeners) = self.slots.listeners.sockets() else { return };
-        let is_waiting = |listener| tcp_info::queued(listener).unwrap_or(1) > 0;
+        let is_waiting = |it: &Listening| tcp_info::queued(&it.socket).unwrap_or(1) > 0;
         while listeners.iter().any(is_waiting) {
             tokio::time::sleep(LOOK).await;
         }
