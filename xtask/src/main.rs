@@ -17,6 +17,7 @@ mod image;
 mod package;
 mod packages;
 mod picture;
+mod recording;
 mod scope;
 mod setup;
 mod test;
@@ -53,6 +54,8 @@ enum Verb {
     Package(package::Args),
     /// Draw the picture of the life of a connection, docs/connection.svg
     Picture,
+    /// Record the demo as a moving picture, docs/demo.svg; needs root
+    Recording,
     /// Install the Debian packages that the demo and the tests need
     Setup(setup::Args),
     /// Leak test: many connections through one weir; needs root
@@ -91,6 +94,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Manifests(args) => deploy::run(&root(), &args),
         Verb::Package(args) => package::run(&root(), &args),
         Verb::Picture => picture::run(&root()),
+        Verb::Recording => recording::run(&root()),
         Verb::Setup(args) => setup::run(&args),
         Verb::Soak(args) => chaos::soak(&root(), &args),
         Verb::Test(args) => test::run(&root(), &args),
