@@ -18,7 +18,7 @@ const FILE: &str = "docs/demo.svg";
 const LENGTH: Duration = Duration::from_secs(20);
 /// Of these.
 const END: Duration = Duration::from_secs(4);
-/// The longest pause between two lines that is kept: the demo waits for servers.
+/// The longest pause between two lines that is kept, before all are stretched: the demo waits for servers.
 const PAUSE: Duration = Duration::from_millis(700);
 /// Each line stands for at least this long.
 const LINE: Duration = Duration::from_millis(60);
@@ -92,7 +92,7 @@ fn chosen(lines: Vec<Line>) -> Vec<Line> {
     kept
 }
 
-/// The same lines within the time of the recording, with no pause that is too long.
+/// The same lines over the time of the recording, with no pause that is too long beside the others.
 fn fitted(lines: Vec<Line>) -> Vec<Line> {
     let (mut at, mut before) = (Duration::ZERO, None);
     let mut fitted = Vec::new();
@@ -102,10 +102,8 @@ fn fitted(lines: Vec<Line>) -> Vec<Line> {
         at += pause.clamp(LINE, PAUSE);
         fitted.push(Line { at, ..line });
     }
-    let room = LENGTH - END;
-    let stretch = if at > room { room.div_duration_f64(at) } else { 1.0 };
     for line in &mut fitted {
-        line.at = line.at.mul_f64(stretch);
+        line.at = (LENGTH - END).mul_f64(line.at.div_duration_f64(at));
     }
     fitted
 }
@@ -174,10 +172,11 @@ mod tests {
     }
 
     #[test]
-    fn pauses_are_cut_and_everything_fits_into_the_time() {
+    fn pauses_are_cut_and_everything_fills_the_time() {
         let quick = fitted(vec![line(0, "a"), line(10, "b"), line(9000, "c")]);
         let at: Vec<_> = quick.iter().map(|it| it.at.as_millis()).collect();
-        assert_eq!(at, [60, 120, 820]);
+        // 60, 120 and 820 before they are stretched.
+        assert_eq!(at, [1170, 2341, 16_000]);
         let long = fitted((0..500).map(|number| line(number * 1000, "x")).collect());
         assert!(long.is_sorted_by_key(|it| it.at));
         assert!(long.last().is_some_and(|it| it.at <= LENGTH - END), "{long:?}");
