@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use aya::Pod;
-use aya::maps::{HashMap, Map, MapData, SockHash};
+use aya::maps::{HashMap, LpmTrie, Map, MapData, SockHash};
 use weir_common::{ConnectionKey, DestinationKey, Listening, OriginalDestination, TupleKey, maps};
 
 use crate::daemon::Daemon;
@@ -119,8 +119,8 @@ pub fn entries_of(dir: &Path, name: &'static str) -> Result<usize> {
     let data = MapData::from_pin(dir.join(name)).with_context(|| format!("no map {name}"))?;
     match name {
         maps::PENDING => keys::<ConnectionKey, OriginalDestination>(Map::HashMap(data)),
-        maps::FAILED | maps::LEARNED => keys::<DestinationKey, u64>(Map::LruHashMap(data)),
-        maps::INSIDE => keys::<DestinationKey, u8>(Map::HashMap(data)),
+        maps::FAILED | maps::LEARNED => keys::<DestinationKey, u64>(Map::HashMap(data)),
+        maps::INSIDE => prefixes::<DestinationKey, u8>(Map::LpmTrie(data)),
         _ => keys::<DestinationKey, Listening>(Map::HashMap(data)),
     }
     .with_context(|| format!("map {name}"))
@@ -146,6 +146,11 @@ fn descriptors(dir: &Path, namespaces: &[&Netns]) -> Result<(usize, usize)> {
     };
     let kept = targets.iter().filter(is_kept).count();
     Ok((kept, targets.len() - kept))
+}
+
+fn prefixes<K: Pod, V: Pod>(map: Map) -> Result<usize> {
+    let map = LpmTrie::<MapData, K, V>::try_from(map)?;
+    Ok(map.keys().filter_map(Result::ok).count())
 }
 
 fn keys<K: Pod, V: Pod>(map: Map) -> Result<usize> {
