@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::resource::{Resource, getrlimit};
 use socket2::Socket;
 
 use super::Owner;
@@ -17,6 +18,8 @@ use crate::sync::lock;
 const FULL: usize = 8;
 /// As many while they are used up fast, so that fewer visits are made.
 const MOST: usize = 32;
+/// But at most this part of the descriptors that the process may have: they are taken from connections.
+const PART: u64 = 1024;
 /// Less between two orders is fast.
 const FAST: Duration = Duration::from_millis(50);
 /// At how many sockets more are made, so that the next ones are there in time.
@@ -55,7 +58,7 @@ impl Pool {
             }
             let order = ready.sockets.len() < LOW && !mem::replace(&mut ready.ordered, true);
             if order {
-                ready.full = if ready.is_fast() { (2 * ready.full).min(MOST) } else { FULL };
+                ready.full = if ready.is_fast() { (2 * ready.full).min(most()) } else { FULL };
                 ready.since = Some(Instant::now());
             }
             (socket, order)
@@ -102,6 +105,14 @@ impl Default for Ready {
     fn default() -> Self {
         Self { owner: None, sockets: Vec::new(), ordered: false, since: None, full: FULL }
     }
+}
+
+// === helpers ===
+
+/// Up to how many sockets may be kept.
+fn most() -> usize {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+    usize::try_from(limit / PART).unwrap_or(MOST).clamp(FULL, MOST)
 }
 
 #[cfg(test)]
