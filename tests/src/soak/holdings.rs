@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use aya::Pod;
-use aya::maps::{HashMap, LpmTrie, Map, MapData, SockHash};
-use weir_common::{ConnectionKey, DestinationKey, Listening, OriginalDestination, TupleKey, maps};
+use aya::maps::{HashMap, LpmTrie, Map, MapData};
+use weir_common::{ConnectionKey, DestinationKey, Listening, OriginalDestination, maps};
 
 use crate::daemon::Daemon;
 use crate::left::pins;
@@ -60,7 +60,6 @@ impl Holdings {
         for name in [maps::PENDING, maps::FAILED, maps::LEARNED, maps::INSIDE, maps::LISTENING] {
             entries.insert(name, entries_of(&dir, name)?);
         }
-        entries.insert(maps::PEERS, peers(&dir)?);
         Ok(Self {
             pss: kibibytes("Pss:")?,
             anonymous: kibibytes("Pss_Anon:")?,
@@ -156,11 +155,5 @@ fn prefixes<K: Pod, V: Pod>(map: Map) -> Result<usize> {
 fn keys<K: Pod, V: Pod>(map: Map) -> Result<usize> {
     let map = HashMap::<MapData, K, V>::try_from(map)?;
     // An entry that goes while the list is walked ends the walk early or begins it anew.
-    Ok(map.keys().filter_map(Result::ok).count())
-}
-
-fn peers(dir: &Path) -> Result<usize> {
-    let data = MapData::from_pin(dir.join(maps::PEERS)).context("no map PEERS")?;
-    let map = SockHash::<MapData, TupleKey>::try_from(Map::SockHash(data))?;
     Ok(map.keys().filter_map(Result::ok).count())
 }
