@@ -24,6 +24,15 @@ const NAME: &str = "localhost/weir";
 /// Static, and with names for stack traces, but no lines, which would be most of it.
 const FLAGS: [&str; 2] = ["-Ctarget-feature=+crt-static", "-Cstrip=debuginfo"];
 
+/// What is compiled in (`[features]` of `proxy/Cargo.toml`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parts {
+    /// Everything.
+    All,
+    /// All but `weir node`, with its client for the Kubernetes API.
+    WithoutNode,
+}
+
 /// Flags of `cargo xtask image`.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  cargo xtask image --output weir.tar\n  \
@@ -36,7 +45,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     let output = args.output.clone().unwrap_or_else(default_output);
-    pack(&build(root)?, &output)?;
+    pack(&build(root, Parts::All)?, &output)?;
     println!("{}: {NAME}:{}", output.display(), env!("CARGO_PKG_VERSION"));
     Ok(())
 }
@@ -78,7 +87,7 @@ pub(crate) fn pack(binary: &Path, output: &Path) -> Result<()> {
 /// # Errors
 ///
 /// Fails when weir does not compile.
-pub(crate) fn build(root: &Path) -> Result<PathBuf> {
+pub(crate) fn build(root: &Path, parts: Parts) -> Result<PathBuf> {
     let target = format!("{ARCH}-unknown-linux-gnu");
     let cargo_home = std::env::var("CARGO_HOME")
         .or_else(|_| std::env::var("HOME").map(|home| home + "/.cargo"))
@@ -89,7 +98,10 @@ pub(crate) fn build(root: &Path) -> Result<PathBuf> {
             flags.push(format!("--remap-path-prefix={from}={to}"));
         }
     }
-    let arguments = ["build", "--release", "--target", &target, "--package", "weir"];
+    let mut arguments = vec!["build", "--release", "--target", &target, "--package", "weir"];
+    if parts == Parts::WithoutNode {
+        arguments.extend(["--no-default-features", "--features", "dns,otlp"]);
+    }
     let (flags, commit) = (flags.join("\u{1f}"), commit(root));
     let variables = [("CARGO_ENCODED_RUSTFLAGS", flags.as_str()), ("WEIR_COMMIT", &commit)];
     cargo(root, &arguments, &variables)?;

@@ -12,13 +12,15 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::image;
+use crate::image::{self, Parts};
 use crate::setup::{Purpose, setup};
 
 /// The name of the package.
 const NAME: &str = "weir";
 /// The largest static binary, in MiB.
 const LARGEST: u64 = 32;
+/// The same without `weir node`.
+const LARGEST_WITHOUT_NODE: u64 = 15;
 
 /// Flags of `cargo xtask package`.
 #[derive(clap::Args)]
@@ -31,6 +33,9 @@ pub(crate) struct Args {
     /// Package this binary, which need not be static, instead of building one
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
+    /// Leave out `weir node`, which is more than half of the binary
+    #[arg(long, conflicts_with = "binary")]
+    without_node: bool,
     /// Check the package too: contents, unit, and docs/tour.sh in a fresh Debian root; needs root and
     /// a mirror of Debian
     #[arg(long)]
@@ -53,11 +58,16 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     if args.check {
         setup(Purpose::Package)?;
     }
+    let (parts, largest) = if args.without_node {
+        (Parts::WithoutNode, LARGEST_WITHOUT_NODE)
+    } else {
+        (Parts::All, LARGEST)
+    };
     let built;
     let binary = match &args.binary {
         Some(path) => path,
         None => {
-            built = image::build(root)?;
+            built = image::build(root, parts)?;
             &built
         }
     };
@@ -78,7 +88,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     package.build(&output)?;
     println!("{}", output.display());
     if args.check {
-        check::run(root, &output, is_static)?;
+        check::run(root, &output, is_static.then_some(largest))?;
     }
     Ok(())
 }

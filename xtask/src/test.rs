@@ -47,7 +47,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
 fn inside(root: &Path, args: &Args) -> Result<()> {
     let mut tally = Tally::default();
     step("weir, as it is in the image");
-    let weir = image::build(root)?;
+    let weir = image::build(root, image::Parts::All)?;
     let image = image::default_output().with_file_name("test.tar");
     image::pack(&weir, &image)?;
 

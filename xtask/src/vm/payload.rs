@@ -47,7 +47,7 @@ impl Built {
     ///
     /// Fails when they do not compile.
     pub(super) fn new(root: &Path) -> Result<Self> {
-        let weir = image::build(root)?;
+        let weir = image::build(root, image::Parts::All)?;
         let arguments = ["test", test::WORKSPACE, "--no-run", "--message-format=json"];
         let output = test::command(root, &arguments).stderr(Stdio::inherit()).output()?;
         ensure!(
