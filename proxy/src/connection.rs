@@ -122,7 +122,7 @@ enum Carrier {
     Opaque,
     PassThrough,
     Terminate,
-    Balance(Balancing),
+    Balance(Box<Balancing>),
 }
 
 // === impl Context ===
@@ -212,7 +212,7 @@ impl Context {
         match (attempts.requests(), policy.engine) {
             (Some(by_request), _) => {
                 let context = Arc::clone(self);
-                Carrier::Balance(Balancing::new(context, captured, by_request))
+                Carrier::Balance(Box::new(Balancing::new(context, captured, by_request)))
             }
             // What is not tapped comes here: inbound connections, and services.
             (None, HttpEngine::Passthrough | HttpEngine::Tap) => Carrier::PassThrough,

@@ -31,7 +31,7 @@ pub(super) enum Engine {
     /// Each connection for itself.
     Terminate,
     /// To several endpoints.
-    Balance(Balancing),
+    Balance(Box<Balancing>),
 }
 
 impl Context {
@@ -91,10 +91,10 @@ impl Context {
         match (engine, version) {
             (Engine::Terminate, _) => self.terminate(version, client, upstream, guard).await,
             (Engine::Balance(balancing), HttpVersion::Http1) => {
-                self.pool(balancing, client, upstream, guard).await
+                self.pool(*balancing, client, upstream, guard).await
             }
             (Engine::Balance(balancing), HttpVersion::Http2) => {
-                self.relay(balancing, client, upstream, guard).await
+                self.relay(*balancing, client, upstream, guard).await
             }
         }
     }

@@ -39,6 +39,9 @@ const WAITING: usize = 4;
 /// In seconds. Few, because each is a series for each destination.
 const BUCKETS: [f64; 11] = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
 
+/// Of each workload and direction.
+type Tables = HashMap<(Arc<str>, Direction), Arc<Table>>;
+
 /// Tells the service of an address.
 type ServiceOf = Box<dyn Fn(SocketAddr) -> Option<Arc<str>> + Send + Sync>;
 
@@ -48,7 +51,7 @@ pub(super) struct Destinations {
     most: usize,
     label: DestinationLabel,
     service_of: RwLock<Option<ServiceOf>>,
-    tables: RwLock<HashMap<(Arc<str>, Direction), Arc<Table>>>,
+    tables: RwLock<Tables>,
 }
 
 /// The destinations of a workload and direction.
