@@ -11,6 +11,7 @@ mod named_netns;
 pub mod pods;
 mod sidecar;
 pub(crate) mod socket_owners;
+mod users;
 
 pub use account::{Account, AccountError};
 pub use error::HostError;

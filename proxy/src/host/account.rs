@@ -1,11 +1,13 @@
 //! The user that a command runs as: by name or number, or the one who called sudo(8).
 
 use std::{
-    ffi::{CString, OsStr, OsString},
-    path::PathBuf,
+    ffi::{OsStr, OsString},
+    io,
 };
 
-use nix::unistd::{Gid, Group, Uid, User, getgrouplist, setgid, setgroups, setuid};
+use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
+
+use super::users::{self, User};
 
 /// What sudo(8) says of its caller, and `MAIL`, which it sets to that of the user it changes to.
 const OF_SUDO: [&str; 7] =
@@ -17,15 +19,8 @@ pub struct Account {
     uid: Uid,
     gid: Gid,
     groups: Vec<Gid>,
-    entry: Option<Entry>,
-}
-
-/// What the user database says of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Entry {
-    name: String,
-    home: PathBuf,
-    shell: PathBuf,
+    /// What the user database says of it.
+    entry: Option<User>,
 }
 
 /// Why it is not known which user is meant.
@@ -55,8 +50,8 @@ pub enum AccountError {
         value: OsString,
     },
     /// The databases cannot be read.
-    #[error("cannot read the user database: {0}; check /etc/passwd and /etc/group")]
-    Database(#[from] nix::Error),
+    #[error("cannot read the user database: {0}; check getent(1), /etc/passwd and /etc/group")]
+    Database(#[from] io::Error),
 }
 
 // === impl Account ===
@@ -73,17 +68,13 @@ impl Account {
             None => (text, None),
         };
         let number = name.parse().ok().map(Uid::from_raw);
-        let user = match (User::from_name(name)?, number) {
-            (Some(user), _) => Some(user),
-            (None, Some(uid)) => User::from_uid(uid)?,
-            (None, None) => return Err(AccountError::NoUser(name.to_owned())),
-        };
+        let user = users::user(name)?;
         let uid = user.as_ref().map(|user| user.uid).or(number);
         let uid = uid.ok_or_else(|| AccountError::NoUser(name.to_owned()))?;
         match (group, &user) {
             (Some(group), _) => {
                 let gid = group_of(group)?;
-                Ok(Self { uid, gid, groups: vec![gid], entry: user.map(Entry::from) })
+                Ok(Self { uid, gid, groups: vec![gid], entry: user })
             }
             (None, Some(user)) => Self::of_login(uid, user.gid, Some(user.clone())),
             (None, None) => Err(AccountError::NoEntry(uid)),
@@ -108,7 +99,7 @@ impl Account {
         let Some(uid) = number("SUDO_UID")?.map(Uid::from_raw).filter(|uid| !uid.is_root()) else {
             return Ok(None);
         };
-        let user = User::from_uid(uid)?;
+        let user = users::user(&uid.to_string())?;
         let gid = match (number("SUDO_GID")?, &user) {
             (Some(gid), _) => Gid::from_raw(gid),
             (None, Some(user)) => user.gid,
@@ -119,14 +110,10 @@ impl Account {
 
     fn of_login(uid: Uid, gid: Gid, user: Option<User>) -> Result<Self, AccountError> {
         let groups = match &user {
-            Some(user) => {
-                // A name that came from the database has no NUL.
-                let name = CString::new(user.name.as_str()).unwrap_or_default();
-                getgrouplist(&name, gid)?
-            }
+            Some(user) => users::groups(&user.name, gid)?,
             None => vec![gid],
         };
-        Ok(Self { uid, gid, groups, entry: user.map(Entry::from) })
+        Ok(Self { uid, gid, groups, entry: user })
     }
 
     /// Its number.
@@ -168,19 +155,11 @@ impl Account {
     }
 }
 
-// === impl Entry ===
-
-impl From<User> for Entry {
-    fn from(user: User) -> Self {
-        Self { name: user.name, home: user.dir, shell: user.shell }
-    }
-}
-
 // === helpers ===
 
 fn group_of(text: &str) -> Result<Gid, AccountError> {
-    match (Group::from_name(text)?, text.parse()) {
-        (Some(group), _) => Ok(group.gid),
+    match (users::group(text)?, text.parse()) {
+        (Some(gid), _) => Ok(gid),
         (None, Ok(number)) => Ok(Gid::from_raw(number)),
         (None, Err(_)) => Err(AccountError::NoGroup(text.to_owned())),
     }
