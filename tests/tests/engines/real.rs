@@ -101,12 +101,16 @@ fn urls(line: &str) -> String {
         .replace("{nghttpd}", &at(nghttpd::PORT))
 }
 
+/// Why the tap does not follow a connection to its end: the client has left it with bytes in its queue, as gRPC's
+/// does now and then after its last call.
+const UNREAD: &str = "bytes received and not read through the tap";
+
 /// Runs the line without weir and with each engine.
 fn alike(lab: &Lab, line: &str, statuses: &[(u64, usize)]) -> Result<()> {
     let line = ["bash", "-euo", "pipefail", "-c", line];
     let mut direct = lab.client.command(line[0]);
     let direct = run(direct.args(&line[1..]), LIMIT)?.ok()?;
-    let mut records = Vec::new();
+    let mut records: Vec<Vec<Value>> = Vec::new();
     for engine in Engine::OBSERVING {
         let seen = Exec::without_timer(lab).flags(&engine.flags()).ok(&line)?;
         let said = &seen.finished.stdout;
@@ -121,7 +125,12 @@ fn alike(lab: &Lab, line: &str, statuses: &[(u64, usize)]) -> Result<()> {
             let connections = seen.records.values().filter(|record| record["kind"] == "connection");
             for record in connections {
                 ensure!(record["engine"] == "tap", "{record} was proxied");
-                ensure!(record["untracked"].is_null(), "{record} was not followed");
+                let is_left = record["untracked"] == UNREAD;
+                if is_left && record["close"] == "client_reset" {
+                    // It was faster than the server: how its calls ended is not known.
+                    return equal(&records[0], &records[1]);
+                }
+                ensure!(is_left || record["untracked"].is_null(), "{record} was not followed");
             }
         }
         let mut list: Vec<Value> = requests.iter().map(|record| record.comparable()).collect();
