@@ -123,13 +123,13 @@ pub(super) fn is_sidecar(container: &Node) -> bool {
         && scalars(container, "args").any(|argument| argument.scalar() == Some(MODE))
 }
 
-/// True for an item of a list that has this name.
+/// True for an item of a list that has this name. Of several names the first counts, as in the proof of the edit.
 pub(super) fn is_named(item: &Node, name: &str) -> bool {
-    let entry = |mapping: &Mapping| {
-        let mut entries = mapping.entries.iter();
-        entries.any(|(key, value)| key.scalar() == Some("name") && value.scalar() == Some(name))
+    let first = |mapping: &Mapping| {
+        let found = mapping.entries.iter().find(|(key, _)| key.scalar() == Some("name"));
+        found.is_some_and(|(_, value)| value.scalar() == Some(name))
     };
-    item.mapping().is_some_and(entry)
+    item.mapping().is_some_and(first)
 }
 
 /// The items under a key of a mapping.

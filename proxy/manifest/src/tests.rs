@@ -463,3 +463,19 @@ fn a_sidecar_that_cannot_be_taken_away_is_named() {
         assert!(error.contains(part) && error.starts_with("line "), "{error}\n{text}");
     }
 }
+
+/// Guards against a proof that fails: the editor took the second name of an item, and the proof the first.
+#[test]
+fn an_item_with_two_names_is_the_one_of_the_first() {
+    let text =
+        "kind: Pod\napiVersion: v1\nmetadata:\n  name: x\nspec:\n  containers:\n  - name: a\n";
+    let edited = inject_sidecar(text.as_bytes(), &sidecar()).unwrap().text;
+    let twice = edited.replace(
+        "- name: weir-bpffs\n    hostPath",
+        "- name: b\n    name: weir-bpffs\n    hostPath",
+    );
+    assert_ne!(twice, edited, "{edited}");
+    holds(twice.as_bytes()).unwrap();
+    let back = uninject(twice.as_bytes(), &settings()).unwrap().text;
+    assert!(back.contains("- name: b\n") && !back.contains("name: weir-cgroup"), "{back}");
+}
