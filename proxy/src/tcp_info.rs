@@ -28,7 +28,7 @@ const LONGEST_WAIT: Duration = Duration::from_millis(20);
 
 /// What it knows at one moment of a socket that is or was connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TcpInfo {
+pub struct TcpInfo {
     /// The smoothed round-trip time. Right after connect(2) it is that of the handshake, which no
     /// process has to be scheduled for.
     pub(crate) round_trip: Duration,

@@ -57,7 +57,7 @@ pub struct TcpOptions {
 
 /// Looks at an upstream's socket before it is closed. Called on the data path: must not block.
 pub trait UpstreamClosing: Send + Sync + fmt::Debug {
-    /// The socket, which has failed or has sent its end.
+    /// The socket, which has failed, or is closed next: that sends its end, if it was not sent before.
     fn closing(&self, socket: BorrowedFd<'_>);
 }
 
@@ -315,10 +315,7 @@ async fn finish<R: TransportIo, W: TransportIo>(
     watch: &mut Watch<'_>,
 ) -> Result<TcpEnd, Fault> {
     let _half_closed = watch.counters.half_close();
-    // Who looks at the upstream's socket at the end looks at one that has sent it.
-    if options.at_close.is_none() {
-        open.is_last();
-    }
+    open.is_last();
     let mut idle = pin!(sleep(options.half_closed_idle));
     let rest = poll_fn(|cx| {
         let before = open.forwarded;

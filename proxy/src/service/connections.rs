@@ -4,7 +4,6 @@
 use std::{
     io,
     net::SocketAddr,
-    os::fd::BorrowedFd,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
@@ -18,7 +17,6 @@ use super::{Endpoints, Services, Target, requests::ToEndpoint, routes::Routing};
 use crate::{
     balance::{InFlight, Mode, Moment},
     decision::Direction,
-    forward::tcp::UpstreamClosing,
     sync::lock,
     tcp_info::TcpInfo,
     telemetry::{Answer, ChosenEndpoint, CloseReason, EndpointListener},
@@ -262,17 +260,13 @@ impl EndpointListener for Learning {
         self.judged.store(true, Relaxed);
         self.endpoints.learn(self.member, time_to_head, answer);
     }
-}
 
-impl UpstreamClosing for Learning {
-    fn closing(&self, socket: BorrowedFd<'_>) {
+    fn closing(&self, info: &TcpInfo) {
         if self.judged.load(Relaxed) {
             return;
         }
-        if let Ok(TcpInfo { round_trip, retransmits, segments, .. }) = TcpInfo::of(&socket) {
-            let resent = f64::from(retransmits) / f64::from(segments.max(1));
-            self.endpoints.pool().stats(self.member).carried(round_trip, resent, Moment::now());
-        }
+        let resent = f64::from(info.retransmits) / f64::from(info.segments.max(1));
+        self.endpoints.pool().stats(self.member).carried(info.round_trip, resent, Moment::now());
     }
 }
 
@@ -290,7 +284,7 @@ pub(super) fn is_of_endpoint(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::SocketAddr, os::fd::AsFd};
+    use std::net::SocketAddr;
 
     use super::*;
     use crate::{
@@ -444,7 +438,7 @@ mod tests {
             if is_judged {
                 chosen.exchange(None, Answer::Served);
             }
-            chosen.closing(socket.as_fd());
+            chosen.closing(&TcpInfo::of(&socket).unwrap());
             let target = services.find(FRONTEND.parse().unwrap()).unwrap();
             let endpoints = services.endpoints(&target);
             let endpoint = endpoints.all().iter().find(|it| it.address == address).unwrap();

@@ -240,12 +240,12 @@ impl Live {
 
 impl UpstreamClosing for Live {
     fn closing(&self, socket: BorrowedFd<'_>) {
-        let segments = TcpInfo::of(&socket).map_or(0, |info| info.retransmits);
-        if segments > 0 {
-            self.tell(Event::Retransmitted(segments));
+        let Ok(info) = TcpInfo::of(&socket) else { return };
+        if info.retransmits > 0 {
+            self.tell(Event::Retransmitted(info.retransmits));
         }
         if let Some(endpoint) = self.connection.endpoint.get() {
-            endpoint.listener.closing(socket);
+            endpoint.listener.closing(&info);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The endpoint that a connection was made to in place of its original destination, and who learns from
 //! its answers.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{
     SkippedConnection,
@@ -9,7 +9,7 @@ use super::{
     event::{Connection, Event},
     sinks::Sink,
 };
-use crate::forward::tcp::UpstreamClosing;
+use crate::tcp_info::TcpInfo;
 
 /// An endpoint that was chosen.
 #[derive(Clone, Debug)]
@@ -20,11 +20,14 @@ pub struct ChosenEndpoint {
     pub listener: Arc<dyn EndpointListener>,
 }
 
-/// Learns from an endpoint's answers, and from the sockets of raw connections to it. Called on the data
+/// Learns from an endpoint's answers, and from the ends of raw connections to it. Called on the data
 /// path: must not block.
-pub trait EndpointListener: UpstreamClosing {
+pub trait EndpointListener: fmt::Debug + Send + Sync {
     /// A request is over: its response began after this time, if there was one.
     fn exchange(&self, time_to_head: Option<Duration>, answer: Answer);
+
+    /// A connection is about to be closed, of which the kernel says this.
+    fn closing(&self, info: &TcpInfo);
 }
 
 /// Tells endpoints of the answers on their connections.

@@ -315,9 +315,8 @@ pub(super) fn chosen(endpoint: &str) -> ChosenEndpoint {
     struct Deaf;
     impl EndpointListener for Deaf {
         fn exchange(&self, _: Option<Duration>, _: Answer) {}
-    }
-    impl crate::forward::tcp::UpstreamClosing for Deaf {
-        fn closing(&self, _: std::os::fd::BorrowedFd<'_>) {}
+
+        fn closing(&self, _: &crate::tcp_info::TcpInfo) {}
     }
     ChosenEndpoint { address: endpoint.parse().unwrap(), listener: Arc::new(Deaf) }
 }
