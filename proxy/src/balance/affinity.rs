@@ -19,25 +19,27 @@ impl Pool {
         tried: &[usize],
         now: Moment,
     ) -> Option<Choice> {
-        let mut left: Vec<usize> = (0..self.len()).filter(|at| !tried.contains(at)).collect();
-        let in_flight = |at: usize| f64::from(self.stats(at).in_flight());
-        let all = left.iter().map(|at| in_flight(*at)).sum::<f64>() + 1.0;
-        let weights = left.iter().map(|at| self.weight(*at)).sum::<f64>();
-        let has_room =
-            |at: usize| in_flight(at) + 1.0 <= (BOUND * all * self.weight(at) / weights).ceil();
         let score = |at: usize| {
             // In (0, 1): the member with the largest score gets the key, by their weights.
             let hash = mixed(key ^ mixed(name(at)));
             let part = ((hash >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
             -self.weight(at) / part.ln()
         };
-        left.sort_by(|one, other| score(*other).total_cmp(&score(*one)));
+        let left = (0..self.len()).filter(|at| !tried.contains(at));
+        let mut left: Vec<(usize, f64)> = left.map(|at| (at, score(at))).collect();
+        left.sort_by(|(_, one), (_, other)| other.total_cmp(one));
+        let left = left.iter().map(|(at, _)| *at);
+        let in_flight = |at: usize| f64::from(self.stats(at).in_flight());
+        let all = left.clone().map(in_flight).sum::<f64>() + 1.0;
+        let weights = left.clone().map(|at| self.weight(at)).sum::<f64>();
+        let has_room =
+            |at: usize| in_flight(at) + 1.0 <= (BOUND * all * self.weight(at) / weights).ceil();
         let choice = |member: usize, why| {
             let why = if tried.is_empty() { why } else { Why::Failover };
             Some(Choice { member, why, cost: self.cost(member, now) })
         };
         let mut crowded = None;
-        for at in left.iter().copied() {
+        for at in left.clone() {
             match self.stats(at).standing(now) {
                 Standing::In if has_room(at) => return choice(at, Why::Affinity),
                 Standing::In => crowded = crowded.or(Some(at)),
@@ -49,7 +51,7 @@ impl Pool {
         }
         // All that are left are out: better one that failed than none.
         crowded.map_or_else(
-            || choice(left.first().copied()?, Why::LastResort),
+            || choice(left.clone().next()?, Why::LastResort),
             |at| choice(at, Why::Affinity),
         )
     }

@@ -135,27 +135,29 @@ impl Target {
 
     /// Chooses an endpoint that is not among `tried`, and notes the choice.
     pub fn choose(&self, endpoints: &Endpoints, tried: &[usize]) -> Option<Choice> {
-        let choice = endpoints.pool().choose(tried, Moment::now(), &mut Rng::new())?;
-        self.note(endpoints, tried, choice)
+        let now = Moment::now();
+        let choice = endpoints.pool().choose(tried, now, &mut Rng::new())?;
+        Some(self.note(endpoints, tried, choice, now))
     }
 
     /// The same for requests with a key, which go to one endpoint as far as that can be.
     pub fn choose_for(&self, endpoints: &Endpoints, key: u64, tried: &[usize]) -> Option<Choice> {
         let name = |member: usize| number_of(endpoints.all()[member].address);
-        let choice = endpoints.pool().choose_for(key, name, tried, Moment::now())?;
-        self.note(endpoints, tried, choice)
+        let now = Moment::now();
+        let choice = endpoints.pool().choose_for(key, name, tried, now)?;
+        Some(self.note(endpoints, tried, choice, now))
     }
 
-    fn note(&self, endpoints: &Endpoints, tried: &[usize], choice: Choice) -> Option<Choice> {
+    fn note(&self, endpoints: &Endpoints, tried: &[usize], choice: Choice, now: Moment) -> Choice {
         self.choices[choice.why as usize].fetch_add(1, Relaxed);
         *lock(&self.last) = Some(Last {
             endpoint: endpoints.all()[choice.member].address,
             why: choice.why,
             cost: choice.cost,
             tried: tried.len(),
-            at: Moment::now(),
+            at: now,
         });
-        Some(choice)
+        choice
     }
 
     /// A connection had to go to the address that the application asked for.
