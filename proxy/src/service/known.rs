@@ -103,6 +103,17 @@ impl Services {
         self.lock().refused_routes().clone()
     }
 
+    /// A route, why its newest version was not taken over, and how all are linked, at one moment.
+    #[cfg(feature = "node")]
+    pub(super) fn route(
+        &self,
+        key: &RouteKey,
+    ) -> (Option<Arc<Route>>, Option<String>, Option<Arc<Routes>>) {
+        let state = self.lock();
+        let (route, refused) = (state.declared_route(key), state.refused_routes().get(key));
+        (route.cloned(), refused.cloned(), self.routes())
+    }
+
     /// Changes of what is in force of routes.
     #[cfg(feature = "node")]
     pub(crate) fn linked(&self) -> watch::Receiver<()> {
@@ -226,8 +237,7 @@ impl Services {
         let mut known = Writable { before: &before, changed: None };
         let problems = change(&mut state, &mut known);
         if let Some(routes) = state.link(known.changed.is_some()) {
-            let routes = (!state.routes().is_empty()).then(|| Arc::new(routes));
-            self.routes.store(routes);
+            self.routes.store((!routes.is_empty()).then(|| Arc::new(routes)));
             self.linked.send_replace(());
         }
         if let Some(changed) = known.changed {

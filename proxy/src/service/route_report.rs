@@ -198,15 +198,12 @@ impl Services {
     #[cfg(feature = "node")]
     pub(crate) fn route_state(&self, origin: Origin, id: &RouteId) -> Option<RouteState> {
         let key = (origin, id.clone());
-        let refused = self.refused_routes().remove(&key);
-        let all = self.all_routes();
-        let route = all.get(&key);
+        let (route, refused, linked) = self.route(&key);
         if refused.is_none() && route.is_none() {
             return None;
         }
         let mut parents = vec![None; route.map_or(0, |route| route.parents.len())];
         let mut unresolved = Vec::new();
-        let linked = self.routes();
         let problems = linked.iter().flat_map(|it| &it.problems).filter(|it| it.0 == key);
         for (_, of, fault) in problems {
             match of {

@@ -194,6 +194,10 @@ impl Routes {
         self.rules.get(key).map(Vec::as_slice)
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
     fn problem(&mut self, key: &RouteKey, of: Unlinked, fault: String) {
         self.problems.push((key.clone(), of, fault));
     }

@@ -153,6 +153,12 @@ impl State {
         }
     }
 
+    /// One that was declared as such, and not by its service.
+    #[cfg(feature = "node")]
+    pub(super) fn declared_route(&self, key: &RouteKey) -> Option<&Arc<Route>> {
+        self.routes.get(key)
+    }
+
     pub(super) const fn refused_routes(&self) -> &BTreeMap<RouteKey, String> {
         &self.refused_routes
     }
@@ -238,10 +244,9 @@ impl State {
                 known.write().insert(*frontend, Arc::clone(target));
             }
         }
-        let before = entry.spec.replace(spec);
-        let routes = |spec: &ServiceSpec| spec.routes.clone();
-        self.is_unlinked |= before.as_ref().map(routes).unwrap_or_default()
-            != entry.spec.as_ref().map(routes).unwrap_or_default();
+        let before = entry.spec.as_ref().map_or(&[][..], |before| &before.routes);
+        self.is_unlinked |= before != spec.routes;
+        entry.spec = Some(spec);
         self.refresh(&id);
         if frees {
             self.retry(known);
