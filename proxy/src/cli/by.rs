@@ -7,6 +7,7 @@ use crate::{
     admin::protocol::GetUsedServices,
     service::{ServicesReport, Spread},
     table::{Cell, Column, Table},
+    telemetry::stats,
 };
 
 /// What a row is about.
@@ -33,6 +34,19 @@ pub(super) enum By {
 // === impl By ===
 
 impl By {
+    /// The same of rows of statistics; `None` of services, which have none.
+    pub(super) const fn rows(self) -> Option<stats::By> {
+        Some(match self {
+            Self::Destination => stats::By::Destination,
+            Self::Endpoint => stats::By::Endpoint,
+            Self::Name => stats::By::Name,
+            Self::Process => stats::By::Process,
+            Self::Client => stats::By::Client,
+            Self::Path => stats::By::Path,
+            Self::Service => return None,
+        })
+    }
+
     /// What rows are.
     pub(super) fn several(self) -> String {
         let end = if self == Self::Process { "es" } else { "s" };

@@ -62,27 +62,17 @@ struct Services {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
-    match (args.by, args.reset) {
-        (By::Destination, false) => show(args, &args.weir.ask(GetStat)?)?,
-        (By::Destination, true) => reset(args, stats::By::Destination)?,
-        (By::Endpoint, false) => show(args, &args.weir.ask(GetEndpointStat)?)?,
-        (By::Name, false) => show(args, &args.weir.ask(GetNameStat)?)?,
-        (By::Process, false) => sample(args, stats::By::Process)?,
-        (By::Client, false) => sample(args, stats::By::Client)?,
-        (By::Path, false) => sample(args, stats::By::Path)?,
-        (By::Process, true) => reset(args, stats::By::Process)?,
-        (By::Client, true) => reset(args, stats::By::Client)?,
-        (By::Path, true) => reset(args, stats::By::Path)?,
-        (By::Name, true) => reset(args, stats::By::Name)?,
-        (By::Endpoint, true) => reset(args, stats::By::Endpoint)?,
-        (By::Service, true) => {
+    match (args.by.rows(), args.reset) {
+        (Some(by), false) => show(args, &counts(args, by)?)?,
+        (Some(by), true) => show(args, &args.weir.ask(ResetStat { by })?)?,
+        (None, true) => {
             let error = anyhow!(
                 "counts of services are those of metrics, which never go back; omit --by service, or \
                  --reset"
             );
             return Err(with_exit(error, Exit::Usage));
         }
-        (By::Service, false) => {
+        (None, false) => {
             let services = Services { services: Spread::total(&used_services(&args.weir)?) };
             if services.services.is_empty() {
                 narrate("no connections to services so far");
@@ -96,15 +86,18 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// Rows of further kinds, without what only `weir top` needs.
-fn sample(args: &Args, by: stats::By) -> anyhow::Result<()> {
-    let mut stats = args.weir.ask(SampleStat { by })?;
-    stats.rows.iter_mut().for_each(|row| row.latencies = stats::Latencies::default());
-    show(args, &stats)
-}
-
-fn reset(args: &Args, by: stats::By) -> anyhow::Result<()> {
-    show(args, &args.weir.ask(ResetStat { by })?)
+/// The counts so far. Some kinds of rows come with what only `weir top` needs.
+fn counts(args: &Args, by: stats::By) -> anyhow::Result<StatsSnapshot> {
+    match by {
+        stats::By::Destination => args.weir.ask(GetStat),
+        stats::By::Endpoint => args.weir.ask(GetEndpointStat),
+        stats::By::Name => args.weir.ask(GetNameStat),
+        stats::By::Process | stats::By::Client | stats::By::Path => {
+            let mut stats = args.weir.ask(SampleStat { by })?;
+            stats.rows.iter_mut().for_each(|row| row.latencies = stats::Latencies::default());
+            Ok(stats)
+        }
+    }
 }
 
 fn show(args: &Args, stats: &StatsSnapshot) -> anyhow::Result<()> {

@@ -97,14 +97,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         let error = anyhow!("--by service has requests and connections only to sort by");
         return Err(with_exit(error, Exit::Usage));
     }
-    let next = match args.by {
-        By::Destination => rows(args, stats::By::Destination)?,
-        By::Endpoint => rows(args, stats::By::Endpoint)?,
-        By::Name => rows(args, stats::By::Name)?,
-        By::Process => rows(args, stats::By::Process)?,
-        By::Client => rows(args, stats::By::Client)?,
-        By::Path => rows(args, stats::By::Path)?,
-        By::Service => services(args)?,
+    let next = match args.by.rows() {
+        Some(by) => rows(args, by)?,
+        None => services(args)?,
     };
     let is_screen = args.count.is_none()
         && args.output.output == Format::Table
