@@ -75,7 +75,7 @@ fn visit_process(
 }
 
 /// The inode in `socket:[INODE]`.
-fn socket_inode(link: &Path) -> Option<u32> {
+pub(crate) fn socket_inode(link: &Path) -> Option<u32> {
     link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 

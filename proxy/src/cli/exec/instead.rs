@@ -10,6 +10,8 @@ use std::{
 
 use weir_common::Reason;
 
+use crate::host::{cgroup::processes, socket_owners::socket_inode};
+
 /// Processes that are looked at, and that are named.
 const LOOKED_AT: usize = 256;
 const NAMED: usize = 5;
@@ -28,15 +30,14 @@ pub(super) struct Instead {
 impl Instead {
     /// Looks at what is left in the command's cgroup.
     pub(super) fn look(cgroup: &Path) -> Self {
-        let listed = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-        let pids = listed.lines().filter_map(|line| line.trim().parse().ok()).take(LOOKED_AT);
+        let pids = processes(cgroup).unwrap_or_default().into_iter().take(LOOKED_AT);
         let mut found = Self::default();
         let mut inodes = HashSet::new();
         for pid in pids {
             let Ok(name) = fs::read_to_string(format!("/proc/{pid}/comm")) else { continue };
             found.running.push((pid, name.trim_end().to_owned()));
             // A socket that several of them share is one.
-            let new: HashSet<u64> = sockets_of(pid).filter(|inode| inodes.insert(*inode)).collect();
+            let new: HashSet<u32> = sockets_of(pid).filter(|inode| inodes.insert(*inode)).collect();
             if new.is_empty() {
                 continue;
             }
@@ -98,17 +99,14 @@ impl Instead {
 
 // === helpers ===
 
-/// The inodes of a process's sockets: descriptors are links to `socket:[INODE]`.
-fn sockets_of(pid: u32) -> impl Iterator<Item = u64> {
+/// The inodes of a process's sockets.
+fn sockets_of(pid: u32) -> impl Iterator<Item = u32> {
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    descriptors.filter_map(|entry| {
-        let target = fs::read_link(entry.path()).ok()?;
-        target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
-    })
+    descriptors.filter_map(|entry| socket_inode(&fs::read_link(entry.path()).ok()?))
 }
 
 /// The inodes in a table of `/proc/net`.
-fn inodes_in(table: &str, column: usize) -> impl Iterator<Item = u64> {
+fn inodes_in(table: &str, column: usize) -> impl Iterator<Item = u32> {
     table.lines().skip(1).filter_map(move |line| line.split_whitespace().nth(column)?.parse().ok())
 }
 
