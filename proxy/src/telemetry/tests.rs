@@ -98,6 +98,7 @@ fn metric_names_labels_and_buckets_are_linkerds() {
             inbound: true,
             capturing: true,
             waiting: Some("hooks"),
+            waits: &["cgroup", "netns", "process", "hooks", "start"],
             decisions: vec![(Direction::Outbound, Reason::SkipPort, 9)],
             budget: vec![Figures { budget: "memory".into(), used: 7, limit: 8, exceeded: 9 }],
         }]

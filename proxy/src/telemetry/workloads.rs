@@ -19,9 +19,6 @@ use crate::{
     decision::{Direction, direction_name},
 };
 
-/// What a workload can wait for.
-const WAITS: [&str; 5] = ["cgroup", "netns", "process", "hooks", "start"];
-
 /// What hooks count beside what their checks find.
 const OF_OUTBOUND: [Reason; 6] = [
     Reason::Redirected,
@@ -52,6 +49,8 @@ pub struct WorkloadFacts {
     pub capturing: bool,
     /// What it waits for: `cgroup`, `netns`, `process`, `hooks` or `start`.
     pub waiting: Option<&'static str>,
+    /// All that it could wait for.
+    pub waits: &'static [&'static str],
     /// How often the hooks decided what.
     pub decisions: Vec<(Direction, Reason, u64)>,
     /// What it has of what workloads share.
@@ -117,7 +116,7 @@ impl Collector for Asked<WorkloadFacts> {
         let help = "1 for a workload that waits for capture, by the missing object, else 0.";
         let mut metric = encoder.encode_descriptor("weir_workload_waiting", help, None, gauge)?;
         for (of, it) in &all {
-            for reason in WAITS {
+            for &reason in it.waits {
                 let labels = WaitingLabels { of: of.clone(), reason };
                 let waits = i64::from(it.waiting == Some(reason));
                 ConstGauge::new(waits).encode(metric.encode_family(&labels)?)?;

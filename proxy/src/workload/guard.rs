@@ -55,16 +55,13 @@ pub enum Look {
 // === impl Missing ===
 
 impl Missing {
+    /// The names of all, in their order.
+    pub const NAMES: [&'static str; 5] = ["cgroup", "netns", "process", "hooks", "start"];
+
     /// As a label has it.
     #[must_use]
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::Cgroup => "cgroup",
-            Self::Netns => "netns",
-            Self::Process => "process",
-            Self::Hooks => "hooks",
-            Self::Start => "start",
-        }
+        Self::NAMES[self as usize]
     }
 }
 

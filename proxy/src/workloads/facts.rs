@@ -14,7 +14,7 @@ use crate::{
     pod::Pod,
     sync::read,
     telemetry::{MapFacts, PodLabels, WorkloadFacts},
-    workload::Workload,
+    workload::{Missing, Workload},
 };
 
 // === impl Workloads ===
@@ -89,6 +89,7 @@ fn facts(settings: &WorkloadSettings, pod: Option<&Pod>, kernel: &WorkloadMaps) 
         inbound: settings.inbound.capture,
         capturing: false,
         waiting: None,
+        waits: &Missing::NAMES,
         decisions: kernel.counters.all(),
         budget: Vec::new(),
     }

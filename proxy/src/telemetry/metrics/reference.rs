@@ -104,6 +104,7 @@ fn everything() -> Metrics {
             inbound: true,
             capturing: true,
             waiting: Some("hooks"),
+            waits: &["cgroup", "netns", "process", "hooks", "start"],
             decisions: vec![(Direction::Outbound, Reason::SkipPort, 1)],
             budget: vec![Figures { budget: "memory".into(), ..Figures::default() }],
         }]
