@@ -169,8 +169,10 @@ impl Sink for Metrics {
 
     fn skipped(&self, _: u64, skipped: &SkippedConnection) {
         self.detected(&skipped.workload, skipped.direction, skipped.detection());
-        let bound = self.bind(&skipped.workload, skipped.direction);
-        bound.retransmits.inc_by(skipped.retransmits.into());
+        if skipped.retransmits > 0 {
+            let bound = self.bind(&skipped.workload, skipped.direction);
+            bound.retransmits.inc_by(skipped.retransmits.into());
+        }
     }
 }
 
