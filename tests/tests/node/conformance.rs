@@ -9,7 +9,7 @@ use weir_tests::{
     fixture,
     kube::{
         cluster::{Cluster, SHOP, SOON},
-        object::{Owner, uid},
+        object::Owner,
         pod::{Layout, Pod},
         store::Kind,
     },
@@ -20,7 +20,7 @@ use weir_tests::{
 };
 
 use self::place::PORT;
-use crate::opted;
+use crate::{object, opted};
 
 /// What the table wants of its neighbours.
 mod place {
@@ -150,17 +150,6 @@ impl Place {
 }
 
 // === helpers ===
-
-fn object(kind: &str, version: &str, name: &str, more: &Value) -> Value {
-    let mut object = json!({
-        "kind": kind, "apiVersion": version,
-        "metadata": {"name": name, "namespace": SHOP, "uid": uid()},
-    });
-    for (name, value) in more.as_object().into_iter().flatten() {
-        object[name] = value.clone();
-    }
-    object
-}
 
 fn put_service(cluster: &Cluster, (name, vip): (&str, &str), host: &str, ports: &[u16]) {
     let spec =

@@ -17,9 +17,9 @@ mod sidecars;
 mod sooner;
 mod telling;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use weir_tests::kube::cluster::SHOP;
-use weir_tests::kube::object::{Owner, annotate, pod};
+use weir_tests::kube::object::{Owner, annotate, pod, uid};
 
 const INJECT: &str = "weir.dev/inject";
 const SKIP_INBOUND: &str = "config.weir.dev/skip-inbound-ports";
@@ -32,6 +32,18 @@ const CLIENT_IP: &str = "config.weir.dev/preserve-client-ip";
 const PORT: u16 = 9000;
 /// Another one.
 const OTHER: u16 = 9001;
+
+/// An object of the shop's namespace.
+fn object(kind: &str, version: &str, name: &str, more: &Value) -> Value {
+    let mut object = json!({
+        "kind": kind, "apiVersion": version,
+        "metadata": {"name": name, "namespace": SHOP, "uid": uid()},
+    });
+    for (name, value) in more.as_object().into_iter().flatten() {
+        object[name] = value.clone();
+    }
+    object
+}
 
 /// A pod that opts in.
 fn opted(name: &str, owner: Owner) -> Value {

@@ -10,30 +10,19 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use weir_tests::{
     kube::{
-        cluster::{Cluster, SHOP, SOON},
-        object::{Owner, key, uid},
+        cluster::{Cluster, SOON},
+        object::{Owner, key},
         pod::{Layout, Pod},
     },
     netns::ip,
     process::wait_until,
 };
 
-use crate::opted;
+use crate::{object, opted};
 
 /// The service's address, which no server has.
 const VIP: &str = "10.96.0.10";
 const PORT: u16 = 80;
-
-fn object(kind: &str, version: &str, name: &str, more: &Value) -> Value {
-    let mut object = json!({
-        "kind": kind, "apiVersion": version,
-        "metadata": {"name": name, "namespace": SHOP, "uid": uid()},
-    });
-    for (name, value) in more.as_object().into_iter().flatten() {
-        object[name] = value.clone();
-    }
-    object
-}
 
 /// The place that a request is sent to by weir.
 fn location(pod: &Pod) -> Result<String> {
