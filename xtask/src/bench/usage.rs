@@ -86,26 +86,23 @@ pub(super) fn kernel() -> Result<u64> {
     Ok(kernel_kib(&read("/proc/meminfo")?))
 }
 
+/// The ids of the BPF programs that a process has open, or that its links name.
+///
+/// # Errors
+///
+/// Fails when it is gone, and without root.
+pub(super) fn programs(pid: u32) -> Result<BTreeSet<u64>> {
+    Ok(ids(pid)?.0)
+}
+
 // === helpers ===
 
 fn kernel_kib(meminfo: &str) -> u64 {
     KERNEL.iter().map(|name| field(meminfo, name)).sum()
 }
 
-/// The ids of the BPF programs that a process has open, or that its links name.
-pub(super) fn programs(pid: u32) -> Result<BTreeSet<u64>> {
-    let mut programs = BTreeSet::new();
-    for name in entries(&format!("/proc/{pid}/fdinfo"))? {
-        // Closed meanwhile.
-        let Ok(info) = fs::read_to_string(format!("/proc/{pid}/fdinfo/{name}")) else { continue };
-        programs.extend(named(&info, "prog_id:").map(number));
-    }
-    Ok(programs)
-}
-
-/// The BPF programs and maps of a process. Its descriptors of links name programs that it has not
-/// open; those name maps.
-fn objects(pid: u32) -> Result<(Sum, Sum)> {
+/// The ids of programs as [`programs`] has them, and of maps that are open.
+fn ids(pid: u32) -> Result<(BTreeSet<u64>, BTreeSet<u64>)> {
     let (mut programs, mut maps) = (BTreeSet::new(), BTreeSet::new());
     for name in entries(&format!("/proc/{pid}/fdinfo"))? {
         // Closed meanwhile.
@@ -113,6 +110,13 @@ fn objects(pid: u32) -> Result<(Sum, Sum)> {
         programs.extend(named(&info, "prog_id:").map(number));
         maps.extend(named(&info, "map_id:").map(number));
     }
+    Ok((programs, maps))
+}
+
+/// The BPF programs and maps of a process. Its descriptors of links name programs that it has not
+/// open; those name maps.
+fn objects(pid: u32) -> Result<(Sum, Sum)> {
+    let (programs, mut maps) = ids(pid)?;
     let mut sums = (Sum::default(), Sum::default());
     for info in loaded_programs() {
         // Unloaded meanwhile: another's.
