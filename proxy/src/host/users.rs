@@ -30,7 +30,7 @@ pub(super) struct User {
 /// # Errors
 /// Where the database cannot be read.
 pub(super) fn user(key: &str) -> io::Result<Option<User>> {
-    Ok(lines("passwd", key)?.iter().find_map(|line| User::parse(line).filter(|it| it.is(key))))
+    Ok(text("passwd", key)?.lines().find_map(|line| User::parse(line).filter(|it| it.is(key))))
 }
 
 /// The group of a name or number.
@@ -39,12 +39,12 @@ pub(super) fn user(key: &str) -> io::Result<Option<User>> {
 /// Where the database cannot be read.
 pub(super) fn group(key: &str) -> io::Result<Option<Gid>> {
     let number = key.parse().ok();
-    let of_key = |line: &String| {
+    let of_key = |line: &str| {
         let mut fields = line.split(':');
         let (name, gid) = (fields.next()?, fields.nth(1)?.parse().ok()?);
         (name == key || number == Some(gid)).then(|| Gid::from_raw(gid))
     };
-    Ok(lines("group", key)?.iter().find_map(of_key))
+    Ok(text("group", key)?.lines().find_map(of_key))
 }
 
 /// The groups of a login: that of the user, and those that have it as a member.
@@ -90,12 +90,11 @@ impl User {
 // === helpers ===
 
 /// Lines of a database, with that of the key among them if there is one.
-fn lines(database: &str, key: &str) -> io::Result<Vec<String>> {
-    let text = match getent(database, key)? {
-        Some(found) => found,
-        None => read(database)?,
-    };
-    Ok(text.lines().map(str::to_owned).collect())
+fn text(database: &str, key: &str) -> io::Result<String> {
+    match getent(database, key)? {
+        Some(found) => Ok(found),
+        None => read(database),
+    }
 }
 
 /// What getent(1) finds: nothing is an empty text. `None` where there is no getent.
