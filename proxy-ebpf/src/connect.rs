@@ -113,7 +113,7 @@ fn try_connect<const INET6: bool>(
     }
 }
 
-/// Notes who connects: two helpers that copy, about 10 ns together.
+/// Notes who connects.
 #[inline(always)]
 fn note_process(dest: &mut OriginalDestination) {
     dest.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
