@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, task::JoinSet};
+use weir_common::Reason;
 
 use super::{
     DaemonError, Reload, Signals,
@@ -13,8 +14,6 @@ use super::{
     signals::Hangup,
     supervisor::Supervisor,
 };
-use weir_common::Reason;
-
 use crate::{
     admin::{
         client::Connection,
